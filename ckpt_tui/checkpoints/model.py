@@ -1,0 +1,161 @@
+"""What is known of a checkpoint: facts without judgement. A reader fills these, everything else reads them.
+
+Nothing here holds tensor data: a `Storage` says where its bytes lie, `values.py` reads them when asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or odd. `code` is for scripts and never changes; the rest is for people.
+
+    where: the place (`data/17`, `model.h.0.weight`, `byte 81,220`); message: what is wrong and what it means;
+    hint: what to do. `level` is the level of validation it belongs to: structure, integrity, numbers, resume, safety.
+    """
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    hint: str = ""
+    level: str = "structure"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The bytes behind one or more tensors.
+
+    key: unique in the checkpoint (`data/17`; a file's name before it where there are several files).
+    file: path relative to the checkpoint ("" when the checkpoint is the file). offset: where the bytes begin in
+    that file, absolute; None where there are none to read (missing, meta device, compressed).
+    size_bytes: what lies there. crc32: as the container records it; None where it records none.
+    """
+
+    key: str
+    file: str
+    offset: int | None
+    size_bytes: int
+    crc32: int | None = None
+
+
+@dataclass(slots=True)
+class TensorInfo:
+    """One named tensor: a view of a storage. Shapes, strides and offset count elements, never bytes.
+
+    Not frozen only because 30,000 of them are made per file and freezing triples the cost; treat it as frozen.
+    """
+
+    name: str  # dotted path inside its file: keys joined by `.`, list positions as numbers
+    file: str  # relative path for directories, "" for a single file
+    shape: tuple[int, ...]
+    dtype: str  # torch's names: float32, bfloat16, float8_e4m3fn ...
+    size_bytes: int  # logical: elements of the shape times the element size
+    storage: str  # key of its Storage
+    stride: tuple[int, ...]
+    offset: int = 0
+    device: str = "cpu"
+    layout: str = "strided"
+    requires_grad: bool = False
+    is_parameter: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        total = 1
+        for extent in self.shape:
+            total *= extent
+        return total
+
+
+class Verdict(StrEnum):
+    """What is known of a global that a pickle names."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    DANGEROUS = "dangerous"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalRef:
+    """A global that a pickle names: `torch._utils._rebuild_tensor_v2`. Never imported, never called."""
+
+    name: str
+    verdict: Verdict
+    reason: str = ""
+    where: str = ""  # the record whose pickle names it
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """One checkpoint, a file or a directory, as a reader found it.
+
+    state: the decoded tree without tensor data: dicts (keys as in the file), lists, tuples, str, int, float, bool,
+    None, bytes, `TensorRef` and `OpaqueObject`; it may be cyclic and deep.
+    findings: what the reader noticed on its way; `validate` looks further.
+    """
+
+    path: str
+    format: str  # torch-zip, torch-legacy, safetensors ...: the list in SPEC section 11
+    size_bytes: int
+    tensors: list[TensorInfo] = field(default_factory=list)
+    storages: dict[str, Storage] = field(default_factory=dict)
+    state: object = None
+    globals: list[GlobalRef] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    progress: dict[str, object] = field(default_factory=dict)  # step, epoch, train_loss, val_loss, saved_at ...
+    hyperparameters: dict[str, object] = field(default_factory=dict)
+    has: list[str] = field(default_factory=list)  # of: model optimizer scheduler scaler ema rng dataloader
+    optimizer: dict[str, object] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)  # versions, byte order, safetensors' __metadata__
+    byteorder: str = "little"
+
+    @property
+    def safety(self) -> str:
+        """safe: every global is known; unknown: some are not; dangerous: one runs code by itself."""
+        verdicts = {ref.verdict for ref in self.globals}
+        if Verdict.DANGEROUS in verdicts:
+            return "dangerous"
+        return "unknown" if Verdict.UNKNOWN in verdicts else "safe"
+
+
+@dataclass(slots=True)
+class TensorRef:
+    """Stands in `Checkpoint.state` where a tensor stood; `index` is its place in `Checkpoint.tensors`, or -1."""
+
+    info: TensorInfo
+    index: int = -1
+
+
+@dataclass(slots=True)
+class OpaqueObject:
+    """Stands in `Checkpoint.state` for an object of a class we do not build: its name and what it was built from."""
+
+    type_name: str
+    args: tuple[object, ...] = ()
+    state: object = None
+    items: list[object] = field(default_factory=list)  # appended, for list subclasses
+    entries: dict[object, object] = field(default_factory=dict)  # set, for dict subclasses
+
+
+# Bytes of one element, by torch's dtype names. Sub-byte types are packed; their storage counts bytes.
+DTYPE_SIZES: Mapping[str, int] = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+    "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1,
+    "complex32": 4, "complex64": 8, "complex128": 16,
+    "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
+    "bits8": 1, "bits16": 2, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1,
+}  # fmt: skip

@@ -1,0 +1,133 @@
+"""The command tree. Only the module of the command that was asked for is imported.
+
+The one place where an error becomes an exit code: 0 it holds, 1 it does not, 2 it could not be judged,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckpt_tui import __version__
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.output import CommandResult, ExitCode, Output
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the tree. Its module has `add_arguments(parser)`, `run(args, out)` and `EXAMPLES`."""
+
+    name: str
+    summary: str
+    group: str
+
+    @property
+    def module(self) -> str:
+        return f"ckpt_tui.commands.{self.name}"
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("demo", "start a small real training and watch it", "Watch"),
+    Command("watch", "live view of a run, a directory of runs, or a log", "Watch"),
+    Command("status", "is it fine? state, progress, what is at risk", "Watch"),
+    Command("tail", "print a run's events as they come", "Watch"),
+    Command("advise", "how often to save, from what saving and failing cost", "Watch"),
+    Command("list", "the checkpoints of a run, and which one a resume takes", "Checkpoints"),
+    Command("inspect", "what is in a checkpoint, without running it", "Checkpoints"),
+    Command("validate", "is a checkpoint whole, finite, and good to resume from", "Checkpoints"),
+    Command("diff", "what differs between two checkpoints", "Checkpoints"),
+    Command("restore", "put valid backups in place of damaged files", "Acts"),
+    Command("rollback", "make an earlier checkpoint the one a resume starts from", "Acts"),
+    Command("undo", "take the last restore or rollback back", "Acts"),
+    Command("resume", "relaunch the training from a checkpoint, detached", "Acts"),
+    Command("stop", "ask a running training to save and end", "Acts"),
+)
+
+
+def build_parser(commands: Sequence[Command] = ()) -> argparse.ArgumentParser:
+    """The parser of the whole tree, with the arguments of `commands` only filled in."""
+    parser = argparse.ArgumentParser(
+        prog="ckpt-tui",
+        description="Flight recorder and cockpit of PyTorch training runs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="ckpt-tui [-h] [--version] COMMAND ...",
+    )
+    parser.add_argument("--version", action="version", version=f"ckpt-tui {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in commands:
+        import importlib
+
+        module = importlib.import_module(command.module)
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=(module.__doc__ or command.summary).strip(),
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in module.EXAMPLES),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def overview() -> str:
+    """What `ckpt-tui --help` prints: the commands by what they are for."""
+    lines = ["usage: ckpt-tui COMMAND ...", "", "Flight recorder and cockpit of PyTorch training runs.", ""]
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        lines.append(f"{group}:")
+        lines.extend(f"  {c.name:<10} {c.summary}" for c in COMMANDS if c.group == group)
+        lines.append("")
+    lines.append("`ckpt-tui COMMAND --help` has the options and examples. Start here: ckpt-tui demo")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        sys.stderr.write(overview())
+        return ExitCode.TROUBLE
+    if arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return ExitCode.OK
+    chosen = [command for command in COMMANDS if command.name == arguments[0]]
+    if not chosen and not arguments[0].startswith("-"):
+        return Output("", as_json="--json" in arguments).fail(_unknown_command(arguments[0]))
+    # Known before parsing, so that even a usage error answers in the form that was asked for.
+    out = Output(arguments[0], as_json="--json" in arguments)
+    try:
+        args = build_parser(chosen).parse_args(arguments)
+        result = args.run(args, out)
+        return int(out.emit(result) if isinstance(result, CommandResult) else result)
+    except CkptError as error:
+        return out.fail(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): say nothing, and keep the interpreter from saying it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return out.fail(from_os_error(error, error.filename))
+
+
+def _unknown_command(word: str) -> CkptError:
+    from difflib import get_close_matches
+
+    from ckpt_tui.text import safe_text
+
+    near = get_close_matches(word, [command.name for command in COMMANDS], n=1)
+    hint = f"Did you mean `ckpt-tui {near[0]}`?" if near else "`ckpt-tui --help` lists the commands."
+    return CkptError("Unknown command", safe_text(word, 60), hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

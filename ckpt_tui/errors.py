@@ -1,0 +1,40 @@
+"""The one exception for everything that a person can do something about.
+
+`title` says what is wrong, `message` where and why, `hint` what to do. `cli.py` turns it into exit code 2 and
+the screens into a dialog; anything else that is raised is a bug of ours and is allowed to look like one.
+"""
+
+from __future__ import annotations
+
+
+class CkptError(Exception):
+    """Something is wrong with what we were given, not with us."""
+
+    def __init__(self, title: str, message: str = "", hint: str = "") -> None:
+        super().__init__(f"{title}: {message}" if message else title)
+        self.title = title
+        self.message = message
+        self.hint = hint
+
+    def as_json(self) -> dict[str, str]:
+        """The shape promised for `errors` in every command's JSON."""
+        return {"title": self.title, "message": self.message, "hint": self.hint}
+
+
+def from_os_error(error: OSError, path: object, doing: str = "read") -> CkptError:
+    """Say an operating system error about `path` the way a person would."""
+    where = str(path)
+    if isinstance(error, FileNotFoundError):
+        return CkptError("Not found", f"there is nothing at {where}", "Check the path; `ls` its directory.")
+    if isinstance(error, PermissionError):
+        return CkptError(
+            "No permission",
+            f"may not {doing} {where}",
+            "Run as the user who owns it, or ask for read access to the file and its directory.",
+        )
+    if isinstance(error, IsADirectoryError):
+        return CkptError("A directory", f"{where} is a directory, a file was expected")
+    if isinstance(error, NotADirectoryError):
+        return CkptError("Not a directory", f"a part of {where} is a file, not a directory")
+    reason = error.strerror or str(error)
+    return CkptError(f"Cannot {doing}", f"{where}: {reason}", "The disk or the network mount may be failing.")

@@ -1,0 +1,217 @@
+"""The events of `events.jsonl`: one frozen type per event. The contract that trainer and viewer share.
+
+Every line is one JSON object with the six fields of `Event` under their JSON names (`v`, `event`, `seq`, `ts`,
+`session`, `step`) and the fields of its type beside them. Fields that a type does not name are kept in `extra`
+(in `metrics` for `step` and `eval`, where every numeric field is a metric). An event that is not in
+`EVENT_TYPES` becomes an `Unknown`, a line that is not an event a `BadLine`; neither is an error.
+
+`step` is the number of optimizer steps completed: `step=500` means batches 0..499 are in the weights.
+
+Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity", so that every line is
+strict JSON for every reader; bare NaN and Infinity, as Python's json writes them, are read too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+SCHEMA_VERSION = 1
+LOG_NAME = "events.jsonl"
+
+# The fields of every line, under their names in JSON.
+COMMON_FIELDS = ("v", "event", "seq", "ts", "session", "step")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event carries.
+
+    seq: rises by one through the whole log, over sessions; a gap means lost lines.
+    ts: Unix seconds. session: numbered from 1. step: optimizer steps completed when it happened.
+    extra: the fields of the line that its type does not name, as they were.
+    """
+
+    name: ClassVar[str] = ""
+
+    seq: int = 0
+    ts: float = 0.0
+    session: int = 0
+    step: int = 0
+    extra: dict[str, Any] = {}
+
+
+class RunStart(Event, frozen=True, kw_only=True):
+    """A session begins."""
+
+    name: ClassVar[str] = "run_start"
+
+    run_name: str = ""
+    config: dict[str, Any] = {}
+    argv: list[str] = []
+    cwd: str = ""
+    pid: int = 0
+    pid_started: float = 0.0  # when that process started, Unix seconds: tells it from a later one with its pid
+    host: str = ""
+    world_size: int = 1
+    versions: dict[str, str] = {}
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    start_step: int = 0
+    resumed_from: dict[str, Any] | None = None  # {"path": relative, "digest": "algorithm:hex"}
+
+
+class Step(Event, frozen=True, kw_only=True):
+    """One optimizer step, or the newest of several. `metrics` holds every further field of the line:
+    loss, lr, grad_norm, tokens_per_s (or samples_per_s), step_seconds, and any other."""
+
+    name: ClassVar[str] = "step"
+
+    epoch: float | None = None
+    metrics: dict[str, Any] = {}
+
+
+class Eval(Event, frozen=True, kw_only=True):
+    """One evaluation. `metrics` holds val_loss and every other metric; `seconds` is what it took."""
+
+    name: ClassVar[str] = "eval"
+
+    epoch: float | None = None
+    seconds: float | None = None
+    metrics: dict[str, Any] = {}
+
+
+class EpochEnd(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "epoch_end"
+
+    epoch: float | None = None
+    train_loss: float | None = None  # mean over the epoch
+    val_loss: float | None = None
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True):
+    """A checkpoint became durable under `path`, and with the same content under each of `names`."""
+
+    name: ClassVar[str] = "checkpoint_saved"
+
+    path: str = ""  # relative to the run directory
+    kind: str = ""  # latest, rolling, emergency, best, epoch
+    bytes: int = 0
+    digest: str = ""  # "sha256:<hex>" or "crc32:<hex>" of the whole file
+    save_seconds: float | None = None  # until durable
+    stall_seconds: float | None = None  # training stood still
+    val_loss: float | None = None
+    names: list[str] = []  # every name that got this content, `path` among them
+
+
+class CheckpointFailed(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "checkpoint_failed"
+
+    path: str = ""
+    stage: str = ""  # snapshot, write, sync, verify, publish
+    error: str = ""
+    kept: str = ""  # what was kept instead
+
+
+class CheckpointRestored(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "checkpoint_restored"
+
+    path: str = ""  # the name that was put back
+    source: str = ""  # the backup it came from
+    by: str = ""  # trainer or viewer
+    why: str = ""
+
+
+class CheckpointRemoved(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "checkpoint_removed"
+
+    path: str = ""
+    reason: str = ""  # the retention rule
+
+
+class Best(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "best"
+
+    metric: str = ""
+    mode: str = "min"
+    value: float | None = None
+    previous: float | None = None
+
+
+class Nonfinite(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "nonfinite"
+
+    what: str = ""  # which metric or tensor
+    action: str = ""  # "skipped", "rolled back to PATH"
+
+
+class SignalReceived(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "signal"
+
+    signal: str = ""  # SIGTERM
+    action: str = ""
+
+
+class Disk(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "disk"
+
+    bytes_by_kind: dict[str, int] = {}
+    count_by_kind: dict[str, int] = {}
+    free_bytes: int = 0
+    saves_that_fit: int | None = None
+
+
+class System(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "system"
+
+    cpu_percent: float | None = None  # of the process; 100 is one core
+    rss_bytes: int | None = None
+    memory_used_bytes: int | None = None  # of the machine
+    memory_total_bytes: int | None = None
+    gpus: list[dict[str, Any]] = []  # {"index", "utilization_percent", "memory_used_bytes", "memory_total_bytes"}
+
+
+class ErrorRaised(Event, frozen=True, kw_only=True):
+    name: ClassVar[str] = "error"
+
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+
+class RunEnd(Event, frozen=True, kw_only=True):
+    """A session ended in a way it could still tell of."""
+
+    name: ClassVar[str] = "run_end"
+
+    status: str = ""  # finished, interrupted, preempted, failed, diverged
+    reason: str = ""
+
+
+class Unknown(Event, frozen=True, kw_only=True):
+    """A well-formed event of a kind that this version does not know: kept and shown."""
+
+    event: str = ""
+
+
+class BadLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that is not an event. `start` holds the first bytes of it, for showing."""
+
+    reason: str
+    start: bytes = b""
+    num_bytes: int = 0
+    offset: int = 0  # where the line begins in its file; set by the source
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    event_type.name: event_type
+    for event_type in (
+        RunStart, Step, Eval, EpochEnd, CheckpointSaved, CheckpointFailed, CheckpointRestored, CheckpointRemoved,
+        Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, RunEnd,
+    )
+}  # fmt: skip
+
+
+def event_name(event: Event) -> str:
+    """The name of an event as the log spells it."""
+    return event.event if isinstance(event, Unknown) else event.name

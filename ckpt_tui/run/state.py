@@ -1,0 +1,224 @@
+"""What is known of a run at one moment: frozen facts, folded from its events, that every front end is given.
+
+`run/fold.py` makes a `RunState` from events; screens, `status`, `tail`, `watch --plain` and tests read it. It is
+split from the fold so that a reader of the state need not know how it came about.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """How a run, or one session of it, stands."""
+
+    WAITING = "waiting"  # no event yet
+    RUNNING = "running"
+    STALLED = "stalled"  # alive, but silent for long by its own rhythm
+    CRASHED = "crashed"  # gone without a word
+    INTERRUPTED = "interrupted"
+    PREEMPTED = "preempted"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    FINISHED = "finished"
+
+    @property
+    def is_over(self) -> bool:
+        return self not in (Phase.WAITING, Phase.RUNNING, Phase.STALLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One process life of a run, with what its end cost.
+
+    start_step: what it resumed from (0 from scratch). last_step: the last step it told of.
+    retrained_steps: of its steps, those an earlier session had trained already.
+    lost_steps, lost_s: what the next session (or a resume now) has to train again.
+    """
+
+    number: int
+    start_step: int
+    last_step: int
+    start_ts: float
+    last_ts: float
+    phase: Phase
+    reason: str = ""
+    resumed_from: str | None = None
+    retrained_steps: int = 0
+    lost_steps: int = 0
+    lost_s: float = 0.0
+    save_steps: tuple[int, ...] = ()
+    pid: int = 0
+    pid_started: float = 0.0
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A checkpoint that the log tells of."""
+
+    path: str
+    kind: str
+    step: int
+    ts: float
+    session: int
+    size_bytes: int
+    digest: str = ""
+    save_s: float | None = None
+    stall_s: float | None = None
+    val_loss: float | None = None
+    names: tuple[str, ...] = ()
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Something that happened at a step, for the event lane and the curves.
+
+    kind: save, best, save_failed, crash, stop, signal, resume, restore, config, nonfinite, error, finish.
+    """
+
+    kind: str
+    step: int
+    ts: float
+    session: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLine:
+    """One event in a few words, for the feed. `severity`: info, good, warning, error."""
+
+    ts: float
+    session: int
+    step: int
+    name: str
+    text: str
+    severity: str = "info"
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something a person should look at. `key` is stable: the same trouble has the same key."""
+
+    key: str
+    severity: str  # warning, error
+    title: str
+    detail: str
+    step: int
+    ts: float
+
+
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """What would be lost if it died right now."""
+
+    steps: int
+    seconds: float
+    checkpoint: str | None  # the newest valid one, which a resume would take
+    checkpoint_step: int = 0
+    checkpoint_ts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What crashes have cost so far. overhead: fraction of the time the same work takes without a crash."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    overhead: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    seconds: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BadLines:
+    count: int = 0
+    first_offset: int | None = None
+    first_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One session's part of a metric, in buckets that together cover it without a gap.
+
+    Arrays of one length, a bucket each: first step in it, its time, and min, max, last of the finite values;
+    bad counts the non-finite ones (a bucket of nothing else has NaN in lo, hi and last).
+    abandoned_after: steps above it were trained again by a later session; None while all of it is live.
+    """
+
+    session: int
+    steps: array[int]
+    ts: array[float]
+    lo: array[float]
+    hi: array[float]
+    last: array[float]
+    bad: array[int]
+    abandoned_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A metric over the whole run: a segment a session, in order."""
+
+    name: str
+    segments: tuple[Segment, ...] = ()
+    num_points: int = 0
+    last: float | None = None
+    best: float | None = None  # lowest so far
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Everything a front end shows of a run. `now` is the moment it was judged at, Unix seconds."""
+
+    now: float
+    directory: str = ""
+    name: str = ""
+    phase: Phase = Phase.WAITING
+    reason: str = ""  # why it ended, or why it is thought to be stalled
+    session: int = 0
+    step: int = 0
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    epoch: float | None = None
+    start_ts: float | None = None
+    last_ts: float | None = None
+    pid: int = 0
+    pid_started: float = 0.0
+    host: str = ""
+    config: Mapping[str, object] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    cwd: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    steps_per_s: float | None = None
+    tokens_per_s: float | None = None
+    eta: Eta | None = None
+    last_loss: float | None = None
+    last_val_loss: float | None = None
+    best_metric: str = ""
+    best_value: float | None = None
+    best_step: int | None = None
+    at_risk: AtRisk | None = None
+    lost: Lost = field(default_factory=Lost)
+    saves_that_fit: int | None = None
+    free_bytes: int | None = None
+    sessions: tuple[Session, ...] = ()
+    saves: tuple[Save, ...] = ()
+    markers: tuple[Marker, ...] = ()
+    series: Mapping[str, Series] = field(default_factory=dict)
+    feed: tuple[FeedLine, ...] = ()  # the newest last, bounded
+    alerts: tuple[Alert, ...] = ()
+    bad_lines: BadLines = field(default_factory=BadLines)
+    missing_lines: int = 0  # gaps in seq
+    num_events: int = 0
+    notices: tuple[str, ...] = ()  # lasting facts about the log itself: replaced, truncated, ...
