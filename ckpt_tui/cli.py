@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ckpt_tui import __version__
 from ckpt_tui.errors import CkptError, from_os_error
@@ -49,13 +50,20 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
-def build_parser(commands: Sequence[Command] = ()) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says usage errors the way every other error is said, so that `--json` holds for them too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CkptError("Usage", message, f"`{self.prog} --help` has the options and examples.")
+
+
+def build_parser(commands: Sequence[Command] = ()) -> Parser:
     """The parser of the whole tree, with the arguments of `commands` only filled in."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ckpt-tui",
         description="Flight recorder and cockpit of PyTorch training runs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="ckpt-tui [-h] [--version] COMMAND ...",
+        usage="%(prog)s [-h] [--version] COMMAND ...",
     )
     parser.add_argument("--version", action="version", version=f"ckpt-tui {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -83,7 +91,7 @@ def overview() -> str:
         lines.append(f"{group}:")
         lines.extend(f"  {c.name:<10} {c.summary}" for c in COMMANDS if c.group == group)
         lines.append("")
-    lines.append("`ckpt-tui COMMAND --help` has the options and examples. Start here: ckpt-tui demo")
+    lines.append("`ckpt-tui COMMAND --help` has options and examples. Start here: ckpt-tui demo")
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen and not arguments[0].startswith("-"):
         return Output("", as_json="--json" in arguments).fail(_unknown_command(arguments[0]))
     # Known before parsing, so that even a usage error answers in the form that was asked for.
-    out = Output(arguments[0], as_json="--json" in arguments)
+    out = Output(chosen[0].name if chosen else "", as_json="--json" in arguments)
     try:
         args = build_parser(chosen).parse_args(arguments)
         result = args.run(args, out)

@@ -1,0 +1,25 @@
+"""Every test is hermetic: its own home and cache, no colour or width from outside, one clock zone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def hermetic(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home: Path = tmp_path_factory.mktemp("home")
+    for name, value in {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "TZ": "UTC",
+        "TEXTUAL_ANIMATIONS": "none",
+        "PYTHONHASHSEED": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CKPT_TUI_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    time.tzset()

@@ -1,0 +1,36 @@
+"""Tables stay aligned and inside the terminal; colour is never part of a width."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_tui import text
+from ckpt_tui.output import Column, Style, table
+
+COLUMNS = [Column("name", shrink=True, keep="end"), Column("bytes", align="right"), Column("state")]
+
+
+def test_a_table_is_aligned() -> None:
+    rows = [["latest.pt", "10.4 MB", ("valid", "good")], ["rolling_step_000250.pt", "9 B", ("damaged", "bad")]]
+    assert table(COLUMNS, rows, Style()) == [
+        "name                      bytes  state",
+        "latest.pt               10.4 MB  valid",
+        "rolling_step_000250.pt      9 B  damaged",
+    ]
+
+
+def test_colour_changes_no_position() -> None:
+    rows = [["latest.pt", "10.4 MB", ("valid", "good")]]
+    painted = table(COLUMNS, rows, Style(colour=True))
+    assert "\x1b[32m" in painted[1]
+    assert [re.sub(r"\x1b\[\d*m", "", line) for line in painted] == table(COLUMNS, rows, Style())
+
+
+@given(st.lists(st.text(max_size=120), min_size=1, max_size=5), st.integers(40, 200))
+def test_a_table_fits_the_width_when_a_column_may_shrink(names: list[str], width: int) -> None:
+    rows = [[text.safe_text(name), "10.4 MB", "valid"] for name in names]
+    for line in table(COLUMNS, rows, Style(width=width)):
+        assert text.cell_width(line) <= width
