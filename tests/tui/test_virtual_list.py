@@ -54,7 +54,7 @@ def test_a_cell_has_exactly_its_width_and_no_control_character(text: str, keep: 
 
 
 def test_middle_keeps_both_ends() -> None:
-    assert fit_cell("model.transformer.h.0.attn.qkv.weight", 20, keep="middle") == "model.…n.qkv.weight"
+    assert fit_cell("model.transformer.h.0.attn.qkv.weight", 20, keep="middle") == "model.…tn.qkv.weight"
 
 
 async def test_only_visible_lines_are_drawn_and_a_cursor_move_redraws_two() -> None:
