@@ -1,0 +1,142 @@
+"""How the benches measure: whole processes, both sides in turn, median of several runs, ratios as results."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).parents[2]
+PYTHON = sys.executable
+CKPT_TUI = str(Path(sys.executable).with_name("ckpt-tui"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `met` is None where there is no budget to hold the figure against."""
+
+    what: str
+    ours: str
+    other: str
+    ratio: str
+    budget: str
+    met: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one process took."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def run_process(command: Sequence[str], *, expect: Sequence[int] = (0,)) -> Run:
+    """Run a command to its end, output to /dev/null, and account for it alone (wait4)."""
+    started = time.perf_counter()
+    with open(os.devnull, "r+b") as null:
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=subprocess.PIPE, cwd=REPO)
+        assert process.stderr is not None
+        message = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    wall_s = time.perf_counter() - started
+    code = os.waitstatus_to_exitcode(status)
+    process.returncode = code
+    assert code in expect, f"{command} ended with {code}: {message.decode(errors='replace')[-2000:]}"
+    return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    return Run(
+        statistics.median(run.wall_s for run in runs),
+        statistics.median(run.cpu_s for run in runs),
+        max(run.peak_mb for run in runs),
+    )
+
+
+def in_turn(sides: dict[str, Callable[[], Run]], repeats: int) -> dict[str, Run]:
+    """Every side `repeats` times, in turn, so that a slow spell of the machine hits all of them."""
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            runs[name].append(side())
+    return {name: median_run(of_side) for name, of_side in runs.items()}
+
+
+@dataclass(slots=True)
+class Painted:
+    """A program on a pseudo terminal that has painted what was waited for."""
+
+    pid: int
+    terminal: int
+    seconds: float
+    peak_mb: float
+
+    def read_for(self, seconds: float) -> int:
+        """Bytes that it sends to the terminal in that time."""
+        deadline = time.perf_counter() + seconds
+        total = 0
+        while (left := deadline - time.perf_counter()) > 0:
+            if select.select([self.terminal], [], [], left)[0]:
+                try:
+                    total += len(os.read(self.terminal, 65536))
+                except OSError:
+                    break
+        return total
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def close(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            self.read_for(0.05)
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                break
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.terminal)
+
+
+def paint(
+    command: Sequence[str], until: bytes, *, columns: int = 120, rows: int = 40, timeout_s: float = 60
+) -> Painted:
+    """Start a program on a fresh pseudo terminal and wait until it has sent `until`."""
+    started = time.perf_counter()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor", TEXTUAL_ANIMATIONS="none")
+        os.execv(command[0], list(command))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    seen = b""
+    while until not in seen:
+        if time.perf_counter() - started > timeout_s:
+            os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"{command} did not paint {until!r}; its last bytes: {seen[-2000:]!r}")
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen = (seen + os.read(terminal, 65536))[-200_000:]
+    seconds = time.perf_counter() - started
+    painted = Painted(pid, terminal, seconds, 0.0)
+    painted.peak_mb = painted.rss_mb()
+    return painted

@@ -1,0 +1,122 @@
+"""The rows about reading checkpoints: inspect, validate, diff."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+
+from tests.bench.measure import CKPT_TUI, PYTHON, Row, in_turn, run_process
+from tests.bench.reference_files import ReferenceFiles
+
+_TORCH_LOAD = "import sys, torch; torch.load(sys.argv[1], mmap=True, weights_only=False, map_location='cpu')"
+_SAFE_OPEN = "import sys; from safetensors import safe_open; f = safe_open(sys.argv[1], 'np'); print(list(f.keys()))"
+_TESTZIP = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).testzip()"
+
+
+def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
+    first, second = files.t1_pair()
+    size_gb = first.stat().st_size / 1e9
+
+    sides = in_turn(
+        {
+            "ours": lambda: run_process([CKPT_TUI, "inspect", str(first)]),
+            "torch": lambda: run_process([PYTHON, "-c", _TORCH_LOAD, str(first)]),
+            "bare": lambda: run_process([sys.executable, "-I", "-c", "pass"]),
+        },
+        repeats,
+    )
+    ours, torch, bare = sides["ours"], sides["torch"], sides["bare"]
+    yield Row(
+        "inspect T1, whole process",
+        f"{ours.wall_s * 1e3:.0f} ms {ours.peak_mb:.0f} MB",
+        f"torch.load(mmap) {torch.wall_s * 1e3:.0f} ms {torch.peak_mb:.0f} MB",
+        f"{torch.wall_s / ours.wall_s:.0f}x faster",
+        ">= 20x faster, <= 90 ms, <= 30 MB",
+        torch.wall_s / ours.wall_s >= 20 and ours.wall_s <= 0.090 and ours.peak_mb <= 30,
+    )
+    yield Row(
+        "inspect T1 against a bare interpreter",
+        f"{ours.wall_s * 1e3:.0f} ms",
+        f"python -c pass {bare.wall_s * 1e3:.0f} ms {bare.peak_mb:.0f} MB",
+        f"{ours.wall_s / bare.wall_s:.1f}",
+        "-",
+        None,
+    )
+
+    s1 = files.s1()
+    sides = in_turn(
+        {
+            "ours": lambda: run_process([CKPT_TUI, "inspect", str(s1)]),
+            "theirs": lambda: run_process([PYTHON, "-c", _SAFE_OPEN, str(s1)]),
+        },
+        repeats,
+    )
+    ours, theirs = sides["ours"], sides["theirs"]
+    yield Row(
+        "inspect S1",
+        f"{ours.wall_s * 1e3:.0f} ms {ours.peak_mb:.0f} MB",
+        f"safetensors.safe_open {theirs.wall_s * 1e3:.0f} ms {theirs.peak_mb:.0f} MB",
+        f"{theirs.wall_s / ours.wall_s:.1f}x faster",
+        "<= 70 ms, <= 25 MB",
+        ours.wall_s <= 0.070 and ours.peak_mb <= 25,
+    )
+
+    t30k = files.t30k()
+    sides = in_turn(
+        {
+            "ours": lambda: run_process([CKPT_TUI, "inspect", str(t30k)]),
+            "torch": lambda: run_process([PYTHON, "-c", _TORCH_LOAD, str(t30k)]),
+        },
+        repeats,
+    )
+    ours, torch = sides["ours"], sides["torch"]
+    yield Row(
+        "inspect T30k",
+        f"{ours.wall_s:.2f} s {ours.peak_mb:.0f} MB",
+        f"torch.load(mmap) {torch.wall_s:.2f} s {torch.peak_mb:.0f} MB",
+        f"{torch.wall_s / ours.wall_s:.1f}x faster",
+        "<= 0.7 s, <= 90 MB",
+        ours.wall_s <= 0.7 and ours.peak_mb <= 90,
+    )
+
+    others = {
+        "ours": lambda: run_process([CKPT_TUI, "validate", str(first), "--level", "numbers"]),
+        "cat": lambda: run_process(["/bin/sh", "-c", f"cat '{first}' > /dev/null"]),
+        "zipfile": lambda: run_process([PYTHON, "-c", _TESTZIP, str(first)]),
+    }
+    if shutil.which("unzip"):
+        others["unzip"] = lambda: run_process(["/bin/sh", "-c", f"unzip -tqq '{first}' || true"])
+    sides = in_turn(others, repeats)
+    ours = sides["ours"]
+    yield Row(
+        "validate T1: structure, integrity, numbers",
+        f"{ours.wall_s:.2f} s {size_gb / ours.wall_s:.1f} GB/s {ours.peak_mb:.0f} MB",
+        f"cat {sides['cat'].wall_s:.2f} s",
+        f"{ours.wall_s / sides['cat'].wall_s:.1f}",
+        ">= 3 GB/s, <= 3x cat, <= 120 MB",
+        size_gb / ours.wall_s >= 3 and ours.wall_s <= 3 * sides["cat"].wall_s and ours.peak_mb <= 120,
+    )
+    for name, budget in (("unzip", 10.0), ("zipfile", None)):
+        if name in sides:
+            faster = sides[name].wall_s / ours.wall_s
+            yield Row(
+                f"validate T1 against {'unzip -t' if name == 'unzip' else 'zipfile.testzip (checksums only)'}",
+                f"{ours.wall_s:.2f} s",
+                f"{sides[name].wall_s:.2f} s",
+                f"{faster:.1f}x faster",
+                f">= {budget:.0f}x faster" if budget else "-",
+                faster >= budget if budget else None,
+            )
+
+    diff = in_turn({"ours": lambda: run_process([CKPT_TUI, "diff", str(first), str(second)], expect=(1,))}, repeats)[
+        "ours"
+    ]
+    yield Row(
+        "diff by value, T1 against a changed T1",
+        f"{diff.wall_s:.2f} s {diff.peak_mb:.0f} MB",
+        f"reading both: {2 * size_gb:.1f} GB",
+        f"{2 * size_gb / diff.wall_s:.1f} GB/s",
+        ">= 1.5 GB/s, <= 150 MB",
+        2 * size_gb / diff.wall_s >= 1.5 and diff.peak_mb <= 150,
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""Runs the README's console blocks for real and compares what comes out with what the README shows.
+
+A block is fenced as ```console; a line that begins with `$ ` is a command, the lines under it are its output. All
+blocks run in order in one directory, with this interpreter's scripts first on the PATH. A comment before a block
+says what to wait for: `<!-- wait: step 300 checkpoints -->`, or `<!-- exit: 1 -->` for a command that ends so.
+
+Numbers, sizes, durations and bars differ from run to run and are masked on both sides; words and layout are not.
+`python -m tests.e2e.readme --write` puts the real output into the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+_BLOCK = re.compile(r"(?P<notes>(?:<!-- \w+: [^\n]* -->\n)*)```console\n(?P<body>.*?)```\n", re.DOTALL)
+_NOTE = re.compile(r"<!-- (\w+): ([^\n]*) -->")
+
+_MASKS = (
+    (re.compile(r"\x1b\[[0-9;]*m"), ""),
+    (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
+    (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "TIME"),
+    (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓]{2,}"), "BAR"),
+    (re.compile(r"[▏▎▍▌▋▊▉█]"), "BAR"),
+    (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(ms|s|m|h|d|us)\b( \d+(m|h|s)\b)?"), "SPAN"),
+    (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(B|kB|MB|GB|TB)(/s)?\b"), "SIZE"),
+    (re.compile(r"\b[0-9a-f]{12,}\b"), "HEX"),
+    (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e-?\d+)?[kMB]?\b"), "N"),
+    (re.compile(r"\bN(_N)+\b"), "N"),
+    (re.compile(r"\s+"), " "),
+)
+
+
+@dataclass(slots=True)
+class Step:
+    """One command of the README with the output shown under it."""
+
+    command: str
+    shown: list[str]
+    exit_code: int = 0
+    wait: str = ""
+    printed: list[str] = field(default_factory=list)
+
+
+def parse(readme: str) -> list[list[Step]]:
+    """The console blocks, in order."""
+    blocks = []
+    for match in _BLOCK.finditer(readme):
+        notes = dict(_NOTE.findall(match["notes"]))
+        steps: list[Step] = []
+        for line in match["body"].splitlines():
+            if line.startswith("$ "):
+                steps.append(Step(line[2:], []))
+            else:
+                assert steps, f"output without a command in the README: {line}"
+                steps[-1].shown.append(line)
+        steps[0].wait = notes.get("wait", "")
+        steps[-1].exit_code = int(notes.get("exit", "0"))
+        blocks.append(steps)
+    return blocks
+
+
+def mask(line: str) -> str:
+    for pattern, word in _MASKS:
+        line = pattern.sub(word, line)
+    return line.strip()
+
+
+def masked(lines: list[str]) -> list[str]:
+    """Masked lines without empty ones; neighbours that became equal count once (a list may be longer today)."""
+    result: list[str] = []
+    for line in map(mask, lines):
+        if line and (not result or result[-1] != line):
+            result.append(line)
+    return result
+
+
+def run_all(blocks: list[list[Step]], directory: Path) -> Iterator[Step]:
+    """Run every step and give it back with what it printed (stdout and stderr as a terminal mixes them)."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": "80",
+        "HOME": str(directory),
+        "XDG_CACHE_HOME": str(directory / ".cache"),
+    }
+    for steps in blocks:
+        for step in steps:
+            if step.wait:
+                _wait(step.wait, directory)
+            background = step.command.rstrip().endswith("&")
+            command = step.command
+            if background:
+                command = command.rstrip("& ").rstrip() + " >background.log 2>&1 </dev/null &"
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False,
+            )  # fmt: skip
+            step.printed = done.stdout.rstrip("\n").splitlines()
+            assert done.returncode == step.exit_code, f"$ {step.command}\n{done.stdout}\nended with {done.returncode}"
+            yield step
+
+
+def _wait(what: str, directory: Path) -> None:
+    """`step 300 checkpoints`: until the newest session in that run directory has trained 300 steps."""
+    word, number, run_name = what.split()
+    assert word == "step", what
+    deadline = time.monotonic() + 120
+    log = directory / run_name / "events.jsonl"
+    while time.monotonic() < deadline:
+        lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+        for line in reversed(lines):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # the line that is being written
+            if event["event"] in ("step", "eval", "run_start"):
+                if event["step"] >= int(number):
+                    return
+                break
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {number} in {log}")
+
+
+def write() -> None:
+    """Put the real output of every command into the README."""
+    readme = README.read_text("utf-8")
+    blocks = parse(readme)
+    with tempfile.TemporaryDirectory() as scratch:
+        for step in run_all(blocks, Path(scratch)):
+            print(f"$ {step.command}  ({len(step.printed)} lines)", flush=True)
+    by_order = iter(blocks)
+
+    def fill(match: re.Match[str]) -> str:
+        lines = []
+        for step in next(by_order):
+            lines.append(f"$ {step.command}")
+            lines.extend(line.rstrip() for line in step.printed)
+        return match["notes"] + "```console\n" + "\n".join(lines) + "\n```\n"
+
+    README.write_text(_BLOCK.sub(fill, readme), "utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", required=True)
+    parser.parse_args()
+    write()

@@ -1,0 +1,36 @@
+"""The README is true: its commands run and print what it shows, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ckpt_tui.cli import COMMANDS
+from tests.e2e.readme import README, mask, masked, parse, run_all
+
+
+def test_every_command_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    blocks = parse(README.read_text("utf-8"))
+    assert sum(len(block) for block in blocks) >= 10
+    for step in run_all(blocks, tmp_path):
+        assert masked(step.printed) == masked(step.shown), (
+            f"$ {step.command}\nprints\n" + "\n".join(step.printed) + "\n\nthe README shows\n" + "\n".join(step.shown)
+        )
+
+
+def test_every_command_of_the_program_is_in_the_readme() -> None:
+    readme = README.read_text("utf-8")
+    missing = [command.name for command in COMMANDS if f"ckpt-tui {command.name}" not in readme]
+    assert not missing
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text("utf-8")):
+        if not target.startswith("http"):
+            assert (README.parent / target).exists(), target
+
+
+def test_masking_keeps_words_and_drops_numbers() -> None:
+    assert mask("at risk  162 steps, 8.9 s") == mask("at risk 7 steps, 1m 20s")
+    assert mask("✓ valid  10.4 MB") != mask("✖ damaged  10.4 MB")
+    assert masked(["a 1", "a 2", "", "b"]) == ["a N", "b"]
