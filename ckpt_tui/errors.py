@@ -38,3 +38,7 @@ def from_os_error(error: OSError, path: object, doing: str = "read") -> CkptErro
         return CkptError("Not a directory", f"a part of {where} is a file, not a directory")
     reason = error.strerror or str(error)
     return CkptError(f"Cannot {doing}", f"{where}: {reason}", "The disk or the network mount may be failing.")
+
+
+class Cancelled(Exception):  # noqa: N818 - nothing is wrong: a person said stop
+    """Long work was asked to end before it was done. Nothing was changed."""

@@ -1,0 +1,174 @@
+"""Hyperparameters of two checkpoints, or of a checkpoint and a new run: what differs and what that does to a resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Effect(StrEnum):
+    """What a changed hyperparameter does to a training that is resumed with it, mildest first."""
+
+    SAFE = "safe"
+    UNKNOWN = "unknown"
+    COURSE = "course"
+    EXACTNESS = "exactness"
+    IMPOSSIBLE = "impossible"
+
+    @property
+    def words(self) -> str:
+        """How it is said to a person."""
+        return _WORDS[self]
+
+    @property
+    def explanation(self) -> str:
+        """One sentence: what happens when training is resumed with it changed."""
+        return _EXPLANATIONS[self]
+
+
+_WORDS = {
+    Effect.SAFE: "safe",
+    Effect.UNKNOWN: "not known",
+    Effect.COURSE: "changes the course",
+    Effect.EXACTNESS: "breaks exactness",
+    Effect.IMPOSSIBLE: "impossible",
+}
+_EXPLANATIONS = {
+    Effect.SAFE: "The weights come out the same.",
+    Effect.UNKNOWN: "This key is not known here; look at what the training does with it.",
+    Effect.COURSE: "Training goes on from the same state and takes another course from there.",
+    Effect.EXACTNESS: "Batches or random numbers no longer follow on: the resume is not exact.",
+    Effect.IMPOSSIBLE: "The saved state does not fit the changed model or optimizer: the resume fails.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HparamChange:
+    """One hyperparameter that differs. key: dotted path. change: changed, added (only in b), removed (only in a)."""
+
+    key: str
+    change: str
+    a: object
+    b: object
+    effect: Effect
+
+
+# By the last part of the key, lower case, with `-` as `_`. The flags of the bundled trainer come first in each row.
+_KNOWN: Mapping[Effect, str] = {
+    Effect.SAFE: """
+        out out_dir output_dir log_dir logging_dir run_name name experiment experiment_name project tags notes
+        log_interval log_freq log_every logging_steps log_every_n_steps print_freq logging_first_step
+        eval_freq eval_interval eval_every eval_steps eval_batches eval_iters eval_strategy evaluation_strategy
+        val_check_interval do_eval eval_batch_size per_device_eval_batch_size monitor monitor_mode
+        metric_for_best_model greater_is_better load_best_model_at_end
+        checkpoint_freq checkpoint_minutes checkpoint_format checkpoint_dir checkpoint_interval checkpoint_every
+        keep_checkpoints keep_emergency_checkpoints keep_epoch_checkpoints keep_last save_weights save_safetensors
+        save_steps save_interval save_every save_freq save_strategy save_total_limit save_top_k save_last
+        always_save_checkpoint save_only_model async_checkpoint async_save checkpoint_async
+        resume resume_from resume_from_checkpoint init_from list_checkpoints
+        use_tensorboard use_mlflow use_wandb tensorboard mlflow wandb wandb_log wandb_project wandb_run_name
+        report_to disable_tqdm progress quiet verbose debug log_level profile profiler
+        pin_memory dataloader_pin_memory prefetch_factor persistent_workers push_to_hub hub_model_id
+        gradient_checkpointing activation_checkpointing use_gradient_checkpointing
+        config config_file local_rank node_rank master_addr master_port rdzv_endpoint timeout_minutes
+        fault kill_at_step max_runtime_minutes time_limit_minutes
+    """,
+    Effect.COURSE: """
+        lr learning_rate base_lr max_lr min_lr lr_min lr_max eta_min warmup warmup_steps warmup_iters warmup_ratio
+        warmup_epochs lr_decay lr_decay_iters decay_lr schedule scheduler lr_schedule lr_scheduler lr_scheduler_type
+        lr_scheduler_kwargs plateau_patience plateau_factor patience factor gamma step_size milestones
+        max_steps total_steps max_iters num_epochs epochs max_epochs num_train_epochs train_steps total_iters
+        weight_decay wd beta1 beta2 betas adam_beta1 adam_beta2 adam_epsilon eps epsilon momentum nesterov dampening
+        clip grad_clip clip_grad clip_grad_norm max_grad_norm gradient_clip_val gradient_clipping
+        dropout attn_dropout resid_dropout embd_dropout attention_dropout hidden_dropout drop_path label_smoothing
+        ema_decay ema_beta early_stopping early_stopping_patience z_loss aux_loss_weight loss_weight
+        lora_alpha lora_dropout stop_after skip_nonfinite nonfinite_action loss_scale init_scale
+        init_loss_scale growth_interval
+    """,
+    Effect.EXACTNESS: """
+        seed data_seed random_seed manual_seed batch_size mini_batch_size micro_batch_size global_batch_size
+        train_batch_size per_device_train_batch_size grad_accum grad_accum_steps gradient_accumulation_steps
+        accumulate_grad_batches accumulation_steps
+        data data_dir data_path dataset dataset_name train_data train_file train_files data_files corpus val_fraction
+        val_split train_split shard_bytes shard_tokens num_shards shuffle drop_last sampler tokenizer_name
+        num_workers dataloader_num_workers workers streaming packing
+        precision dtype amp bf16 fp16 tf32 mixed_precision torch_dtype autocast use_amp
+        compile torch_compile use_compile compile_mode deterministic deterministic_algorithms benchmark
+        device device_type num_threads threads world_size num_nodes num_gpus devices accelerator strategy
+        fsdp ddp backend flash attn_implementation fused foreach
+        ema use_ema pytorch_version torch_version
+    """,
+    Effect.IMPOSSIBLE: """
+        n_layer n_layers num_layers num_hidden_layers layers n_head n_heads num_heads num_attention_heads
+        n_kv_head num_key_value_heads n_embd n_embed d_model dim hidden_size hidden_dim model_dim embed_dim
+        intermediate_size ffn_dim d_ff mlp_ratio head_dim block_size context_length max_seq_len seq_len
+        max_position_embeddings n_positions n_ctx vocab_size num_classes in_channels out_channels channels
+        bias tie_weights tie_word_embeddings use_bias arch architecture model model_name model_type
+        model_name_or_path optimizer optim optimizer_type optimizer_name lora_rank lora_r lora_target_modules
+        patch_size num_experts position_embedding
+    """,
+}
+_EFFECT_OF = {key: effect for effect, keys in _KNOWN.items() for key in keys.split()}
+
+
+def effect_of(key: str) -> Effect:
+    """The effect on a resume of changing the hyperparameter `key` (a dotted path; its last known part decides).
+
+    An unknown key is `Effect.UNKNOWN`: nothing is guessed from how a name looks.
+    """
+    parts = key.lower().replace("-", "_").split(".")
+    for part in reversed(parts):
+        effect = _EFFECT_OF.get(part)
+        if effect is not None:
+            return effect
+    return Effect.UNKNOWN
+
+
+def compare_hparams(a: Mapping[str, object], b: Mapping[str, object]) -> list[HparamChange]:
+    """What differs between two sets of hyperparameters, gravest effect first, then by key.
+
+    Nested mappings are compared by dotted path. Equal means equal in value and in kind: `1` and `1.0` are equal,
+    `1` and `True` are not, NaN equals NaN, a tuple equals a list with the same items.
+    """
+    flat_a, flat_b = _flatten(a), _flatten(b)
+    changes = []
+    for key in {**flat_a, **flat_b}:
+        if key not in flat_b:
+            changes.append(HparamChange(key, "removed", flat_a[key], None, effect_of(key)))
+        elif key not in flat_a:
+            changes.append(HparamChange(key, "added", None, flat_b[key], effect_of(key)))
+        elif not same_value(flat_a[key], flat_b[key]):
+            changes.append(HparamChange(key, "changed", flat_a[key], flat_b[key], effect_of(key)))
+    gravity = {effect: place for place, effect in enumerate(Effect)}
+    return sorted(changes, key=lambda change: (-gravity[change.effect], change.key))
+
+
+def same_value(a: object, b: object) -> bool:
+    """Equal as settings are: NaN equals NaN, lists equal tuples, booleans equal only booleans."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return isinstance(a, bool) and isinstance(b, bool) and a == b
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
+        return True
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_value(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def _flatten(values: Mapping[str, object]) -> dict[str, object]:
+    """Nested mappings by dotted path; an empty mapping stays a value. A mapping inside itself is met once."""
+    flat: dict[str, object] = {}
+    waiting: list[tuple[str, Mapping[str, object], frozenset[int]]] = [("", values, frozenset({id(values)}))]
+    while waiting:
+        prefix, mapping, inside = waiting.pop()
+        for key, value in mapping.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, dict) and value:
+                if id(value) not in inside:
+                    waiting.append((f"{path}.", value, inside | {id(value)}))
+            else:
+                flat[path] = value
+    return flat
