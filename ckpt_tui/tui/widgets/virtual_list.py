@@ -126,13 +126,13 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         background: transparent;
         scrollbar-size-vertical: 1;
         overflow-x: hidden;
-        .virtual-list--header { text-style: bold; color: $text-muted; }
+        .virtual-list--header { text-style: bold; color: $foreground-muted; }
         .virtual-list--cursor { background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground; }
         .virtual-list--good { color: $text-success; }
         .virtual-list--warning { color: $text-warning; }
         .virtual-list--error { color: $text-error; text-style: bold; }
         .virtual-list--accent { color: $text-accent; }
-        .virtual-list--dim { color: $text-muted; }
+        .virtual-list--dim { color: $foreground-muted; }
         .virtual-list--strong { text-style: bold; }
         &:focus .virtual-list--cursor {
             background: $block-cursor-background;
@@ -254,6 +254,17 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             self.refresh()
         if followed and self._count:
             self.cursor = self._count - 1
+
+    def rows_changed(self, rows: Sequence[T], from_index: int) -> None:
+        """The sequence was spliced from `from_index` on (a branch opened or closed); the cursor keeps its place."""
+        self._rows = rows
+        self._count = len(rows)
+        self._update_virtual_size()
+        if self.cursor >= self._count:
+            self.cursor = self._count - 1
+        first, last = round(self.scroll_y), round(self.scroll_y) + self._num_visible
+        for index in range(max(from_index, first), last):
+            self._refresh_row(index)
 
     def set_columns(self, columns: Sequence[Column]) -> None:
         self._columns = tuple(columns)
@@ -381,7 +392,7 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
     def _header_strip(self, width: int, base: Style) -> Strip:
         parts = [fit_cell(self._columns[i].title, cells, self._columns[i].align) for i, cells in self.layout_now()]
         text = " " * GUTTER + (" " * GAP).join(parts)
-        style = base + self.get_component_rich_style("virtual-list--header", partial=True)
+        style = self.get_component_rich_style("virtual-list--header")
         return Strip([Segment(text, style)]).adjust_cell_length(width, style)
 
     def _row_strip(self, index: int, width: int, base: Style) -> Strip:
@@ -402,4 +413,4 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         return Strip(segments).adjust_cell_length(width, cursor_style)
 
     def _style(self, role: str, base: Style) -> Style:
-        return base + self.get_component_rich_style(f"virtual-list--{role}", partial=True) if role else base
+        return self.get_component_rich_style(f"virtual-list--{role}") if role else base

@@ -1,0 +1,394 @@
+"""Inspect: any checkpoint, at once, without running it. Tree, tensors, settings, optimizer, pickle, findings.
+
+The file is opened in a thread; the screen is there at once and says how it stands. Statistics of a tensor are
+read when asked for, streamed, and stop when the screen is left.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import ContentSwitcher, Footer, Input, Static
+
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
+from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.screens import inspect_rows as rows
+from ckpt_tui.tui.screens import inspect_text as text
+from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
+from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.state_tree import Node
+from ckpt_tui.tui.styled import error_content
+from ckpt_tui.tui.tensor_table import SORTS
+from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
+from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.values import TensorStatistics
+
+VIEW_KEYS = {
+    "tree": "t",
+    "tensors": "n",
+    "settings": "s",
+    "optimizer": "o",
+    "pickle": "p",
+    "findings": "f",
+}
+
+
+class InspectScreen(WorkScreen[None]):
+    """One checkpoint. `path` is a file or a directory."""
+
+    CSS_PATH = "inspect.tcss"
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
+    KEYS: ClassVar[tuple[Key, ...]] = (
+        ("inspect.tree", "t", "view('tree')", "views", "Tree", "The whole state, by module"),
+        ("inspect.tensors", "n", "view('tensors')", "views", "Tensors", "Every tensor: name, shape, dtype, size"),
+        ("inspect.settings", "s", "view('settings')", "views", "Settings", "Progress, hyperparameters, versions"),
+        ("inspect.optimizer", "o", "view('optimizer')", "views", "Optimizer", "Groups, learning rates, moments"),
+        ("inspect.pickle", "p", "view('pickle')", "views", "Pickle", "Every global that its pickles name"),
+        ("inspect.findings", "f", "view('findings')", "views", "Findings", "What is wrong or odd"),
+        ("inspect.filter", "slash", "filter", "inspect", "Filter", "Filter as you type; Esc clears"),
+        ("inspect.sort", "z", "sort", "inspect", "Sort", "Sort tensors: file order, size, name, dtype"),
+        ("inspect.statistics", "x", "statistics", "inspect", "Statistics", "Min, max, mean, NaN, histogram"),
+        ("inspect.validate", "v", "validate", "inspect", "Validate", "Check this checkpoint at every level"),
+        ("inspect.open", "right,l", "open_branch", "move", "Open branch", "Open the branch under the cursor"),
+        ("inspect.close", "left,h", "close_branch", "move", "Close branch", "Close it, or go to what holds it"),
+        ("inspect.leave", "escape", "leave", "inspect", "Back", "Stop, clear the filter, or go back"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.opened: Opened | None = None
+        self._sort = 0
+        self._filters = dict.fromkeys(VIEW_KEYS, "")
+        self._statistics: dict[tuple[str, str], TensorStatistics | CkptError] = {}
+        self._reading: TensorInfo | None = None
+        self._reading_text = ""
+
+    # -- layout -------------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="facts")
+        yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
+        yield Static(id="rule")
+        yield Input(id="filter", placeholder="words that the name, shape or dtype must hold", compact=True)
+        with ContentSwitcher(initial="tree", id="lists"):
+            yield VirtualList[Node](rows.TREE_COLUMNS, self._tree_cells, id="tree", key=lambda node: node.path)
+            yield VirtualList[TensorInfo](rows.TENSOR_COLUMNS, self._tensor_cells, id="tensors", key=id)
+            yield VirtualList[rows.Fact](rows.FACT_COLUMNS, rows.fact_cells, id="settings", show_header=False)
+            yield VirtualList[rows.Fact](rows.FACT_COLUMNS, rows.fact_cells, id="optimizer", show_header=False)
+            yield VirtualList[GlobalRef](rows.GLOBAL_COLUMNS, rows.global_cells, id="pickle")
+            yield VirtualList[Finding](rows.FINDING_COLUMNS, rows.finding_cells, id="findings")
+        with Vertical(id="problem"):
+            yield Static(id="problem_text")
+        yield Static(id="detail")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter", Input).display = False
+        self.query_one("#problem").display = False
+        self._show_facts()
+        self._show_rule()
+        self._list("tree").set_empty_text("opening ...")
+        self._list("tree").focus()
+        self.start_work("open", partial(open_for_inspection, self.path))
+
+    def on_resize(self) -> None:
+        self._show_facts()
+        self._show_rule()
+        self._show_detail()
+
+    @property
+    def view(self) -> str:
+        return self.query_one("#lists", ContentSwitcher).current or "tree"
+
+    def _list(self, view: str) -> VirtualList[Any]:
+        return self.query_one(f"#{view}", VirtualList)
+
+    def _tree_cells(self, node: Node) -> tuple[Cell, ...]:
+        assert self.opened is not None
+        return rows.tree_cells(self.opened.tree, self.opened.weights[""].size_bytes, node)
+
+    def _tensor_cells(self, tensor: TensorInfo) -> tuple[Cell, ...]:
+        assert self.opened is not None
+        return rows.tensor_cells(self.opened.table, tensor)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def work_done(self, group: str, result: Any) -> None:
+        if group == "open":
+            self._opened(result)
+        else:
+            self._keep_statistics(*result)
+
+    def work_failed(self, group: str, error: CkptError) -> None:
+        if group == "open":
+            self._show_problem(error)
+        elif self._reading is not None:
+            self._keep_statistics(self._reading, error)
+
+    def work_progress(self, group: str, text: str) -> None:
+        self._reading_text = text
+        self._show_detail()
+
+    def _opened(self, opened: Opened) -> None:
+        self.opened = opened
+        checkpoint = opened.checkpoint
+        errors = any(finding.severity is Severity.ERROR for finding in checkpoint.findings)
+        roles = {
+            "pickle": {"dangerous": "error", "unknown": "error"}.get(checkpoint.safety, ""),
+            "findings": "error" if errors else "",
+        }
+        views = [
+            View(name, key, f"findings {len(checkpoint.findings)}" if name == "findings" else name, roles.get(name, ""))
+            for name, key in VIEW_KEYS.items()
+        ]
+        self.query_one(ViewTabs).set_views(views)
+        for name, words in {
+            "tree": "there is no state in it, only tensors (n)",
+            "tensors": "no tensors",
+            "settings": "it names no settings",
+            "optimizer": "no optimizer state in it",
+            "pickle": "no pickle in it names anything: nothing could run",
+            "findings": "nothing wrong was noticed while opening it; v validates every byte",
+        }.items():
+            self._list(name).set_empty_text(words)
+            self._fill(name)
+        self._show_facts()
+        self._show_rule()
+        self._show_detail()
+
+    def _show_problem(self, error: CkptError) -> None:
+        self.query_one("#lists").display = False
+        self.query_one("#detail").display = False
+        self.query_one("#problem").display = True
+        self.query_one("#problem_text", Static).update(error_content(error))
+        self._show_facts()
+
+    def _rows_of(self, view: str) -> list[Any]:
+        assert self.opened is not None
+        opened, words = self.opened, self._filters[view].lower().split()
+        if view == "tensors":
+            return opened.table.select(words, self._sort)
+        if view == "tree":
+            return opened.tree.matching(words) if words else opened.tree.rows
+        if view in ("settings", "optimizer"):
+            facts = (rows.setting_facts if view == "settings" else rows.optimizer_facts)(opened.checkpoint)
+            return [
+                fact for fact in facts if not words or (not fact.is_heading and _holds(words, fact.key, fact.value))
+            ]
+        if view == "pickle":
+            return [ref for ref in rows.sorted_globals(opened.checkpoint) if _holds(words, ref.name, ref.verdict)]
+        return [f for f in rows.sorted_findings(opened.checkpoint) if _holds(words, f.where, f.message, f.code)]
+
+    def _fill(self, view: str) -> None:
+        self._list(view).set_rows(self._rows_of(view))
+        if self._filters[view]:
+            self._list(view).set_empty_text(f"nothing here holds `{self._filters[view]}`; Esc clears the filter")
+
+    # -- lines above and below ----------------------------------------------------------------------------------
+
+    def _show_facts(self) -> None:
+        width = max(self.size.width - 2, 10)
+        if self.opened is not None:
+            content = text.facts_content(self.path, self.opened, width)
+        else:
+            failed = self.query_one("#problem").display
+            content = text.unopened_content(self.path, "could not be opened" if failed else "opening ...", width)
+        self.query_one("#facts", Static).update(content)
+
+    def _show_rule(self) -> None:
+        view, counts = self.view, ""
+        if self.opened is not None:
+            shown = len(self._list(view).rows)
+            total = len(self.opened.table.all) if view == "tensors" else shown
+            counts = f"{shown:,} of {total:,}" if shown != total else f"{shown:,}"
+            if view == "tree" and self.opened.tree.leaves_cut and self._filters[view]:
+                counts += " (of the first 200,000 values)"
+            if view == "tensors" and self._sort:
+                counts = f"{SORTS[self._sort]} ── {counts}"
+        rule = text.rule_content(self._filters[view], counts, max(self.size.width, 10))
+        self.query_one("#rule", Static).update(rule)
+
+    def _show_detail(self) -> None:
+        self.query_one("#detail", Static).update(self._detail(max(self.size.width - 2, 10)))
+
+    def _detail(self, width: int) -> Content:
+        if self.opened is None:
+            return Content("")
+        row = self._list(self.view).cursor_row
+        tensor = tensor_of(row)
+        if tensor is None:
+            return text.row_content(row, self.opened.tree, width)
+        if tensor is self._reading:
+            known: TensorStatistics | CkptError | str | None = self._reading_text or "reading ..."
+        else:
+            known = self._statistics.get((tensor.file, tensor.name))
+        return text.tensor_content(tensor, self.opened.table, known, width)
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    @on(VirtualList.Moved)
+    def _cursor_moved(self, message: VirtualList.Moved) -> None:
+        if message.virtual_list.id == self.view:
+            self._show_detail()
+
+    @on(VirtualList.Selected)
+    def _row_selected(self, message: VirtualList.Selected) -> None:
+        row = message.virtual_list.cursor_row
+        if isinstance(row, Node) and row.can_open and not self._filters["tree"]:
+            self._toggle(message.index)
+        elif tensor_of(row) is not None:
+            self.action_statistics()
+
+    @on(ViewTabs.Chosen)
+    def _tab_chosen(self, message: ViewTabs.Chosen) -> None:
+        self.action_view(message.view_id)
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, message: Input.Changed) -> None:
+        if self.opened is None:
+            return
+        self._filters[self.view] = message.value.strip()
+        self._fill(self.view)
+        self._show_rule()
+        self._show_detail()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_submitted(self) -> None:
+        self._end_filter()
+
+    # -- actions ------------------------------------------------------------------------------------------------
+
+    def action_view(self, view: str) -> None:
+        self._end_filter()
+        self.query_one("#lists", ContentSwitcher).current = view
+        self.query_one(ViewTabs).active = view
+        self._list(view).focus()
+        self._show_rule()
+        self._show_detail()
+
+    def action_filter(self) -> None:
+        if self.opened is None:
+            return
+        field = self.query_one("#filter", Input)
+        field.value = self._filters[self.view]
+        field.display = True
+        self.query_one("#rule").display = False
+        field.focus()
+
+    def _end_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        if field.display:
+            field.display = False
+            self.query_one("#rule").display = True
+            self._show_rule()
+            self._list(self.view).focus()
+
+    def action_sort(self) -> None:
+        if self.opened is None:
+            return
+        self._sort = (self._sort + 1) % len(SORTS)
+        if self.view != "tensors":
+            self.action_view("tensors")
+        self._fill("tensors")
+        self._show_rule()
+
+    def action_statistics(self) -> None:
+        """Read the values of the tensor under the cursor, in a thread."""
+        if self.opened is None:
+            return
+        tensor = tensor_of(self._list(self.view).cursor_row)
+        if tensor is None or (tensor.file, tensor.name) in self._statistics or self._reading is tensor:
+            return
+        self._reading, self._reading_text = tensor, ""
+        progress = ByteProgress(self, "statistics", "reading", tensor.size_bytes)
+        self.start_work("statistics", partial(read_statistics, self.opened.checkpoint, tensor, progress))
+        self._show_detail()
+
+    def _keep_statistics(self, tensor: TensorInfo, result: TensorStatistics | CkptError) -> None:
+        self._statistics[(tensor.file, tensor.name)] = result
+        if self._reading is tensor:
+            self._reading = None
+        self._show_detail()
+
+    def action_validate(self) -> None:
+        from ckpt_tui.tui.screens.validate import ValidateScreen
+
+        self.app.push_screen(ValidateScreen([self.path]))
+
+    def _toggle(self, index: int) -> None:
+        assert self.opened is not None
+        self.opened.tree.toggle(index)
+        self._tree_changed(index)
+
+    def _tree_changed(self, index: int) -> None:
+        assert self.opened is not None
+        tree_list = self._list("tree")
+        tree_list.rows_changed(self.opened.tree.rows, from_index=index)
+        self._show_rule()
+
+    def action_open_branch(self) -> None:
+        if self.opened is None or self.view != "tree" or self._filters["tree"]:
+            return
+        index = self._list("tree").cursor
+        if index < len(self.opened.tree.rows) and self.opened.tree.rows[index].can_open:
+            if self.opened.tree.rows[index].is_open:
+                self._list("tree").cursor = index + 1
+            else:
+                self._toggle(index)
+
+    def action_close_branch(self) -> None:
+        if self.opened is None or self.view != "tree" or self._filters["tree"] or not self.opened.tree.rows:
+            return
+        index = self._list("tree").cursor
+        if self.opened.tree.rows[index].is_open:
+            self._toggle(index)
+        else:
+            self._list("tree").cursor = self.opened.tree.parent(index)
+
+    def action_leave(self) -> None:
+        """One thing at a time: the filter being typed, the reading, the filter, the screen."""
+        if self.query_one("#filter", Input).display or self._filters[self.view]:
+            self.query_one("#filter", Input).value = ""
+            self._filters[self.view] = ""
+            if self.opened is not None:
+                self._fill(self.view)
+            self._end_filter()
+            self._show_rule()
+        elif self._reading is not None:
+            self.cancel_work("statistics")
+            self._reading = None
+            self._show_detail()
+        else:
+            self.cancel_work("open")
+            self.dismiss(None)
+
+
+def read_statistics(
+    checkpoint: Checkpoint, tensor: TensorInfo, progress: ByteProgress
+) -> tuple[TensorInfo, TensorStatistics]:
+    """Statistics of one tensor, told of as they come. Runs in a thread."""
+    from ckpt_tui.checkpoints.values import tensor_statistics
+
+    return tensor, tensor_statistics(checkpoint, tensor, on_bytes=progress.add, is_cancelled=worker_is_cancelled())
+
+
+def tensor_of(row: object) -> TensorInfo | None:
+    """The tensor that a row of a list stands for."""
+    if isinstance(row, Node):
+        return row.tensor
+    return row if isinstance(row, TensorInfo) else None
+
+
+def _holds(words: list[str], *texts: str) -> bool:
+    haystack = " ".join(texts).lower()
+    return all(word in haystack for word in words)

@@ -1,0 +1,245 @@
+"""What each view of the inspect screen lists: facts of a `Checkpoint` as rows of text. No widgets, no judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from ckpt_tui.checkpoints.model import (
+    Checkpoint,
+    Finding,
+    GlobalRef,
+    OpaqueObject,
+    Severity,
+    TensorInfo,
+    TensorRef,
+    Verdict,
+)
+from ckpt_tui.text import metric, safe_text, size
+from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
+from ckpt_tui.tui.styled import bar
+from ckpt_tui.tui.tensor_table import TensorTable, full_name
+from ckpt_tui.tui.widgets.virtual_list import Cell, Column
+
+BAR_CELLS = 8
+MAX_FLAT_ROWS = 20_000
+MAX_FLAT_DEPTH = 8
+
+
+class Fact(NamedTuple):
+    """One line of the settings and optimizer views; a section's heading has no value."""
+
+    key: str
+    value: str
+    full: str = ""
+    is_heading: bool = False
+
+
+TREE_COLUMNS = (
+    Column("name", 20, grows=True, keep="middle"),
+    Column("value", 22, keep="start"),
+    Column("elements", 8, align="right", priority=1),
+    Column("size", 8, align="right"),
+    Column("share", BAR_CELLS, priority=2),
+)
+TENSOR_COLUMNS = (
+    Column("name", 16, grows=True, keep="middle"),
+    Column("shape", 14, align="right", keep="start"),
+    Column("dtype", 8),
+    Column("size", 8, align="right", priority=1),
+    Column("share", BAR_CELLS, priority=2),
+)
+FACT_COLUMNS = (Column("name", 22, keep="middle"), Column("value", 12, grows=True))
+GLOBAL_COLUMNS = (
+    Column("verdict", 11),
+    Column("name", 20, grows=True, keep="middle"),
+    Column("why", 24, priority=1),
+    Column("named in", 14, keep="end", priority=2),
+)
+FINDING_COLUMNS = (
+    Column("severity", 9),
+    Column("where", 18, keep="middle"),
+    Column("what", 20, grows=True),
+)
+
+
+def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...]:
+    """A row of the tree: indented by depth, opened with a mark that says whether there is more below."""
+    mark = ("▾ " if node.is_open else "▸ ") if node.can_open else "  "
+    weight = tree.weight(node)
+    tensor = node.tensor
+    if tensor is not None:
+        value: Cell = f"{shape_text(tensor.shape)} {tensor.dtype}"
+    elif node.is_module:
+        value = ("", "dim")
+    elif node.can_open:
+        value = (summary(node.value, 80), "dim")
+    else:
+        value = summary(node.value, 400)
+    label = "  " * min(node.depth, 20) + mark + node.label
+    name: Cell = (label, "strong") if node.can_open else label
+    num_bytes = tensor.size_bytes if tensor is not None else weight.size_bytes
+    return (
+        name,
+        value,
+        (node_amount(node, weight), "dim"),
+        size(num_bytes) if num_bytes else "",
+        (bar(num_bytes / total_bytes, BAR_CELLS) if total_bytes else "", "dim"),
+    )
+
+
+def tensor_cells(table: TensorTable, tensor: TensorInfo) -> tuple[Cell, ...]:
+    share = tensor.size_bytes / table.largest_bytes if table.largest_bytes else 0.0
+    return (
+        full_name(tensor),
+        shape_text(tensor.shape),
+        tensor.dtype,
+        size(tensor.size_bytes),
+        (bar(share, BAR_CELLS), "dim"),
+    )
+
+
+def fact_cells(fact: Fact) -> tuple[Cell, ...]:
+    if fact.is_heading:
+        return ((fact.key, "accent"), "")
+    return ("  " + fact.key, fact.value)
+
+
+def global_cells(ref: GlobalRef) -> tuple[Cell, ...]:
+    glyph, role = {
+        Verdict.KNOWN: ("✓", "good"),
+        Verdict.UNKNOWN: ("?", "warning"),
+        Verdict.DANGEROUS: ("✖", "error"),
+    }[ref.verdict]
+    word = "DANGEROUS" if ref.verdict is Verdict.DANGEROUS else ref.verdict.value
+    return ((f"{glyph} {word}", role), ref.name, (ref.reason, "dim"), (ref.where, "dim"))
+
+
+def finding_cells(finding: Finding) -> tuple[Cell, ...]:
+    glyph, role = {
+        Severity.ERROR: ("✖", "error"),
+        Severity.WARNING: ("▲", "warning"),
+        Severity.INFO: ("·", "dim"),
+    }[finding.severity]
+    return ((f"{glyph} {finding.severity.value}", role), finding.where, finding.message)
+
+
+def sorted_globals(checkpoint: Checkpoint) -> list[GlobalRef]:
+    """Dangerous first, then unknown, then the harmless ones; by name within each."""
+    order = {Verdict.DANGEROUS: 0, Verdict.UNKNOWN: 1, Verdict.KNOWN: 2}
+    return sorted(checkpoint.globals, key=lambda ref: (order[ref.verdict], ref.name))
+
+
+def sorted_findings(checkpoint: Checkpoint) -> list[Finding]:
+    order = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+    return sorted(checkpoint.findings, key=lambda finding: order[finding.severity])
+
+
+def setting_facts(checkpoint: Checkpoint) -> list[Fact]:
+    """Progress, hyperparameters by name, versions: each under its heading, aligned by the list."""
+    rows: list[Fact] = []
+    sections: tuple[tuple[str, Mapping[str, object], bool], ...] = (
+        ("progress", checkpoint.progress, False),
+        ("hyperparameters", checkpoint.hyperparameters, True),
+        ("file", checkpoint.metadata, True),
+    )
+    for title, mapping, is_sorted in sections:
+        if not mapping:
+            continue
+        rows.append(Fact(title, "", is_heading=True))
+        facts = flatten(mapping)
+        rows.extend(sorted(facts, key=lambda fact: fact.key) if is_sorted else facts)
+    return rows
+
+
+def optimizer_facts(checkpoint: Checkpoint) -> list[Fact]:
+    """The optimizer as the reader describes it: its kind, its groups with their settings, what it remembers."""
+    rows: list[Fact] = []
+    scalars = {key: value for key, value in checkpoint.optimizer.items() if not _is_container(value)}
+    if scalars:
+        rows.append(Fact("optimizer", "", is_heading=True))
+        rows.extend(flatten(scalars))
+    for key, value in checkpoint.optimizer.items():
+        if not _is_container(value):
+            continue
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                rows.append(Fact(f"{safe_text(key, 60)} {index}", "", is_heading=True))
+                rows.extend(flatten(item))
+        else:
+            rows.append(Fact(safe_text(key, 60), "", is_heading=True))
+            rows.extend(flatten(value if isinstance(value, dict) else {key: value}))
+        if len(rows) >= MAX_FLAT_ROWS:
+            break
+    return rows[:MAX_FLAT_ROWS]
+
+
+def _is_container(value: object) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list, tuple)) for item in value)
+    )
+
+
+def flatten(mapping: Mapping[str, object] | dict[object, object]) -> list[Fact]:
+    """Leaves of nested dicts as dotted keys, in order; bounded in number and depth, so a cycle ends."""
+    rows: list[Fact] = []
+    stack: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(mapping.items()))]
+    while stack and len(rows) < MAX_FLAT_ROWS:
+        prefix, entries = stack[-1]
+        entry = next(entries, None)
+        if entry is None:
+            stack.pop()
+            continue
+        key, value = entry
+        path = f"{prefix}.{key_text(key)}" if prefix else key_text(key)
+        if isinstance(value, OpaqueObject) and isinstance(value.state, dict) and value.state:
+            value = value.state  # a Namespace and its like
+        if isinstance(value, dict) and value and len(stack) < MAX_FLAT_DEPTH:
+            stack.append((path, iter(value.items())))
+        else:
+            rows.append(Fact(path, value_text(path, value, 120), value_text(path, value, 1500)))
+    return rows
+
+
+def value_text(key: str, value: object, limit: int) -> str:
+    """A value for eyes; moments in time as such, where the name and the number both say it is one."""
+    if isinstance(value, TensorRef):
+        return summary(value)
+    if key in ("saved_at", "timestamp") and isinstance(value, (int, float)):
+        return when(value) or summary(value, limit)
+    return summary(value, limit)
+
+
+def when(ts: object) -> str:
+    """`2026-11-21 02:11:40` in local time for a plausible Unix time, else an empty string."""
+    if not isinstance(ts, (int, float)) or isinstance(ts, bool) or not 946_684_800 <= ts <= 4_102_444_800:
+        return ""
+    return datetime.fromtimestamp(ts).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def safety_words(checkpoint: Checkpoint) -> tuple[str, str]:
+    """(words with their glyph, role) for whether it may be opened with a full unpickler."""
+    if checkpoint.safety == "dangerous":
+        return "✖ DANGEROUS to load", "error"
+    if checkpoint.safety == "unknown":
+        unknown = [ref.name for ref in checkpoint.globals if ref.verdict is Verdict.UNKNOWN]
+        return f"? {len(unknown)} unknown name{'s' if len(unknown) != 1 else ''} in its pickle", "warning"
+    return "✓ safe to open", "good"
+
+
+def progress_words(checkpoint: Checkpoint) -> list[str]:
+    """`step 8,250`, `epoch 4`, `train 1.481`, `val 1.467`: what is known of how far training was."""
+    progress = checkpoint.progress
+    words: list[str] = []
+    step = progress.get("step")
+    if isinstance(step, int) and not isinstance(step, bool):
+        words.append(f"step {step:,}" if abs(step) < 10**15 else "step beyond 10^15")
+    epoch = progress.get("epoch")
+    if isinstance(epoch, (int, float)) and not isinstance(epoch, bool):
+        words.append(f"epoch {summary(epoch, 12)}")
+    for key, word in (("train_loss", "train"), ("val_loss", "val")):
+        value = progress.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            words.append(f"{word} {metric(float(value))}" if abs(value) < 1e300 or value != value else f"{word} huge")
+    return words

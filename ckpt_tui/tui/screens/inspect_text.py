@@ -1,0 +1,157 @@
+"""The inspect screen's lines around its lists, as text: what the file is, and what is under the cursor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, TensorInfo
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import count, fit, metric, plural, short_count, size
+from ckpt_tui.tui.screens.inspect_rows import Fact, progress_words, safety_words, when
+from ckpt_tui.tui.state_tree import Node, StateTree, Weight, roll_up, summary
+from ckpt_tui.tui.styled import Part, histogram_bars, line, lines, parts_width, spread
+from ckpt_tui.tui.tensor_table import TensorTable, full_name
+from ckpt_tui.tui.widgets.virtual_list import fit_cell
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.values import TensorStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the opening worker hands over: the checkpoint and what is slow to derive from it."""
+
+    checkpoint: Checkpoint
+    table: TensorTable
+    tree: StateTree
+    weights: dict[str, Weight]
+
+
+def open_for_inspection(path: str) -> Opened:
+    """Read `path` and derive what the views need. Runs in a thread."""
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+
+    return derive(open_checkpoint(path))
+
+
+def derive(checkpoint: Checkpoint) -> Opened:
+    weights = roll_up(checkpoint.tensors)
+    tree = StateTree(checkpoint.state, weights)
+    tree.open_weights()
+    return Opened(checkpoint, TensorTable(checkpoint), tree, weights)
+
+
+def unopened_content(path: str, words: str, width: int) -> Content:
+    return lines(line((_fit(Path(path).name or path, width), "strong")), line(words))
+
+
+def facts_content(path: str, opened: Opened, width: int) -> Content:
+    """Two lines: name, format, size, when it was saved, whether it is safe; then how far training was, how big it is.
+
+    In a narrow terminal the date goes first, then everything of the first line but the name and the verdict.
+    """
+    checkpoint = opened.checkpoint
+    name = Path(path).name or path
+    verdict = safety_words(checkpoint)
+    saved_at = when(checkpoint.progress.get("saved_at"))
+    for saved in (f" · saved {saved_at}", f" · saved {saved_at[11:]}", "") if saved_at else ("",):
+        right: list[Part] = [(f"{checkpoint.format} · {size(checkpoint.size_bytes)}{saved} · ", "dim"), verdict]
+        room = width - parts_width(right) - 2
+        if room >= min(len(name), 24):
+            top = spread([(_fit(name, room), "strong")], right, width)
+            return lines(top, _progress_line(opened, [], width))
+    return lines(line((_fit(name, width), "strong")), _progress_line(opened, [verdict, "  "], width))
+
+
+def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
+    total = opened.weights[""]
+    model = next((opened.weights[key] for key in ("model", "state_dict") if key in opened.weights), None)
+    amount = f"{short_count(model.num_elements)} parameters" if model else f"{short_count(total.num_elements)} elements"
+    right = f"{amount}, {plural(total.num_tensors, 'tensor')}"
+    progress = "  ".join(progress_words(opened.checkpoint)) or "it tells of no step"
+    return spread([*before, progress], [(right, "dim")], width)
+
+
+def rule_content(filter_text: str, counts: str, width: int) -> Content:
+    """The line above a list: its filter at the left, how many rows it shows at the right."""
+    left = f"─ / filter: {filter_text} " if filter_text else "─"
+    right = f" {counts} ─" if counts else "─"
+    return line((fit(left + "─" * max(width - len(left) - len(right), 0) + right, width), "dim"))
+
+
+def row_content(row: object, tree: StateTree, width: int) -> Content:
+    """What is under the cursor, when it is not a tensor, with everything that its row had no room for."""
+    if isinstance(row, Node):
+        facts = [] if row.is_module else [summary(row.value, 1000)]
+        weight = tree.weight(row)
+        if weight.num_tensors:
+            facts.append(f"{plural(weight.num_tensors, 'tensor')}, {count(weight.num_elements)} elements")
+            facts.append(size(weight.size_bytes))
+        return lines(line((_fit(row.path, width), "strong")), line(", ".join(facts)))
+    if isinstance(row, Fact) and not row.is_heading:
+        return lines(line((row.key, "strong")), line(row.full))
+    if isinstance(row, GlobalRef):
+        where = f"  named in {row.where}" if row.where else ""
+        return lines(line((_fit(row.name, width), "strong")), line(row.reason, (where, "dim")))
+    if isinstance(row, Finding):
+        hint = line(("-> ", "accent"), row.hint) if row.hint else line((f"level {row.level}, {row.code}", "dim"))
+        return lines(line((_fit(row.where, width), "strong")), line(row.message), hint)
+    return Content("")
+
+
+def tensor_content(
+    tensor: TensorInfo, table: TensorTable, known: TensorStatistics | CkptError | str | None, width: int
+) -> Content:
+    """A tensor's name, its facts and place, and its statistics: known, failed, being read (text), or not asked for."""
+    name = line((_fit(full_name(tensor), width), "strong"))
+    place = spread([table.facts(tensor)], [(table.place(tensor), "dim")], width)
+    if known is None:
+        return lines(name, place, line(("x  statistics and histogram", "dim")))
+    if isinstance(known, str):
+        return lines(name, place, line((known, "accent"), ("  Esc stops", "dim")))
+    if isinstance(known, CkptError):
+        return lines(name, line(("✖ ", "error"), (known.title, "error"), f": {known.message}"), line(known.hint))
+    return lines(name, place, statistics_line(known), histogram_line(known, width))
+
+
+def statistics_line(statistics: TensorStatistics) -> Content:
+    """`min -0.213  max 0.207  mean 0.0001  std 0.051  zeros 0  nan 0  inf 0`; what must not be is loud."""
+    parts: list[Part] = []
+    for word, value in (
+        ("min", statistics.min),
+        ("max", statistics.max),
+        ("mean", statistics.mean),
+        ("std", statistics.std),
+        ("norm", statistics.norm),
+    ):
+        parts += [(f"{word} ", "dim"), f"{metric(value)}  "]
+    parts += [("zeros ", "dim"), f"{count(statistics.zeros)}  "]
+    for word, number in (("nan", statistics.nan), ("inf", statistics.inf)):
+        parts.append((f"✖ {word} {count(number)}  ", "error") if number else (f"{word} 0  ", "dim"))
+    if statistics.first_bad_index is not None:
+        parts.append((f"first at element {_index_text(statistics.first_bad_index)}", "error"))
+    return line(*parts)
+
+
+def _index_text(index: object) -> str:
+    return count(index) if isinstance(index, int) else str(index)
+
+
+def histogram_line(statistics: TensorStatistics, width: int) -> Content:
+    """Bars between the least and the greatest finite value; nothing where there is none."""
+    bars = histogram_bars(statistics.histogram)
+    if not bars:
+        return line(("no finite values to draw", "dim"))
+    low, high = metric(statistics.min), metric(statistics.max)
+    if len(low) + len(high) + len(bars) + 2 > width:
+        return line((bars, "accent"))
+    return line((f"{low} ", "dim"), (bars, "accent"), (f" {high}", "dim"))
+
+
+def _fit(text: str, width: int) -> str:
+    """`text` in at most `width` cells, both ends kept."""
+    return fit_cell(text, width, keep="middle").rstrip()

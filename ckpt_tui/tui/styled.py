@@ -1,0 +1,80 @@
+"""Text with meaning for static widgets: parts with a role in, `Content` out. Never markup, always safe.
+
+Roles are the ones of the virtual list: good, warning, error, accent, dim, strong. A theme says what they look
+like; the words and glyphs beside them say the same without colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import cell_width, safe_text
+
+ROLE_STYLES = {
+    "": "",
+    "good": "$text-success",
+    "warning": "$text-warning",
+    "error": "bold $text-error",
+    "accent": "$text-accent",
+    "dim": "$foreground-muted",
+    "strong": "bold",
+}
+
+Part = str | tuple[str, str]
+
+
+def line(*parts: Part, limit: int = 2000) -> Content:
+    """One line of `parts`, each its text or (text, role)."""
+    pieces: list[Content] = []
+    for part in parts:
+        text, role = (part, "") if isinstance(part, str) else part
+        pieces.append(Content.styled(safe_text(text, limit), ROLE_STYLES[role]))
+    return Content("").join(pieces)
+
+
+def lines(*rows: Content) -> Content:
+    """Several lines under each other."""
+    return Content("\n").join(rows)
+
+
+def spread(left: Sequence[Part], right: Sequence[Part], width: int) -> Content:
+    """`left` at the left edge and `right` at the right one; if both do not fit, `right` goes."""
+    left_width, right_width = parts_width(left), parts_width(right)
+    gap = width - left_width - right_width
+    if gap < 1:
+        return line(*left)
+    return line(*left, " " * gap, *right)
+
+
+def parts_width(parts: Sequence[Part]) -> int:
+    return sum(cell_width(part if isinstance(part, str) else part[0]) for part in parts)
+
+
+def error_content(error: CkptError) -> Content:
+    """What is wrong, where and why, what to do: three paragraphs."""
+    rows = [line(("✖ ", "error"), (error.title, "error"))]
+    if error.message:
+        rows.append(line(error.message))
+    if error.hint:
+        rows.append(line(("-> ", "accent"), error.hint))
+    return lines(*rows)
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar in eighths of a cell; anything above zero shows at least its thinnest."""
+    eighths = round(max(0.0, min(fraction, 1.0)) * width * 8)
+    if fraction > 0:
+        eighths = max(eighths, 1)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def histogram_bars(counts: Sequence[int]) -> str:
+    """Counts as one line of blocks; empty buckets stay empty, the smallest of the others is still seen."""
+    highest = max(counts, default=0)
+    if highest <= 0:
+        return ""
+    return "".join(" " if count <= 0 else "▁▂▃▄▅▆▇█"[min(7, count * 8 // (highest + 1))] for count in counts)
