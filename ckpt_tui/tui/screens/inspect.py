@@ -18,6 +18,7 @@ from textual.widgets import ContentSwitcher, Footer, Input, Static
 
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
 from ckpt_tui.tui.screens import inspect_text as text
 from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
@@ -187,7 +188,7 @@ class InspectScreen(WorkScreen[None]):
             ]
         if view == "pickle":
             return [ref for ref in rows.sorted_globals(opened.checkpoint) if _holds(words, ref.name, ref.verdict)]
-        return [f for f in rows.sorted_findings(opened.checkpoint) if _holds(words, f.where, f.message, f.code)]
+        return [f for f in sorted_by_severity(opened.checkpoint.findings) if _holds(words, f.where, f.message, f.code)]
 
     def _fill(self, view: str) -> None:
         self._list(view).set_rows(self._rows_of(view))

@@ -11,12 +11,12 @@ from ckpt_tui.checkpoints.model import (
     Finding,
     GlobalRef,
     OpaqueObject,
-    Severity,
     TensorInfo,
     TensorRef,
     Verdict,
 )
 from ckpt_tui.text import metric, safe_text, size
+from ckpt_tui.tui.judgement import severity_words
 from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
 from ckpt_tui.tui.styled import bar
 from ckpt_tui.tui.tensor_table import TensorTable, full_name
@@ -117,23 +117,13 @@ def global_cells(ref: GlobalRef) -> tuple[Cell, ...]:
 
 
 def finding_cells(finding: Finding) -> tuple[Cell, ...]:
-    glyph, role = {
-        Severity.ERROR: ("✖", "error"),
-        Severity.WARNING: ("▲", "warning"),
-        Severity.INFO: ("·", "dim"),
-    }[finding.severity]
-    return ((f"{glyph} {finding.severity.value}", role), finding.where, finding.message)
+    return (severity_words(finding.severity), finding.where, finding.message)
 
 
 def sorted_globals(checkpoint: Checkpoint) -> list[GlobalRef]:
     """Dangerous first, then unknown, then the harmless ones; by name within each."""
     order = {Verdict.DANGEROUS: 0, Verdict.UNKNOWN: 1, Verdict.KNOWN: 2}
     return sorted(checkpoint.globals, key=lambda ref: (order[ref.verdict], ref.name))
-
-
-def sorted_findings(checkpoint: Checkpoint) -> list[Finding]:
-    order = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
-    return sorted(checkpoint.findings, key=lambda finding: order[finding.severity])
 
 
 def setting_facts(checkpoint: Checkpoint) -> list[Fact]:

@@ -1,0 +1,65 @@
+"""A question with a safe answer: what would happen, and two buttons of which the harmless one has the focus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from ckpt_tui.text import safe_text
+from ckpt_tui.tui.styled import line, lines
+
+
+class ConfirmDialog(ModalScreen[bool]):
+    """Ends with True only when a person chose `yes_label`. Without one there is nothing to confirm, only to read."""
+
+    CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = "#no"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),
+        Binding("left,up", "app.focus_previous", "Previous button", show=False),
+        Binding("right,down", "app.focus_next", "Next button", show=False),
+        Binding("pageup", "scroll_body(-1)", "Scroll up", show=False),
+        Binding("pagedown", "scroll_body(1)", "Scroll down", show=False),
+    ]
+
+    def __init__(self, title: str, sentences: Sequence[str], *, yes_label: str = "", no_label: str = "Cancel") -> None:
+        super().__init__()
+        self._title_text = title
+        self._sentences = tuple(sentences)
+        self._yes_label = yes_label
+        self._no_label = no_label
+
+    def body(self) -> Content:
+        """What a person reads before they answer."""
+        return lines(*(line(sentence, limit=4000) for sentence in self._sentences))
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(line((self._title_text, "strong")), classes="dialog-title")
+            with VerticalScroll(classes="dialog-body", can_focus=False):
+                yield Static(self.body())
+            with Horizontal(classes="dialog-buttons"):
+                yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
+                if self._yes_label:
+                    yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
+                yield Static(line(("Tab chooses, Enter answers, Esc cancels", "dim")), classes="dialog-hint")
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss(event.button.id == "yes")
+
+    def action_answer(self, answer: bool) -> None:
+        self.dismiss(answer)
+
+    def action_scroll_body(self, pages: int) -> None:
+        body = self.query_one(".dialog-body", VerticalScroll)
+        body.scroll_relative(y=pages * max(body.size.height - 1, 1), animate=False)

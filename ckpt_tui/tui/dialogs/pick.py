@@ -1,0 +1,62 @@
+"""Choose one of several rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from ckpt_tui.text import cell_width, safe_text
+from ckpt_tui.tui.styled import line
+from ckpt_tui.tui.widgets.virtual_list import Column, VirtualList
+
+PickRow = str | tuple[str, str]
+
+
+class PickDialog(ModalScreen[int | None]):
+    """Ends with the index of the row that was chosen, or None. A row is its text, or its text and a note."""
+
+    CSS_PATH = "dialogs.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", id="dialog.leave", tooltip="Choose nothing"),
+    ]
+
+    def __init__(self, title: str, rows: Sequence[PickRow], *, selected: int = 0) -> None:
+        super().__init__()
+        self._title_text = title
+        self._rows = [(row, "") if isinstance(row, str) else row for row in rows]
+        self._selected = selected
+
+    def compose(self) -> ComposeResult:
+        note_width = min(max((cell_width(safe_text(note, 40)) for _, note in self._rows), default=0), 40)
+        columns = (Column("", 12, grows=True, keep="middle"), Column("", max(note_width, 1), priority=1))
+        with Vertical(classes="dialog"):
+            yield Static(line((self._title_text, "strong")), classes="dialog-title")
+            rows = VirtualList[tuple[str, str]](
+                columns,
+                lambda row: (row[0], (row[1], "dim")),
+                self._rows,
+                show_header=False,
+                empty_text="nothing to choose from",
+            )
+            rows.styles.height = min(max(len(self._rows), 1), 14)
+            yield rows
+            yield Static(line(("Enter chooses, Esc goes back", "dim")), classes="dialog-hint")
+
+    def on_mount(self) -> None:
+        self.query_one(VirtualList).focus()
+        self.query_one(VirtualList).cursor = self._selected
+
+    @on(VirtualList.Selected)
+    def _chosen(self, message: VirtualList.Selected) -> None:
+        message.stop()
+        self.dismiss(message.index)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

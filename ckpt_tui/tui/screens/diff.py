@@ -1,0 +1,280 @@
+"""Diff: what differs between two checkpoints, settings first with what each does to a resume, then the weights.
+
+Both files are opened and compared in a thread, streamed; nothing of either is kept in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import ContentSwitcher, Footer, Static
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import duration, fit, metric, plural, size
+from ckpt_tui.tui.judgement import effect_role
+from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.state_tree import shape_text, summary
+from ckpt_tui.tui.styled import bar, error_content, line, lines
+from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
+from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.diff import Diff, TensorChange, ValueChange
+    from ckpt_tui.checkpoints.hparams import HparamChange
+
+VIEW_KEYS = {"settings": "s", "tensors": "n", "other": "o"}
+SETTING_COLUMNS = (
+    Column("setting", 16, keep="middle"),
+    Column("a", 14, grows=True),
+    Column("b", 14, grows=True),
+    Column("a resume with it", 18),
+)
+TENSOR_COLUMNS = (
+    Column("tensor", 18, grows=True, keep="middle"),
+    Column("change", 9),
+    Column("relative L2", 11, align="right"),
+    Column("max abs", 9, align="right"),
+    Column("cosine", 9, align="right", priority=1),
+    Column("", 10, priority=2),
+    Column("shape", 14, align="right", priority=3),
+)
+OTHER_COLUMNS = (
+    Column("value", 24, grows=True, keep="middle"),
+    Column("change", 9),
+    Column("a", 18),
+    Column("b", 18),
+)
+_CHANGE_ROLES = {"added": "good", "removed": "error", "shape": "error", "dtype": "warning", "unknown": "warning"}
+
+
+class DiffScreen(WorkScreen[None]):
+    """What changed from checkpoint `path_a` to `path_b`."""
+
+    CSS_PATH = "diff.tcss"
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
+    KEYS: ClassVar[tuple[Key, ...]] = (
+        ("diff.settings", "s", "view('settings')", "views", "Settings", "Hyperparameters that differ"),
+        ("diff.tensors", "n", "view('tensors')", "views", "Tensors", "Tensors, most changed first"),
+        ("diff.other", "o", "view('other')", "views", "Other", "Everything else that differs"),
+        ("diff.same", "a", "toggle_same", "diff", "All/changed", "Show tensors that are the same too, or not"),
+        ("diff.swap", "x", "swap", "diff", "Swap", "Compare the other way round"),
+        ("diff.leave", "escape", "leave", "diff", "Stop/back", "Stop comparing, or go back"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+
+    def __init__(self, path_a: str, path_b: str) -> None:
+        super().__init__()
+        self.path_a = path_a
+        self.path_b = path_b
+        self.diff: Diff | None = None
+        self._progress = ""
+        self._largest = 0.0
+        self._with_same = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="facts")
+        yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
+        with ContentSwitcher(initial="settings", id="lists"):
+            yield VirtualList[Any](SETTING_COLUMNS, setting_cells, id="settings")
+            yield VirtualList[Any](TENSOR_COLUMNS, self._tensor_cells, id="tensors")
+            yield VirtualList[Any](OTHER_COLUMNS, other_cells, id="other")
+        with Vertical(id="problem"):
+            yield Static(id="problem_text")
+        yield Static(id="detail")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#problem").display = False
+        self._list("settings").focus()
+        self._start()
+
+    def on_resize(self) -> None:
+        self._show_facts()
+
+    def _start(self) -> None:
+        self.diff = None
+        self._progress = "opening ..."
+        self._show_facts()
+        self.start_work("diff", partial(self._compare, self.path_a, self.path_b))
+
+    def _compare(self, path_a: str, path_b: str) -> Diff:
+        """Runs in a thread."""
+        from ckpt_tui.checkpoints.diff import diff_checkpoints
+        from ckpt_tui.checkpoints.registry import open_checkpoint
+
+        a, b = open_checkpoint(path_a), open_checkpoint(path_b)
+        progress = ByteProgress(self, "diff", "comparing", a.size_bytes + b.size_bytes)
+        return diff_checkpoints(a, b, on_bytes=progress.add, is_cancelled=worker_is_cancelled())
+
+    def work_progress(self, group: str, text: str) -> None:
+        self._progress = text
+        self._show_facts()
+
+    def work_failed(self, group: str, error: CkptError) -> None:
+        self._progress = ""
+        self.query_one("#lists").display = False
+        self.query_one("#detail").display = False
+        self.query_one("#problem").display = True
+        self.query_one("#problem_text", Static).update(error_content(error))
+        self._show_facts()
+
+    def work_done(self, group: str, result: Any) -> None:
+        diff: Diff = result
+        self.diff, self._progress = diff, ""
+        finite = [t.relative_l2 for t in diff.tensors if t.relative_l2 is not None and math.isfinite(t.relative_l2)]
+        self._largest = max(finite, default=0.0)
+        counts = {
+            "settings": len(diff.hyperparameters),
+            "tensors": len(diff.changed_tensors),
+            "other": diff.num_other,
+        }
+        views = [View(name, key, f"{name} {counts[name]:,}") for name, key in VIEW_KEYS.items()]
+        self.query_one(ViewTabs).set_views(views)
+        self._list("settings").set_empty_text("the same settings in both")
+        self._list("tensors").set_empty_text(f"all {len(diff.tensors):,} tensors are the same in both; a shows them")
+        self._list("other").set_empty_text("everything else is the same in both")
+        self._list("settings").set_rows(diff.hyperparameters)
+        self._list("other").set_rows(diff.other)
+        self._show_tensors()
+        self._show_facts()
+        if not diff.hyperparameters and diff.changed_tensors and self.view == "settings":
+            self.action_view("tensors")
+
+    def _show_tensors(self) -> None:
+        if self.diff is not None:
+            self._list("tensors").set_rows(self.diff.tensors if self._with_same else self.diff.changed_tensors)
+
+    def _tensor_cells(self, tensor: TensorChange) -> tuple[Cell, ...]:
+        relative = tensor.relative_l2
+        share = relative / self._largest if relative is not None and self._largest and math.isfinite(relative) else 0.0
+        return (
+            tensor.name,
+            (tensor.change, _CHANGE_ROLES.get(tensor.change, "" if tensor.change == "value" else "dim")),
+            metric(relative),
+            metric(tensor.max_abs),
+            "-" if tensor.cosine is None else f"{tensor.cosine:.6f}",
+            (bar(share, 10), "dim"),
+            shape_text(tensor.shape_b or tensor.shape_a or ()),
+        )
+
+    # -- lines --------------------------------------------------------------------------------------------------
+
+    def _show_facts(self) -> None:
+        width = max(self.size.width - 2, 10)
+        rows = [
+            line(("a  ", "dim"), (fit(short_path(self.path_a, self.path_b), width - 3, keep="end"), "strong")),
+            line(("b  ", "dim"), (fit(short_path(self.path_b, self.path_a), width - 3, keep="end"), "strong")),
+        ]
+        if self._progress:
+            rows.append(line((self._progress, "accent"), ("  Esc stops", "dim")))
+        elif self.diff is not None:
+            rows.append(verdict_content(self.diff))
+        else:
+            rows.append(line("could not be compared" if self.query_one("#problem").display else "stopped"))
+        self.query_one("#facts", Static).update(lines(*rows))
+
+    def _show_detail(self) -> None:
+        row = self._list(self.view).cursor_row
+        self.query_one("#detail", Static).update(row_content(row) if row is not None else Content(""))
+
+    @property
+    def view(self) -> str:
+        return self.query_one("#lists", ContentSwitcher).current or "settings"
+
+    def _list(self, view: str) -> VirtualList[Any]:
+        return self.query_one(f"#{view}", VirtualList)
+
+    # -- messages and actions -----------------------------------------------------------------------------------
+
+    @on(VirtualList.Moved)
+    def _moved(self, message: VirtualList.Moved) -> None:
+        if message.virtual_list.id == self.view:
+            self._show_detail()
+
+    @on(ViewTabs.Chosen)
+    def _tab_chosen(self, message: ViewTabs.Chosen) -> None:
+        self.action_view(message.view_id)
+
+    def action_view(self, view: str) -> None:
+        self.query_one("#lists", ContentSwitcher).current = view
+        self.query_one(ViewTabs).active = view
+        self._list(view).focus()
+        self._show_detail()
+
+    def action_toggle_same(self) -> None:
+        self._with_same = not self._with_same
+        self._show_tensors()
+        self.action_view("tensors")
+
+    def action_swap(self) -> None:
+        if self.diff is not None:
+            self.path_a, self.path_b = self.path_b, self.path_a
+            self._start()
+
+    def action_leave(self) -> None:
+        if self.cancel_work("diff"):
+            self._progress = ""
+            self._show_facts()
+        else:
+            self.dismiss(None)
+
+
+def short_path(path: str, other: str) -> str:
+    """Its name where that tells the two apart, else the whole path."""
+    name = Path(path).name
+    return name if name and name != Path(other).name else path
+
+
+def setting_cells(change: HparamChange) -> tuple[Cell, ...]:
+    a = ("(not there)", "dim") if change.change == "added" else summary(change.a)
+    b = ("(not there)", "dim") if change.change == "removed" else summary(change.b)
+    return (change.key, a, b, (change.effect.words, effect_role(change.effect.value)))
+
+
+def other_cells(change: ValueChange) -> tuple[Cell, ...]:
+    a: Cell = "" if change.change == "added" else summary(change.a)
+    b: Cell = "" if change.change == "removed" else summary(change.b)
+    return (change.path, (change.change, _CHANGE_ROLES.get(change.change, "")), a, b)
+
+
+def verdict_content(diff: Diff) -> Content:
+    """The answer in one line: the same, or how much differs; what was read for it."""
+    read = f"  {size(diff.bytes_read)} read in {duration(diff.seconds)}"
+    num_unknown = sum(tensor.change == "unknown" for tensor in diff.tensors)
+    if diff.is_same and not num_unknown:
+        return line(("= the same in every setting, tensor and value", "good"), (read, "dim"))
+    words = [
+        plural(len(diff.hyperparameters), "setting"),
+        f"{len(diff.changed_tensors) - num_unknown:,} of {plural(len(diff.tensors), 'tensor')}",
+        plural(diff.num_other, "other value"),
+    ]
+    unknown = f", {num_unknown:,} could not be compared" if num_unknown else ""
+    return line(("≠ ", "warning"), f"{', '.join(words)} differ{unknown}", (read, "dim"))
+
+
+def row_content(row: Any) -> Content:
+    """One difference in full."""
+    from ckpt_tui.checkpoints.diff import TensorChange
+    from ckpt_tui.checkpoints.hparams import HparamChange
+
+    if isinstance(row, TensorChange):
+        sides = [
+            f"{side}: {shape_text(shape)} {dtype}" if shape is not None else f"{side}: not there"
+            for side, shape, dtype in (("a", row.shape_a, row.dtype_a), ("b", row.shape_b, row.dtype_b))
+        ]
+        is_alike = (row.shape_a, row.dtype_a) == (row.shape_b, row.dtype_b)
+        notes = row.reason or (f"{row.num_nonfinite:,} pairs are not finite" if row.num_nonfinite else "")
+        return lines(line((row.name, "strong")), line(sides[1][3:] if is_alike else "  ".join(sides)), line(notes))
+    if isinstance(row, HparamChange):
+        values = line(summary(row.a, 900), (" -> ", "dim"), summary(row.b, 900))
+        return lines(line((row.key, "strong")), values, line((row.effect.explanation, effect_role(row.effect.value))))
+    a, b = summary(row.a, 900), summary(row.b, 900)
+    return lines(line((row.path, "strong")), line(("a  ", "dim"), a), line(("b  ", "dim"), b))

@@ -1,0 +1,270 @@
+"""Validate: is it whole, finite, and good to resume from? One line a file while it goes on, reasons below.
+
+Every byte is read again, whatever was known before: who asks wants to know now. The result is remembered, so that
+lists elsewhere show it at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Footer, Static
+
+from ckpt_tui.checkpoints.model import Finding
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import duration, plural, size
+from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
+from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
+from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.validate import Validation
+
+LEVELS = ("structure", "integrity", "numbers", "resume")
+FILE_COLUMNS = (
+    Column("checkpoint", 24, grows=True, keep="middle"),
+    Column("verdict", 18),
+    *(Column(level, 13, priority=2) for level in LEVELS),
+    Column("step", 9, align="right", priority=1),
+    Column("size", 8, align="right"),
+)
+FINDING_COLUMNS = (
+    Column("finding", 9),
+    Column("level", 9, priority=1),
+    Column("where", 18, keep="middle"),
+    Column("what is wrong", 20, grows=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One file: waiting, being checked (`doing` says how far), or judged."""
+
+    path: str
+    name: str
+    doing: str = "waiting"
+    validation: Validation | None = None
+
+
+class Judged(Message):
+    """One file has its verdict."""
+
+    def __init__(self, index: int, validation: Validation) -> None:
+        super().__init__()
+        self.index = index
+        self.validation = validation
+
+
+class ValidateScreen(WorkScreen[None]):
+    """Validates `paths` at every level, one after the other, in a thread."""
+
+    CSS_PATH = "validate.tcss"
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
+    KEYS: ClassVar[tuple[Key, ...]] = (
+        ("validate.inspect", "i", "inspect", "validate", "Inspect", "Look inside the checkpoint under the cursor"),
+        ("validate.next", "tab", "app.focus_next", "validate", "Files/findings", "Go between files and findings"),
+        ("validate.again", "v", "again", "validate", "Again", "Check everything again"),
+        ("validate.leave", "escape", "leave", "validate", "Stop/back", "Stop checking, or go back"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__()
+        assert paths, "a validate screen needs something to validate"
+        # Names as short as tells them apart.
+        names = [Path(path).name or path for path in paths]
+        unique = len(set(names)) == len(names)
+        self.rows = [FileRow(path, names[index] if unique else path) for index, path in enumerate(paths)]
+        self._progress = ""
+        self._problem: CkptError | None = None
+        self._summary = ""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="facts")
+        yield VirtualList[FileRow](FILE_COLUMNS, file_cells, self.rows, id="files", key=lambda row: row.path)
+        yield Static(id="levels")
+        yield VirtualList[Finding](FINDING_COLUMNS, finding_cells, id="findings", key=id)
+        yield Static(id="detail")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        files = self.query_one("#files", VirtualList)
+        files.styles.height = min(len(self.rows) + 1, 9)
+        files.focus()
+        self.action_again()
+
+    def on_resize(self) -> None:
+        self._show_file()
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def action_again(self) -> None:
+        if self.is_working("validate"):
+            return
+        self.rows = [FileRow(row.path, row.name) for row in self.rows]
+        self._problem, self._summary, self._progress = None, "", "starting ..."
+        self._show_rows()
+        self.start_work("validate", partial(self._validate_all, [row.path for row in self.rows]))
+
+    def _validate_all(self, paths: list[str]) -> list[Validation]:
+        """Runs in a thread: touches no widget, posts a message a file."""
+        from ckpt_tui.checkpoints.validate import validate_checkpoint
+        from ckpt_tui.services import validity
+
+        is_cancelled = worker_is_cancelled()
+        done: list[Validation] = []
+        for index, path in enumerate(paths):
+            if is_cancelled():
+                break
+            progress = ByteProgress(self, "validate", f"checking {self.rows[index].name}:", _size_of(path))
+            validation = validate_checkpoint(path, on_bytes=progress.add, is_cancelled=is_cancelled)
+            validity.remember(validation)
+            done.append(validation)
+            self.post_message(Judged(index, validation))
+        return done
+
+    def on_judged(self, message: Judged) -> None:
+        row = self.rows[message.index]
+        self.rows[message.index] = FileRow(row.path, row.name, "", message.validation)
+        self._show_rows()
+
+    def work_progress(self, group: str, text: str) -> None:
+        self._progress = text
+        self._show_facts()
+
+    def work_done(self, group: str, result: Any) -> None:
+        self._finish(result)
+
+    def work_failed(self, group: str, error: CkptError) -> None:
+        self._problem, self._progress = error, ""
+        self._show_rows()
+
+    def _finish(self, validations: list[Validation]) -> None:
+        verdicts = Counter(validation.verdict for validation in validations)
+        num_bytes = sum(validation.bytes_checked for validation in validations)
+        seconds = sum(validation.seconds for validation in validations)
+        rate = f", {size(num_bytes / seconds)}/s" if seconds > 0 else ""
+        words = ", ".join(f"{count} {verdict_words(verdict)[0]}" for verdict, count in verdicts.most_common())
+        self._summary = f"{words}   {size(num_bytes)} in {duration(seconds)}{rate}"
+        self._progress = ""
+        self._show_rows()
+
+    # -- drawing ------------------------------------------------------------------------------------------------
+
+    def _show_rows(self) -> None:
+        self.query_one("#files", VirtualList).set_rows(list(self.rows))
+        self._show_file()
+
+    def _show_facts(self) -> None:
+        width = max(self.size.width - 2, 10)
+        what = self.rows[0].name if len(self.rows) == 1 else plural(len(self.rows), "checkpoint")
+        if self._progress:
+            second = line((self._progress, "accent"), ("  Esc stops", "dim"))
+        elif self._problem is not None:
+            second = line(("✖ ", "error"), (self._problem.title, "error"), f": {self._problem.message}")
+        else:
+            second = line(self._summary or "stopped; v checks again")
+        top = spread([("Validate ", "dim"), (what, "strong")], [], width)
+        self.query_one("#facts", Static).update(lines(top, second))
+
+    @property
+    def current(self) -> FileRow:
+        cursor = self.query_one("#files", VirtualList).cursor
+        return self.rows[min(cursor, len(self.rows) - 1)]
+
+    def _show_file(self) -> None:
+        self._show_facts()
+        validation = self.current.validation
+        self.query_one("#levels", Static).update(levels_content(validation))
+        findings = self.query_one("#findings", VirtualList)
+        findings.set_empty_text("" if validation is None else "nothing is wrong at any level that was checked")
+        findings.set_rows(sorted_by_severity(validation.findings) if validation else [])
+        self._show_detail()
+
+    def _show_detail(self) -> None:
+        finding = self.query_one("#findings", VirtualList).cursor_row
+        if self._problem is not None:
+            content = error_content(self._problem)
+        elif finding is not None:
+            content = finding_content(finding)
+        else:
+            content = Content("")
+        self.query_one("#detail", Static).update(content)
+
+    # -- messages and actions -----------------------------------------------------------------------------------
+
+    @on(VirtualList.Moved, "#files")
+    def _file_moved(self) -> None:
+        self._show_file()
+
+    @on(VirtualList.Moved, "#findings")
+    def _finding_moved(self) -> None:
+        self._show_detail()
+
+    @on(VirtualList.Selected, "#files")
+    def action_inspect(self) -> None:
+        from ckpt_tui.tui.screens.inspect import InspectScreen
+
+        self.app.push_screen(InspectScreen(self.current.path))
+
+    def action_leave(self) -> None:
+        if self.cancel_work("validate"):
+            self._progress = ""
+            self._show_facts()
+        else:
+            self.dismiss(None)
+
+
+def file_cells(row: FileRow) -> tuple[Cell, ...]:
+    validation = row.validation
+    if validation is None:
+        return (row.name, (row.doing, "dim"), *("" for _ in LEVELS), "", "")
+    step = f"{validation.step:,}" if validation.step is not None and abs(validation.step) < 10**12 else ""
+    outcomes = (outcome_words(validation.levels.get(level, "not-checked")) for level in LEVELS)
+    return (row.name, verdict_words(validation.verdict), *outcomes, step, size(validation.size_bytes))
+
+
+def finding_cells(finding: Finding) -> tuple[Cell, ...]:
+    return (severity_words(finding.severity), (finding.level, "dim"), finding.where, finding.message)
+
+
+def levels_content(validation: Validation | None) -> Content:
+    """Every level with its outcome, on one line: what could not be checked is said, never passed over."""
+    if validation is None:
+        return Content("")
+    parts: list[Part] = []
+    for level in LEVELS:
+        outcome = validation.levels.get(level, "not-checked")
+        parts += [(f"{level} ", "dim"), outcome_words(outcome), "  "]
+    return line(*parts)
+
+
+def finding_content(finding: Finding) -> Content:
+    """A finding in full: where, what is wrong and what it means, what to do."""
+    words, role = severity_words(finding.severity)
+    rows = [line((words, role), "  ", (finding.where, "strong")), line(finding.message)]
+    if finding.hint:
+        rows.append(line(("-> ", "accent"), finding.hint))
+    return lines(*rows)
+
+
+def _size_of(path: str) -> int:
+    """Bytes of a file, or of all files of a directory; 0 when it cannot be told (the verdict will say why)."""
+    try:
+        if not Path(path).is_dir():
+            return Path(path).stat().st_size
+        return sum(Path(folder, name).stat().st_size for folder, _, names in os.walk(path) for name in names)
+    except (OSError, ValueError):
+        return 0
