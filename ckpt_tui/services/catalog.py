@@ -1,11 +1,34 @@
-"""The checkpoints of a run directory: by kind, with step and losses, which are good, and which one a resume takes."""
+"""The checkpoints of a run directory: by kind, with step and losses, which are good, and which one a resume takes.
+
+Reads and never writes in the run directory. What the registry says of a file counts while size and time agree with
+the file; otherwise the file itself is opened, which does not read its tensors.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services import names, validity
+from ckpt_tui.services.names import KINDS, NameFacts, read_name
+from ckpt_tui.services.registry import RegistryEntry, read_registry
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.validate import Validation
 
 Check = Literal["remembered", "structure", "full"]
+UNCHECKED = "unchecked"
+
+# Files with these endings are often something else (data, tokenizers): listed only if their content is a checkpoint.
+_AMBIGUOUS_SUFFIXES = (".bin", ".tar", ".pkl", ".npz")
+# Verdicts of files that nothing resumes from. `incomplete` still loads: what is missing was not there to restore.
+_BAD = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
+_NO_RESUME = _BAD | {"incomplete"}
+MAX_ENTRIES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +52,7 @@ class CatalogEntry:
     val_loss: float | None
     size_bytes: int
     saved_at: float | None
-    validity: str = "unchecked"
+    validity: str = UNCHECKED
     level: str | None = None
     note: str = ""
     backup_of: str | None = None
@@ -39,6 +62,16 @@ class CatalogEntry:
     removed_next: bool = False
     same_as: tuple[str, ...] = ()
 
+    @property
+    def is_bad(self) -> bool:
+        """Known to be of no use: damaged, not finite, unsafe, not a checkpoint."""
+        return self.validity in _BAD
+
+    @property
+    def can_resume(self) -> bool:
+        """Nothing is known that would keep a training from resuming from it."""
+        return self.validity not in _NO_RESUME and not self.name.endswith(".safetensors")
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -46,23 +79,257 @@ class Catalog:
 
     total_bytes: what they take on disk, content that has several names counted once.
     resume_would_take: the name that `--resume auto` starts from, None when nothing here is good.
+    missing: names that should be there and are not, each with the backups that are (best first).
     """
 
     directory: str
     entries: tuple[CatalogEntry, ...]
     total_bytes: int
     resume_would_take: str | None = None
+    missing: Mapping[str, tuple[str, ...]] | None = None
 
     def entry(self, name: str) -> CatalogEntry | None:
         """The entry of that name."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
+    def backups_of(self, name: str) -> tuple[CatalogEntry, ...]:
+        """What may stand in for `name`, the best first."""
+        order = {backup: rank for rank, backup in enumerate(names.BACKUPS.get(name, ()))}
+        backups = [entry for entry in self.entries if entry.backup_of == name]
+        return tuple(sorted(backups, key=lambda entry: order.get(entry.name, len(order))))
 
-def read_catalog(directory: str, *, check: Check = "remembered") -> Catalog:
+
+def read_catalog(
+    directory: str,
+    *,
+    check: Check = "remembered",
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Catalog:
     """List the checkpoints of `directory`.
 
     check: `remembered` uses what was validated before and opens only what the registry does not describe;
     `structure` validates that level of what is not remembered; `full` validates every level.
-    Raises CkptError when the directory cannot be read.
+    Raises CkptError when the directory cannot be read, Cancelled (checkpoints/validate.py) when cancelled.
     """
-    raise NotImplementedError
+    registry = {entry.name: entry for entry in read_registry(directory)}
+    entries = []
+    inodes: dict[tuple[int, int], list[str]] = {}
+    settings: Mapping[str, object] = {}
+    for name, facts, status in _scan(directory):
+        entry, hyperparameters = _describe(directory, name, facts, status, registry.get(name))
+        if entry is None:
+            continue
+        settings = hyperparameters or settings
+        if check != "remembered":
+            entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
+        entries.append(entry)
+        if not stat.S_ISDIR(status.st_mode):
+            inodes.setdefault((status.st_dev, status.st_ino), []).append(name)
+    entries = _relate(entries, list(inodes.values()))
+    takes = next((entry.name for entry in resume_order(entries) if entry.can_resume), None)
+    removed = set(_removed_next(entries, settings or _settings(entries)))
+    entries = [replace(e, resume_takes=e.name == takes, removed_next=e.name in removed) for e in entries]
+    rank = {kind: position for position, kind in enumerate(KINDS)}
+    entries.sort(key=lambda e: (rank[e.kind], e.is_backup, -(e.step if e.step is not None else -1), e.name))
+    by_name = {entry.name: entry for entry in entries}
+    total = sum(by_name[group[0]].size_bytes for group in inodes.values())
+    total += sum(entry.size_bytes for entry in entries if os.path.isdir(entry.path))
+    return Catalog(os.path.abspath(directory), tuple(entries), total, takes, _missing(entries))
+
+
+def resume_order(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
+    """The entries as `--resume auto` tries them, the first first: those of an unknown step last.
+
+    The order of trainer/checkpoint/resume.py: highest step, then primary files before backups, then kind.
+    """
+    rank = {kind: position for position, kind in enumerate(KINDS)}
+    return sorted(
+        entries,
+        key=lambda e: (-(e.step if e.step is not None else -1), e.is_backup, rank[e.kind], e.name),
+    )
+
+
+def check_entry(
+    entry: CatalogEntry,
+    *,
+    full: bool = True,
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> CatalogEntry:
+    """The entry with its validity looked up or found out, at every level or at structure only."""
+    from ckpt_tui.checkpoints.validate import LEVELS
+
+    levels = tuple(LEVELS) if full else ("structure",)
+    found = validity.check(entry.path, levels, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    return _judged(entry, found)
+
+
+def _judged(entry: CatalogEntry, found: Validation) -> CatalogEntry:
+    worst = next((f for f in found.findings if f.severity == "error"), None)
+    note = f"{worst.where}: {worst.message}" if worst is not None and worst.where else worst.message if worst else ""
+    step = entry.step if entry.step is not None else found.step
+    return replace(
+        entry, validity=str(found.verdict), level=validity.highest_level(found), step=step,
+        note=note if found.verdict != "valid" else "",
+    )  # fmt: skip
+
+
+def _scan(directory: str) -> Iterable[tuple[str, NameFacts, os.stat_result]]:
+    """Names of checkpoints with what they say and their status. Symbolic links that lead outside are not followed."""
+    found: list[tuple[str, NameFacts, os.stat_result]] = []
+    try:
+        inside = os.path.realpath(directory) + os.sep
+        with os.scandir(directory) as listing:
+            for item in listing:
+                if len(found) >= MAX_ENTRIES:
+                    break
+                try:
+                    if item.is_symlink() and not os.path.realpath(item.path).startswith(inside):
+                        continue
+                    status = item.stat()
+                except OSError:
+                    continue  # gone between listing and looking, or a link to nowhere
+                is_directory = stat.S_ISDIR(status.st_mode)
+                if not is_directory and not stat.S_ISREG(status.st_mode):
+                    continue
+                facts = read_name(item.name, is_directory=is_directory)
+                if facts is not None:
+                    found.append((item.name, facts, status))
+    except OSError as error:
+        raise from_os_error(error, directory, "list") from error
+    return sorted(found, key=lambda row: row[0])
+
+
+def _describe(
+    directory: str, name: str, facts: NameFacts, status: os.stat_result, known: RegistryEntry | None
+) -> tuple[CatalogEntry | None, Mapping[str, object]]:
+    """One entry, from registry or file, and the hyperparameters when the file was opened."""
+    path = os.path.join(directory, name)
+    is_directory = stat.S_ISDIR(status.st_mode)
+    size_bytes = _directory_bytes(path) if is_directory else status.st_size
+    entry = CatalogEntry(
+        name=name, path=path, kind=facts.kind, step=facts.step, epoch=facts.epoch, val_loss=facts.val_loss,
+        size_bytes=size_bytes, saved_at=status.st_mtime, is_backup=facts.is_backup, backup_of=facts.backup_of,
+    )  # fmt: skip
+    remembered = validity.recall(path)
+    hyperparameters: Mapping[str, object] = {}
+    if known is not None and known.describes(status) and known.step is not None:
+        entry = replace(
+            entry, step=known.step, epoch=known.epoch if known.epoch is not None else entry.epoch,
+            val_loss=known.val_loss, saved_at=known.saved_at or entry.saved_at, is_best=known.is_best,
+        )  # fmt: skip
+    elif remembered is None or remembered.verdict != "damaged":
+        opened = _open(entry, facts)
+        if opened is None:
+            return None, {}
+        entry, hyperparameters = opened
+    return (entry if remembered is None else _judged(entry, remembered)), hyperparameters
+
+
+def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[str, object]] | None:
+    """The entry with what the file itself says; None for a file of an ambiguous ending that is no checkpoint."""
+    from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+
+    if entry.name.lower().endswith(_AMBIGUOUS_SUFFIXES) and sniff(entry.path) is None:
+        return None
+    try:
+        checkpoint = open_checkpoint(entry.path)
+    except CkptError as error:
+        if os.path.isdir(entry.path):
+            return replace(entry, note=error.title), {}  # a layout that we cannot read says nothing about it
+        return replace(entry, validity="damaged", note=error.message or error.title), {}
+    progress = checkpoint.progress
+    step = _integer(progress.get("step"))
+    epoch, val_loss = _number(progress.get("epoch")), _number(progress.get("val_loss"))
+    saved_at = _number(progress.get("saved_at"))
+    errors = [finding for finding in checkpoint.findings if finding.severity == "error"]
+    opened = replace(
+        entry,
+        step=step if step is not None else entry.step,
+        epoch=epoch if epoch is not None else entry.epoch,
+        val_loss=val_loss if val_loss is not None else entry.val_loss,
+        saved_at=saved_at if saved_at is not None else entry.saved_at,
+        validity="damaged" if errors else entry.validity,
+        note=errors[0].message if errors else entry.note,
+    )
+    return opened, checkpoint.hyperparameters
+
+
+def _relate(entries: list[CatalogEntry], groups: list[list[str]]) -> list[CatalogEntry]:
+    """Fill in what follows from the entries together: same content, backup of what, which is the best."""
+    same = {name: tuple(other for other in group if other != name) for group in groups for name in group}
+    best = next((e for e in entries if e.kind == "best" and not e.is_backup and not e.is_bad), None)
+    best_name = best.name if best is not None else None
+    best_step = best.step if best is not None else None
+    related = []
+    for entry in entries:
+        backup_of = entry.backup_of
+        if entry.name == names.ROLLING_BACKUP_NAME and entry.step is not None:
+            backup_of = next(
+                (e.name for e in entries if e.kind == "rolling" and not e.is_backup and e.step == entry.step),
+                f"rolling_step_{entry.step:06d}.pt",
+            )
+        is_best = entry.is_best or entry.name == best_name
+        if not is_best and best_step is not None and not entry.is_backup:
+            is_best = entry.kind == "rolling" and entry.step == best_step
+        related.append(replace(entry, same_as=same.get(entry.name, ()), backup_of=backup_of, is_best=is_best))
+    return related
+
+
+def _removed_next(entries: list[CatalogEntry], settings: Mapping[str, object]) -> list[str]:
+    """Which names the next save removes, by the settings that the trainer recorded in its checkpoints."""
+    doomed = []
+    for kind, key in (("rolling", "keep_checkpoints"), ("emergency", "keep_emergency_checkpoints")):
+        keep = _integer(settings.get(key))
+        if keep is None or keep < 1:
+            continue
+        pool = sorted(
+            (e for e in entries if e.kind == kind and not e.is_backup and e.step is not None),
+            key=lambda e: (e.step or 0, e.name),
+        )
+        doomed += [entry.name for entry in pool[: max(len(pool) + 1 - keep, 0)]]
+    return doomed
+
+
+def _settings(entries: list[CatalogEntry]) -> Mapping[str, object]:
+    """The hyperparameters in the newest file that opens."""
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+
+    for entry in resume_order(entry for entry in entries if not entry.is_bad and not os.path.isdir(entry.path))[:3]:
+        try:
+            return open_checkpoint(entry.path).hyperparameters
+        except CkptError:
+            continue
+    return {}
+
+
+def _missing(entries: list[CatalogEntry]) -> dict[str, tuple[str, ...]]:
+    there = {entry.name for entry in entries}
+    missing: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.backup_of is not None and entry.backup_of not in there:
+            missing.setdefault(entry.backup_of, []).append(entry.name)
+    return {name: tuple(backups) for name, backups in missing.items()}
+
+
+def _directory_bytes(path: str) -> int:
+    total, num_files = 0, 0
+    for folder, _, file_names in os.walk(path):
+        for name in file_names:
+            num_files += 1
+            if num_files > validity.MAX_FILES_OF_DIRECTORY:
+                return total
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -85,6 +85,11 @@ def folder_of(directory: str, number: int) -> str:
     return os.path.join(directory, FOLDER_NAME, str(number))
 
 
+def when(deed: Deed) -> str:
+    """When a deed was begun, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deed.started_at))
+
+
 def read_deeds(directory: str) -> list[Deed]:
     """Every deed of a run directory, the oldest first. Folders without a readable journal are left out."""
     deeds = []
@@ -242,23 +247,24 @@ def recover(directory: str, finish: Callable[[Deed], None]) -> list[str]:
     said = []
     with locked(directory):
         for deed in unfinished(directory):
-            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deed.started_at))
             try:
                 if deed.state == INTENT:
                     _cancel(directory, deed)
-                    said.append(f"The {deed.act} of {when} was interrupted before it changed anything: cleaned up.")
+                    said.append(
+                        f"The {deed.act} of {when(deed)} was interrupted before it changed anything: cleaned up."
+                    )
                     continue
                 if deed.state == PREPARED:
                     _apply(directory, deed)
                 if deed.conflicts:
                     _finish(directory, deed, finish, state=CONFLICT)
                     said.append(
-                        f"The {deed.act} of {when} was interrupted, and since then somebody wrote "
+                        f"The {deed.act} of {when(deed)} was interrupted, and since then somebody wrote "
                         f"{', '.join(deed.conflicts)}: left alone. What it moved is in {FOLDER_NAME}/{deed.number}/."
                     )
                 else:
                     _finish(directory, deed, finish)
-                    said.append(f"The {deed.act} of {when} was interrupted: now completed.")
+                    said.append(f"The {deed.act} of {when(deed)} was interrupted: now completed.")
             except OSError as error:
                 raise from_os_error(error, directory, "complete an interrupted deed in") from error
     return said

@@ -1,84 +1,333 @@
-"""Put back, roll back, undo: first a plan in plain words, then the deed."""
+"""Put back, roll back, undo: first a plan in plain words, then the deed.
+
+The plan names every file that changes and what is given up, and writes nothing but what an interrupted deed left
+unfinished. The deed goes through the journal (`journal.py`), so that nothing is ever deleted and a crash at any point
+leaves every file whole. What was replaced lies in `set_aside/<n>/` under its own name; `undo` brings it back.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-Act = Literal["restore", "rollback", "undo"]
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services import journal, names
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.files import content_of
+from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
+from ckpt_tui.services.owner import owner_of, run_state
+from ckpt_tui.services.plans import Outcome as Outcome
+from ckpt_tui.services.plans import Plan as Plan
+from ckpt_tui.services.plans import PlannedMove as PlannedMove
+from ckpt_tui.services.plans import assemble, safe_name
+from ckpt_tui.services.registry import REGISTRY_NAME, read_registry
+from ckpt_tui.services.restored_event import log_restored
+from ckpt_tui.text import plural, size
+
+Progress = Callable[[int], None]
+# Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
+_SPARE_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedMove:
-    """One file that changes. Names are relative to the run directory.
+def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: Progress | None = None) -> Plan:
+    """Plan to put a valid backup in place of every damaged or missing file, or of those in `names_wanted` only.
 
-    action: `copy` (target becomes an independent, verified copy of source), `set aside` (target goes to
-    set_aside/<n>/ under its own name), `put back` (source, a file that was set aside, becomes target again).
-    replaces: whether a file now called target is set aside first.
+    A name may be that of a backup: then it is put in place of what it stands in for, damaged or not.
+    Raises CkptError when a name is not there, or when what is damaged has no valid backup.
     """
+    directory, notices = _begin(directory)
+    catalog = read_catalog(directory)
+    registry = {entry.name: entry.step for entry in read_registry(directory)}
+    targets = _with_backups(catalog)
+    chosen: list[tuple[str, CatalogEntry | None]] = []  # a name, and the backup that was asked for by its name
+    for name in names_wanted:
+        name = _plain_name(directory, name)
+        entry = catalog.entry(name)
+        if entry is not None and entry.backup_of is not None:
+            chosen.append((entry.backup_of, entry))
+        elif entry is None and name not in targets:
+            raise _not_here(catalog, name)
+        else:
+            chosen.append((name, None))
+    moves, sentences, warnings = [], [], list(notices)
+    for name, asked in chosen or [(name, None) for name in targets]:
+        entry = catalog.entry(name)
+        if entry is not None:
+            entry = check_entry(entry, on_bytes=on_bytes)
+        if asked is None and entry is not None and not entry.is_bad:
+            if names_wanted:
+                sentences.append(f"{safe_name(name)} is {entry.validity}: nothing to restore.")
+                backups = ", ".join(safe_name(backup.name) for backup in catalog.backups_of(name))
+                if backups:
+                    sentences.append(f"To replace it all the same, name the backup: {backups}.")
+            continue
+        step = registry.get(name) if entry is None or entry.step is None else entry.step
+        candidates = [asked] if asked is not None else _stand_ins(catalog, name, step)
+        source, rejected = _first_valid(candidates, on_bytes)
+        state = "missing" if entry is None else entry.validity if entry.is_bad else "to be replaced"
+        if source is None:
+            why = "; ".join(rejected) or "it has no backup"
+            if names_wanted:
+                raise CkptError(
+                    "No valid backup", f"{safe_name(name)} is {state}, and {why}", "Look: `ckpt-tui list DIR`."
+                )
+            warnings.append(f"{safe_name(name)} is {state} and stays so: {why}.")
+            continue
+        warnings.extend(f"Passed over: {reason}." for reason in rejected)
+        was = f" (step {step:,})" if step is not None else ""
+        because = f": {safe_name(entry.note)}" if entry is not None and entry.note and entry.is_bad else ""
+        sentences.append(f"{safe_name(name)}{was} is {state}{because}.")
+        sentences.append(f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(name)}.")
+        if entry is not None:
+            sentences.append(f"What is called {safe_name(name)} now is set aside, not deleted.")
+        moves.append(_copy(directory, source, name))
+    if not moves and not sentences:
+        sentences.append("Nothing to restore: no file with a backup is damaged or missing.")
+    return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
 
-    action: Literal["copy", "set aside", "put back"]
-    source: str
-    target: str
-    size_bytes: int
-    replaces: bool = False
 
+def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) -> Plan:
+    """Plan to make `to` (a step or a name) the checkpoint that `--resume auto` starts from.
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an act would do, for a person to read before it is done.
-
-    sentences: what is copied where, what is set aside, what is given up. warnings: what a person should think about.
-    refusals: why it cannot be done now; `carry_out` refuses as long as there is one (`force` overrides `forceable`
-    ones). An empty plan (`is_empty`) has nothing to do, and its sentences say why.
+    Raises CkptError when there is no such checkpoint, when its step is not known, or when it fails validation.
     """
-
-    act: Act
-    directory: str
-    steps: tuple[PlannedMove, ...]
-    sentences: tuple[str, ...]
-    steps_given_up: int = 0
-    seconds_given_up: float = 0.0
-    bytes_needed: int = 0
-    warnings: tuple[str, ...] = ()
-    undoes: int | None = None  # the number of the deed that an undo takes back
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.steps
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was done. `number` is the deed's folder under set_aside/; `undo` takes it back."""
-
-    act: Act
-    directory: str
-    number: int
-    sentences: tuple[str, ...]
-    set_aside: tuple[str, ...] = ()
-    resume_would_take: str | None = None
-
-
-def plan_restore(directory: str, names: Sequence[str] = ()) -> Plan:
-    """Plan to put a valid backup in place of every damaged or missing file, or of those in `names` only."""
-    raise NotImplementedError
-
-
-def plan_rollback(directory: str, to: str) -> Plan:
-    """Plan to make `to` (a step or a name) the checkpoint that `--resume auto` starts from."""
-    raise NotImplementedError
+    directory, notices = _begin(directory)
+    catalog = read_catalog(directory)
+    target = check_entry(_find(directory, catalog, to), on_bytes=on_bytes)
+    if target.step is None:
+        raise CkptError(
+            "Step not known", f"{safe_name(target.name)} does not say which step it is of", "Choose another one."
+        )
+    if not target.can_resume or target.validity != "valid":
+        raise CkptError(
+            "Not good to resume from",
+            f"{safe_name(target.name)} is {target.validity}" + (f": {safe_name(target.note)}" if target.note else ""),
+            "Choose another one (`ckpt-tui list DIR`), or mend damaged files first (`ckpt-tui restore DIR`).",
+        )
+    newer = [e for e in resume_order(catalog.entries) if e.step is not None and e.step > target.step]
+    newer_names = {entry.name for entry in newer}
+    latest = catalog.entry(names.LATEST_NAME)
+    # latest.pt is replaced by a copy, in one rename; everything else that is newer only leaves.
+    moves = [_set_aside(directory, entry) for entry in newer if entry.name != names.LATEST_NAME]
+    sentences = []
+    has_own_layout = any((facts := names.read_name(e.name)) is not None and facts.is_own for e in catalog.entries)
+    is_latest_good = latest is not None and latest.step == target.step and not _check(latest, on_bytes).is_bad
+    if has_own_layout and not is_latest_good and target.name != names.LATEST_NAME:
+        moves.append(_copy(directory, target, names.LATEST_NAME))
+        sentences.append(f"{safe_name(target.name)} (step {target.step:,}, valid) is copied to {names.LATEST_NAME}.")
+    moves += _keep_a_best(directory, catalog, newer_names, target.step, sentences, on_bytes)
+    if newer:
+        listed = ", ".join(safe_name(entry.name) for entry in newer[:6]) + (", ..." if len(newer) > 6 else "")
+        sentences.insert(0, f"{plural(len(newer), 'newer checkpoint')} set aside, not deleted: {listed}.")
+    warnings = list(notices)
+    unknown = [entry.name for entry in catalog.entries if entry.step is None and not entry.is_bad]
+    if unknown:
+        warnings.append(f"Of unknown step, left where they are: {', '.join(map(safe_name, unknown[:6]))}.")
+    if not moves:
+        sentences.append(f"Nothing to do: a resume starts from step {target.step:,} already.")
+    return assemble("rollback", directory, catalog, moves, sentences, warnings, why="rolled back", target=target)
 
 
 def plan_undo(directory: str) -> Plan:
-    """Plan to take the newest deed back that was not taken back yet."""
-    raise NotImplementedError
+    """Plan to take the newest deed back that was not taken back yet; again and again, as deep as there are deeds."""
+    directory, notices = _begin(directory)
+    catalog = read_catalog(directory)
+    deeds = [
+        deed
+        for deed in journal.read_deeds(directory)
+        if deed.act != "undo" and deed.undone_by is None and deed.state in (journal.DONE, journal.CONFLICT)
+    ]
+    if not deeds:
+        return Plan("undo", directory, (), ("There is nothing to undo.",), warnings=tuple(notices))
+    deed = deeds[-1]
+    moves, warnings = [], list(notices)
+    sentences = [f"Takes back the {deed.act} of {journal.when(deed)} (set_aside/{deed.number}/)."]
+    for move in reversed(deed.moves):
+        if move.target == REGISTRY_NAME:
+            continue
+        now = content_of(os.path.join(directory, move.target))
+        source = f"{FOLDER_NAME}/{deed.number}/{move.target}"
+        kept = content_of(os.path.join(directory, source))
+        if now is not None and (move.after is None or not move.after.is_same(now)):
+            warnings.append(f"{safe_name(move.target)} was written since; that file is set aside, not deleted.")
+        if move.before is None:
+            if now is not None:
+                moves.append(Move(move.target, "remove", before=now))
+                sentences.append(f"{safe_name(move.target)} was not there before: it is set aside.")
+        elif kept is None:
+            warnings.append(f"{safe_name(source)} is no longer there: {safe_name(move.target)} stays as it is.")
+        else:
+            moves.append(Move(move.target, "rename", before=now, source=source, after=kept))
+            sentences.append(f"{safe_name(move.target)} is put back as it was.")
+    return assemble("undo", directory, catalog, moves, sentences, warnings, why=f"undo of a {deed.act}", undone=deed)
 
 
-def carry_out(plan: Plan, *, force: bool = False, on_bytes: Callable[[int], None] | None = None) -> Outcome:
+def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = None) -> Outcome:
     """Do what `plan` says, or raise CkptError with nothing changed.
 
-    force: even while a live trainer owns the directory. on_bytes is told of bytes read or written as they go by.
+    force: even while a live trainer owns the directory. on_bytes is told of bytes copied and read back as they go by.
     """
-    raise NotImplementedError
+    if plan.is_empty:
+        raise CkptError("Nothing to do", " ".join(plan.sentences))
+    _require_place(plan)
+    owner = owner_of(plan.directory, run_state(plan.directory))
+    if owner is not None and not force:
+        raise CkptError(
+            "A training is running here",
+            f"process {owner.pid} is training in {plan.directory} ({owner.told_by} says so)",
+            "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+        )
+    deed = Deed(
+        number=0, act=plan.act, state=journal.INTENT, moves=list(plan.moves), log=list(plan.log),
+        sentences=list(plan.sentences), undoes=plan.undoes,
+    )  # fmt: skip
+    deed = journal.perform(
+        plan.directory, deed, force=force, on_bytes=on_bytes, finish=lambda done: log_restored(plan.directory, done)
+    )
+    aside = tuple(
+        f"{FOLDER_NAME}/{deed.number}/{move.target}"
+        for move in deed.moves
+        if move.before is not None and move.target != REGISTRY_NAME
+    )
+    sentences = list(plan.sentences)
+    if aside:
+        sentences.append(f"Set aside in {FOLDER_NAME}/{deed.number}/: {plural(len(aside), 'file')}.")
+    if plan.act != "undo":
+        sentences.append("`ckpt-tui undo` takes it back.")
+    return Outcome(plan.act, plan.directory, deed.number, tuple(sentences), aside, plan.resume_takes)
+
+
+def _begin(directory: str) -> tuple[str, list[str]]:
+    """The absolute directory, and what was said of deeds that a crash had interrupted."""
+    path = os.path.abspath(directory)
+    try:
+        with os.scandir(path):
+            pass
+    except OSError as error:
+        raise from_os_error(error, path, "list") from error
+    return path, journal.recover(path, lambda deed: log_restored(path, deed))
+
+
+def _with_backups(catalog: Catalog) -> list[str]:
+    """Names that have a backup here, whether they are there themselves or not."""
+    found = dict.fromkeys(entry.backup_of for entry in catalog.entries if entry.backup_of is not None)
+    return sorted(found, key=lambda name: (names.KINDS.index(_kind(name)), name))
+
+
+def _kind(name: str) -> str:
+    facts = names.read_name(name)
+    return facts.kind if facts is not None else "other"
+
+
+def _stand_ins(catalog: Catalog, name: str, step: int | None) -> list[CatalogEntry]:
+    """What could take the place of `name`, the best first: another file of the same step, then its backups."""
+    backups = list(catalog.backups_of(name))
+    if step is None or name != names.LATEST_NAME:
+        return backups
+    same_step = [
+        e for e in resume_order(catalog.entries) if e.step == step and e.kind in ("rolling", "emergency", "epoch")
+    ]
+    return same_step + backups
+
+
+def _first_valid(
+    candidates: Sequence[CatalogEntry], on_bytes: Progress | None
+) -> tuple[CatalogEntry | None, list[str]]:
+    rejected: list[str] = []
+    for candidate in candidates:
+        checked = _check(candidate, on_bytes)
+        if not checked.is_bad and not os.path.isdir(checked.path):
+            return checked, rejected
+        rejected.append(f"{safe_name(checked.name)} is {checked.validity}")
+    return None, rejected
+
+
+def _check(entry: CatalogEntry, on_bytes: Progress | None) -> CatalogEntry:
+    return check_entry(entry, on_bytes=on_bytes)
+
+
+def _find(directory: str, catalog: Catalog, to: str) -> CatalogEntry:
+    """The entry that a person means by a step, a name, a path, `latest` or `best`."""
+    digits = to.replace(",", "").replace("_", "")
+    if digits.isdecimal() and len(digits) <= 18:
+        there = [entry for entry in resume_order(catalog.entries) if entry.step == int(digits) and not entry.is_bad]
+        if there:
+            return next((e for e in there if e.validity == "valid" and e.can_resume), there[0])
+        raise _not_here(catalog, f"step {int(digits):,}")
+    name = {"latest": names.LATEST_NAME, "best": names.BEST_NAME}.get(to) or _plain_name(directory, to)
+    entry = catalog.entry(name)
+    if entry is None:
+        raise _not_here(catalog, name)
+    return entry
+
+
+def _plain_name(directory: str, name: str) -> str:
+    """A name in the directory, also when it was given as a path to it."""
+    if os.sep in name and os.path.realpath(os.path.dirname(name)) == os.path.realpath(directory):
+        return os.path.basename(name)
+    return name
+
+
+def _not_here(catalog: Catalog, wanted: str) -> CkptError:
+    there = [f"{safe_name(e.name)}" + (f" (step {e.step:,})" if e.step is not None else "") for e in catalog.entries]
+    listed = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "")
+    return CkptError(
+        "No such checkpoint",
+        f"{safe_name(wanted)} is not in {catalog.directory}",
+        f"There are: {listed}." if there else "There is no checkpoint in it.",
+    )
+
+
+def _keep_a_best(
+    directory: str,
+    catalog: Catalog,
+    gone: set[str],
+    step: int,
+    sentences: list[str],
+    on_bytes: Progress | None,
+) -> list[Move]:
+    """When the best is newer than the target: the previous best becomes the best again, if it is valid."""
+    if names.BEST_NAME not in gone:
+        return []
+    for backup in catalog.backups_of(names.BEST_NAME):
+        if backup.name not in gone and backup.step is not None and backup.step <= step:
+            checked = _check(backup, on_bytes)
+            if not checked.is_bad:
+                sentences.append(f"{safe_name(backup.name)} (step {backup.step:,}) is copied to {names.BEST_NAME}.")
+                return [_copy(directory, checked, names.BEST_NAME)]
+    return []
+
+
+def _copy(directory: str, source: CatalogEntry, target: str) -> Move:
+    return Move(target, "copy", before=content_of(os.path.join(directory, target)), source=source.name)
+
+
+def _set_aside(directory: str, entry: CatalogEntry) -> Move:
+    return Move(entry.name, "remove", before=content_of(os.path.join(directory, entry.name)))
+
+
+def _require_place(plan: Plan) -> None:
+    """Permission and space for the copies, found out before anything is written."""
+    directory = plan.directory
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise CkptError(
+            "Read-only directory", f"may not write to {directory}; nothing was changed", "Run as the user who owns it."
+        )
+    folder = os.path.join(directory, FOLDER_NAME)
+    if os.path.islink(folder):
+        raise CkptError("Not a directory", f"{folder} is a link; files are set aside inside the run directory only")
+    try:
+        free_bytes = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise from_os_error(error, directory, "look at the free space of") from error
+    if plan.bytes_needed and plan.bytes_needed + _SPARE_BYTES > free_bytes:
+        raise CkptError(
+            "Not enough space",
+            f"the copies need {size(plan.bytes_needed)}, {size(free_bytes)} are free in {directory}; nothing changed",
+            "Free some space first.",
+        )
+
+
+def _step_words(entry: CatalogEntry) -> str:
+    return f"step {entry.step:,}" if entry.step is not None else "step not known"

@@ -1,0 +1,216 @@
+"""What an act on a run directory would do: the plan that a person reads, and everything that follows from its moves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ckpt_tui.run.state import RunState
+from ckpt_tui.services import names
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.files import content_of
+from ckpt_tui.services.journal import FOLDER_NAME, Deed, LogEntry, Move
+from ckpt_tui.services.owner import owner_of, run_state, seconds_per_step
+from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry
+from ckpt_tui.text import duration, plural, safe_text, size
+
+Act = Literal["restore", "rollback", "undo"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMove:
+    """One file that changes. Names are relative to the run directory.
+
+    action: `copy` (target becomes an independent, verified copy of source), `set aside` (target goes to
+    set_aside/<n>/ under its own name), `put back` (source, a file that was set aside, becomes target again).
+    replaces: whether a file now called target is set aside first.
+    """
+
+    action: Literal["copy", "set aside", "put back"]
+    source: str
+    target: str
+    size_bytes: int
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an act would do, for a person to read before it is done.
+
+    sentences: what is copied where, what is set aside, what is given up. warnings: what a person should think about,
+    and what was found unfinished. A plan without steps (`is_empty`) has nothing to do, and its sentences say why.
+    undoes: the number of the deed that an undo takes back. resume_takes: what `--resume auto` starts from afterwards.
+    """
+
+    act: Act
+    directory: str
+    steps: tuple[PlannedMove, ...]
+    sentences: tuple[str, ...]
+    steps_given_up: int = 0
+    seconds_given_up: float = 0.0
+    bytes_needed: int = 0
+    warnings: tuple[str, ...] = ()
+    undoes: int | None = None
+    resume_takes: str | None = None
+    resume_step: int | None = None
+    moves: tuple[Move, ...] = field(default=(), repr=False)
+    log: tuple[LogEntry, ...] = field(default=(), repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done. `number` is the deed's folder under set_aside/; `undo` takes it back."""
+
+    act: Act
+    directory: str
+    number: int
+    sentences: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
+    resume_would_take: str | None = None
+
+
+def assemble(
+    act: Act,
+    directory: str,
+    catalog: Catalog,
+    moves: list[Move],
+    sentences: list[str],
+    warnings: list[str],
+    *,
+    why: str,
+    target: CatalogEntry | None = None,
+    undone: Deed | None = None,
+) -> Plan:
+    """The plan of some moves, with all that follows from them: registry, log, cost, space, what a resume then takes.
+
+    target: what a rollback goes back to. undone: the deed that an undo takes back.
+    """
+    # A name that is set aside and gets a copy in the same deed is one move, not two.
+    copied = {move.target for move in moves if move.how != "remove"}
+    moves = [move for move in moves if move.how != "remove" or move.target not in copied]
+    state = run_state(directory) if moves else None
+    before, after = _resume_before_and_after(directory, catalog, moves)
+    steps_given_up, seconds_given_up = 0, 0.0
+    if moves and target is not None and target.step is not None:
+        reached = max([e.step for e in catalog.entries if e.step is not None] + ([state.step] if state else []))
+        steps_given_up = max(reached - target.step, 0)
+        seconds_given_up = steps_given_up * seconds_per_step(state)
+        cost = f", {duration(seconds_given_up)} of training" if seconds_given_up else ""
+        sentences.append(f"Given up: {plural(steps_given_up, 'step')}{cost} (steps {target.step:,} to {reached:,}).")
+    if moves and after is not None:
+        changed = "" if before is None or before[0] != after[0] else " as before"
+        sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
+    log = _log_entries(catalog, moves, why, target)
+    steps = tuple(_describe(directory, move, catalog) for move in moves)
+    registry = _registry_move(directory, moves, undone)
+    needed = sum(step.size_bytes for step in steps if step.action == "copy")
+    if needed:
+        sentences.append(f"Needs {size(needed)} of disk.")
+    warnings.extend(_owner_warning(directory, state) if moves else ())
+    return Plan(
+        act=act, directory=directory, steps=steps, sentences=tuple(sentences), steps_given_up=steps_given_up,
+        seconds_given_up=seconds_given_up, bytes_needed=needed, warnings=tuple(warnings),
+        undoes=undone.number if undone is not None else None, resume_takes=after[0] if after else None,
+        resume_step=after[1] if after else None,
+        moves=(*moves, *([registry] if registry is not None and moves else [])), log=tuple(log),
+    )  # fmt: skip
+
+
+def _describe(directory: str, move: Move, catalog: Catalog) -> PlannedMove:
+    action: Literal["copy", "set aside", "put back"]
+    action = "copy" if move.how == "copy" else "set aside" if move.how == "remove" else "put back"
+    lies_at = os.path.join(directory, move.source or move.target)
+    content = content_of(lies_at)
+    entry = catalog.entry(move.source or move.target)
+    size_bytes = entry.size_bytes if entry is not None else content.size_bytes if content is not None else 0
+    return PlannedMove(
+        action, move.source, move.target, size_bytes, replaces=move.before is not None and move.how != "remove"
+    )
+
+
+def _resume_before_and_after(
+    directory: str, catalog: Catalog, moves: Sequence[Move]
+) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+    """What `--resume auto` takes now, and once the moves are made (name and step)."""
+    entries = {entry.name: entry for entry in catalog.entries}
+    before = _takes(entries.values())
+    for move in moves:
+        if move.how == "remove":
+            entries.pop(move.target, None)
+    for move in moves:
+        if move.how == "copy" and (source := catalog.entry(move.source)) is not None:
+            entries[move.target] = _renamed(source, move.target)
+        elif move.how == "rename":
+            put_back = _entry_of_set_aside(directory, move)
+            if put_back is not None:
+                entries[move.target] = put_back
+    return before, _takes(entries.values())
+
+
+def _takes(entries: Iterable[CatalogEntry]) -> tuple[str, int] | None:
+    for entry in resume_order(entries):
+        if entry.can_resume and entry.step is not None:
+            return entry.name, entry.step
+    return None
+
+
+def _renamed(source: CatalogEntry, name: str) -> CatalogEntry:
+    facts = names.read_name(name)
+    kind = facts.kind if facts is not None else source.kind
+    return replace(source, name=name, kind=kind, is_backup=bool(facts and facts.is_backup))
+
+
+def _entry_of_set_aside(directory: str, move: Move) -> CatalogEntry | None:
+    folder, _, _ = move.source.rpartition("/")
+    return read_catalog(os.path.join(directory, folder)).entry(move.target)
+
+
+def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None) -> Move | None:
+    """The registry changes hands with the files, so that undo gives back the very same bytes."""
+    path = os.path.join(directory, REGISTRY_NAME)
+    now = content_of(path)
+    if now is None:
+        return None
+    if undone is not None:
+        earlier = next((move for move in undone.moves if move.target == REGISTRY_NAME), None)
+        source = f"{FOLDER_NAME}/{undone.number}/{REGISTRY_NAME}"
+        kept = content_of(os.path.join(directory, source))
+        if earlier is not None and earlier.after is not None and earlier.after.is_same(now) and kept is not None:
+            return Move(REGISTRY_NAME, "rename", before=now, source=source, after=kept)
+    data = changed_registry(
+        directory,
+        removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
+        copied={move.target: move.source for move in moves if move.how == "copy"},
+    )
+    return Move(REGISTRY_NAME, "write", before=now, data=data) if data is not None else None
+
+
+def _log_entries(catalog: Catalog, moves: Sequence[Move], why: str, target: CatalogEntry | None) -> list[LogEntry]:
+    """One `checkpoint_restored` for each name that gets other content; one for a rollback that only sets aside."""
+    entries = []
+    for move in moves:
+        if move.how in ("copy", "rename"):
+            source = catalog.entry(move.source)
+            entries.append(LogEntry(move.target, move.source, why, source.step or 0 if source else 0))
+    if not entries and moves:
+        name = target.name if target is not None else moves[0].target
+        entries.append(LogEntry(name, name, why, target.step or 0 if target else 0))
+    return entries
+
+
+def _owner_warning(directory: str, state: RunState | None) -> list[str]:
+    owner = owner_of(directory, state)
+    if owner is None:
+        return []
+    return [f"A training is running here (process {owner.pid}): it has to be stopped first, `ckpt-tui stop DIR`."]
+
+
+def safe_name(name: str) -> str:
+    """A file's name or a note about it, fit for a terminal."""
+    return safe_text(name, 120)

@@ -1,0 +1,112 @@
+"""`registry.json` of a run directory, as the trainer writes it: read with distrust, changed along with the files.
+
+The registry is derived from the files: an entry counts only while size and time agree with its file, and the trainer
+builds it anew when it is missing or wrong. So whatever here does not look as expected is left out, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+REGISTRY_NAME = "registry.json"
+MAX_REGISTRY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEntry:
+    """What the registry says of one file. mtime: of the file when it was entered, Unix seconds; None when not told."""
+
+    name: str
+    step: int | None
+    epoch: float | None
+    val_loss: float | None
+    size_bytes: int | None
+    mtime: float | None
+    saved_at: float | None
+    digest: str
+    is_best: bool
+
+    def describes(self, status: os.stat_result) -> bool:
+        """Whether the file is still the one that was entered: same size, and same time where the registry has it."""
+        if self.size_bytes != status.st_size:
+            return False
+        return self.mtime is None or abs(self.mtime - status.st_mtime) < 1e-3
+
+
+def read_registry(directory: str) -> list[RegistryEntry]:
+    """The entries of the registry in `directory`; empty when there is none or it makes no sense."""
+    raw = _load(directory)
+    return [entry for fields in _rows(raw) if (entry := _entry(fields)) is not None] if raw is not None else []
+
+
+def changed_registry(directory: str, removed: frozenset[str], copied: Mapping[str, str]) -> bytes | None:
+    """The registry after files changed hands, to be written with them; None when there is none to keep right.
+
+    removed: names that are no longer there. copied: for a name, the name whose content it now has. Entries of copies
+    whose source is not in the registry are left out: the trainer finds the file and enters it.
+    """
+    raw = _load(directory)
+    if raw is None:
+        return None
+    rows = _rows(raw)
+    by_name = {row[_PATH]: row for row in rows if isinstance(row.get(_PATH), str)}
+    kept = [row for row in rows if row.get(_PATH) not in removed and row.get(_PATH) not in copied]
+    for name, source in copied.items():
+        known = by_name.get(source)
+        if known is not None:
+            kept.append({**known, _PATH: name, "kind": _kind_of(name, known)})
+    raw[_LIST] = kept
+    return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+_LIST = "checkpoints"
+_PATH = "path"
+
+
+def _kind_of(name: str, known: Mapping[str, object]) -> object:
+    from ckpt_tui.services.names import read_name
+
+    facts = read_name(name)
+    return facts.kind if facts is not None else known.get("kind")
+
+
+def _load(directory: str) -> dict[str, object] | None:
+    path = os.path.join(directory, REGISTRY_NAME)
+    try:
+        with open(path, "rb") as file:
+            raw = json.loads(file.read(MAX_REGISTRY_BYTES + 1)[: MAX_REGISTRY_BYTES + 1])
+    except (OSError, ValueError, RecursionError):
+        return None
+    return raw if isinstance(raw, dict) else None
+
+
+def _rows(raw: Mapping[str, object]) -> list[dict[str, object]]:
+    rows = raw.get(_LIST)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _entry(fields: Mapping[str, object]) -> RegistryEntry | None:
+    name = fields.get(_PATH)
+    if not isinstance(name, str) or not name:
+        return None
+    metrics = fields.get("metrics")
+    val_loss = metrics.get("val_loss") if isinstance(metrics, dict) else fields.get("val_loss")
+    size, step = fields.get("bytes"), fields.get("step")
+    return RegistryEntry(
+        name=name,
+        step=step if isinstance(step, int) and not isinstance(step, bool) else None,
+        epoch=_number(fields.get("epoch")),
+        val_loss=_number(val_loss),
+        size_bytes=size if isinstance(size, int) else None,
+        mtime=_number(fields.get("mtime")),
+        saved_at=_number(fields.get("time")),
+        digest=str(fields.get("digest") or ""),
+        is_best=fields.get("is_best") is True,
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

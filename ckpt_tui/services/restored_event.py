@@ -1,0 +1,54 @@
+"""The `checkpoint_restored` events of a deed: written to the run's log once, whatever crashed in between."""
+
+from __future__ import annotations
+
+import os
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event
+from ckpt_tui.services.journal import Deed
+
+TAIL_BYTES = 1 << 20
+
+
+def log_restored(directory: str, deed: Deed) -> None:
+    """Append the events of `deed` that the log does not have yet. A directory without a log stays without one.
+
+    They belong to the session that wrote last: nobody trains while files change hands.
+    """
+    path = os.path.join(directory, LOG_NAME)
+    if not os.path.exists(path) or not deed.log:
+        return
+    session, written = _tail(path, deed.number)
+    from ckpt_tui.events.writer import EventWriter
+
+    writer = EventWriter(directory, session=session)
+    try:
+        for entry in deed.log:
+            if entry.path not in written:
+                writer.emit(
+                    CheckpointRestored(
+                        path=entry.path, source=entry.source, by="viewer", why=entry.why, step=entry.step,
+                        extra={"deed": deed.number, "act": deed.act},
+                    )
+                )  # fmt: skip
+    finally:
+        writer.close()
+
+
+def _tail(path: str, number: int) -> tuple[int, set[str]]:
+    """The number of the last session in the log, and for which names this deed was logged already."""
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - TAIL_BYTES, 0))
+        lines = file.read().split(b"\n")
+    session, written = 1, set()
+    for line in lines:
+        if not line.strip():
+            continue
+        event = decode(line)
+        if isinstance(event, Event):
+            session = event.session
+            if isinstance(event, CheckpointRestored) and event.extra.get("deed") == number:
+                written.add(event.path)
+    return session, written
