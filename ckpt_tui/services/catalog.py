@@ -224,6 +224,8 @@ def _describe(
         if opened is None:
             return None, {}
         entry, hyperparameters = opened
+        if entry.is_bad and entry.step is None and known is not None:
+            entry = replace(entry, step=known.step)  # of the file that was there before it was damaged
     return (entry if remembered is None else _judged(entry, remembered)), hyperparameters
 
 
