@@ -141,14 +141,19 @@ def _choose(
         validation = validity.check(entry.path, on_bytes=on_bytes)
         if validation.verdict == "valid" and entry.step is not None:
             return entry, validation, passed_over
-        step = f" (step {entry.step:,})" if entry.step is not None else ""
-        passed_over.append(f"{safe_name(entry.name)}{step} is {validation.verdict}")
-    reasons = "; ".join(passed_over[:6]) or "there is no checkpoint"
+        passed_over.append((entry, validation.verdict))
+    reasons = "; ".join(map(_passed_over_words, passed_over[:6])) or "there is no checkpoint"
     raise CkptError(
         "Nothing to resume from",
         f"{catalog.directory}: {reasons}",
-        "Look: `ckpt-tui list DIR` and `ckpt-tui validate DIR`.",
+        "Look: `ckpt-tui list DIR`, `ckpt-tui validate DIR`.",
     )
+
+
+def _passed_over_words(row: tuple[CatalogEntry, str]) -> str:
+    entry, verdict = row
+    step = f" (step {entry.step:,})" if entry.step is not None else ""
+    return f"{safe_name(entry.name)}{step} is {verdict}"
 
 
 def _named(directory: str, catalog: Catalog, source: str) -> CatalogEntry:
@@ -269,7 +274,7 @@ def _branch_warning(catalog: Catalog, entry: CatalogEntry) -> list[str]:
     if not newer:
         return []
     return [
-        f"Newer checkpoints stay here ({len(newer)}): until step {newer[0].step:,} is passed, an automatic resume takes "
+        f"Newer checkpoints stay here ({len(newer)}): until step {newer[0].step:,} is passed, `auto` takes "
         f"{safe_name(newer[0].name)}. `ckpt-tui rollback` sets them aside first."
     ]
 
