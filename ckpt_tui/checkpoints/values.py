@@ -250,3 +250,111 @@ def _histogram(values: Array, low: float, high: float, bins: int) -> Array:
         return counts
     places = ((values * 0.5 - low * 0.5) / width * bins).astype(np.int64)
     return np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
+
+
+# --- two tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far tensor b is from tensor a of the same shape, in float64, over the pairs where both are finite.
+
+    relative_l2: |b - a| / |a|, 0 when equal, inf when a is all zero and b is not. max_abs: largest |b - a|.
+    cosine: of a and b as vectors; None when either is all zero. num_nonfinite: the other pairs.
+    is_equal: every pair is equal in value; NaN equals NaN, and Inf the Inf of its sign.
+    """
+
+    relative_l2: float | None
+    max_abs: float | None
+    cosine: float | None
+    num_nonfinite: int
+    is_equal: bool
+
+
+def compare_tensors(
+    a: tuple[Checkpoint, TensorInfo],
+    b: tuple[Checkpoint, TensorInfo],
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Change:
+    """Compare two tensors of the same shape element by element, streamed; their dtypes may differ.
+
+    on_bytes: adds up to the bytes of both. Raises CkptError where elements cannot be read, and Cancelled.
+    """
+    tensor_a, tensor_b = a[1], b[1]
+    assert tensor_a.shape == tensor_b.shape
+    # Expanded dimensions are read once, but only when both sides are expanded alike.
+    keep = _expanded(tensor_a) != _expanded(tensor_b)
+    distance = squares_a = squares_b = product = np.longdouble(0)
+    largest = 0.0
+    num_nonfinite = num_pairs = 0
+    is_equal = True
+    same_dtype = tensor_a.dtype == tensor_b.dtype
+    with ElementReader(*a, keep_expanded=keep) as reader_a, ElementReader(*b, keep_expanded=keep) as reader_b:
+        bytes_a_pair = reader_a.item_bytes + reader_b.item_bytes
+        for words_a, words_b in _in_step(reader_a, reader_b):
+            stop_if(is_cancelled)
+            size = len(words_a) * bytes_a_pair
+            with np.errstate(all="ignore"):
+                values_a = to_float64(words_a, tensor_a.dtype)
+                # Equal bits are the usual case: one conversion less, no subtraction.
+                same_bits = same_dtype and np.array_equal(words_a, words_b)
+                values_b = values_a if same_bits else to_float64(words_b, tensor_b.dtype)
+                if tensor_a.dtype in COMPLEX or tensor_b.dtype in COMPLEX:
+                    values_a, values_b = (v.astype(np.complex128, copy=False).view(float) for v in (values_a, values_b))
+                finite = np.isfinite(values_a)
+                if not same_bits:
+                    finite &= np.isfinite(values_b)
+                    # float64 rounds large integers: two that differ may look alike.
+                    is_equal &= not (same_dtype and tensor_a.dtype in INTEGERS)
+                if not finite.all():
+                    odd_a, odd_b = values_a[~finite], values_b[~finite]
+                    num_nonfinite += len(odd_a)
+                    is_equal &= bool(((odd_a == odd_b) | (np.isnan(odd_a) & np.isnan(odd_b))).all())
+                    values_a, values_b = values_a[finite], values_b[finite]
+                num_pairs += len(values_a)
+                if len(values_a):
+                    values_a, values_b = _safe_to_square(values_a), _safe_to_square(values_b)
+                    square = np.dot(values_a, values_a)
+                    squares_a += square
+                    if same_bits:
+                        squares_b += square
+                        product += square
+                    else:
+                        difference = _safe_to_square(values_b - values_a)
+                        largest = max(largest, float(np.abs(difference).max()))
+                        distance += np.dot(difference, difference)
+                        squares_b += np.dot(values_b, values_b)
+                        product += np.dot(values_a, values_b)
+                        is_equal &= not difference.any()
+            if on_bytes is not None:
+                on_bytes(size)
+    if not num_pairs:
+        return Change(None, None, None, num_nonfinite * reader_a.repeats, is_equal)
+    relative = 0.0 if not distance else float(np.sqrt(distance / squares_a)) if squares_a else float("inf")
+    cosine = float(product / (np.sqrt(squares_a) * np.sqrt(squares_b))) if squares_a and squares_b else None
+    if cosine is not None:
+        cosine = min(max(cosine, -1.0), 1.0)
+    return Change(relative, largest, cosine, num_nonfinite * reader_a.repeats, is_equal)
+
+
+def _expanded(tensor: TensorInfo) -> list[int]:
+    return [i for i, (n, s) in enumerate(zip(tensor.shape, tensor.stride, strict=True)) if s == 0 and n > 1]
+
+
+def _safe_to_square(values: Array) -> Array:
+    """Extended precision for values whose squares a double cannot hold."""
+    peak = float(np.abs(values).max()) if len(values) else 0.0
+    return values if not peak or 1e-140 < peak < 1e140 else values.astype(np.longdouble)
+
+
+def _in_step(reader_a: ElementReader, reader_b: ElementReader) -> Iterator[tuple[Array, Array]]:
+    """Blocks of two readers cut to the same lengths: their strides may cut them at different places."""
+    blocks_a, blocks_b = reader_a.blocks(), reader_b.blocks()
+    words_a, words_b = next(blocks_a, None), next(blocks_b, None)
+    while words_a is not None and words_b is not None:
+        length = min(len(words_a), len(words_b))
+        yield words_a[:length], words_b[:length]
+        words_a = words_a[length:] if length < len(words_a) else next(blocks_a, None)
+        words_b = words_b[length:] if length < len(words_b) else next(blocks_b, None)
