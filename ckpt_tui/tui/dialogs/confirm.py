@@ -50,7 +50,7 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:
                     yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
-                yield Static(line(("Tab chooses, Enter answers, Esc cancels", "dim")), classes="dialog-hint")
+                yield Static(line(("Enter answers, Esc cancels", "dim")), classes="dialog-hint")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

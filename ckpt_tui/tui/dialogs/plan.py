@@ -37,18 +37,15 @@ class PlanDialog(ConfirmDialog):
         if self.plan.warnings:
             rows.append(Content(""))
             rows.extend(line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in self.plan.warnings)
-        if self.plan.bytes_needed:
-            rows.append(
-                line((f"Needs {size(self.plan.bytes_needed)} of disk. Nothing is deleted; undo is possible.", "dim"))
-            )
-        elif self.plan.steps:
-            rows.append(line(("Nothing is deleted; undo is possible.", "dim")))
+        if self.plan.steps:
+            needs = f"Needs {size(self.plan.bytes_needed)} of disk. " if self.plan.bytes_needed else ""
+            rows += [Content(""), line((f"{needs}Nothing is deleted; it can be undone.", "dim"))]
         return lines(*rows)
 
 
 def move_content(move: PlannedMove) -> Content:
     """One file that changes: `copy  latest_backup.pt -> latest.pt  10.4 MB`."""
-    replaces = "  (the present one is set aside)" if move.replaces else ""
+    replaces = ", sets the present one aside" if move.replaces else ""
     return line(
         (f"{move.action:<9}  ", "accent"), move.source, (" -> ", "dim"), move.target,
         (f"  {size(move.size_bytes)}{replaces}", "dim"),
