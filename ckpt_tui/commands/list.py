@@ -1,0 +1,119 @@
+"""The checkpoints of a run directory by kind, which are good, and which one a resume takes.
+
+Shows what validation found the last time, without reading the files again; --check looks now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckpt_tui import text
+from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.catalog import Catalog, CatalogEntry
+
+EXAMPLES = ("ckpt-tui list runs/gpt", "ckpt-tui list runs/gpt --check full", "ckpt-tui list runs/gpt --json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="run directory")
+    parser.add_argument(
+        "--check", choices=("structure", "full"), help="validate what is not remembered: its structure, or every level"
+    )
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.services.catalog import read_catalog
+    from ckpt_tui.services.names import KINDS
+
+    with out.progress("checking") as progress:
+        catalog = read_catalog(args.directory, check=args.check or "remembered", on_bytes=progress.advance)
+    by_kind = {kind: [_entry_data(entry) for entry in catalog.entries if entry.kind == kind] for kind in KINDS}
+    data: dict[str, object] = {
+        "directory": catalog.directory,
+        "checkpoints": {kind: rows for kind, rows in by_kind.items() if rows},
+        "total_bytes": catalog.total_bytes,
+        "resume_would_take": catalog.resume_would_take,
+        "missing": {name: list(backups) for name, backups in (catalog.missing or {}).items()},
+    }
+    found_damage = args.check is not None and any(entry.is_bad for entry in catalog.entries)
+    return CommandResult(
+        data=data,
+        view=lambda style: _lines(catalog, style),
+        exit_code=ExitCode.DIFFERENT if found_damage else ExitCode.OK,
+    )
+
+
+def _entry_data(entry: CatalogEntry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "step": entry.step,
+        "epoch": entry.epoch,
+        "val_loss": entry.val_loss,
+        "bytes": entry.size_bytes,
+        "saved_at": entry.saved_at,
+        "validity": entry.validity,
+        "level": entry.level,
+        "note": entry.note,
+        "is_backup": entry.is_backup,
+        "backup_of": entry.backup_of,
+        "is_best": entry.is_best,
+        "resume_takes": entry.resume_takes,
+        "removed_next": entry.removed_next,
+        "same_as": list(entry.same_as),
+    }
+
+
+def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
+    if not catalog.entries:
+        yield f"No checkpoint in {text.safe_text(catalog.directory, 1000)}."
+        return
+    now = time.time()
+    columns = [
+        Column("name", shrink=True), Column("step", "right"), Column("val loss", "right"), Column("size", "right"),
+        Column("age", "right"), Column("validity"), Column("", shrink=True),
+    ]  # fmt: skip
+    yield from table(columns, [_row(entry, now, style) for entry in catalog.entries], style)
+    for entry in catalog.entries:
+        if entry.is_bad and entry.note:
+            yield style.paint(f"{text.safe_text(entry.name)}: {text.safe_text(entry.note, 300)}", "bad")
+    for name, backups in (catalog.missing or {}).items():
+        yield style.paint(
+            f"{text.safe_text(name)} is missing; {', '.join(map(text.safe_text, backups))} could stand in.", "warn"
+        )
+    count = text.plural(len(catalog.entries), "checkpoint")
+    takes = f"; a resume takes {text.safe_text(catalog.resume_would_take)}" if catalog.resume_would_take else ""
+    yield style.paint(f"{count}, {text.size(catalog.total_bytes)}{takes}.", "dim")
+
+
+def _row(entry: CatalogEntry, now: float, style: Style) -> list[Cell]:
+    if entry.is_bad:
+        validity: Cell = (f"{style.glyph('✖', 'x')} {entry.validity}", "bad")
+    elif entry.validity == "valid":
+        validity = (f"{style.glyph('✓', 'ok')} {entry.validity}", "good")
+    else:
+        validity = (f"{style.glyph('·', '-')} {entry.validity}", "dim")
+    remarks = [
+        word
+        for word, holds in (
+            ("resume takes it", entry.resume_takes),
+            ("best", entry.is_best),
+            (f"backup of {text.safe_text(entry.backup_of)}", entry.backup_of is not None),
+            ("removed next", entry.removed_next),
+        )
+        if holds
+    ]
+    return [
+        text.safe_text(entry.name),
+        f"{entry.step:,}" if entry.step is not None else "-",
+        text.metric(entry.val_loss),
+        text.size(entry.size_bytes),
+        text.short_age(now - entry.saved_at if entry.saved_at is not None else None),
+        validity,
+        (", ".join(remarks), "accent" if entry.resume_takes else "dim"),
+    ]
