@@ -7,22 +7,70 @@ recurses, and a branch is only as deep as somebody opens it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ckpt_tui.checkpoints.model import OpaqueObject, TensorInfo, TensorRef
 from ckpt_tui.text import metric, plural, safe_text, short_count
 
+MAX_OPENED_BY_ITSELF = 1000
 MAX_FLAT_LEAVES = 200_000  # what a filter over the whole tree looks at
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Weight:
-    """What lies below a path. Tensors that share their bytes count once."""
+    """What lies below a path. Elements and bytes of tensors that share them count once."""
 
     num_tensors: int = 0
     num_elements: int = 0
     size_bytes: int = 0
+
+
+class Weights:
+    """Tensors, elements and bytes below any dotted path, without a table of all paths.
+
+    Names in order put everything below a path next to each other, so a path is two binary searches and sums are
+    differences of running totals: 100,000 tensors cost 0.1 s, a row some microseconds.
+    """
+
+    def __init__(self, tensors: Sequence[TensorInfo]) -> None:
+        named = [(f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name, tensor) for tensor in tensors]
+        named.sort(key=lambda pair: pair[0])
+        self._names = [name for name, _ in named]
+        self._elements = list(accumulate((tensor.num_elements for _, tensor in named), initial=0))
+        self._bytes = list(accumulate((tensor.size_bytes for _, tensor in named), initial=0))
+        self._repeats: list[tuple[int, int, int, int]] = []  # (place, place of the one before, elements, bytes)
+        if len({tensor.storage for tensor in tensors}) < len(tensors):
+            self._find_repeats([tensor for _, tensor in named])
+        self.total = self._weight(0, len(named))
+
+    def _find_repeats(self, tensors: list[TensorInfo]) -> None:
+        last_place: dict[tuple[object, ...], int] = {}
+        for place, tensor in enumerate(tensors):
+            view = (tensor.storage, tensor.offset, tensor.shape, tensor.stride)
+            if view in last_place:
+                self._repeats.append((place, last_place[view], tensor.num_elements, tensor.size_bytes))
+            last_place[view] = place
+
+    def of(self, path: str) -> Weight:
+        """What lies below `path`, the tensor of that very name included."""
+        low = bisect_left(self._names, path + ".")
+        high = bisect_left(self._names, path + "/", low)  # "/" comes next after "."
+        if low == high:
+            low = bisect_left(self._names, path)
+            high = bisect_right(self._names, path, low)
+        return self._weight(low, high)
+
+    def _weight(self, low: int, high: int) -> Weight:
+        elements = self._elements[high] - self._elements[low]
+        num_bytes = self._bytes[high] - self._bytes[low]
+        for place, before, repeated_elements, repeated_bytes in self._repeats:
+            if low <= before and place < high:
+                elements -= repeated_elements
+                num_bytes -= repeated_bytes
+        return Weight(high - low, elements, num_bytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,38 +95,6 @@ class Node:
         if isinstance(value, OpaqueObject):
             return bool(value.args or value.items or value.entries or value.state is not None)
         return isinstance(value, (dict, list, tuple, set, frozenset)) and len(value) > 0
-
-
-def roll_up(tensors: list[TensorInfo]) -> dict[str, Weight]:
-    """Tensors, elements and bytes below every dotted prefix; "" is everything."""
-    weights: dict[str, Weight] = {"": Weight()}
-    first_names: dict[tuple[object, ...], list[str]] = {}
-    for tensor in tensors:
-        name = f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name
-        elements = tensor.num_elements
-        counted: set[str] = set()
-        same = first_names.setdefault((tensor.storage, tensor.offset, tensor.shape, tensor.stride), [])
-        for other in same:
-            counted.update(_prefixes(other))
-        same.append(name)
-        for prefix in _prefixes(name):
-            weight = weights.get(prefix)
-            if weight is None:
-                weight = weights[prefix] = Weight()
-            weight.num_tensors += 1
-            if prefix not in counted:
-                weight.num_elements += elements
-                weight.size_bytes += tensor.size_bytes
-    return weights
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    yield ""
-    position = name.find(".")
-    while position >= 0:
-        yield name[:position]
-        position = name.find(".", position + 1)
-    yield name
 
 
 def children_of(node: Node) -> list[Node]:
@@ -185,7 +201,7 @@ def shape_text(shape: tuple[int, ...]) -> str:
 class StateTree:
     """The open rows of the tree. `rows` is one list that is spliced, so that a view can keep hold of it."""
 
-    def __init__(self, state: object, weights: Mapping[str, Weight]) -> None:
+    def __init__(self, state: object, weights: Weights) -> None:
         self.weights = weights
         self._root = Node("", "", -1, state)
         self.rows: list[Node] = children_of(self._root) if self._root.can_open else [Node("", "(the file)", 0, state)]
@@ -193,7 +209,7 @@ class StateTree:
         self.leaves_cut = False
 
     def weight(self, node: Node) -> Weight:
-        return self.weights.get(node.path) or Weight()
+        return self.weights.of(node.path)
 
     def toggle(self, index: int) -> None:
         if self.rows[index].is_open:
@@ -232,9 +248,11 @@ class StateTree:
         heaviest = max(range(len(self.rows)), key=lambda i: self.weight(self.rows[i]).size_bytes, default=-1)
         named = next((i for i, node in enumerate(self.rows) if node.label in ("model", "state_dict")), heaviest)
         index = named
-        while 0 <= index < len(self.rows) and self.rows[index].can_open and len(self.rows) < 40:
-            self.open(index)
+        while 0 <= index < len(self.rows) and self.rows[index].can_open:
             node = self.rows[index]
+            if isinstance(node.value, Sized) and node.is_module and len(node.value) > MAX_OPENED_BY_ITSELF:
+                break
+            self.open(index)
             if len(node.children) != 1:
                 break
             index += 1

@@ -41,21 +41,26 @@ class TensorTable:
         self.all = checkpoint.tensors
         self.largest_bytes = max((tensor.size_bytes for tensor in self.all), default=0)
         self._storages: Mapping[str, Storage] = checkpoint.storages
-        self._haystack = [f"{full_name(item)} {shape_text(item.shape)} {item.dtype}".lower() for item in self.all]
-        self._by_storage: dict[str, list[TensorInfo]] = {}
-        for tensor in self.all:
-            self._by_storage.setdefault(tensor.storage, []).append(tensor)
+        self._haystack: list[str] | None = None
+
+    def prepare_filter(self) -> list[str]:
+        """What a filter looks at, one text a tensor; slow only the first time, so a worker does that one."""
+        if self._haystack is None:
+            shapes = {shape: shape_text(shape) for shape in {tensor.shape for tensor in self.all}}
+            self._haystack = [
+                f"{tensor.file}:{tensor.name} {shapes[tensor.shape]} {tensor.dtype}".lower() for tensor in self.all
+            ]
+        return self._haystack
 
     def select(self, words: Sequence[str] = (), sort: int = 0) -> list[TensorInfo]:
-        """Tensors whose name, shape or dtype hold all `words`, in the order `SORTS[sort]`."""
+        """Tensors whose name, shape or dtype hold all `words` (lower case), in the order `SORTS[sort]`."""
+        hits = list(self.all)
         if words:
-            hits = [
-                tensor
-                for tensor, text in zip(self.all, self._haystack, strict=True)
-                if all(word in text for word in words)
-            ]
-        else:
-            hits = list(self.all)
+            texts = self.prepare_filter()
+            for word in words[:-1]:
+                kept = [(tensor, text) for tensor, text in zip(hits, texts, strict=True) if word in text]
+                hits, texts = [tensor for tensor, _ in kept], [text for _, text in kept]
+            hits = [tensor for tensor, text in zip(hits, texts, strict=True) if words[-1] in text]
         if sort == 1:
             hits.sort(key=lambda tensor: -tensor.size_bytes)
         elif sort == 2:
@@ -66,7 +71,7 @@ class TensorTable:
 
     def shared_with(self, tensor: TensorInfo) -> list[TensorInfo]:
         """Other tensors over the same bytes."""
-        return [other for other in self._by_storage.get(tensor.storage, ()) if other is not tensor]
+        return [other for other in self.all if other.storage == tensor.storage and other is not tensor]
 
     def place(self, tensor: TensorInfo) -> str:
         """Where its bytes lie: `data/17, byte 1,204,224`."""

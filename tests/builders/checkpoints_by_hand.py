@@ -45,9 +45,7 @@ def checkpoint_of(tensors: list[TensorInfo], **changes: Any) -> Checkpoint:
         tensor.storage: Storage(tensor.storage, "", 64 * (index + 1), tensor.size_bytes)
         for index, tensor in enumerate(tensors)
     }
-    model = {
-        tensor.name.removeprefix("model."): TensorRef(tensor, index) for index, tensor in enumerate(tensors)
-    }
+    model = {tensor.name.removeprefix("model."): TensorRef(tensor, index) for index, tensor in enumerate(tensors)}
     fields: dict[str, Any] = {
         "path": "/run/rolling_step_008250.pt",
         "format": "torch-zip",
@@ -78,9 +76,7 @@ def small_gpt(num_layers: int = 4) -> Checkpoint:
     tensors.append(tensor_info("model.lm_head.weight", (256, 128), storage="data/model.wte.weight"))
     return checkpoint_of(
         tensors,
-        findings=[
-            Finding("trailing-data", Severity.WARNING, "byte 81,220", "12 bytes follow the archive", "Compare its size.")
-        ],
+        findings=[Finding("trailing-data", Severity.WARNING, "byte 81,220", "12 bytes follow it", "Compare its size.")],
         optimizer={"type": "AdamW", "groups": [{"lr": 6e-4, "betas": [0.9, 0.95], "weight_decay": 0.1}]},
     )
 

@@ -116,7 +116,7 @@ class InspectScreen(WorkScreen[None]):
 
     def _tree_cells(self, node: Node) -> tuple[Cell, ...]:
         assert self.opened is not None
-        return rows.tree_cells(self.opened.tree, self.opened.weights[""].size_bytes, node)
+        return rows.tree_cells(self.opened.tree, self.opened.weights.total.size_bytes, node)
 
     def _tensor_cells(self, tensor: TensorInfo) -> tuple[Cell, ...]:
         assert self.opened is not None
@@ -127,7 +127,7 @@ class InspectScreen(WorkScreen[None]):
     def work_done(self, group: str, result: Any) -> None:
         if group == "open":
             self._opened(result)
-        else:
+        elif group == "statistics":
             self._keep_statistics(*result)
 
     def work_failed(self, group: str, error: CkptError) -> None:
@@ -166,6 +166,7 @@ class InspectScreen(WorkScreen[None]):
         self._show_facts()
         self._show_rule()
         self._show_detail()
+        self.start_work("prepare", opened.table.prepare_filter)
 
     def _show_problem(self, error: CkptError) -> None:
         self.query_one("#lists").display = False

@@ -12,7 +12,7 @@ from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, TensorInf
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, fit, metric, plural, short_count, size
 from ckpt_tui.tui.screens.inspect_rows import Fact, progress_words, safety_words, when
-from ckpt_tui.tui.state_tree import Node, StateTree, Weight, roll_up, summary
+from ckpt_tui.tui.state_tree import Node, StateTree, Weights, summary
 from ckpt_tui.tui.styled import Part, histogram_bars, line, lines, parts_width, spread
 from ckpt_tui.tui.tensor_table import TensorTable, full_name
 from ckpt_tui.tui.widgets.virtual_list import fit_cell
@@ -28,7 +28,7 @@ class Opened:
     checkpoint: Checkpoint
     table: TensorTable
     tree: StateTree
-    weights: dict[str, Weight]
+    weights: Weights
 
 
 def open_for_inspection(path: str) -> Opened:
@@ -39,7 +39,7 @@ def open_for_inspection(path: str) -> Opened:
 
 
 def derive(checkpoint: Checkpoint) -> Opened:
-    weights = roll_up(checkpoint.tensors)
+    weights = Weights(checkpoint.tensors)
     tree = StateTree(checkpoint.state, weights)
     tree.open_weights()
     return Opened(checkpoint, TensorTable(checkpoint), tree, weights)
@@ -68,8 +68,9 @@ def facts_content(path: str, opened: Opened, width: int) -> Content:
 
 
 def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
-    total = opened.weights[""]
-    model = next((opened.weights[key] for key in ("model", "state_dict") if key in opened.weights), None)
+    total = opened.weights.total
+    models = (opened.weights.of(key) for key in ("model", "state_dict"))
+    model = next((weight for weight in models if weight.num_tensors), None)
     amount = f"{short_count(model.num_elements)} parameters" if model else f"{short_count(total.num_elements)} elements"
     right = f"{amount}, {plural(total.num_tensors, 'tensor')}"
     progress = "  ".join(progress_words(opened.checkpoint)) or "it tells of no step"
@@ -115,41 +116,45 @@ def tensor_content(
         return lines(name, place, line((known, "accent"), ("  Esc stops", "dim")))
     if isinstance(known, CkptError):
         return lines(name, line(("✖ ", "error"), (known.title, "error"), f": {known.message}"), line(known.hint))
-    return lines(name, place, statistics_line(known), histogram_line(known, width))
+    return lines(name, place, statistics_line(known, width), histogram_line(known, width))
 
 
-def statistics_line(statistics: TensorStatistics) -> Content:
+def statistics_line(statistics: TensorStatistics, width: int) -> Content:
     """`min -0.213  max 0.207  mean 0.0001  std 0.051  zeros 0  nan 0  inf 0`; what must not be is loud."""
-    parts: list[Part] = []
-    for word, value in (
+    numbers = [
         ("min", statistics.min),
         ("max", statistics.max),
         ("mean", statistics.mean),
         ("std", statistics.std),
         ("norm", statistics.norm),
-    ):
-        parts += [(f"{word} ", "dim"), f"{metric(value)}  "]
-    parts += [("zeros ", "dim"), f"{count(statistics.zeros)}  "]
-    for word, number in (("nan", statistics.nan), ("inf", statistics.inf)):
-        parts.append((f"✖ {word} {count(number)}  ", "error") if number else (f"{word} 0  ", "dim"))
-    if statistics.first_bad_index is not None:
-        parts.append((f"first at element {_index_text(statistics.first_bad_index)}", "error"))
+    ]
+    bad: list[Part] = [
+        (f"✖ {word} {count(number)}  ", "error") if number else (f"{word} 0  ", "dim")
+        for word, number in (("nan", statistics.nan), ("inf", statistics.inf))
+    ]
+    parts: list[Part] = []
+    while numbers:
+        parts = [part for word, value in numbers for part in ((f"{word} ", "dim"), f"{metric(value)}  ")]
+        parts += [("zeros ", "dim"), f"{count(statistics.zeros)}  ", *bad]
+        if parts_width(parts) <= width:
+            break
+        numbers.pop()  # the norm first: what is left is what a person looks for
     return line(*parts)
 
 
-def _index_text(index: object) -> str:
-    return count(index) if isinstance(index, int) else str(index)
-
-
 def histogram_line(statistics: TensorStatistics, width: int) -> Content:
-    """Bars between the least and the greatest finite value; nothing where there is none."""
+    """Bars between the least and the greatest finite value, and where the first one that is not finite stands."""
     bars = histogram_bars(statistics.histogram)
-    if not bars:
-        return line(("no finite values to draw", "dim"))
-    low, high = metric(statistics.min), metric(statistics.max)
-    if len(low) + len(high) + len(bars) + 2 > width:
-        return line((bars, "accent"))
-    return line((f"{low} ", "dim"), (bars, "accent"), (f" {high}", "dim"))
+    left: list[Part] = [(bars, "accent")] if bars else [("no finite values to draw", "dim")]
+    low, high = f"{metric(statistics.min)} ", f" {metric(statistics.max)}"
+    if bars and len(low) + len(high) + len(bars) <= width:
+        left = [(low, "dim"), (bars, "accent"), (high, "dim")]
+    right: list[Part] = []
+    if statistics.first_bad_index is not None:
+        right = [(f"first one not finite: element {count(statistics.first_bad_index)}", "error")]
+    elif statistics.is_magnitude:
+        right = [("magnitudes of complex numbers", "dim")]
+    return spread(left, right, width)
 
 
 def _fit(text: str, width: int) -> str:

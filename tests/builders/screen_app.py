@@ -1,0 +1,69 @@
+"""A bare app around one screen, and what a person would see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from textual.app import App
+from textual.pilot import Pilot
+from textual.screen import Screen
+
+_NOT_ENDED = object()
+
+
+class ScreenApp(App[None]):
+    """Pushes `screen` at the start and keeps what it ended with in `result`."""
+
+    def __init__(self, screen: Screen[Any]) -> None:
+        super().__init__()
+        self.first_screen = screen
+        self.result: object = _NOT_ENDED
+
+    def on_mount(self) -> None:
+        self.push_screen(self.first_screen, self._ended)
+
+    def _ended(self, result: object) -> None:
+        self.result = result
+
+    @property
+    def has_ended(self) -> bool:
+        return self.result is not _NOT_ENDED
+
+
+def seen(app: App[Any]) -> list[str]:
+    """The lines on the screen, as text."""
+    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()]
+
+
+def seen_text(app: App[Any]) -> str:
+    return "\n".join(seen(app))
+
+
+def assert_nothing_hostile(app: App[Any]) -> None:
+    """No control character, and nothing that reorders text, has reached a line of the screen."""
+    for text in seen(app):
+        assert text.isprintable(), repr(text)
+        assert "‮" not in text
+
+
+async def settled(pilot: Pilot[Any], deadline_s: float = 10.0) -> None:
+    """Wait until no worker runs and every message has been handled."""
+    ends = time.monotonic() + deadline_s
+    await pilot.pause()
+    while any(worker.is_running for worker in pilot.app.workers):
+        assert time.monotonic() < ends, "a worker did not end"
+        await asyncio.sleep(0.005)
+    await pilot.pause()
+    await pilot.pause()
+
+
+async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    """Wait until `holds()`; fails after the deadline."""
+    ends = time.monotonic() + deadline_s
+    while not holds():
+        assert time.monotonic() < ends, "did not come true:\n" + seen_text(pilot.app)
+        await pilot.pause()
+        await asyncio.sleep(0.005)

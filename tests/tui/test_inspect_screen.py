@@ -1,0 +1,273 @@
+"""The inspect screen in an app: views, filter, statistics, 100,000 tensors, hostile names, files that do not open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Input
+
+from ckpt_tui.checkpoints import values
+from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.values import TensorStatistics
+from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.screens import inspect as inspect_module
+from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
+from ckpt_tui.tui.screens.inspect_text import derive
+from ckpt_tui.tui.widgets.virtual_list import VirtualList
+from tests.builders.checkpoints_by_hand import checkpoint_of, hostile_checkpoint, small_gpt, tensor_info
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
+
+STATISTICS = TensorStatistics(
+    num_elements=8192, min=-0.213, max=0.207, mean=0.0001, std=0.051, norm=4.6, zeros=3, nan=2, inf=0,
+    histogram=(0, 1, 4, 9, 4, 1), first_bad_index=17,
+)  # fmt: skip
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Callable[[Checkpoint | CkptError], None]:
+    def give(what: Checkpoint | CkptError) -> None:
+        def open_it(path: str) -> Any:
+            if isinstance(what, CkptError):
+                raise what
+            return derive(what)
+
+        monkeypatch.setattr(inspect_module, "open_for_inspection", open_it)
+
+    return give
+
+
+async def test_every_view_shows_what_it_is_for(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/rolling_step_008250.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        top = seen(app)
+        assert "rolling_step_008250.pt" in top[0]
+        assert "safe to open" in top[0]
+        assert "torch-zip" in top[0]
+        assert top[1].split()[:4] == ["step", "8,250", "epoch", "4"]
+        for key, expected in {
+            "t": ["model", "23 entries", "wte.weight"],
+            "n": ["model.h.0.attn.qkv.weight", "384 x 128", "float32"],
+            "s": ["hyperparameters", "betas", "[0.9, 0.95]", "2025-11-21"],
+            "o": ["AdamW", "groups 0", "weight_decay"],
+            "p": ["✓ known", "rebuilds a tensor"],
+            "f": ["▲ warning", "byte 81,220", "12 bytes follow it", "Compare its size."],
+        }.items():
+            await pilot.press(key)
+            await pilot.pause()
+            for words in expected:
+                assert words in seen_text(app), (key, words, seen_text(app))
+
+
+async def test_filter_as_you_type_sort_and_esc_one_thing_at_a_time(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "slash", *"attn 384")
+        assert "4 of 23" not in seen_text(app), "the rule is hidden while the filter is typed"
+        await pilot.press("enter")
+        assert "/ filter: attn 384" in seen_text(app)
+        assert "4 of 23" in seen_text(app)
+        await pilot.press("z")
+        assert "largest first" in seen_text(app)
+        await pilot.press("escape")
+        assert "23 ─" in seen_text(app)
+        assert not app.has_ended
+        await pilot.press("escape")
+        assert app.has_ended
+
+
+async def test_branches_open_and_close_by_keys_and_mouse(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        tree = app.screen.query_one("#tree", VirtualList)
+        row = next(index for index, node in enumerate(tree.rows) if node.path == "model.h")
+        tree.cursor = row
+        before = len(tree.rows)
+        await pilot.press("right")
+        assert len(tree.rows) == before + 4
+        await pilot.press("right", "left")
+        assert tree.cursor == row, "left of a closed branch goes to what holds it"
+        await pilot.press("enter")
+        assert len(tree.rows) == before
+        await pilot.click("#tree", offset=(6, row + 1))
+        await pilot.pause()
+        assert len(tree.rows) == before + 4
+
+
+async def test_statistics_are_read_on_request_and_loud_about_nan(
+    opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(small_gpt())
+    asked: list[str] = []
+
+    def read(checkpoint: Checkpoint, tensor: TensorInfo, **_: Any) -> TensorStatistics:
+        asked.append(tensor.name)
+        return STATISTICS
+
+    monkeypatch.setattr(values, "tensor_statistics", read)
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        assert asked == []
+        await pilot.press("x")
+        await settled(pilot)
+        await pilot.press("enter")
+        await settled(pilot)
+        assert asked == ["model.wte.weight"], "asked once, remembered"
+        for words in ("min -0.213", "std 0.051", "✖ nan 2", "first one not finite: element 17", "▁▄█▄▁"):
+            assert words in seen_text(app)
+        await pilot.press("down")
+        assert "✖ nan" not in seen_text(app)
+
+
+async def test_leaving_stops_what_is_being_read(opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    opens(small_gpt())
+    started, stopped = threading.Event(), threading.Event()
+
+    def read(checkpoint: Checkpoint, tensor: TensorInfo, *, is_cancelled: Callable[[], bool], **_: Any) -> None:
+        started.set()
+        deadline = time.monotonic() + 10
+        while not is_cancelled() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if is_cancelled():
+            stopped.set()
+
+    monkeypatch.setattr(values, "tensor_statistics", read)
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "x")
+        await until(pilot, started.is_set)
+        assert "Esc stops" in seen_text(app)
+        await pilot.press("escape")
+        await until(pilot, stopped.is_set)
+        assert "x  statistics" in seen_text(app)
+        started.clear()
+        stopped.clear()
+        await pilot.press("x")
+        await until(pilot, started.is_set)
+        app.pop_screen()
+        await until(pilot, stopped.is_set)
+
+
+async def test_statistics_that_fail_say_why_in_place(
+    opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(small_gpt())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CkptError("Cannot read values", "its bytes are not in the file", "Look at the findings.")
+
+    monkeypatch.setattr(values, "tensor_statistics", refuse)
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "x")
+        await settled(pilot)
+        assert "✖ Cannot read values: its bytes are not in the file" in seen_text(app)
+
+
+async def test_a_hundred_thousand_tensors_open_filter_and_draw_only_what_is_seen(opens: Callable[..., None]) -> None:
+    opens(checkpoint_of([tensor_info(f"model.h.{i}.attn.qkv.weight") for i in range(100_000)]))
+    app = ScreenApp(InspectScreen("/run/big.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        tensors = app.screen.query_one("#tensors", VirtualList)
+        assert len(tensors.rows) == 100_000
+        await pilot.press("slash")
+        tensors.num_lines_rendered = 0
+        app.screen.query_one("#filter", Input).value = "h.99999."
+        await pilot.pause()
+        assert [tensor.name for tensor in tensors.rows] == ["model.h.99999.attn.qkv.weight"]
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(tensors.rows) == 100_000
+        assert tensors.num_lines_rendered <= 6 * 24
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60), (20, 5)])
+async def test_hostile_texts_stay_text_at_every_size(opens: Callable[..., None], size: tuple[int, int]) -> None:
+    opens(hostile_checkpoint())
+    screen = InspectScreen("/run/[/closing]\x1b[2J.pt")
+    app = ScreenApp(screen)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        for view in VIEW_KEYS:
+            screen.action_view(view)
+            app.screen.query_one(f"#{view}", VirtualList).cursor = 3
+            await pilot.pause()
+            assert_nothing_hostile(app)
+        if size == (80, 24):
+            assert "DANGEROUS" in seen_text(app)
+            assert "[/closing]" in seen_text(app)
+
+
+async def test_name_shape_and_dtype_fit_in_80_columns_and_in_40(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "down", "down", "down")
+        row = next(line for line in seen(app) if line.startswith("> "))
+        assert "model.h.0.attn.qkv.weight" in row
+        assert "384 x 128" in row
+        assert "float32" in row
+        assert "196.6 kB" in row
+        await pilot.resize_terminal(40, 12)
+        await pilot.pause()
+        row = next(line for line in seen(app) if line.startswith("> "))
+        assert "384 x 128" in row
+        assert "float32" in row
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CkptError("Not found", "there is nothing at /run/[/x].pt", "Check the path."),
+        CkptError("Damaged checkpoint", "central directory not found\x1b[2J", "Validate the backup."),
+    ],
+)
+async def test_a_file_that_does_not_open_is_explained_in_place(opens: Callable[..., None], error: CkptError) -> None:
+    opens(error)
+    app = ScreenApp(InspectScreen("/run/x.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert f"✖ {error.title}" in seen_text(app)
+        assert error.hint in seen_text(app)
+        assert_nothing_hostile(app)
+        for key in ("t", "n", "slash", "z", "x", "right", "left", "enter"):
+            await pilot.press(key)
+        await pilot.press("escape")
+        assert app.has_ended
+
+
+async def test_a_bug_of_ours_is_shown_and_does_not_end_the_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: str) -> None:
+        raise RuntimeError("boom [/x]\x1b[2J")
+
+    monkeypatch.setattr(inspect_module, "open_for_inspection", broken)
+    app = ScreenApp(InspectScreen("/run/x.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ A bug in ckpt-tui" in seen_text(app)
+        assert "RuntimeError: boom [/x]\\x1b[2J" in seen_text(app)
+
+
+async def test_a_real_path_that_is_not_there(tmp_path: Path) -> None:
+    app = ScreenApp(InspectScreen(str(tmp_path / "nothing.pt")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "nothing.pt" in seen_text(app)
+        assert "could not be opened" in seen_text(app)
