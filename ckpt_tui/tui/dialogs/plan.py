@@ -8,7 +8,7 @@ from textual.content import Content
 
 from ckpt_tui.text import size
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
-from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.styled import Part, line, lines
 
 if TYPE_CHECKING:
     from ckpt_tui.services.restore import Plan, PlannedMove
@@ -44,9 +44,9 @@ class PlanDialog(ConfirmDialog):
 
 
 def move_content(move: PlannedMove) -> Content:
-    """One file that changes: `copy  latest_backup.pt -> latest.pt  10.4 MB`."""
-    replaces = ", sets the present one aside" if move.replaces else ""
-    return line(
-        (f"{move.action:<9}  ", "accent"), move.source, (" -> ", "dim"), move.target,
-        (f"  {size(move.size_bytes)}{replaces}", "dim"),
-    )  # fmt: skip
+    """One file that changes: `copy  latest_backup.pt -> latest.pt  10.4 MB`, and what becomes of the present one."""
+    parts: list[Part] = [(f"{move.action:<9}  ", "accent"), move.source, (" -> ", "dim"), move.target]
+    content = line(*parts, (f"  {size(move.size_bytes)}", "dim"))
+    if not move.replaces:
+        return content
+    return lines(content, line((f"{'':<9}  the present {move.target} is set aside", "dim")))

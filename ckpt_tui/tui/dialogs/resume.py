@@ -35,7 +35,7 @@ COLUMNS = (
     Column("new", 12, grows=True),
     Column("effect on the resume", 28),
 )
-# What a person may want to change comes first, what cannot be changed last.
+# What a person may want to change comes first.
 _ORDER = (Effect.COURSE, Effect.EXACTNESS, Effect.SAFE, Effect.UNKNOWN, Effect.IMPOSSIBLE)
 _IF_CHANGED = {
     Effect.COURSE: "changes the course",
@@ -54,6 +54,11 @@ class SettingRow:
     recorded: object
     new: str | None
     effect: Effect
+
+    @property
+    def can_change(self) -> bool:
+        """Only single values can be typed."""
+        return self.effect is not Effect.IMPOSSIBLE and not isinstance(self.recorded, (dict, list, tuple))
 
 
 class ResumeDialog(WorkScreen["ResumePlan | None"]):
@@ -115,7 +120,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def _rows(self) -> list[SettingRow]:
         recorded = self.plan.hyperparameters or {}
         rows = [SettingRow(key, value, self.changes.get(key), effect_of(key)) for key, value in recorded.items()]
-        return sorted(rows, key=lambda row: (_ORDER.index(row.effect), row.key))
+        return sorted(rows, key=lambda row: (not row.can_change, _ORDER.index(row.effect), row.key))
 
     # -- drawing ------------------------------------------------------------------------------------------------
 

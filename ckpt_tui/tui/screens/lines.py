@@ -230,9 +230,9 @@ class LinesScreen(WorkScreen[None]):
         if self._progress:
             second = line((self._progress, "accent"), ("  Esc stops", "dim"))
         elif not self.search.is_everything:
-            what = "bad lines" if self.search.only_bad else "lines"
+            what = plural(len(self.visible_lines), "bad line" if self.search.only_bad else "line")
             words = f" with: {' '.join(self.search.words)}" if self.search.words else ""
-            second = line((f"{len(self.visible_lines):,} {what}{words}", "accent"), ("  Esc shows all", "dim"))
+            second = line((f"{what}{words}", "accent"), ("  Esc shows all", "dim"))
         else:
             following = "following the newest line" if self.line_list.is_at_end else "F follows the newest line"
             replaced = f", the file was replaced {plural(self._times_replaced, 'time')}" if self._times_replaced else ""

@@ -242,13 +242,16 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             self.post_message(self.Moved(self, self.cursor if self._count else -1))
 
     def rows_grew(self) -> None:
-        """The sequence given got longer at its end; if the cursor was on the last row it stays on the last row."""
+        """The sequence given got longer at its end; if the cursor was on the last row it stays on the last row.
+
+        The row that was the last one is drawn again: it may have been written to its end only now.
+        """
         old_count = self._count
         followed = self.cursor >= old_count - 1
         self._count = len(self._rows)
         self._update_virtual_size()
         first, last = round(self.scroll_y), round(self.scroll_y) + self._num_visible
-        for index in range(max(old_count, first), min(self._count, last)):
+        for index in range(max(old_count - 1, first), min(self._count, last)):
             self._refresh_row(index)
         if old_count == 0:
             self.refresh()

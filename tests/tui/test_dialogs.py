@@ -1,0 +1,280 @@
+"""Dialogs: what they end with, that the harmless answer has the focus, and what is shown is what would be done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from textual.screen import Screen
+from textual.widgets import Input
+
+from ckpt_tui.checkpoints.validate import Validation
+from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
+from ckpt_tui.tui.dialogs.error import ErrorDialog
+from ckpt_tui.tui.dialogs.pick import PickDialog
+from ckpt_tui.tui.dialogs.plan import PlanDialog
+from ckpt_tui.tui.dialogs.resume import ResumeDialog
+from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen_text, settled, until
+
+LEVELS = dict.fromkeys(("structure", "integrity", "numbers", "resume"), "pass")
+
+
+VALID = Validation("p", "valid", LEVELS, (), 1, 1.0, "torch-zip", 9250, 1)
+
+
+@dataclass(frozen=True)
+class Move:
+    """As `services.restore.PlannedMove`, made here so that these tests need no service."""
+
+    action: str
+    source: str
+    target: str
+    size_bytes: int
+    replaces: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    act: str
+    sentences: tuple[str, ...]
+    steps: tuple[Move, ...] = ()
+    warnings: tuple[str, ...] = ()
+    bytes_needed: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.steps
+
+
+@dataclass(frozen=True)
+class Resume:
+    checkpoint_name: str = "rolling_step_009250.pt"
+    checkpoint_path: str = "/run/rolling_step_009250.pt"
+    step: int = 9250
+    validation: Validation = VALID
+    command_line: str = "python -m trainer --out /run --resume rolling_step_009250.pt"
+    hyperparameters: Mapping[str, Any] | None = None
+    sentences: tuple[str, ...] = ("Skips 9,250 steps, redoes 127 (7.0 s).",)
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
+RECORDED = {"lr": 6e-4, "batch_size": 32, "n_layer": 4, "betas": [0.9, 0.95], "eval_freq": 250}
+RESTORE = Plan(
+    "restore",
+    ("latest.pt is damaged: data/41 fails its checksum.",),
+    (Move("copy", "latest_backup.pt", "latest.pt", 10_400_000, True),),
+    ("A trainer was here a minute ago.",),
+    10_400_000,
+)
+
+
+async def ended_with(screen: Screen[Any], *keys: str, size: tuple[int, int] = (80, 24)) -> tuple[object, str]:
+    """What the dialog ended with after `keys`, and what was seen before them."""
+    app = ScreenApp(screen)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        assert_nothing_hostile(app)
+        for key in keys:
+            await pilot.press(key)
+        await settled(pilot)
+        assert app.has_ended or not keys
+        return app.result, text
+
+
+@pytest.mark.parametrize(
+    ("keys", "result"),
+    [(("enter",), False), (("escape",), False), (("tab", "enter"), True), (("right", "enter"), True)],
+)
+async def test_a_plan_is_carried_out_only_when_chosen(keys: tuple[str, ...], result: bool) -> None:
+    ended, text = await ended_with(PlanDialog(RESTORE), *keys)
+    assert ended is result
+    for words in (
+        "Restore",
+        "latest.pt is damaged",
+        "latest_backup.pt -> latest.pt",
+        "the present latest.pt is set aside",
+        "▲ A trainer was here",
+        "Needs 10.4 MB of disk.",
+    ):
+        assert words in text
+
+
+async def test_an_empty_plan_can_only_be_closed() -> None:
+    plan = Plan("restore", ("Nothing is damaged: there is nothing to restore.",))
+    ended, text = await ended_with(PlanDialog(plan), "tab", "enter")
+    assert ended is False
+    assert "Nothing is damaged" in text
+    assert "Close" in text
+
+
+async def test_buttons_answer_to_the_mouse() -> None:
+    app = ScreenApp(ConfirmDialog("Stop the training?", ["It saves first."], yes_label="Stop it"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.click("#yes")
+        await settled(pilot)
+        assert app.result is True
+
+
+async def test_an_error_says_what_where_and_what_to_do_and_can_be_copied() -> None:
+    error = CkptError("Damaged checkpoint", "/run/[/x]\x1b[2J.pt: cut", "Validate the backup.")
+    app = ScreenApp(ErrorDialog(error))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ Damaged checkpoint" in seen_text(app)
+        assert "-> Validate the backup." in seen_text(app)
+        assert_nothing_hostile(app)
+        await pilot.press("c")
+        await pilot.pause()
+        assert app.clipboard == "Damaged checkpoint\n/run/[/x]\\x1b[2J.pt: cut\nValidate the backup."
+        assert "copied" in seen_text(app)
+        await pilot.press("escape")
+        assert app.result is None
+        assert app.has_ended
+
+
+@pytest.mark.parametrize(("keys", "result"), [(("down", "enter"), 1), (("escape",), None), (("end", "enter"), 6)])
+async def test_one_of_several_is_picked(keys: tuple[str, ...], result: int | None) -> None:
+    ended, text = await ended_with(PickDialog("Compare with", [(name, name) for name in HOSTILE_NAMES]), *keys)
+    assert ended == result
+    assert "[/closing].weight" in text
+
+
+def resume_dialog(planned: list[dict[str, str]], **fields: Any) -> ResumeDialog:
+    plan: Any = Resume(hyperparameters=RECORDED, **fields)
+
+    def replan(changes: Mapping[str, str]) -> Any:
+        planned.append(dict(changes))
+        if changes.get("lr") == "fast":
+            raise CkptError("Not a number", "lr is fast", "Write 3e-4.")
+        refusals = ("n_layer: 4 -> 6 is impossible.",) if "n_layer" in changes else ()
+        extra = "".join(f" --{key} {value}" for key, value in changes.items())
+        return replace(plan, command_line=plan.command_line + extra, refusals=refusals)
+
+    return ResumeDialog("/run", plan, replan)
+
+
+async def change(pilot: Any, dialog: ResumeDialog, key: str, value: str) -> None:
+    dialog.settings.cursor = next(i for i, row in enumerate(dialog.settings.rows) if row.key == key)
+    await pilot.press("e")
+    dialog.query_one("#editor_value", Input).value = value
+    await pilot.press("enter")
+    await settled(pilot)
+
+
+async def test_a_resume_starts_as_it_was_shown() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned, warnings=("latest.pt was passed over.",))
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        for words in (
+            "Resume from rolling_step_009250.pt  step 9,250  ✓ valid",
+            "redoes 127",
+            "▲ latest.pt was passed over.",
+            "changes the course",
+            "breaks exactness if changed",
+            "cannot be changed",
+            "$ python -m trainer --out /run",
+            "Enter Start",
+        ):
+            assert words in text, (words, text)
+        await change(pilot, dialog, "lr", "3e-4")
+        assert planned == [{"lr": "3e-4"}]
+        assert "--lr 3e-4" in seen_text(app)
+        assert "-> 3e-4" in seen_text(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.result is not None
+        assert app.result.command_line.endswith("--lr 3e-4")  # type: ignore[attr-defined]
+
+
+async def test_a_refused_resume_does_not_start_and_says_why() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await change(pilot, dialog, "n_layer", "6")
+        assert "✖ n_layer: 4 -> 6 is impossible." in seen_text(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert not app.has_ended
+        assert "It cannot be started as it is" in seen_text(app)
+        await pilot.press("backspace")
+        await settled(pilot)
+        assert planned[-1] == {}
+        await change(pilot, dialog, "lr", "fast")
+        assert "✖ Not a number. lr is fast. Write 3e-4." in seen_text(app)
+        await pilot.press("enter")
+        assert not app.has_ended
+        await pilot.press("escape")
+        assert app.result is None
+        assert app.has_ended
+
+
+async def test_nothing_starts_while_it_is_planned_again() -> None:
+    planning, go_on = threading.Event(), threading.Event()
+    plan: Any = Resume(hyperparameters=RECORDED)
+
+    def replan(changes: Mapping[str, str]) -> Any:
+        planning.set()
+        go_on.wait(10)
+        return plan
+
+    dialog = ResumeDialog("/run", plan, replan)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("e")
+        dialog.query_one("#editor_value", Input).value = "7"
+        await pilot.press("enter")
+        await until(pilot, planning.is_set)
+        await pilot.press("enter")
+        assert not app.has_ended
+        assert "planning again" in seen_text(app)
+        go_on.set()
+        await settled(pilot)
+        await pilot.press("enter")
+        assert app.has_ended
+
+
+async def test_esc_leaves_the_field_first_and_a_click_edits() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.click("#settings", offset=(4, 1))
+        assert dialog.is_editing
+        await pilot.press("9", "escape")
+        assert not dialog.is_editing
+        assert planned == []
+        dialog.settings.cursor = next(i for i, row in enumerate(dialog.settings.rows) if row.key == "betas")
+        await pilot.press("e")
+        assert not dialog.is_editing
+        assert "Only single values" in seen_text(app)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 5)])
+async def test_hostile_plans_stay_text_at_every_size(size: tuple[int, int]) -> None:
+    texts = tuple(HOSTILE_NAMES)
+    plan = Plan("rollback", texts, tuple(Move("copy", text, text, 1, True) for text in texts), texts, 1)
+    recorded: dict[str, Any] = {**{text: text for text in texts}, "huge": 10**6000}
+    resume: Any = Resume(texts[3], texts[3], 1, VALID, texts[3], recorded, texts, texts, texts)
+    for screen in (
+        PlanDialog(plan),  # type: ignore[arg-type]
+        ErrorDialog(CkptError(texts[2], texts[6], texts[4])),
+        PickDialog(texts[2], texts),
+        ResumeDialog("/run", resume),
+        ConfirmDialog(texts[0], texts, yes_label=texts[1]),
+    ):
+        await ended_with(screen, "escape", size=size)

@@ -1,0 +1,163 @@
+"""The diff screen: settings with their effect, tensors most changed first, everything else; or that it is the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ckpt_tui.checkpoints.diff import Diff, TensorChange, ValueChange
+from ckpt_tui.checkpoints.hparams import Effect, HparamChange
+from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.screens.diff import DiffScreen
+from ckpt_tui.tui.screens.work import worker_is_cancelled
+from ckpt_tui.tui.widgets.virtual_list import VirtualList
+from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen_text, settled, until
+
+Shape = tuple[int, ...]
+
+
+def change(name: str, relative: float | None, kind: str = "value", **fields: Any) -> TensorChange:
+    return TensorChange(name, kind, (8, 4), (8, 4), "float32", "float32", relative, 0.01, 0.999, 128, **fields)
+
+
+def diff(**fields: Any) -> Diff:
+    defaults: dict[str, Any] = {
+        "path_a": "/run/a.pt", "path_b": "/run/b.pt", "hyperparameters": (), "tensors": (), "other": (), "num_other": 0,
+        "with_values": True, "bytes_read": 2_000_000, "seconds": 0.1,
+    }  # fmt: skip
+    return Diff(**{**defaults, **fields})
+
+
+DIFFERENT = diff(
+    hyperparameters=(
+        HparamChange("n_layer", "changed", 4, 6, Effect.IMPOSSIBLE),
+        HparamChange("batch_size", "changed", 32, 16, Effect.EXACTNESS),
+        HparamChange("lr", "changed", 6e-4, 3e-4, Effect.COURSE),
+        HparamChange("tags", "added", None, ["x"], Effect.SAFE),
+    ),
+    tensors=(
+        TensorChange("model.new", "added", None, (4,), None, "float32"),
+        change("model.most", 0.5),
+        change("model.least", 0.001),
+        change("model.same", 0.0, "same"),
+    ),
+    other=(ValueChange("step", "changed", 8000, 8250),),
+    num_other=1,
+)
+
+
+@pytest.fixture
+def compares(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diff | CkptError], None]:
+    def give(what: Diff | CkptError) -> None:
+        def compare(self: DiffScreen, path_a: str, path_b: str) -> Diff:
+            if isinstance(what, CkptError):
+                raise what
+            return what
+
+        monkeypatch.setattr(DiffScreen, "_compare", compare)
+
+    return give
+
+
+async def test_settings_come_with_what_they_do_to_a_resume(compares: Callable[..., None]) -> None:
+    compares(DIFFERENT)
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        assert "≠ 4 settings, 3 of 4 tensors, 1 other value differ" in text
+        for words in ("impossible", "breaks exactness", "changes the course", "(not there)", "settings 4"):
+            assert words in text
+        assert "the resume fails" in text, "the explanation of the one under the cursor"
+        await pilot.press("n")
+        text = seen_text(app)
+        assert text.index("model.new") < text.index("model.most") < text.index("model.least")
+        assert "model.same" not in text
+        await pilot.press("a")
+        assert "model.same" in seen_text(app)
+        await pilot.press("o")
+        assert "8250" in seen_text(app)
+        await pilot.press("x")
+        await settled(pilot)
+        assert (app.first_screen.path_a, app.first_screen.path_b) == ("/run/b.pt", "/run/a.pt")
+        await pilot.press("escape")
+        assert app.has_ended
+
+
+async def test_two_that_are_the_same_say_so(compares: Callable[..., None]) -> None:
+    compares(diff(tensors=(change("model.a", 0.0, "same"),)))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/other/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "= the same in every setting, tensor and value" in seen_text(app)
+        assert "/other/a.pt" in seen_text(app), "the same name in two directories needs the path"
+
+
+async def test_what_could_not_be_compared_is_not_called_the_same(compares: Callable[..., None]) -> None:
+    compares(diff(tensors=(change("model.a", None, "unknown", reason="packed dtype"),)))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "= the same" not in seen_text(app)
+        assert "1 could not be compared" in seen_text(app)
+        assert "packed dtype" in seen_text(app)
+
+
+async def test_an_error_is_explained_in_place(compares: Callable[..., None]) -> None:
+    compares(CkptError("Not found", "there is nothing at /run/[/x].pt", "Check the path."))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/[/x].pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ Not found" in seen_text(app)
+        for key in ("n", "o", "s", "a", "x"):
+            await pilot.press(key)
+        await pilot.press("escape")
+        assert app.has_ended
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 5)])
+async def test_hostile_texts_stay_text(compares: Callable[..., None], size: tuple[int, int]) -> None:
+    compares(
+        diff(
+            hyperparameters=tuple(HparamChange(name, "changed", name, 10**6000, Effect.SAFE) for name in HOSTILE_NAMES),
+            tensors=tuple(change(name, float("inf"), reason=name) for name in HOSTILE_NAMES),
+            other=tuple(ValueChange(name, "changed", name, name) for name in HOSTILE_NAMES),
+            num_other=7,
+        )
+    )
+    screen = DiffScreen("/run/\x1b[2J.pt", "/run/[/x].pt")
+    app = ScreenApp(screen)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        for view in ("settings", "tensors", "other"):
+            screen.action_view(view)
+            for index in range(len(HOSTILE_NAMES)):
+                app.screen.query_one(f"#{view}", VirtualList).cursor = index
+                await pilot.pause()
+                assert_nothing_hostile(app)
+
+
+async def test_leaving_stops_the_comparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    def compare(self: DiffScreen, path_a: str, path_b: str) -> Diff:
+        is_cancelled = worker_is_cancelled()
+        started.set()
+        deadline = time.monotonic() + 10
+        while not is_cancelled() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if is_cancelled():
+            stopped.set()
+        return DIFFERENT
+
+    monkeypatch.setattr(DiffScreen, "_compare", compare)
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, started.is_set)
+        app.pop_screen()
+        await until(pilot, stopped.is_set)

@@ -1,0 +1,168 @@
+"""Raw events and session logs: newest at the bottom and followed, filtered, bad lines found, nothing obeyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events.codec import encode
+from ckpt_tui.events.schema import CheckpointSaved, ErrorRaised, RunStart, Step, Unknown
+from ckpt_tui.tui.screens.events import EventsScreen, event_cells, event_detail
+from ckpt_tui.tui.screens.log import LogScreen, printed_text
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled
+
+TS = 1_763_690_000.0
+HOSTILE = "[/closing]\x1b[2J\x1b]52;c;aGk=\x07‮\x00"
+
+
+def step(number: int) -> bytes:
+    return encode(Step(seq=number, ts=TS + number, session=1, step=number, metrics={"loss": 2.5, "lr": 6e-4}))
+
+
+@pytest.fixture
+def log_path(tmp_path: Path) -> Path:
+    path = tmp_path / "events.jsonl"
+    saved = CheckpointSaved(seq=50, ts=TS, session=1, step=50, path="rolling_step_000050.pt", kind="rolling")
+    path.write_bytes(b"".join(step(number) for number in range(50)) + b"garbage [/x] \xff\x1b[2J\n" + encode(saved))
+    return path
+
+
+async def test_newest_at_the_bottom_followed_filtered_and_bad_lines_found(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path.parent)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "checkpoint_saved" in seen(app)[-2]
+        assert seen(app)[-2].startswith("> ")
+        assert "52 lines" in seen(app)[0]
+        assert "following the newest line" in seen_text(app)
+
+        with open(log_path, "ab") as file:
+            file.write(step(51) + b'{"v":1,"ev')
+        app.first_screen._scan_if_changed()
+        await settled(pilot)
+        assert "being written" in seen(app)[-2]
+        with open(log_path, "ab") as file:
+            file.write(b'ent":"best","seq":52,"ts":1,"session":1,"step":51,"metric":"val_loss"}\n')
+        app.first_screen._scan_if_changed()
+        await settled(pilot)
+        assert "best" in seen(app)[-2]
+        assert "metric val_loss" in seen(app)[-2]
+
+        await pilot.press("slash", *"SAVED", "enter")
+        await settled(pilot)
+        assert "1 line with: SAVED" in seen_text(app)
+        await pilot.press("escape", "b")
+        await settled(pilot)
+        assert "1 bad line" in seen_text(app)
+        assert "garbage [/x]" in seen_text(app)
+        assert "step" not in seen(app)[4]
+        await pilot.press("enter")
+        await settled(pilot)
+        assert "line 51, byte" in seen_text(app)
+        assert "garbage [/x] \\xff\\x1b[2J" in seen_text(app)
+        assert_nothing_hostile(app)
+        await pilot.press("escape", "escape", "escape")
+        assert app.has_ended
+
+
+async def test_the_cursor_stays_where_it_is_while_the_log_grows(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("up", "up", "up")
+        before = next(line for line in seen(app) if line.startswith("> "))
+        with open(log_path, "ab") as file:
+            file.write(step(60))
+        app.first_screen._scan_if_changed()
+        await settled(pilot)
+        assert next(line for line in seen(app) if line.startswith("> ")) == before
+        await pilot.press("F")
+        await pilot.pause()
+        assert "60" in seen(app)[-2]
+
+
+async def test_nothing_is_drawn_when_nothing_was_written(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        screen = app.first_screen
+        screen.line_list.num_lines_rendered = 0
+        screen._scan_if_changed()
+        await settled(pilot)
+        assert screen.line_list.num_lines_rendered == 0
+
+
+async def test_a_log_that_is_replaced_is_read_again_and_said(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        log_path.write_bytes(step(7))
+        app.first_screen._scan_if_changed()
+        await settled(pilot)
+        assert "the file was replaced 1 time" in seen_text(app)
+        assert "7 " in seen(app)[3]
+
+
+async def test_a_log_that_is_not_there_is_explained(tmp_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(tmp_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ Not found" in seen_text(app)
+        await pilot.press("b", "o", "F", "escape", "escape")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 5)])
+async def test_hostile_events_stay_text(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(
+        encode(RunStart(seq=1, ts=TS, session=1, run_name=HOSTILE, config={HOSTILE: HOSTILE}, argv=[HOSTILE]))
+        + encode(ErrorRaised(seq=2, ts=TS, session=1, type=HOSTILE, message=HOSTILE * 500, traceback="a\nb\n" * 900))
+        + encode(Unknown(seq=3, ts=1e300, session=1, event=HOSTILE, extra={HOSTILE: [HOSTILE, {"a": HOSTILE}]}))
+        + HOSTILE.encode()
+        + b"\n"
+    )
+    app = ScreenApp(EventsScreen(str(path)))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("o")
+        for _ in range(4):
+            await pilot.press("up")
+            await pilot.pause()
+            assert_nothing_hostile(app)
+
+
+def test_an_event_in_a_line_and_in_full() -> None:
+    cells = event_cells(step(1234))
+    assert cells[1:] == ("1", "1,234", ("step", "dim"), "loss 2.500  lr 6e-4")
+    detail = event_detail(step(1234), index=4, offset=99).plain
+    assert "line 5, byte 99" in detail
+    assert '  "event": "step",' in detail
+    assert event_cells(b"[1, 2]\n")[3] == ("✖ bad line", "error")
+    assert event_cells(b'{"v":1', is_partial=True)[3] == ("being written", "dim")
+
+
+async def test_a_session_log_is_shown_as_a_terminal_would_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "session_3.log"
+    path.write_bytes(
+        b"\x1b[32mresumed from step 9250\x1b[0m\n"
+        b"10%|#   |\r50%|##  |\r100%|####|\n"
+        b"RuntimeError: boom [/x]\x1b]52;c;aGk=\x07\n"
+    )
+    app = ScreenApp(LogScreen(str(path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        lines = seen(app)
+        assert "resumed from step 9250" in lines[3]
+        assert "100%|####|" in lines[4]
+        assert "10%" not in lines[4].replace("100%", "")
+        assert "RuntimeError: boom [/x]\\x1b]52" in lines[5]
+        assert_nothing_hostile(app)
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [(b"a\tb", "a   b"), (b"x\r", "x"), (b"a\rb\r", "b"), (b"\x1b[1mbold\x1b[0m", "bold"), (b"\x1b[2J", "\\x1b[2J")],
+)
+def test_what_was_printed(printed: bytes, shown: str) -> None:
+    assert printed_text(printed) == shown

@@ -1,0 +1,176 @@
+"""The validate screen: a line a file, verdict, levels and reasons; it stops when told, and remembers what it found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Static
+
+from ckpt_tui.checkpoints import validate as validate_module
+from ckpt_tui.checkpoints.model import Finding, Severity
+from ckpt_tui.checkpoints.validate import Validation
+from ckpt_tui.services import validity
+from ckpt_tui.tui.screens.validate import ValidateScreen
+from ckpt_tui.tui.screens.work import ByteProgress
+from ckpt_tui.tui.widgets.virtual_list import VirtualList
+from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
+
+FINDINGS = (
+    Finding("crc", Severity.ERROR, "data/41", "fails its checksum: a byte changed", "latest_backup.pt is valid."),
+    Finding("rng", Severity.WARNING, "rng_state", "is missing", "", "resume"),
+)
+
+
+def validation(path: str, verdict: str = "valid", findings: tuple[Finding, ...] = (), **levels: str) -> Validation:
+    outcomes = {"structure": "pass", "integrity": "pass", "numbers": "pass", "resume": "pass", **levels}
+    return Validation(path, verdict, outcomes, findings, 10_400_000, 0.5, "torch-zip", 8250, 10_400_000)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Validation]:
+    answers: dict[str, Validation] = {}
+    monkeypatch.setattr(validate_module, "validate_checkpoint", lambda path, **_: answers[Path(path).name])
+    return answers
+
+
+async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation]) -> None:
+    judged["latest.pt"] = validation("/run/latest.pt", "damaged", FINDINGS, integrity="fail", numbers="not-checked")
+    app = ScreenApp(ValidateScreen(["/run/latest.pt"]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        for words in (
+            "Validate latest.pt",
+            "1 ✖ damaged   10.4 MB in 500 ms, 20.8 MB/s",
+            "structure ✓ pass  integrity ✖ fail  numbers - not checked  resume ✓ pass",
+            "✖ error    structure  data/41",
+            "▲ warning  resume     rng_state",
+            "latest_backup.pt is valid.",
+        ):
+            assert words in text, (words, text)
+        await pilot.press("escape")
+        assert app.has_ended
+
+
+async def test_several_files_a_line_each_and_the_reasons_of_the_one_under_the_cursor(
+    judged: dict[str, Validation],
+) -> None:
+    judged["a.pt"] = validation("/run/a.pt")
+    judged["b.pt"] = validation("/run/b.pt", "damaged", FINDINGS, integrity="fail")
+    judged["c.pt"] = validation("/run/c.pt", "nonfinite", FINDINGS[1:], numbers="fail")
+    app = ScreenApp(ValidateScreen(["/run/a.pt", "/run/b.pt", "/run/c.pt"]))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        rows = {line.split()[0].lstrip(">"): line for line in seen(app) if ".pt " in line and "Validate" not in line}
+        text = seen_text(app)
+        assert "1 ✓ valid, 1 ✖ damaged, 1 ✖ not finite" in text
+        assert "nothing is wrong at any level that was checked" in text
+        assert any("b.pt" in line and "✖ damaged" in line and "8,250" in line for line in rows.values())
+        await pilot.press("down")
+        await pilot.pause()
+        assert "fails its checksum" in seen_text(app)
+
+
+async def test_the_same_name_in_two_directories_is_told_apart(judged: dict[str, Validation]) -> None:
+    judged["latest.pt"] = validation("x")
+    app = ScreenApp(ValidateScreen(["/one/latest.pt", "/two/latest.pt"]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "/one/latest.pt" in seen_text(app)
+        assert "/two/latest.pt" in seen_text(app)
+
+
+async def test_what_was_found_is_remembered(judged: dict[str, Validation], tmp_path: Path) -> None:
+    path = tmp_path / "latest.pt"
+    path.write_bytes(b"x" * 100)
+    past = time.time() - 60
+    import os
+
+    os.utime(path, (past, past))
+    told: list[str] = []
+    judged["latest.pt"] = validation(str(path))
+    remember = validity.remember
+    validity.remember = lambda found: told.append(found.path) or remember(found)  # type: ignore[func-returns-value]
+    try:
+        app = ScreenApp(ValidateScreen([str(path)]))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settled(pilot)
+    finally:
+        validity.remember = remember
+    assert told == [str(path)]
+
+
+async def test_esc_stops_the_checking_and_then_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    def slow(path: str, *, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], None]) -> Validation:
+        started.set()
+        deadline = time.monotonic() + 10
+        while not is_cancelled() and time.monotonic() < deadline:
+            on_bytes(1_000_000)
+            time.sleep(0.002)
+        if is_cancelled():
+            stopped.set()
+        return validation(path)
+
+    monkeypatch.setattr(validate_module, "validate_checkpoint", slow)
+    app = ScreenApp(ValidateScreen(["/run/a.pt", "/run/b.pt"]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, started.is_set)
+        await until(pilot, lambda: "MB/s" in seen_text(app))
+        assert "checking a.pt:" in seen_text(app)
+        await pilot.press("escape")
+        await until(pilot, stopped.is_set)
+        assert "stopped; v checks again" in seen_text(app)
+        assert not app.has_ended
+        stopped.clear()
+        await pilot.press("v")
+        await until(pilot, lambda: "Esc stops" in seen_text(app))
+        app.pop_screen()
+        await until(pilot, stopped.is_set)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (20, 5)])
+async def test_hostile_texts_stay_text(judged: dict[str, Validation], size: tuple[int, int]) -> None:
+    findings = tuple(Finding("x", Severity.ERROR, name, name, name) for name in HOSTILE_NAMES)
+    judged["[/closing]\x1b[2J.pt"] = validation("x", "unsafe", findings)
+    app = ScreenApp(ValidateScreen(["/run/[/closing]\x1b[2J.pt"]))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        for index in range(len(findings)):
+            app.screen.query_one("#findings", VirtualList).cursor = index
+            await pilot.pause()
+            assert_nothing_hostile(app)
+
+
+async def test_a_bug_of_ours_is_said_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: str, **_: Any) -> Validation:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(validate_module, "validate_checkpoint", broken)
+    app = ScreenApp(ValidateScreen(["/run/a.pt"]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ A bug in ckpt-tui" in str(app.screen.query_one("#facts", Static).render())
+
+
+def test_progress_is_told_at_most_four_times_a_second() -> None:
+    now = [0.0]
+    told: list[str] = []
+
+    class Screen:
+        def post_message(self, message: Any) -> None:
+            told.append(message.text)
+
+    progress = ByteProgress(Screen(), "g", "reading", 10_000_000, clock=lambda: now[0])  # type: ignore[arg-type]
+    for _ in range(1000):
+        now[0] += 0.001
+        progress.add(10_000)
+    assert 3 <= len(told) <= 4
+    assert told[0] == "reading 25 % of 10.0 MB, 10.0 MB/s"
