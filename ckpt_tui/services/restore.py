@@ -94,7 +94,7 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
     """
     directory, notices = _begin(directory)
     catalog = read_catalog(directory)
-    target = check_entry(_find(directory, catalog, to), on_bytes=on_bytes)
+    target = _first_good(_find(directory, catalog, to), on_bytes)
     if target.step is None:
         raise CkptError(
             "Step not known", f"{safe_name(target.name)} does not say which step it is of", "Choose another one."
@@ -247,19 +247,31 @@ def _check(entry: CatalogEntry, on_bytes: Progress | None) -> CatalogEntry:
     return check_entry(entry, on_bytes=on_bytes)
 
 
-def _find(directory: str, catalog: Catalog, to: str) -> CatalogEntry:
-    """The entry that a person means by a step, a name, a path, `latest` or `best`."""
+def _first_good(entries: Sequence[CatalogEntry], on_bytes: Progress | None) -> CatalogEntry:
+    """The first that a training can resume from; the first of all, with what is wrong with it, when none can be."""
+    first = None
+    for entry in entries:
+        checked = _check(entry, on_bytes)
+        if checked.validity == "valid" and checked.can_resume:
+            return checked
+        first = first or checked
+    assert first is not None, "somebody asked for none"
+    return first
+
+
+def _find(directory: str, catalog: Catalog, to: str) -> list[CatalogEntry]:
+    """The entries that a person may mean by a step, a name, a path, `latest` or `best`; at least one."""
     digits = to.replace(",", "").replace("_", "")
     if digits.isdecimal() and len(digits) <= 18:
-        there = [entry for entry in resume_order(catalog.entries) if entry.step == int(digits) and not entry.is_bad]
+        there = [entry for entry in resume_order(catalog.entries) if entry.step == int(digits)]
         if there:
-            return next((e for e in there if e.validity == "valid" and e.can_resume), there[0])
+            return there
         raise _not_here(catalog, f"step {int(digits):,}")
     name = {"latest": names.LATEST_NAME, "best": names.BEST_NAME}.get(to) or _plain_name(directory, to)
     entry = catalog.entry(name)
     if entry is None:
         raise _not_here(catalog, name)
-    return entry
+    return [entry]
 
 
 def _plain_name(directory: str, name: str) -> str:
