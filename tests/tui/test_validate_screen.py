@@ -47,7 +47,7 @@ async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation
         text = seen_text(app)
         for words in (
             "Validate latest.pt",
-            "1 ✖ damaged   10.4 MB in 500 ms, 20.8 MB/s",
+            "✖ damaged  10.4 MB in 500 ms, 20.8 MB/s",
             "structure ✓ pass  integrity ✖ fail  numbers - not checked  resume ✓ pass",
             "✖ error    structure  data/41",
             "▲ warning  resume     rng_state",
@@ -69,7 +69,7 @@ async def test_several_files_a_line_each_and_the_reasons_of_the_one_under_the_cu
         await settled(pilot)
         rows = {line.split()[0].lstrip(">"): line for line in seen(app) if ".pt " in line and "Validate" not in line}
         text = seen_text(app)
-        assert "1 ✓ valid, 1 ✖ damaged, 1 ✖ not finite" in text
+        assert "1 ✓ valid  1 ✖ damaged  1 ✖ not finite" in text
         assert "nothing is wrong at any level that was checked" in text
         assert any("b.pt" in line and "✖ damaged" in line and "8,250" in line for line in rows.values())
         await pilot.press("down")

@@ -38,7 +38,7 @@ SETTING_COLUMNS = (
     Column("a resume with it", 18),
 )
 TENSOR_COLUMNS = (
-    Column("tensor", 18, grows=True, keep="middle"),
+    Column("tensor", 30, grows=True, keep="middle"),
     Column("change", 9),
     Column("relative L2", 11, align="right"),
     Column("max abs", 9, align="right"),

@@ -89,7 +89,7 @@ class ValidateScreen(WorkScreen[None]):
         self.rows = [FileRow(path, names[index] if unique else path) for index, path in enumerate(paths)]
         self._progress = ""
         self._problem: CkptError | None = None
-        self._summary = ""
+        self._summary: list[Part] = []
 
     def compose(self) -> ComposeResult:
         yield Static(id="facts")
@@ -114,7 +114,7 @@ class ValidateScreen(WorkScreen[None]):
         if self.is_working("validate"):
             return
         self.rows = [FileRow(row.path, row.name) for row in self.rows]
-        self._problem, self._summary, self._progress = None, "", "starting ..."
+        self._problem, self._summary, self._progress = None, [], "starting ..."
         self._show_rows()
         self.start_work("validate", partial(self._validate_all, [row.path for row in self.rows]))
 
@@ -156,8 +156,14 @@ class ValidateScreen(WorkScreen[None]):
         num_bytes = sum(validation.bytes_checked for validation in validations)
         seconds = sum(validation.seconds for validation in validations)
         rate = f", {size(num_bytes / seconds)}/s" if seconds > 0 else ""
-        words = ", ".join(f"{count} {verdict_words(verdict)[0]}" for verdict, count in verdicts.most_common())
-        self._summary = f"{words}   {size(num_bytes)} in {duration(seconds)}{rate}"
+        if len(validations) == 1:
+            self._summary = [verdict_words(validations[0].verdict)]
+        else:
+            self._summary = [
+                (f"{count} {words}  ", role)
+                for (words, role), count in ((verdict_words(verdict), count) for verdict, count in verdicts.items())
+            ]
+        self._summary.append((f"  {size(num_bytes)} in {duration(seconds)}{rate}", "dim"))
         self._progress = ""
         self._show_rows()
 
@@ -175,7 +181,7 @@ class ValidateScreen(WorkScreen[None]):
         elif self._problem is not None:
             second = line(("✖ ", "error"), (self._problem.title, "error"), f": {self._problem.message}")
         else:
-            second = line(self._summary or "stopped; v checks again")
+            second = line(*(self._summary or ["stopped; v checks again"]))
         top = spread([("Validate ", "dim"), (what, "strong")], [], width)
         self.query_one("#facts", Static).update(lines(top, second))
 

@@ -32,6 +32,7 @@ Cell = str | tuple[str, str]
 
 GUTTER = 2  # the cursor's mark and a space: seen without colour too
 GAP = 2  # between columns
+MARGIN = 1  # after the last column
 _MAX_CELL_CHARS = 2000  # no terminal is wider; bounds the work a hostile name can cause
 
 
@@ -375,7 +376,7 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         width = self.scrollable_content_region.width
         if width != self._layout_width:
             self._layout_width = width
-            self._column_layout = lay_out(self._columns, max(width - GUTTER, 1))
+            self._column_layout = lay_out(self._columns, max(width - GUTTER - MARGIN, 1))
         return self._column_layout
 
     def render_line(self, y: int) -> Strip:
