@@ -1,0 +1,190 @@
+"""The level `resume`: is everything there that an exact resume needs, and does it agree?
+
+Weights alone have nothing to resume: not applicable. What is missing is named with what that costs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, OpaqueObject, Severity, TensorInfo, TensorRef
+from ckpt_tui.text import count, plural, safe_text
+
+_MODEL_KEYS = ("model", "model_state_dict", "model_state", "state_dict", "module", "net", "network", "weights")
+_OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim")
+_SCHEDULER_KEYS = ("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict")
+# Moments that have the shape of their parameter in torch's own optimizers.
+_MOMENTS = frozenset(
+    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta",
+     "sum", "ax", "prev"}
+)  # fmt: skip
+_STEP_IN_NAME = re.compile(
+    r"(?:^|[^a-z])(?:global_?step|step|iter|iteration|checkpoint)[_=-]?0*(\d{1,12})(?=$|[^\d])", re.I
+)
+_EXPECTED = {
+    "rng": ("rng-missing", "no random number states: dropout and shuffling will not repeat what would have come"),
+    "dataloader": ("data-position-missing", "no data position: batches will be repeated or left out"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resumability:
+    """outcome: pass, fail or not-applicable. findings: why."""
+
+    outcome: str
+    findings: tuple[Finding, ...]
+
+
+def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Resumability:
+    """Judge whether a training can be resumed exactly from `checkpoint`. expected_step: as the log or registry says."""
+    has = set(checkpoint.has)
+    if not has & {"optimizer", "scheduler", "scaler", "rng", "dataloader"}:
+        return Resumability("not-applicable", ())
+    findings: list[Finding] = []
+    if "model" not in has:
+        findings.append(_missing("model-missing", "no model weights: there is nothing to resume"))
+    if "optimizer" not in has:
+        findings.append(_missing("optimizer-missing", "no optimizer state: its moments start at zero again"))
+    findings += [_missing(*_EXPECTED[part]) for part in ("rng", "dataloader") if part not in has]
+    state = checkpoint.state if isinstance(checkpoint.state, Mapping) else {}
+    if "scheduler" not in has and not any(key in state for key in _SCHEDULER_KEYS):
+        message = "no scheduler state; fine when the learning rate is constant or follows from the step"
+        findings.append(Finding("scheduler-missing", Severity.INFO, "scheduler", message, level="resume"))
+    findings += _check_step(checkpoint, state, expected_step)
+    findings += _check_moments(state)
+    failed = any(finding.severity != Severity.INFO and finding.code != "moment-order" for finding in findings)
+    return Resumability("fail" if failed else "pass", tuple(findings))
+
+
+def _missing(code: str, message: str) -> Finding:
+    hint = "It can be resumed from, but not exactly." if code not in ("model-missing", "optimizer-missing") else ""
+    severity = Severity.ERROR if code == "model-missing" else Severity.WARNING
+    return Finding(code, severity, code.removesuffix("-missing"), message, hint, "resume")
+
+
+def step_of(checkpoint: Checkpoint) -> int | None:
+    """The step that the checkpoint says it was saved at."""
+    step = checkpoint.progress.get("step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def step_in_name(path: str) -> int | None:
+    """The step in a file's name: `rolling_step_000500.pt`, `checkpoint-500`, `epoch=3-step=500.ckpt`."""
+    matches = _STEP_IN_NAME.findall(Path(path).name)
+    return int(matches[-1]) if matches else None
+
+
+def _check_step(checkpoint: Checkpoint, state: Mapping[object, object], expected: int | None) -> Iterator[Finding]:
+    step = step_of(checkpoint)
+    if step is None:
+        message = "no step: a resume cannot know which batch comes next"
+        yield Finding("step-missing", Severity.WARNING, "step", message, level="resume")
+        return
+    named = step_in_name(checkpoint.path)
+    hint = "The file may have been renamed, or copied from another run."
+    for other, who in ((named, "its name says"), (expected, "the run's records say")):
+        if other is not None and other != step:
+            message = f"the state says step {count(step)}, {who} {count(other)}"
+            yield Finding("step-mismatch", Severity.ERROR, "step", message, hint, "resume")
+    scheduled = _scheduler_step(state)
+    epoch = checkpoint.progress.get("epoch")
+    epochs = {int(epoch) + i for i in (-1, 0, 1)} if isinstance(epoch, (int, float)) and abs(epoch) < 1e12 else set()
+    if scheduled is not None and scheduled != step and scheduled not in epochs:
+        message = f"the scheduler is at {count(scheduled)}, the state at step {count(step)}"
+        meaning = "; fine when it counts something else than steps, such as evaluations or micro-batches"
+        yield Finding("scheduler-step", Severity.INFO, "scheduler", message + meaning, level="resume")
+
+
+def _scheduler_step(state: Mapping[object, object]) -> int | None:
+    scheduler = next((state[key] for key in _SCHEDULER_KEYS if key in state), None)
+    if isinstance(scheduler, (list, tuple)) and len(scheduler) == 1:
+        scheduler = scheduler[0]
+    last = scheduler.get("last_epoch") if isinstance(scheduler, Mapping) else None
+    return last if isinstance(last, int) and not isinstance(last, bool) else None
+
+
+def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
+    """Moments have the shapes of their parameters: by order where there is one group, as a set where there are more."""
+    shapes = _model_shapes(state)
+    if not shapes:
+        return
+    for where, optimizer in _optimizers(state):
+        per_parameter, groups = optimizer.get("state"), optimizer.get("param_groups")
+        if not isinstance(per_parameter, Mapping) or not isinstance(groups, (list, tuple)):
+            continue
+        order = [p for group in groups for p in _members(group)]
+        if len(order) > len(shapes):
+            message = f"it has {plural(len(order), 'parameter')}, the model has {plural(len(shapes), 'tensor')}"
+            yield Finding("optimizer-shape", Severity.ERROR, where, message, "They are of different models.", "resume")
+            continue
+        moments = [(p, ref.info) for p in order for ref in _moments_of(per_parameter.get(p))]
+        of_parameter: dict[object, TensorInfo] = {}
+        for parameter, info in moments:
+            of_parameter.setdefault(parameter, info)
+        wrong = _first_unmatched(of_parameter.values(), shapes)
+        odd = [info for parameter, info in moments if info.shape != of_parameter[parameter].shape]
+        if wrong is not None or odd:
+            info = wrong or odd[0]
+            message = f"{safe_text(info.name)} has shape {list(info.shape)}, no parameter is left that fits"
+            hint = "Model and optimizer are not of the same training."
+            yield Finding("optimizer-shape", Severity.ERROR, where, message, hint, "resume")
+        elif len(groups) == 1 and not _is_in_order([info.shape for info in of_parameter.values()], shapes):
+            message = "its moments come in another order than the model's parameters"
+            yield Finding("moment-order", Severity.WARNING, where, message, level="resume")
+        adam = any(isinstance(group, Mapping) and "betas" in group for group in groups)
+        step = state.get("step", state.get("global_step"))
+        if adam and not per_parameter and isinstance(step, int) and step > 0:
+            message = f"no moments at step {count(step)}, though this optimizer keeps them"
+            yield Finding("moments-missing", Severity.WARNING, where, message, level="resume")
+
+
+def _model_shapes(state: Mapping[object, object]) -> list[tuple[int, ...]]:
+    model = next((state[key] for key in _MODEL_KEYS if isinstance(state.get(key), (Mapping, OpaqueObject))), None)
+    if isinstance(model, OpaqueObject):
+        model = model.entries
+    if not isinstance(model, Mapping):
+        return []
+    return [value.info.shape for value in model.values() if isinstance(value, TensorRef)]
+
+
+def _optimizers(state: Mapping[object, object]) -> Iterator[tuple[str, Mapping[object, object]]]:
+    for key in _OPTIMIZER_KEYS:
+        found = state.get(key)
+        if isinstance(found, Mapping):
+            yield key, found
+        elif isinstance(found, (list, tuple)):
+            for number, item in enumerate(found[:100]):
+                if isinstance(item, Mapping):
+                    yield f"{key}.{number}", item
+
+
+def _members(group: object) -> list[int | str]:
+    """The parameters of an optimizer's group: numbers, or names in some frameworks."""
+    params = group.get("params") if isinstance(group, Mapping) else None
+    return [p for p in params if isinstance(p, (int, str))] if isinstance(params, (list, tuple)) else []
+
+
+def _moments_of(entry: object) -> list[TensorRef]:
+    if not isinstance(entry, Mapping):
+        return []
+    return [value for key, value in entry.items() if key in _MOMENTS and isinstance(value, TensorRef)]
+
+
+def _first_unmatched(moments: Iterable[TensorInfo], shapes: list[tuple[int, ...]]) -> TensorInfo | None:
+    """The first moment for which no parameter of its shape is left."""
+    left = Counter(shapes)
+    for info in moments:
+        if not left[info.shape]:
+            return info
+        left[info.shape] -= 1
+    return None
+
+
+def _is_in_order(moments: list[tuple[int, ...]], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether the moments' shapes are the parameters' in their order; some (buffers, tied, frozen) may be left out."""
+    remaining = iter(shapes)
+    return all(any(shape == other for other in remaining) for shape in moments)
