@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import prod
 
 from ckpt_tui.checkpoints.model import OpaqueObject, TensorInfo, TensorRef
 from ckpt_tui.text import metric, plural, safe_text, short_count
@@ -36,15 +37,16 @@ class Weights:
     """
 
     def __init__(self, tensors: Sequence[TensorInfo]) -> None:
-        named = [(f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name, tensor) for tensor in tensors]
-        named.sort(key=lambda pair: pair[0])
-        self._names = [name for name, _ in named]
-        self._elements = list(accumulate((tensor.num_elements for _, tensor in named), initial=0))
-        self._bytes = list(accumulate((tensor.size_bytes for _, tensor in named), initial=0))
+        # Lists of numbers and texts only: 100,000 pairs would cost as much again in garbage collection.
+        names = [f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name for tensor in tensors]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        self._names = [names[index] for index in order]
+        self._elements = list(accumulate((prod(tensors[index].shape) for index in order), initial=0))
+        self._bytes = list(accumulate((tensors[index].size_bytes for index in order), initial=0))
         self._repeats: list[tuple[int, int, int, int]] = []  # (place, place of the one before, elements, bytes)
         if len({tensor.storage for tensor in tensors}) < len(tensors):
-            self._find_repeats([tensor for _, tensor in named])
-        self.total = self._weight(0, len(named))
+            self._find_repeats([tensors[index] for index in order])
+        self.total = self._weight(0, len(names))
 
     def _find_repeats(self, tensors: list[TensorInfo]) -> None:
         last_place: dict[tuple[object, ...], int] = {}

@@ -127,8 +127,9 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def _show_plan(self) -> None:
         plan = self.plan
         words, role = verdict_words(plan.validation.verdict)
-        self.query_one("#facts", Static).update(
-            line(("Resume from ", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role))
+        self.show(
+            "facts",
+            line(("Resume from ", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role)),
         )
         rows = [line(("✖ ", "error"), (refusal, "error"), limit=4000) for refusal in self._refusals()]
         rows += [line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in plan.warnings]
@@ -157,7 +158,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             content = Content("")
         else:
             content = line((row.effect.explanation, effect_role(row.effect.value)))
-        self.query_one("#effect", Static).update(content)
+        self.show("effect", content)
 
     @on(VirtualList.Moved)
     def _moved(self) -> None:
@@ -174,7 +175,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             return
         self._was_refused = False
         if isinstance(row.recorded, (dict, list, tuple)):
-            self.query_one("#effect", Static).update(line(("Only single values can be changed here.", "warning")))
+            self.show("effect", line(("Only single values can be changed here.", "warning")))
             return
         self.query_one("#editor_hint", Static).update(line(("Enter takes it, Esc leaves it", "dim")))
         self.query_one("#editor_label", Static).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))

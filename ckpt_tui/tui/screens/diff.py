@@ -179,11 +179,11 @@ class DiffScreen(WorkScreen[None]):
             rows.append(verdict_content(self.diff))
         else:
             rows.append(line("could not be compared" if self.query_one("#problem").display else "stopped"))
-        self.query_one("#facts", Static).update(lines(*rows))
+        self.show("facts", lines(*rows))
 
     def _show_detail(self) -> None:
         row = self._list(self.view).cursor_row
-        self.query_one("#detail", Static).update(row_content(row) if row is not None else Content(""))
+        self.show("detail", row_content(row) if row is not None else Content(""))
 
     @property
     def view(self) -> str:

@@ -205,7 +205,7 @@ class InspectScreen(WorkScreen[None]):
         else:
             failed = self.query_one("#problem").display
             content = text.unopened_content(self.path, "could not be opened" if failed else "opening ...", width)
-        self.query_one("#facts", Static).update(content)
+        self.show("facts", content)
 
     def _show_rule(self) -> None:
         view, counts = self.view, ""
@@ -218,10 +218,10 @@ class InspectScreen(WorkScreen[None]):
             if view == "tensors" and self._sort:
                 counts = f"{SORTS[self._sort]} ── {counts}"
         rule = text.rule_content(self._filters[view], counts, max(self.size.width, 10))
-        self.query_one("#rule", Static).update(rule)
+        self.show("rule", rule)
 
     def _show_detail(self) -> None:
-        self.query_one("#detail", Static).update(self._detail(max(self.size.width - 2, 10)))
+        self.show("detail", self._detail(max(self.size.width - 2, 10)))
 
     def _detail(self, width: int) -> Content:
         if self.opened is None:

@@ -237,7 +237,7 @@ class LinesScreen(WorkScreen[None]):
             following = "following the newest line" if self.line_list.is_at_end else "F follows the newest line"
             replaced = f", the file was replaced {plural(self._times_replaced, 'time')}" if self._times_replaced else ""
             second = line((following + replaced, "dim"))
-        self.query_one("#facts", Static).update(lines(top, second))
+        self.show("facts", lines(top, second))
 
     def _show_detail(self) -> None:
         panel = self.query_one("#detail")

@@ -183,7 +183,7 @@ class ValidateScreen(WorkScreen[None]):
         else:
             second = line(*(self._summary or ["stopped; v checks again"]))
         top = spread([("Validate ", "dim"), (what, "strong")], [], width)
-        self.query_one("#facts", Static).update(lines(top, second))
+        self.show("facts", lines(top, second))
 
     @property
     def current(self) -> FileRow:
@@ -193,7 +193,7 @@ class ValidateScreen(WorkScreen[None]):
     def _show_file(self) -> None:
         self._show_facts()
         validation = self.current.validation
-        self.query_one("#levels", Static).update(levels_content(validation))
+        self.show("levels", levels_content(validation))
         findings = self.query_one("#findings", VirtualList)
         findings.set_empty_text("" if validation is None else "nothing is wrong at any level that was checked")
         findings.set_rows(sorted_by_severity(validation.findings) if validation else [])
@@ -207,7 +207,7 @@ class ValidateScreen(WorkScreen[None]):
             content = finding_content(finding)
         else:
             content = Content("")
-        self.query_one("#detail", Static).update(content)
+        self.show("detail", content)
 
     # -- messages and actions -----------------------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
+from textual.widgets import Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from ckpt_tui.errors import CkptError
@@ -97,6 +99,14 @@ class WorkScreen(Screen[ScreenResult]):
 
     BINDINGS: ClassVar[list[BindingType]] = []
     AUTO_FOCUS = ""
+
+    def show(self, widget_id: str, content: Content) -> None:
+        """Put `content` into a static of fixed height. Nothing is laid out anew, and nothing sent if it is the same."""
+        static = self.query_one(f"#{widget_id}", Static)
+        old = static.content
+        if isinstance(old, Content) and old.plain == content.plain and old.spans == content.spans:
+            return
+        static.update(content, layout=False)
 
     def start_work(self, group: str, work: Callable[[], object]) -> None:
         """Run `work` in a thread; newest wins within its group."""
