@@ -275,8 +275,14 @@ class InspectScreen(WorkScreen[None]):
         self.query_one("#lists", ContentSwitcher).current = view
         self.query_one(ViewTabs).active = view
         self._list(view).focus()
+        self.refresh_bindings()
         self._show_rule()
         self._show_detail()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "sort":
+            return self.view == "tensors"
+        return action != "statistics" or self.view in ("tree", "tensors")
 
     def action_filter(self) -> None:
         if self.opened is None:
@@ -299,8 +305,6 @@ class InspectScreen(WorkScreen[None]):
         if self.opened is None:
             return
         self._sort = (self._sort + 1) % len(SORTS)
-        if self.view != "tensors":
-            self.action_view("tensors")
         self._fill("tensors")
         self._show_rule()
 

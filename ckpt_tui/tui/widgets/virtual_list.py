@@ -87,7 +87,7 @@ def fit_cell(text: str, width: int, align: str = "left", keep: str = "start") ->
         text = safe_text(text, limit=10 * _MAX_CELL_CHARS)
     if keep == "middle":
         have = cell_width(text)
-        if have <= width or width < 5:
+        if have <= width or width < 16:  # too little for two ends: the last part tells names apart
             return fit(text, width, align, "end")
         left = (width - 1) // 3
         head = fit(text, left + 1)[:-1] if have > left else text
