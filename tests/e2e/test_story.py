@@ -1,0 +1,154 @@
+"""The whole way once, in a real terminal: train, watch, kill, look, restore, resume, watch on.
+
+A real training is really killed (SIGKILL), a checkpoint is really damaged, and everything after that is done by
+keys in the watch, as a person would at night over SSH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.terminal import Terminal, require_tmux
+
+CKPT_TUI = Path(sys.executable).with_name("ckpt-tui")
+
+# A few hundred steps a second, so that the story is told in seconds; far more steps than it will take.
+TRAIN = [
+    sys.executable, "-m", "trainer", "--out", "run", "--n_layer", "1", "--n_head", "2", "--n_embd", "32",
+    "--block_size", "32", "--batch_size", "4", "--mini_batch_size", "4", "--max_steps", "200000",
+    "--checkpoint_freq", "200", "--eval_freq", "200", "--threads", "1", "--seed", "7",
+]  # fmt: skip
+
+
+def events(run: Path) -> list[dict[str, object]]:
+    """The log's whole lines."""
+    log = run / "events.jsonl"
+    lines = log.read_text("utf-8").split("\n")[:-1] if log.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def newest_step(run: Path) -> int:
+    return max((int(str(event["step"])) for event in events(run)), default=0)
+
+
+def wait_until(condition, timeout_s: float = 60.0, what: str = "") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A training that has saved a few times."""
+    run = tmp_path / "run"
+    with open(tmp_path / "trainer.log", "wb") as log:
+        process = subprocess.Popen(TRAIN, cwd=tmp_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: newest_step(run) > 650, what=(tmp_path / "trainer.log").read_text())
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        _kill_launched(run)
+
+
+def _kill_launched(run: Path) -> None:
+    """Whatever `resume` started and this test did not stop."""
+    launched = run / "launch.json"
+    if launched.exists():
+        pid = json.loads(launched.read_text())["pid"]
+        try:
+            if b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+def test_train_watch_kill_restore_resume(
+    training: subprocess.Popen[bytes], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    require_tmux()
+    run = tmp_path / "run"
+    terminal = Terminal(tmp_path, *size, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    try:
+        # Watch it live: the step goes up on the screen.
+        terminal.run([str(CKPT_TUI), "watch", "run"])
+        terminal.wait_for("running", "at risk", "loss", "rolling")
+
+        # Kill it without a word, and break the file that a resume would like best.
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+        last_step = newest_step(run)
+        damaged = (run / "latest.pt").read_bytes()
+        middle = len(damaged) // 2
+        # Not in place: the rolling checkpoint may be a hard link to the same bytes, and one disk fault hits one name.
+        broken = (
+            damaged[:middle] + bytes(byte ^ 0xFF for byte in damaged[middle : middle + 64]) + damaged[middle + 64 :]
+        )
+        (run / "latest.pt").unlink()
+        (run / "latest.pt").write_bytes(broken)
+        screen = terminal.wait_for("crashed", "Lost")
+        assert f"{last_step:,}" in screen
+
+        # The shell agrees about the damage.
+        validated = subprocess.run(
+            [CKPT_TUI, "validate", "--json", run / "latest.pt"], capture_output=True, text=True, check=False
+        )
+        assert validated.returncode == 1, validated.stdout + validated.stderr
+        assert json.loads(validated.stdout)["data"]["results"][0]["verdict"] == "damaged"
+
+        # Put the backup back by key. Nothing is deleted: the damaged bytes are still there.
+        terminal.press("b")
+        terminal.wait_for("latest.pt", "set aside")
+        terminal.press("y")
+        wait_until(lambda: (run / "latest.pt").read_bytes() != broken, what="restored")
+        kept = [path for path in (run / "set_aside").rglob("latest.pt") if path.read_bytes() == broken]
+        assert len(kept) == 1
+
+        # Resume by key, detached; the curve goes on in a second session.
+        wait_until(
+            lambda: any(event["event"] == "checkpoint_restored" for event in events(run)), what="told in the log"
+        )
+        terminal.press("r")
+        terminal.wait_for("--resume")
+        terminal.press("Enter")
+        wait_until(
+            lambda: any(event["event"] == "run_start" and event["session"] == 2 for event in events(run)),
+            what="a second session",
+        )
+        terminal.wait_for("running")
+        wait_until(lambda: newest_step(run) > last_step + 100, what="the curve goes on")
+
+        # Help is there, and it quits cleanly while the training goes on.
+        terminal.press("?")
+        terminal.wait_for("quit")
+        terminal.press("Escape")
+        terminal.press("q")
+        terminal.wait_for("$ ")
+        terminal.type("echo back in the shell: $?")
+        terminal.press("Enter")
+        terminal.wait_for("back in the shell: 0")
+        assert "Traceback" not in terminal.screen()
+
+        # From the shell: it is fine, and it can be asked to stop.
+        status = subprocess.run([CKPT_TUI, "status", "--json", run], capture_output=True, text=True, check=False)
+        assert status.returncode == 0, status.stdout
+        data = json.loads(status.stdout)["data"]
+        assert data["state"] == "running"
+        assert data["lost"]["steps"] > 0
+        stopped = subprocess.run([CKPT_TUI, "stop", run], capture_output=True, text=True, check=False, timeout=60)
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        assert events(run)[-1]["event"] == "run_end"
+    finally:
+        terminal.close()
