@@ -1,0 +1,274 @@
+"""Is a checkpoint whole, finite, and good to resume from?
+
+Checks every byte that has a checksum, looks for NaN and Inf in every tensor, and for what an exact resume needs.
+A directory stands for every checkpoint in it. What cannot be checked is said, never passed.
+
+exit codes: 0 all valid, 1 something is wrong, 2 something could not be judged
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt_tui import text
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.output import CommandResult, ExitCode, Output, Style
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.model import Finding
+    from ckpt_tui.checkpoints.validate import Validation
+
+EXAMPLES = (
+    "ckpt-tui validate runs/gpt",
+    "ckpt-tui validate latest.pt best_model.safetensors",
+    "ckpt-tui validate big.pt --level structure",
+    "ckpt-tui validate runs/gpt --json",
+)
+LEVEL_CHOICES = ("structure", "integrity", "numbers", "resume")
+_UNJUDGED = ("not-a-checkpoint", "unreadable")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+_MAX_FINDINGS_SHOWN = 12
+_NARROW = 80
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="checkpoint, or a directory of checkpoints")
+    parser.add_argument(
+        "--level",
+        choices=LEVEL_CHOICES,
+        default="resume",
+        help="how far to go, each including those before it: structure (fast), integrity, numbers, resume (default)",
+    )
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.checkpoints.validate import validate_checkpoint
+    from ckpt_tui.services import validity
+    from ckpt_tui.services.recorded import recorded_facts
+
+    levels = LEVEL_CHOICES[: LEVEL_CHOICES.index(args.level) + 1]
+    paths = [path for given in args.paths for path in _checkpoints_at(given)]
+    total = sum(_size_of(path) for path in paths) if args.level != "structure" else None
+    results: list[Validation] = []
+    of_content: dict[tuple[int, int, int], Validation] = {}
+    with out.progress("validate", total) as progress:
+        for path in paths:
+            same = of_content.get(_content_of(path) or (0, 0, 0))
+            if same is not None and _step_in_name(path) is None:
+                # Another name of the same bytes (a hard link): read once.
+                results.append(_under_other_name(same, path))
+                progress.advance(same.size_bytes)
+                continue
+            recorded = recorded_facts(path)
+            validation = validate_checkpoint(
+                path,
+                levels=levels,
+                digest=recorded.digest_for(_has_own_checksums(path)),
+                expected_step=recorded.step if recorded.is_certain else None,
+                on_bytes=progress.advance,
+            )
+            results.append(validation)
+            validity.remember(validation)
+            content = _content_of(path)
+            if content is not None and _step_in_name(path) is None:
+                of_content[content] = validation
+    return CommandResult(
+        data={"results": [_as_data(validation) for validation in results]},
+        view=lambda style: _lines(results, style),
+        exit_code=_exit_code(results),
+        errors=[_as_error(validation) for validation in results if validation.verdict in _UNJUDGED],
+    )
+
+
+def _checkpoints_at(path: str) -> list[str]:
+    """The path itself, or the checkpoints in it when it is a directory that holds several."""
+    if not Path(path).is_dir():
+        return [path]
+    from ckpt_tui.checkpoints.registry import sniff
+    from ckpt_tui.services.names import is_temporary, read_name
+
+    if sniff(path) is not None:
+        return [path]
+    found = []
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError as error:
+        raise from_os_error(error, text.safe_text(path)) from error
+    for entry in entries:
+        name = entry.name
+        if is_temporary(name) or name.endswith((".json", ".jsonl")):
+            continue
+        try:
+            is_directory = entry.is_dir()
+            if is_directory:
+                is_checkpoint = sniff(entry.path) is not None
+            else:
+                known = read_name(name) is not None or name.lower().endswith(_SUFFIXES)
+                is_checkpoint = entry.is_file() and (known or sniff(entry.path) is not None)
+        except (OSError, CkptError):
+            is_checkpoint = name.lower().endswith(_SUFFIXES)
+        if is_checkpoint:
+            found.append(entry.path)
+    if not found:
+        where = text.safe_text(path, 1000)
+        raise CkptError("No checkpoints", f"none in {where}", "Give a file, or the run directory that holds them.")
+    return found
+
+
+def _size_of(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _content_of(path: str) -> tuple[int, int, int] | None:
+    """What two names of one file have in common; None for a file with one name."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino, status.st_size) if status.st_nlink > 1 else None
+
+
+def _step_in_name(path: str) -> int | None:
+    from ckpt_tui.checkpoints.resumable import step_in_name
+
+    return step_in_name(path)
+
+
+def _under_other_name(validation: Validation, path: str) -> Validation:
+    from dataclasses import replace
+
+    return replace(validation, path=path, bytes_checked=0, seconds=0.0)
+
+
+def _has_own_checksums(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+def _as_data(validation: Validation) -> dict[str, object]:
+    return {
+        "path": validation.path,
+        "verdict": validation.verdict,
+        "levels": validation.levels,
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity.value,
+                "level": finding.level,
+                "where": finding.where,
+                "message": finding.message,
+                "hint": finding.hint,
+            }
+            for finding in validation.findings
+        ],
+        "bytes_checked": validation.bytes_checked,
+        "seconds": validation.seconds,
+        "format": validation.format,
+        "step": validation.step,
+        "bytes": validation.size_bytes,
+    }
+
+
+def _as_error(validation: Validation) -> CkptError:
+    finding = validation.findings[-1]
+    title = "Not a checkpoint" if validation.verdict == "not-a-checkpoint" else "Cannot be read"
+    path = text.safe_text(validation.path, 1000)
+    message = finding.message if path in finding.message else f"{path}: {finding.message}"
+    return CkptError(title, message, finding.hint)
+
+
+def _exit_code(results: list[Validation]) -> int:
+    verdicts = {validation.verdict for validation in results}
+    if verdicts & set(_UNJUDGED):
+        return ExitCode.TROUBLE
+    return ExitCode.OK if verdicts == {"valid"} else ExitCode.DIFFERENT
+
+
+# --- text for eyes
+
+_VERDICT_MARKS = {
+    "valid": ("✓", "ok", "good"), "damaged": ("✖", "x", "bad"), "nonfinite": ("✖", "x", "bad"),
+    "unsafe": ("✖", "x", "bad"), "incomplete": ("▲", "!", "warn"),
+}  # fmt: skip
+_OUTCOME_WORDS = {
+    "pass": ("✓ {}", "ok {}", "good"), "fail": ("✖ {} fails", "x {} fails", "bad"),
+    "not-checked": ("? {} not checked", "? {} not checked", "warn"),
+    "not-applicable": ("· {} does not apply", "- {} does not apply", "dim"),
+}  # fmt: skip
+
+
+def _lines(results: list[Validation], style: Style) -> Iterator[str]:
+    judged = [validation for validation in results if validation.verdict not in _UNJUDGED]
+    name_width = max((text.cell_width(text.safe_text(v.path, 1000)) for v in judged), default=0)
+    name_width = min(name_width, max((style.width or _NARROW) - 42, 16))
+    for validation in judged:
+        yield from _validation_lines(validation, style, name_width)
+    if len(results) > 1:
+        yield _summary(results, style)
+
+
+def _validation_lines(validation: Validation, style: Style, name_width: int) -> Iterator[str]:
+    fancy, plain, role = _VERDICT_MARKS[validation.verdict]
+    verdict = style.paint(text.fit(f"{style.glyph(fancy, plain)} {validation.verdict}", 12), role)
+    path = text.safe_text(validation.path, 1000)
+    name = text.fit(path, name_width, keep="end") if style.width is not None else path.ljust(name_width)
+    facts = [text.size(validation.size_bytes)]
+    if validation.step is not None:
+        facts.append(f"step {text.safe_text(validation.step, 20)}")
+    yield f"{verdict} {name}  {', '.join(facts)}".rstrip()
+    words = []
+    for level, outcome in validation.levels.items():
+        with_glyph, without, role = _OUTCOME_WORDS[outcome]
+        words.append(style.paint(style.glyph(with_glyph, without).format(level), role))
+    yield "  " + "  ".join(words)
+    order = {"error": 0, "warning": 1, "info": 2}
+    findings = sorted(validation.findings, key=lambda finding: order[finding.severity.value])
+    hints: list[str] = []
+    for finding in findings[:_MAX_FINDINGS_SHOWN]:
+        yield from _finding_lines(finding, style)
+        if finding.hint and finding.hint not in hints:
+            hints.append(finding.hint)
+    if len(findings) > _MAX_FINDINGS_SHOWN:
+        yield f"  and {text.plural(len(findings) - _MAX_FINDINGS_SHOWN, 'more finding')}: --json has all of them"
+    for hint in hints:
+        yield from _wrapped(hint, style.glyph("→ ", "> "), style)
+
+
+def _finding_lines(finding: Finding, style: Style) -> Iterator[str]:
+    role = {"error": "bad", "warning": "warn", "info": "dim"}[finding.severity.value]
+    where = text.safe_text(finding.where, 120)
+    sentence = f"{where}: {finding.message}" if where else finding.message
+    for line in _wrapped(sentence, "", style):
+        yield style.paint(line, role)
+
+
+def _wrapped(sentence: str, mark: str, style: Style) -> Iterator[str]:
+    sentence = text.safe_text(sentence, 2000)
+    if style.width is None:
+        yield f"  {mark}{sentence}"
+        return
+    yield from textwrap.wrap(
+        sentence, style.width, initial_indent=f"  {mark}", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+def _summary(results: list[Validation], style: Style) -> str:
+    counts: dict[str, int] = {}
+    for validation in results:
+        counts[validation.verdict] = counts.get(validation.verdict, 0) + 1
+    num_bytes = sum(validation.bytes_checked for validation in results)
+    seconds = sum(validation.seconds for validation in results)
+    read = f"; {text.size(num_bytes)} read in {text.duration(seconds)}" if num_bytes else ""
+    verdicts = ", ".join(f"{number:,} {verdict}" for verdict, number in counts.items())
+    return style.paint(f"{text.plural(len(results), 'checkpoint')}: {verdicts}{read}", "dim")
