@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from ckpt_tui.commands.confirm import add_confirm_arguments, confirm
+from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
 from ckpt_tui.services.restore import Outcome, Plan, carry_out
-from ckpt_tui.text import safe_text
 
 
 def add_act_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,20 +66,3 @@ def _plan_lines(plan: Plan, style: Style) -> Iterator[str]:
 def _outcome_lines(plan: Plan, outcome: Outcome, style: Style) -> Iterator[str]:
     yield style.paint(f"{style.glyph('✓', 'ok')} {plan.act} done", "good")
     yield from sentence_lines(outcome.sentences, plan.warnings, style)
-
-
-def sentence_lines(sentences: Iterable[str], warnings: Iterable[str], style: Style) -> Iterator[str]:
-    """One thought a line, broken at words where the terminal ends; warnings are marked."""
-    for sentence in sentences:
-        yield from _wrapped("", safe_text(sentence, 4000), style)
-    for warning in warnings:
-        lines = _wrapped(f"{style.glyph('▲', '!')} ", safe_text(warning, 4000), style)
-        yield from (style.paint(line, "warn") for line in lines)
-
-
-def _wrapped(mark: str, sentence: str, style: Style) -> list[str]:
-    if style.width is None:
-        return [mark + sentence]
-    return textwrap.wrap(
-        sentence, style.width, initial_indent=mark, subsequent_indent="  ", break_on_hyphens=False
-    ) or [mark]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.output import Output
+from ckpt_tui.output import Output, Style, terminal_width
 from ckpt_tui.text import safe_text
 
 
@@ -30,11 +31,32 @@ def confirm(question: str, sentences: Sequence[str], warnings: Sequence[str], *,
             "this changes something, and there is no terminal to ask on",
             "Add --yes to do it, or --dry-run to see the plan.",
         )
-    for sentence in (*sentences, *(f"Note: {warning}" for warning in warnings)):
-        out.note(f"  {safe_text(sentence, 2000)}")
+    for line in sentence_lines(sentences, warnings, Style(width=terminal_width(2), unicode=_speaks_unicode())):
+        out.note(line)
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
         answer = sys.stdin.readline()
     except UnicodeDecodeError:
         answer = ""
     return answer.strip().lower() in ("y", "yes")
+
+
+def _speaks_unicode() -> bool:
+    return "utf" in (getattr(sys.stderr, "encoding", None) or "ascii").lower()
+
+
+def sentence_lines(sentences: Iterable[str], warnings: Iterable[str], style: Style) -> Iterator[str]:
+    """One thought a line, broken at words where the terminal ends; warnings are marked."""
+    for sentence in sentences:
+        yield from _wrapped("", safe_text(sentence, 4000), style)
+    for warning in warnings:
+        lines = _wrapped(f"{style.glyph('▲', '!')} ", safe_text(warning, 4000), style)
+        yield from (style.paint(line, "warn") for line in lines)
+
+
+def _wrapped(mark: str, sentence: str, style: Style) -> list[str]:
+    if style.width is None:
+        return [mark + sentence]
+    return textwrap.wrap(
+        sentence, style.width, initial_indent=mark, subsequent_indent="  ", break_on_hyphens=False
+    ) or [mark]

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         return f"Training {word}, process {demo.pid}."
 
     if args.no_watch or out.as_json or not sys.stdout.isatty():
-        data = {
+        data: dict[str, object] = {
             "directory": demo.directory, "what": demo.what, "pid": demo.pid, "log": demo.log_path,
             "command": list(demo.command),
         }  # fmt: skip

@@ -74,24 +74,28 @@ def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
         yield f"No checkpoint in {text.safe_text(catalog.directory, 1000)}."
         return
     now = time.time()
+    # Where there is room, words; at 80 columns marks, and sentences below the table.
+    is_wide = style.width is None or style.width >= 120
     columns = [
-        Column("name", shrink=True), Column("step", "right"), Column("val loss", "right"), Column("size", "right"),
-        Column("age", "right"), Column("validity"), Column("", shrink=True),
+        Column(""), Column("name", shrink=True), Column("step", "right"), Column("val", "right"), Column(""),
+        Column("size", "right"), Column("age", "right"), Column("validity"), *([Column("")] if is_wide else []),
     ]  # fmt: skip
-    yield from table(columns, [_row(entry, now, style) for entry in catalog.entries], style)
+    yield from table(columns, [_row(entry, now, style, is_wide) for entry in catalog.entries], style)
     for entry in catalog.entries:
         if entry.is_bad and entry.note:
             yield style.paint(f"{text.safe_text(entry.name)}: {text.safe_text(entry.note, 300)}", "bad")
     for name, backups in (catalog.missing or {}).items():
-        yield style.paint(
-            f"{text.safe_text(name)} is missing; {', '.join(map(text.safe_text, backups))} could stand in.", "warn"
-        )
+        stand_ins = ", ".join(map(text.safe_text, backups))
+        yield style.paint(f"{text.safe_text(name)} is missing; {stand_ins} could stand in.", "warn")
+    for entry in catalog.entries:
+        if entry.removed_next:
+            yield f"The next {entry.kind} checkpoint removes {text.safe_text(entry.name)}."
     count = text.plural(len(catalog.entries), "checkpoint")
     takes = f"; a resume takes {text.safe_text(catalog.resume_would_take)}" if catalog.resume_would_take else ""
     yield style.paint(f"{count}, {text.size(catalog.total_bytes)}{takes}.", "dim")
 
 
-def _row(entry: CatalogEntry, now: float, style: Style) -> list[Cell]:
+def _row(entry: CatalogEntry, now: float, style: Style, is_wide: bool) -> list[Cell]:
     if entry.is_bad:
         validity: Cell = (f"{style.glyph('✖', 'x')} {entry.validity}", "bad")
     elif entry.validity == "valid":
@@ -109,11 +113,13 @@ def _row(entry: CatalogEntry, now: float, style: Style) -> list[Cell]:
         if holds
     ]
     return [
+        (style.glyph("▶", ">") if entry.resume_takes else "", "accent"),
         text.safe_text(entry.name),
         f"{entry.step:,}" if entry.step is not None else "-",
         text.metric(entry.val_loss),
+        (style.glyph("★", "*") if entry.is_best else "", "accent"),
         text.size(entry.size_bytes),
         text.short_age(now - entry.saved_at if entry.saved_at is not None else None),
         validity,
-        (", ".join(remarks), "accent" if entry.resume_takes else "dim"),
+        *([(", ".join(remarks), "dim")] if is_wide else []),
     ]

@@ -10,8 +10,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckpt_tui.commands.acting import sentence_lines
-from ckpt_tui.commands.confirm import add_confirm_arguments, confirm
+from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
 from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
 from ckpt_tui.text import safe_text
@@ -101,7 +100,8 @@ def _plan_data(plan: ResumePlan) -> dict[str, object]:
 def _plan_lines(plan: ResumePlan, style: Style) -> Iterator[str]:
     yield from sentence_lines(plan.sentences, plan.warnings, style)
     for refusal in plan.refusals:
-        yield style.paint(f"{style.glyph('✖', 'x')} {safe_text(refusal, 2000)}", "bad")
+        for line in sentence_lines([f"Refused: {refusal}"], (), style):
+            yield style.paint(line, "bad")
     yield ""
     # Whole, on one line: a person copies it.
     yield safe_text(plan.command_line, 100_000)

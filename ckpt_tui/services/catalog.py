@@ -230,14 +230,16 @@ def _describe(
 
 
 def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[str, object]] | None:
-    """The entry with what the file itself says; None for a file of an ambiguous ending that is no checkpoint."""
+    """The entry with what the file itself says; None for a file that is no checkpoint, or gone by now."""
     from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 
-    if entry.name.lower().endswith(_AMBIGUOUS_SUFFIXES) and sniff(entry.path) is None:
-        return None
     try:
+        if entry.name.lower().endswith(_AMBIGUOUS_SUFFIXES) and sniff(entry.path) is None:
+            return None
         checkpoint = open_checkpoint(entry.path)
     except CkptError as error:
+        if not os.path.lexists(entry.path):
+            return None  # retention of a live training removed it since the directory was listed
         if os.path.isdir(entry.path):
             return replace(entry, note=error.title), {}  # a layout that we cannot read says nothing about it
         return replace(entry, validity="damaged", note=error.message or error.title), {}

@@ -16,10 +16,10 @@ from ckpt_tui.services.owner import owner_of, run_state
 
 DEFAULT_DIRECTORY = "demo-run"
 # A GPT of 0.8 million parameters on the source of Python's own library: minutes on two cores, and it really learns.
-SETTINGS: tuple[tuple[str, str], ...] = (
-    ("n_layer", "4"), ("n_head", "4"), ("n_embd", "128"), ("block_size", "64"), ("batch_size", "8"),
-    ("max_steps", "6000"), ("eval_freq", "100"), ("checkpoint_freq", "200"), ("seed", "1"),
-)  # fmt: skip
+SETTINGS: dict[str, int] = {
+    "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 8, "mini_batch_size": 8,
+    "max_steps": 10_000, "eval_freq": 100, "checkpoint_freq": 200, "seed": 1,
+}  # fmt: skip
 
 What = Literal["started", "resumed", "running", "finished"]
 
@@ -60,8 +60,8 @@ def start_demo(directory: str = DEFAULT_DIRECTORY, *, max_steps: int | None = No
             "Choose another one: `ckpt-tui demo --dir DIR`.",
         )
     command = [sys.executable, "-m", "trainer", "--out", directory, "--resume", "auto"]
-    for key, value in SETTINGS:
-        command += [f"--{key}", str(max_steps) if key == "max_steps" and max_steps else value]
+    for key, value in {**SETTINGS, **({"max_steps": max_steps} if max_steps else {})}.items():
+        command += [f"--{key}", str(value)]
     session = (state.session if state is not None else 0) + 1
     # Run where the trainer's package lies: a `trainer` of the person's own in their directory is not taken for ours.
     started = launch.start(directory, command, cwd=trainer_home, session=session)

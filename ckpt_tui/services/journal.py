@@ -33,6 +33,8 @@ INCOMING_NAME = "incoming"
 LOCK_NAME = "trainer.lock"
 MAX_JOURNAL_BYTES = 16 * 1024 * 1024
 
+_LOCK_PATIENCE_S = 0.15
+
 INTENT, PREPARED, MOVED, DONE, CONFLICT = "intent", "prepared", "moved", "done", "conflict"
 
 
@@ -159,15 +161,21 @@ def _lock(path: str, flags: int) -> int | type[BlockingIOError] | None:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return BlockingIOError
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Every look whether a trainer lives holds the lock for microseconds; a trainer holds it for life.
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(descriptor)
+            return BlockingIOError
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
+        return descriptor
 
 
 def perform(

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ckpt_tui.services.names import BEST_NAME, read_name
+
 REGISTRY_NAME = "registry.json"
 MAX_REGISTRY_BYTES = 64 * 1024 * 1024
 
@@ -57,7 +59,8 @@ def changed_registry(directory: str, removed: frozenset[str], copied: Mapping[st
     for name, source in copied.items():
         known = by_name.get(source)
         if known is not None:
-            kept.append({**known, _PATH: name, "kind": _kind_of(name, known)})
+            # A copy has its source's time and digest: they are those of the content.
+            kept.append({**known, _PATH: name, "kind": _kind_of(name, known), "is_best": name == BEST_NAME})
     raw[_LIST] = kept
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
 
@@ -67,8 +70,6 @@ _PATH = "path"
 
 
 def _kind_of(name: str, known: Mapping[str, object]) -> object:
-    from ckpt_tui.services.names import read_name
-
     facts = read_name(name)
     return facts.kind if facts is not None else known.get("kind")
 

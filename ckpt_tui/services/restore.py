@@ -118,7 +118,8 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
         sentences.append(f"{safe_name(target.name)} (step {target.step:,}, valid) is copied to {names.LATEST_NAME}.")
     moves += _keep_a_best(directory, catalog, newer_names, target.step, sentences, on_bytes)
     if newer:
-        listed = ", ".join(safe_name(entry.name) for entry in newer[:6]) + (", ..." if len(newer) > 6 else "")
+        listed = ", ".join(safe_name(entry.name) for entry in newer[:6])
+        listed += f" and {len(newer) - 6} more" if len(newer) > 6 else ""
         sentences.insert(0, f"{plural(len(newer), 'newer checkpoint')} set aside, not deleted: {listed}.")
     warnings = list(notices)
     unknown = [entry.name for entry in catalog.entries if entry.step is None and not entry.is_bad]
@@ -142,6 +143,7 @@ def plan_undo(directory: str) -> Plan:
         return Plan("undo", directory, (), ("There is nothing to undo.",), warnings=tuple(notices))
     deed = deeds[-1]
     moves, warnings = [], list(notices)
+    put_back: list[str] = []
     sentences = [f"Takes back the {deed.act} of {journal.when(deed)} (set_aside/{deed.number}/)."]
     for move in reversed(deed.moves):
         if move.target == REGISTRY_NAME:
@@ -159,7 +161,9 @@ def plan_undo(directory: str) -> Plan:
             warnings.append(f"{safe_name(source)} is no longer there: {safe_name(move.target)} stays as it is.")
         else:
             moves.append(Move(move.target, "rename", before=now, source=source, after=kept))
-            sentences.append(f"{safe_name(move.target)} is put back as it was.")
+            put_back.append(safe_name(move.target))
+    if put_back:
+        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {', '.join(put_back)}.")
     return assemble("undo", directory, catalog, moves, sentences, warnings, why=f"undo of a {deed.act}", undone=deed)
 
 

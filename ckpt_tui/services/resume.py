@@ -300,6 +300,8 @@ def _sentences(
     sentences.append(", ".join(parts) + total + ".")
     differing = {change.key for change in plan.changes}
     for change in plan.changes:
+        if change.effect is Effect.IMPOSSIBLE:
+            continue  # among the refusals
         sentences.append(f"{safe_name(change.key)}: {_value(change.a)} -> {_value(change.b)}, {change.effect.words}.")
     for key in wanted:
         if key not in differing:
