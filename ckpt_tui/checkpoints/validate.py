@@ -7,15 +7,14 @@ not checked, never passed.
 from __future__ import annotations
 
 import math
+import os
 import stat
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from os import stat_result
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Verdict
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.text import count, duration, plural, safe_text, size
@@ -232,7 +231,7 @@ class _Judge:
 
     # --- what cannot be opened
 
-    def _did_not_open(self, error: CkptError, before: stat_result) -> str:
+    def _did_not_open(self, error: CkptError, before: os.stat_result) -> str:
         if error.title in ("Not found", "No permission", "Cannot read"):
             return self._unreadable(error)
         is_file = stat.S_ISREG(before.st_mode)
@@ -282,7 +281,7 @@ class _Judge:
         self.bytes_checked = found.bytes_checked
         self.levels["integrity"] = found.integrity
 
-    def _empty(self, before: stat_result) -> str:
+    def _empty(self, before: os.stat_result) -> str:
         if self._grows(before):
             self._add("still-growing", Severity.WARNING, "it is incomplete, still growing", "Try again in a while.")
             return "incomplete"
@@ -315,7 +314,7 @@ class _Judge:
                     return False
         return True
 
-    def _grows(self, before: stat_result) -> bool:
+    def _grows(self, before: os.stat_result) -> bool:
         """Whether somebody is writing the file: only one that changed just now is watched for a moment."""
         if self._changed_since(before):
             return True
@@ -328,7 +327,7 @@ class _Judge:
                 return True
         return False
 
-    def _changed_since(self, before: stat_result) -> bool:
+    def _changed_since(self, before: os.stat_result) -> bool:
         try:
             now = Path(self.path).stat()
         except OSError:
@@ -357,7 +356,7 @@ def archive_records(path: str) -> list[Record] | None:
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return None
-            index = read_zip_index(file, DEFAULT_LIMITS)
+            index = read_zip_index(file.fileno(), os.fstat(file.fileno()).st_size, safe_text(path))
     except OSError as error:
         raise from_os_error(error, safe_text(path)) from error
     return [
