@@ -1,0 +1,76 @@
+"""Is it fine? The phase, the time that is left, and how long a silence is too long for this run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckpt_tui.run.state import Eta, Phase
+
+# Before its own rhythm is known: loading data and compiling a model take minutes.
+START_PATIENCE_S = 300.0
+MIN_PATIENCE_S = 10.0
+# A process that we cannot ask is given up after this many times the silence that counts as stalled.
+FAR_BEYOND = 10.0
+MIN_FAR_BEYOND_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a session speaks. interval_s: usual time between step events (None: not known yet).
+    longest_pause_s: the longest silence it came back from (evaluation, saving)."""
+
+    interval_s: float | None
+    longest_pause_s: float
+
+    @property
+    def stalled_after_s(self) -> float:
+        """3 times its own pace plus the longest known pause (SPEC section 9)."""
+        if self.interval_s is None:
+            return max(START_PATIENCE_S, self.longest_pause_s)
+        return max(3 * self.interval_s + self.longest_pause_s, MIN_PATIENCE_S)
+
+    @property
+    def gone_after_s(self) -> float:
+        return max(FAR_BEYOND * self.stalled_after_s, MIN_FAR_BEYOND_S)
+
+
+def judge_phase(silence_s: float, rhythm: Rhythm, is_process_alive: bool | None) -> tuple[Phase, str]:
+    """The phase of a session that has not said its end, and why it is thought so."""
+    if is_process_alive is False:
+        return Phase.CRASHED, "the process is gone without a word"
+    if is_process_alive is None and silence_s > rhythm.gone_after_s:
+        return Phase.CRASHED, "silent far beyond its own rhythm; its process cannot be seen from here"
+    if silence_s > rhythm.stalled_after_s:
+        return Phase.STALLED, f"silent for {silence_s:.0f} s; {rhythm.stalled_after_s:.0f} s would be usual at most"
+    return Phase.RUNNING, ""
+
+
+def median(values: Sequence[float]) -> float | None:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else None
+
+
+def estimate(
+    steps_left: int, seconds_per_step: Sequence[float], pause_s_per_step: float, silence_s: float
+) -> Eta | None:
+    """Time left, with a range.
+
+    seconds_per_step: recent ones; their quartiles make the range. pause_s_per_step: what evaluation and saving have
+    cost a step so far: added, since most recent steps do not see them. silence_s: time since the last step, gone
+    already.
+    """
+    if len(seconds_per_step) < 2 or steps_left < 0:
+        return None
+    ordered = sorted(seconds_per_step)
+    quarter = len(ordered) // 4
+    middle_half = ordered[quarter : len(ordered) - quarter]
+    usual = sum(middle_half) / len(middle_half)
+    waited = min(silence_s, usual)
+
+    def total(pace: float, pauses: float) -> float:
+        return max(steps_left * (pace + pauses) - waited, 0.0)
+
+    low = total(ordered[quarter] * 0.99, pause_s_per_step * 0.9)
+    high = total(ordered[-1 - quarter] * 1.01, pause_s_per_step * 1.1)
+    return Eta(total(usual, pause_s_per_step), low, high)

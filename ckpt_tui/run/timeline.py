@@ -1,0 +1,101 @@
+"""Sessions of a run: where each began, how far it came, what its end cost, and what a resume would do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ckpt_tui.run.state import Lost, Phase, RunState, Session
+
+END_PHASES = {
+    "finished": Phase.FINISHED, "interrupted": Phase.INTERRUPTED, "preempted": Phase.PREEMPTED,
+    "failed": Phase.FAILED, "diverged": Phase.DIVERGED,
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    """A session while it is folded. lost_steps counts what later sessions trained again of it."""
+
+    number: int
+    start_step: int
+    start_ts: float
+    last_step: int
+    last_ts: float
+    first_step: int | None = None  # of its first step event
+    first_step_ts: float = 0.0
+    last_step_ts: float = 0.0
+    trained_s: float = 0.0  # between step events, never negative
+    phase: Phase = Phase.RUNNING
+    reason: str = ""
+    resumed_from: str | None = None
+    retrained_steps: int = 0
+    lost_steps: int = 0
+    save_steps: list[int] = field(default_factory=list)
+    pid: int = 0
+    pid_started: float = 0.0
+    host: str = ""
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Its own pace between its first and last step event, evaluation and saving included."""
+        if self.first_step is None or self.last_step <= self.first_step or self.trained_s <= 0:
+            return None
+        return self.trained_s / (self.last_step - self.first_step)
+
+    def freeze(self, phase: Phase, reason: str, lost_steps: int, pace: float) -> Session:
+        return Session(
+            number=self.number, start_step=self.start_step, last_step=self.last_step, start_ts=self.start_ts,
+            last_ts=self.last_ts, phase=phase, reason=reason, resumed_from=self.resumed_from,
+            retrained_steps=self.retrained_steps, lost_steps=lost_steps, lost_s=lost_steps * pace,
+            save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
+        )  # fmt: skip
+
+
+def pace_of(records: list[SessionRecord]) -> float:
+    """Seconds a step over all sessions, 0 when not known."""
+    seconds = sum(record.trained_s for record in records if record.seconds_per_step is not None)
+    steps = sum(
+        record.last_step - (record.first_step or 0) for record in records if record.seconds_per_step is not None
+    )
+    return seconds / steps if steps > 0 else 0.0
+
+
+def lost_so_far(records: list[SessionRecord], retrained_steps: int, lost_now: int = 0) -> Lost:
+    """What crashes have cost: steps trained in vain, and the time all sessions took against one without a crash.
+
+    retrained_steps: trained again already. lost_now: since the checkpoint that a resume now would take.
+    overhead: (time between the step events of all sessions) / (the same distance at the same pace, once) - 1;
+    None before any lost step was trained again: only then has it cost time.
+    """
+    pace = pace_of(records)
+    first = min((record.first_step for record in records if record.first_step is not None), default=0)
+    without_crash = (max((record.last_step for record in records), default=0) - first) * pace
+    overhead: float | None = None
+    if without_crash > 0 and retrained_steps:
+        overhead = sum(record.trained_s for record in records) / without_crash - 1
+    elif without_crash > 0 and not lost_now:
+        overhead = 0.0
+    steps = retrained_steps + lost_now
+    return Lost(steps=steps, seconds=steps * pace, overhead=overhead)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeOutlook:
+    """What a resume from `checkpoint` would do: skip batches 0..skipped-1, redo `redone`, then train `new` more."""
+
+    checkpoint: str | None
+    step: int
+    skipped: int
+    redone: int
+    new: int
+    seconds: float | None  # for redone and new together, None when the pace is not known
+
+
+def resume_outlook(state: RunState) -> ResumeOutlook:
+    """From the newest valid checkpoint that the state knows, or from scratch."""
+    at_risk = state.at_risk
+    checkpoint, step = (at_risk.checkpoint, at_risk.checkpoint_step) if at_risk else (None, 0)
+    redone = max(state.step - step, 0)
+    new = max(state.total_steps - max(state.step, step), 0)
+    seconds = (redone + new) / state.steps_per_s if state.steps_per_s else None
+    return ResumeOutlook(checkpoint, step, step, redone, new, seconds)

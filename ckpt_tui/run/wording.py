@@ -1,0 +1,162 @@
+"""The sentences and facts about a run that people see, the same in `status`, `watch --plain` and on the screens.
+
+Lines are tuples of (text, role); roles are those of `output.Style`: good, bad, warn, accent, dim, bold, plain.
+Texts are safe for a terminal.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ckpt_tui import text
+from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.timeline import resume_outlook
+
+Span = tuple[str, str]
+Line = tuple[Span, ...]
+
+_PHASES = {  # glyph, plain glyph, role
+    Phase.WAITING: ("○", "o", "dim"), Phase.RUNNING: ("●", "*", "good"), Phase.STALLED: ("◐", "?", "warn"),
+    Phase.CRASHED: ("✖", "x", "bad"), Phase.INTERRUPTED: ("■", "#", "warn"), Phase.PREEMPTED: ("■", "#", "warn"),
+    Phase.FAILED: ("✖", "x", "bad"), Phase.DIVERGED: ("✖", "x", "bad"), Phase.FINISHED: ("✓", "+", "good"),
+}  # fmt: skip
+
+
+def phase_glyph(phase: Phase, unicode: bool = True) -> str:
+    return _PHASES[phase][0 if unicode else 1]
+
+
+def phase_word(phase: Phase) -> str:
+    return phase.value
+
+
+def phase_role(phase: Phase) -> str:
+    return _PHASES[phase][2]
+
+
+def clock_time(ts: float | None, seconds: bool = False) -> str:
+    """Local time of day."""
+    if ts is None:
+        return "-"
+    try:
+        return time.strftime("%H:%M:%S" if seconds else "%H:%M", time.localtime(ts))
+    except (OverflowError, ValueError, OSError):
+        return "-"
+
+
+def checkpoint_words(state: RunState) -> str:
+    """The checkpoint that a resume would take: `rolling 9,250`; "" when there is none."""
+    at_risk = state.at_risk
+    if at_risk is None or at_risk.checkpoint is None:
+        return ""
+    kind = next((s.kind for s in reversed(state.saves) if at_risk.checkpoint in s.names and s.kind), "")
+    return f"{text.safe_text(kind or at_risk.checkpoint, 60)} {at_risk.checkpoint_step:,}"
+
+
+def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
+    """The header: is it fine, when will it end, what is at risk."""
+    phase = state.phase
+    name = text.safe_text(state.name or state.directory or "run", 40)
+    words = f"{phase_glyph(phase, unicode)} {phase_word(phase)}"
+    if phase.is_over and state.last_ts is not None:
+        words += f" {clock_time(state.last_ts)}, {text.duration(max(state.now - state.last_ts, 0.0))} ago"
+    first: list[Span] = [(name, "bold"), (words, phase_role(phase))]
+    if phase is Phase.WAITING:
+        return [(*first, ("no event yet", "dim"))]
+    step = f"step {state.step:,}"
+    if state.total_steps:
+        percent = min(state.step * 100 // state.total_steps, 100)
+        step += f" / {state.total_steps:,}"
+        first += [(step, "plain"), (f"{percent} %", "plain")]
+    else:
+        first.append((step, "plain"))
+    second: list[Span] = []
+    if state.eta is not None:
+        eta = state.eta
+        second.append((
+            f"eta {text.duration(eta.seconds)} ({text.duration(eta.low_s)} - {text.duration(eta.high_s)})", "plain",
+        ))  # fmt: skip
+    if state.steps_per_s:
+        second.append((f"{state.steps_per_s:.3g} it/s", "plain"))
+    if state.tokens_per_s:
+        second.append((f"{text.short_count(state.tokens_per_s)} tok/s", "plain"))
+    if state.last_loss is not None:
+        bad = state.last_loss - state.last_loss != 0
+        second.append((f"loss {text.metric(state.last_loss)}", "bad" if bad else "plain"))
+    if state.best_value is not None:
+        second.append((f"best {text.metric(state.best_value)}", "plain"))
+    lines: list[Line] = [tuple(first)]
+    if second:
+        lines.append(tuple(second))
+    third = _risk_spans(state)
+    if third:
+        lines.append(tuple(third))
+    return lines
+
+
+def _risk_spans(state: RunState) -> list[Span]:
+    spans: list[Span] = []
+    at_risk = state.at_risk
+    if at_risk is not None and not state.phase.is_over:
+        spans.append((f"at risk {text.plural(at_risk.steps, 'step')}, {text.duration(at_risk.seconds)}", "plain"))
+    if at_risk is not None:
+        if at_risk.checkpoint is None:
+            spans.append(("no checkpoint yet", "warn"))
+        else:
+            age = text.short_age(state.now - at_risk.checkpoint_ts) if at_risk.checkpoint_ts is not None else "-"
+            spans.append((f"last valid {checkpoint_words(state)}, {age} ago", "plain"))
+    if state.saves_that_fit is not None:
+        few = state.saves_that_fit < 3
+        spans.append((f"{text.plural(max(state.saves_that_fit, 0), 'save')} fit", "bad" if few else "plain"))
+    return spans
+
+
+def end_sentences(state: RunState) -> list[Span]:
+    """What is seen first when a run is over or stalled: why, what it cost, what a resume would do."""
+    phase = state.phase
+    if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
+        return []
+    last_line = f"last line: step {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
+    reason = text.safe_text(state.reason, 200)
+    if phase is Phase.CRASHED and reason == "the process is gone without a word":
+        sentences: list[Span] = [(f"Killed: the process is gone without a word ({last_line}).", "bad")]
+    else:
+        sentences = [
+            (f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line}).", phase_role(phase))
+        ]
+    if phase is Phase.STALLED:
+        return sentences
+    at_risk = state.at_risk
+    since = checkpoint_words(state)
+    if at_risk is not None and at_risk.steps:
+        lost = f"Lost {text.plural(at_risk.steps, 'step')}, {text.duration(at_risk.seconds)} of training"
+        sentences.append((f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"))
+    elif since:
+        sentences.append((f"Nothing was lost: {since} holds the last step.", "good"))
+    outlook = resume_outlook(state)
+    if outlook.checkpoint is not None:
+        parts = []
+        if outlook.skipped:
+            parts.append(f"skips 0-{outlook.skipped - 1:,}")
+        if outlook.redone:
+            parts.append(f"redoes {outlook.step:,}-{outlook.step + outlook.redone - 1:,}")
+        words = ", ".join(parts)
+        if state.total_steps:
+            words += f"{', then ' if words else ''}trains {outlook.new:,} new"
+        if outlook.seconds is not None and state.total_steps:
+            words += f": about {text.duration(outlook.seconds)}"
+        sentences.append((f"A resume {words}.", "plain"))
+    return sentences
+
+
+def log_sentences(state: RunState) -> list[Span]:
+    """What is wrong with the log itself."""
+    lines: list[Span] = [(text.safe_text(notice[:1].upper() + notice[1:], 200) + ".", "warn")
+                         for notice in state.notices]  # fmt: skip
+    bad = state.bad_lines
+    if bad.count:
+        at = f", first at byte {bad.first_offset:,}" if bad.first_offset is not None else ""
+        lines.append((f"{text.plural(bad.count, 'bad line')}{at}: {text.safe_text(bad.first_reason, 100)}.", "warn"))
+    if state.missing_lines:
+        lines.append((f"{text.plural(state.missing_lines, 'line')} missing (gaps in seq).", "warn"))
+    return lines

@@ -1,0 +1,42 @@
+"""What a log source is: something that is polled and yields events, whatever becomes of its file.
+
+A source never raises for what a file holds or for what happens to it; it says so in `Batch.notices`. It never blocks
+for long: one poll reads at most `max_bytes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ckpt_tui.events.schema import BadLine, Event
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one poll brought.
+
+    events: in the order of the log, bad lines among them. notices: lasting facts about the log (replaced, gone).
+    restarted: the events begin at the start of a log that is not the one read before (replaced or truncated); whether
+    they continue the run or tell it anew shows in their `seq`. is_caught_up: nothing is left to read now.
+    progress: how much of the log is read, 0 to 1.
+    """
+
+    events: list[Event | BadLine]
+    notices: tuple[str, ...] = ()
+    restarted: bool = False
+    is_caught_up: bool = True
+    progress: float = 1.0
+
+
+class EventSource(Protocol):
+    """A log that is followed. `path` is the file it reads."""
+
+    @property
+    def path(self) -> str: ...
+
+    def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
+        """What came since the last poll, at most about `max_bytes` of it."""
+        ...

@@ -1,0 +1,184 @@
+"""Follows a JSON-lines event log while it is written, over every accident that can happen to it.
+
+Only whole lines are decoded; a torn last line waits for its newline. A log that was replaced (another inode, or other
+bytes where we had read) or cut is read again from its start, and the batch says so. A copy that was swapped in with
+the same bytes and more (rsync, an editor's save) is simply read on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ckpt_tui.events.codec import MAX_LINE_BYTES, decode
+from ckpt_tui.events.schema import BadLine, Event
+from ckpt_tui.sources.base import CHUNK_BYTES, Batch
+
+_FINGERPRINT_BYTES = 256
+
+
+class JsonlSource:
+    """The tail of one file of JSON lines."""
+
+    suffixes = (".jsonl", ".ndjson")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None  # device, inode
+        self._trouble = ""  # the last notice about not being able to read, said once
+        self._restarted = False
+        self._forget()
+
+    @staticmethod
+    def accepts(path: str, head: bytes) -> bool:
+        """Whether a file that begins with `head` is one of ours: an object, or nothing yet."""
+        return head.lstrip(b"\x00 \t\r\n")[:1] in (b"", b"{") or path.endswith(JsonlSource.suffixes)
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def _forget(self) -> None:
+        self._offset = 0  # bytes read from the file, the unfinished line included
+        self._pieces: list[bytes] = []  # the unfinished line
+        self._num_piece_bytes = 0
+        self._skipped: BadLine | None = None  # the beginning of a line that is too long to keep
+        self._head = b""
+        self._tail = b""  # the bytes before the offset
+
+    def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
+        notices: list[str] = []
+        events: list[Event | BadLine] = []
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            return self._cannot_read(error)
+        try:
+            facts = os.fstat(descriptor)
+            self._look_for_accidents(descriptor, facts, notices)
+            left = max_bytes
+            while left > 0:
+                chunk = os.pread(descriptor, min(left, CHUNK_BYTES), self._offset)
+                if not chunk:
+                    break
+                self._take(chunk, events)
+                left -= len(chunk)
+            size = os.fstat(descriptor).st_size
+        except OSError as error:
+            failed = self._cannot_read(error)
+            notices.extend(failed.notices)
+            size = self._offset
+        else:
+            if self._trouble:
+                notices.append("the log can be read again")
+                self._trouble = ""
+        finally:
+            os.close(descriptor)
+        restarted, self._restarted = self._restarted and bool(events), self._restarted and not events
+        return Batch(
+            events=events,
+            notices=tuple(notices),
+            restarted=restarted,
+            is_caught_up=self._offset >= size,
+            progress=min(self._offset / size, 1.0) if size else 1.0,
+        )
+
+    def _cannot_read(self, error: OSError) -> Batch:
+        trouble = (
+            "the log is gone: it was deleted or moved"
+            if isinstance(error, FileNotFoundError)
+            else f"the log cannot be read: {error.strerror or error}"
+        )
+        is_news = trouble != self._trouble and (self._identity is not None or not isinstance(error, FileNotFoundError))
+        self._trouble = trouble if is_news or self._trouble else ""
+        return Batch(events=[], notices=(trouble,) if is_news else ())
+
+    def _look_for_accidents(self, descriptor: int, facts: os.stat_result, notices: list[str]) -> None:
+        identity = (facts.st_dev, facts.st_ino)
+        if self._offset and (identity != self._identity or facts.st_size != self._offset):
+            if facts.st_size < self._offset:
+                accident = "replaced" if identity != self._identity else "truncated"
+            elif not self._is_what_we_read(descriptor):
+                accident = "replaced"
+            else:
+                accident = ""
+            if accident:
+                notices.append(f"the log was {accident} after {self._offset:,} bytes; read again from its start")
+                self._forget()
+                self._restarted = True
+        self._identity = identity
+
+    def _is_what_we_read(self, descriptor: int) -> bool:
+        start = self._offset - len(self._tail)
+        return (
+            os.pread(descriptor, len(self._head), 0) == self._head
+            and os.pread(descriptor, len(self._tail), start) == self._tail
+        )
+
+    def _take(self, chunk: bytes, events: list[Event | BadLine]) -> None:
+        if len(self._head) < _FINGERPRINT_BYTES:
+            self._head += chunk[: _FINGERPRINT_BYTES - len(self._head)]
+        self._tail = (self._tail + chunk[-_FINGERPRINT_BYTES:])[-_FINGERPRINT_BYTES:]
+        line_start = self._offset - self._num_piece_bytes
+        self._offset += len(chunk)
+        end = chunk.rfind(b"\n")
+        if end < 0:
+            self._keep(chunk, line_start)
+            return
+        first_end = chunk.find(b"\n")
+        self._keep(chunk[:first_end], line_start)
+        if self._skipped is not None:
+            events.append(
+                BadLine(
+                    reason="line too long", start=self._skipped.start, num_bytes=self._num_piece_bytes,
+                    offset=self._skipped.offset,
+                )
+            )  # fmt: skip
+        else:
+            self._decode(b"".join(self._pieces), line_start, events)
+        position = line_start + self._num_piece_bytes + 1
+        self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
+        if end > first_end:
+            append = events.append
+            for line in chunk[first_end + 1 : end].split(b"\n"):
+                event = decode(line)
+                if type(event) is BadLine or line[:1] == b"\x00":
+                    self._decode(line, position, events)
+                else:
+                    append(event)
+                position += len(line) + 1
+        self._keep(chunk[end + 1 :], position)
+
+    def _keep(self, piece: bytes, line_start: int) -> None:
+        """Add to the unfinished line, or only count it once it is longer than any event."""
+        if not piece:
+            return
+        self._num_piece_bytes += len(piece)
+        if self._skipped is None:
+            self._pieces.append(piece)
+            if self._num_piece_bytes > MAX_LINE_BYTES:
+                start = b"".join(self._pieces)[:200]
+                self._skipped = BadLine(reason="line too long", start=start, offset=line_start)
+                self._pieces = []
+
+    @staticmethod
+    def _decode(line: bytes, offset: int, events: list[Event | BadLine]) -> None:
+        """One line that may be anything; a whole event behind a hole or behind a torn one is not lost."""
+        if not line.strip():
+            return
+        if line[:1] == b"\x00":
+            rest = line.lstrip(b"\x00")
+            hole = len(line) - len(rest)
+            events.append(BadLine(reason="zero bytes: a hole that a crash left", num_bytes=hole, offset=offset))
+            if not rest.strip():
+                return
+            line, offset = rest, offset + hole
+        event = decode(line)
+        if isinstance(event, BadLine):
+            events.append(BadLine(reason=event.reason, start=event.start, num_bytes=event.num_bytes, offset=offset))
+            second = line.rfind(b'{"v":')
+            if second > 0:
+                event = decode(line[second:])
+                if not isinstance(event, BadLine):
+                    events.append(event)
+        else:
+            events.append(event)
