@@ -17,6 +17,7 @@ from ckpt_tui.checkpoints.model import (
 )
 from ckpt_tui.text import metric, safe_text, size
 from ckpt_tui.tui.judgement import severity_words
+from ckpt_tui.tui.moments import moments_of
 from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
 from ckpt_tui.tui.styled import bar
 from ckpt_tui.tui.tensor_table import TensorTable, full_name
@@ -162,7 +163,24 @@ def optimizer_facts(checkpoint: Checkpoint) -> list[Fact]:
             rows.extend(flatten(value if isinstance(value, dict) else {key: value}))
         if len(rows) >= MAX_FLAT_ROWS:
             break
-    return rows[:MAX_FLAT_ROWS]
+    return (rows + moment_facts(checkpoint))[:MAX_FLAT_ROWS]
+
+
+def moment_facts(checkpoint: Checkpoint) -> list[Fact]:
+    """What the optimizer remembers of each parameter: its step, its moments, their shape and dtype."""
+    moments, have_names = moments_of(checkpoint)
+    if not moments:
+        return []
+    how = "by parameter" if have_names else "by number: names cannot be told"
+    rows = [Fact(f"moments {how}", "", is_heading=True)]
+    for entry in moments:
+        tensors = entry.tensors
+        info = next(iter(tensors.values()), None)
+        shape = f"{shape_text(info.shape)} {info.dtype}  " if info else ""
+        others = [f"{key_text(key)} {summary(value, 40)}" for key, value in entry.values.items() if key not in tensors]
+        words = f"{shape}{', '.join(tensors)}" + (f"  {', '.join(others)}" if others else "")
+        rows.append(Fact(safe_text(entry.parameter, 500), safe_text(words, 400), safe_text(words, 1500)))
+    return rows
 
 
 def _is_container(value: object) -> bool:
