@@ -1,0 +1,214 @@
+"""What a trainer asks first, found in the decoded state: progress, settings, which parts are there, the optimizer."""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
+
+MODEL_KEYS = ("model", "model_state_dict", "state_dict", "model_state", "module", "net", "weights")
+OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state")
+_PARTS = {
+    "model": MODEL_KEYS,
+    "optimizer": OPTIMIZER_KEYS,
+    "scheduler": ("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "lr_scheduler_state_dict"),
+    "scaler": ("scaler", "grad_scaler", "scaler_state_dict", "native_amp_scaling_state"),
+    "ema": ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model"),
+    "rng": ("rng_state", "rng", "rng_states", "random_states", "torch_rng_state"),
+    "dataloader": ("dataloader_state", "dataloader", "sampler", "data_state", "dataloader_state_dict"),
+}
+_STEP_KEYS = ("step", "global_step", "global_steps", "iteration", "iter", "iter_num", "num_timesteps", "current_step")
+_PROGRESS = {
+    "epoch": ("epoch", "current_epoch"),
+    "train_loss": ("train_loss", "loss"),
+    "val_loss": ("val_loss", "valid_loss", "eval_loss", "best_val_loss"),
+    "best_metric": ("best_metric", "best_score"),
+    "checkpoint_type": ("checkpoint_type", "kind"),
+}
+_TIME_KEYS = ("timestamp", "saved_at", "time", "created_at")
+_SETTINGS = ("args", "hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "model_args")
+_VERSIONS = ("pytorch_version", "torch_version", "format_version", "pytorch-lightning_version", "version")
+_MAX_PLAIN_NODES = 10_000
+
+
+def add_facts(checkpoint: Checkpoint) -> None:
+    """Fill progress, hyperparameters, has, optimizer and versions from the state; leaves out what it does not find."""
+    state = entries_of(checkpoint.state)
+    if state is None:
+        return
+    for part, keys in _PARTS.items():
+        if any(state.get(key) not in (None, {}, []) for key in keys if _is_part(state.get(key))):
+            checkpoint.has.append(part)
+    is_bare = bool(checkpoint.tensors) and "model" not in checkpoint.has
+    if is_bare and all(type(value) is TensorRef for value in state.values()):
+        checkpoint.has.insert(0, "model")
+    _add_progress(checkpoint, state)
+    for key in _SETTINGS:
+        settings = entries_of(state.get(key))
+        if settings:
+            plain = plain_value(settings)
+            assert isinstance(plain, dict)
+            checkpoint.hyperparameters.update({k: v for k, v in plain.items() if k not in checkpoint.hyperparameters})
+    for key in _VERSIONS:
+        if isinstance(state.get(key), (str, int)):
+            checkpoint.metadata.setdefault(key, state[key])
+    for key in OPTIMIZER_KEYS:
+        optimizer = state.get(key)
+        if isinstance(optimizer, list) and optimizer:
+            optimizer = optimizer[0]
+        if isinstance(optimizer, dict) and "param_groups" in optimizer:
+            checkpoint.optimizer = _optimizer_facts(optimizer, checkpoint.hyperparameters)
+            break
+
+
+def entries_of(value: object) -> dict[object, object] | None:
+    """The keys and values of a dict, or the attributes of a Namespace-like object; None for anything else."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, OpaqueObject):
+        if isinstance(value.state, dict) and value.state:
+            return value.state
+        return value.entries or None
+    return None
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, (dict, list, tuple, TensorRef, OpaqueObject))
+
+
+def _add_progress(checkpoint: Checkpoint, state: dict[object, object]) -> None:
+    progress = checkpoint.progress
+    inner = state.get("train_state")
+    nested = inner if isinstance(inner, dict) else {}
+    for key in _STEP_KEYS:
+        for place in (state, nested):
+            if "step" not in progress and type(place.get(key)) is int:
+                progress["step"] = place[key]
+    for word, keys in _PROGRESS.items():
+        for key in keys:
+            value = state.get(key, nested.get(key))
+            if word not in progress and type(value) in (int, float, str):
+                progress[word] = value
+    metrics = state.get("val_metrics")
+    if isinstance(metrics, dict):
+        for name, value in list(metrics.items())[:100]:
+            if type(value) in (int, float) and isinstance(name, str):
+                progress.setdefault(name, value)
+    for key in _TIME_KEYS:
+        saved_at = _seconds(state.get(key))
+        if saved_at is not None:
+            progress["saved_at"] = saved_at
+            break
+
+
+def _seconds(value: object) -> float | None:
+    """Unix seconds of a time as trainers store it: a number, or ISO text."""
+    if type(value) in (int, float):
+        return float(value) if 1e8 < value < 1e11 else None  # type: ignore[operator, arg-type]
+    if type(value) is str and 10 <= len(value) <= 40:
+        from datetime import datetime
+
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return None
+
+
+def plain_value(value: object) -> object:
+    """Settings as plain values: objects become their attributes, paths and classes text. Bounded, ends on cycles."""
+    budget = [_MAX_PLAIN_NODES]
+
+    def plain(item: object, depth: int) -> object:
+        budget[0] -= 1
+        if item is None or isinstance(item, (str, int, float, bool)):
+            return item
+        if budget[0] < 0 or depth > 20:
+            return "..."
+        if isinstance(item, (list, tuple)):
+            return [plain(inner, depth + 1) for inner in item[:1000]]
+        entries = entries_of(item)
+        if entries is not None:
+            return {
+                key if isinstance(key, str) else str(key): plain(inner, depth + 1)
+                for key, inner in list(entries.items())[:5000]
+            }
+        if isinstance(item, OpaqueObject):
+            if item.type_name.startswith("pathlib.") and all(isinstance(part, str) for part in item.args):
+                return "/".join(str(part) for part in item.args).replace("//", "/")
+            if item.items:
+                return [plain(inner, depth + 1) for inner in item.items[:1000]]
+            return item.type_name
+        if isinstance(item, TensorRef):
+            return f"tensor {list(item.info.shape)} {item.info.dtype}"
+        return f"{len(item):,} bytes" if isinstance(item, bytes) else type(item).__name__
+
+    return plain(value, 0)
+
+
+def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object]) -> dict[str, object]:
+    """Type as far as its state tells, groups without their parameters, which moments each parameter has."""
+    groups = optimizer.get("param_groups")
+    states = optimizer.get("state")
+    facts: dict[str, object] = {}
+    kept: list[object] = []
+    num_parameters = 0
+    for group in groups if isinstance(groups, list) else []:
+        if isinstance(group, dict):
+            parameters = group.get("params")
+            listed = len(parameters) if isinstance(parameters, list) else 0
+            num_parameters += listed
+            plain = plain_value({key: value for key, value in group.items() if key != "params"})
+            assert isinstance(plain, dict)
+            kept.append({**plain, "num_parameters": listed})
+    moments: dict[str, int] = {}
+    for state in states.values() if isinstance(states, dict) else ():
+        if isinstance(state, dict):
+            for name in list(state)[:20]:
+                if isinstance(name, str):
+                    moments[name] = moments.get(name, 0) + 1
+    named = settings.get("optimizer")
+    if isinstance(named, str):
+        facts["type"] = named
+    elif "exp_avg_sq" in moments:
+        decoupled = {group.get("decoupled_weight_decay") for group in kept if isinstance(group, dict)}
+        facts["type"] = "AdamW" if decoupled == {True} else "Adam" if decoupled == {False} else "Adam or AdamW"
+    elif "momentum_buffer" in moments:
+        facts["type"] = "SGD with momentum"
+    facts["groups"] = kept
+    facts["num_parameters"] = num_parameters
+    facts["state"] = moments
+    return facts
+
+
+def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
+    """The tensors of the model's state dict (buffers included: a file cannot always tell them apart); all of them
+    where the file is nothing but weights."""
+    if checkpoint.format == "safetensors":
+        return checkpoint.tensors
+    state = entries_of(checkpoint.state) or {}
+    for key in MODEL_KEYS:
+        if _is_part(state.get(key)):
+            prefix = f"{key}."
+            return [tensor for tensor in checkpoint.tensors if tensor.name.startswith(prefix) or tensor.name == key]
+    return checkpoint.tensors if "model" in checkpoint.has else []
+
+
+def count_parameters(tensors: list[TensorInfo]) -> int:
+    """Elements of the tensors, views of the same place of one storage counted once."""
+    seen = {(t.storage, t.offset, t.shape) if t.storage else id(t): t for t in tensors}
+    return sum(tensor.num_elements for tensor in seen.values())
+
+
+def module_weights(tensors: list[TensorInfo], prefix: str = "", depth: int = 1) -> dict[str, tuple[int, int]]:
+    """(parameters, bytes) per module, `depth` names below `prefix`; shared ones with the first that has them."""
+    seen: set[object] = set()
+    weights: dict[str, tuple[int, int]] = {}
+    for tensor in tensors:
+        place: object = (tensor.storage, tensor.offset, tensor.shape) if tensor.storage else id(tensor)
+        if place in seen:
+            continue
+        seen.add(place)
+        parts = tensor.name.removeprefix(prefix).split(".", depth)
+        module = ".".join(parts[:depth])
+        elements, num_bytes = weights.get(module, (0, 0))
+        weights[module] = (elements + tensor.num_elements, num_bytes + tensor.size_bytes)
+    return weights

@@ -1,0 +1,202 @@
+"""Which globals that a pickle names are harmless, and why; the rest is unknown, and some are known to be dangerous.
+
+An allow-list: what is not in it is unknown, however innocent its name sounds. Whole names are compared, never
+prefixes, because a harmless module reaches others by attributes (`torch.serialization.os.system`).
+"""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.model import Verdict
+
+STORAGE_DTYPES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+
+_DTYPES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "double",
+    "float",
+    "half",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "long",
+    "int",
+    "short",
+    "bool",
+    "complex32",
+    "complex64",
+    "complex128",
+    "cfloat",
+    "cdouble",
+    "qint8",
+    "quint8",
+    "qint32",
+    "quint4x2",
+    "quint2x4",
+    "bits8",
+    "bits16",
+    "bits1x8",
+    "bits2x4",
+    "bits4x2",
+]
+
+# reason -> names, by module. Python 2 wrote __builtin__ and copy_reg, and protocols 0 to 2 still do.
+_FAMILIES: tuple[tuple[str, str, str], ...] = (
+    ("rebuilds a tensor from its storage", "torch._utils", "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 "
+     "_rebuild_parameter _rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
+     "_rebuild_sparse_csr_tensor _rebuild_meta_tensor_no_storage _rebuild_nested_tensor _rebuild_wrapper_subclass "
+     "_rebuild_device_tensor_from_numpy _rebuild_device_tensor_from_cpu_tensor"),
+    ("rebuilds a tensor from its storage", "torch._tensor", "_rebuild_from_type_v2"),
+    ("a tensor's class", "torch", "Tensor"),
+    ("a tensor's class", "torch.nn.parameter", "Parameter Buffer UninitializedParameter"),
+    ("a tensor's dtype", "torch", " ".join(_DTYPES)),
+    ("a tensor's storage", "torch", " ".join(name for name in STORAGE_DTYPES if name != "UntypedStorage")),
+    ("a tensor's storage", "torch.storage", "UntypedStorage TypedStorage"),
+    ("a plain value of torch", "torch", "Size device strided sparse_coo sparse_csr per_tensor_affine "
+     "per_channel_affine contiguous_format channels_last preserve_format"),
+    ("a plain value of torch", "torch.serialization", "_get_layout"),
+    ("a plain value of torch", "torch.torch_version", "TorchVersion"),
+    ("a module of a saved network", "torch.nn.modules.linear", "Linear Bilinear Identity"),
+    ("a module of a saved network", "torch.nn.modules.sparse", "Embedding EmbeddingBag"),
+    ("a module of a saved network", "torch.nn.modules.normalization", "LayerNorm GroupNorm RMSNorm"),
+    ("a module of a saved network", "torch.nn.modules.batchnorm", "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm"),
+    ("a module of a saved network", "torch.nn.modules.dropout", "Dropout Dropout1d Dropout2d Dropout3d"),
+    ("a module of a saved network", "torch.nn.modules.container", "Sequential ModuleList ModuleDict ParameterList"),
+    ("a module of a saved network", "torch.nn.modules.conv", "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d"),
+    ("a module of a saved network", "torch.nn.modules.activation", "ReLU GELU SiLU Tanh Sigmoid Softmax LeakyReLU "
+     "MultiheadAttention"),
+    ("a container", "collections", "OrderedDict defaultdict deque Counter"),
+    ("a plain value", "builtins", "set frozenset slice range complex bytearray bytes list dict tuple int float bool "
+     "str object"),
+    ("a plain value", "__builtin__", "set frozenset slice xrange complex bytearray list dict tuple int long float "
+     "bool str unicode object"),
+    ("text turned into bytes", "_codecs", "encode"),
+    ("builds a plain object", "copyreg", "_reconstructor __newobj__ __newobj_ex__"),
+    ("builds a plain object", "copy_reg", "_reconstructor __newobj__ __newobj_ex__"),
+    ("settings", "argparse", "Namespace"),
+    ("settings", "types", "SimpleNamespace"),
+    ("a path, as text", "pathlib", "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath"),
+    ("a path, as text", "pathlib._local", "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath"),
+    ("a date or time", "datetime", "datetime date time timedelta timezone"),
+    ("a number", "decimal", "Decimal"),
+    ("a number", "fractions", "Fraction"),
+    ("an identifier", "uuid", "UUID SafeUUID"),
+    ("a numpy value", "numpy", "dtype ndarray float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 "
+     "uint8 bool_ bool"),
+    ("a numpy value", "numpy.core.multiarray", "_reconstruct scalar"),
+    ("a numpy value", "numpy._core.multiarray", "_reconstruct scalar"),
+    ("a numpy value", "numpy.core.numeric", "_frombuffer"),
+    ("a numpy value", "numpy._core.numeric", "_frombuffer"),
+    ("numpy's random state", "numpy.random._pickle", "__generator_ctor __bit_generator_ctor __randomstate_ctor"),
+    ("numpy's random state", "numpy.random._mt19937", "MT19937"),
+    ("numpy's random state", "numpy.random._pcg64", "PCG64 PCG64DXSM"),
+    ("numpy's random state", "numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),
+)  # fmt: skip
+
+KNOWN: dict[str, str] = {f"{module}.{name}": reason for reason, module, names in _FAMILIES for name in names.split()}
+
+# For the word "dangerous" only: a name that is in neither list is unknown, and not opened for that either.
+_DANGEROUS_MODULES = {
+    "os": "runs commands and changes files", "posix": "runs commands and changes files",
+    "nt": "runs commands and changes files", "subprocess": "runs commands", "pty": "runs commands",
+    "commands": "runs commands", "sys": "reaches into the interpreter", "importlib": "imports code",
+    "imp": "imports code", "runpy": "runs code", "code": "runs code", "codeop": "runs code", "pdb": "runs code",
+    "bdb": "runs code", "timeit": "runs code", "cProfile": "runs code", "profile": "runs code", "trace": "runs code",
+    "pip": "installs code", "ctypes": "calls machine code", "cffi": "calls machine code", "marshal": "loads code",
+    "socket": "talks to the network", "urllib": "talks to the network", "requests": "talks to the network",
+    "httplib": "talks to the network", "http": "talks to the network", "webbrowser": "opens programs",
+    "shutil": "changes files", "tempfile": "changes files", "multiprocessing": "starts processes",
+    "asyncio": "starts processes", "threading": "starts threads", "signal": "sends signals",
+    "pickle": "opens another pickle", "_pickle": "opens another pickle", "cPickle": "opens another pickle",
+    "dill": "opens another pickle", "cloudpickle": "builds functions", "joblib": "opens another pickle",
+    "operator": "reaches any attribute", "_operator": "reaches any attribute", "inspect": "reaches any attribute",
+    "pydoc": "imports code", "pkgutil": "imports code", "zipimport": "imports code", "site": "runs code",
+    "distutils": "runs commands", "setuptools": "runs commands", "doctest": "runs code", "test": "runs code",
+}  # fmt: skip
+_DANGEROUS_NAMES = {
+    **{
+        f"{module}.{name}": "runs code or reaches any attribute"
+        for module in ("builtins", "__builtin__")
+        for name in [
+            "eval",
+            "exec",
+            "execfile",
+            "compile",
+            "open",
+            "file",
+            "getattr",
+            "setattr",
+            "delattr",
+            "__import__",
+            "apply",
+            "input",
+            "globals",
+            "locals",
+            "vars",
+            "map",
+            "filter",
+            "reload",
+            "breakpoint",
+            "exit",
+            "quit",
+            "memoryview",
+            "type",
+        ]
+    },
+    "torch.load": "opens another pickle",
+    "torch.storage._load_from_bytes": "opens another pickle",
+    "torch.hub.load": "downloads and runs code",
+    "torch.jit.load": "loads code",
+    "torch.jit._script.unpackage_script_module": "loads code",
+    "torch.jit.unsupported_tensor_ops.execWrapper": "runs code",
+    "torch._dynamo.guards.GuardBuilder.get": "runs code",
+    "torch.utils._config_module.load_config": "opens another pickle",
+    "torch.distributed.rpc.internal._run_function": "runs code",
+    "numpy.load": "opens another pickle",
+    "numpy.testing._private.utils.runstring": "runs code",
+    "types.CodeType": "builds code",
+    "types.FunctionType": "builds code",
+    "functools.partial": "calls whatever it is given",
+    "functools.reduce": "calls whatever it is given",
+    "logging.config.listen": "runs code that it receives",
+}
+
+
+def judge(module: str, name: str) -> tuple[Verdict, str]:
+    """What is known of a global, and why. By its whole name, as the file writes it."""
+    full = f"{module}.{name}"
+    reason = KNOWN.get(full)
+    if reason is not None:
+        return Verdict.KNOWN, reason
+    reason = _DANGEROUS_NAMES.get(full)
+    if reason is None:
+        reason = _DANGEROUS_MODULES.get(module.split(".", 1)[0])
+    if reason is None:
+        # `torch.serialization` + `os.system`: a module reached through the attributes of another one.
+        for part in full.split(".")[1:-1]:
+            if part in ("os", "sys", "subprocess", "importlib", "ctypes", "builtins", "__builtins__", "__globals__"):
+                reason = "reaches a dangerous module through another one"
+                break
+    if reason is not None:
+        return Verdict.DANGEROUS, reason
+    return Verdict.UNKNOWN, "not on the list of what training checkpoints need; loading it would run its code"

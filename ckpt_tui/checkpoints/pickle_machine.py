@@ -1,0 +1,482 @@
+"""An interpreter of pickles that builds inert data. It imports nothing, calls nothing, and knows every opcode.
+
+What a pickle would call becomes a plain value where `pickle_rebuild` understands it, and an `OpaqueObject` with the
+name and the arguments where not. Every amount is bounded: by `ReadLimits`, and by the size of the pickle itself.
+"""
+
+from __future__ import annotations
+
+from codecs import escape_decode
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import repeat
+from struct import Struct
+from struct import error as struct_error
+
+from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
+from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, TensorRef
+from ckpt_tui.checkpoints.pickle_globals import judge
+from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import count, safe_text
+
+_INT32 = Struct("<i").unpack_from
+_UINT32 = Struct("<I").unpack_from
+_UINT16 = Struct("<H").unpack_from
+_UINT64 = Struct("<Q").unpack_from
+_FLOAT64 = Struct(">d").unpack_from
+
+_CHECK_EVERY = 16_384  # opcodes between looks at the limits
+_MAX_INT_BYTES = 1024  # random states hold 128 bits; Python refuses to print more than 4,300 digits
+_MAX_PLAIN_INT = (1 << 61) - 1  # larger ones can share one hash, which makes a dict of them quadratic
+_MAX_KEY_NODES = 256
+_HIGHEST_PROTOCOL = 5
+
+_HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
+
+
+class _Stop(Exception):  # noqa: N818 - a limit, not an error of ours
+    """The pickle asks for more than a limit, or is not one."""
+
+
+@dataclass(slots=True)
+class DecodedPickle:
+    """root: the inert object. globals: everything it names, called or not. end: the byte behind it."""
+
+    root: object
+    globals: list[GlobalRef] = field(default_factory=list)
+    end: int = 0
+
+
+def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:
+    """Interpret the pickle at `start`. Raises CkptError "Damaged checkpoint" where it is none or asks for too much."""
+    machine = _Machine(data, start, limits)
+    try:
+        root = machine.run()
+    except _Stop as stop:
+        raise _damaged(record, machine.position, str(stop)) from None
+    except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
+        raise _damaged(record, machine.position, safe_text(error, 80)) from None
+    found = []
+    for (module, name), global_name in machine.names.items():
+        verdict, reason = judge(module, name)
+        found.append(GlobalRef(global_name.type_name, verdict, reason, record))
+    return DecodedPickle(root, found, machine.position)
+
+
+def _damaged(record: str, position: int, reason: str) -> CkptError:
+    return CkptError("Damaged checkpoint", f"{record} is no sound pickle: byte {count(position)}: {reason}", _HINT)
+
+
+class _Machine:
+    """One pickle being read. `position` is where the opcode that is being read begins, roughly: for messages."""
+
+    def __init__(self, data: bytes, start: int, limits: ReadLimits) -> None:
+        self.data = data
+        self.position = start
+        self.limits = limits
+        self.names: dict[tuple[str, str], GlobalName] = {}
+        self.copied = 0
+        self.num_odd_keys = 0
+
+    def run(self) -> object:
+        """The loop. Opcodes of tensors come first and inline; `_rare` has the rest."""
+        data, limits, names = self.data, self.limits, self.names
+        position, size = self.position, len(self.data)
+        stack: list[object] = []
+        marks: list[list[object]] = []
+        memo: dict[int, object] = {}
+        push: Callable[[object], None] = stack.append
+        num_opcodes = 0
+        while True:
+            self.position = position
+            num_opcodes += _CHECK_EVERY
+            if num_opcodes > limits.max_opcodes + _CHECK_EVERY:
+                raise _Stop(f"more than {count(limits.max_opcodes)} opcodes")
+            if len(stack) + len(marks) > limits.max_stack or len(memo) > limits.max_memo:
+                raise _Stop("its stack or memo grows without end")
+            for _ in repeat(None, _CHECK_EVERY):
+                code = data[position]
+                position += 1
+                if code == 0x71:  # BINPUT
+                    memo[data[position]] = stack[-1]
+                    position += 1
+                elif code == 0x72:  # LONG_BINPUT
+                    memo[_UINT32(data, position)[0]] = stack[-1]
+                    position += 4
+                elif code == 0x68:  # BINGET
+                    push(memo[data[position]])
+                    position += 1
+                elif code == 0x4B:  # BININT1
+                    push(data[position])
+                    position += 1
+                elif code == 0x6A:  # LONG_BINGET
+                    push(memo[_UINT32(data, position)[0]])
+                    position += 4
+                elif code == 0x28:  # MARK
+                    marks.append(stack)
+                    stack = []
+                    push = stack.append
+                elif code == 0x74:  # TUPLE
+                    items = tuple(stack)
+                    stack = marks.pop()
+                    push = stack.append
+                    push(items)
+                elif code == 0x58:  # BINUNICODE
+                    end = position + 4 + _UINT32(data, position)[0]
+                    if end > size:
+                        raise _Stop("a text goes beyond the end")
+                    push(str(data[position + 4 : end], "utf-8", "surrogatepass"))
+                    position = end
+                elif code == 0x52:  # REDUCE
+                    arguments = stack.pop()
+                    stack[-1] = self.call(stack[-1], arguments)
+                elif code == 0x51:  # BINPERSID
+                    stack[-1] = resolve_persistent_id(stack[-1])
+                elif code == 0x4D:  # BININT2
+                    push(_UINT16(data, position)[0])
+                    position += 2
+                elif code == 0x4A:  # BININT
+                    push(_INT32(data, position)[0])
+                    position += 4
+                elif code == 0x94:  # MEMOIZE
+                    memo[len(memo)] = stack[-1]
+                elif code == 0x8C:  # SHORT_BINUNICODE
+                    end = position + 1 + data[position]
+                    if end > size:
+                        raise _Stop("a text goes beyond the end")
+                    push(str(data[position + 1 : end], "utf-8", "surrogatepass"))
+                    position = end
+                elif code == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                elif code == 0x86:  # TUPLE2
+                    stack[-2:] = [(stack[-2], stack[-1])]
+                elif code == 0x87:  # TUPLE3
+                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                elif code == 0x29:  # EMPTY_TUPLE
+                    push(())
+                elif code == 0x89:  # NEWFALSE
+                    push(False)
+                elif code == 0x88:  # NEWTRUE
+                    push(True)
+                elif code == 0x4E:  # NONE
+                    push(None)
+                elif code == 0x7D:  # EMPTY_DICT
+                    push({})
+                elif code == 0x5D:  # EMPTY_LIST
+                    push([])
+                elif code == 0x47:  # BINFLOAT
+                    push(_FLOAT64(data, position)[0])
+                    position += 8
+                elif code == 0x73:  # SETITEM
+                    value = stack.pop()
+                    key = stack.pop()
+                    self.set_items(stack[-1], [key, value])
+                elif code == 0x75:  # SETITEMS
+                    pairs = stack
+                    stack = marks.pop()
+                    push = stack.append
+                    self.set_items(stack[-1], pairs)
+                elif code == 0x61:  # APPEND
+                    value = stack.pop()
+                    self.extend(stack[-1], [value])
+                elif code == 0x65:  # APPENDS
+                    values = stack
+                    stack = marks.pop()
+                    push = stack.append
+                    self.extend(stack[-1], values)
+                elif code == 0x63 or code == 0x93:  # GLOBAL, STACK_GLOBAL
+                    if code == 0x63:
+                        middle = data.index(b"\n", position)
+                        end = data.index(b"\n", middle + 1)
+                        module = str(data[position:middle], "utf-8", "surrogateescape")
+                        name = str(data[middle + 1 : end], "utf-8", "surrogateescape")
+                        position = end + 1
+                    else:
+                        name, module = _text(stack.pop()), _text(stack.pop())
+                    push(names.get((module, name)) or self.name(module, name))
+                elif code == 0x62:  # BUILD
+                    state = stack.pop()
+                    _build(stack[-1], state)
+                elif code == 0x81:  # NEWOBJ
+                    arguments = stack.pop()
+                    stack[-1] = self.call(stack[-1], arguments)
+                elif code == 0x2E:  # STOP
+                    self.position = position
+                    return _finished(stack[-1])
+                else:
+                    self.position = position
+                    if code == 0x31:  # POP_MARK
+                        stack = marks.pop()
+                        push = stack.append
+                        continue
+                    if code in _TAKES_MARK:
+                        taken = stack
+                        stack = marks.pop()
+                        push = stack.append
+                        position = self.rare_marked(code, position, taken, stack)
+                    elif code == 0x30 and not stack:  # POP of a mark
+                        stack = marks.pop()
+                        push = stack.append
+                    else:
+                        position = self.rare(code, position, stack, memo)
+
+    def name(self, module: str, name: str) -> GlobalName:
+        """The global of this name, the same one each time."""
+        found = self.names[(module, name)] = GlobalName(f"{module}.{name}")
+        return found
+
+    def call(self, function: object, arguments: object) -> object:
+        """What a call stands for. Nothing is called but our own builders."""
+        if type(arguments) is not tuple:
+            raise _Stop("a call whose arguments are no tuple")
+        if type(function) is not GlobalName:
+            return OpaqueObject("result of a call", (function, *arguments[:16]))
+        if function.copies and arguments:
+            first = arguments[0]
+            if isinstance(first, (str, bytes, list, tuple, dict)):
+                self.copied += len(first)
+                if self.copied > max(len(self.data), 4096) * 4:
+                    raise _Stop("it copies the same data again and again")
+        builder = function.builder
+        if builder is not None:
+            try:
+                return builder(*arguments)
+            except (TypeError, ValueError, UnicodeError, struct_error):
+                return OpaqueObject(function.type_name, arguments)
+        name = function.type_name
+        if name in _NEW_OBJECT and arguments:
+            if name.endswith("_reconstructor"):
+                return self.reconstruct(arguments)
+            kind = arguments[0]
+            if type(kind) is GlobalName and kind.type_name not in _NEW_OBJECT:
+                return self.call(kind, arguments[1:] if name.endswith("__newobj__") else _positional(arguments))
+        if name in _SETS and len(arguments) == 1 and type(arguments[0]) is list:
+            return OpaqueObject(name, items=arguments[0])
+        return OpaqueObject(name, arguments)
+
+    def reconstruct(self, arguments: tuple[object, ...]) -> object:
+        """copyreg._reconstructor(class, base, state): how protocols 0 and 1 build an object."""
+        kind = arguments[0]
+        if type(kind) is not GlobalName or kind.type_name in _NEW_OBJECT:
+            return OpaqueObject("result of a call", arguments[:16])
+        rest = arguments[2:3] if len(arguments) > 2 and arguments[2] is not None else ()
+        return self.call(kind, rest)
+
+    def set_items(self, target: object, pairs: list[object]) -> None:
+        if len(pairs) % 2:
+            raise _Stop("a key without a value")
+        if type(target) is dict:
+            entries: dict[object, object] = target
+        elif type(target) is OpaqueObject:
+            entries = target.entries
+        else:
+            raise _Stop("items set on something that takes none")
+        at = 0
+        for key in pairs[::2]:
+            entries[key if type(key) is str else self.hashable(key)] = pairs[at + 1]
+            at += 2
+
+    def extend(self, target: object, values: list[object]) -> None:
+        if type(target) is list:
+            target.extend(values)
+        elif type(target) is OpaqueObject:
+            target.items.extend(values)
+        else:
+            raise _Stop("items added to something that takes none")
+
+    def hashable(self, key: object) -> object:
+        """`key`, or a text for it when it cannot be a key here (an object), or must not (deep, or made to collide)."""
+        if _is_plain_key(key):
+            return key
+        self.num_odd_keys += 1
+        kind = key.type_name if isinstance(key, OpaqueObject) else type(key).__name__
+        return f"<{kind[:200]} #{self.num_odd_keys}>"
+
+    def line(self, position: int) -> tuple[bytes, int]:
+        end = self.data.index(b"\n", position)
+        return self.data[position:end], end + 1
+
+    def piece(self, position: int, num_bytes: int) -> tuple[bytes, int]:
+        end = position + num_bytes
+        if num_bytes < 0 or end > len(self.data):
+            raise _Stop(f"{count(num_bytes)} bytes are announced, fewer are there")
+        return self.data[position:end], end
+
+    def rare_marked(self, code: int, position: int, taken: list[object], stack: list[object]) -> int:
+        """Opcodes that take everything above the mark."""
+        if code == 0x6C:  # LIST
+            stack.append(taken)
+        elif code == 0x64:  # DICT
+            target: dict[object, object] = {}
+            self.set_items(target, taken)
+            stack.append(target)
+        elif code == 0x91:  # FROZENSET
+            stack.append(OpaqueObject("builtins.frozenset", items=taken))
+        elif code == 0x90:  # ADDITEMS
+            self.extend(stack[-1], taken)
+        elif code == 0x6F:  # OBJ
+            stack.append(self.call(taken[0], tuple(taken[1:])))
+        else:  # INST
+            module, position = self.line(position)
+            name, position = self.line(position)
+            pair = str(module, "utf-8", "surrogateescape"), str(name, "utf-8", "surrogateescape")
+            stack.append(self.call(self.names.get(pair) or self.name(*pair), tuple(taken)))
+        return position
+
+    def rare(self, code: int, position: int, stack: list[object], memo: dict[int, object]) -> int:
+        """Every other opcode; gives the position behind it."""
+        data, push = self.data, stack.append
+        if code == 0x80:  # PROTO
+            if data[position] > _HIGHEST_PROTOCOL:
+                raise _Stop(f"protocol {data[position]} is not known")
+            return position + 1
+        if code == 0x95:  # FRAME
+            if _UINT64(data, position)[0] > len(data) - position - 8:
+                raise _Stop("a frame goes beyond the end")
+            return position + 8
+        if code in _COUNTED:
+            width, kind = _COUNTED[code]
+            num_bytes = int.from_bytes(self.piece(position, width)[0], "little", signed=code in _SIGNED_COUNTS)
+            piece, position = self.piece(position + width, num_bytes)
+            if kind == "int":
+                push(_integer(int.from_bytes(piece, "little", signed=True), len(piece)))
+            elif kind == "str":
+                push(str(piece, "utf-8", "surrogatepass"))
+            elif kind == "str8":  # Python 2's str: text where it is, bytes where not
+                push(_old_string(piece))
+            else:
+                push(piece)
+        elif code == 0x82 or code == 0x83 or code == 0x84:  # EXT1, EXT2, EXT4
+            width = 1 << (code - 0x82)
+            piece, position = self.piece(position, width)
+            pair = "copyreg extension", str(int.from_bytes(piece, "little"))
+            push(self.names.get(pair) or self.name(*pair))
+        elif code == 0x8F:  # EMPTY_SET
+            push(OpaqueObject("builtins.set"))
+        elif code == 0x92:  # NEWOBJ_EX
+            keywords = stack.pop()
+            arguments = stack.pop()
+            made = self.call(stack.pop(), arguments)
+            if type(made) is OpaqueObject and type(keywords) is dict and keywords:
+                made.args = (*made.args, keywords)
+            push(made)
+        elif code == 0x30:  # POP
+            stack.pop()
+        elif code == 0x32:  # DUP
+            push(stack[-1])
+        elif code == 0x97:  # NEXT_BUFFER
+            push(OpaqueObject("out-of-band buffer"))
+        elif code == 0x98:  # READONLY_BUFFER
+            return position
+        elif code in b"IFLSVgpP":
+            return self.text_opcode(code, position, stack, memo)
+        else:
+            raise _Stop(f"0x{code:02x} is no opcode")
+        return position
+
+    def text_opcode(self, code: int, position: int, stack: list[object], memo: dict[int, object]) -> int:
+        """Opcodes of protocol 0: one line of text."""
+        line, position = self.line(position)
+        if code == 0x49:  # INT
+            stack.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else _decimal(line))
+        elif code == 0x46:  # FLOAT
+            stack.append(float(line[:1000]))
+        elif code == 0x4C:  # LONG
+            stack.append(_decimal(line.rstrip(b"L")))
+        elif code == 0x53:  # STRING
+            if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+                raise _Stop("a text without quotes")
+            stack.append(_old_string(escape_decode(line[1:-1])[0]))
+        elif code == 0x56:  # UNICODE
+            stack.append(str(line, "raw-unicode-escape"))
+        elif code == 0x67:  # GET
+            stack.append(memo[int(line[:20])])
+        elif code == 0x70:  # PUT
+            memo[int(line[:20])] = stack[-1]
+        else:  # PERSID
+            stack.append(OpaqueObject("persistent id", (str(line, "utf-8", "surrogateescape"),)))
+        return position
+
+
+_TAKES_MARK = frozenset({0x6C, 0x64, 0x91, 0x90, 0x6F, 0x69})
+# opcode -> (bytes of its count, what follows)
+_COUNTED = {
+    0x8A: (1, "int"), 0x8B: (4, "int"), 0x8D: (8, "str"), 0x43: (1, "bytes"), 0x42: (4, "bytes"), 0x8E: (8, "bytes"),
+    0x96: (8, "bytes"), 0x55: (1, "str8"), 0x54: (4, "str8"),
+}  # fmt: skip
+_SIGNED_COUNTS = frozenset({0x8B, 0x54})
+_NEW_OBJECT = frozenset(
+    f"{module}.{name}"
+    for module in ("copyreg", "copy_reg")
+    for name in ("__newobj__", "__newobj_ex__", "_reconstructor")
+)
+_SETS = frozenset(
+    {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset", "collections.deque"}
+)
+
+
+def _positional(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """The positional arguments of copyreg.__newobj_ex__(class, args, kwargs)."""
+    given = arguments[1] if len(arguments) > 1 else ()
+    return given if type(given) is tuple else ()
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise _Stop("the name of a global is no text")
+    return value
+
+
+def _integer(value: int, num_bytes: int) -> object:
+    return value if num_bytes <= _MAX_INT_BYTES else OpaqueObject("builtins.int", (f"{count(num_bytes)} bytes long",))
+
+
+def _decimal(line: bytes) -> object:
+    if len(line) > 2 * _MAX_INT_BYTES:
+        return OpaqueObject("builtins.int", (f"{count(len(line))} digits long",))
+    return int(line)
+
+
+def _old_string(piece: bytes) -> object:
+    try:
+        return piece.decode("ascii")
+    except UnicodeDecodeError:
+        return piece
+
+
+def _is_plain_key(key: object) -> bool:
+    """Whether hashing `key` is cheap and shallow. A tuple nested 100,000 deep would end the process."""
+    kind = type(key)
+    if kind is int:
+        return -_MAX_PLAIN_INT < key < _MAX_PLAIN_INT  # type: ignore[operator]
+    if kind in (str, bytes, bool, float) or key is None:
+        return True
+    if kind is not tuple:
+        return False
+    waiting = [(key, 0)]
+    num_nodes = 0
+    while waiting:
+        items, depth = waiting.pop()
+        assert isinstance(items, tuple)
+        num_nodes += len(items)
+        if depth > 8 or num_nodes > _MAX_KEY_NODES:
+            return False
+        for item in items:
+            if type(item) is tuple:
+                waiting.append((item, depth + 1))
+            elif not _is_plain_key(item):
+                return False
+    return True
+
+
+def _build(target: object, state: object) -> None:
+    """BUILD: keep the state of an object. OrderedDict's attributes and a tensor's are not part of the tree."""
+    if type(target) is OpaqueObject:
+        target.state = state
+    elif type(target) not in (dict, list, tuple, GlobalName, TensorRef, StorageRef, str, int, float, bytes):
+        raise _Stop("a state given to something that takes none")
+
+
+def _finished(root: object) -> object:
+    return OpaqueObject("storage", (root.key,)) if type(root) is StorageRef else root

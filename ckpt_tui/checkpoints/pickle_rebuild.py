@@ -1,0 +1,286 @@
+"""What the globals that we understand build, as inert data: tensors as `TensorRef`, containers, plain values.
+
+A builder gets the arguments that the pickle gives to a global. It raises TypeError or ValueError when they make no
+sense; the machine then keeps the call as an `OpaqueObject`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.pickle_globals import STORAGE_DTYPES
+
+_MAX_DIMENSIONS = 64
+_MAX_EXTENT = 1 << 63
+_ALIASES = {
+    "float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
+    "cfloat": "complex64", "cdouble": "complex128",
+}  # fmt: skip
+_NUMPY_CODES = {
+    "f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u8": "Q", "u4": "I", "u2": "H",
+    "u1": "B", "b1": "?",
+}  # fmt: skip
+
+
+class GlobalName(OpaqueObject):
+    """A global that the pickle names. In the decoded state it stands for itself: a dtype, a class, a function."""
+
+    __slots__ = ("builder", "copies")
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__(type_name)
+        self.builder = BUILDERS.get(type_name)
+        self.copies = type_name in COPYING
+
+
+class StorageRef:
+    """A storage as a persistent id names it; `num_elements` as claimed, in elements of `dtype`."""
+
+    __slots__ = ("device", "dtype", "key", "num_elements")
+
+    def __init__(self, key: str, dtype: str, device: str, num_elements: int) -> None:
+        self.key = key
+        self.dtype = dtype
+        self.device = device
+        self.num_elements = num_elements
+
+
+def resolve_persistent_id(value: object) -> object:
+    """A `StorageRef` for ('storage', class, key, location, numel), an `OpaqueObject` for anything else."""
+    if type(value) is tuple and len(value) >= 5 and value[0] == "storage":
+        kind, key, device, num_elements = value[1:5]
+        if (
+            isinstance(kind, GlobalName)
+            and type(key) in (str, int)
+            and type(device) is str
+            and type(num_elements) is int
+        ):
+            dtype = STORAGE_DTYPES.get(kind.type_name.rpartition(".")[2])
+            if dtype is not None:
+                return StorageRef(str(key), dtype, device, num_elements)
+    return OpaqueObject("persistent id", (value,))
+
+
+def _extents(value: object) -> tuple[int, ...]:
+    if type(value) is not tuple or len(value) > _MAX_DIMENSIONS:
+        raise ValueError("a shape must be a tuple of at most 64 numbers")
+    for extent in value:
+        if type(extent) is not int or not 0 <= extent < _MAX_EXTENT:
+            raise ValueError("a shape must hold whole numbers")
+    return value
+
+
+def dtype_name(value: object) -> str:
+    """torch's name of a dtype that a pickle names as a global."""
+    if isinstance(value, GlobalName) and value.type_name.startswith("torch."):
+        name = value.type_name[6:]
+        return _ALIASES.get(name, name)
+    raise ValueError("not a dtype")
+
+
+def _tensor(
+    storage: object, offset: object, size: object, stride: object, requires_grad: object, dtype: str | None = None
+) -> TensorRef:
+    if type(storage) is not StorageRef:
+        raise ValueError("a tensor needs a storage")
+    shape, strides = _extents(size), _extents(stride)
+    if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < _MAX_EXTENT:
+        raise ValueError("shape, strides and offset do not fit together")
+    if dtype is None:
+        dtype = storage.dtype
+    num_bytes = DTYPE_SIZES.get(dtype, 0)
+    for extent in shape:
+        num_bytes *= extent
+    return TensorRef(
+        TensorInfo(
+            "",
+            "",
+            shape,
+            dtype,
+            num_bytes,
+            "data/" + storage.key,
+            strides,
+            offset,
+            storage.device,
+            "strided",
+            requires_grad is True,
+        )
+    )
+
+
+def _rebuild_tensor(storage: object, offset: object, size: object, stride: object) -> object:
+    return _tensor(storage, offset, size, stride, False)
+
+
+def _rebuild_tensor_v2(
+    storage: object, offset: object, size: object, stride: object, requires_grad: object = False, *_: object
+) -> object:
+    return _tensor(storage, offset, size, stride, requires_grad)
+
+
+def _rebuild_tensor_v3(
+    storage: object, offset: object, size: object, stride: object, requires_grad: object, _hooks: object,
+    dtype: object, *_: object,
+) -> object:  # fmt: skip
+    return _tensor(storage, offset, size, stride, requires_grad, dtype_name(dtype))
+
+
+def _rebuild_qtensor(
+    storage: object, offset: object, size: object, stride: object, _quantizer: object, requires_grad: object,
+    *_: object,
+) -> object:  # fmt: skip
+    return _tensor(storage, offset, size, stride, requires_grad)
+
+
+def _rebuild_meta(dtype: object, size: object, stride: object, requires_grad: object) -> object:
+    shape, name = _extents(size), dtype_name(dtype)
+    num_bytes = DTYPE_SIZES.get(name, 0)
+    for extent in shape:
+        num_bytes *= extent
+    return TensorRef(
+        TensorInfo("", "", shape, name, num_bytes, "", _extents(stride), 0, "meta", "strided", requires_grad is True)
+    )
+
+
+def _rebuild_parameter(data: object, requires_grad: object = True, *_: object) -> object:
+    if type(data) is not TensorRef:
+        raise ValueError("a parameter needs a tensor")
+    old = data.info
+    return TensorRef(
+        TensorInfo(
+            "",
+            "",
+            old.shape,
+            old.dtype,
+            old.size_bytes,
+            old.storage,
+            old.stride,
+            old.offset,
+            old.device,
+            old.layout,
+            requires_grad is True,
+            True,
+        )
+    )
+
+
+def _rebuild_from_type(function: object, _type: object, arguments: object, _state: object) -> object:
+    """A tensor with attributes or of a subclass: the tensor that is in it. One level: the function is a rebuild."""
+    if not isinstance(function, GlobalName) or function.builder is None or function.builder is _rebuild_from_type:
+        raise ValueError("not a function that rebuilds a tensor")
+    if type(arguments) is not tuple or function.copies:
+        raise ValueError("not a function that rebuilds a tensor")
+    return function.builder(*arguments)
+
+
+def _sparse(layout: object, data: object) -> object:
+    return OpaqueObject("torch.sparse tensor", (layout, data))
+
+
+def _layout(name: object) -> object:
+    return OpaqueObject(name if type(name) is str and len(name) < 64 else "torch.layout")
+
+
+def _mapping(items: object = (), *_: object) -> object:
+    if type(items) is dict:
+        return dict(items)
+    if type(items) not in (list, tuple):
+        raise ValueError("not pairs")
+    assert isinstance(items, (list, tuple))
+    pairs: dict[object, object] = {}
+    for pair in items:
+        key, value = pair
+        if type(key) is not str:
+            raise ValueError("not names")
+        pairs[key] = value
+    return pairs
+
+
+def _default_dict(_factory: object = None, items: object = (), *_: object) -> object:
+    return _mapping(items)
+
+
+def _size(extents: object = ()) -> object:
+    if type(extents) is tuple:
+        return extents
+    if type(extents) is list:
+        return tuple(extents)
+    raise ValueError("not a size")
+
+
+def _encode(string: object, encoding: object = "utf-8", *_: object) -> object:
+    if type(string) is not str or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
+        raise ValueError("not text")
+    return string.encode(str(encoding), "surrogatepass" if str(encoding).startswith("utf") else "strict")
+
+
+def _bytes(value: object = b"", encoding: object = "latin-1", *_: object) -> object:
+    if type(value) is bytes:
+        return value
+    return _encode(value, encoding)
+
+
+def _text(value: object = "", *_: object) -> object:
+    if type(value) is not str:
+        raise ValueError("not text")
+    return value
+
+
+def _complex(real: object = 0.0, imaginary: object = 0.0) -> object:
+    return OpaqueObject("builtins.complex", (real, imaginary))
+
+
+def _numpy_scalar(dtype: object, data: object = b"", *_: object) -> object:
+    """A numpy scalar as the plain number that it is."""
+    if type(dtype) is not OpaqueObject or type(data) is not bytes or not dtype.args:
+        raise ValueError("not a number")
+    code = _NUMPY_CODES.get(str(dtype.args[0])[:3])
+    if code is None:
+        raise ValueError("not a number")
+    order = dtype.state[1] if type(dtype.state) is tuple and len(dtype.state) > 1 else "<"
+    number: object = struct.unpack((">" if order == ">" else "<") + code, data)[0]
+    return number
+
+
+def _numpy_array(*_: object) -> object:
+    return OpaqueObject("numpy.ndarray")
+
+
+BUILDERS: dict[str, Callable[..., object]] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_qtensor": _rebuild_qtensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    "torch.serialization._get_layout": _layout,
+    "torch.Size": _size,
+    "torch.torch_version.TorchVersion": _text,
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _default_dict,
+    "collections.Counter": _mapping,
+    "builtins.dict": _mapping,
+    "builtins.bytearray": _bytes,
+    "builtins.bytes": _bytes,
+    "builtins.str": _text,
+    "builtins.complex": _complex,
+    "__builtin__.dict": _mapping,
+    "__builtin__.bytearray": _bytes,
+    "__builtin__.complex": _complex,
+    "_codecs.encode": _encode,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.multiarray._reconstruct": _numpy_array,
+}
+
+# Builders whose result takes memory by the size of their argument: the machine counts what they make.
+COPYING = frozenset(
+    name for name, builder in BUILDERS.items() if builder in (_mapping, _default_dict, _size, _encode, _bytes)
+)

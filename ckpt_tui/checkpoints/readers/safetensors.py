@@ -1,0 +1,141 @@
+"""safetensors: 8 bytes of length, a JSON header, then the tensors without gaps."""
+
+from __future__ import annotations
+
+import os
+
+from ckpt_tui.checkpoints.limits import ReadLimits
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import count, safe_text, size
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+    "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+_HINT = "Download or save it again; safetensors has no checksum that could say more."
+
+
+class SafetensorsReader:
+    """One `.safetensors` file. Weights only: it says nothing of progress but in its `__metadata__`."""
+
+    formats: tuple[str, ...] = ("safetensors",)
+
+    def sniff(self, head: bytes, file_bytes: int) -> str | None:
+        return "safetensors" if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0" else None
+
+    def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits) -> Checkpoint:
+        header_bytes = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+        if header_bytes > file_bytes - 8:
+            raise _damaged(
+                path,
+                f"its header claims {count(header_bytes)} bytes, the file has {count(file_bytes)}: it is cut short",
+            )
+        if header_bytes > limits.max_json_bytes:
+            raise CkptError("Not readable", f"{path}: a header of {size(header_bytes)} is too large")
+        header = _parse(os.pread(descriptor, header_bytes, 8), path)
+        metadata = header.pop("__metadata__", {})
+        checkpoint = Checkpoint(path, "safetensors", file_bytes)
+        if isinstance(metadata, dict):
+            checkpoint.metadata.update(metadata)
+        state: dict[object, object] = {}
+        spans: list[tuple[int, int, str]] = []
+        data_start = 8 + header_bytes
+        for name, entry in header.items():
+            info, begin, end = _tensor(name, entry, path)
+            spans.append((begin, end, name))
+            state[name] = TensorRef(info, len(checkpoint.tensors))
+            checkpoint.tensors.append(info)
+            is_there = data_start + end <= file_bytes
+            checkpoint.storages[name] = Storage(name, "", data_start + begin if is_there else None, end - begin)
+            if not is_there:
+                checkpoint.findings.append(
+                    Finding(
+                        "tensor-outside",
+                        Severity.ERROR,
+                        name,
+                        f"it ends at byte {count(data_start + end)}, the file at {count(file_bytes)}: it is cut short",
+                        _HINT,
+                    )
+                )
+        checkpoint.state = state
+        _check_spans(spans, data_start, file_bytes, checkpoint)
+        return checkpoint
+
+
+def _parse(raw: bytes, path: str) -> dict[str, object]:
+    import json
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _damaged(path, f"its header names {safe_text(twice)} twice")
+        return found
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is no JSON: {safe_text(error, 100)}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    return header
+
+
+def _tensor(name: str, entry: object, path: str) -> tuple[TensorInfo, int, int]:
+    where = f"tensor {safe_text(name)}"
+    if not isinstance(entry, dict):
+        raise _damaged(path, f"{where} is not described by an object")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    dtype = _DTYPES.get(str(entry.get("dtype")))
+    if dtype is None:
+        raise _damaged(path, f"{where} has the unknown dtype {safe_text(entry.get('dtype'), 40)}")
+    if not _are_counts(shape) or len(shape) > 64:  # type: ignore[arg-type]
+        raise _damaged(path, f"{where} has no sound shape")
+    if not _are_counts(offsets) or len(offsets) != 2:  # type: ignore[arg-type]
+        raise _damaged(path, f"{where} has no sound data_offsets")
+    assert isinstance(shape, list)
+    assert isinstance(offsets, list)
+    begin, end = offsets
+    if end < begin:
+        raise _damaged(path, f"{where}: its offsets run backwards, from {count(begin)} to {count(end)}")
+    num_bytes = DTYPE_SIZES[dtype]
+    stride: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        stride.append(step)
+        step *= max(extent, 1)
+        num_bytes *= extent
+    if num_bytes != end - begin:
+        raise _damaged(path, f"{where}: its shape needs another number of bytes than the {count(end - begin)} it has")
+    return TensorInfo(name, "", tuple(shape), dtype, num_bytes, name, tuple(reversed(stride))), begin, end
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+
+
+def _check_spans(spans: list[tuple[int, int, str]], data_start: int, file_bytes: int, checkpoint: Checkpoint) -> None:
+    reach, before = 0, ""
+    note = checkpoint.findings.append
+    for begin, end, name in sorted(spans):
+        if begin < reach:
+            note(Finding("overlapping-tensors", Severity.ERROR, name, f"its bytes overlap those of {before}", _HINT))
+        elif begin > reach:
+            note(
+                Finding("gap", Severity.ERROR, name, f"{count(begin - reach)} bytes before it belong to nothing", _HINT)
+            )
+        if end > reach:
+            reach, before = end, name
+        if len(checkpoint.findings) > 200:
+            return
+    if data_start + reach < file_bytes:
+        extra = count(file_bytes - data_start - reach)
+        note(Finding("trailing-data", Severity.ERROR, "end", f"{extra} bytes follow the last tensor", _HINT))
+
+
+def _damaged(path: str, what: str) -> CkptError:
+    return CkptError("Damaged checkpoint", f"{path}: {what}", _HINT)

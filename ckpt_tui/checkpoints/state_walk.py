@@ -1,0 +1,132 @@
+"""Names for the tensors of a decoded state: one walk, without recursion, that ends on every graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_tui.checkpoints.limits import ReadLimits
+from ckpt_tui.checkpoints.model import Finding, OpaqueObject, Severity, TensorInfo, TensorRef
+from ckpt_tui.errors import CkptError
+
+_MAX_REPEATED_NODES = 200_000  # of containers that stand in several places; a pickle can repeat them exponentially
+_CONTAINERS = (dict, list, tuple, OpaqueObject)
+
+
+def name_tensors(state: object, limits: ReadLimits, findings: list[Finding]) -> list[TensorInfo]:
+    """Every tensor of `state` in order, each under its dotted path; fills the `index` of each `TensorRef`.
+
+    A tensor or container that stands in several places is listed in each. Raises CkptError at the limits of nodes,
+    tensors and name bytes; what lies deeper than `max_depth` is left out, with a finding.
+    """
+    tensors: list[TensorInfo] = []
+    if type(state) is TensorRef:
+        state.info.name, state.index = "", 0
+        return [state.info]
+    seen: set[int] = set()
+    path: list[str] = []
+    on_path: set[int] = {id(state)}
+    frames: list[tuple[Iterator[tuple[object, object]], object]] = [(_children(state), state)]
+    num_nodes, num_repeated, name_bytes = 0, 0, 0
+    repeated_at: int | None = None  # the depth at which a container came for the second time
+    too_deep = cut = False
+    while frames:
+        children, container = frames[-1]
+        prefix: str | None = None
+        for key, value in children:
+            num_nodes += 1
+            kind = type(value)
+            if kind is TensorRef:
+                assert isinstance(value, TensorRef)
+                if prefix is None:
+                    prefix = ".".join(path) + "." if path else ""
+                name = prefix + (key if type(key) is str else _key_text(key))
+                name_bytes += len(name)
+                info, index = value.info, len(tensors)
+                if value.index >= 0:
+                    info = _copy(info)
+                    if type(container) in (dict, list):
+                        container[key] = TensorRef(info, index)  # type: ignore[index]
+                else:
+                    value.index = index
+                info.name = name
+                tensors.append(info)
+            elif kind in _CONTAINERS:
+                place = id(value)
+                if place in on_path:
+                    continue  # a cycle: it is being listed already
+                if place in seen:
+                    if num_repeated > _MAX_REPEATED_NODES:
+                        cut = True
+                        continue
+                    if repeated_at is None:
+                        repeated_at = len(frames)
+                if len(frames) >= limits.max_depth:
+                    too_deep = True
+                    continue
+                seen.add(place)
+                on_path.add(place)
+                path.append(key if type(key) is str else _key_text(key))
+                frames.append((_children(value), value))
+                break
+            if repeated_at is not None:
+                num_repeated += 1
+        else:
+            frames.pop()
+            on_path.discard(id(container))
+            if path:
+                path.pop()
+            if repeated_at is not None and len(frames) <= repeated_at:
+                repeated_at = None
+            if num_repeated and repeated_at is not None:
+                num_repeated += 1
+        if num_nodes > limits.max_nodes or len(tensors) > limits.max_tensors or name_bytes > limits.max_string_bytes:
+            raise CkptError(
+                "Not readable", "it holds more values than a checkpoint can", "It may have been made to harm."
+            )
+        if repeated_at is not None:
+            num_repeated += 1
+    if too_deep:
+        findings.append(
+            Finding(
+                "too-deep", Severity.WARNING, "state", f"parts nested deeper than {limits.max_depth:,} are not shown"
+            )
+        )
+    if cut:
+        findings.append(
+            Finding("repeated", Severity.WARNING, "state", "parts that repeat without end are listed once only")
+        )
+    return tensors
+
+
+def _children(value: object) -> Iterator[tuple[object, object]]:
+    if isinstance(value, dict):
+        return iter(list(value.items()))
+    if isinstance(value, (list, tuple)):
+        return iter(enumerate(value))
+    if isinstance(value, OpaqueObject):
+        return _opaque_children(value)
+    return iter(())
+
+
+def _opaque_children(value: OpaqueObject) -> Iterator[tuple[object, object]]:
+    yield from enumerate(value.args)
+    state = value.state
+    if isinstance(state, dict):
+        yield from list(state.items())
+    elif state is not None:
+        yield "state", state
+    yield from enumerate(value.items)
+    yield from list(value.entries.items())
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, bytes):
+        return key[:200].decode("utf-8", "backslashreplace")
+    return str(key)
+
+
+def _copy(info: TensorInfo) -> TensorInfo:
+    return TensorInfo(
+        "", info.file, info.shape, info.dtype, info.size_bytes, info.storage, info.stride, info.offset, info.device,
+        info.layout, info.requires_grad, info.is_parameter,
+    )  # fmt: skip
