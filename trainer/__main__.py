@@ -1,126 +1,88 @@
-"""`python -m trainer --out DIR ...` trains; `--resume auto` continues; `hash DIR` prints a fingerprint."""
+"""`python -m trainer --out DIR ...` trains; `python -m trainer hash DIR` prints a fingerprint of the final state."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from trainer.config import Request, parse
+from trainer.errors import UsageError
 
-def main() -> int:
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["hash"]:
-        return print_hash(arguments[1:])
-
-    from trainer.config import parse
-
-    config, invocation = parse(arguments)
-    directory = Path(invocation.out)
-    if invocation.list_checkpoints:
-        return list_checkpoints(directory)
-
-    # What is below needs torch, which takes seconds to import: a usage error has been said by now.
-    from trainer.checkpoint.lock import DirectoryLock, LockedError
-    from trainer.checkpoint.publish import clean_up
+if TYPE_CHECKING:
     from trainer.checkpoint.registry import Registry
 
+
+def main(argv: Sequence[str]) -> int:
+    """Gives the exit code: 0 at the end, 1 on failure, 2 for what cannot be done, 128 + signal."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = DirectoryLock(directory)
-    except LockedError as error:
-        return fail(f"another trainer is at work in {directory}: {error}. Stop it first, or use another --out.")
-    except OSError as error:
-        return fail(f"cannot write to {directory}: {error.strerror or error}")
-    try:
-        clean_up(directory)
-
-        import torch
-
-        from trainer import loop
-        from trainer.checkpoint import resume
-        from trainer.checkpoint import state as checkpoint_state
-        from trainer.data import load_corpus
-
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        registry = Registry(directory)
-        registry.load(checkpoint_state.load)
-        try:
-            found = resume.find(directory, invocation.resume, registry) if invocation.resume else None
-        except resume.NothingToResumeError as error:
-            return fail(f"cannot resume: {error}")
-        if not invocation.resume and any(registry.checkpoint_files()):
-            return fail(f"{directory} holds checkpoints already: add `--resume auto`, or use another --out.")
-        for name, why in found.rejected if found else ():
-            say(f"rejected {name}: {why}")
-        try:
-            corpus = load_corpus(config.data)
-            argv = [sys.executable, "-m", "trainer", *arguments]
-            if found:
-                print(f"resumed from step {found.state['step']} ({found.path.name})", flush=True)
-            return loop.run(config, directory, argv, corpus, found, registry, say)
-        except ValueError as error:
-            return fail(str(error))
-        except OSError as error:
-            return fail(f"cannot read {error.filename}: {error.strerror}")
-    finally:
-        lock.release()
+        if argv[:1] == ["hash"]:
+            return print_hash(argv[1:])
+        request = parse(argv)
+        if request.list_checkpoints:
+            return list_checkpoints(request.out)
+        return train(request)
+    except UsageError as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return 2
 
 
-def print_hash(arguments: list[str]) -> int:
-    """A fingerprint of the newest good checkpoint's training state, free of times and paths."""
-    if len(arguments) != 1:
-        return fail("usage: python -m trainer hash DIR")
-    directory = Path(arguments[0])
-    if not directory.is_dir():
-        return fail(f"there is no directory {directory}")
-    from trainer.checkpoint import resume
-    from trainer.checkpoint import state as checkpoint_state
-    from trainer.checkpoint.registry import Registry
+def train(request: Request) -> int:
+    # Before torch is loaded, which takes a second: a signal in that second is not lost.
+    from trainer.signals import Signals
 
-    registry = Registry(directory)
-    registry.load(checkpoint_state.load)
-    try:
-        found = resume.find(directory, "auto", registry)
-    except resume.NothingToResumeError as error:
-        return fail(str(error))
-    if found is None:
-        return fail(f"there is no checkpoint in {directory}")
-    print(f"sha256:{checkpoint_state.fingerprint(found.state)}  step {found.state['step']}")
+    signals = Signals()
+    from trainer.loop import run
+
+    return run(request, signals)
+
+
+def print_hash(argv: Sequence[str]) -> int:
+    """A fingerprint of the newest valid checkpoint's training state, free of times and paths."""
+    parser = argparse.ArgumentParser(prog="python -m trainer hash", description=print_hash.__doc__)
+    parser.add_argument("directory", metavar="DIR")
+    directory = parser.parse_args(argv).directory
+    from trainer.checkpoint.resume import find
+    from trainer.checkpoint.state import fingerprint
+
+    source = find(directory, "auto", _registry(directory))
+    if source is None:
+        raise UsageError(f"{directory} holds no checkpoint")
+    print(fingerprint(source.state))
     return 0
 
 
-def list_checkpoints(directory: Path) -> int:
-    """The checkpoints by kind, with step, losses and sizes, and the total."""
-    if not directory.is_dir():
-        return fail(f"there is no directory {directory}")
-    from trainer.checkpoint import state as checkpoint_state
-    from trainer.checkpoint.registry import KINDS, Registry
+def list_checkpoints(directory: str) -> int:
+    """Checkpoints by kind, newest first, with step, losses and bytes, and the bytes in all."""
+    from trainer.checkpoint.names import KINDS
 
-    registry = Registry(directory)
-    registry.load(checkpoint_state.load)
-    inodes: dict[int, int] = {}
+    entries = list(_registry(directory).entries.values())
     for kind in KINDS:
-        entries = sorted((e for e in registry.entries.values() if e.kind == kind), key=lambda e: (e.step, e.path))
-        if entries:
-            print(f"{kind}:")
-        for entry in entries:
+        rows = [entry for entry in entries if entry["kind"] == kind]
+        if rows:
+            print(kind)
+        for entry in sorted(rows, key=lambda entry: (entry["is_backup"], -(entry["step"] or 0), entry["path"])):
             losses = "  ".join(
-                f"{name} {value:.4f}" for name, value in entry.metrics.items() if isinstance(value, float)
+                f"{name} {value:.4f}" for name, value in entry["metrics"].items() if isinstance(value, float)
             )
-            print(f"  {entry.path:<48} step {entry.step:>8,}  {entry.bytes / 1e6:>8.1f} MB  {losses}")
-            inodes[(directory / entry.path).stat().st_ino] = entry.bytes
-    print(f"{len(registry.entries)} checkpoints, {sum(inodes.values()) / 1e6:.1f} MB on disk")
+            step = "unreadable" if entry["step"] is None else f"step {entry['step']}"
+            print(f"  {entry['path']:<42} {step:<12} {entry['bytes']:>13,} bytes  {losses}".rstrip())
+    total = sum({entry["inode"]: entry["bytes"] for entry in entries}.values())
+    print(f"{len(entries)} checkpoints, {total:,} bytes on the disk")
     return 0
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _registry(directory: str) -> Registry:
+    from trainer.checkpoint.registry import Registry
 
-
-def fail(line: str) -> int:
-    say(f"error: {line}")
-    return 2
+    if not os.path.isdir(directory):
+        raise UsageError(f"{directory}: no such run directory")
+    registry = Registry(directory)
+    registry.sync()
+    return registry
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

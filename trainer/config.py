@@ -1,123 +1,147 @@
-"""The validated settings of a training. Every field is a flag of the same name, recorded in log and checkpoint."""
+"""The settings of a training: flags -> a validated, frozen `Config`. Loads no torch, so that usage errors are quick."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
-def _flag(default: Any, help_text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help_text, **more})
+def _setting(default: Any, text: str, **options: Any) -> Any:
+    return field(default=default, metadata={"help": text, **options})
 
 
-_AT_LEAST_ONE = (
-    "n_layer", "n_head", "n_embd", "block_size", "batch_size", "mini_batch_size", "max_steps", "eval_freq",
-    "eval_batches", "log_freq", "keep_checkpoints", "keep_emergency_checkpoints",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "checkpoint_freq", "checkpoint_minutes", "warmup_steps", "grad_clip", "weight_decay", "threads", "min_lr",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Config:
-    """Sizes are in tokens (bytes of text), layers, heads; times in the unit that the name says."""
+    """Every hyperparameter, under its flag's name. Recorded in `run_start.config` and in each checkpoint's `args`."""
 
-    n_layer: int = _flag(4, "transformer blocks")
-    n_head: int = _flag(4, "attention heads in a block")
-    n_embd: int = _flag(128, "width of the residual stream")
-    block_size: int = _flag(128, "tokens of context")
-    dropout: float = _flag(0.1, "share of activations dropped while training")
-    batch_size: int = _flag(16, "sequences in one optimizer step")
-    mini_batch_size: int = _flag(16, "sequences in one pass; the rest of a batch is accumulated")
-    max_steps: int = _flag(6000, "optimizer steps to train")
-    eval_freq: int = _flag(250, "steps between evaluations")
-    eval_batches: int = _flag(20, "mini-batches in one evaluation")
-    seed: int = _flag(1337, "of weights, dropout and data order")
-    lr: float = _flag(1e-3, "highest learning rate")
-    min_lr: float = _flag(1e-4, "learning rate at the end of the cosine")
-    weight_decay: float = _flag(0.1, "AdamW's, on matrices only")
-    beta1: float = _flag(0.9, "AdamW's")
-    beta2: float = _flag(0.95, "AdamW's")
-    warmup_steps: int = _flag(100, "steps of linear warm-up")
-    schedule: str = _flag("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
-    grad_clip: float = _flag(1.0, "largest norm of the gradient; 0 is no limit")
-    precision: str = _flag("fp32", "of the passes", choices=("fp32", "bf16"))
-    checkpoint_freq: int = _flag(250, "steps between rolling checkpoints; 0 is none")
-    checkpoint_minutes: float = _flag(0.0, "minutes between rolling checkpoints; 0 is none")
-    keep_checkpoints: int = _flag(10, "rolling checkpoints kept")
-    keep_emergency_checkpoints: int = _flag(10, "emergency checkpoints kept, a pool of their own")
-    monitor: str = _flag("val_loss", "metric that says which checkpoint is best", choices=("val_loss", "train_loss"))
-    monitor_mode: str = _flag("min", "whether less or more of it is better", choices=("min", "max"))
-    log_freq: int = _flag(1, "steps between step events")
-    threads: int = _flag(0, "CPU threads; 0 leaves it to torch")
-    run_name: str = _flag("", "name of the run; the directory's by default")
-    data: tuple[str, ...] = _flag((), "text files to train on; Python's own standard library by default")
+    n_layer: int = _setting(4, "transformer blocks", group="model", least=1)
+    n_head: int = _setting(4, "attention heads; divides n_embd", group="model", least=1)
+    n_embd: int = _setting(160, "width of the residual stream", group="model", least=1)
+    block_size: int = _setting(128, "tokens (bytes) of context", group="model", least=1)
+    dropout: float = _setting(0.0, "probability of dropping an activation", group="model", least=0.0, below=1.0)
+
+    data: tuple[str, ...] = _setting((), "text files; default: the source of Python's standard library", group="data")
+    batch_size: int = _setting(8, "sequences in one step", group="data", least=1)
+    mini_batch_size: int = _setting(
+        0, "sequences in one pass, the rest is accumulation; divides batch_size; 0: all at once", group="data", least=0
+    )
+    seed: int = _setting(1, "of weights, dropout and order of the data", group="data", least=0)
+
+    max_steps: int = _setting(6000, "optimizer steps in all", group="optimization", least=1)
+    lr: float = _setting(1e-3, "peak learning rate", group="optimization", least=0.0)
+    min_lr: float = _setting(1e-4, "learning rate at the end of cosine, and the least of plateau",
+                             group="optimization", least=0.0)  # fmt: skip
+    schedule: str = _setting("cosine", "of the learning rate after warm-up", group="optimization",
+                             choices=("cosine", "constant", "plateau"))  # fmt: skip
+    warmup_steps: int = _setting(100, "steps of linear warm-up", group="optimization", least=0)
+    plateau_patience: int = _setting(5, "evaluations without a better val_loss before plateau lowers the learning rate",
+                                     group="optimization", least=1)  # fmt: skip
+    plateau_factor: float = _setting(0.5, "what plateau multiplies the learning rate by", group="optimization",
+                                     least=0.0, below=1.0)  # fmt: skip
+    weight_decay: float = _setting(0.1, "of matrices; biases and norms have none", group="optimization", least=0.0)
+    beta1: float = _setting(0.9, "AdamW", group="optimization", least=0.0, below=1.0)
+    beta2: float = _setting(0.95, "AdamW", group="optimization", least=0.0, below=1.0)
+    grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", group="optimization", least=0.0)
+    precision: str = _setting("fp32", "of matrix products", group="optimization", choices=("fp32", "bf16"))
+
+    eval_freq: int = _setting(250, "steps between evaluations", group="evaluation", least=1)
+    eval_batches: int = _setting(16, "batches of one evaluation", group="evaluation", least=1)
+    monitor: str = _setting("val_loss", "what the best model is best at", group="evaluation",
+                            choices=("val_loss", "train_loss"))  # fmt: skip
+    monitor_mode: str = _setting("min", "whether less or more of it is better", group="evaluation",
+                                 choices=("min", "max"))  # fmt: skip
+
+    checkpoint_freq: int = _setting(250, "steps between rolling checkpoints; 0: none by steps", group="checkpoints",
+                                    least=0)  # fmt: skip
+    checkpoint_minutes: float = _setting(0.0, "minutes between rolling checkpoints; 0: none by time",
+                                         group="checkpoints", least=0.0)  # fmt: skip
+    keep_checkpoints: int = _setting(10, "rolling checkpoints that are kept", group="checkpoints", least=1)
+    keep_emergency_checkpoints: int = _setting(10, "emergency checkpoints that are kept", group="checkpoints", least=1)
+
+    log_freq: int = _setting(10, "steps between two `step` events", group="run", least=1)
+    run_name: str = _setting("", "default: the name of the run directory", group="run")
+    threads: int = _setting(0, "CPU threads; 0: what torch takes", group="run", least=0)
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, it is {getattr(self, name)}")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} cannot be negative, it is {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout is a share from 0 to below 1, it is {self.dropout}")
-        if self.lr <= 0:
-            raise ValueError(f"--lr must be above 0, it is {self.lr}")
+        for setting in fields(self):
+            value, rules = getattr(self, setting.name), setting.metadata
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{setting.name} {value}: must be a finite number")
+            if "least" in rules and value < rules["least"]:
+                raise ValueError(f"--{setting.name} {value}: must be at least {rules['least']}")
+            if "below" in rules and value >= rules["below"]:
+                raise ValueError(f"--{setting.name} {value}: must be below {rules['below']}")
         if self.n_embd % self.n_head:
-            raise ValueError(f"--n_embd {self.n_embd} does not divide into --n_head {self.n_head} heads")
-        if self.batch_size % self.mini_batch_size:
+            raise ValueError(f"--n_embd {self.n_embd} cannot be divided among --n_head {self.n_head} heads")
+        if self.mini_batch_size and self.batch_size % self.mini_batch_size:
             raise ValueError(
                 f"--batch_size {self.batch_size} is not a multiple of --mini_batch_size {self.mini_batch_size}"
             )
+        for path in self.data:
+            if not os.path.isfile(path):
+                raise ValueError(f"--data {path}: no such file")
 
-    @property
-    def num_accumulation(self) -> int:
-        """Passes in one optimizer step."""
-        return self.batch_size // self.mini_batch_size
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every hyperparameter under its flag's name, in types that JSON and `weights_only` loading know."""
+    def as_args(self) -> dict[str, Any]:
+        """Plain types only, as checkpoints and the log hold them."""
         return {**asdict(self), "data": list(self.data)}
 
+    @property
+    def passes_per_step(self) -> int:
+        """Forward and backward passes whose gradients one step accumulates."""
+        return self.batch_size // (self.mini_batch_size or self.batch_size)
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What this start was asked to do besides the hyperparameters."""
+
+# Settings that decide the shapes of the state: a checkpoint made with others cannot be resumed.
+SHAPE_SETTINGS = ("n_layer", "n_head", "n_embd", "block_size")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line. resume: "", auto, latest, best, a name in the run directory, a path."""
 
     out: str
-    resume: str | None
-    list_checkpoints: bool
+    config: Config
+    resume: str = ""
+    list_checkpoints: bool = False
 
 
-def parse(arguments: Sequence[str]) -> tuple[Config, Invocation]:
-    """Flags to settings. A usage error ends the program with exit code 2 and one clear line."""
+def parse(argv: Sequence[str]) -> Request:
+    """Flags into a request. Ends the process with code 2 and one clear line when they make no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Train a byte-level GPT, losing nothing. `python -m trainer hash DIR` prints a fingerprint.",
+        description="Train a small GPT on text, and survive whatever happens to it.",
+        epilog="`python -m trainer hash DIR` prints a fingerprint of the final training state. "
+        "SIGINT and SIGTERM save and stop, SIGUSR1 saves and goes on.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="run directory")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the run directory")
     parser.add_argument(
-        "--resume", metavar="WHICH", help="auto (newest valid of any kind, or a fresh start), latest, best, or a path"
+        "--resume", default="", metavar="auto|latest|best|PATH", help="go on from a checkpoint; auto: the newest valid"
     )
-    parser.add_argument("--list_checkpoints", action="store_true", help="list what is there, and end")
-    for item in fields(Config):
-        name, choices = item.name, item.metadata.get("choices")
-        if name == "data":
-            parser.add_argument("--data", nargs="+", default=[], metavar="FILE", help=item.metadata["help"])
+    parser.add_argument("--list_checkpoints", action="store_true", help="list the checkpoints of DIR and end")
+    groups: dict[str, Any] = {}
+    for setting in fields(Config):
+        rules = setting.metadata
+        if rules["group"] not in groups:
+            groups[rules["group"]] = parser.add_argument_group(rules["group"])
+        options: dict[str, Any] = {"default": setting.default, "help": rules["help"]}
+        if setting.name == "data":
+            options.update(nargs="*", metavar="FILE")
+        elif "choices" in rules:
+            options["choices"] = rules["choices"]
         else:
-            parser.add_argument(
-                f"--{name}", type=type(item.default), default=item.default, choices=choices, help=item.metadata["help"]
-            )
-    options = parser.parse_args(arguments)
-    values: dict[str, Any] = {item.name: getattr(options, item.name) for item in fields(Config)}
-    values["data"] = tuple(options.data)
+            options.update(type=type(setting.default), metavar=type(setting.default).__name__.upper())
+        groups[rules["group"]].add_argument(f"--{setting.name}", **options)
+    given = vars(parser.parse_args(argv))
+    out, resume, list_checkpoints = given.pop("out"), given.pop("resume"), given.pop("list_checkpoints")
+    given["data"] = tuple(given["data"])
     try:
-        config = Config(**values)
+        config = Config(**given)
     except ValueError as error:
         parser.error(str(error))
-    return config, Invocation(options.out, options.resume, options.list_checkpoints)
+    return Request(out=out, config=config, resume=resume, list_checkpoints=list_checkpoints)

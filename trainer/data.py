@@ -1,137 +1,160 @@
-"""Text as byte tokens in shards, in an order that is a function of seed and epoch, at a position that is an integer.
+"""Text as byte tokens in shards, in an order that is a function of (seed, epoch): a position is an integer.
 
-The corpus by default is the source of this machine's own Python standard library: real text, no download. Batches
-are counted when they are consumed, so a resume goes on with the very next one.
+So resuming needs no replay and no worker state: (epoch, number of sequences consumed) says it all.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-SHARD_BYTES = 1 << 20
-# Tests and vendored trees would be most of the text and the dullest of it.
+from trainer.errors import UsageError
+
+SHARD_TOKENS = 256 * 1024
+# Every 16th shard is for evaluation; a corpus of fewer than 16 shards gives the last tenth of its tokens.
+VAL_EVERY = 16
+# Left out of the standard library: not ours, tests, or there on some machines only.
 _SKIPPED = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib", "lib2to3", "ensurepip"}
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3", "idlelib", "ensurepip"}
 )
-# One file in this many is for validation.
-_VAL_EVERY = 20
 
 
-@dataclass(frozen=True, slots=True)
+def corpus_files(data: Sequence[str]) -> list[str]:
+    """The files of `--data` in the order given, or the sources of this Python's standard library in sorted order."""
+    if data:
+        return list(data)
+    root = sysconfig.get_paths()["stdlib"]
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(
+            name for name in subfolders if name not in _SKIPPED and not name.startswith(("config-", "lib-dynload"))
+        )
+        found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
+    return found
+
+
 class Corpus:
-    """train and val: uint8, one dimension. digest: sha256 of both, which says what was trained on."""
+    """The tokens, their shards (begin, end), and what identifies them. Raises UsageError when there is too little."""
 
-    train: Tensor
-    val: Tensor
-    digest: str
-
-
-def load_corpus(paths: Sequence[str] = ()) -> Corpus:
-    """Read the text files, the standard library's by default. OSError when one cannot be read, ValueError when it is
-    too little text to train on."""
-    train, val = bytearray(), bytearray()
-    if paths:
-        for name in paths:
-            text = Path(name).read_bytes()
-            cut = len(text) - max(len(text) // _VAL_EVERY, 1)
-            train += text[:cut]
-            val += text[cut:]
-    else:
-        for index, path in enumerate(_standard_library()):
-            (val if index % _VAL_EVERY == 0 else train).extend(path.read_bytes())
-    digest = hashlib.sha256(train)
-    digest.update(val)
-    if len(train) < 2 or len(val) < 2:
-        raise ValueError(f"too little text to train on: {len(train) + len(val)} bytes")
-    return Corpus(
-        torch.frombuffer(train, dtype=torch.uint8), torch.frombuffer(val, dtype=torch.uint8), digest.hexdigest()
-    )
-
-
-def _standard_library() -> Iterator[Path]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        if not _SKIPPED.intersection(path.relative_to(root).parts[:-1]):
-            yield path
-
-
-class Batches:
-    """Training batches: every block of the corpus once an epoch, in an order that (seed, epoch) decides.
-
-    `position` counts the sequences consumed in `epoch`; it is all that a resume needs.
-    """
-
-    def __init__(self, tokens: Tensor, block_size: int, batch_size: int, seed: int) -> None:
-        self.tokens = tokens
+    def __init__(self, paths: Sequence[str], block_size: int, batch_size: int) -> None:
+        parts = []
+        for path in paths:
+            try:
+                with open(path, "rb") as file:
+                    parts.append(file.read())
+            except OSError as error:
+                raise UsageError(f"Cannot read the training data {path}: {error.strerror}") from error
+        text = b"\n".join(parts)
+        self.num_tokens = len(text)
+        self.identity = f"crc32:{zlib.crc32(text):08x}"
+        self.tokens: Tensor = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0)
+        shards = [(at, min(at + SHARD_TOKENS, len(text))) for at in range(0, len(text), SHARD_TOKENS)]
+        if len(shards) >= VAL_EVERY:
+            self.val_shards = shards[VAL_EVERY - 1 :: VAL_EVERY]
+            self.train_shards = [shard for shard in shards if shard not in self.val_shards]
+        else:
+            cut = len(text) * 9 // 10
+            self.train_shards = [(begin, min(end, cut)) for begin, end in shards if begin < cut]
+            self.val_shards = [(cut, len(text))]
         self.block_size = block_size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.num_sequences = (len(tokens) - 1) // block_size
-        self.steps_per_epoch = self.num_sequences // batch_size
-        if not self.steps_per_epoch:
-            raise ValueError(
-                f"the text holds {self.num_sequences} sequences of {block_size} bytes, a batch takes {batch_size}"
+        num_train = sum(self._num_windows(shard) for shard in self.train_shards)
+        num_val = sum(self._num_windows(shard) for shard in self.val_shards)
+        if num_train < batch_size or num_val < 1:
+            raise UsageError(
+                f"The training data are too short: {len(text):,} bytes give {num_train} sequences for training and"
+                f" {num_val} for evaluation, one batch needs {batch_size}. Give more --data, or a smaller --block_size"
+                " or --batch_size."
             )
+
+    def _num_windows(self, shard: tuple[int, int]) -> int:
+        """Sequences of block_size tokens, each with the one token after it."""
+        return max(shard[1] - shard[0] - 1, 0) // self.block_size
+
+    def train_order(self, seed: int, epoch: int) -> tuple[Tensor, list[int]]:
+        """Where each training sequence of `epoch` begins, in order; and where each shard begins in that order.
+
+        Shards are shuffled, and the sequences within each, by generators of their own: the global one that dropout
+        draws from is not touched.
+        """
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        begins, at, order = [], 0, []
+        for index in torch.randperm(len(self.train_shards), generator=generator).tolist():
+            shard = self.train_shards[index]
+            windows = torch.randperm(self._num_windows(shard), generator=generator)
+            order.append(shard[0] + windows * self.block_size)
+            begins.append(at)
+            at += len(windows)
+        return torch.cat(order), begins
+
+    def val_batches(self, batch_size: int, num_batches: int) -> list[tuple[Tensor, Tensor]]:
+        """The same sequences at every evaluation, spread evenly over all of them."""
+        starts = torch.cat(
+            [begin + torch.arange(self._num_windows((begin, end))) * self.block_size for begin, end in self.val_shards]
+        )
+        wanted = min(batch_size * num_batches, len(starts))
+        chosen = starts[torch.arange(wanted) * len(starts) // wanted]
+        return [self.batch(part) for part in chosen.split(batch_size)]
+
+    def batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, both (sequences, block_size), int64."""
+        windows = self.tokens[starts[:, None] + torch.arange(self.block_size + 1)].long()
+        return windows[:, :-1], windows[:, 1:]
+
+
+class TrainData:
+    """The batches of a training, one after the other through the epochs. An epoch drops its incomplete last batch."""
+
+    def __init__(self, corpus: Corpus, batch_size: int, seed: int) -> None:
+        self._corpus = corpus
+        self._batch_size = batch_size
+        self._seed = seed
         self.epoch = 0
-        self.position = 0
-        self._order = self._permutation()
-
-    def _permutation(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return torch.randperm(self.num_sequences, generator=generator)
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """The next batch: inputs and targets, (batch, time) of int64. Begins the next epoch when this one is over."""
-        if self.position + self.batch_size > self.steps_per_epoch * self.batch_size:
-            self.epoch, self.position = self.epoch + 1, 0
-            self._order = self._permutation()
-        indices = self._order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return gather(self.tokens, indices, self.block_size)
+        self.position = 0  # sequences of this epoch that were consumed
+        self._order, self._shard_begins = corpus.train_order(seed, 0)
 
     @property
-    def is_epoch_over(self) -> bool:
-        return self.position >= self.steps_per_epoch * self.batch_size
+    def steps_per_epoch(self) -> int:
+        return len(self._order) // self._batch_size
 
-    def state(self) -> dict[str, int]:
-        shard, offset = divmod(self.position * self.block_size, SHARD_BYTES)
+    @property
+    def epochs_done(self) -> float:
+        """Epochs consumed, with the fraction of this one."""
+        return self.epoch + self.position / (self.steps_per_epoch * self._batch_size)
+
+    @property
+    def is_at_epoch_end(self) -> bool:
+        return self.position + self._batch_size > len(self._order)
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        if self.is_at_epoch_end:
+            self.begin_epoch(self.epoch + 1)
+        starts = self._order[self.position : self.position + self._batch_size]
+        self.position += self._batch_size
+        return self._corpus.batch(starts)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.position = epoch, 0
+        self._order, self._shard_begins = self._corpus.train_order(self._seed, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """`train.position` (sequences of the epoch) is what counts; shard and shard_position say where that is."""
+        shard = sum(begin <= self.position for begin in self._shard_begins) - 1
         return {
-            "epoch": self.epoch, "position": self.position, "shard": shard, "shard_offset": offset,
-            "permutation_seed": self.seed * 1_000_003 + self.epoch, "num_sequences": self.num_sequences,
+            "train": {
+                "epoch": self.epoch, "position": self.position,
+                "shard": shard, "shard_position": self.position - self._shard_begins[shard],
+            },
+            "val": {"shard": 0, "position": 0},
+            "seed": self._seed, "micro_step": 0,
+            "corpus": self._corpus.identity, "num_tokens": self._corpus.num_tokens,
         }  # fmt: skip
 
-    def load_state(self, state: dict[str, int]) -> None:
-        """Go to where a checkpoint was. ValueError when it counted other sequences: other text, or other blocks."""
-        if state["num_sequences"] != self.num_sequences:
-            raise ValueError(
-                f"the data has {self.num_sequences} sequences, the checkpoint's had {state['num_sequences']}"
-            )
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._order = self._permutation()
-
-
-def gather(tokens: Tensor, indices: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Sequences number `indices` of the corpus, and the same one byte later."""
-    offsets = indices[:, None] * block_size + torch.arange(block_size + 1)
-    block = tokens[offsets].long()
-    return block[:, :-1], block[:, 1:]
-
-
-def validation_batches(
-    tokens: Tensor, block_size: int, batch_size: int, num_batches: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same sequences every time, spread over the validation text."""
-    num_sequences = (len(tokens) - 1) // block_size
-    if num_sequences < 1:
-        return
-    wanted = min(num_batches * batch_size, num_sequences)
-    chosen = torch.linspace(0, num_sequences - 1, wanted).long()
-    for start in range(0, wanted, batch_size):
-        yield gather(tokens, chosen[start : start + batch_size], block_size)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begin_epoch(int(state["train"]["epoch"]))
+        self.position = int(state["train"]["position"])

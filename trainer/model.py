@@ -1,85 +1,103 @@
-"""A small GPT over bytes, in the shape of GPT-2 (pre-norm, learned positions, tied head)."""
+"""A byte-level GPT: tokens are bytes, so there is no vocabulary to keep with a checkpoint."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.config import Config
 
-VOCAB_SIZE = 256
+VOCABULARY_SIZE = 256
 
 
 class Attention(nn.Module):
-    """Causal self-attention, all heads at once."""
+    """Causal self-attention over (batch, time, n_embd)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.queries_keys_values = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.residual_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) to the same."""
         batch, time, width = x.shape
-        q, k, v = (
-            part.view(batch, time, self.n_head, width // self.n_head).transpose(1, 2)
-            for part in self.qkv(x).split(width, dim=2)
+        heads = self.queries_keys_values(x).view(batch, time, 3, self.n_head, width // self.n_head)
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(y.transpose(1, 2).reshape(batch, time, width))
+        y = y.transpose(1, 2).reshape(batch, time, width)
+        return self.residual_dropout(self.projection(y))
 
 
 class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.n_embd)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.n_embd)
+        self.attention_norm = nn.LayerNorm(config.n_embd, bias=False)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.n_embd, bias=False)
         self.mlp = nn.Sequential(
-            nn.Linear(config.n_embd, 4 * config.n_embd), nn.GELU(), nn.Linear(4 * config.n_embd, config.n_embd)
+            nn.Linear(config.n_embd, 4 * config.n_embd, bias=False),
+            nn.GELU(),
+            nn.Linear(4 * config.n_embd, config.n_embd, bias=False),
+            nn.Dropout(config.dropout),
         )
-        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.attn(self.norm1(x)))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class GPT(nn.Module):
-    """Bytes in, logits of the next byte out."""
+    """Bytes (batch, time) -> logits of the next byte (batch, time, 256). The embedding is also the last layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(VOCAB_SIZE, config.n_embd)
+        self.tokens = nn.Embedding(VOCABULARY_SIZE, config.n_embd)
         self.positions = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, VOCAB_SIZE, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd, bias=False)
+        self.head = nn.Linear(config.n_embd, VOCABULARY_SIZE, bias=False)
         self.head.weight = self.tokens.weight
-        self.apply(_init_weights)
         for name, parameter in self.named_parameters():
-            if name.endswith(("proj.weight", "mlp.2.weight")):
-                # The residual stream adds 2 branches a block: keep its variance (GPT-2 paper, section 2.3).
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            if parameter.dim() >= 2:
+                # GPT-2: the variance of the residual stream does not grow with depth.
+                is_residual = name.endswith(("projection.weight", "mlp.2.weight"))
+                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * config.n_layer) if is_residual else 1.0))
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats a byte. inputs, targets: (batch, time) of int64."""
-        positions = torch.arange(inputs.shape[1], device=inputs.device)
-        x = self.drop(self.tokens(inputs) + self.positions(positions))
-        for block in self.h:
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
+        x = self.dropout(x)
+        for block in self.blocks:
             x = block(x)
-        logits = self.head(self.norm(x))
-        return F.cross_entropy(logits.float().view(-1, VOCAB_SIZE), targets.reshape(-1))
+        return self.head(self.norm(x))
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of the next byte."""
+        logits = self(inputs)
+        return functional.cross_entropy(logits.view(-1, VOCABULARY_SIZE).float(), targets.reshape(-1))
 
 
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only; group 0 has it, group 1 has none."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices}, {"params": others}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    apply_settings(optimizer, config)
+    return optimizer
+
+
+def apply_settings(optimizer: torch.optim.Optimizer, config: Config) -> None:
+    """The settings of `config` into the groups: a loaded state brings those it was saved with."""
+    for group, weight_decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
+        group["weight_decay"] = weight_decay
+        group["betas"] = (config.beta1, config.beta2)

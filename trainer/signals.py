@@ -1,4 +1,4 @@
-"""Signals become flags that the loop looks at; a second request to stop leaves at once."""
+"""Signals as flags that the loop asks for: a handler that saves would save between two halves of a step."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ import os
 import signal
 from types import FrameType
 
+STATUS = {signal.SIGINT: "interrupted", signal.SIGTERM: "preempted"}
+
 
 class Signals:
-    """SIGINT and SIGTERM ask to save and stop, SIGUSR1 asks to save and go on."""
+    """SIGINT and SIGTERM ask to save and stop, SIGUSR1 to save and go on. The second request to stop ends at once.
+
+    stop: the signal that asked to stop, None for none.
+    """
 
     def __init__(self) -> None:
-        self.stop_signal: int | None = None
-        self.save_now = False
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGUSR1, self._save)
+        self.stop: signal.Signals | None = None
+        self._save = False
+        for number in STATUS:
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_save)
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self.stop_signal is not None:
-            # Asked twice: what is published stays whole, what is being written is abandoned under its temporary name.
+    def take_save_request(self) -> bool:
+        """Whether a save was asked for since the last time."""
+        asked, self._save = self._save, False
+        return asked
+
+    def _on_stop(self, number: int, _: FrameType | None) -> None:
+        if self.stop is not None:
+            # What is on the disk is whole at every moment: nothing has to be put in order.
             os._exit(128 + number)
-        self.stop_signal = number
+        self.stop = signal.Signals(number)
 
-    def _save(self, _number: int, _frame: FrameType | None) -> None:
-        self.save_now = True
+    def _on_save(self, number: int, _: FrameType | None) -> None:
+        self._save = True

@@ -1,176 +1,169 @@
-"""The one way a file gets its name: written beside it, flushed to the device, read back, renamed, folder flushed.
+"""The one way in which a file comes into being here: temporary file, flush, verify, rename, flush the directory.
 
-Whatever happens on the way, the old file stays whole under its name until the new one is proven, and what is found
-under a name was published whole. Used for checkpoints and for every small file beside them.
+At every moment, each name holds the whole old content or the whole new one. What fails or dies before the rename
+leaves a temporary file that nobody takes for a checkpoint; `remove_leftovers` clears those of dead sessions.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import itertools
 import os
-import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-TEMPORARY_PREFIX = ".tmp-"
+try:
+    from isal.isal_zlib import crc32  # at memory speed, several times zlib's
+except ImportError:
+    from zlib import crc32
+
 _CHUNK_BYTES = 4 << 20
-_counter = itertools.count()
+_LEFTOVER = re.compile(r"\.tmp-.+-\d+-\d+")
+_numbers = itertools.count()
 
 
 class PublishError(Exception):
-    """A file could not be published. stage: write, sync, verify or publish. The old file is still there."""
+    """A file could not be made; every name still holds what it held. stage: write, sync, verify or publish."""
 
-    def __init__(self, path: Path, stage: str, reason: str, *, is_disk_full: bool = False) -> None:
-        super().__init__(f"{path.name}: {stage}: {reason}")
-        self.path = path
+    def __init__(self, stage: str, error: OSError | str) -> None:
         self.stage = stage
-        self.reason = reason
-        self.is_disk_full = is_disk_full
+        self.reason = error if isinstance(error, str) else f"{error.strerror or error}"
+        super().__init__(f"{stage}: {self.reason}")
 
 
-def crc32_of(data: bytes | memoryview) -> str:
-    """The digest of content in memory, as the log and the registry spell it."""
-    return f"crc32:{zlib.crc32(data):08x}"
+@dataclass(frozen=True)
+class Published:
+    """What the file holds now. digest: of the whole file, `crc32:<hex>`, computed from memory and found in the file."""
+
+    size_bytes: int
+    digest: str
 
 
-def crc32_of_file(path: Path) -> str:
-    """The digest of a file's content, read in pieces."""
+def digest_of_file(path: str) -> str:
+    """`crc32:<hex>` of a file's content. Raises OSError."""
     value = 0
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            value = zlib.crc32(view[:count], value)
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            value = crc32(chunk, value)
     return f"crc32:{value:08x}"
 
 
-def publish(data: bytes | memoryview, path: Path, *, links: Sequence[Path] = ()) -> None:
-    """Make `path`, and each of `links` as a hard link to it, hold exactly `data`.
+def publish(
+    directory: str, names: Sequence[str], data: bytes | memoryview, *, previous: Mapping[str, str] | None = None
+) -> Published:
+    """Make `data` the content of every one of `names` in `directory`: written once, shared by hard links.
 
-    Raises PublishError with the stage that failed; what was under the names before is then still there, except for
-    links that were already moved to the new, proven content.
+    previous: {name: source}: once the new file is proven, and before it replaces anything, `name` gets what `source`
+    holds; left out where there is no such file. Names are replaced in the order given.
+    Raises PublishError; the temporary files are gone then, and `previous` names are as they were unless a rename
+    itself failed.
     """
-    stage = "write"
-    temporaries: list[Path] = []
+    temporaries: list[str] = []
+    renames: list[str] = []
     try:
-        temporary = _temporary(path)
-        temporaries.append(temporary)
-        _write(temporary, data, mode=_mode_of(path))
-        stage = "verify"
-        _verify(temporary, data)
-        stage = "publish"
-        for link in links:
-            beside = _temporary(link)
-            try:
-                os.link(temporary, beside)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOTSUP):
-                    raise
-                _write(beside, data, mode=_mode_of(link))  # a file system without links gets copies
-            temporaries.append(beside)
-        targets = [path, *links]
-        for source, target in zip(list(temporaries), targets, strict=True):
-            os.rename(source, target)
-            temporaries.remove(source)
-        sync_directory(path.parent)
-    except SyncError as error:
-        raise PublishError(path, "sync", str(error)) from error
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise PublishError(path, stage, error.strerror or str(error), is_disk_full=full) from error
-    except VerifyError as error:
-        raise PublishError(path, "verify", str(error)) from error
-    finally:
-        for left in temporaries:
-            remove_quietly(left)
+        published = _write(_temporary(directory, names[0], temporaries), data, _mode_of(directory, names))
+        for name in names[1:]:
+            _link(temporaries[0], _temporary(directory, name, temporaries))
+        for name, source in (previous or {}).items():
+            if os.path.exists(os.path.join(directory, source)):
+                _link(os.path.join(directory, source), _temporary(directory, name, temporaries))
+                renames.append(name)
+        # What is replaced gets its second name first.
+        kept = temporaries[len(names) :]
+        _rename(directory, [*kept, *temporaries[: len(names)]], [*renames, *names])
+        return published
+    except BaseException:
+        for path in temporaries:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        raise
 
 
-def keep_as(path: Path, backup: Path) -> bool:
-    """Give what is under `path` now the name `backup` too, in one step; `path` is there at every moment.
+def remove_leftovers(directory: str) -> list[str]:
+    """Remove temporary files of sessions that died. Only for the holder of the directory's lock: then all are dead."""
+    removed = []
+    for name in os.listdir(directory):
+        if _LEFTOVER.fullmatch(name):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+                removed.append(name)
+    return sorted(removed)
 
-    Whether there was anything to keep.
-    """
-    beside = _temporary(backup)
+
+def _temporary(directory: str, name: str, made: list[str]) -> str:
+    # In the same directory: a rename from another filesystem would be a copy, and not atomic.
+    path = os.path.join(directory, f".tmp-{name}-{os.getpid()}-{next(_numbers)}")
+    made.append(path)
+    return path
+
+
+def _mode_of(directory: str, names: Sequence[str]) -> int | None:
+    """The permissions of the file that is replaced, None when there is none."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            return os.stat(os.path.join(directory, name)).st_mode & 0o7777
+    return None
+
+
+def _link(source: str, path: str) -> None:
     try:
+        os.link(source, path)
+    except OSError:
+        # A filesystem without hard links: bytes of its own.
         try:
-            os.link(path, beside)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            _write(beside, path.read_bytes(), mode=_mode_of(path))
-        os.rename(beside, backup)
-        # Renaming one link over another of the same file does nothing and leaves the first name.
-        remove_quietly(beside)
-    except OSError as error:
-        remove_quietly(beside)
-        raise PublishError(backup, "publish", error.strerror or str(error)) from error
-    return True
-
-
-class VerifyError(Exception):
-    """What lies on the disk is not what was written."""
-
-
-class SyncError(Exception):
-    """The device did not take it. The file is given up: a second fsync would lie (PostgreSQL's fsyncgate, 2018)."""
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise SyncError(error.strerror or str(error)) from error
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, data: bytes | memoryview, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        view = memoryview(data)
-        while len(view):
-            view = view[os.write(descriptor, view[: 256 << 20]) :]
-        try:
-            os.fsync(descriptor)
+            with open(source, "rb") as file:
+                data = file.read()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise SyncError(error.strerror or str(error)) from error
-    finally:
-        os.close(descriptor)
+            raise PublishError("publish", error) from error
+        _write(path, data, None)
 
 
-def _verify(path: Path, data: bytes | memoryview) -> None:
-    if path.stat().st_size != len(data) or crc32_of_file(path) != crc32_of(data):
-        raise VerifyError("what was read back is not what was written: the disk or the memory is failing")
-
-
-def _mode_of(path: Path) -> int:
-    """The mode of the file that is replaced, or the usual one under the person's umask."""
+def _write(path: str, data: bytes | memoryview, mode: int | None) -> Published:
+    view = memoryview(data)
+    stage = "write"
     try:
-        return path.stat().st_mode & 0o777
-    except OSError:
-        return 0o666
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            if mode is not None:
+                os.fchmod(fd, mode)
+            at = 0
+            while at < len(view):
+                at += os.write(fd, view[at:])
+            stage = "sync"
+            # Never tried again: after a failed fsync the kernel may have dropped the bytes and report success.
+            os.fsync(fd)
+            stage = "verify"
+            expected, found = crc32(view), _crc_of(fd, len(view))
+            if found != expected:
+                raise PublishError("verify", f"the file holds crc32 {found:08x}, memory holds {expected:08x}")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PublishError(stage, error) from error
+    return Published(size_bytes=len(view), digest=f"crc32:{expected:08x}")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{next(_counter)}")
+def _crc_of(fd: int, size: int) -> int:
+    """Checksum of the file's content, which must be `size` bytes long."""
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, max(size, 1))))
+    value, at = 0, 0
+    while num_bytes := os.preadv(fd, [buffer], at):
+        value = crc32(buffer[:num_bytes], value)
+        at += num_bytes
+    if at != size:
+        raise PublishError("verify", f"the file holds {at:,} bytes, {size:,} were written")
+    return value
 
 
-def remove_quietly(path: Path) -> None:
-    """Remove a temporary file of our own; if that fails, the next start cleans it up."""
+def _rename(directory: str, temporaries: Sequence[str], names: Sequence[str]) -> None:
     try:
-        path.unlink()
-    except OSError:
-        return
-
-
-def clean_up(directory: Path, told: Callable[[str], None] = lambda name: None) -> None:
-    """Remove the temporary files of dead sessions. Call only with the directory's lock held."""
-    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        if path.is_file() and not path.is_symlink():
-            remove_quietly(path)
-            told(path.name)
+        for temporary, name in zip(temporaries, names, strict=True):
+            os.rename(temporary, os.path.join(directory, name))
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PublishError("publish", error) from error

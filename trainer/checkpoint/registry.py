@@ -1,126 +1,107 @@
-"""`registry.json`: what every checkpoint of the directory is. Derived from the files, and rebuilt when it is wrong."""
+"""`registry.json`: the list of the checkpoints in a run directory. Derived from the files, rebuilt when it is wrong."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from trainer.checkpoint.names import BEST, Name, checkpoints_in
 from trainer.checkpoint.publish import publish
 
 REGISTRY_NAME = "registry.json"
-VERSION = 1
-
-KINDS = ("latest", "rolling", "emergency", "best", "epoch")
-_NAMES: tuple[tuple[re.Pattern[str], str, bool], ...] = (
-    (re.compile(r"latest\.pt"), "latest", False),
-    (re.compile(r"latest_backup\.pt"), "latest", True),
-    (re.compile(r"rolling_step_(\d+)\.pt"), "rolling", False),
-    (re.compile(r"rolling_last_backup\.pt"), "rolling", True),
-    (re.compile(r"emergency_step_(\d+)_\d{8}_\d{6}\.pt"), "emergency", False),
-    (re.compile(r"best_model\.pt"), "best", False),
-    (re.compile(r"best_model_(?:backup|previous)\.pt"), "best", True),
-    (re.compile(r"epoch_(\d+)\.pt"), "epoch", False),
-)
-
-
-def kind_of(name: str) -> tuple[str, bool] | None:
-    """(kind, whether it is a backup) of a file name; None when it is not a checkpoint of ours."""
-    for pattern, kind, is_backup in _NAMES:
-        if pattern.fullmatch(name):
-            return kind, is_backup
-    return None
-
-
-@dataclass(slots=True)
-class Entry:
-    """One checkpoint. path: its name in the run directory. digest: of the whole file. mtime, time: Unix seconds."""
-
-    path: str
-    kind: str
-    step: int
-    epoch: float
-    bytes: int
-    digest: str
-    time: float
-    mtime: float
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    is_best: bool = False
-    best_score: float | None = None
+SCHEMA = "ckpt-tui/registry/1"
 
 
 class Registry:
-    """The entries by name, read once, changed with the files and written after every save."""
+    """Entries by name: path, kind, is_backup, step, epoch, metrics, bytes, digest, time, mtime, inode, is_best.
 
-    def __init__(self, directory: Path) -> None:
+    step, epoch and metrics are None or empty for a file that could not be read.
+    """
+
+    def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
+        self._stored = _stored_entries(os.path.join(directory, REGISTRY_NAME))
 
-    def load(self, read: Callable[[Path], Mapping[str, Any]]) -> None:
-        """Take what registry.json says of files that are still as they were; learn the others from `read(path)`.
+    def sync(self, written: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Take the entries from the files as they are now.
 
-        A file that cannot be read is left out: it is not a checkpoint that anybody could use.
+        written: the facts of names that were just written. Other files are those of the entry with the same inode,
+        size and time; a file that no entry knows is read.
         """
-        told = self._told()
-        self.entries = {}
-        for path in self.checkpoint_files():
-            status = path.stat()
-            known = told.get(path.name)
-            if known and known.bytes == status.st_size and abs(known.mtime - status.st_mtime) < 1e-3:
-                self.entries[path.name] = known
-                continue
+        known = {_identity_of(entry): entry for entry in self._stored}
+        known.update({_identity_of(entry): entry for entry in self.entries.values()})
+        entries: dict[str, dict[str, Any]] = {}
+        for name in checkpoints_in(self.directory):
+            path = os.path.join(self.directory, name.name)
             try:
-                facts = read(path)
-            except Exception:  # noqa: BLE001 - whatever torch raises for a damaged file
+                status = os.stat(path)
+            except FileNotFoundError:
                 continue
-            self.add(path, facts, digest="")
+            identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if written is not None and name.name in written:
+                facts = written[name.name]
+            else:
+                facts = known.get(identity) or _read_facts(path)
+            entry = _entry(name, status, facts)
+            entries[name.name] = known[identity] = entry
+        best = entries.get(BEST)
+        for entry in entries.values():
+            entry["is_best"] = best is not None and (entry is best or entry["inode"] == best["inode"])
+        self.entries = entries
 
-    def checkpoint_files(self) -> Iterator[Path]:
-        """The checkpoints that are there, by their names."""
-        for name in sorted(os.listdir(self.directory)):
-            path = self.directory / name
-            if kind_of(name) and path.is_file() and not path.is_symlink():
-                yield path
+    def write(self, best: Mapping[str, Any] | None = None) -> None:
+        """Publish it. best: metric, mode and value of the best score. Raises PublishError."""
+        content = {"schema": SCHEMA, "best": dict(best or {}), "checkpoints": list(self.entries.values())}
+        publish(self.directory, [REGISTRY_NAME], json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
-    def add(self, path: Path, facts: Mapping[str, Any], digest: str) -> None:
-        """Enter a published file. facts: the checkpoint's own content, or as much of it."""
-        found = kind_of(path.name)
-        assert found, path
-        status = path.stat()
-        self.entries[path.name] = Entry(
-            path=path.name, kind=found[0], step=int(facts["step"]), epoch=float(facts["epoch"]), bytes=status.st_size,
-            digest=digest, time=float(facts["timestamp"]), mtime=status.st_mtime,
-            metrics={"train_loss": facts.get("train_loss"), "val_loss": facts.get("val_loss")},
-            is_best=path.name == "best_model.pt", best_score=facts.get("best_metric"),
-        )  # fmt: skip
 
-    def copy(self, source: str, target: str) -> None:
-        """`target` got the content of `source`."""
-        if source in self.entries:
-            entry = Entry(**asdict(self.entries[source]))
-            found = kind_of(target)
-            assert found, target
-            entry.path, entry.kind, entry.is_best = target, found[0], target == "best_model.pt"
-            entry.mtime = (self.directory / target).stat().st_mtime
-            self.entries[target] = entry
+def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """What the registry tells of a checkpoint's content."""
+    return {
+        "step": state["step"], "epoch": state["epoch"],
+        "metrics": {"train_loss": state.get("train_loss"), "val_loss": state.get("val_loss")},
+        "digest": digest, "time": state.get("timestamp"),
+    }  # fmt: skip
 
-    def remove(self, name: str) -> None:
-        self.entries.pop(name, None)
 
-    def save(self) -> None:
-        """Publish registry.json. Raises PublishError."""
-        rows = [asdict(entry) for _, entry in sorted(self.entries.items())]
-        text = json.dumps({"version": VERSION, "checkpoints": rows}, indent=1, default=str)
-        publish(text.replace("NaN", "null").encode() + b"\n", self.directory / REGISTRY_NAME)
+def _entry(name: Name, status: os.stat_result, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "path": name.name, "kind": name.kind, "is_backup": name.is_backup,
+        "step": facts.get("step"), "epoch": facts.get("epoch"), "metrics": facts.get("metrics") or {},
+        "bytes": status.st_size, "digest": facts.get("digest") or "", "time": facts.get("time"),
+        "mtime": status.st_mtime, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino, "is_best": False,
+    }  # fmt: skip
 
-    def _told(self) -> dict[str, Entry]:
-        try:
-            raw = json.loads((self.directory / REGISTRY_NAME).read_bytes())
-            rows = [Entry(**row) for row in raw["checkpoints"]]
-        except (OSError, ValueError, TypeError, KeyError):
+
+def _identity_of(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return entry.get("inode"), entry.get("bytes"), entry.get("mtime_ns")
+
+
+def _stored_entries(path: str) -> list[dict[str, Any]]:
+    """The entries of the file that make sense; none when it is missing or wrong."""
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+        rows = content["checkpoints"]
+        return [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int and row.get("path")]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _read_facts(path: str) -> dict[str, Any]:
+    """The facts of a file, its tensors left on the disk. Empty when it cannot be read; that is no judgement of it."""
+    import torch
+
+    from trainer.checkpoint.publish import digest_of_file
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        step, epoch = state["step"], state["epoch"]
+        if type(step) is not int or type(epoch) is not int:
             return {}
-        return {entry.path: entry for entry in rows}
+        return facts_of(state, digest_of_file(path))
+    except Exception:  # noqa: BLE001  a damaged file makes torch raise nearly anything; the resume says what is wrong
+        return {}

@@ -1,118 +1,96 @@
-"""Which checkpoint a resume starts from: the newest that proves to be whole, never just the newest name."""
+"""Which checkpoint a resume starts from: the newest one that proves to be whole."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from ckpt_tui.events.schema import CheckpointRestored
+from ckpt_tui.events.writer import EventWriter
+from trainer.checkpoint import names
+from trainer.checkpoint.publish import PublishError, digest_of_file, publish
+from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.state import BadCheckpointError, load
+from trainer.errors import UsageError
 
-from trainer.checkpoint import state as checkpoint_state
-from trainer.checkpoint.publish import crc32_of_file
-from trainer.checkpoint.registry import KINDS, Registry
+_BEFORE_BACKUPS = {
+    "latest": (names.LATEST, names.LATEST_BACKUP),
+    "best": (names.BEST, names.BEST_BACKUP, names.BEST_PREVIOUS),
+}
 
 
-class NothingToResumeError(Exception):
-    """What was asked for is not there, or not good. The message says which were tried and why they were rejected."""
+@dataclass(frozen=True)
+class Source:
+    """What a session starts from. rejected: (name, why) of newer candidates that were passed over, newest first."""
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The checkpoint to start from; rejected: (name, why) of better candidates that are damaged."""
-
-    path: Path
-    state: dict[str, Any]
+    name: str
+    path: str
     digest: str
-    rejected: tuple[tuple[str, str], ...]
+    state: dict[str, Any]
+    rejected: list[tuple[str, str]] = field(default_factory=list)
 
 
-def find(directory: Path, which: str, registry: Registry) -> Found | None:
-    """Find what `--resume WHICH` means: auto, latest, best, a name in the directory, or a path.
+def candidates(registry: Registry) -> list[str]:
+    """The names in the directory as `--resume auto` tries them.
 
-    auto gives None when there is no checkpoint at all: a fresh start. Raises NothingToResumeError when there are
-    checkpoints but none is good, and for a named one that is missing or damaged.
+    Highest step first; among equal steps primary files before backups, then by kind and name. Files whose step
+    nobody knows come first of all: whether they are bad has to be found out and said.
     """
-    if which == "auto":
-        rejected: list[tuple[str, str]] = []
-        for path in candidates(directory, registry):
-            try:
-                state, digest = load_proven(path, registry)
-            except DamagedError as error:
-                rejected.append((path.name, str(error)))
-                continue
-            return Found(path, state, digest, tuple(rejected))
-        if rejected:
-            raise NothingToResumeError(
-                "every checkpoint is damaged:\n" + "\n".join(f"  {name}: {why}" for name, why in rejected)
-            )
+
+    def order(entry: dict[str, Any]) -> tuple[bool, int, bool, int, str]:
+        step = entry["step"]
+        kind = names.KINDS.index(entry["kind"])
+        return step is not None, -(step or 0), entry["is_backup"], kind, entry["path"]
+
+    return [entry["path"] for entry in sorted(registry.entries.values(), key=order)]
+
+
+def find(directory: str, wanted: str, registry: Registry) -> Source | None:
+    """The checkpoint that `--resume wanted` means, verified and loaded; None when there is nothing yet (auto).
+
+    Raises UsageError when what was asked for is not there or cannot be used.
+    """
+    if wanted == "auto":
+        tried = [(name, os.path.join(directory, name)) for name in candidates(registry)]
+    elif wanted in _BEFORE_BACKUPS:
+        tried = [(name, os.path.join(directory, name)) for name in _BEFORE_BACKUPS[wanted]]
+    else:
+        inside = os.path.join(directory, wanted)
+        path = inside if os.path.basename(wanted) == wanted and os.path.exists(inside) else wanted
+        if not os.path.isfile(path):
+            raise UsageError(f"--resume {wanted}: there is no such checkpoint in {directory}, and no such file")
+        tried = [(os.path.relpath(path, directory), path)]
+    rejected: list[tuple[str, str]] = []
+    for name, path in tried:
+        try:
+            return Source(name, path, digest_of_file(path), load(path), rejected)
+        except (BadCheckpointError, OSError) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            rejected.append((name, reason))
+    if wanted == "auto" and not rejected:
         return None
-    name = {"latest": "latest.pt", "best": "best_model.pt"}.get(which, which)
-    path = directory / name if (directory / name).exists() else Path(name)
-    if not path.is_file():
-        raise NothingToResumeError(f"there is no checkpoint {name} in {directory}")
+    told = "".join(f"\n  {name}: {why}" for name, why in rejected)
+    raise UsageError(f"--resume {wanted}: no checkpoint can be used{told}")
+
+
+def put_latest_back(directory: str, registry: Registry, log: EventWriter) -> bool:
+    """Give a missing `latest.pt` back from its backup, as bytes of its own, if the backup is whole."""
+    backup = os.path.join(directory, names.LATEST_BACKUP)
+    if os.path.exists(os.path.join(directory, names.LATEST)) or not os.path.exists(backup):
+        return False
     try:
-        state, digest = load_proven(path, registry)
-    except DamagedError as error:
-        raise NothingToResumeError(f"{name} is damaged: {error}. --resume auto takes the newest good one") from error
-    return Found(path, state, digest, ())
-
-
-def candidates(directory: Path, registry: Registry) -> list[Path]:
-    """Every checkpoint, the one to try first first: highest step, then primary files before backups, then by kind.
-
-    Files that the registry could not read have no step; those that name one in their name are tried at that step,
-    so that the log can say why they were rejected, and the others last.
-    """
-
-    def order(path: Path) -> tuple[int, bool, int, str]:
-        from trainer.checkpoint.registry import kind_of
-
-        entry = registry.entries.get(path.name)
-        found = kind_of(path.name)
-        assert found
-        parts = path.stem.split("_")
-        named = int(parts[2]) if len(parts) > 2 and parts[1] == "step" and parts[2].isdigit() else -1
-        step = entry.step if entry else named
-        return -step, found[1], KINDS.index(found[0]), path.name
-
-    return sorted(registry.checkpoint_files(), key=order)
-
-
-class DamagedError(Exception):
-    """It cannot be used, and why."""
-
-
-def load_proven(path: Path, registry: Registry) -> tuple[dict[str, Any], str]:
-    """Load a checkpoint after its content was proven: the digest where it is known, else every record's checksum.
-
-    torch.load alone takes flipped bits in silence (its zip reader does not check CRC-32).
-    """
-    try:
-        digest = crc32_of_file(path)
-        entry = registry.entries.get(path.name)
-        if entry and entry.digest and entry.digest != digest:
-            raise DamagedError(f"its content is not what was saved ({digest}, saved as {entry.digest})")
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise DamagedError(f"record {damaged} fails its checksum")
-        state = checkpoint_state.load(path)
-    except DamagedError:
-        raise
-    except Exception as error:
-        raise DamagedError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    bad = nonfinite_tensor(state["model"])
-    if bad:
-        raise DamagedError(f"{bad} holds NaN or Inf")
-    return state, digest
-
-
-def nonfinite_tensor(tensors: Mapping[str, Any]) -> str | None:
-    """The first tensor with a value that is not finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return name
-    return None
+        step = int(load(backup)["step"])
+        with open(backup, "rb") as file:
+            publish(directory, [names.LATEST], file.read())
+    except (BadCheckpointError, PublishError, OSError) as error:
+        print(f"{names.LATEST} is missing and cannot be put back from {names.LATEST_BACKUP}: {error}", flush=True)
+        return False
+    registry.sync()
+    log.emit(
+        CheckpointRestored(
+            step=step, path=names.LATEST, source=names.LATEST_BACKUP, by="trainer", why=f"{names.LATEST} was missing"
+        )
+    )
+    print(f"{names.LATEST} was missing: put back from {names.LATEST_BACKUP} (step {step})", flush=True)
+    return True

@@ -1,28 +1,27 @@
-"""Which checkpoints go: by kind, by integer step, never the one just proven, never what a resume or the best needs."""
+"""Which checkpoints may go, by integer step and per kind. Files are removed only after a newer one is proven."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from trainer.checkpoint.registry import Entry
+from trainer.checkpoint.names import Name
 
 
-def superseded(
-    entries: Iterable[Entry], *, keep_rolling: int, keep_emergency: int, protected: Collection[str] = ()
+def removable(
+    names: Iterable[Name], *, keep_rolling: int, keep_emergency: int, step: int, protected: Collection[str] = ()
 ) -> list[tuple[str, str]]:
-    """(name, rule) of the checkpoints that retention removes now. Each pool is counted on its own.
+    """(name, rule) of the files that retention removes after a save at `step`, oldest first.
 
-    protected: names that stay whatever the rule, such as the one that this session resumed from.
+    Rolling and emergency checkpoints are pools of their own. Steps beyond `step` belong to a branch that a resume
+    from an earlier checkpoint left: they neither count nor go. `protected` names never go.
     """
-    gone: list[tuple[str, str]] = []
-    entries = list(entries)
+    candidates = list(names)
+    removed = []
     for kind, keep, flag in (
         ("rolling", keep_rolling, "keep_checkpoints"),
         ("emergency", keep_emergency, "keep_emergency_checkpoints"),
     ):
-        pool = [entry for entry in entries if entry.kind == kind and "_step_" in entry.path]
-        pool.sort(key=lambda entry: (entry.step, entry.time))
-        for entry in pool[: max(len(pool) - keep, 0)]:
-            if entry.path not in protected:
-                gone.append((entry.path, f"--{flag} {keep}"))
-    return gone
+        pool = [(name.step, name.name) for name in candidates if name.kind == kind and name.step is not None]
+        pool = sorted(entry for entry in pool if entry[0] <= step)
+        removed += [(name, f"--{flag} {keep}") for _, name in pool[: max(len(pool) - keep, 0)] if name not in protected]
+    return removed

@@ -1,174 +1,207 @@
-"""One save: one serialisation, two independent files on the disk however many names, then log, registry, retention.
+"""One save: one serialisation, one file written for all the names that share it, one independent copy for backups.
 
-    content A   rolling_step_N, latest, best_model, epoch_N, emergency_...   hard links of one proven file
-    content B   rolling_last_backup, best_model_backup                       an independent copy, against damage
-    before      latest_backup, best_model_previous                           what latest and best were until now
-
-A failed save keeps what was there, tells the log, and the training goes on.
+Synchronous: `save` returns when everything is durable. The serialised bytes in `Buffer` are the snapshot; all that
+follows works on them alone.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ckpt_tui.events.schema import CheckpointFailed, CheckpointRemoved, CheckpointRestored, CheckpointSaved, Disk
+import torch
+
+from ckpt_tui.events.schema import CheckpointFailed, CheckpointRemoved, CheckpointSaved, Disk
 from ckpt_tui.events.writer import EventWriter
-from trainer.checkpoint import state as checkpoint_state
-from trainer.checkpoint.publish import PublishError, crc32_of, keep_as, publish, remove_quietly
-from trainer.checkpoint.registry import REGISTRY_NAME, Registry
-from trainer.checkpoint.retention import superseded
+from trainer.checkpoint import names
+from trainer.checkpoint.publish import Published, PublishError, publish
+from trainer.checkpoint.registry import Registry, facts_of
+from trainer.checkpoint.retention import removable
+from trainer.checkpoint.state import Buffer, first_nonfinite, stamped
+from trainer.config import Config
 
-DISK_EVERY_SAVES = 10
+_DISK_EVERY = 10
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
+class SaveFailure:
+    """Why a save did not happen. stage: snapshot, write, sync, verify or publish."""
+
+    path: str
+    stage: str
+    error: str
+
+
 class Saver:
-    """Writes the checkpoints of one session."""
+    """Saves into one run directory.
 
-    directory: Path
-    log: EventWriter
-    registry: Registry
-    keep_rolling: int
-    keep_emergency: int
-    protected: set[str] = field(default_factory=set)
-    num_saves: int = 0
-    last_bytes: int = 0
+    protected: names that retention leaves alone (what this session was resumed from).
+    unproven: names whose content was found bad; it does not become a backup of anything.
+    last_step: the step of the newest checkpoint of this session, -1 for none.
+    """
 
-    def save(
+    def __init__(
         self,
-        state: Mapping[str, Any],
+        directory: str,
+        config: Config,
+        log: EventWriter,
+        registry: Registry,
         *,
-        rolling: bool = False,
-        best: bool = False,
-        epoch: int | None = None,
-        emergency: bool = False,
-    ) -> bool:
-        """Publish `state` as latest and under the names that are asked for. Whether it is now durable.
+        protected: Collection[str] = (),
+        unproven: Collection[str] = (),
+    ) -> None:
+        self._directory = directory
+        self._config = config
+        self._log = log
+        self._registry = registry
+        self._protected = frozenset(protected)
+        self._unproven = set(unproven)
+        self._buffer = Buffer()
+        self._num_saves = 0
+        self.last_step = -1
 
-        epoch: the number of the epoch that has just ended, for `epoch_NNNNN.pt`.
+    def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> str | None:
+        """Save `state` as the latest checkpoint and as one of each of `kinds` (rolling, emergency, best, epoch).
+
+        Gives the name that was written, None when it failed: then the old files are as they were, the log says so,
+        and the caller goes on. Never raises for what files and disks do.
         """
-        started = time.perf_counter()
-        step = int(state["step"])
-        names = self._names(step, rolling=rolling, best=best, epoch=epoch, emergency=emergency)
-        kind = next(kind for kind in ("emergency", "rolling", "epoch", "best", "latest") if kind in names)
-        path, others = names.pop(kind), list(names.values())
-        stage = "snapshot"
+        started = time.monotonic()
+        step = state["step"]
+        primary, backups = self._names(state, kinds)
         try:
-            data = checkpoint_state.serialise(state)
-            stage = "write"
-            self._foresee_full_disk(len(data), step)
-            if "latest" in names or kind == "latest":
-                self._set_previous_aside("latest.pt", "latest_backup.pt")
-            if best:
-                self._set_previous_aside("best_model.pt", "best_model_previous.pt")
-            publish(data, self.directory / path, links=[self.directory / name for name in others])
-            copies = ["rolling_last_backup.pt"] * rolling + ["best_model_backup.pt"] * best
-            if copies:
-                publish(data, self.directory / copies[0], links=[self.directory / name for name in copies[1:]])
-        except (PublishError, OSError, RuntimeError, MemoryError) as error:
-            self._failed(path, step, getattr(error, "stage", stage), error)
-            return False
-        save_s = time.perf_counter() - started
-        digest = crc32_of(data)
-        self.last_bytes = len(data)
-        published = [path, *others, *copies]
-        for name in published:
-            self.registry.add(self.directory / name, state, digest)
-        self.log.emit(
-            CheckpointSaved(
-                step=step, path=path, kind=kind, bytes=len(data), digest=digest, save_seconds=round(save_s, 6),
-                stall_seconds=round(time.perf_counter() - started, 6), val_loss=state.get("val_loss"), names=published,
+            content = self._snapshot(state, checkpoint_type)
+            self._check_space(step, len(content) * (2 if backups else 1))
+            previous = {names.LATEST_BACKUP: names.LATEST, names.BEST_PREVIOUS: names.BEST}
+            for backup, source in list(previous.items()):
+                if source not in primary or source in self._unproven:
+                    del previous[backup]
+            published = publish(self._directory, primary, content, previous=previous)
+        except PublishError as error:
+            self._failed(step, SaveFailure(primary[0], error.stage, error.reason))
+            return None
+        except (RuntimeError, MemoryError, OSError) as error:
+            self._failed(step, SaveFailure(primary[0], "snapshot", f"{type(error).__name__}: {error}"))
+            return None
+        self._unproven.difference_update(primary)
+        self.last_step = step
+        written = [*primary]
+        if backups:
+            try:
+                publish(self._directory, backups, content)
+                written += backups
+            except PublishError as error:
+                self._failed(step, SaveFailure(backups[0], error.stage, error.reason))
+        self._finish(state, published, primary, written, kinds, started)
+        return primary[0]
+
+    def _names(self, state: Mapping[str, Any], kinds: Collection[str]) -> tuple[list[str], list[str]]:
+        """The names that share the new file, the one that is told first, and those of the independent copy."""
+        step = state["step"]
+        primary, backups = [], []
+        if "emergency" in kinds:
+            primary.append(self._emergency_name(step))
+        if "rolling" in kinds:
+            primary.append(names.rolling_name(step))
+            backups.append(names.ROLLING_BACKUP)
+        if "epoch" in kinds:
+            primary.append(names.epoch_name(round(state["epoch"])))
+        if "best" in kinds:
+            primary.append(names.BEST)
+            backups.append(names.BEST_BACKUP)
+        return [*primary, names.LATEST], backups
+
+    def _emergency_name(self, step: int) -> str:
+        stem = f"emergency_step_{step:06d}_{time.strftime('%Y%m%d_%H%M%S')}"
+        name, number = f"{stem}.pt", 1
+        while os.path.exists(os.path.join(self._directory, name)):
+            number += 1
+            name = f"{stem}_{number}.pt"
+        return name
+
+    def _snapshot(self, state: Mapping[str, Any], checkpoint_type: str) -> memoryview:
+        bad = first_nonfinite({"model": state["model"], "optimizer": state["optimizer"]})
+        if bad is not None:
+            raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
+        self._buffer.clear()
+        torch.save(stamped(state, checkpoint_type), self._buffer)
+        return self._buffer.view()
+
+    def _check_space(self, step: int, needed_bytes: int) -> None:
+        """Tell the log when the disk gets tight. The save is tried all the same: it fails without harm."""
+        self._num_saves += 1
+        free = shutil.disk_usage(self._directory).free
+        if free < 2 * needed_bytes or self._num_saves % _DISK_EVERY == 0:
+            self.log_disk(step, needed_bytes)
+
+    def log_disk(self, step: int, needed_bytes: int) -> None:
+        """The `disk` event. Bytes that several names share are counted once, for the kind that comes first."""
+        bytes_by_kind = dict.fromkeys(names.KINDS, 0)
+        count_by_kind = dict.fromkeys(names.KINDS, 0)
+        seen = set()
+        for entry in sorted(self._registry.entries.values(), key=lambda entry: names.KINDS.index(entry["kind"])):
+            count_by_kind[entry["kind"]] += 1
+            if entry["inode"] not in seen:
+                seen.add(entry["inode"])
+                bytes_by_kind[entry["kind"]] += entry["bytes"]
+        free = shutil.disk_usage(self._directory).free
+        self._log.emit(
+            Disk(
+                step=step, bytes_by_kind=bytes_by_kind, count_by_kind=count_by_kind, free_bytes=free,
+                saves_that_fit=free // max(needed_bytes, 1),
             )
         )  # fmt: skip
-        self._retire(step)
-        self._write_registry(step)
-        self.num_saves += 1
-        if self.num_saves % DISK_EVERY_SAVES == 0:
-            self.tell_disk(step)
-        return True
 
-    def _names(self, step: int, *, rolling: bool, best: bool, epoch: int | None, emergency: bool) -> dict[str, str]:
-        names = {}
-        if emergency:
-            names["emergency"] = f"emergency_step_{step:06d}_{time.strftime('%Y%m%d_%H%M%S')}.pt"
-        if rolling:
-            names["rolling"] = f"rolling_step_{step:06d}.pt"
-        if epoch is not None:
-            names["epoch"] = f"epoch_{epoch:05d}.pt"
-        if best:
-            names["best"] = "best_model.pt"
-        names["latest"] = "latest.pt"
-        return names
-
-    def _set_previous_aside(self, name: str, backup: str) -> None:
-        if keep_as(self.directory / name, self.directory / backup):
-            self.registry.copy(name, backup)
-
-    def restore_latest(self, source: str, why: str, step: int) -> None:
-        """Put `latest.pt` back as an independent copy of a file that has just been proven good."""
-        data = (self.directory / source).read_bytes()
-        try:
-            publish(data, self.directory / "latest.pt")
-        except PublishError as error:
-            self._failed("latest.pt", step, error.stage, error)
-            return
-        self.registry.copy(source, "latest.pt")
-        self.log.emit(CheckpointRestored(step=step, path="latest.pt", source=source, by="trainer", why=why))
-        self._write_registry(step)
-
-    def _retire(self, step: int) -> None:
-        for name, rule in superseded(
-            self.registry.entries.values(),
-            keep_rolling=self.keep_rolling, keep_emergency=self.keep_emergency, protected=self.protected,
-        ):  # fmt: skip
-            remove_quietly(self.directory / name)
-            self.registry.remove(name)
-            self.log.emit(CheckpointRemoved(step=step, path=name, reason=rule))
-
-    def _write_registry(self, step: int) -> None:
-        try:
-            self.registry.save()
-        except PublishError as error:
-            # It can be rebuilt from the files; what counts is that they are there.
-            self._failed(REGISTRY_NAME, step, error.stage, error)
-
-    def _foresee_full_disk(self, num_bytes: int, step: int) -> None:
-        """Two files of this size at most are written; when they will not fit, say so before, and try all the same."""
-        if shutil.disk_usage(self.directory).free < 2 * num_bytes:
-            self.tell_disk(step)
-
-    def _failed(self, path: str, step: int, stage: str, error: Exception) -> None:
-        kept = "latest.pt" if (self.directory / "latest.pt").exists() else ""
-        self.log.emit(CheckpointFailed(step=step, path=path, stage=stage, error=str(error), kept=kept))
-        if not kept and (self.directory / "latest_backup.pt").exists():
-            self.restore_latest("latest_backup.pt", "a failed save left no latest.pt", step)
-
-    def tell_disk(self, step: int) -> None:
-        """How much the checkpoints take, by kind, and how many saves still fit. Links of one file count once."""
-        bytes_by_kind: dict[str, int] = {}
-        count_by_kind: dict[str, int] = {}
-        seen: set[int] = set()
-        for entry in self.registry.entries.values():
-            count_by_kind[entry.kind] = count_by_kind.get(entry.kind, 0) + 1
-            try:
-                inode = (self.directory / entry.path).stat().st_ino
-            except OSError:
-                continue
-            bytes_by_kind[entry.kind] = bytes_by_kind.get(entry.kind, 0) + (0 if inode in seen else entry.bytes)
-            seen.add(inode)
-        free = shutil.disk_usage(self.directory).free
-        fits = free // (2 * self.last_bytes) if self.last_bytes else None
-        self.log.emit(
-            Disk(
-                step=step,
-                bytes_by_kind=bytes_by_kind,
-                count_by_kind=count_by_kind,
-                free_bytes=free,
-                saves_that_fit=fits,
-            )
+    def _failed(self, step: int, failure: SaveFailure) -> None:
+        kept = names.LATEST if os.path.exists(os.path.join(self._directory, names.LATEST)) else ""
+        self._log.emit(
+            CheckpointFailed(step=step, path=failure.path, stage=failure.stage, error=failure.error, kept=kept)
         )
+        print(f"\nsave of {failure.path} failed ({failure.stage}): {failure.error}", flush=True)
+
+    def _finish(
+        self,
+        state: Mapping[str, Any],
+        published: Published,
+        primary: list[str],
+        written: list[str],
+        kinds: Collection[str],
+        started: float,
+    ) -> None:
+        step = state["step"]
+        facts = {**facts_of(state, published.digest), "time": time.time()}
+        removed = removable(
+            names.checkpoints_in(self._directory),
+            keep_rolling=self._config.keep_checkpoints,
+            keep_emergency=self._config.keep_emergency_checkpoints,
+            step=step,
+            protected=self._protected | set(written),
+        )
+        gone = []
+        for name, rule in removed:
+            try:
+                os.unlink(os.path.join(self._directory, name))
+                gone.append((name, rule))
+            except OSError as error:
+                print(f"\n{name} could not be removed: {error.strerror}", flush=True)
+        self._registry.sync(dict.fromkeys(written, facts))
+        try:
+            config = self._config
+            best = {"metric": config.monitor, "mode": config.monitor_mode, "value": state["best_metric"]}
+            self._registry.write(best)
+        except PublishError as error:
+            self._failed(step, SaveFailure("registry.json", error.stage, error.reason))
+        seconds = time.monotonic() - started
+        kind = next((kind for kind in ("emergency", "rolling", "epoch", "best") if kind in kinds), "latest")
+        self._log.emit(
+            CheckpointSaved(
+                step=step, path=primary[0], kind=kind, bytes=published.size_bytes, digest=published.digest,
+                save_seconds=seconds, stall_seconds=seconds, val_loss=state["val_loss"], names=written,
+            )
+        )  # fmt: skip
+        for name, rule in gone:
+            self._log.emit(CheckpointRemoved(step=step, path=name, reason=rule))

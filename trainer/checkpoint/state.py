@@ -1,112 +1,173 @@
-"""What a checkpoint holds: everything that an exact resume needs, in plain types and tensors only.
-
-Nothing here is an object that a pickle would have to rebuild, so `torch.load(weights_only=True)` reads it.
-"""
+"""What a checkpoint holds: everything that an exact resume needs, in types that `weights_only=True` loads."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
+import sys
 import time
+import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 FORMAT_VERSION = 1
-# What differs between two runs that trained the same: left out of the fingerprint.
-_NOT_TRAINING_STATE = frozenset({"timestamp", "args", "checkpoint_type", "pytorch_version"})
+# What an exact resume cannot do without; the other keys of a checkpoint describe it.
+NEEDED = ("step", "epoch", "model", "optimizer", "scheduler", "rng_state", "dataloader_state", "args")
+# What `fingerprint` looks at: the state, free of times, paths and versions.
+FINGERPRINTED = (
+    "step", "epoch", "model", "optimizer", "scheduler", "scaler", "ema", "train_loss", "val_loss", "val_metrics",
+    "loss_history", "rng_state", "dataloader_state", "best_metric",
+)  # fmt: skip
 
 
-def seed_everything(seed: int) -> None:
-    """Every generator of the process, also those that the loop does not use: they are saved, so they must agree."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+class BadCheckpointError(Exception):
+    """A file that cannot be resumed from; the message says why."""
+
+
+class Buffer(io.RawIOBase):
+    """Memory that one save after the other is serialised into: it grows once, and is not allocated anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = bytearray()
+        self._size = 0
+
+    def clear(self) -> None:
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        end = self._size + len(view)
+        if end > len(self._bytes):
+            self._bytes.extend(bytes(max(end, 2 * len(self._bytes)) - len(self._bytes)))
+        self._bytes[self._size : end] = view
+        self._size = end
+        return len(view)
+
+    def view(self) -> memoryview:
+        return memoryview(self._bytes)[: self._size]
 
 
 def rng_state() -> dict[str, Any]:
-    """Every random generator of the process. numpy's and Python's as plain lists and a tensor of their words."""
+    """The global generators. Tensors and plain types instead of the tuples and arrays that would need pickle code."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": {"version": version, "state": list(words), "gauss": gauss},
-        "numpy": {
-            "name": str(name), "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)), "position": int(position),
+    numpy_state = None
+    if "numpy" in sys.modules:
+        name, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
+        numpy_state = {
+            "bit_generator": str(name), "keys": torch.tensor(keys.tolist(), dtype=torch.int64), "pos": int(position),
             "has_gauss": int(has_gauss), "cached_gaussian": float(cached),
-        },
+        }  # fmt: skip
+    return {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss_next": gauss},
+        "numpy": numpy_state,
         "torch": torch.get_rng_state(),
         "torch_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }  # fmt: skip
+    }
 
 
-def load_rng_state(state: Mapping[str, Any]) -> None:
-    """Put every generator back. Call it last: building models and data draws from them."""
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["state"]), python["gauss"]))
-    np.random.set_state(
-        (
-            numpy["name"], numpy["keys"].numpy().astype(np.uint32), numpy["position"], numpy["has_gauss"],
-            numpy["cached_gaussian"],
-        )
-    )  # fmt: skip
+def restore_rng_state(state: Mapping[str, Any]) -> None:
+    """Set the global generators. To be called last: building loaders and modules draws from them."""
+    python = state["python"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss_next"]))
+    numpy_state = state["numpy"]
+    if numpy_state is not None and "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy.random.set_state(
+            (
+                numpy_state["bit_generator"], numpy.array(numpy_state["keys"].tolist(), dtype=numpy.uint32),
+                numpy_state["pos"], numpy_state["has_gauss"], numpy_state["cached_gaussian"],
+            )
+        )  # fmt: skip
     torch.set_rng_state(state["torch"])
     if state["torch_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["torch_cuda"])
 
 
-def serialise(state: Mapping[str, Any]) -> memoryview:
-    """The bytes of a checkpoint file, made once however many names it gets."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return buffer.getbuffer()
+def stamped(state: Mapping[str, Any], checkpoint_type: str) -> dict[str, Any]:
+    """The state with what describes the checkpoint itself. checkpoint_type: regular or emergency."""
+    return {
+        **state, "timestamp": time.time(), "checkpoint_type": checkpoint_type,
+        "pytorch_version": str(torch.__version__), "format_version": FORMAT_VERSION,
+    }  # fmt: skip
 
 
-def stamp() -> dict[str, Any]:
-    """The fields that say when and by what it was written."""
-    return {"timestamp": time.time(), "pytorch_version": str(torch.__version__), "format_version": FORMAT_VERSION}
+def first_nonfinite(state: Any, path: str = "") -> str | None:
+    """The dotted path of the first floating-point tensor with a NaN or an infinity in it, None when there is none."""
+    if isinstance(state, torch.Tensor):
+        # A sum is one pass without a temporary of the tensor's size; only an odd one is looked at closely.
+        if state.is_floating_point() and not torch.isfinite(state.sum()) and not torch.isfinite(state).all():
+            return path
+        return None
+    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
+    for key, value in items:
+        found = first_nonfinite(value, f"{path}.{key}" if path else str(key))
+        if found is not None:
+            return found
+    return None
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, without running anything that it contains.
+def load(path: str) -> dict[str, Any]:
+    """A checkpoint's state, after every record's checksum was found right: torch.load itself does not look at them.
 
-    Raises whatever torch raises for a damaged file, and ValueError for a file that is not a checkpoint of ours.
+    Raises BadCheckpointError.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not {"step", "model", "optimizer", "rng_state"} <= state.keys():
-        raise ValueError("it is not a checkpoint of this trainer")
-    if int(state.get("format_version", 0)) > FORMAT_VERSION:
-        raise ValueError(f"it has format {state['format_version']}, this trainer knows {FORMAT_VERSION}: update it")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise BadCheckpointError(f"the checksum of its record {broken} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except BadCheckpointError:
+        raise
+    except FileNotFoundError:
+        raise BadCheckpointError("there is no such file") from None
+    except zipfile.BadZipFile as error:
+        raise BadCheckpointError(f"it is not a whole zip file ({error})") from error
+    except Exception as error:
+        raise BadCheckpointError(
+            f"it cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        ) from error
+    if not isinstance(state, dict):
+        raise BadCheckpointError("it does not hold a training state")
+    missing = [key for key in NEEDED if key not in state]
+    if missing:
+        raise BadCheckpointError(f"it lacks {', '.join(missing)}")
+    version = state.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BadCheckpointError(f"its format version {version!r} is newer than this trainer ({FORMAT_VERSION})")
+    nonfinite = first_nonfinite({"model": state["model"], "optimizer": state["optimizer"]})
+    if nonfinite is not None:
+        raise BadCheckpointError(f"{nonfinite} is not finite")
     return state
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
-    """sha256 over the training state, free of times and paths: equal for two runs that trained the same."""
+    """SHA-256 over the training state in a canonical order; equal exactly when the states are equal bit by bit."""
+    import hashlib
+
     digest = hashlib.sha256()
-    _feed(digest, {key: value for key, value in state.items() if key not in _NOT_TRAINING_STATE})
+    for key in FINGERPRINTED:
+        _feed(digest, key, state.get(key))
     return digest.hexdigest()
 
 
-def _feed(digest: Any, value: object) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+def _feed(digest: Any, path: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{path}={value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, Mapping):
-        digest.update(b"{")
+        digest.update(f"{path}={{{len(value)}}}".encode())
         for key in sorted(value, key=str):
-            digest.update(f"{key}:".encode())
-            _feed(digest, value[key])
-        digest.update(b"}")
+            _feed(digest, f"{path}.{key}", value[key])
     elif isinstance(value, (list, tuple)):
-        digest.update(b"[")
-        for item in value:
-            _feed(digest, item)
-        digest.update(b"]")
-    elif isinstance(value, float):
-        digest.update(value.hex().encode() + b";")
+        digest.update(f"{path}=[{len(value)}]".encode())
+        for index, item in enumerate(value):
+            _feed(digest, f"{path}.{index}", item)
     else:
-        digest.update(f"{value!r};".encode())
+        digest.update(f"{path}={value.hex() if isinstance(value, float) else repr(value)};".encode())
