@@ -1,0 +1,115 @@
+"""Watch a run live: is it fine, how its curves go, what is at risk; and after a crash, what is lost and what to do.
+
+PATH is a run directory or its log. The training is never touched: leaving the watch (q) does not stop it.
+With --plain the same facts are printed as lines, until the run ends or Ctrl+C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.output import ExitCode, Output, Style
+from ckpt_tui.text import safe_text
+
+if TYPE_CHECKING:
+    from ckpt_tui.run.state import RunState
+    from ckpt_tui.services.monitor import RunMonitor
+
+EXAMPLES = ("ckpt-tui watch runs/gpt", "ckpt-tui watch runs/gpt --readonly", "ckpt-tui watch runs/gpt --plain --once")
+MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a run directory, or its events.jsonl")
+    parser.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
+    parser.add_argument("--once", action="store_true", help="with --plain: print the facts once and end")
+    parser.add_argument("--readonly", action="store_true", help="take every act away: only look")
+    parser.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="time between looks (1.0)")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    if not MIN_INTERVAL_S <= args.interval <= MAX_INTERVAL_S:
+        raise CkptError("Usage", f"--interval must be between {MIN_INTERVAL_S:g} and {MAX_INTERVAL_S:g} seconds")
+    if not Path(args.path).exists():
+        raise CkptError(
+            "Not found",
+            f"there is nothing at {safe_text(args.path, 1000)}",
+            "Give the run directory, or its events.jsonl.",
+        )
+    if args.plain or args.once:
+        return watch_plain(args, out)
+    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise CkptError(
+            "No terminal",
+            "the watch draws on a terminal, and this is not one (or TERM is dumb)",
+            "`ckpt-tui watch PATH --plain` prints the same facts as lines; `ckpt-tui status PATH` prints them once.",
+        )
+    from ckpt_tui.tui.app import CkptTuiApp
+
+    app = CkptTuiApp(args.path, readonly=args.readonly, interval_s=args.interval)
+    app.run()
+    return int(app.return_code or ExitCode.OK)
+
+
+def watch_plain(args: argparse.Namespace, out: Output) -> int:
+    """A block of lines when the log is read, then a line a tick in which something changed, until the run is over."""
+    from ckpt_tui.services.monitor import RunMonitor
+
+    monitor = RunMonitor(args.path)
+    style = out.style()
+    state = _read_all(monitor)
+    _print(block_lines(state, style))
+    said = tick_line(state, style)
+    while not args.once and not state.phase.is_over:
+        time.sleep(args.interval)
+        state = _read_all(monitor)
+        if state.phase.is_over:
+            _print(block_lines(state, style))
+        elif (line := tick_line(state, style)) != said:
+            said = line
+            _print([line])
+    return ExitCode.OK
+
+
+def _read_all(monitor: RunMonitor) -> RunState:
+    state = monitor.poll(1.0)
+    while not monitor.is_caught_up:
+        state = monitor.poll(1.0)
+    return state
+
+
+def block_lines(state: RunState, style: Style) -> list[str]:
+    """Everything: the header's lines, what a crash cost, what is wrong with the log."""
+    from ckpt_tui.run import wording
+
+    lines = ["   ".join(style.paint(*span) for span in line) for line in wording.header_lines(state, style.unicode)]
+    lines += [style.paint(*sentence) for sentence in wording.end_sentences(state)]
+    lines += [style.paint(*sentence) for sentence in wording.log_sentences(state)]
+    return lines
+
+
+def tick_line(state: RunState, style: Style) -> str:
+    """One line, without ages: it stays the same as long as nothing happened.
+
+    `● running   step 8,412 / 12,700   66 %   eta 3m 54s ...   loss 1.482   at risk 162 steps, 8.9 s`.
+    """
+    from ckpt_tui.run import wording
+    from ckpt_tui.text import duration, plural
+
+    header = wording.header_lines(state, style.unicode)
+    spans = list(header[0][1:]) + (list(header[1]) if len(header) > 1 else [])
+    if state.at_risk is not None:
+        risk = f"at risk {plural(state.at_risk.steps, 'step')}, {duration(state.at_risk.seconds)}"
+        spans.append((risk, "plain"))
+    return "   ".join(style.paint(*span) for span in spans)
+
+
+def _print(lines: list[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()

@@ -1,0 +1,104 @@
+"""Restore, roll back, undo, resume and stop from the screen: plan in a thread, dialog, deed in a thread.
+
+What goes wrong in our own words becomes a dialog; nothing is done before a person has read the plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import safe_text
+
+if TYPE_CHECKING:
+    from textual.app import App
+
+    from ckpt_tui.services.restore import Plan
+
+T = TypeVar("T")
+
+
+class Acts:
+    """The acts on one run directory. `done` is called after each deed, for the screens to look again."""
+
+    def __init__(self, app: App[object], directory: str, done: Callable[[], object]) -> None:
+        self._app = app
+        self._directory = directory
+        self._done = done
+
+    def start(self, act: Callable[[], object]) -> None:
+        """Run one of the coroutines below; a second one at the same time is not started."""
+        if any(worker.group == "act" and worker.is_running for worker in self._app.workers):
+            return
+        self._app.run_worker(self._guard(act), group="act", exclusive=False, exit_on_error=False)
+
+    async def _guard(self, act: Callable[[], object]) -> None:
+        from ckpt_tui.tui.dialogs.error import ErrorDialog
+        from ckpt_tui.tui.screens.work import as_ckpt_error
+
+        try:
+            await act()  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - a deed's failure is said, and never ends the viewer
+            await self._app.push_screen_wait(ErrorDialog(as_ckpt_error(error)))
+        finally:
+            self._done()
+
+    async def restore(self, names: tuple[str, ...], otherwise: str | None) -> None:
+        """Put backups in place of damaged files; when none is damaged, go back to the checkpoint `otherwise`."""
+        from ckpt_tui.services.restore import plan_restore, plan_rollback
+
+        plan = await _in_thread(lambda: plan_restore(self._directory, names))
+        if plan.is_empty and not names and otherwise is not None:
+            plan = await _in_thread(lambda: plan_rollback(self._directory, otherwise))
+        await self._carry_out(plan)
+
+    async def undo(self) -> None:
+        from ckpt_tui.services.restore import plan_undo
+
+        await self._carry_out(await _in_thread(lambda: plan_undo(self._directory)))
+
+    async def _carry_out(self, plan: Plan) -> None:
+        from ckpt_tui.services.restore import carry_out
+        from ckpt_tui.tui.dialogs.plan import PlanDialog
+
+        if not await self._app.push_screen_wait(PlanDialog(plan)):
+            return
+        outcome = await _in_thread(lambda: carry_out(plan))
+        self._say(" ".join(outcome.sentences))
+
+    async def resume(self, source: str = "auto") -> None:
+        from ckpt_tui.services.launch import launch
+        from ckpt_tui.services.resume import plan_resume
+        from ckpt_tui.tui.dialogs.resume import ResumeDialog
+
+        plan = await _in_thread(lambda: plan_resume(self._directory, source))
+        chosen = await self._app.push_screen_wait(ResumeDialog(self._directory, plan))
+        if chosen is None:
+            return
+        launched = await _in_thread(lambda: launch(chosen))
+        self._say(f"Started process {launched.pid}, output in {launched.log_path}.")
+
+    async def stop(self, pid: int) -> None:
+        from ckpt_tui.services.launch import stop
+        from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
+
+        sentences = (f"Process {pid} saves an emergency checkpoint and ends.",) if pid else ("It saves and ends.",)
+        if not await self._app.push_screen_wait(ConfirmDialog("Stop the training", sentences)):
+            return
+        self._say("Asked it to save and end.")
+        stopped = await _in_thread(lambda: stop(self._directory))
+        if not stopped.has_ended:
+            raise CkptError(
+                "Still running",
+                f"process {stopped.pid} has not ended after {stopped.seconds:.0f} s",
+                "It may be saving something big. Look at its output (o), or wait.",
+            )
+
+    def _say(self, words: str) -> None:
+        self._app.notify(safe_text(words, 500), markup=False, timeout=8)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work)

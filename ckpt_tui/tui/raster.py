@@ -1,0 +1,99 @@
+"""Dots in terminal cells: two by four to a cell in braille, or one to a cell where there is no unicode.
+
+A layer is one line of the chart. Layers are put on top of each other cell by cell: the dots of all of them show,
+in the colour of the topmost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+# Bit of the dot at (x, y) within its cell, y from the top.
+_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a column of dots shows: from `top` to `bottom` (rows of dots, top < bottom inclusive), ends at `last`."""
+
+    top: int
+    bottom: int
+    last: int
+
+
+class Layer:
+    """One line's dots. Empty cells are not stored."""
+
+    def __init__(self, width: int, height: int, *, dots_x: int = 2, dots_y: int = 4) -> None:
+        self.width = width  # in cells
+        self.height = height
+        self._dots_x = dots_x
+        self._dots_y = dots_y
+        self.cells: list[dict[int, int]] = [{} for _ in range(height)]
+
+    def dot(self, x: int, y: int) -> None:
+        row, column = y // self._dots_y, x // self._dots_x
+        if 0 <= row < self.height and 0 <= column < self.width:
+            line = self.cells[row]
+            line[column] = line.get(column, 0) | _BITS[x % self._dots_x][y % self._dots_y]
+
+    def vertical(self, x: int, top: int, bottom: int) -> None:
+        for y in range(top, bottom + 1):
+            self.dot(x, y)
+
+    def draw(
+        self,
+        spans: Sequence[Span | None],
+        *,
+        dashed: bool = False,
+        breaks: Collection[int] = (),
+        longest_bridge: float = math.inf,
+    ) -> None:
+        """A line through `spans`, one a column of dots. Columns without a value are bridged, up to `longest_bridge`
+        of them; `breaks` are columns that no line crosses.
+
+        Every span is drawn from its lowest to its highest: a spike of one step stays visible at any width.
+        """
+        before: tuple[int, Span] | None = None
+        for x, span in enumerate(spans):
+            if x in breaks:
+                before = None
+            if span is None:
+                continue
+            if before is not None and x - before[0] <= longest_bridge:
+                self._connect(before[0], before[1].last, x, span, dashed)
+            if not dashed or before is None or x - before[0] > 2 or not x & 2:
+                self.vertical(x, span.top, span.bottom)
+            before = (x, span)
+
+    def _connect(self, x0: int, y0: int, x1: int, span: Span, dashed: bool) -> None:
+        y1 = min(max(y0, span.top), span.bottom)
+        if x1 - x0 == 1:
+            # Neighbours: half of the way is drawn in either column, so that steep lines have no gaps.
+            middle = (y0 + y1) // 2
+            if not dashed or not x0 & 2:
+                self.vertical(x0, min(y0, middle), max(y0, middle))
+            if not dashed or not x1 & 2:
+                self.vertical(x1, min(y1, middle), max(y1, middle))
+            return
+        for x, top, bottom in _line(x0, y0, x1, y1):
+            if not dashed or not x & 2:
+                self.vertical(x, top, bottom)
+
+
+def _line(x0: int, y0: int, x1: int, y1: int) -> Iterator[tuple[int, int, int]]:
+    """Columns of a straight line with the rows it passes in each: (x, top, bottom)."""
+    length = x1 - x0
+    previous = y0
+    for x in range(x0 + 1, x1):
+        y = y0 + round((y1 - y0) * (x - x0) / length)
+        # One row short of the previous column's, so that flat lines stay thin.
+        first = previous + (1 if y > previous else -1 if y < previous else 0)
+        yield x, min(first, y), max(first, y)
+        previous = y
+
+
+def braille(bits: int) -> str:
+    return chr(0x2800 + bits)

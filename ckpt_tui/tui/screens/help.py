@@ -1,0 +1,85 @@
+"""Every key there is, on one screen that scrolls: made from the same tables as the bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.widgets.rule import RuleLine
+from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+
+if TYPE_CHECKING:
+    from ckpt_tui.tui.app import CkptTuiApp
+
+COLUMNS = (Column("key", 11), Column("", 13), Column("", 20, grows=True))
+FILE_SCREENS = ("inspect", "validate", "diff", "events", "log")
+LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "page", "A page up or down"),
+             ("Home g", "first", "The first line"), ("End G", "last", "The last line"),
+             ("Enter", "open", "Open what is under the cursor"))  # fmt: skip
+
+Row = tuple[str, str, str]  # key, label, tooltip; a heading has its key only
+
+
+def rows(readonly: bool = False) -> list[Row]:
+    """The whole help, heading by heading."""
+    found: list[Row] = []
+    by_group: dict[str, list[Row]] = {}
+    for key in (*keys.OVERVIEW_KEYS, *keys.APP_KEYS):
+        if not (readonly and key.is_act):
+            by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
+    by_group["Lists"] = list(LIST_KEYS)
+    for group, lines in by_group.items():
+        found += [(group, "", ""), *lines, ("", "", "")]
+    for title, lines in _file_screens():
+        found += [(title, "", ""), *lines, ("", "", "")]
+    return found[:-1]
+
+
+def _file_screens() -> Iterator[tuple[str, list[Row]]]:
+    from ckpt_tui.tui.app import SCREENS, screen_class
+
+    for screen in SCREENS:
+        if screen.name in FILE_SCREENS:
+            table: Iterable[Any] = getattr(screen_class(screen.name), "KEYS", ())
+            yield f"On the screen: {screen.title}", [(keys.key_words(row[1]), row[4], row[5]) for row in table]
+
+
+def cells_of(row: Row) -> tuple[Cell, ...]:
+    key, label, tooltip = row
+    if key and not label and not tooltip:
+        return ((key, "strong"), "", "")
+    return ((key, "accent"), label, (tooltip, "dim"))
+
+
+class HelpScreen(Screen[None]):
+    """Leaves with Esc, ? or q."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q", "leave", "back", id="help.leave", tooltip="Back to where you were"),
+    ]
+    CSS = "HelpScreen VirtualList { height: 1fr; }"
+
+    def compose(self) -> ComposeResult:
+        yield RuleLine(unicode=self.cockpit.look.unicode, id="help_rule")
+        yield VirtualList[Row](COLUMNS, cells_of, show_header=False, id="help_list")
+        yield Footer(compact=True, show_command_palette=False)
+
+    @property
+    def cockpit(self) -> CkptTuiApp:
+        app: Any = self.app
+        return app  # type: ignore[no-any-return]
+
+    def on_mount(self) -> None:
+        self.query_one("#help_rule", RuleLine).set("keys", [("Esc goes back", "dim")])
+        help_list = self.query_one("#help_list", VirtualList)
+        help_list.set_rows(rows(self.cockpit.readonly))
+        help_list.focus()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,133 @@
+"""Follows one run in threads and tells the screens: one message a tick, none when nothing that is shown changed.
+
+The log is read and folded in a worker thread that looks at `is_cancelled` between short polls, so that quitting is
+immediate even in the middle of a long log. Checkpoints are looked at in a daemon thread: a slow disk or a big file
+must never keep the process alive.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.run.state import RunState
+from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
+
+POLL_BUDGET_S = 0.1  # the longest that quitting may wait for the reader
+LOOK_SLICE_S = 0.2
+CATALOG_INTERVAL_S = 2.0
+# Reading every byte of more than this unasked would be felt by the training; `v` does it when asked.
+FULL_CHECK_LIMIT_BYTES = 4_000_000_000
+
+Post = Callable[[StateChanged | CatalogChanged | SessionFailed], object]
+
+
+class Monitor(Protocol):
+    """What `services/monitor.py` gives: the run at a path, a little further at each poll."""
+
+    @property
+    def directory(self) -> str: ...
+    @property
+    def is_caught_up(self) -> bool: ...
+    @property
+    def progress(self) -> float: ...
+
+    invalid_checkpoints: Collection[str]
+
+    def poll(self, budget_s: float = ...) -> RunState: ...
+
+
+def what_shows(state: RunState, progress: float | None) -> tuple[object, ...]:
+    """Equal for two states that look the same: what the clock alone changes counts once a second while a run is
+    alive, once a minute when it is over."""
+    tick = int(state.now // 60) if state.phase.is_over else int(state.now)
+    return (
+        state.num_events, state.phase, state.reason, state.bad_lines, state.missing_lines, state.notices,
+        state.alerts, state.step, state.at_risk and state.at_risk.checkpoint, progress, tick,
+    )  # fmt: skip
+
+
+def follow(
+    monitor: Monitor,
+    post: Post,
+    *,
+    interval_s: float,
+    is_cancelled: Callable[[], bool],
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Poll `monitor` until cancelled. A log that cannot be read is told of once and tried again every tick."""
+    shown: object = None
+    failed = ""
+    while not is_cancelled():
+        ends = clock() + interval_s
+        try:
+            state = monitor.poll(POLL_BUDGET_S)
+            while not monitor.is_caught_up and clock() < ends and not is_cancelled() and shown is not None:
+                state = monitor.poll(POLL_BUDGET_S)
+        except (CkptError, OSError) as error:
+            said = error if isinstance(error, CkptError) else from_os_error(error, monitor.directory)
+            if str(said) != failed:
+                failed = str(said)
+                post(SessionFailed(said))
+        else:
+            progress = None if monitor.is_caught_up else monitor.progress
+            looks = what_shows(state, progress)
+            if looks != shown or failed:
+                shown, failed = looks, ""
+                post(StateChanged(state, progress))
+        while (left_s := ends - clock()) > 0 and not is_cancelled():
+            sleep(min(left_s, LOOK_SLICE_S))
+
+
+class CatalogReader:
+    """Reads the checkpoints of `directory` whenever `ask()` was called, at most once in two seconds."""
+
+    def __init__(self, directory: str, post: Post) -> None:
+        self._directory = directory
+        self._post = post
+        self._asked = threading.Event()
+        self._stopped = False
+        self._is_full = False
+        self._thread: threading.Thread | None = None
+
+    def ask(self, *, full: bool = False) -> None:
+        """Look again soon. full: every level of validation, where that is not too much to read unasked."""
+        self._is_full = self._is_full or full
+        self._asked.set()
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._asked.set()
+
+    def _run(self) -> None:
+        from ckpt_tui.services.catalog import read_catalog
+
+        while True:
+            self._asked.wait()
+            if self._stopped:
+                return
+            self._asked.clear()
+            full, self._is_full = self._is_full, False
+            try:
+                catalog = read_catalog(self._directory, check="structure")
+                self._tell(CatalogChanged(catalog))
+                if full and catalog.total_bytes <= FULL_CHECK_LIMIT_BYTES and not self._stopped:
+                    self._tell(CatalogChanged(read_catalog(self._directory, check="full")))
+            except (CkptError, OSError) as error:
+                self._tell(
+                    SessionFailed(error if isinstance(error, CkptError) else from_os_error(error, self._directory))
+                )
+            except Exception as error:  # noqa: BLE001 - a bug in reading a file is said, and never ends the watch
+                self._tell(SessionFailed(CkptError("A bug in ckpt-tui", f"{type(error).__name__}: {error}")))
+            time.sleep(CATALOG_INTERVAL_S)
+
+    def _tell(self, message: CatalogChanged | SessionFailed) -> None:
+        if not self._stopped:
+            self._post(message)

@@ -1,0 +1,111 @@
+"""A widget of lines of (text, role), that sends only the lines that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from ckpt_tui.text import safe_text
+
+Cells = tuple[tuple[str, str], ...]  # (text, role), in order
+
+
+class LinesWidget(Widget):
+    """Subclasses make their lines in `lines_now(width, height)`; `show()` compares them and redraws what differs.
+
+    A role is the name of a component class below; text is made safe here once more, and is never markup.
+    """
+
+    ROLES: ClassVar[tuple[str, ...]] = (
+        "good", "warning", "error", "accent", "dim", "strong", "track",
+        "train", "val", "abandoned", "bad", "cursor", "axis",
+    )  # fmt: skip
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{role}" for role in ROLES}
+    DEFAULT_CSS = """
+    LinesWidget {
+        .lines--good { color: $text-success; }
+        .lines--warning { color: $text-warning; }
+        .lines--error { color: $text-error; text-style: bold; }
+        .lines--accent { color: $text-accent; }
+        .lines--dim { color: $foreground-muted; }
+        .lines--strong { text-style: bold; }
+        .lines--track { color: $foreground-muted 60%; }
+        .lines--train { color: $primary; }
+        .lines--val { color: $secondary; }
+        .lines--abandoned { color: $foreground-muted 70%; }
+        .lines--bad { color: $text-error; text-style: bold; }
+        .lines--cursor { color: $text-warning; }
+        .lines--axis { color: $foreground-muted; }
+        &:ansi {
+            .lines--dim { text-style: dim; }
+            .lines--track { text-style: dim; }
+            .lines--abandoned { text-style: dim; }
+            .lines--axis { text-style: dim; }
+        }
+    }
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id, classes=classes)
+        self._lines: list[Cells] = []
+        self.num_lines_redrawn = 0  # for tests: what the wire saw
+
+    def lines_now(self, width: int, height: int) -> Sequence[Cells]:
+        """The lines to show in `width` x `height` cells."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Make the lines again and redraw those that differ."""
+        width, height = self.size
+        if not width or not height:
+            return
+        before, self._lines = self._lines, list(self.lines_now(width, height))
+        for row in range(max(len(before), len(self._lines))):
+            old = before[row] if row < len(before) else None
+            new = self._lines[row] if row < len(self._lines) else None
+            if old != new:
+                self.refresh(Region(0, row, width, 1))
+                self.num_lines_redrawn += 1
+
+    def on_resize(self) -> None:
+        self._lines = []
+        self.show()
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        base = self.rich_style
+        width = self.size.width
+        if y >= len(self._lines):
+            return Strip.blank(width, base)
+        segments = [Segment(_safe(text), self._style(role, base)) for text, role in self._lines[y]]
+        return Strip(segments).adjust_cell_length(width, base)
+
+    def _style(self, role: str, base: Style) -> Style:
+        return base + self.get_component_rich_style(f"lines--{role}", partial=True) if role else base
+
+
+def _safe(text: str) -> str:
+    return text if text.isprintable() else safe_text(text, 4000)
+
+
+def rule(left: str, right: Sequence[tuple[str, str]], width: int, *, unicode: bool = True) -> Cells:
+    """`─ title ───────────── right ─` in `width` cells; `right` goes, from its end, where there is no room."""
+    from ckpt_tui.text import cell_width
+
+    dash = "─" if unicode else "-"
+    head = f"{dash} {left} " if left else dash
+    parts = list(right)
+    while parts and cell_width(head) + sum(cell_width(text) for text, _ in parts) + 6 > width:
+        parts.pop()
+    tail_width = sum(cell_width(text) for text, _ in parts)
+    fill = width - cell_width(head) - (tail_width + 3 if parts else 0)
+    cells: list[tuple[str, str]] = [(f"{dash} ", "track"), (f"{left} ", "strong")] if left else [(dash, "track")]
+    if not parts:
+        return (*cells, (dash * max(fill, 0), "track"))
+    return (*cells, (dash * max(fill, 0) + " ", "track"), *parts, (f" {dash}", "track"))
