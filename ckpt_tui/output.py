@@ -110,6 +110,11 @@ class Output:
         """One line of talk, to stderr."""
         print(line, file=sys.stderr, flush=True)
 
+    def line(self, line: str) -> None:
+        """One line of data to stdout at once, for a command whose data goes on and on."""
+        _write(line + "\n")
+        sys.stdout.flush()
+
     def progress(self, label: str, total_bytes: int | None = None) -> Progress:
         """Progress of long work in bytes: silent for the first second, and when stderr is not a terminal."""
         return Progress(label, total_bytes, enabled=sys.stderr.isatty())
@@ -119,7 +124,8 @@ class Output:
         is_terminal = sys.stdout.isatty()
         colour = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-        width = terminal_width() if is_terminal else None
+        # A pipe gets whole lines, unless somebody says how wide it is to be.
+        width = terminal_width() if is_terminal or os.environ.get("COLUMNS") else None
         return Style(width=width, colour=colour, unicode="utf" in encoding)
 
     def emit(self, result: CommandResult) -> int:

@@ -53,6 +53,7 @@ MAX_SAVES = 4000
 MAX_SESSIONS = 2000
 MAX_METRICS = 256
 BLOCK_STEPS = 4096
+MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
 _NUMBERS = (float, int)
 _FLOATS = {float}
@@ -155,7 +156,7 @@ class RunFold:
 
     def _add_metrics(self, session: int, steps: list[int], ts: list[float], rows: list[dict[str, Any]]) -> None:
         names = list(rows[0])
-        if all(list(row) == names for row in rows):
+        if list(map(list, rows)).count(names) == len(rows):
             for name, column in zip(names, zip(*map(dict.values, rows), strict=True), strict=True):
                 self._add_column(name, session, steps, ts, column)
         else:
@@ -177,7 +178,9 @@ class RunFold:
             if len(self._series) >= MAX_METRICS:
                 return
             builder = self._series[name] = SeriesBuilder(name)
-        builder.add_all(session, [_bounded(step) for step in steps] if steps[-1] >= 1 << 62 else steps, ts, column)
+        builder.add_all(
+            session, steps if steps[0] > -MAX_STEP and steps[-1] < MAX_STEP else list(map(_bounded, steps)), ts, column
+        )
         if name == "loss" and column[-1] - column[-1] != 0:
             self._alert(
                 "nonfinite", "error", "Loss is not finite", f"loss is {column[-1]} at step {steps[-1]:,}", steps[-1],
@@ -499,4 +502,4 @@ def _as_float(value: float) -> float:
 
 
 def _bounded(step: int) -> int:
-    return min(step, (1 << 63) - 1)
+    return max(-MAX_STEP, min(step, MAX_STEP))

@@ -36,6 +36,7 @@ class SegmentBuilder:
     def __init__(self, session: int) -> None:
         self.session = session
         self.abandoned_after: int | None = None
+        self.lowest = float("inf")  # of the finite values
         self.width = 1  # points a bucket
         self.filled = 1  # points in the last bucket; equal to width: the next one begins a bucket
         self.steps, self.ts, self.bad = array("q"), array("d"), array("q")
@@ -69,6 +70,8 @@ class SegmentBuilder:
                 return
             chunk = finite
         lo, hi = min(chunk), max(chunk)
+        if lo < self.lowest:
+            self.lowest = lo
         if not self.lo[-1] <= lo:
             self.lo[-1] = lo
         if not self.hi[-1] >= hi:
@@ -128,9 +131,8 @@ class SeriesBuilder:
         self._changed(segment)
         self.num_points += len(values)
         self.last = values[-1]
-        lowest = min((value for value in values if value - value == 0), default=None)
-        if lowest is not None and (self.best is None or lowest < self.best):
-            self.best = lowest
+        if segment.lowest < (float("inf") if self.best is None else self.best):
+            self.best = segment.lowest
 
     def abandon_after(self, step: int) -> None:
         """Steps above `step` are going to be trained again."""

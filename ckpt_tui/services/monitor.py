@@ -94,3 +94,12 @@ class RunMonitor:
                 self._names_stamp = stamp
         except OSError:
             self._names, self._names_stamp = None, None
+
+
+def read_run(path: str) -> RunState:
+    """The state of a run now, its whole log read. Raises CkptError as `RunMonitor` does."""
+    monitor = RunMonitor(path)
+    state = monitor.poll(budget_s=1.0)
+    while not monitor.is_caught_up:
+        state = monitor.poll(budget_s=1.0)
+    return state

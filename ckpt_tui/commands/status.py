@@ -1,0 +1,83 @@
+"""Is the run fine? Its state on one screen: progress, what is at risk, why it ended and what that cost.
+
+Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
+1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ckpt_tui import text
+from ckpt_tui.output import CommandResult, Output, Style
+from ckpt_tui.run.state import Phase, RunState
+
+EXAMPLES = ("ckpt-tui status runs/gpt", "ckpt-tui status runs/gpt --json", "ckpt-tui status runs/gpt/events.jsonl")
+
+EXIT_CODES = {
+    Phase.WAITING: 0, Phase.RUNNING: 0, Phase.FINISHED: 0, Phase.INTERRUPTED: 0, Phase.PREEMPTED: 0,
+    Phase.CRASHED: 1, Phase.FAILED: 1, Phase.DIVERGED: 1,
+    Phase.STALLED: 2,
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="run directory or log file")
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.services.monitor import read_run
+
+    state = read_run(args.path)
+    return CommandResult(
+        data=status_data(state), view=lambda style: status_lines(state, style), exit_code=EXIT_CODES[state.phase]
+    )
+
+
+def status_data(state: RunState) -> dict[str, object]:
+    """What SPEC section 11 promises, and more. `lost.overhead` is null until a lost step was trained again."""
+    at_risk, eta = state.at_risk, state.eta
+    return {
+        "state": state.phase.value,
+        "reason": state.reason,
+        "name": state.name,
+        "step": state.step,
+        "total_steps": state.total_steps or None,
+        "epoch": state.epoch,
+        "eta_s": eta.seconds if eta else None,
+        "eta_range_s": [eta.low_s, eta.high_s] if eta else None,
+        "steps_per_s": state.steps_per_s,
+        "loss": state.last_loss,
+        "best": state.best_value,
+        "at_risk": asdict(at_risk) if at_risk else None,
+        "lost": asdict(state.lost),
+        "sessions": [asdict(session) for session in state.sessions],
+        "alerts": [asdict(alert) for alert in state.alerts],
+        "bad_lines": asdict(state.bad_lines),
+        "missing_lines": state.missing_lines,
+        "notices": list(state.notices),
+    }
+
+
+def status_lines(state: RunState, style: Style) -> Iterator[str]:
+    """The header, the banner and what is wrong with the log, as text."""
+    from ckpt_tui.run import wording
+
+    for line in wording.header_lines(state, style.unicode):
+        yield "   ".join(style.paint(words, role) for words, role in line)
+    for words, role in wording.end_sentences(state):
+        yield style.paint(words, role)
+    if len(state.sessions) > 1 and state.lost.steps:
+        overhead = f", {state.lost.overhead:.0%} overhead" if state.lost.overhead is not None else ""
+        yield style.paint(
+            f"Lost in {len(state.sessions)} sessions: {text.plural(state.lost.steps, 'step')}, "
+            f"{text.duration(state.lost.seconds)}{overhead}.", "dim",
+        )  # fmt: skip
+    for alert in state.alerts:
+        if not alert.key.startswith(state.phase.value):
+            words = f"{alert.title}: {text.safe_text(alert.detail)} (step {alert.step:,})"
+            yield style.paint(words, "bad" if alert.severity == "error" else "warn")
+    for words, role in wording.log_sentences(state):
+        yield style.paint(words, role)

@@ -1,0 +1,87 @@
+"""The last events of a run, in a few words each; -f goes on as they come.
+
+--json prints the raw events, one JSON object a line. Steps are shown too, unlike in the feed of the screens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from ckpt_tui import text
+from ckpt_tui.events.schema import BadLine, Event, Step, System, event_name
+from ckpt_tui.output import Output, Style
+
+EXAMPLES = ("ckpt-tui tail runs/gpt", "ckpt-tui tail runs/gpt -n 50", "ckpt-tui tail runs/gpt -f --json")
+
+_POLL_S = 0.25
+_ROLES = {"good": "good", "warning": "warn", "error": "bad", "info": "plain"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="run directory or log file")
+    parser.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many to begin with (10)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes; Ctrl-C ends it")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    from ckpt_tui.sources.registry import open_source
+
+    source = open_source(args.path)
+    style = out.style()
+    newest: deque[Event | BadLine] = deque(maxlen=max(args.lines, 0))
+    notices: list[str] = []
+    while True:
+        batch = source.poll()
+        newest.extend(batch.events)
+        notices += batch.notices
+        if batch.is_caught_up:
+            break
+    _show(newest, notices, out, style)
+    while args.follow:
+        batch = source.poll()
+        _show(batch.events, batch.notices, out, style)
+        if batch.is_caught_up:
+            time.sleep(_POLL_S)
+    return 0
+
+
+def _show(events: Iterable[Event | BadLine], notices: Iterable[str], out: Output, style: Style) -> None:
+    for notice in notices:
+        out.note(text.safe_text(notice))
+    for event in events:
+        line = _json_line(event) if out.as_json else _words(event, style)
+        out.line(line)
+
+
+def _json_line(event: Event | BadLine) -> str:
+    from ckpt_tui.events.codec import encode
+
+    if isinstance(event, BadLine):
+        import json
+
+        return json.dumps({"bad_line": event.reason, "offset": event.offset, "num_bytes": event.num_bytes})
+    return encode(event).decode("utf-8", "replace").rstrip("\n")
+
+
+def _words(event: Event | BadLine, style: Style) -> str:
+    from ckpt_tui.run.feed import feed_line
+    from ckpt_tui.run.wording import clock_time
+
+    if isinstance(event, BadLine):
+        return style.paint(f"bad line at byte {event.offset:,}: {text.safe_text(event.reason)}", "warn")
+    line = feed_line(event)
+    if line is not None:
+        words, role = line.text, _ROLES[line.severity]
+    else:
+        numbers = event.metrics if isinstance(event, Step) else {"cpu": getattr(event, "cpu_percent", None)}
+        words = ", ".join(
+            f"{text.safe_text(key, 40)} {text.metric(value)}"
+            for key, value in list(numbers.items())[:6]
+            if isinstance(value, float)
+        )
+        role = "dim" if isinstance(event, System) else "plain"
+    name = text.fit(text.safe_text(event_name(event), 20), 18)
+    return style.paint(f"{clock_time(event.ts, seconds=True)}  {event.step:>9,}  {name}  {words}", role)

@@ -1,0 +1,127 @@
+"""The fold: the worked example to the digit, batches of any partition, sessions, alerts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.run.advice import advise, daly_interval, exact_interval, young_interval
+from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.state import Phase
+from ckpt_tui.run.wording import end_sentences, header_lines
+from tests.builders.event_logs import LogText, worked_example
+
+
+def fold_of(log: LogText) -> RunFold:
+    fold = RunFold()
+    fold.apply_all([decode(line) for line in log.lines])
+    return fold
+
+
+def test_worked_example_comes_out_to_the_digit() -> None:
+    state = fold_of(worked_example()).state(20000.0)
+    assert state.phase is Phase.FINISHED
+    assert state.lost.steps == 400
+    assert f"{state.lost.seconds / 60:.1f}" == "21.5"
+    assert f"{state.lost.overhead:.0%}" == "31%"
+    trained = [899, 769]
+    assert f"{sum(trained) * 3.22 / 60:.1f}" == "89.5"
+    assert f"{1269 * 3.22 / 60:.1f}" == "68.1"
+    assert state.lost.overhead == pytest.approx(sum(trained) / 1269 - 1, abs=1e-6)
+    assert [f"{row.seconds / 60:.0f}" for row in advise(state).what_if] == ["27", "11", "68"]
+    assert [s.phase for s in state.sessions] == [Phase.CRASHED, Phase.FINISHED]
+    assert [s.retrained_steps for s in state.sessions] == [0, 400]
+    assert [s.abandoned_after for s in state.series["loss"].segments] == [500, None]
+
+
+def test_crash_banner() -> None:
+    state = fold_of(worked_example(first_part_only=True)).state(1000 + 899 * 3.22 + 60, is_process_alive=False)
+    assert state.phase is Phase.CRASHED
+    words = [sentence for sentence, _ in end_sentences(state)]
+    assert words[0].startswith("Killed: the process is gone without a word (last line: step 900, ")
+    assert words[1:] == [
+        "Lost 400 steps, 21m 28s of training since rolling 500.",
+        "A resume skips 0-499, redoes 500-899, then trains 370 new: about 41m 19s.",
+    ]
+    assert state.lost.steps == 400
+    assert state.lost.overhead is None
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "alive", "phase"),
+    [
+        (1.0, True, Phase.RUNNING), (12.0, True, Phase.RUNNING), (14.0, True, Phase.STALLED),
+        (1.0, False, Phase.CRASHED), (500.0, None, Phase.STALLED), (601.0, None, Phase.CRASHED),
+    ],
+)  # fmt: skip
+def test_phase_by_silence_and_process(silence_s: float, alive: bool | None, phase: Phase) -> None:
+    fold = fold_of(worked_example(first_part_only=True))
+    assert fold.state(1000 + 899 * 3.22 + silence_s, is_process_alive=alive).phase is phase
+
+
+@pytest.mark.parametrize(("m", "daly", "exact", "young"), [(1440, 116.69, 116.69, 120.0), (360, 56.71, 56.71, 60.0),
+                                                           (15, 9.14, 9.17, 12.25)])  # fmt: skip
+def test_golden_vectors_of_young_and_daly(m: float, daly: float, exact: float, young: float) -> None:
+    assert daly_interval(5, m) == pytest.approx(daly, abs=0.006)
+    assert exact_interval(5, m) == pytest.approx(exact, abs=0.006)
+    assert young_interval(5, m) == pytest.approx(young, abs=0.006)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(0, 1674), max_size=12))
+def test_any_partition_into_batches_gives_the_same_state(cuts: list[int]) -> None:
+    events = [decode(line) for line in worked_example().lines]
+    fold, start = RunFold(), 0
+    for cut in [*sorted(cuts), len(events)]:
+        fold.apply_all(events[start:cut])
+        fold.state(0.0)
+        start = cut
+    whole = RunFold()
+    whole.apply_all(events)
+    a, b = dataclasses.asdict(fold.state(2e4)), dataclasses.asdict(whole.state(2e4))
+    assert a.keys() == b.keys()
+    for key in a:
+        assert repr(a[key]) == repr(b[key]) or a[key] == pytest.approx(b[key]), key
+
+
+def test_a_clock_that_jumps_back_gives_no_negative_time() -> None:
+    log = LogText()
+    log.add("run_start", total_steps=100)
+    for step, ts in enumerate([1000, 1001, 1002, 400, 401, 402], start=1):
+        log.add("step", step, ts=ts, loss=1.0)
+    state = fold_of(log).state(300.0, is_process_alive=True)
+    assert state.phase is Phase.RUNNING
+    assert state.at_risk is not None
+    assert state.at_risk.seconds >= 0
+    assert state.eta is not None
+    assert 0 <= state.eta.low_s <= state.eta.seconds <= state.eta.high_s
+
+
+def test_at_risk_names_the_newest_checkpoint_that_is_there_and_not_known_bad() -> None:
+    log = LogText()
+    log.add("run_start")
+    for step in (10, 20, 30):
+        log.add("step", step, ts=1000.0 + step, loss=1.0)
+        log.add("checkpoint_saved", step, path=f"r{step}.pt", kind="rolling", names=[f"r{step}.pt", "latest.pt"])
+    fold = fold_of(log)
+    assert fold.state(1030.0).at_risk.checkpoint == "r30.pt"  # type: ignore[union-attr]
+    bad = fold.state(1030.0, invalid_checkpoints={"r30.pt", "latest.pt"}).at_risk
+    assert (bad.checkpoint, bad.steps) == ("r20.pt", 10)  # type: ignore[union-attr]
+    there = fold.state(1030.0, existing_names={"r10.pt"})
+    assert there.at_risk.checkpoint == "r10.pt"  # type: ignore[union-attr]
+    assert [save.removed for save in there.saves] == [False, True, True]
+
+
+def test_missing_lines_are_counted_and_a_loss_of_nan_is_an_alert() -> None:
+    log = LogText()
+    log.add("run_start")
+    log.seq = 5
+    log.add("step", 1, loss="NaN")
+    state = fold_of(log).state(1001.0, is_process_alive=True)
+    assert state.missing_lines == 4
+    assert [alert.key for alert in state.alerts] == ["nonfinite"]
+    assert any("loss nan" in words for line in header_lines(state) for words, _ in line)
