@@ -1,0 +1,225 @@
+"""A resume is planned from the newest valid checkpoint, with the recorded command, and says what it costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.services.resume import plan_resume
+from tests.builders.run_directories import ARGS, damage, let_age, run_directory, save, write_log
+from tests.builders.trees import tree_of
+
+
+def run_with_command(directory: Path, *options: str, config: dict[str, object] | None = None) -> Path:
+    run_directory(directory, log=False)
+    argv = [sys.executable, "-m", "trainer", "--out", directory.name, *options]
+    write_log(
+        directory, last_step=437, argv=argv, config={**ARGS, "resume": None, "out": directory.name, **(config or {})}
+    )
+    return directory
+
+
+def test_newest_valid_with_the_recorded_command(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run", "--lr", "6e-4")
+    before = tree_of(directory)
+    plan = plan_resume(str(directory))
+    assert tree_of(directory) == before, "a plan changes nothing"
+    assert (plan.checkpoint_name, plan.step, plan.validation.verdict) == ("latest.pt", 400, "valid")
+    assert plan.command == (
+        sys.executable, "-m", "trainer", "--out", "run", "--lr", "6e-4", "--resume", "latest.pt",
+    )  # fmt: skip
+    assert plan.cwd == str(tmp_path)
+    assert (plan.steps_skipped, plan.steps_redone, plan.steps_new) == (400, 37, 563)
+    assert plan.redone_s == pytest.approx(37 * 0.5)
+    assert plan.new_s == pytest.approx(563 * 0.5)
+    assert (plan.session, plan.refusals, plan.warnings, plan.changes) == (2, (), (), ())
+    assert "Skips 400 steps, redoes 37 steps (18 s), then trains 563 new: about 5m 00s." in plan.sentences
+
+
+def test_damaged_newest_is_passed_over_and_its_cost_is_told(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run")
+    for name in ("latest.pt", "rolling_step_000400.pt", "rolling_last_backup.pt"):
+        damage(directory / name)
+    plan = plan_resume(str(directory))
+    assert plan.checkpoint_name == "latest_backup.pt" or plan.step == 300
+    assert "Passed over: latest.pt (step 400) is damaged." in plan.sentences
+    assert "With the newest one whole, it would be 100 steps less to redo." in plan.sentences
+    assert plan.steps_redone == 137
+
+
+def test_nothing_valid_is_refused_with_every_reason(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    save(directory / "latest.pt", 10)
+    damage(directory / "latest.pt")
+    with pytest.raises(CkptError, match="Nothing to resume from") as caught:
+        plan_resume(str(directory))
+    assert "latest.pt (step 10) is damaged" in caught.value.message
+    (directory / "latest.pt").unlink()
+    with pytest.raises(CkptError, match="there is no checkpoint"):
+        plan_resume(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "argument"),
+    [
+        ("latest", "latest.pt", "latest.pt"),
+        ("best", "best_model.pt", "best_model.pt"),
+        ("rolling_step_000200.pt", "rolling_step_000200.pt", "rolling_step_000200.pt"),
+        ("{directory}/rolling_step_000200.pt", "rolling_step_000200.pt", "rolling_step_000200.pt"),
+        ("{outside}", "{outside}", "{outside}"),
+    ],
+)
+def test_source_by_word_name_or_path(tmp_path: Path, source: str, name: str, argument: str) -> None:
+    directory = run_with_command(tmp_path / "run")
+    outside = tmp_path / "elsewhere.pt"
+    save(outside, 250)
+    fill = {"directory": str(directory), "outside": str(outside)}
+    plan = plan_resume(str(directory), source.format(**fill))
+    assert plan.checkpoint_name == name.format(**fill)
+    assert plan.command[-2:] == ("--resume", argument.format(**fill))
+
+
+def test_source_that_is_not_there_lists_what_is(tmp_path: Path) -> None:
+    with pytest.raises(CkptError, match="No such checkpoint") as caught:
+        plan_resume(str(run_with_command(tmp_path / "run")), "rolling_step_9.pt")
+    assert "rolling_step_000400.pt" in caught.value.hint
+
+
+def test_damaged_source_that_was_asked_for_is_refused(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run")
+    damage(directory / "best_model.pt")
+    plan = plan_resume(str(directory), "best")
+    assert plan.refusals == ("best_model.pt is damaged: nothing can be resumed from it.",)
+
+
+def test_going_back_warns_of_the_newer_ones_that_auto_would_take(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run")
+    plan = plan_resume(str(directory), "rolling_step_000200.pt")
+    assert any("until step 400 is passed" in warning for warning in plan.warnings)
+    assert plan.steps_redone == 237
+
+
+def test_changed_settings_are_compared_and_put_into_the_command(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run", "--lr", "6e-4", "--seed=1")
+    plan = plan_resume(str(directory), "auto", {"lr": "3e-4", "seed": "2", "log-interval": "5", "batch_size": "8"})
+    assert {(c.key, c.a, c.b, str(c.effect)) for c in plan.changes} == {
+        ("lr", 6e-4, 3e-4, "course"), ("seed", 1, 2, "exactness"), ("log_interval", 10, 5, "safe"),
+    }  # fmt: skip
+    assert plan.command[5:] == (
+        "--lr", "0.0003", "--seed=2", "--resume", "latest.pt", "--log_interval", "5", "--batch_size", "8",
+    )  # fmt: skip
+    assert "lr: 0.0006 -> 0.0003, changes the course." in plan.sentences
+    assert "batch_size is 8 already." in plan.sentences
+    assert plan.refusals == ()
+
+
+def test_impossible_change_is_refused(tmp_path: Path) -> None:
+    plan = plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"n_layer": "2"})
+    assert len(plan.refusals) == 1
+    assert plan.refusals[0].startswith("n_layer: 1 -> 2 is impossible.")
+
+
+def test_setting_that_the_run_does_not_have_is_an_error_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(CkptError, match="No such setting") as caught:
+        plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"batchsize": "4"})
+    assert "batch_size" in caught.value.hint
+    with pytest.raises(CkptError, match="Not a setting"):
+        plan_resume(str(run_with_command(tmp_path / "run2")), "auto", {"resume": "best"})
+
+
+def test_last_session_that_already_changed_a_setting_is_told(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run", "--lr", "1e-4", config={"lr": 1e-4})
+    plan = plan_resume(str(directory))
+    assert [(c.key, c.a, c.b) for c in plan.changes] == [("lr", 6e-4, 1e-4)]
+
+
+def test_moved_run_directory_gets_its_new_place(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "old")
+    moved = directory.rename(tmp_path / "new")
+    plan = plan_resume(str(moved))
+    assert plan.command[4] == str(moved)
+    assert any("was moved" in warning for warning in plan.warnings)
+
+
+def test_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run", log=False)
+    write_log(
+        directory, last_step=437, argv=["/gone/python", "-m", "trainer", "--out", str(directory)], cwd="/gone/dir"
+    )
+    plan = plan_resume(str(directory))
+    assert (plan.cwd, plan.command[0]) == (str(tmp_path), sys.executable)
+    assert sum("gone" in warning or "no longer there" in warning for warning in plan.warnings) == 2
+
+
+def test_program_that_is_gone_is_refused(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run", log=False)
+    write_log(directory, last_step=437, argv=["/gone/torchrun", "train.py"])
+    (refusal,) = plan_resume(str(directory)).refusals
+    assert "/gone/torchrun" in refusal
+
+
+def test_script_of_other_people_is_rerun_with_a_warning(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run", log=False)
+    write_log(directory, last_step=437, argv=["train.py", "--lr", "1"], config={"lr": 1.0})
+    plan = plan_resume(str(directory), "auto", {"anything": "5"})
+    assert plan.command == (sys.executable, "train.py", "--lr", "1", "--resume", "latest.pt", "--anything", "5")
+    assert any("understands `--resume`" in warning for warning in plan.warnings)
+    assert any("not among the recorded settings" in warning for warning in plan.warnings)
+
+
+def test_lost_log_takes_the_settings_from_the_checkpoint(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run", log=False)
+    plan = plan_resume(str(directory))
+    assert plan.command[:5] == (sys.executable, "-m", "trainer", "--out", str(directory))
+    assert plan.command[plan.command.index("--n_embd") + 1] == "4"
+    assert any("no log" in warning for warning in plan.warnings)
+    assert (plan.total_steps, plan.session) == (1000, 1)
+
+
+def test_unknown_command_says_what_is_not_known(tmp_path: Path) -> None:
+    save(tmp_path / "epoch=3-step=500.ckpt", 500)
+    with pytest.raises(CkptError, match="No command is known") as caught:
+        plan_resume(str(tmp_path))
+    assert "step 500" in caught.value.hint
+
+
+def test_finished_training_has_nothing_left(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run", log=False)
+    write_log(
+        directory, last_step=400, total_steps=400, argv=[sys.executable, "-m", "trainer", "--out", str(directory)]
+    )
+    plan = plan_resume(str(directory))
+    assert any("nothing left" in warning for warning in plan.warnings)
+    assert (plan.steps_redone, plan.steps_new) == (0, 0)
+
+
+def test_interrupted_restore_is_completed_before_the_resume_and_said(tmp_path: Path) -> None:
+    from functools import partial
+
+    from ckpt_tui.services.restore import carry_out, plan_restore
+    from tests.builders.crashing import file_operations, killed_at
+
+    def damaged() -> Path:
+        directory = run_with_command(tmp_path / "run")
+        damage(directory / "latest.pt")
+        let_age(directory / "latest.pt")
+        return directory
+
+    number = len(file_operations(partial(carry_out, plan_restore(str(damaged()))))) - 8
+    directory = damaged()
+    killed_at(number, partial(carry_out, plan_restore(str(directory))))
+    plan = plan_resume(str(directory))
+    assert any("was interrupted: now completed" in warning for warning in plan.warnings)
+    assert plan.checkpoint_name == "latest.pt"
+
+
+def test_plan_goes_into_json(tmp_path: Path) -> None:
+    from ckpt_tui.commands.resume import _plan_data
+
+    plan = plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"lr": "nan"})
+    assert json.loads(json.dumps(_plan_data(plan), default=str))["checkpoint"] == "latest.pt"
