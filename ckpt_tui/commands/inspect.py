@@ -1,0 +1,208 @@
+"""What is in a checkpoint: how far training was, settings, weights, optimizer, and whether it is safe to open.
+
+Reads the file's directory and its pickle, never the tensors (but with --stats), and runs nothing that is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckpt_tui import text
+from ckpt_tui.output import Cell, Column, CommandResult, Output, Style, table
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+
+EXAMPLES = (
+    "ckpt-tui inspect checkpoints/latest.pt",
+    "ckpt-tui inspect model.safetensors --filter '*attn*' --stats",
+    "ckpt-tui inspect latest.pt --json",
+)
+_SHOWN_TENSORS = 12
+_SHOWN_SETTINGS = 12
+_SHOWN_MODULES = 10
+_SHOWN_FINDINGS = 10
+_MARKS = {
+    "safe": ("safe to open", "good"),
+    "unknown": ("unknown code in it", "warn"),
+    "dangerous": ("DANGEROUS", "bad"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="checkpoint file")
+    parser.add_argument("--filter", metavar="GLOB", help="only tensors whose name matches, as in '*.attn.*'")
+    parser.add_argument("--all", action="store_true", help="every tensor, module and setting, however many")
+    parser.add_argument("--stats", action="store_true", help="read the tensors: min, max, mean, std, norm, NaN, Inf")
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+
+    checkpoint = open_checkpoint(args.path)
+    chosen = checkpoint.tensors
+    if args.filter:
+        from fnmatch import translate
+        from re import compile as compile_pattern
+
+        matches = compile_pattern(translate(args.filter)).match
+        chosen = [tensor for tensor in chosen if matches(tensor.name)]
+    statistics = _statistics(checkpoint, chosen, out) if args.stats else {}
+    num_parameters = count_parameters(model_tensors(checkpoint))
+    data: dict[str, object] = {}
+    if out.as_json:
+        from ckpt_tui.commands.inspect_json import inspect_data
+
+        data = inspect_data(checkpoint, chosen, num_parameters, statistics)
+    return CommandResult(data=data, view=lambda s: _lines(checkpoint, chosen, num_parameters, statistics, args.all, s))
+
+
+def _statistics(checkpoint: Checkpoint, chosen: list[TensorInfo], out: Output) -> dict[int, dict[str, object]]:
+    """Statistics by position in `chosen`; what cannot be read has none, and a note says why."""
+    from ckpt_tui.checkpoints.values import tensor_statistics
+    from ckpt_tui.errors import CkptError
+
+    found: dict[int, dict[str, object]] = {}
+    with out.progress("reading", sum(tensor.size_bytes for tensor in chosen)) as progress:
+        for position, tensor in enumerate(chosen):
+            try:
+                values = tensor_statistics(checkpoint, tensor, bins=0, on_bytes=progress.advance)
+            except CkptError as error:
+                out.note(f"{text.safe_text(tensor.name)}: {text.safe_text(error.message or error.title)}")
+                continue
+            names = ("min", "max", "mean", "std", "norm", "zeros", "nan", "inf")
+            found[position] = {name: getattr(values, name) for name in names}
+    return found
+
+
+def _lines(
+    checkpoint: Checkpoint,
+    chosen: list[TensorInfo],
+    num_parameters: int,
+    statistics: dict[int, dict[str, object]],
+    everything: bool,
+    style: Style,
+) -> Iterator[str]:
+    word, role = _MARKS[checkpoint.safety]
+    if checkpoint.format == "safetensors":
+        word = "safe to open"
+    name = text.safe_text(checkpoint.path.rsplit("/", 1)[-1] or checkpoint.path, 60)
+    saved_at = checkpoint.progress.get("saved_at")
+    saved = f" · saved {_when(saved_at)}" if isinstance(saved_at, (int, float)) else ""
+    facts = f"{checkpoint.format} · {text.size(checkpoint.size_bytes)}{saved} · "
+    yield f"{style.paint(name, 'bold')}  {facts if style.unicode else facts.replace('·', '-')}{style.paint(word, role)}"
+    shown = [f"{key} {_short(value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
+    yield "  ".join(shown) if shown else "it tells of no step"
+    tensors = text.plural(len(checkpoint.tensors), "tensor")
+    yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
+    if checkpoint.has:
+        yield f"has {', '.join(checkpoint.has)}"
+    yield from _settings(checkpoint, everything, style)
+    yield from _modules(checkpoint, everything, style)
+    yield from _optimizer(checkpoint)
+    yield from _tensors(chosen, statistics, everything, style)
+    odd = [ref for ref in checkpoint.globals if ref.verdict != "known"]
+    if odd:
+        yield ""
+        yield style.paint("code that opening it with pickle would reach", "dim")
+        for ref in odd[: None if everything else _SHOWN_FINDINGS]:
+            line = f"  {ref.verdict}: {text.safe_text(ref.name, 80)}: {ref.reason}"
+            yield style.paint(line, "bad" if ref.verdict == "dangerous" else "warn")
+        yield from _more(len(odd), _SHOWN_FINDINGS, everything, style)
+    if checkpoint.findings:
+        yield ""
+    for finding in checkpoint.findings[: None if everything else _SHOWN_FINDINGS]:
+        line = f"{finding.severity}: {text.safe_text(finding.where, 60)}: {text.safe_text(finding.message, 300)}"
+        yield style.paint(line, "bad" if finding.severity == "error" else "warn")
+    yield from _more(len(checkpoint.findings), _SHOWN_FINDINGS, everything, style)
+
+
+def _more(total: int, shown: int, everything: bool, style: Style) -> Iterator[str]:
+    if total > shown and not everything:
+        yield style.paint(f"  ... {total - shown:,} more: --all", "dim")
+
+
+def _settings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
+    settings = list(checkpoint.hyperparameters.items())
+    if settings:
+        yield ""
+        rows = [(text.safe_text(key, 40), _short(value)) for key, value in settings]
+        yield from table(
+            [Column("setting"), Column("value", shrink=True)], rows[: None if everything else _SHOWN_SETTINGS], style
+        )
+        yield from _more(len(rows), _SHOWN_SETTINGS, everything, style)
+
+
+def _modules(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
+    from ckpt_tui.checkpoints.facts import MODEL_KEYS, model_tensors, module_weights
+
+    tensors = model_tensors(checkpoint)
+    prefix = next((f"{key}." for key in MODEL_KEYS if tensors and tensors[0].name.startswith(f"{key}.")), "")
+    weights = module_weights(tensors, prefix)
+    if len(weights) > 1:
+        yield ""
+        rows = [(text.safe_text(name, 60), text.count(n), text.size(num)) for name, (n, num) in weights.items()]
+        columns = [Column("module", shrink=True), Column("parameters", "right"), Column("size", "right")]
+        yield from table(columns, rows[: None if everything else _SHOWN_MODULES], style)
+        yield from _more(len(rows), _SHOWN_MODULES, everything, style)
+
+
+def _optimizer(checkpoint: Checkpoint) -> Iterator[str]:
+    optimizer = checkpoint.optimizer
+    groups = optimizer.get("groups")
+    if not isinstance(groups, list):
+        return
+    yield ""
+    moments = optimizer.get("state")
+    names = ", ".join(text.safe_text(name, 40) for name in moments) if isinstance(moments, dict) else ""
+    yield f"optimizer {text.safe_text(optimizer.get('type', 'of unknown type'), 40)}" + (
+        f", state: {names}" if names else ""
+    )
+    for number, group in enumerate(groups[:8]):
+        if isinstance(group, dict):
+            parts = [
+                f"{key} {_short(group[key])}" for key in ("lr", "betas", "momentum", "weight_decay") if key in group
+            ]
+            yield f"  group {number}: {text.plural(group['num_parameters'], 'tensor')}  {'  '.join(parts)}"
+
+
+def _tensors(
+    chosen: list[TensorInfo], statistics: dict[int, dict[str, object]], everything: bool, style: Style
+) -> Iterator[str]:
+    yield ""
+    columns = [Column("tensor", shrink=True, keep="end"), Column("shape"), Column("dtype"), Column("size", "right")]
+    words = ("min", "max", "mean", "std", "nan", "inf") if statistics else ()
+    columns += [Column(word, "right") for word in words]
+    rows: list[list[Cell]] = []
+    for position, tensor in enumerate(chosen if everything else chosen[:_SHOWN_TENSORS]):
+        shape = text.safe_text(" x ".join(map(str, tensor.shape)) or "scalar", 40)
+        row: list[Cell] = [text.safe_text(tensor.name), shape, tensor.dtype, text.size(tensor.size_bytes)]
+        values = statistics.get(position, {})
+        row += [_short(values[word]) if word in values else "-" for word in words]
+        rows.append(row)
+    yield from table(columns, rows, style)
+    yield from _more(len(chosen), _SHOWN_TENSORS, everything, style)
+
+
+def _when(seconds: float) -> str:
+    import time
+
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "at no known time"
+
+
+def _short(value: object) -> str:
+    if type(value) is float:
+        return text.metric(value)
+    if type(value) is int:
+        return f"{value:,}" if value.bit_length() < 128 else f"a number of {value.bit_length():,} bits"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_short(item) for item in value[:8]) + (", ...]" if len(value) > 8 else "]")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{text.safe_text(k, 30)}: {_short(v)}" for k, v in list(value.items())[:8]) + "}"
+    return text.safe_text(value, 120)

@@ -1,0 +1,97 @@
+"""`data` of `inspect --json`, and a decoded state as JSON: whatever its keys, depth, cycles and sizes."""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
+
+_MAX_NODES = 200_000  # of the state; what is beyond is cut, and said to be
+_MAX_DEPTH = 60  # json recurses in C and gives up at about 1,000
+_MAX_TEXT = 10_000
+_MAX_BYTES = 64
+
+
+def inspect_data(
+    checkpoint: Checkpoint, chosen: list[TensorInfo], num_parameters: int, statistics: dict[int, dict[str, object]]
+) -> dict[str, object]:
+    """As promised in SPEC section 11."""
+    return {
+        "path": checkpoint.path,
+        "format": checkpoint.format,
+        "bytes": checkpoint.size_bytes,
+        "tensors": [
+            {
+                "name": tensor.name, "file": tensor.file, "shape": tensor.shape, "dtype": tensor.dtype,
+                "bytes": tensor.size_bytes, "storage": tensor.storage, "stride": tensor.stride,
+                "offset": tensor.offset, "device": tensor.device, "layout": tensor.layout,
+                **statistics.get(position, {}),
+            }
+            for position, tensor in enumerate(chosen)
+        ],
+        "num_tensors": len(checkpoint.tensors),
+        "num_parameters": num_parameters,
+        "progress": as_json(checkpoint.progress),
+        "hyperparameters": as_json(checkpoint.hyperparameters),
+        "has": checkpoint.has,
+        "optimizer": as_json(checkpoint.optimizer),
+        "globals": [
+            {"name": ref.name, "verdict": ref.verdict, "reason": ref.reason} for ref in checkpoint.globals
+        ],
+        "safety": checkpoint.safety,
+        "metadata": as_json(checkpoint.metadata),
+        "state": as_json(checkpoint.state),
+        "findings": [
+            {
+                "code": finding.code, "severity": finding.severity, "where": finding.where,
+                "message": finding.message, "hint": finding.hint,
+            }
+            for finding in checkpoint.findings
+        ],
+    }  # fmt: skip
+
+
+def as_json(state: object) -> object:
+    """`state` in JSON's types. Depth is bounded, so the recursion is too; a cycle becomes {"cycle": true}."""
+    num_nodes = 0
+    on_path: set[int] = set()
+
+    def convert(value: object, depth: int) -> object:
+        nonlocal num_nodes
+        num_nodes += 1
+        if value is None or isinstance(value, (bool, float)):
+            return value
+        if isinstance(value, str):
+            return value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
+        if isinstance(value, int):
+            return value if value.bit_length() <= 4096 else {"int_bits": value.bit_length()}
+        if isinstance(value, (bytes, bytearray)):
+            return {"bytes": len(value), "hex": value[:_MAX_BYTES].hex()}
+        if isinstance(value, TensorRef):
+            return {"tensor": value.info.name}
+        if num_nodes > _MAX_NODES or depth > _MAX_DEPTH:
+            return {"cut": "too many values" if num_nodes > _MAX_NODES else "too deep"}
+        if id(value) in on_path:
+            return {"cycle": True}
+        on_path.add(id(value))
+        try:
+            if isinstance(value, dict):
+                return {_key(key): convert(item, depth + 1) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [convert(item, depth + 1) for item in value]
+            if isinstance(value, OpaqueObject):
+                kept: dict[str, object] = {"type": value.type_name}
+                for word in ("args", "state", "items", "entries"):
+                    inner = getattr(value, word)
+                    if inner is not None and inner != () and inner != [] and inner != {}:
+                        kept[word] = convert(inner, depth + 1)
+                return kept
+            return str(type(value).__name__)
+        finally:
+            on_path.discard(id(value))
+
+    return convert(state, 0)
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    return key[:200].decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
