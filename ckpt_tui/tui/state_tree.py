@@ -207,6 +207,7 @@ class StateTree:
         self.weights = weights
         self._root = Node("", "", -1, state)
         self.rows: list[Node] = children_of(self._root) if self._root.can_open else [Node("", "(the file)", 0, state)]
+        self.index_of_weights = 0  # the row that `open_weights` opened first
         self._leaves: list[tuple[str, Node]] | None = None
         self.leaves_cut = False
 
@@ -250,6 +251,7 @@ class StateTree:
         heaviest = max(range(len(self.rows)), key=lambda i: self.weight(self.rows[i]).size_bytes, default=-1)
         named = next((i for i, node in enumerate(self.rows) if node.label in ("model", "state_dict")), heaviest)
         index = named
+        self.index_of_weights = max(index, 0)
         while 0 <= index < len(self.rows) and self.rows[index].can_open:
             node = self.rows[index]
             if isinstance(node.value, Sized) and node.is_module and len(node.value) > MAX_OPENED_BY_ITSELF:

@@ -80,7 +80,11 @@ async def test_settings_come_with_what_they_do_to_a_resume(compares: Callable[..
         assert "model.same" not in text
         await pilot.press("a")
         assert "model.same" in seen_text(app)
-        await pilot.press("o")
+        await pilot.press("slash", *"least", "enter")
+        assert "model.most" not in seen_text(app)
+        assert "model.least" in seen_text(app)
+        assert "only names with: least" in seen_text(app)
+        await pilot.press("escape", "o")
         assert "8250" in seen_text(app)
         await pilot.press("x")
         await settled(pilot)

@@ -55,7 +55,7 @@ async def test_every_view_shows_what_it_is_for(opens: Callable[..., None]) -> No
             "t": ["model", "23 entries", "wte.weight"],
             "n": ["model.h.0.attn.qkv.weight", "384 x 128", "float32"],
             "s": ["hyperparameters", "betas", "[0.9, 0.95]", "2025-11-21"],
-            "o": ["AdamW", "groups 0", "weight_decay"],
+            "o": ["AdamW", "group 0", "weight_decay"],
             "p": ["✓ known", "rebuilds a tensor"],
             "f": ["▲ warning", "byte 81,220", "12 bytes follow it", "Compare its size."],
         }.items():
@@ -125,7 +125,7 @@ async def test_statistics_are_read_on_request_and_loud_about_nan(
         await pilot.press("enter")
         await settled(pilot)
         assert asked == ["model.wte.weight"], "asked once, remembered"
-        for words in ("min -0.213", "std 0.051", "✖ nan 2", "first one not finite: element 17", "▁▄█▄▁"):
+        for words in ("min -0.213", "std 0.051", "✖ nan 2", "first at element 17", "▁▄█▄▁"):
             assert words in seen_text(app)
         await pilot.press("down")
         assert "✖ nan" not in seen_text(app)
@@ -245,6 +245,7 @@ async def test_a_file_that_does_not_open_is_explained_in_place(opens: Callable[.
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         assert f"✖ {error.title}" in seen_text(app)
+        assert "Filter" not in seen(app)[-1], "there is nothing to filter"
         assert error.hint in seen_text(app)
         assert_nothing_hostile(app)
         for key in ("t", "n", "slash", "z", "x", "right", "left", "enter"):

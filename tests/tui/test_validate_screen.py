@@ -48,7 +48,7 @@ async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation
         for words in (
             "Validate latest.pt",
             "✖ damaged  10.4 MB in 500 ms, 20.8 MB/s",
-            "structure ✓ pass  integrity ✖ fail  numbers - not checked  resume ✓ pass",
+            "structure ✓ pass   integrity ✖ fail   resume ✓ pass   - not checked: numbers",
             "✖ error    structure  data/41",
             "▲ warning  resume     rng_state",
             "latest_backup.pt is valid.",

@@ -15,7 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Footer, Static
+from textual.widgets import ContentSwitcher, Footer, Input, Static
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration, fit, metric, plural, size
@@ -64,6 +64,7 @@ class DiffScreen(WorkScreen[None]):
         ("diff.settings", "s", "view('settings')", "views", "Settings", "Hyperparameters that differ"),
         ("diff.tensors", "n", "view('tensors')", "views", "Tensors", "Tensors, most changed first"),
         ("diff.other", "o", "view('other')", "views", "Other", "Everything else that differs"),
+        ("diff.filter", "slash", "filter", "diff", "Filter", "Only names that hold these words; Esc clears"),
         ("diff.same", "a", "toggle_same", "diff", "All/changed", "Show tensors that are the same too, or not"),
         ("diff.swap", "x", "swap", "diff", "Swap", "Compare the other way round"),
         ("diff.leave", "escape", "leave", "diff", "Stop/back", "Stop comparing, or go back"),
@@ -78,10 +79,12 @@ class DiffScreen(WorkScreen[None]):
         self._progress = ""
         self._largest = 0.0
         self._with_same = False
+        self._words: list[str] = []
 
     def compose(self) -> ComposeResult:
         yield Static(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
+        yield Input(id="filter", placeholder="words that the name must hold", compact=True)
         with ContentSwitcher(initial="settings", id="lists"):
             yield VirtualList[Any](SETTING_COLUMNS, setting_cells, id="settings")
             yield VirtualList[Any](TENSOR_COLUMNS, self._tensor_cells, id="tensors")
@@ -93,6 +96,7 @@ class DiffScreen(WorkScreen[None]):
 
     def on_mount(self) -> None:
         self.query_one("#problem").display = False
+        self.query_one("#filter").display = False
         self._list("settings").focus()
         self._start()
 
@@ -141,16 +145,23 @@ class DiffScreen(WorkScreen[None]):
         self._list("settings").set_empty_text("the same settings in both")
         self._list("tensors").set_empty_text(f"all {len(diff.tensors):,} tensors are the same in both; a shows them")
         self._list("other").set_empty_text("everything else is the same in both")
-        self._list("settings").set_rows(diff.hyperparameters)
-        self._list("other").set_rows(diff.other)
-        self._show_tensors()
+        self._show_rows()
         self._show_facts()
+        self.refresh_bindings()
         if not diff.hyperparameters and diff.changed_tensors and self.view == "settings":
             self.action_view("tensors")
 
-    def _show_tensors(self) -> None:
-        if self.diff is not None:
-            self._list("tensors").set_rows(self.diff.tensors if self._with_same else self.diff.changed_tensors)
+    def _show_rows(self) -> None:
+        if self.diff is None:
+            return
+        tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
+        self._list("settings").set_rows([row for row in self.diff.hyperparameters if self._holds(row.key)])
+        self._list("tensors").set_rows([row for row in tensors if self._holds(row.name)])
+        self._list("other").set_rows([row for row in self.diff.other if self._holds(row.path)])
+
+    def _holds(self, name: str) -> bool:
+        lowered = name.lower()
+        return all(word in lowered for word in self._words)
 
     def _tensor_cells(self, tensor: TensorChange) -> tuple[Cell, ...]:
         relative = tensor.relative_l2
@@ -176,7 +187,8 @@ class DiffScreen(WorkScreen[None]):
         if self._progress:
             rows.append(line((self._progress, "accent"), ("  Esc stops", "dim")))
         elif self.diff is not None:
-            rows.append(verdict_content(self.diff))
+            shown = line((f"only names with: {' '.join(self._words)}", "accent"), ("  Esc shows all", "dim"))
+            rows.append(shown if self._words else verdict_content(self.diff))
         else:
             rows.append(line("could not be compared" if self.query_one("#problem").display else "stopped"))
         self.show("facts", lines(*rows))
@@ -211,8 +223,27 @@ class DiffScreen(WorkScreen[None]):
 
     def action_toggle_same(self) -> None:
         self._with_same = not self._with_same
-        self._show_tensors()
+        self._show_rows()
         self.action_view("tensors")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.diff is not None or action not in ("filter", "toggle_same", "swap")
+
+    def action_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, message: Input.Changed) -> None:
+        self._words = message.value.lower().split()
+        self._show_rows()
+        self._show_facts()
+
+    @on(Input.Submitted, "#filter")
+    def _end_filter(self) -> None:
+        self.query_one("#filter").display = False
+        self._list(self.view).focus()
 
     def action_swap(self) -> None:
         if self.diff is not None:
@@ -220,7 +251,10 @@ class DiffScreen(WorkScreen[None]):
             self._start()
 
     def action_leave(self) -> None:
-        if self.cancel_work("diff"):
+        if self.query_one("#filter").display or self._words:
+            self.query_one("#filter", Input).value = ""
+            self._end_filter()
+        elif self.cancel_work("diff"):
             self._progress = ""
             self._show_facts()
         else:

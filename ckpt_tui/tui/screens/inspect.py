@@ -166,6 +166,8 @@ class InspectScreen(WorkScreen[None]):
         self._show_facts()
         self._show_rule()
         self._show_detail()
+        self.refresh_bindings()
+        self._list("tree").cursor = opened.tree.index_of_weights
         self.start_work("prepare", opened.table.prepare_filter)
 
     def _show_problem(self, error: CkptError) -> None:
@@ -280,6 +282,8 @@ class InspectScreen(WorkScreen[None]):
         self._show_detail()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.opened is None and action in ("filter", "sort", "statistics"):
+            return False
         if action == "sort":
             return self.view == "tensors"
         return action != "statistics" or self.view in ("tree", "tensors")

@@ -51,7 +51,7 @@ TENSOR_COLUMNS = (
     Column("size", 8, align="right", priority=1),
     Column("share", BAR_CELLS, priority=2),
 )
-FACT_COLUMNS = (Column("name", 22, keep="middle"), Column("value", 12, grows=True))
+FACT_COLUMNS = (Column("name", 28, keep="middle"), Column("value", 8, grows=True))
 GLOBAL_COLUMNS = (
     Column("verdict", 11),
     Column("name", 20, grows=True, keep="middle"),
@@ -156,7 +156,8 @@ def optimizer_facts(checkpoint: Checkpoint) -> list[Fact]:
             continue
         if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
             for index, item in enumerate(value):
-                rows.append(Fact(f"{safe_text(key, 60)} {index}", "", is_heading=True))
+                title = "group" if key in ("groups", "param_groups") else safe_text(key, 60)
+                rows.append(Fact(f"{title} {index}", "", is_heading=True))
                 rows.extend(flatten(item))
         else:
             rows.append(Fact(safe_text(key, 60), "", is_heading=True))

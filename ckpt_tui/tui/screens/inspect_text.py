@@ -151,7 +151,7 @@ def histogram_line(statistics: TensorStatistics, width: int) -> Content:
         left = [(low, "dim"), (bars, "accent"), (high, "dim")]
     right: list[Part] = []
     if statistics.first_bad_index is not None:
-        right = [(f"first one not finite: element {count(statistics.first_bad_index)}", "error")]
+        right = [(f"first at element {count(statistics.first_bad_index)}", "error")]
     elif statistics.is_magnitude:
         right = [("magnitudes of complex numbers", "dim")]
     return spread(left, right, width)

@@ -251,9 +251,16 @@ def levels_content(validation: Validation | None) -> Content:
     if validation is None:
         return Content("")
     parts: list[Part] = []
+    others: dict[str, list[str]] = {"not-checked": [], "not-applicable": []}
     for level in LEVELS:
         outcome = validation.levels.get(level, "not-checked")
-        parts += [(f"{level} ", "dim"), outcome_words(outcome), "  "]
+        if outcome in others:
+            others[outcome].append(level)
+        else:
+            parts += [f"{level} ", outcome_words(outcome), "   "]
+    for outcome, words in (("not-checked", "not checked"), ("not-applicable", "does not apply")):
+        if others[outcome]:
+            parts.append((f"- {words}: {', '.join(others[outcome])}   ", "dim"))
     return line(*parts)
 
 
