@@ -115,7 +115,7 @@ class RunFold:
         self._count_missing(list(map(attrgetter("seq"), block)))
         start = 0
         for index in range(1, len(block)) if not _is_plain(sessions, steps) else ():
-            if sessions[index] != sessions[index - 1] or steps[index] <= steps[index - 1]:
+            if sessions[index] != sessions[index - 1] or steps[index] < steps[index - 1]:
                 self._take_steps(block[start:index], steps[start:index], ts[start:index])
                 start = index
         self._take_steps(block[start:], steps[start:], ts[start:])
@@ -137,7 +137,7 @@ class RunFold:
             session.first_step, session.first_step_ts = steps[0], ts[0]
             session.last_step_ts = ts[0]
             self._continue_from(session, steps[0] - 1)
-        elif steps[0] <= session.last_step:
+        elif steps[0] < session.last_step:
             self._go_back(session, steps[0] - 1, ts[0])
         gaps = list(map(sub, ts, [session.last_step_ts, *ts[:-1]]))
         if min(gaps) >= 0:
@@ -191,8 +191,11 @@ class RunFold:
 
     def _session_of(self, event: Event, start_step: int) -> SessionRecord:
         """The record of an event's session; a session whose start the log does not tell begins here."""
-        if self._sessions and (event.session == self._sessions[-1].number or event.session <= 0):
-            return self._sessions[-1]
+        if self._sessions:
+            last = self._sessions[-1]
+            begins_one = event.session != last.number if isinstance(event, Step) else event.session > last.number
+            if not begins_one or event.session <= 0 or getattr(event, "by", "") == "viewer":
+                return last
         return self._begin_session(event, max(start_step, 0))
 
     def _begin_session(self, event: Event, start_step: int) -> SessionRecord:
@@ -242,16 +245,17 @@ class RunFold:
             return
         self.num_events += 1
         self._count_missing([event.seq])
-        self._seen(event.ts)
+        is_of_training = not (isinstance(event, CheckpointRestored) and event.by == "viewer")
+        if is_of_training:
+            self._seen(event.ts)
         if isinstance(event, RunStart):
             session = self._begin_session(event, max(event.start_step, 0))
             self._run_start(event, session)
         else:
             session = self._session_of(event, event.step)
-            pause = event.ts - session.last_ts
-            if pause > 0:
-                self._longest_pause_s = max(self._longest_pause_s, pause)
-            session.last_ts = event.ts
+            if is_of_training:  # what a person did to the files afterwards is no sign of life
+                self._longest_pause_s = max(self._longest_pause_s, event.ts - session.last_ts)
+                session.last_ts = event.ts
         apply = _APPLY.get(type(event))
         if apply is not None:
             apply(self, event, session)
@@ -490,8 +494,8 @@ _APPLY: dict[type[Event], Any] = {
 
 
 def _is_plain(sessions: list[int], steps: list[int]) -> bool:
-    """One session and rising steps: the common case, told without a loop in Python."""
-    return sessions.count(sessions[0]) == len(sessions) and min(map(sub, steps[1:], steps), default=1) > 0
+    """One session whose steps never go back, told without a loop in Python. Two lines may tell of one step."""
+    return sessions.count(sessions[0]) == len(sessions) and min(map(sub, steps[1:], steps), default=0) >= 0
 
 
 def _as_float(value: float) -> float:

@@ -125,3 +125,23 @@ def test_missing_lines_are_counted_and_a_loss_of_nan_is_an_alert() -> None:
     assert state.missing_lines == 4
     assert [alert.key for alert in state.alerts] == ["nonfinite"]
     assert any("loss nan" in words for line in header_lines(state) for words, _ in line)
+
+
+def test_two_lines_of_one_step_are_no_step_back_and_a_step_back_is_a_loss() -> None:
+    log = LogText()
+    log.add("run_start")
+    for number, step in enumerate([1, 2, 2, 3, 4, 3, 4, 5]):
+        log.add("step", step, ts=1000.0 + number, loss=float(number))
+    state = fold_of(log).state(1008.0, is_process_alive=True)
+    assert state.lost.steps == 2
+    assert [segment.abandoned_after for segment in state.series["loss"].segments] == [2, None]
+
+
+def test_what_the_viewer_did_afterwards_is_no_sign_of_life() -> None:
+    log = worked_example(first_part_only=True)
+    before = fold_of(log).state(90000.0, is_process_alive=False)
+    log.add("checkpoint_restored", 500, 7, ts=80000.0, path="latest.pt", source="latest_backup.pt", by="viewer")
+    after = fold_of(log).state(90000.0, is_process_alive=False)
+    assert (after.last_ts, len(after.sessions), after.phase) == (before.last_ts, 1, Phase.CRASHED)
+    assert after.sessions[0].last_ts == before.sessions[0].last_ts
+    assert after.feed[-1].name == "checkpoint_restored"
