@@ -15,7 +15,7 @@ MAX_OTHER = 200  # values listed; the rest are counted
 _MAX_NODES = 2_000_000  # of the two states walked together: more is hostile
 _LONG_SEQUENCE = 8  # longer lists of plain values are one value: a list of 625 numbers is one RNG state
 # Where trainings keep their hyperparameters in the state; those are compared as hyperparameters.
-_HPARAM_KEYS = ("args", "hparams", "hyper_parameters", "hyperparameters", "config", "cfg")
+_HPARAM_KEYS = ("args", "hparams", "hyper_parameters", "hyperparameters", "config", "cfg", "model_args")
 _ORDER = {"removed": 0, "added": 1, "shape": 2, "dtype": 3, "unknown": 4, "value": 5, "same": 6}
 
 

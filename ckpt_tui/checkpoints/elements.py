@@ -86,7 +86,7 @@ def is_suspicious(data: memoryview, bits: FloatBits, big_endian: bool = False) -
 def zero_pages(data: memoryview, page_bytes: int) -> list[bool]:
     """For every whole page of `data`, whether all its bytes are zero. page_bytes: a multiple of 8."""
     num_pages = len(data) // page_bytes
-    words = np.frombuffer(data, dtype="u8", count=num_pages * page_bytes // 8).reshape(num_pages, -1)
+    words = np.frombuffer(data, dtype="u8", count=num_pages * page_bytes // 8).reshape(num_pages, page_bytes // 8)
     # A look at one word settles nearly every page.
     candidates = np.flatnonzero(words[:, 0] == 0)
     is_zero = [False] * num_pages

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, OpaqueObject, Severity, TensorInfo, TensorRef
 from ckpt_tui.text import count, plural, safe_text
 
-_MODEL_KEYS = ("model", "model_state_dict", "model_state", "state_dict", "module", "net", "network", "weights")
-_OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "optimizer_states", "optim")
 _SCHEDULER_KEYS = ("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict")
 # Moments that have the shape of their parameter in torch's own optimizers.
 _MOMENTS = frozenset(
@@ -143,7 +142,7 @@ def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
 
 
 def _model_shapes(state: Mapping[object, object]) -> list[tuple[int, ...]]:
-    model = next((state[key] for key in _MODEL_KEYS if isinstance(state.get(key), (Mapping, OpaqueObject))), None)
+    model = next((state[key] for key in MODEL_KEYS if isinstance(state.get(key), (Mapping, OpaqueObject))), None)
     if isinstance(model, OpaqueObject):
         model = model.entries
     if not isinstance(model, Mapping):
@@ -152,7 +151,7 @@ def _model_shapes(state: Mapping[object, object]) -> list[tuple[int, ...]]:
 
 
 def _optimizers(state: Mapping[object, object]) -> Iterator[tuple[str, Mapping[object, object]]]:
-    for key in _OPTIMIZER_KEYS:
+    for key in OPTIMIZER_KEYS:
         found = state.get(key)
         if isinstance(found, Mapping):
             yield key, found

@@ -86,7 +86,7 @@ def validate_checkpoint(
 
 
 _ANOTHER = "`ckpt-tui list` on its directory shows which checkpoints are valid."
-_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x93NUMPY")
+_ZIP_HEAD = b"PK\x03\x04"
 _RECENT_S = 5.0  # a file changed less than this ago is looked at twice
 _GROWTH_WAIT_S = 0.4
 
@@ -245,11 +245,13 @@ class _Judge:
             message = f"all {size(before.st_size)} of it are zeros: its data never reached the disk before a crash"
             self._add("hole", Severity.ERROR, message, _ANOTHER, level="integrity")
             return "damaged"
-        if not self.format and not self._looks_like_checkpoint():
+        if error.title == "Not readable" or "not read yet" in error.message:
+            return self._unreadable(error)
+        if error.title == "Not a checkpoint" and not self._is_cut_head():
             self._add("not-a-checkpoint", Severity.ERROR, error.message or error.title, error.hint)
             return "not-a-checkpoint"
         self.levels["structure"] = "fail"
-        message = error.message or error.title
+        message = (error.message or error.title).removeprefix(f"{self.path}: ")
         age = time.time() - before.st_mtime
         if 0 <= age < 60:
             message += f"; it was written {duration(age)} ago and may still be being saved"
@@ -294,18 +296,13 @@ class _Judge:
         self._add("unreadable", Severity.ERROR, error.message or error.title, error.hint)
         return "unreadable"
 
-    def _looks_like_checkpoint(self) -> bool:
-        from ckpt_tui.checkpoints.registry import sniff
-
-        try:
-            if sniff(self.path) is not None:
-                return True
-            with open(self.path, "rb") as file:
-                head = file.read(16)
-        except (OSError, CkptError):
+    def _is_cut_head(self) -> bool:
+        """Whether the file ends before its format can be told, and what is there begins like a checkpoint."""
+        if self.size_bytes > 8:
             return False
-        # A safetensors file begins with the length of its header, and that with a brace.
-        return head.startswith(_HEADS) or (len(head) > 8 and head[8:9] == b"{" and head[5:8] == b"\0\0\0")
+        with open(self.path, "rb") as file:
+            head = file.read(8)
+        return _ZIP_HEAD.startswith(head[:4]) or self.path.endswith(".safetensors")
 
     def _is_all_zero(self) -> bool:
         with open(self.path, "rb", buffering=0) as file:
@@ -354,7 +351,7 @@ def archive_records(path: str) -> list[Record] | None:
 
     try:
         with open(path, "rb") as file:
-            if file.read(4) != b"PK\x03\x04":
+            if file.read(4) != _ZIP_HEAD:
                 return None
             index = read_zip_index(file.fileno(), os.fstat(file.fileno()).st_size, safe_text(path))
     except OSError as error:
@@ -373,7 +370,7 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
         if tensor.layout != "strided" or tensor.device == "meta" or not tensor.num_elements:
             continue
         storage, item = checkpoint.storages.get(tensor.storage), DTYPE_SIZES.get(tensor.dtype)
-        name = safe_text(tensor.name)
+        name = tensor.name
         if storage is None:
             message = f"its storage {safe_text(tensor.storage)} is not in the file"
             findings.append(Finding("storage-missing", Severity.ERROR, name, message, _ANOTHER))

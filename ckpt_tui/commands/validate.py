@@ -212,13 +212,15 @@ def _lines(results: list[Validation], style: Style) -> Iterator[str]:
     judged = [validation for validation in results if validation.verdict not in _UNJUDGED]
     name_width = max((text.cell_width(text.safe_text(v.path, 1000)) for v in judged), default=0)
     name_width = min(name_width, max((style.width or _NARROW) - 42, 16))
+    is_short = len(results) > 1
     for validation in judged:
-        yield from _validation_lines(validation, style, name_width)
-    if len(results) > 1:
+        yield from _validation_lines(validation, style, name_width, is_short)
+    if is_short:
         yield _summary(results, style)
 
 
-def _validation_lines(validation: Validation, style: Style, name_width: int) -> Iterator[str]:
+def _validation_lines(validation: Validation, style: Style, name_width: int, is_short: bool) -> Iterator[str]:
+    """Verdict first, then how far it goes, then why. is_short: one line when every level passes."""
     fancy, plain, role = _VERDICT_MARKS[validation.verdict]
     verdict = style.paint(text.fit(f"{style.glyph(fancy, plain)} {validation.verdict}", 12), role)
     path = text.safe_text(validation.path, 1000)
@@ -227,6 +229,8 @@ def _validation_lines(validation: Validation, style: Style, name_width: int) -> 
     if validation.step is not None:
         facts.append(f"step {text.safe_text(validation.step, 20)}")
     yield f"{verdict} {name}  {', '.join(facts)}".rstrip()
+    if is_short and not validation.findings and set(validation.levels.values()) == {"pass"}:
+        return
     words = []
     for level, outcome in validation.levels.items():
         with_glyph, without, role = _OUTCOME_WORDS[outcome]
@@ -271,4 +275,6 @@ def _summary(results: list[Validation], style: Style) -> str:
     seconds = sum(validation.seconds for validation in results)
     read = f"; {text.size(num_bytes)} read in {text.duration(seconds)}" if num_bytes else ""
     verdicts = ", ".join(f"{number:,} {verdict}" for verdict, number in counts.items())
+    if any(set(validation.levels.values()) == {"pass"} and not validation.findings for validation in results):
+        read += "; no second line: every level passes"
     return style.paint(f"{text.plural(len(results), 'checkpoint')}: {verdicts}{read}", "dim")

@@ -1,0 +1,554 @@
+"""Verdicts on real files of torch and safetensors, whole and damaged in every way we know."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ckpt_tui.checkpoints import byte_pass
+from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
+from ckpt_tui.errors import Cancelled
+
+ALL_PASS = dict.fromkeys(LEVELS, "pass")
+
+
+def full_state(step: int = 500) -> dict[str, object]:
+    """A training state as the bundled trainer lays it out, of a tiny model with tied weights."""
+    torch.manual_seed(step)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 20))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(torch.randn(4, 40)).sum().backward()
+    optimizer.step()
+    weights = dict(model.state_dict())
+    weights["tied"] = weights["0.weight"]
+    return {
+        "step": step,
+        "epoch": 1,
+        "model": weights,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"last_epoch": step, "_step_count": step + 1},
+        "rng_state": {"torch": torch.get_rng_state()},
+        "dataloader_state": {"train": {"position": 17}},
+        "args": {"lr": 1e-3},
+        "val_loss": 1.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "rolling_step_000500.pt"
+    torch.save(full_state(), path)
+    # Old enough that a broken copy of it is not taken for one that is being written.
+    os.utime(path, (time.time() - 1000,) * 2)
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy2(whole, tmp_path / whole.name))
+
+
+def keep_time(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    os.utime(path, (time.time() - 1000,) * 2)
+
+
+def save(path: Path, state: object) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def validate(path: Path, **options: object) -> Validation:
+    return validate_checkpoint(str(path), **options)  # type: ignore[arg-type]
+
+
+def codes(validation: Validation) -> set[str]:
+    return {finding.code for finding in validation.findings}
+
+
+def words_of(validation: Validation) -> str:
+    return "\n".join(f"{f.where}: {f.message}" for f in validation.findings)
+
+
+def records(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, where its data begins, size) of every record, as Python's zipfile sees them."""
+    raw = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name, extra = struct.unpack("<2H", raw[info.header_offset + 26 : info.header_offset + 30])
+            yield info.filename, info.header_offset + 30 + name + extra, info.file_size
+
+
+# --- whole files
+
+
+def test_a_whole_checkpoint_passes_every_level(whole: Path) -> None:
+    validation = validate(whole)
+    assert (validation.verdict, validation.levels, validation.findings) == ("valid", ALL_PASS, ())
+    assert (validation.step, validation.format, validation.size_bytes) == (500, "torch-zip", whole.stat().st_size)
+    assert validation.is_valid
+    assert 0.9 * whole.stat().st_size < validation.bytes_checked <= whole.stat().st_size
+
+
+def test_only_the_levels_that_were_asked_for(whole: Path) -> None:
+    validation = validate(whole, levels=("structure",))
+    assert validation.levels == {**dict.fromkeys(LEVELS, "not-checked"), "structure": "pass"}
+    assert (validation.verdict, validation.bytes_checked) == ("valid", 0)
+    assert validate(whole, levels=("numbers",)).levels["integrity"] == "not-checked"
+    with pytest.raises(ValueError, match="no such level: beauty"):
+        validate(whole, levels=("beauty",))
+
+
+def test_weights_alone_have_nothing_to_resume(tmp_path: Path) -> None:
+    validation = validate(save(tmp_path / "w.pt", {"a.weight": torch.randn(3, 3)}))
+    assert (validation.verdict, validation.levels) == ("valid", {**ALL_PASS, "resume": "not-applicable"})
+
+
+def test_safetensors_have_no_checksum_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(300, 300), "b": torch.ones(7)}, path)
+    validation = validate(path)
+    assert (validation.verdict, validation.levels["integrity"]) == ("valid", "not-checked")
+    assert codes(validation) == {"no-checksums"}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "crc32"])
+def test_a_recorded_digest_makes_integrity_checkable(algorithm: str, tmp_path: Path) -> None:
+    import hashlib
+    import zlib
+
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(700, 700), "b": torch.ones(7)}, path)
+    content = path.read_bytes()
+    hexdigest = hashlib.sha256(content).hexdigest() if algorithm == "sha256" else f"{zlib.crc32(content):08x}"
+    validation = validate(path, digest=f"{algorithm}:{hexdigest}")
+    assert (validation.verdict, validation.levels["integrity"]) == ("valid", "pass")
+    for place in (9, len(content) // 2, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        validation = validate(path, digest=f"{algorithm}:{hexdigest}")
+        assert validation.verdict == "damaged", place
+    path.write_bytes(content)
+    assert validate(path, digest="whirlpool:00").levels["integrity"] == "not-checked"
+
+
+def test_a_digest_covers_every_byte_of_a_zip(whole: Path, copy: Path) -> None:
+    import hashlib
+
+    content = bytearray(copy.read_bytes())
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    assert validate(copy, digest=digest).verdict == "valid"
+    content[30 + 20] ^= 1  # in the padding or name of the first local header: no record's checksum covers it
+    keep_time(copy, bytes(content))
+    assert "digest" in codes(validate(copy, digest=digest))
+
+
+def test_checksums_switched_off_are_not_damage(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(tmp_path / "rolling_step_000500.pt", full_state())
+    finally:
+        torch.serialization.set_crc32_options(before)
+    validation = validate(path)
+    assert validation.levels == {**ALL_PASS, "integrity": "not-checked"}
+    assert validation.verdict == "valid"
+
+
+# --- flipped bits, holes, cuts
+
+
+def test_a_flipped_bit_is_found_in_every_record_and_the_tensor_named(whole: Path, copy: Path) -> None:
+    content = whole.read_bytes()
+    names = {}
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+
+    checkpoint = open_checkpoint(str(whole))
+    for tensor in checkpoint.tensors:
+        names.setdefault(checkpoint.storages[tensor.storage].offset, []).append(tensor.name)
+    assert sum("tied" in tenants[-1] for tenants in names.values()) == 1
+    num_named = 0
+    for name, offset, size in records(whole):
+        for place in {offset, offset + size // 2, offset + size - 1}:
+            changed = bytearray(content)
+            changed[place] ^= 0x10
+            keep_time(copy, bytes(changed))
+            validation = validate(copy)
+            assert validation.verdict in ("damaged", "unsafe"), (name, place)
+            assert validation.levels["integrity"] == "fail" or name.endswith("data.pkl")
+            if offset in names:
+                num_named += 1
+                finding = next(f for f in validation.findings if f.code == "checksum")
+                assert names[offset][0] in finding.message
+                assert finding.where == name
+                assert f"bytes {offset:,} to {offset + size:,}" in finding.message
+                assert finding.hint
+    assert num_named > 20
+
+
+def test_a_damaged_pickle_that_still_decodes_is_said_to_be_untrustworthy(whole: Path, copy: Path) -> None:
+    content = bytearray(whole.read_bytes())
+    place = content.index(b"val_loss")
+    content[place] ^= 0x20
+    keep_time(copy, bytes(content))
+    validation = validate(copy)
+    assert validation.verdict == "damaged"
+    assert "none of them can be trusted" in words_of(validation)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 0.999])
+def test_cut_at_any_size(share: float, whole: Path, copy: Path) -> None:
+    content = whole.read_bytes()
+    keep_time(copy, content[: int(len(content) * share)])
+    validation = validate(copy)
+    assert (validation.verdict, validation.levels["structure"]) == ("damaged", "fail")
+    assert validation.findings[0].hint
+
+
+def test_cut_at_every_byte_of_the_first_and_last_hundred(whole: Path, copy: Path) -> None:
+    content = whole.read_bytes()
+    for size in [*range(100), *range(len(content) - 100, len(content))]:
+        keep_time(copy, content[:size])
+        assert validate(copy, levels=("structure",)).verdict == "damaged", size
+
+
+def test_a_cut_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(30, 30), "b": torch.randn(7)}, path)
+    content = path.read_bytes()
+    for size in (1, 7, 8, 9, 50, len(content) // 2, len(content) - 1):
+        keep_time(path, content[:size])
+        assert validate(path).verdict == "damaged", size
+
+
+def test_a_record_of_zeros_is_a_hole(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", {"first": torch.randn(50), "lost": torch.randn(3000), "last": torch.randn(50)})
+    content = bytearray(path.read_bytes())
+    offset, size = next((o, s) for n, o, s in records(path) if s == 12000)
+    content[offset : offset + size] = bytes(size)
+    keep_time(path, bytes(content))
+    validation = validate(path)
+    assert (validation.verdict, codes(validation)) == ("damaged", {"hole"})
+    assert "lost" in validation.findings[0].message
+    assert "first" not in words_of(validation)
+
+
+def test_zero_pages_inside_a_record_are_a_hole_with_its_place(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", {"t": torch.randn(100_000)})
+    content = bytearray(path.read_bytes())
+    content[8192 : 8192 + 3 * 4096] = bytes(3 * 4096)
+    keep_time(path, bytes(content))
+    validation = validate(path)
+    assert codes(validation) == {"hole"}
+    assert "bytes 8,192 to 20,480 are zeros" in validation.findings[0].message
+
+
+def test_holes_where_no_checksum_tells(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(1000, 37), "b": torch.randn(100_003)}, path)
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 : 5 * 4096] = bytes(2 * 4096)
+    keep_time(path, bytes(content))
+    validation = validate(path)
+    assert (validation.verdict, validation.levels["integrity"], codes(validation)) == ("damaged", "fail", {"hole"})
+    assert "bytes 12,288 to 20,480" in words_of(validation)
+
+
+def test_a_tail_of_zeros_that_begins_inside_a_tensor_is_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(1000, 37), "b": torch.randn(100_003)}, path)
+    content = bytearray(path.read_bytes())
+    start = len(content) // 2 // 4096 * 4096
+    content[start:] = bytes(len(content) - start)
+    keep_time(path, bytes(content))
+    assert codes(validate(path)) == {"hole"}
+
+
+def test_honest_zeros_are_not_holes(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    embedding = torch.randn(64, 1024)
+    embedding[5:8] = 0
+    save_file({"a": embedding, "b": torch.zeros(5000), "c": torch.randn(100), "d": torch.zeros(9, 9)}, path)
+    validation = validate(path)
+    assert (validation.verdict, codes(validation)) == ("valid", {"no-checksums"})
+    state = {"zero": torch.zeros(5000), "one": torch.ones(4)}
+    assert validate(save(tmp_path / "w.pt", state)).verdict == "valid"
+
+
+def test_a_long_tail_of_zero_tensors_is_pointed_out_not_condemned(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.randn(100), "z": torch.zeros(50_000)}, path)
+    validation = validate(path)
+    assert (validation.verdict, codes(validation)) == ("valid", {"zero-tail", "no-checksums"})
+
+
+def test_skipped_data_is_said_never_to_have_been_written(tmp_path: Path) -> None:
+    with torch.serialization.skip_data():
+        path = save(tmp_path / "w.pt", {"t": torch.randn(1000)})
+    validation = validate(path)
+    assert (validation.verdict, codes(validation)) == ("damaged", {"never-written"})
+
+
+@pytest.mark.parametrize("size", [1, 4096, 3_000_000])
+def test_a_file_of_zeros(size: int, tmp_path: Path) -> None:
+    keep_time(tmp_path / "latest.pt", bytes(size))
+    validation = validate(tmp_path / "latest.pt")
+    assert (validation.verdict, codes(validation)) == ("damaged", {"hole"})
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    keep_time(tmp_path / "latest.pt", b"")
+    validation = validate(tmp_path / "latest.pt")
+    assert (validation.verdict, codes(validation)) == ("damaged", {"empty"})
+
+
+def test_trailing_data_is_pointed_out(whole: Path, copy: Path) -> None:
+    keep_time(copy, whole.read_bytes() + b"extra")
+    validation = validate(copy)
+    assert any("trailing" in code for code in codes(validation)) or validation.verdict == "damaged"
+
+
+# --- being written
+
+
+def test_a_file_that_is_still_growing_is_incomplete(whole: Path, tmp_path: Path) -> None:
+    content, path = whole.read_bytes(), tmp_path / "latest.pt"
+    path.write_bytes(content[:1000])
+    stop = threading.Event()
+
+    def write_on() -> None:
+        with open(path, "ab", buffering=0) as file:
+            for place in range(1000, len(content) - 1000):
+                if stop.wait(0.002):
+                    return
+                file.write(content[place : place + 1])
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        validation = validate(path)
+    finally:
+        stop.set()
+        writer.join()
+    assert (validation.verdict, codes(validation)) == ("incomplete", {"still-growing"})
+
+
+def test_a_file_that_changes_while_it_is_read_is_incomplete(copy: Path) -> None:
+    def touch(_: int) -> None:
+        os.utime(copy, (1, 1))
+
+    validation = validate(copy, on_bytes=touch)
+    assert (validation.verdict, codes(validation)) == ("incomplete", {"still-growing"})
+
+
+# --- numbers
+
+FLOAT_TYPES = [
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_nan_is_found_and_counted_in_every_float(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
+    tensor = torch.randn(30, 40, dtype=torch.complex64 if dtype.is_complex else torch.float32)
+    tensor[3, 4] = tensor[20, 1] = float("nan")
+    path = tmp_path / f"w.{kind}"
+    weights = {"good": torch.randn(10).to(dtype), "bad": tensor.to(dtype)}
+    if kind == "pt":
+        torch.save(weights, path)
+    elif dtype in (torch.complex64, torch.float8_e4m3fnuz):
+        pytest.skip("safetensors does not write it")
+    else:
+        save_file(weights, path)
+    validation = validate(path)
+    assert (validation.verdict, validation.levels["numbers"]) == ("nonfinite", "fail")
+    finding = next(f for f in validation.findings if f.code == "nonfinite")
+    assert (finding.where, finding.message) == ("bad", "2 NaN of 1,200, the first at [3, 4]")
+
+
+def test_nan_in_the_optimizer(tmp_path: Path) -> None:
+    state = full_state()
+    state["optimizer"]["state"][1]["exp_avg_sq"][7] = float("inf")  # type: ignore[index]
+    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
+    assert validation.verdict == "nonfinite"
+    assert "optimizer.state.1.exp_avg_sq: 1 Inf of 30, the first at [7]" in words_of(validation)
+
+
+def test_every_name_of_a_tied_tensor_is_counted(tmp_path: Path) -> None:
+    weights = {"wte": torch.full((3, 3), float("nan"))}
+    weights["lm_head"] = weights["wte"]
+    validation = validate(save(tmp_path / "w.pt", weights))
+    assert [f.where for f in validation.findings] == ["wte", "lm_head"]
+
+
+def test_nan_that_no_tensor_shows_is_no_finding(tmp_path: Path) -> None:
+    base = torch.full((1000,), float("nan"))
+    base[:10] = 1
+    validation = validate(save(tmp_path / "w.pt", {"head": base[:10]}))
+    assert (validation.verdict, validation.findings) == ("valid", ())
+
+
+def test_an_attention_mask_may_be_infinite(tmp_path: Path) -> None:
+    mask = torch.triu(torch.full((8, 8), float("-inf")), 1)
+    validation = validate(save(tmp_path / "w.pt", {"attn.mask": mask, "w": torch.ones(3)}))
+    assert (validation.verdict, codes(validation)) == ("valid", {"mask"})
+    one = torch.zeros(8)
+    one[3] = float("inf")
+    assert validate(save(tmp_path / "v.pt", {"w": one})).verdict == "nonfinite"
+
+
+def test_infinite_metrics_are_a_warning(tmp_path: Path) -> None:
+    state = full_state()
+    state["loss_history"] = torch.tensor([1.0, float("nan")])
+    state["train_loss"] = float("nan")
+    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
+    assert (validation.verdict, codes(validation)) == ("valid", {"nonfinite-metric"})
+    assert len(validation.findings) == 2
+
+
+def test_without_floats_numbers_do_not_apply(tmp_path: Path) -> None:
+    assert validate(save(tmp_path / "w.pt", {"ids": torch.arange(10)})).levels["numbers"] == "not-applicable"
+
+
+# --- resume
+
+
+def without(*keys: str) -> dict[str, object]:
+    return {key: value for key, value in full_state().items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (without("rng_state"), "rng-missing"),
+        (without("dataloader_state"), "data-position-missing"),
+        (without("optimizer"), "optimizer-missing"),
+        (without("model"), "model-missing"),
+        (without("step"), "step-missing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_missing_for_an_exact_resume_is_named(state: dict[str, object], code: str, tmp_path: Path) -> None:
+    validation = validate(save(tmp_path / "latest.pt", state))
+    assert (validation.verdict, validation.levels) == ("incomplete", {**ALL_PASS, "resume": "fail"})
+    assert codes(validation) == {code}
+
+
+def test_a_missing_scheduler_is_only_noted(tmp_path: Path) -> None:
+    validation = validate(save(tmp_path / "latest.pt", without("scheduler")))
+    assert (validation.verdict, codes(validation)) == ("valid", {"scheduler-missing"})
+
+
+def test_the_step_agrees_with_name_and_records(whole: Path, tmp_path: Path) -> None:
+    assert validate(whole, expected_step=500).verdict == "valid"
+    validation = validate(whole, expected_step=750)
+    assert (validation.verdict, codes(validation)) == ("incomplete", {"step-mismatch"})
+    renamed = tmp_path / "rolling_step_000750.pt"
+    shutil.copy2(whole, renamed)
+    assert "the state says step 500, its name says 750" in words_of(validate(renamed))
+
+
+def test_moments_of_another_model(tmp_path: Path) -> None:
+    state = full_state()
+    for moment in ("exp_avg", "exp_avg_sq"):
+        state["optimizer"]["state"][2][moment] = torch.zeros(20, 31)  # type: ignore[index]
+    validation = validate(save(tmp_path / "latest.pt", state))
+    assert codes(validation) == {"optimizer-shape"}
+    assert "optimizer.state.2.exp_avg has shape [20, 31]" in words_of(validation)
+    state = full_state()
+    state["optimizer"]["state"][2]["exp_avg_sq"] = torch.zeros(4)  # type: ignore[index]
+    assert codes(validate(save(tmp_path / "latest.pt", state))) == {"optimizer-shape"}
+
+
+def test_groups_frozen_parameters_and_buffers_are_no_mismatch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2))
+    model[0].weight.requires_grad = False
+    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
+    for groups in ([{"params": decay}, {"params": rest}], [p for p in model.parameters() if p.requires_grad]):
+        optimizer = torch.optim.AdamW(groups)
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+        state = {**full_state(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        validation = validate(save(tmp_path / "latest.pt", state))
+        assert validation.verdict == "valid", words_of(validation)
+
+
+# --- what is no checkpoint
+
+
+def test_not_there_no_permission_and_other_things(tmp_path: Path) -> None:
+    assert validate(tmp_path / "nothing.pt").verdict == "unreadable"
+    os.mkfifo(tmp_path / "pipe")
+    assert validate(tmp_path / "pipe").verdict == "unreadable"
+    assert validate_checkpoint("a\0b").verdict == "unreadable"
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"\x7fELF\x02" + bytes(100), b'{"a": 1}', bytes(range(200, 255))])
+def test_not_a_checkpoint(content: bytes, tmp_path: Path) -> None:
+    keep_time(tmp_path / "x.pt", content)
+    assert validate(tmp_path / "x.pt").verdict == "not-a-checkpoint"
+
+
+def test_a_pickle_that_names_something_dangerous_is_unsafe(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.system, ("touch " + str(tmp_path / "executed"),))
+
+    validation = validate(save(tmp_path / "w.pt", {"w": torch.ones(2), "p": Payload()}))
+    assert validation.verdict == "unsafe"
+    assert "system" in words_of(validation)
+    assert not (tmp_path / "executed").exists()
+
+
+# --- cost
+
+
+def test_cancel_stops_in_the_middle(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", {"t": torch.zeros(2_000_000)})
+    answers = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        validate(path, is_cancelled=lambda: next(answers))
+
+
+def test_memory_is_flat_and_every_byte_is_read_once(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = save(tmp_path / "w.pt", {str(i): torch.ones(1_000_000) for i in range(10)})
+    seen: list[int] = []
+    tracemalloc.start()
+    try:
+        validation = validate(path, on_bytes=seen.append)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+    assert validation.verdict == "valid"
+    assert sum(seen) == validation.bytes_checked
+    assert 40_000_000 < sum(seen) <= path.stat().st_size
+
+
+def test_records_that_overlap_do_not_multiply_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(os.urandom(1_000_000))
+    regions = [byte_pass.Region(str(i), 0, 1_000_000) for i in range(1000)]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        result = byte_pass.read_once(descriptor, 1_000_000, regions)
+    finally:
+        os.close(descriptor)
+    assert sum(region.is_read for region in result.regions) == 2
+    assert len(result.regions) == 1000
