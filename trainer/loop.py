@@ -25,7 +25,7 @@ from trainer.checkpoint.publish import remove_leftovers
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source, find, put_latest_back
 from trainer.checkpoint.save import Saver
-from trainer.checkpoint.state import restore_rng_state, rng_state
+from trainer.checkpoint.state import restore_rng_state, rng_state, seed_all
 from trainer.config import SHAPE_SETTINGS, Request
 from trainer.data import Corpus, TrainData, corpus_files
 from trainer.errors import UsageError
@@ -88,7 +88,7 @@ class Training:
         registry = Registry(self.directory)
         registry.sync()
         source = self._source(request, registry)
-        torch.manual_seed(config.seed)
+        seed_all(config.seed)
         corpus = Corpus(corpus_files(config.data), config.block_size, config.batch_size)
         self.data = TrainData(corpus, config.batch_size, config.seed)
         self.val_batches = corpus.val_batches(config.mini_batch_size or config.batch_size, config.eval_batches)

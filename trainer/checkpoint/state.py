@@ -71,6 +71,14 @@ def rng_state() -> dict[str, Any]:
     }
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators that `rng_state` saves: a state that is saved must be one that a seed gives."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def restore_rng_state(state: Mapping[str, Any]) -> None:
     """Set the global generators. To be called last: building loaders and modules draws from them."""
     python = state["python"]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import random
+
+from trainer.checkpoint.names import Name, read_name
+from trainer.checkpoint.retention import removable
+
+
+def _names(*texts: str) -> list[Name]:
+    found = [read_name(text) for text in texts]
+    random.Random(1).shuffle(found)
+    assert all(found)
+    return [name for name in found if name is not None]
+
+
+def test_the_oldest_by_number_go_and_each_kind_is_a_pool_of_its_own() -> None:
+    names = _names(
+        "rolling_step_000900.pt", "rolling_step_1000000.pt", "rolling_step_999000.pt", "latest.pt", "best_model.pt",
+        "emergency_step_000005_20260101_000000.pt", "emergency_step_000005_20260101_000001.pt", "epoch_00001.pt",
+        "rolling_last_backup.pt",
+    )  # fmt: skip
+    assert removable(names, keep_rolling=2, keep_emergency=1, step=1_000_000) == [
+        ("rolling_step_000900.pt", "--keep_checkpoints 2"),
+        ("emergency_step_000005_20260101_000000.pt", "--keep_emergency_checkpoints 1"),
+    ]
+
+
+def test_what_the_session_was_resumed_from_stays() -> None:
+    names = _names(*(f"rolling_step_{step:06d}.pt" for step in range(1, 7)))
+    removed = removable(names, keep_rolling=2, keep_emergency=1, step=6, protected={"rolling_step_000003.pt"})
+    assert [name for name, _ in removed] == [f"rolling_step_{step:06d}.pt" for step in (1, 2, 4)]
+
+
+def test_a_branch_that_was_left_does_not_push_out_the_new_saves() -> None:
+    names = _names("rolling_step_000900.pt", "rolling_step_000800.pt", "rolling_step_000250.pt")
+    assert removable(names, keep_rolling=1, keep_emergency=1, step=250) == []
+
+
+def test_other_peoples_files_are_not_ours() -> None:
+    for name in (
+        "rolling_step_1.pt",
+        "checkpoint-500",
+        "latest.pt.bak",
+        ".tmp-latest.pt-1-2",
+        "rolling_step_000001.pth",
+    ):
+        assert read_name(name) is None

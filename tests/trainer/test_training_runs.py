@@ -1,0 +1,233 @@
+"""Real processes: an undisturbed run, and what kills, signals, damage and usage errors do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import BadLine, Event
+from tests.trainer.conftest import Trainer
+
+KEYS = {
+    "step", "epoch", "model", "optimizer", "scheduler", "scaler", "ema", "train_loss", "val_loss", "val_metrics",
+    "loss_history", "rng_state", "dataloader_state", "args", "best_metric", "timestamp", "checkpoint_type",
+    "pytorch_version", "format_version",
+}  # fmt: skip
+
+
+def events(out: Path) -> list[Event]:
+    decoded = [decode(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
+    bad = [line for line in decoded if isinstance(line, BadLine)]
+    assert not bad
+    return [event for event in decoded if isinstance(event, Event)]
+
+
+def of(found: list[Event], name: str) -> list[Event]:
+    return [event for event in found if event.name == name]
+
+
+def test_the_log_tells_the_run(straight: tuple[Path, str]) -> None:
+    found = events(straight[0])
+    assert [event.seq for event in found] == list(range(1, len(found) + 1))
+    start = found[0]
+    assert (start.name, start.session, start.total_steps, start.resumed_from) == ("run_start", 1, 200, None)
+    assert start.config["n_embd"] == 32
+    assert start.argv[1:3] == ["-m", "trainer"]
+    assert [event.step for event in of(found, "step")] == list(range(10, 201, 10))
+    assert set(of(found, "step")[0].metrics) == {"loss", "lr", "grad_norm", "tokens_per_s", "step_seconds"}
+    assert [event.step for event in of(found, "eval")] == [40, 80, 120, 160, 200]
+    assert [event.epoch for event in of(found, "epoch_end")] == [1, 2]
+    assert (found[-1].name, found[-1].status, found[-1].step) == ("run_end", "finished", 200)
+    losses = [event.metrics["loss"] for event in of(found, "step")]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_every_kind_is_there_and_retention_kept_the_newest(straight: tuple[Path, str]) -> None:
+    out = straight[0]
+    assert sorted(path.name for path in out.glob("*.pt")) == [
+        "best_model.pt", "best_model_backup.pt", "best_model_previous.pt", "epoch_00001.pt", "epoch_00002.pt",
+        "latest.pt", "latest_backup.pt", "rolling_last_backup.pt", "rolling_step_000120.pt", "rolling_step_000150.pt",
+        "rolling_step_000180.pt",
+    ]  # fmt: skip
+    removed = [event.path for event in of(events(out), "checkpoint_removed")]
+    assert removed == ["rolling_step_000030.pt", "rolling_step_000060.pt", "rolling_step_000090.pt"]
+    assert not list(out.glob(".tmp*"))
+    inodes = {path.name: path.stat().st_ino for path in out.glob("*.pt")}
+    assert inodes["rolling_last_backup.pt"] != inodes["rolling_step_000180.pt"]
+    assert inodes["best_model_backup.pt"] != inodes["best_model.pt"]
+    assert inodes["latest_backup.pt"] != inodes["latest.pt"]
+
+
+def test_every_checkpoint_loads_without_pickle_code_and_is_complete(straight: tuple[Path, str]) -> None:
+    import torch
+
+    for path in straight[0].glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        assert set(state) == KEYS, path.name
+        assert set(state["rng_state"]) == {"python", "numpy", "torch", "torch_cuda"}
+        assert state["args"]["lr"] == 1e-3
+
+
+def test_the_registry_agrees_with_files_and_log(straight: tuple[Path, str], tmp_path: Path) -> None:
+    from trainer.checkpoint.publish import digest_of_file
+    from trainer.checkpoint.registry import Registry
+
+    out = straight[0]
+    content = json.loads((out / "registry.json").read_bytes())
+    rows = {row["path"]: row for row in content["checkpoints"]}
+    assert sorted(rows) == sorted(path.name for path in out.glob("*.pt"))
+    for name, row in rows.items():
+        assert row["digest"] == digest_of_file(str(out / name))
+        assert row["bytes"] == (out / name).stat().st_size
+    told = {event.path: event.digest for event in of(events(out), "checkpoint_saved")}
+    assert told["rolling_step_000180.pt"] == rows["rolling_last_backup.pt"]["digest"]
+    # Missing or wrong, it is rebuilt from the files.
+    copy = tmp_path / "run"
+    shutil.copytree(out, copy)
+    for damage in (b"", b'{"checkpoints": [{"path": 5}, 7]}', None):
+        (copy / "registry.json").unlink()
+        if damage is not None:
+            (copy / "registry.json").write_bytes(damage)
+        rebuilt = Registry(str(copy))
+        rebuilt.sync()
+        rebuilt.write()
+        facts = ("path", "kind", "step", "epoch", "metrics", "bytes", "digest")
+        assert [[row[key] for key in facts] for row in rebuilt.entries.values()] == [
+            [rows[name][key] for key in facts] for name in sorted(rows)
+        ]
+
+
+@pytest.mark.parametrize("kill_after", ["step 50/", "step 100/"])
+def test_a_killed_run_comes_out_bit_by_bit_the_same(
+    kill_after: str, trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = trainer.start(out)
+    trainer.wait_for(process, kill_after)
+    process.kill()
+    process.communicate()
+    done = trainer.run(out, "--resume", "auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed from step " in done.stdout
+    assert trainer.hash(out) == trainer.hash(straight[0])
+    found = events(out)
+    assert [event.seq for event in found] == list(range(1, len(found) + 1))
+    second = of(found, "run_start")[1]
+    assert second.session == 2
+    assert second.resumed_from["path"]
+    # And so does each loss on the way.
+    expected = {event.step: event.metrics["loss"] for event in of(events(straight[0]), "step")}
+    assert all(event.metrics["loss"] == expected[event.step] for event in of(found, "step"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
+def test_a_signal_saves_stops_and_can_be_resumed_exactly(
+    number: signal.Signals, status: str, trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = trainer.start(out)
+    trainer.wait_for(process, "step 10/")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    found = events(out)
+    assert (found[-1].name, found[-1].status) == ("run_end", status)
+    [saved] = of(found, "checkpoint_saved")[-1:]
+    assert saved.kind == "emergency"
+    assert (out / saved.path).exists()
+    assert saved.step == found[-1].step
+    assert trainer.run(out, "--resume", "auto").returncode == 0
+    assert trainer.hash(out) == trainer.hash(straight[0])
+
+
+def test_sigusr1_saves_and_goes_on(trainer: Trainer, tmp_path: Path) -> None:
+    process = trainer.start(tmp_path / "run")
+    trainer.wait_for(process, "step 10/")
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert len(list((tmp_path / "run").glob("emergency_step_*.pt"))) == 1
+
+
+def test_damaged_newest_checkpoints_are_passed_over_and_named(
+    trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[0], out)
+    for name in ("latest.pt", "best_model.pt", "best_model_backup.pt"):
+        data = bytearray((out / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (out / name).write_bytes(data)
+    (out / "epoch_00002.pt").write_bytes((out / "epoch_00002.pt").read_bytes()[:1000])
+    done = trainer.run(out, "--resume", "auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rejected latest.pt: the checksum of its record" in done.stdout
+    assert "rejected epoch_00002.pt: it is not a whole zip file" in done.stdout
+    assert "resumed from step 180 (rolling_step_000180.pt)" in done.stdout
+    assert trainer.hash(out) == trainer.hash(straight[0])
+
+
+def test_a_missing_latest_is_put_back(trainer: Trainer, straight: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[0], out)
+    (out / "latest.pt").unlink()
+    (out / "best_model.pt").unlink()
+    (out / ".tmp-latest.pt-99-0").write_bytes(b"half")
+    done = trainer.run(out, "--resume", "auto", "--max_steps", "201")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [restored] = of(events(out), "checkpoint_restored")
+    assert (restored.path, restored.source, restored.by) == ("latest.pt", "latest_backup.pt", "trainer")
+    assert not (out / ".tmp-latest.pt-99-0").exists()
+    assert "changed --max_steps: 200 -> 201" in done.stdout
+
+
+def test_usage_errors_are_one_line_and_change_nothing(
+    trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = straight[0]
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "trainer.lock"}
+    for options, message in [
+        (("--n_head", "5"), "cannot be divided"),
+        (("--mini_batch_size", "3"), "not a multiple"),
+        (("--lr", "nan"), "finite"),
+        (("--data", str(tmp_path / "none")), "no such file"),
+        ((), "--resume auto"),
+        (("--resume", "auto", "--n_embd", "64"), "was trained with --n_embd 32"),
+        (("--resume", "none.pt"), "no such checkpoint"),
+    ]:
+        done = trainer.run(out, *options)
+        assert done.returncode == 2, (options, done.stdout)
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "trainer.lock"}
+
+
+def test_a_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: Path) -> None:
+    from trainer.checkpoint.lock import LOCK_NAME, DirectoryLock
+    from trainer.errors import UsageError
+
+    # A lock file without a holder, as a dead owner leaves it.
+    (tmp_path / LOCK_NAME).write_text('{"pid": 1, "host": "elsewhere"}')
+    lock = DirectoryLock(str(tmp_path))
+    content = json.loads((tmp_path / LOCK_NAME).read_bytes())
+    assert set(content) == {"pid", "pid_started", "host", "started_at"}
+    assert content["pid"] == os.getpid()
+    with pytest.raises(UsageError, match=f"process {os.getpid()}"):
+        DirectoryLock(str(tmp_path))
+    lock.release()
+    DirectoryLock(str(tmp_path)).release()
+
+
+def test_checkpoints_are_listed_by_kind(trainer: Trainer, straight: tuple[Path, str]) -> None:
+    done = trainer.run(straight[0], "--list_checkpoints")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")][:-1] == ["latest", "rolling", "best", "epoch"]
+    assert "step 200" in next(line for line in lines if " latest.pt" in line)
+    assert lines[-1].startswith("11 checkpoints, ")
