@@ -1,0 +1,53 @@
+"""Torn, flipped and inflated files for every reader: a Checkpoint or a CkptError comes out, nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from ckpt_tui.checkpoints.model import Checkpoint
+from ckpt_tui.checkpoints.readers.base import READERS
+from ckpt_tui.checkpoints.registry import open_checkpoint
+from ckpt_tui.errors import CkptError
+from tests.builders.torch_files import save_bytes, training_state
+
+BUILDERS: dict[str, Callable[[], bytes]] = {
+    "torch-zip": lambda: save_bytes(training_state()),
+    "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
+}
+
+
+def test_every_reader_has_a_builder() -> None:
+    assert all(set(reader.formats) & set(BUILDERS) for reader in READERS)
+
+
+@pytest.mark.parametrize("kind", list(BUILDERS))
+def test_damage_ends_in_a_checkpoint_or_a_ckpt_error(tmp_path: Path, kind: str) -> None:
+    whole = BUILDERS[kind]()
+    path = tmp_path / "x"
+    path.write_bytes(whole)
+    assert open_checkpoint(path).format == kind
+    chance = random.Random(7)
+    damaged = [whole[: chance.randrange(len(whole))] for _ in range(60)]
+    for _ in range(250):
+        raw = bytearray(whole)
+        # Headers and the central directory lie at the ends: damage there is what a reader sees.
+        near_end = chance.random() < 0.6
+        at = len(raw) - 1 - chance.randrange(min(3000, len(raw))) if near_end else chance.randrange(len(raw))
+        width = chance.choice((1, 4, 8))
+        raw[at : at + width] = chance.choice((b"\xff" * width, b"\0" * width, chance.randbytes(width)))
+        damaged.append(bytes(raw))
+    said: list[CkptError] = []
+    for raw in damaged:
+        path.write_bytes(raw)
+        try:
+            assert isinstance(open_checkpoint(path), Checkpoint)
+        except CkptError as error:
+            said.append(error)
+    assert said
+    assert all(error.title and error.message for error in said)

@@ -1,0 +1,117 @@
+"""Nothing that a pickle asks for is done, and everything that it asks for is bounded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckpt_tui.checkpoints.limits import ReadLimits
+from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.state_walk import name_tensors
+from ckpt_tui.commands.inspect_json import as_json
+from ckpt_tui.errors import CkptError
+from tests.builders.torch_files import save_bytes, training_state
+
+_LIMITS = ReadLimits(max_opcodes=200_000, max_nodes=500_000)
+
+
+def _text(word: str) -> bytes:
+    raw = word.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def _routes(marker: Path) -> dict[str, bytes]:
+    command = _text(f"touch {marker}")
+    stack_global = _text("os") + _text("system") + b"\x93"
+    return {
+        "REDUCE": b"cos\nsystem\n(" + command + b"tR.",
+        "INST": b"(" + command + b"ios\nsystem\n.",
+        "OBJ": b"(cos\nsystem\n" + command + b"o.",
+        "NEWOBJ": b"\x80\x02cos\nsystem\n(" + command + b"t\x81.",
+        "NEWOBJ_EX": b"\x80\x04" + stack_global + b"(" + command + b"t}\x92.",
+        "STACK_GLOBAL": b"\x80\x04" + stack_global + command + b"\x85R.",
+        "BUILD": b"cos\nsystem\n)R}(" + _text("__setstate__") + b"cos\nsystem\nub" + command + b"b.",
+        "newobj function": b"ccopyreg\n__newobj__\ncos\nsystem\n" + command + b"\x86R.",
+        "rebuild": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN(" + command + b"tNtR.",
+    }
+
+
+@pytest.mark.parametrize("route", list(_routes(Path())))
+def test_no_route_runs_anything(tmp_path: Path, route: str) -> None:
+    marker = tmp_path / "ran"
+    decoded = decode_pickle(_routes(marker)[route], "data.pkl", _LIMITS)
+    assert [ref.verdict for ref in decoded.globals if ref.name == "os.system"] == ["dangerous"]
+    assert not marker.exists()
+
+
+def test_an_extension_code_is_an_unknown_global() -> None:
+    assert decode_pickle(b"\x82\x05)R.", "data.pkl").globals[0].verdict == "unknown"
+
+
+_LAUGHS = b"]q\x00" + b"".join(b"](" + b"h" + bytes([n]) * 1 + (b"h" + bytes([n])) * 9 + b"eq" + bytes([n + 1])
+                                for n in range(60)) + b"."  # fmt: skip
+BOMBS = {
+    "LONG4 of 2 GB": b"\x8b" + struct.pack("<i", 2**31 - 1) + b".",
+    "negative LONG4": b"\x8b" + struct.pack("<i", -1) + b".",
+    "BINUNICODE8 of exabytes": b"\x8d" + b"\xff" * 8 + b".",
+    "memo at 2**32": b"Nr\xff\xff\xff\xff.",
+    "decimal of a million digits": b"I" + b"9" * 1_000_000 + b"\n.",
+    "billion laughs": _LAUGHS,
+    "deep list": b"]" * 100_000 + b"a" * 99_999 + b".",
+    "deep tuple as key": b"}" + b"N" + b"\x85" * 100_000 + b"Ns.",
+    "cycle": b"]q\x00h\x00a.",
+    "pop of nothing": b"0000.",
+    "colliding keys": b"}(" + b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N"
+                                        for n in range(1, 30_000)) + b"u.",
+    "copies": b"(" + _text("a" * 60_000) + b"q\x000" + (b"c_codecs\nencode\nh\x00\x85R0" * 5_000) + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", list(BOMBS))
+def test_bombs_end_in_a_value_or_an_error(bomb: str) -> None:
+    try:
+        root = decode_pickle(BOMBS[bomb], "data.pkl", _LIMITS).root
+        name_tensors(root, _LIMITS, [])
+        json.dumps(as_json(root))
+    except CkptError:
+        pass
+
+
+def _decodes_or_says(data: bytes) -> None:
+    try:
+        decoded = decode_pickle(data, "data.pkl", _LIMITS)
+        name_tensors(decoded.root, _LIMITS, [])
+        json.dumps(as_json(decoded.root))
+    except CkptError:
+        pass
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    _decodes_or_says(data)
+
+
+def _honest_pickle() -> bytes:
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(save_bytes(training_state()))) as archive:
+        return archive.read("archive/data.pkl")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data())
+def test_flipped_bytes(data: st.DataObject) -> None:
+    raw = bytearray(_HONEST)
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    _decodes_or_says(bytes(raw))
+
+
+_HONEST = _honest_pickle()
