@@ -111,7 +111,7 @@ def assemble(
     registry = _registry_move(directory, moves, undone)
     needed = sum(step.size_bytes for step in steps if step.action == "copy")
     if needed:
-        sentences.append(f"Needs {size(needed)} of disk.")
+        sentences.append(space_words(needed))
     warnings.extend(_owner_warning(directory, state) if moves else ())
     return Plan(
         act=act, directory=directory, steps=steps, sentences=tuple(sentences), steps_given_up=steps_given_up,
@@ -209,6 +209,11 @@ def _owner_warning(directory: str, state: RunState | None) -> list[str]:
     if owner is None:
         return []
     return [f"A training is running here (process {owner.pid}): it has to be stopped first, `ckpt-tui stop DIR`."]
+
+
+def space_words(num_bytes: int) -> str:
+    """What the copies of a plan take."""
+    return f"Needs {size(num_bytes)} of disk."
 
 
 def safe_name(name: str) -> str:

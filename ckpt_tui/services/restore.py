@@ -20,10 +20,10 @@ from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
-from ckpt_tui.services.plans import assemble, safe_name
+from ckpt_tui.services.plans import assemble, safe_name, space_words
 from ckpt_tui.services.registry import REGISTRY_NAME, read_registry
 from ckpt_tui.services.restored_event import log_restored
-from ckpt_tui.text import plural, size
+from ckpt_tui.text import plural, safe_text, size
 
 Progress = Callable[[int], None]
 # Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
@@ -51,6 +51,8 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
         else:
             chosen.append((name, None))
     moves, sentences, warnings = [], [], list(notices)
+    told: set[str] = set()
+    passed_over: dict[str, None] = {}
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
@@ -74,14 +76,20 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
                 )
             warnings.append(f"{safe_name(name)} is {state} and stays so: {why}.")
             continue
-        warnings.extend(f"Passed over: {reason}." for reason in rejected)
+        passed_over.update(dict.fromkeys(rejected))
         was = f" (step {step:,})" if step is not None else ""
-        because = f": {safe_name(entry.note)}" if entry is not None and entry.note and entry.is_bad else ""
+        note = entry.note if entry is not None and entry.is_bad else ""
+        # Names that share their bytes share what is wrong with them.
+        because = "" if not note else ", too" if note in told else f": {safe_text(note, 300)}"
+        told.add(note)
         sentences.append(f"{safe_name(name)}{was} is {state}{because}.")
         sentences.append(f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(name)}.")
-        if entry is not None:
-            sentences.append(f"What is called {safe_name(name)} now is set aside, not deleted.")
         moves.append(_copy(directory, source, name))
+    replaced = [safe_name(move.target) for move in moves if move.before is not None]
+    if replaced:
+        sentences.append(f"Set aside, not deleted: the present {', '.join(replaced)}.")
+    copied = {move.target for move in moves}
+    warnings += [f"Passed over: {reason}." for reason in passed_over if reason.partition(" ")[0] not in copied]
     if not moves and not sentences:
         sentences.append("Nothing to restore: no file with a backup is damaged or missing.")
     return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
@@ -102,7 +110,8 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
     if not target.can_resume or target.validity != "valid":
         raise CkptError(
             "Not good to resume from",
-            f"{safe_name(target.name)} is {target.validity}" + (f": {safe_name(target.note)}" if target.note else ""),
+            f"{safe_name(target.name)} is {target.validity}"
+            + (f": {safe_text(target.note, 300)}" if target.note else ""),
             "Choose another one (`ckpt-tui list DIR`), or mend damaged files first (`ckpt-tui restore DIR`).",
         )
     newer = [e for e in resume_order(catalog.entries) if e.step is not None and e.step > target.step]
@@ -194,7 +203,7 @@ def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = No
         for move in deed.moves
         if move.before is not None and move.target != REGISTRY_NAME
     )
-    sentences = list(plan.sentences)
+    sentences = [sentence for sentence in plan.sentences if sentence != space_words(plan.bytes_needed)]
     if aside:
         sentences.append(f"Set aside in {FOLDER_NAME}/{deed.number}/: {plural(len(aside), 'file')}.")
     if plan.act != "undo":

@@ -7,18 +7,21 @@ is corrupt or cannot be written is ignored. Never writes into a run directory.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
+from ckpt_tui.services.names import read_name
 
 MAX_RECORDS = 4000
 MAX_FINDINGS = 12  # kept of each; a person reads the first ones
@@ -59,6 +62,7 @@ class _Records(msgspec.Struct):
 
 
 _VERSION = 1
+_thread_lock = threading.Lock()
 _loaded: tuple[str, tuple[int, int, int], dict[str, _Record]] | None = None
 
 
@@ -92,11 +96,15 @@ def _directory_identity(path: str, status: os.stat_result) -> tuple[int, ...] | 
 
 def recall(path: str) -> Validation | None:
     """What validation found the last time, if the content is still the same."""
-    record = _load().get(os.path.realpath(path))
-    if record is None:
-        return None
     now = identity(path)
-    if now is None or tuple(record.identity) != now:
+    if now is None:
+        return None
+    key = os.path.realpath(path)
+    records = _load()
+    record = records.get(key)
+    if record is None or tuple(record.identity) != now:
+        record = _of_another_name(records, key, now)
+    if record is None:
         return None
     findings = tuple(
         Finding(f.code, _severity(f.severity), f.where, f.message, f.hint, f.level) for f in record.findings
@@ -114,6 +122,26 @@ def recall(path: str) -> Validation | None:
     )
 
 
+def _of_another_name(records: dict[str, _Record], key: str, now: tuple[int, ...]) -> _Record | None:
+    """What is known of the same bytes under another name (a hard link) in the same directory.
+
+    Only among names without a step in them: there the verdict depends on the name, too.
+    """
+    directory = os.path.dirname(key)
+    if _says_step(key):
+        return None
+    wanted = list(now)
+    for other, record in records.items():
+        if record.identity == wanted and os.path.dirname(other) == directory and not _says_step(other):
+            return record
+    return None
+
+
+def _says_step(path: str) -> bool:
+    facts = read_name(os.path.basename(path))
+    return facts is not None and facts.step is not None
+
+
 def remember(validation: Validation) -> bool:
     """Keep what validation found; False when it cannot be kept (the file changed meanwhile, no place to write).
 
@@ -123,7 +151,11 @@ def remember(validation: Validation) -> bool:
     now = identity(path)
     if now is None or _may_have_changed_since(path, time.time_ns() - int(validation.seconds * 1e9)):
         return False
-    key = os.path.realpath(path)
+    with _only_writer():
+        return _keep(validation, os.path.realpath(path), now)
+
+
+def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
     records = dict(_load())
     old = records.pop(key, None)
     if old is not None and tuple(old.identity) == now and _num_checked(old.levels) > _num_checked(validation.levels):
@@ -193,6 +225,26 @@ def cache_file() -> Path:
     if not os.path.isabs(base):  # the XDG specification: a relative one counts as unset
         base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "ckpt-tui" / "validations.json"
+
+
+@contextmanager
+def _only_writer() -> Iterator[None]:
+    """One at a time reads, adds and replaces, among the threads of this process and among processes.
+
+    Where the cache directory cannot be locked, two writers may lose a record, which costs a validation.
+    """
+    with _thread_lock:
+        descriptor = None
+        with suppress(OSError):
+            directory = cache_file().parent
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _may_have_changed_since(path: str, started_ns: int) -> bool:

@@ -205,6 +205,28 @@ class TestRememberedValidity:
         assert validity.check(str(path)).verdict == "damaged"
         assert validity.check(str(path), ("structure",)).verdict == "damaged", "what is known is not forgotten"
 
+    def test_other_names_of_the_same_bytes_are_known_with_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "latest.pt"
+        save(path, 1)
+        os.link(path, tmp_path / "best_model.pt")
+        os.link(path, tmp_path / "rolling_step_000001.pt")
+        let_age(path)
+        self.checked(path)
+        assert validity.recall(str(tmp_path / "best_model.pt")) is not None
+        # Whether a step in a name agrees has to be looked at for that name.
+        assert validity.recall(str(tmp_path / "rolling_step_000001.pt")) is None
+
+    def test_threads_and_processes_do_not_lose_each_others_records(self, tmp_path: Path) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        paths = [tmp_path / f"epoch_{number}.pt" for number in range(12)]
+        for path in paths:
+            save(path, 1)
+        let_age(paths[-1])
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self.checked, paths))
+        assert all(validity.recall(str(path)) is not None for path in paths)
+
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 9, "records": {}}', b"\xff\xfe" * 50])
     def test_corrupt_cache_is_ignored_and_replaced(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "latest.pt"
