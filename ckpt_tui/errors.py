@@ -33,9 +33,15 @@ def from_os_error(error: OSError, path: object, doing: str = "read") -> CkptErro
             "Run as the user who owns it, or ask for read access to the file and its directory.",
         )
     if isinstance(error, IsADirectoryError):
-        return CkptError("A directory", f"{where} is a directory, a file was expected")
+        return CkptError(
+            "A directory", f"{where} is a directory, a file was expected", "Name a file in it: `ckpt-tui list DIR`."
+        )
     if isinstance(error, NotADirectoryError):
-        return CkptError("Not a directory", f"a part of {where} is a file, not a directory")
+        return CkptError(
+            "Not a directory",
+            f"{where}, or a part of that path, is a file and not a directory",
+            "Give the run directory: the one with events.jsonl and the checkpoints.",
+        )
     reason = error.strerror or str(error)
     return CkptError(f"Cannot {doing}", f"{where}: {reason}", "The disk or the network mount may be failing.")
 
