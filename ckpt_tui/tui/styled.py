@@ -53,6 +53,27 @@ def parts_width(parts: Sequence[Part]) -> int:
     return sum(cell_width(part if isinstance(part, str) else part[0]) for part in parts)
 
 
+# One cell for one cell, for terminals and fonts without these glyphs.
+PLAIN_GLYPHS = str.maketrans(
+    {"✓": "+", "✖": "x", "▲": "!", "▸": ">", "▾": "v", "·": ".", "…": "~", "≠": "!", "─": "-", "━": "-"}
+    | dict.fromkeys("█▉▊▋▌", "#")
+    | dict.fromkeys("▍▎▏", ".")
+    | dict(zip("▁▂▃▄▅▆▇", "._-=+*#", strict=True))
+)
+
+
+def for_terminal(app: object, content: Content) -> Content:
+    """`content` as the terminal of `app` can show it: its glyphs by plain characters where it has no others."""
+    if has_glyphs(app) or content.plain.isascii():
+        return content
+    return Content(content.plain.translate(PLAIN_GLYPHS), spans=list(content.spans))
+
+
+def has_glyphs(app: object) -> bool:
+    """Whether the terminal can show more than ASCII, as far as the app knows (`theme.Look`)."""
+    return bool(getattr(getattr(app, "look", None), "unicode", True))
+
+
 def error_content(error: CkptError) -> Content:
     """What is wrong, where and why, what to do: three paragraphs."""
     rows = [line(("✖ ", "error"), (error.title, "error"))]

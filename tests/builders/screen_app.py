@@ -11,11 +11,15 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
+from ckpt_tui.tui.theme import Look
+
 _NOT_ENDED = object()
 
 
 class ScreenApp(App[None]):
     """Pushes `screen` at the start and keeps what it ended with in `result`."""
+
+    look = Look()
 
     def __init__(self, screen: Screen[Any]) -> None:
         super().__init__()

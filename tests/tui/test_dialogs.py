@@ -184,7 +184,7 @@ async def test_a_resume_starts_as_it_was_shown() -> None:
             "breaks exactness if changed",
             "cannot be changed",
             "$ python -m trainer --out /run",
-            "Enter Start",
+            "Enter start",
         ):
             assert words in text, (words, text)
         await change(pilot, dialog, "lr", "3e-4")

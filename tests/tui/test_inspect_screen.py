@@ -15,6 +15,7 @@ from ckpt_tui.checkpoints import values
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.values import TensorStatistics
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui import theme
 from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
 from ckpt_tui.tui.screens.inspect_text import derive
@@ -245,7 +246,7 @@ async def test_a_file_that_does_not_open_is_explained_in_place(opens: Callable[.
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         assert f"✖ {error.title}" in seen_text(app)
-        assert "Filter" not in seen(app)[-1], "there is nothing to filter"
+        assert "filter" not in seen(app)[-1], "there is nothing to filter"
         assert error.hint in seen_text(app)
         assert_nothing_hostile(app)
         for key in ("t", "n", "slash", "z", "x", "right", "left", "enter"):
@@ -272,3 +273,33 @@ async def test_a_real_path_that_is_not_there(tmp_path: Path) -> None:
         await settled(pilot)
         assert "nothing.pt" in seen_text(app)
         assert "could not be opened" in seen_text(app)
+
+
+async def test_a_terminal_without_glyphs_is_sent_none(
+    opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(small_gpt())
+    monkeypatch.setattr(values, "tensor_statistics", lambda *_, **__: STATISTICS)
+    screen = InspectScreen("/run/a.pt")
+    app = ScreenApp(screen)
+    app.look = theme.choose({"TERM": "linux"})
+
+    def assert_ascii() -> None:
+        # The last column is the scrollbar, which Textual draws itself.
+        assert all(line[:-1].isascii() for line in seen(app)), seen_text(app)
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for view in VIEW_KEYS:
+            screen.action_view(view)
+            await pilot.pause()
+            assert_ascii()
+        screen.action_view("tensors")
+        screen.action_statistics()
+        await settled(pilot)
+        assert "x nan 2" in seen_text(app)
+        assert_ascii()
+        screen._show_problem(CkptError("Damaged checkpoint", "cut", "Look."))
+        await pilot.pause()
+        assert "x Damaged checkpoint" in seen_text(app)
+        assert_ascii()

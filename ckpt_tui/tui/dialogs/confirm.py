@@ -11,10 +11,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.widgets.words import Words
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -43,14 +44,14 @@ class ConfirmDialog(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
-            yield Static(line((self._title_text, "strong")), classes="dialog-title")
+            yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
-                yield Static(self.body())
+                yield Words(self.body())
             with Horizontal(classes="dialog-buttons"):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:
                     yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
-                yield Static(line(("Enter answers, Esc cancels", "dim")), classes="dialog-hint")
+                yield Words(line(("Enter answers, Esc cancels", "dim")), classes="dialog-hint")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

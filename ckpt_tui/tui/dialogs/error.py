@@ -10,11 +10,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.widgets.words import Words
 
 
 class ErrorDialog(ModalScreen[None]):
@@ -36,13 +37,13 @@ class ErrorDialog(ModalScreen[None]):
         if self.error.hint:
             rows += [Content(""), line(("-> ", "accent"), self.error.hint, limit=4000)]
         with Vertical(classes="dialog dialog-error"):
-            yield Static(line(("✖ ", "error"), (self.error.title, "error")), classes="dialog-title")
+            yield Words(line(("✖ ", "error"), (self.error.title, "error")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
-                yield Static(lines(*rows))
+                yield Words(lines(*rows))
             with Horizontal(classes="dialog-buttons"):
                 yield Button("Close", id="close", compact=True)
                 yield Button("Copy", id="copy", compact=True)
-                yield Static(line(("c copies, Esc closes", "dim")), classes="dialog-hint", id="hint")
+                yield Words(line(("c copies, Esc closes", "dim")), classes="dialog-hint", id="hint")
 
     @on(Button.Pressed, "#close")
     def action_close(self) -> None:
@@ -51,7 +52,7 @@ class ErrorDialog(ModalScreen[None]):
     @on(Button.Pressed, "#copy")
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(copied_text(self.error))
-        self.query_one("#hint", Static).update(line(("copied", "good")))
+        self.query_one("#hint", Words).update(line(("copied", "good")))
 
 
 def copied_text(error: CkptError) -> str:

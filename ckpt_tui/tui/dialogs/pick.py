@@ -10,11 +10,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from ckpt_tui.text import cell_width, safe_text
 from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.virtual_list import Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 PickRow = str | tuple[str, str]
 
@@ -37,7 +37,7 @@ class PickDialog(ModalScreen[int | None]):
         note_width = min(max((cell_width(safe_text(note, 40)) for _, note in self._rows), default=0), 40)
         columns = (Column("", 12, grows=True, keep="middle"), Column("", max(note_width, 1), priority=1))
         with Vertical(classes="dialog"):
-            yield Static(line((self._title_text, "strong")), classes="dialog-title")
+            yield Words(line((self._title_text, "strong")), classes="dialog-title")
             rows = VirtualList[tuple[str, str]](
                 columns,
                 lambda row: (row[0], (row[1], "dim")),
@@ -47,7 +47,7 @@ class PickDialog(ModalScreen[int | None]):
             )
             rows.styles.height = min(max(len(self._rows), 1), 14)
             yield rows
-            yield Static(line(("Enter chooses, Esc goes back", "dim")), classes="dialog-hint")
+            yield Words(line(("Enter chooses, Esc goes back", "dim")), classes="dialog-hint")
 
     def on_mount(self) -> None:
         self.query_one(VirtualList).focus()

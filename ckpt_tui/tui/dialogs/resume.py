@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Footer, Input
 
 from ckpt_tui.checkpoints.hparams import Effect, effect_of
 from ckpt_tui.errors import CkptError
@@ -25,6 +25,7 @@ from ckpt_tui.tui.screens.work import Key, WorkScreen, bindings_of
 from ckpt_tui.tui.state_tree import summary
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
@@ -67,10 +68,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     CSS_PATH = "resume.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
-        ("resume.start", "enter", "start", "resume", "Start", "Start the training as shown, detached"),
-        ("resume.edit", "e", "edit", "resume", "Edit", "Change the setting under the cursor for this resume"),
-        ("resume.reset", "backspace,delete", "reset", "resume", "As recorded", "Take the change back"),
-        ("resume.leave", "escape", "leave", "resume", "Leave", "Start nothing"),
+        ("resume.start", "enter", "start", "resume", "start", "Start the training as shown, detached"),
+        ("resume.edit", "e", "edit", "resume", "edit", "Change the setting under the cursor for this resume"),
+        ("resume.reset", "backspace,delete", "reset", "resume", "as recorded", "Take the change back"),
+        ("resume.leave", "escape", "leave", "resume", "leave", "Start nothing"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         # The list below binds Enter too; here it means one thing only.
@@ -91,16 +92,16 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._was_refused = False
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
+        yield Words(id="facts")
         with VerticalScroll(id="sentences"):
-            yield Static(id="sentences_text")
+            yield Words(id="sentences_text")
         yield VirtualList[SettingRow](COLUMNS, setting_cells, self._rows(), id="settings", key=lambda row: row.key)
         with Horizontal(id="editor"):
-            yield Static(id="editor_label")
+            yield Words(id="editor_label")
             yield Input(id="editor_value", compact=True)
-            yield Static(id="editor_hint")
-        yield Static(id="effect")
-        yield Static(id="command")
+            yield Words(id="editor_hint")
+        yield Words(id="effect")
+        yield Words(id="command")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -134,8 +135,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         rows = [line(("✖ ", "error"), (refusal, "error"), limit=4000) for refusal in self._refusals()]
         rows += [line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in plan.warnings]
         rows += [line(sentence, limit=4000) for sentence in plan.sentences]
-        self.query_one("#sentences_text", Static).update(lines(*rows))
-        self.query_one("#command", Static).update(lines(line(("$ ", "dim"), (plan.command_line, "accent"), limit=8000)))
+        self.query_one("#sentences_text", Words).update(lines(*rows))
+        self.query_one("#command", Words).update(lines(line(("$ ", "dim"), (plan.command_line, "accent"), limit=8000)))
         self.settings.set_rows(self._rows())
         self._show_effect()
 
@@ -177,8 +178,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         if isinstance(row.recorded, (dict, list, tuple)):
             self.show("effect", line(("Only single values can be changed here.", "warning")))
             return
-        self.query_one("#editor_hint", Static).update(line(("Enter takes it, Esc leaves it", "dim")))
-        self.query_one("#editor_label", Static).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))
+        self.query_one("#editor_hint", Words).update(line(("Enter takes it, Esc leaves it", "dim")))
+        self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))
         self.query_one("#editor").display = True
         self.refresh_bindings()
         field = self.query_one("#editor_value", Input)

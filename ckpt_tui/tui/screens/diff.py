@@ -15,7 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Footer, Input, Static
+from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration, fit, metric, plural, size
@@ -25,6 +25,7 @@ from ckpt_tui.tui.state_tree import shape_text, summary
 from ckpt_tui.tui.styled import bar, error_content, line, lines
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.diff import Diff, TensorChange, ValueChange
@@ -61,13 +62,13 @@ class DiffScreen(WorkScreen[None]):
     CSS_PATH = "diff.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
-        ("diff.settings", "s", "view('settings')", "views", "Settings", "Hyperparameters that differ"),
-        ("diff.tensors", "n", "view('tensors')", "views", "Tensors", "Tensors, most changed first"),
-        ("diff.other", "o", "view('other')", "views", "Other", "Everything else that differs"),
-        ("diff.filter", "slash", "filter", "diff", "Filter", "Only names that hold these words; Esc clears"),
-        ("diff.same", "a", "toggle_same", "diff", "All/changed", "Show tensors that are the same too, or not"),
-        ("diff.swap", "x", "swap", "diff", "Swap", "Compare the other way round"),
-        ("diff.leave", "escape", "leave", "diff", "Stop/back", "Stop comparing, or go back"),
+        ("diff.settings", "s", "view('settings')", "views", "settings", "Hyperparameters that differ"),
+        ("diff.tensors", "n", "view('tensors')", "views", "tensors", "Tensors, most changed first"),
+        ("diff.other", "o", "view('other')", "views", "other", "Everything else that differs"),
+        ("diff.filter", "slash", "filter", "diff", "filter", "Only names that hold these words; Esc clears"),
+        ("diff.same", "a", "toggle_same", "diff", "all/changed", "Show tensors that are the same too, or not"),
+        ("diff.swap", "x", "swap", "diff", "swap", "Compare the other way round"),
+        ("diff.leave", "escape", "leave", "diff", "stop/back", "Stop comparing, or go back"),
     )
     BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
 
@@ -82,7 +83,7 @@ class DiffScreen(WorkScreen[None]):
         self._words: list[str] = []
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
+        yield Words(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
         yield Input(id="filter", placeholder="words that the name must hold", compact=True)
         with ContentSwitcher(initial="settings", id="lists"):
@@ -90,8 +91,8 @@ class DiffScreen(WorkScreen[None]):
             yield VirtualList[Any](TENSOR_COLUMNS, self._tensor_cells, id="tensors")
             yield VirtualList[Any](OTHER_COLUMNS, other_cells, id="other")
         with Vertical(id="problem"):
-            yield Static(id="problem_text")
-        yield Static(id="detail")
+            yield Words(id="problem_text")
+        yield Words(id="detail")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -127,7 +128,7 @@ class DiffScreen(WorkScreen[None]):
         self.query_one("#lists").display = False
         self.query_one("#detail").display = False
         self.query_one("#problem").display = True
-        self.query_one("#problem_text", Static).update(error_content(error))
+        self.query_one("#problem_text", Words).update(error_content(error))
         self._show_facts()
 
     def work_done(self, group: str, result: Any) -> None:

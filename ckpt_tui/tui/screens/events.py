@@ -46,7 +46,7 @@ class EventsScreen(LinesScreen):
     """The event log at `path`: a log file, or the run directory that holds it."""
 
     OWN_KEYS: ClassVar[tuple[Key, ...]] = (
-        ("events.bad", "b", "bad_lines", "lines", "Bad lines", "Only the lines that are not events, or all again"),
+        ("events.bad", "b", "bad_lines", "lines", "bad lines", "Only the lines that are not events, or all again"),
     )
     KEYS: ClassVar[tuple[Key, ...]] = (*LinesScreen.KEYS, *OWN_KEYS)
     BINDINGS: ClassVar[list[BindingType]] = bindings_of(OWN_KEYS)

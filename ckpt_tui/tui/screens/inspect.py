@@ -14,7 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Footer, Input, Static
+from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
@@ -28,6 +28,7 @@ from ckpt_tui.tui.styled import error_content
 from ckpt_tui.tui.tensor_table import SORTS
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.values import TensorStatistics
@@ -48,19 +49,19 @@ class InspectScreen(WorkScreen[None]):
     CSS_PATH = "inspect.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
-        ("inspect.tree", "t", "view('tree')", "views", "Tree", "The whole state, by module"),
-        ("inspect.tensors", "n", "view('tensors')", "views", "Tensors", "Every tensor: name, shape, dtype, size"),
-        ("inspect.settings", "s", "view('settings')", "views", "Settings", "Progress, hyperparameters, versions"),
-        ("inspect.optimizer", "o", "view('optimizer')", "views", "Optimizer", "Groups, learning rates, moments"),
-        ("inspect.pickle", "p", "view('pickle')", "views", "Pickle", "Every global that its pickles name"),
-        ("inspect.findings", "f", "view('findings')", "views", "Findings", "What is wrong or odd"),
-        ("inspect.filter", "slash", "filter", "inspect", "Filter", "Filter as you type; Esc clears"),
-        ("inspect.sort", "z", "sort", "inspect", "Sort", "Sort tensors: file order, size, name, dtype"),
-        ("inspect.statistics", "x", "statistics", "inspect", "Statistics", "Min, max, mean, NaN, histogram"),
-        ("inspect.validate", "v", "validate", "inspect", "Validate", "Check this checkpoint at every level"),
-        ("inspect.open", "right,l", "open_branch", "move", "Open branch", "Open the branch under the cursor"),
-        ("inspect.close", "left,h", "close_branch", "move", "Close branch", "Close it, or go to what holds it"),
-        ("inspect.leave", "escape", "leave", "inspect", "Back", "Stop, clear the filter, or go back"),
+        ("inspect.tree", "t", "view('tree')", "views", "tree", "The whole state, by module"),
+        ("inspect.tensors", "n", "view('tensors')", "views", "tensors", "Every tensor: name, shape, dtype, size"),
+        ("inspect.settings", "s", "view('settings')", "views", "settings", "Progress, hyperparameters, versions"),
+        ("inspect.optimizer", "o", "view('optimizer')", "views", "optimizer", "Groups, learning rates, moments"),
+        ("inspect.pickle", "p", "view('pickle')", "views", "pickle", "Every global that its pickles name"),
+        ("inspect.findings", "f", "view('findings')", "views", "findings", "What is wrong or odd"),
+        ("inspect.filter", "slash", "filter", "inspect", "filter", "Filter as you type; Esc clears"),
+        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort tensors: file order, size, name, dtype"),
+        ("inspect.statistics", "x", "statistics", "inspect", "statistics", "Min, max, mean, NaN, histogram"),
+        ("inspect.validate", "v", "validate", "inspect", "validate", "Check this checkpoint at every level"),
+        ("inspect.open", "right,l", "open_branch", "move", "open branch", "Open the branch under the cursor"),
+        ("inspect.close", "left,h", "close_branch", "move", "close branch", "Close it, or go to what holds it"),
+        ("inspect.leave", "escape", "leave", "inspect", "back", "Stop, clear the filter, or go back"),
     )
     BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
 
@@ -77,9 +78,9 @@ class InspectScreen(WorkScreen[None]):
     # -- layout -------------------------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
+        yield Words(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
-        yield Static(id="rule")
+        yield Words(id="rule")
         yield Input(id="filter", placeholder="words that the name, shape or dtype must hold", compact=True)
         with ContentSwitcher(initial="tree", id="lists"):
             yield VirtualList[Node](rows.TREE_COLUMNS, self._tree_cells, id="tree", key=lambda node: node.path)
@@ -89,8 +90,8 @@ class InspectScreen(WorkScreen[None]):
             yield VirtualList[GlobalRef](rows.GLOBAL_COLUMNS, rows.global_cells, id="pickle")
             yield VirtualList[Finding](rows.FINDING_COLUMNS, rows.finding_cells, id="findings")
         with Vertical(id="problem"):
-            yield Static(id="problem_text")
-        yield Static(id="detail")
+            yield Words(id="problem_text")
+        yield Words(id="detail")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -174,7 +175,7 @@ class InspectScreen(WorkScreen[None]):
         self.query_one("#lists").display = False
         self.query_one("#detail").display = False
         self.query_one("#problem").display = True
-        self.query_one("#problem_text", Static).update(error_content(error))
+        self.query_one("#problem_text", Words).update(error_content(error))
         self._show_facts()
 
     def _rows_of(self, view: str) -> list[Any]:

@@ -18,7 +18,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, plural, size
@@ -26,6 +26,7 @@ from ckpt_tui.tui.log_lines import LogLines, VisibleLines
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 POLL_INTERVAL_S = 1.0
 MAX_CACHED_ROWS = 2000
@@ -59,10 +60,10 @@ class LinesScreen(WorkScreen[None]):
     CSS_PATH = "lines.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
-        ("lines.filter", "slash", "filter", "lines", "Filter", "Only lines that hold these words; Esc clears"),
-        ("lines.detail", "o", "detail", "lines", "Whole line", "Show the line under the cursor in full, or not"),
-        ("lines.follow", "F", "follow", "lines", "Newest", "Go to the newest line and stay there"),
-        ("lines.leave", "escape", "leave", "lines", "Back", "Stop, clear the filter, or go back"),
+        ("lines.filter", "slash", "filter", "lines", "filter", "Only lines that hold these words; Esc clears"),
+        ("lines.detail", "o", "detail", "lines", "whole line", "Show the line under the cursor in full, or not"),
+        ("lines.follow", "F", "follow", "lines", "newest", "Go to the newest line and stay there"),
+        ("lines.leave", "escape", "leave", "lines", "back", "Stop, clear the filter, or go back"),
     )
     BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
     COLUMNS: ClassVar[tuple[Column, ...]] = ()
@@ -98,13 +99,13 @@ class LinesScreen(WorkScreen[None]):
     # -- layout -------------------------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
+        yield Words(id="facts")
         yield Input(id="filter", placeholder="words that the line must hold", compact=True)
         yield VirtualList[int](self.COLUMNS, self._cells, self.visible_lines, id="lines", empty_text="reading ...")
         with Vertical(id="problem"):
-            yield Static(id="problem_text")
+            yield Words(id="problem_text")
         with VerticalScroll(id="detail"):
-            yield Static(id="detail_text")
+            yield Words(id="detail_text")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -181,7 +182,7 @@ class LinesScreen(WorkScreen[None]):
         self._problem, self._progress = error, ""
         self.line_list.display = False
         self.query_one("#problem").display = True
-        self.query_one("#problem_text", Static).update(error_content(error))
+        self.query_one("#problem_text", Words).update(error_content(error))
         self._show_facts()
 
     def work_done(self, group: str, result: Any) -> None:
@@ -245,7 +246,7 @@ class LinesScreen(WorkScreen[None]):
             return
         index = self.line_list.cursor_row
         content = Content("") if index is None else self.detail_of(index, self.log_lines.line(index))
-        self.query_one("#detail_text", Static).update(content)
+        self.query_one("#detail_text", Words).update(content)
         panel.scroll_home(animate=False)
 
     # -- messages and actions -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
 from ckpt_tui.checkpoints.model import Finding
 from ckpt_tui.errors import CkptError
@@ -28,6 +28,7 @@ from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_seve
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
 from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.validate import Validation
@@ -73,10 +74,10 @@ class ValidateScreen(WorkScreen[None]):
     CSS_PATH = "validate.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
-        ("validate.inspect", "i", "inspect", "validate", "Inspect", "Look inside the checkpoint under the cursor"),
-        ("validate.next", "tab", "app.focus_next", "validate", "Files/findings", "Go between files and findings"),
-        ("validate.again", "v", "again", "validate", "Again", "Check everything again"),
-        ("validate.leave", "escape", "leave", "validate", "Stop/back", "Stop checking, or go back"),
+        ("validate.inspect", "i", "inspect", "validate", "inspect", "Look inside the checkpoint under the cursor"),
+        ("validate.next", "tab", "app.focus_next", "validate", "files/findings", "Go between files and findings"),
+        ("validate.again", "v", "again", "validate", "again", "Check everything again"),
+        ("validate.leave", "escape", "leave", "validate", "stop/back", "Stop checking, or go back"),
     )
     BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
 
@@ -92,11 +93,11 @@ class ValidateScreen(WorkScreen[None]):
         self._summary: list[Part] = []
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
+        yield Words(id="facts")
         yield VirtualList[FileRow](FILE_COLUMNS, file_cells, self.rows, id="files", key=lambda row: row.path)
-        yield Static(id="levels")
+        yield Words(id="levels")
         yield VirtualList[Finding](FINDING_COLUMNS, finding_cells, id="findings", key=id)
-        yield Static(id="detail")
+        yield Words(id="detail")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:

@@ -20,6 +20,7 @@ from textual.worker import Worker, WorkerState, get_current_worker
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text, size
+from ckpt_tui.tui.styled import for_terminal
 
 ScreenResult = TypeVar("ScreenResult")
 
@@ -103,7 +104,7 @@ class WorkScreen(Screen[ScreenResult]):
     def show(self, widget_id: str, content: Content) -> None:
         """Put `content` into a static of fixed height. Nothing is laid out anew, and nothing sent if it is the same."""
         static = self.query_one(f"#{widget_id}", Static)
-        old = static.content
+        old, content = static.content, for_terminal(self.app, content)
         if isinstance(old, Content) and old.plain == content.plain and old.spans == content.spans:
             return
         static.update(content, layout=False)

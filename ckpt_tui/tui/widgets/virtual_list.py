@@ -24,6 +24,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ckpt_tui.text import ELLIPSIS, cell_width, fit, safe_text
+from ckpt_tui.tui.styled import PLAIN_GLYPHS, has_glyphs
 
 T = TypeVar("T")
 
@@ -388,14 +389,14 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         index = round(self.scroll_y) + y - self._header_lines
         if index >= self._count:
             if self._count == 0 and y == self._header_lines and self._empty_text:
-                text = " " * GUTTER + fit_cell(self._empty_text, max(width - GUTTER, 0))
+                text = " " * GUTTER + self._plain(fit_cell(self._empty_text, max(width - GUTTER, 0)))
                 return Strip([Segment(text, self._style("dim", base))], width).crop(0, width)
             return Strip.blank(width, base)
         return self._row_strip(index, width, base)
 
     def _header_strip(self, width: int, base: Style) -> Strip:
         parts = [fit_cell(self._columns[i].title, cells, self._columns[i].align) for i, cells in self.layout_now()]
-        text = " " * GUTTER + (" " * GAP).join(parts)
+        text = " " * GUTTER + self._plain((" " * GAP).join(parts))
         style = self.get_component_rich_style("virtual-list--header")
         return Strip([Segment(text, style)]).adjust_cell_length(width, style)
 
@@ -408,13 +409,17 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             column = self._columns[column_index]
             cell = cells[column_index]
             text, role = (cell, "") if isinstance(cell, str) else cell
-            fitted = fit_cell(text, column_width, column.align, column.keep)
+            fitted = self._plain(fit_cell(text, column_width, column.align, column.keep))
             # On the cursor's line its own colours win: roles were chosen for the ordinary background.
             style = cursor_style if is_cursor else self._style(role, base)
             if position:
                 segments.append(Segment(" " * GAP, cursor_style))
             segments.append(Segment(fitted, style))
         return Strip(segments).adjust_cell_length(width, cursor_style)
+
+    def _plain(self, text: str) -> str:
+        """`text` as this terminal can show it."""
+        return text if text.isascii() or has_glyphs(self.app) else text.translate(PLAIN_GLYPHS)
 
     def _style(self, role: str, base: Style) -> Style:
         return self.get_component_rich_style(f"virtual-list--{role}") if role else base
