@@ -109,14 +109,21 @@ def risk_parts(state: RunState) -> list[list[Part]]:
             facts.append([("last valid ", "dim"), (name, ""), (age, "dim")])
     if state.saves_that_fit is not None:
         role = "error" if state.saves_that_fit < 2 else "warning" if state.saves_that_fit < 10 else "dim"
-        facts.append([(f"{plural(state.saves_that_fit, 'save')} fit{'s' if state.saves_that_fit == 1 else ''}", role)])
+        number = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
+        facts.append([(number, role)])
     return facts
+
+
+def _few(number: int) -> str:
+    return count(number) if number < 10_000 else short_count(number)
 
 
 def trouble_parts(state: RunState) -> list[Part]:
     """What a person should know besides: bad lines, lost lines, a replaced log, alerts. Empty when all is well."""
     parts: list[Part] = [(words, _ROLES.get(role, "")) for words, role in wording.log_sentences(state)]
     for alert in reversed(state.alerts):
+        if state.phase.is_over and alert.key.startswith(f"{state.phase.value}-"):
+            continue  # the sentences about the end say it
         role = "error" if alert.severity == "error" else "warning"
         detail = f": {alert.detail}" if alert.detail else ""
         parts.insert(0, (safe_text(f"{alert.title}{detail}", 160), role))

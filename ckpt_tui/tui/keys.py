@@ -28,18 +28,18 @@ class Key(NamedTuple):
 
 OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("checkpoint.inspect", "i", "inspect", "Checkpoint", "inspect",
-        "What is in the checkpoint under the cursor (Enter too)", in_footer=True),
+        "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
         "Is it whole, finite, and good to resume from", in_footer=True),
     Key("checkpoint.mark", "space", "mark", "Checkpoint", "mark", "Mark it, to compare another one with it"),
     Key("checkpoint.diff", "d", "diff", "Checkpoint", "diff",
-        "Compare it with the marked one, or with the one saved before it", in_footer=True),
+        "Compare with the marked one, or the one before", in_footer=True),
     Key("act.resume", "r", "resume", "Acts", "resume",
-        "Relaunch the training from the newest valid checkpoint: the plan first", is_act=True, in_footer=True),
+        "Relaunch from the newest valid checkpoint", is_act=True, in_footer=True),
     Key("act.restore", "b", "restore", "Acts", "roll back",
-        "Put valid backups back, or go back to the checkpoint under the cursor: the plan first",
+        "Restore from backups, or go back to this one",
         is_act=True, in_footer=True),
-    Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or roll back back", is_act=True),
+    Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
     Key("act.stop", "S", "stop", "Acts", "stop", "Ask the training to save and end", is_act=True),
     Key("chart.zoom_in", "plus,equals_sign", "zoom(0.5)", "Chart", "zoom in", "Half of what is in view"),
     Key("chart.zoom_out", "minus", "zoom(2.0)", "Chart", "zoom out", "Twice of what is in view"),
@@ -57,7 +57,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("view.events", "e", "events", "View", "events", "The raw events of the log, with search", in_footer=True),
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
-    Key("view.feed", "t", "feed", "View", "feed", "Checkpoints or the newest events, where there is room for one"),
+    Key("view.feed", "t", "feed", "View", "feed", "Checkpoints or newest events"),
 )  # fmt: skip
 
 APP_KEYS: tuple[Key, ...] = (
@@ -69,13 +69,16 @@ APP_KEYS: tuple[Key, ...] = (
 # While they mean something else in a list: the chart's cursor has them first.
 _PRIORITY = frozenset({"left", "right", "shift+left", "shift+right"})
 
+# Textual's own are glyphs that not every font has.
+_DISPLAYED = {"enter": "Enter", "escape": "Esc", "backspace": "Bksp", "tab": "Tab", "space": "Space"}
+
 
 def bindings_of(keys: Iterable[Key]) -> list[BindingType]:
     """Textual's bindings for rows of the table."""
     return [
         Binding(
             key.key, key.action, key.label, show=key.in_footer, tooltip=key.tooltip, id=key.id,
-            priority=key.key in _PRIORITY,
+            priority=key.key in _PRIORITY, key_display=_DISPLAYED.get(key.key),
         )
         for key in keys
     ]  # fmt: skip
@@ -86,7 +89,7 @@ def key_words(key: str) -> str:
     names = {
         "question_mark": "?", "plus": "+", "equals_sign": "=", "minus": "-", "comma": ",", "less_than_sign": "<",
         "full_stop": ".", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
-        "space": "space", "pageup": "PgUp", "pagedown": "PgDn", "left": "←", "right": "→",
+        "space": "Space", "backspace": "Bksp", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn", "left": "←", "right": "→",
     }  # fmt: skip
     return " ".join(names.get(one, one) for one in key.split(","))
 

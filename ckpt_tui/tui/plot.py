@@ -92,13 +92,13 @@ def draw(curves: Sequence[Curve], x: XScale, height: int, *, is_log: bool = Fals
     if low is None or high is None:
         rows = tuple(_mark_bad(((" " * x.width, ""),), row, curves, x, unicode) for row in range(height))
         return Plot(rows, num_bad=num_bad)
-    scale = y_scale(low, high, _most_ticks(height), is_log=is_log)
+    scale = y_scale(low, high, height, is_log=is_log)
     dots = 4 if unicode else 1
     layers = [(curve.role, _layer(curve, x, height, scale, dots)) for curve in curves]
     rows = tuple(_mark_bad(_merge(layers, row, x.width, unicode), row, curves, x, unicode) for row in range(height))
     labels: dict[int, str] = {}
     for tick in scale.ticks(_most_ticks(height)):
-        row = round((1 - scale.fraction(tick.value)) * (height * dots - 1)) // dots
+        row = min(int((1 - scale.fraction(tick.value)) * height), height - 1)
         labels.setdefault(row, tick.label)
     return Plot(rows, labels, scale, num_bad)
 
@@ -127,7 +127,7 @@ def _layer(curve: Curve, x: XScale, height: int, scale: YScale, dots: int) -> La
     num_rows = height * dots
 
     def row(value: float) -> int:
-        return round((1 - scale.fraction(value)) * (num_rows - 1))
+        return min(int((1 - scale.fraction(value)) * num_rows), num_rows - 1)
 
     spans: list[Span | None] = [
         None if value is None or (scale.is_log and value[1] <= 0) else Span(row(value[1]), row(value[0]), row(value[2]))

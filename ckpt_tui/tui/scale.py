@@ -185,11 +185,12 @@ class XScale:
 
 @dataclass(frozen=True, slots=True)
 class YScale:
-    """The y axis: linear, or logarithmic where both ends are above zero. high > low."""
+    """The y axis: linear, or logarithmic where both ends are above zero. high > low; step: between linear ticks."""
 
     low: float
     high: float
     is_log: bool = False
+    step: float = 0.0
 
     def fraction(self, value: float) -> float:
         """0 at the bottom, 1 at the top; what lies outside is held at the edge."""
@@ -202,20 +203,36 @@ class YScale:
         return min(max(fraction, 0.0), 1.0)
 
     def ticks(self, most: int) -> tuple[Tick, ...]:
-        return log_ticks(self.low, self.high, most) if self.is_log else linear_ticks(self.low, self.high, most)
+        """`most` holds for a logarithmic axis; a linear one was made for its ticks."""
+        if self.is_log:
+            return log_ticks(self.low, self.high, most)
+        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
+        last = min(last, first + MAX_TICKS)
+        return tuple(Tick(i * self.step, number_label(i * self.step, self.step)) for i in range(first, last + 1))
 
 
-def y_scale(low: float, high: float, most_ticks: int, *, is_log: bool = False) -> YScale:
-    """An axis around the data whose ends are ticks, so that it does not move with every new point."""
+def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> YScale:
+    """An axis of `num_rows` lines around the data.
+
+    A linear one has its ticks in the middle of lines, all equally far apart; the smallest that holds the data. Its
+    ends are multiples of a line, so that it does not move with every new point.
+    """
     if is_log and low > 0:
         if high <= low:
             return YScale(low / 2, high * 2, is_log=True)
         margin = (high / low) ** 0.02
         return YScale(low / margin, high * margin, is_log=True)
-    if high <= low:
+    if high - low <= abs(high) * 1e-12:
         room = abs(low) * 0.1 or 1.0
         low, high = low - room, high + room
-    step = nice_step(high - low, most_ticks)
-    # Half a step of slack is enough: a whole one would waste a fifth of a small chart.
-    half = step / 2
-    return YScale(math.floor(low / half + 1e-9) * half, math.ceil(high / half - 1e-9) * half)
+    rows_per_tick = (1, 2) if num_rows < 5 else (2, 3) if num_rows < 14 else (2, 3, 4) if num_rows < 24 else (3, 4, 5)
+    power = 10.0 ** math.floor(math.log10((high - low) / num_rows))
+    fitting = []
+    for factor in (1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 500):
+        for rows in rows_per_tick:
+            row = factor * power / rows
+            bottom = math.floor(low / row + 1e-9) * row
+            if bottom + (num_rows - 0.5) * row >= high:
+                fitting.append((row, factor * power, bottom))
+    row, step, bottom = min(fitting)
+    return YScale(bottom - row / 2, bottom + (num_rows - 0.5) * row, step=step)

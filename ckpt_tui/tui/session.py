@@ -90,6 +90,7 @@ class CatalogReader:
         self._directory = directory
         self._post = post
         self._asked = threading.Event()
+        self._hurry = threading.Event()
         self._stopped = False
         self._is_full = False
         self._thread: threading.Thread | None = None
@@ -98,6 +99,8 @@ class CatalogReader:
         """Look again soon. full: every level of validation, where that is not too much to read unasked."""
         self._is_full = self._is_full or full
         self._asked.set()
+        if full:
+            self._hurry.set()
         if self._thread is None and not self._stopped:
             self._thread = threading.Thread(target=self._run, name="catalog", daemon=True)
             self._thread.start()
@@ -105,6 +108,7 @@ class CatalogReader:
     def stop(self) -> None:
         self._stopped = True
         self._asked.set()
+        self._hurry.set()
 
     def _run(self) -> None:
         from ckpt_tui.services.catalog import read_catalog
@@ -126,7 +130,8 @@ class CatalogReader:
                 )
             except Exception as error:  # noqa: BLE001 - a bug in reading a file is said, and never ends the watch
                 self._tell(SessionFailed(CkptError("A bug in ckpt-tui", f"{type(error).__name__}: {error}")))
-            time.sleep(CATALOG_INTERVAL_S)
+            self._hurry.wait(CATALOG_INTERVAL_S)
+            self._hurry.clear()
 
     def _tell(self, message: CatalogChanged | SessionFailed) -> None:
         if not self._stopped:

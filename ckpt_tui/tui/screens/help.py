@@ -17,7 +17,7 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 if TYPE_CHECKING:
     from ckpt_tui.tui.app import CkptTuiApp
 
-COLUMNS = (Column("key", 11), Column("", 13), Column("", 20, grows=True))
+COLUMNS = (Column("key", 9), Column("", 15), Column("", 20, grows=True))
 FILE_SCREENS = ("inspect", "validate", "diff", "events", "log")
 LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "page", "A page up or down"),
              ("Home g", "first", "The first line"), ("End G", "last", "The last line"),
@@ -61,7 +61,14 @@ class HelpScreen(Screen[None]):
     """Leaves with Esc, ? or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,question_mark,q", "leave", "back", id="help.leave", tooltip="Back to where you were"),
+        Binding(
+            "escape,question_mark,q",
+            "leave",
+            "back",
+            key_display="Esc",
+            id="help.leave",
+            tooltip="Back to where you were",
+        ),
     ]
     CSS = "HelpScreen VirtualList { height: 1fr; }"
 

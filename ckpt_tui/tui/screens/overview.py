@@ -69,7 +69,7 @@ class OverviewScreen(Screen[None]):
             yield RuleLine(unicode=unicode, id="list_rule")
             yield RuleLine(unicode=unicode, id="feed_rule")
         with Horizontal(id="bottom"):
-            yield CheckpointList(id="checkpoints")
+            yield CheckpointList(unicode=unicode, id="checkpoints")
             yield Feed(id="feed")
         yield Footer(compact=True, show_command_palette=False)
 
@@ -239,7 +239,8 @@ class OverviewScreen(Screen[None]):
         if self.state is None:
             return
         rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked)
-        self.checkpoints.set_rows(rows)
+        # At the top it stays at the newest; elsewhere it stays on its checkpoint.
+        self.checkpoints.set_rows(rows, keep_cursor=self.checkpoints.cursor > 0)
         self.query_one("#list_rule", RuleLine).set(
             "checkpoints", [(checkpoint_list.summary(rows, self.catalog), "dim")] if rows else []
         )

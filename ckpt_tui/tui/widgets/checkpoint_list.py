@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckpt_tui.run.state import RunState
-from ckpt_tui.text import cell_width, count, metric, short_age, size
+from ckpt_tui.text import cell_width, count, metric, short_age, short_count, size
 from ckpt_tui.tui.judgement import verdict_words
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog, CatalogEntry
 
 COLUMNS = (
-    Column("kind", 12),
-    Column("step", 8, align="right"),
-    Column("val loss", 9, align="right"),
-    Column("size", 9, align="right", priority=2),
-    Column("age", 5, align="right", priority=1),
+    Column("kind", 11),
+    Column("step", 7, align="right"),
+    Column("val loss", 7, align="right"),
+    Column("size", 8, align="right", priority=2),
+    Column("age", 4, align="right", priority=1),
     Column("validity", 12),
     Column("", 8, grows=True),
     Column("file", 28, keep="end", priority=4),
 )
 KIND_GLYPHS = {"emergency": "⚑", "best": "★", "epoch": "◆"}
+_PLAIN = str.maketrans({"●": "o", "⚑": "^", "★": "*", "◆": "#", "✓": "+", "✖": "X", "▲": "!"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> Che
         notes.append("resume takes it")
     if entry.note:
         notes.append(entry.note)
-    if entry.backup_of:
-        notes.append(f"backup of {entry.backup_of}")
+    if entry.is_backup or entry.backup_of:
+        notes.append("previous" if "previous" in entry.name else "backup")  # its kind says of what
     if entry.removed_next:
         notes.append("removed next")
     return CheckpointRow(
@@ -102,7 +103,7 @@ def cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
     loss = metric(row.val_loss) + (" ★" if row.is_best else "  ")
     return (
         (kind, "accent" if row.is_marked else "strong" if row.kind in ("best", "emergency") else ""),
-        count(row.step),
+        count(row.step) if (row.step or 0) < 1_000_000 else short_count(row.step or 0),
         loss,
         size(row.size_bytes) if row.size_bytes else "-",
         (row.age, "dim"),
@@ -115,12 +116,25 @@ def cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
     )
 
 
+def plain_cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
+    """The same for terminals without unicode."""
+    return tuple(
+        cell.translate(_PLAIN) if isinstance(cell, str) else (cell[0].translate(_PLAIN), cell[1])
+        for cell in cells_of(row)
+    )
+
+
 class CheckpointList(VirtualList[CheckpointRow]):
     """The list with its cursor."""
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+    def __init__(self, *, unicode: bool = True, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(
-            COLUMNS, cells_of, key=lambda row: row.name, empty_text="no checkpoint yet", show_header=False, id=id
+            COLUMNS,
+            cells_of if unicode else plain_cells_of,
+            key=lambda row: row.name,
+            empty_text="no checkpoint yet",
+            show_header=False,
+            id=id,
         )
 
 
