@@ -21,7 +21,7 @@ class Config:
     n_layer: int = _setting(4, "transformer blocks", group="model", least=1)
     n_head: int = _setting(4, "attention heads; divides n_embd", group="model", least=1)
     n_embd: int = _setting(160, "width of the residual stream", group="model", least=1)
-    block_size: int = _setting(128, "tokens (bytes) of context", group="model", least=1)
+    block_size: int = _setting(64, "tokens (bytes) of context", group="model", least=1)
     dropout: float = _setting(0.0, "probability of dropping an activation", group="model", least=0.0, below=1.0)
 
     data: tuple[str, ...] = _setting((), "text files; default: the source of Python's standard library", group="data")
@@ -32,8 +32,8 @@ class Config:
     seed: int = _setting(1, "of weights, dropout and order of the data", group="data", least=0)
 
     max_steps: int = _setting(6000, "optimizer steps in all", group="optimization", least=1)
-    lr: float = _setting(1e-3, "peak learning rate", group="optimization", least=0.0)
-    min_lr: float = _setting(1e-4, "learning rate at the end of cosine, and the least of plateau",
+    lr: float = _setting(2e-3, "peak learning rate", group="optimization", least=0.0)
+    min_lr: float = _setting(2e-4, "learning rate at the end of cosine, and the least of plateau",
                              group="optimization", least=0.0)  # fmt: skip
     schedule: str = _setting("cosine", "of the learning rate after warm-up", group="optimization",
                              choices=("cosine", "constant", "plateau"))  # fmt: skip

@@ -71,7 +71,7 @@ def test_every_checkpoint_loads_without_pickle_code_and_is_complete(straight: tu
         state = torch.load(path, weights_only=True)
         assert set(state) == KEYS, path.name
         assert set(state["rng_state"]) == {"python", "numpy", "torch", "torch_cuda"}
-        assert state["args"]["lr"] == 1e-3
+        assert state["args"]["n_embd"] == 32
 
 
 def test_the_registry_agrees_with_files_and_log(straight: tuple[Path, str], tmp_path: Path) -> None:

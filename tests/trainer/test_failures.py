@@ -1,0 +1,160 @@
+"""In one process, with real training: saves that fail, numbers that are not finite, errors in the loop."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import Event
+from trainer.checkpoint.lock import DirectoryLock
+from trainer.checkpoint.state import BadCheckpointError, load
+from trainer.config import parse
+from trainer.loop import Training
+from trainer.model import GPT
+
+
+class NoSignals:
+    stop = None
+
+    def take_save_request(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Training]:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("to be or not to be, " * 300)
+
+    def made(*options: str) -> Training:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        request = parse(
+            ["--out", str(tmp_path / "run"), "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
+             "--block_size", "8", "--batch_size", "2", "--max_steps", "20", "--eval_freq", "10", "--eval_batches", "1",
+             "--checkpoint_freq", "5", "--threads", "1", *options]
+        )  # fmt: skip
+        lock = DirectoryLock(request.out)
+        try:
+            return Training(request, NoSignals())  # type: ignore[arg-type]
+        finally:
+            lock.release()
+
+    return made
+
+
+def events(training: Training) -> list[Event]:
+    lines = Path(training.directory, "events.jsonl").read_bytes().splitlines()
+    return [event for line in lines if isinstance(event := decode(line), Event)]
+
+
+def test_a_full_disk_fails_the_save_and_not_the_training(
+    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = make()
+    fsync, write = os.fsync, os.write
+    is_full = False
+
+    def failing_write(fd: int, data: bytes) -> int:
+        if is_full and len(data) > 4000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", failing_write)
+    real_save = training.saver.save
+
+    def save(state: dict, kinds: set, *rest: str) -> str | None:
+        nonlocal is_full
+        is_full = state["step"] == 10
+        return real_save(state, kinds, *rest)
+
+    monkeypatch.setattr(training.saver, "save", save)
+    assert training.run() == 0
+    assert os.fsync is fsync
+    [failed] = [event for event in events(training) if event.name == "checkpoint_failed"]
+    assert (failed.step, failed.stage, failed.kept) == (10, "write", "latest.pt")
+    assert "No space left" in failed.error
+    saved = [event.step for event in events(training) if event.name == "checkpoint_saved"]
+    assert saved == [5, 15, 20]
+    assert load(os.path.join(training.directory, "latest.pt"))["step"] == 20
+    assert not [name for name in os.listdir(training.directory) if name.startswith(".tmp")]
+
+
+def test_a_loss_that_is_not_finite_is_skipped(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make()
+    real = GPT.loss
+
+    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = real(model, inputs, targets)
+        return value * math.nan if model.training and training.progress.step == 7 else value
+
+    monkeypatch.setattr(GPT, "loss", loss)
+    assert training.run() == 0
+    [told] = [event for event in events(training) if event.name == "nonfinite"]
+    assert (told.step, told.what, told.action) == (8, "loss", "skipped")
+    assert load(os.path.join(training.directory, "latest.pt"))["step"] == 20
+
+
+def test_weights_that_are_not_finite_are_never_saved(make: Callable[..., Training]) -> None:
+    training = make()
+    assert training.saver.save(training._state(), {"rolling"}) == "rolling_step_000000.pt"
+    with torch.no_grad():
+        training.model.norm.weight[3] = math.inf
+    assert training.saver.save(training._state(), {"best"}) is None
+    [failed] = [event for event in events(training) if event.name == "checkpoint_failed"]
+    assert (failed.stage, failed.error) == ("snapshot", "model.norm.weight is not finite: such a state is not saved")
+    assert not Path(training.directory, "best_model.pt").exists()
+
+
+def test_a_training_that_diverges_ends_so(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make("--max_steps", "200")
+    monkeypatch.setattr(GPT, "loss", lambda model, *_: (model.norm.weight * math.nan).sum())
+    assert training.run() == 1
+    assert (events(training)[-1].name, events(training)[-1].status) == ("run_end", "diverged")
+    # Nothing can be better than a number that is none.
+    assert not Path(training.directory, "best_model.pt").exists()
+
+
+def test_an_error_in_a_batch_is_told_and_resumed_exactly(
+    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.checkpoint.state import fingerprint
+
+    training = make("--dropout", "0.2")
+    real = GPT.loss
+
+    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = real(model, inputs, targets)
+        if model.training and training.progress.step == 7:
+            raise RuntimeError("out of memory")
+        return value
+
+    monkeypatch.setattr(GPT, "loss", loss)
+    assert training.run() == 1
+    error, saved, end = [e for e in events(training) if e.name in ("error", "checkpoint_saved", "run_end")][-3:]
+    assert (error.type, error.message) == ("RuntimeError", "out of memory")
+    assert "Traceback" in error.traceback
+    assert (saved.kind, saved.step) == ("emergency", 7)
+    assert end.status == "failed"
+    monkeypatch.undo()
+    resumed = make("--dropout", "0.2", "--resume", "auto")
+    assert resumed.progress.step == 7
+    assert resumed.run() == 0
+    result = fingerprint(load(os.path.join(training.directory, "latest.pt")))
+    for name in os.listdir(training.directory):
+        Path(training.directory, name).unlink()
+    undisturbed = make("--dropout", "0.2")
+    assert undisturbed.run() == 0
+    assert fingerprint(load(os.path.join(training.directory, "latest.pt"))) == result
+
+
+def test_a_newer_format_is_refused_politely(make: Callable[..., Training], tmp_path: Path) -> None:
+    training = make()
+    torch.save({**training._state(), "format_version": 99}, tmp_path / "future.pt")
+    with pytest.raises(BadCheckpointError, match="newer than this trainer"):
+        load(str(tmp_path / "future.pt"))
