@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from textual.widgets import Static
 from ckpt_tui.checkpoints import validate as validate_module
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import Validation
+from ckpt_tui.events.codec import encode
+from ckpt_tui.events.schema import CheckpointSaved
 from ckpt_tui.services import validity
 from ckpt_tui.tui.screens.validate import ValidateScreen
 from ckpt_tui.tui.screens.work import ByteProgress
@@ -90,8 +94,6 @@ async def test_what_was_found_is_remembered(judged: dict[str, Validation], tmp_p
     path = tmp_path / "latest.pt"
     path.write_bytes(b"x" * 100)
     past = time.time() - 60
-    import os
-
     os.utime(path, (past, past))
     told: list[str] = []
     judged["latest.pt"] = validation(str(path))
@@ -106,10 +108,28 @@ async def test_what_was_found_is_remembered(judged: dict[str, Validation], tmp_p
     assert told == [str(path)]
 
 
+async def test_what_the_runs_records_say_is_checked_too(tmp_path: Path) -> None:
+    """A safetensors file has no checksums of its own: the digest in the log is what can tell of a flipped bit."""
+    header = b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+    content = len(header).to_bytes(8, "little") + header + bytes(range(1, 17))
+    path = tmp_path / "best_model.safetensors"
+    path.write_bytes(content)
+    saved = CheckpointSaved(
+        seq=1, ts=time.time() + 1, session=1, step=7, path=path.name, kind="best", bytes=len(content),
+        digest="sha256:" + hashlib.sha256(content[:-1] + b"x").hexdigest(),
+    )  # fmt: skip
+    (tmp_path / "events.jsonl").write_bytes(encode(saved))
+    app = ScreenApp(ValidateScreen([str(path)]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖ damaged" in seen_text(app)
+        assert "integrity ✖ fail" in seen_text(app)
+
+
 async def test_esc_stops_the_checking_and_then_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     started, stopped = threading.Event(), threading.Event()
 
-    def slow(path: str, *, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], None]) -> Validation:
+    def slow(path: str, *, is_cancelled: Callable[[], bool], on_bytes: Callable[[int], None], **_: Any) -> Validation:
         started.set()
         deadline = time.monotonic() + 10
         while not is_cancelled() and time.monotonic() < deadline:

@@ -121,8 +121,10 @@ class ValidateScreen(WorkScreen[None]):
 
     def _validate_all(self, paths: list[str]) -> list[Validation]:
         """Runs in a thread: touches no widget, posts a message a file."""
+        from ckpt_tui.checkpoints.registry import sniff
         from ckpt_tui.checkpoints.validate import validate_checkpoint
         from ckpt_tui.services import validity
+        from ckpt_tui.services.recorded import recorded_facts
 
         is_cancelled = worker_is_cancelled()
         done: list[Validation] = []
@@ -130,7 +132,14 @@ class ValidateScreen(WorkScreen[None]):
             if is_cancelled():
                 break
             progress = ByteProgress(self, "validate", f"checking {self.rows[index].name}:", _size_of(path))
-            validation = validate_checkpoint(path, on_bytes=progress.add, is_cancelled=is_cancelled)
+            recorded = recorded_facts(path)
+            validation = validate_checkpoint(
+                path,
+                digest=recorded.digest_for(has_own_checksums=sniff(path) == "torch-zip"),
+                expected_step=recorded.step if recorded.is_certain else None,
+                on_bytes=progress.add,
+                is_cancelled=is_cancelled,
+            )
             validity.remember(validation)
             done.append(validation)
             self.post_message(Judged(index, validation))
