@@ -59,8 +59,13 @@ def changed_registry(directory: str, removed: frozenset[str], copied: Mapping[st
     for name, source in copied.items():
         known = by_name.get(source)
         if known is not None:
-            # A copy has its source's time and digest: they are those of the content.
-            kept.append({**known, _PATH: name, "kind": _kind_of(name, known), "is_best": name == BEST_NAME})
+            # A copy has its source's time and digest: they are those of the content. Its inode is not known before
+            # it is in place; without one the trainer looks at the file itself.
+            row = {**known, _PATH: name, "kind": _kind_of(name, known), "is_best": name == BEST_NAME}
+            facts = read_name(name)
+            row.update({"is_backup": bool(facts and facts.is_backup)} if "is_backup" in known else {})
+            row.update({"inode": None} if "inode" in known else {})
+            kept.append(row)
     raw[_LIST] = kept
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
 

@@ -135,7 +135,8 @@ def _choose(
         entry = _named(directory, catalog, source)
         return entry, validity.check(entry.path, on_bytes=on_bytes), []
     passed_over: list[tuple[CatalogEntry, str]] = []
-    for entry in resume_order(catalog.entries):
+    # Damaged ones of which nobody knows the step come first: they may be the newest, and are told either way.
+    for entry in sorted(resume_order(catalog.entries), key=lambda e: not (e.is_bad and e.step is None)):
         if entry.name.endswith(".safetensors") or (entry.step is None and not entry.is_bad):
             continue
         validation = validity.check(entry.path, on_bytes=on_bytes)

@@ -260,6 +260,7 @@ class TestRecords:
         carry_out(plan_rollback(str(directory), "200"))
         rows = json.loads((directory / "registry.json").read_text())["checkpoints"]
         assert {row["path"]: row["step"] for row in rows} == {path.name: 200 for path in directory.glob("*.pt")}
+        assert {row["path"]: row["kind"] for row in rows}["best_model.pt"] == "best"
         for row in rows:
             assert row["bytes"] == (directory / row["path"]).stat().st_size
 

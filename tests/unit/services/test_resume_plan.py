@@ -51,6 +51,14 @@ def test_damaged_newest_is_passed_over_and_its_cost_is_told(tmp_path: Path) -> N
     assert plan.steps_redone == 137
 
 
+def test_damaged_one_of_unknown_step_is_told(tmp_path: Path) -> None:
+    directory = run_with_command(tmp_path / "run")
+    (directory / "latest.pt").write_bytes(b"")
+    plan = plan_resume(str(directory))
+    assert plan.checkpoint_name == "rolling_step_000400.pt"
+    assert "Passed over: latest.pt is damaged." in plan.sentences
+
+
 def test_nothing_valid_is_refused_with_every_reason(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     directory.mkdir()
