@@ -1,7 +1,8 @@
 """One pass over a file's bytes that feeds everything which needs them: checksums, NaN and Inf, holes, a digest.
 
-The file goes through one small window that stays in the cache, so that each byte is fetched from memory once and the
-rest of the work is nearly free: reading is what costs. Memory does not grow with the file.
+The file goes through a small window that stays in the cache, so that each byte is fetched from memory once and the
+rest of the work is nearly free: reading is what costs. A large file is shared among a few threads, each with a window
+of its own; reading and checking run outside the interpreter's lock. Memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 512 * 1024  # measured: smaller costs calls, larger leaves the cache
 PAGE_BYTES = 4096  # what a file system writes at a time: holes begin and end on it
+MAX_THREADS = 4  # more do not read faster: memory is what is waited for
+MIN_SHARE_BYTES = 64 * 1024 * 1024  # below this a thread costs more than it brings
 _MAX_RUNS = 10_000  # zero runs remembered
 _ELEMENT_BYTES = 16  # the largest element: slices of a region begin at a multiple of it
 
@@ -110,21 +113,92 @@ def read_once(
     all; the rest is marked as not read (a hostile archive can claim petabytes). Raises CkptError when the device
     fails, and Cancelled.
     """
+    in_order = sorted(regions, key=lambda region: region.offset)
+    shares = [in_order] if digest is not None else _shares(in_order, file_bytes)
+    if len(shares) == 1:
+        window = _Window(descriptor, file_bytes, digest, find_zero_pages, on_bytes, is_cancelled)
+        _read_share(window, in_order, 2 * file_bytes + WINDOW_BYTES)
+        if digest is not None:
+            window.finish()
+        return window.result
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event, Lock
+
+    lock, stopped = Lock(), Event()
+
+    def advance(num_bytes: int) -> None:
+        with lock:
+            if on_bytes is not None:
+                on_bytes(num_bytes)
+
+    def is_stopped() -> bool:
+        with lock:
+            return stopped.is_set() or (is_cancelled is not None and is_cancelled())
+
+    def read(share: Sequence[Region]) -> PassResult:
+        window = _Window(descriptor, file_bytes, None, find_zero_pages, advance, is_stopped)
+        try:
+            _read_share(window, share, 2 * file_bytes // len(shares) + WINDOW_BYTES)
+        except BaseException:
+            stopped.set()  # what one thread cannot read the others need not
+            raise
+        return window.result
+
+    with ThreadPoolExecutor(len(shares), thread_name_prefix="read") as pool:
+        reads = [pool.submit(read, share) for share in shares]
+    errors = [error for done in reads if (error := done.exception()) is not None]
+    if errors:
+        # The others were only told to stop.
+        raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+    return _joined([done.result() for done in reads])
+
+
+def _shares(in_order: Sequence[Region], file_bytes: int) -> list[Sequence[Region]]:
+    """Neighbouring regions in shares of about the same size; one share when there is little to read."""
+    sizes = [region.size_bytes if region.stored_bytes is None else region.stored_bytes for region in in_order]
+    total = sum(sizes)
+    num_shares = min(MAX_THREADS, os.cpu_count() or 1, total // MIN_SHARE_BYTES)
+    if num_shares < 2 or total > file_bytes:
+        return [in_order]
+    shares: list[Sequence[Region]] = []
+    begin = taken = 0
+    for place, size in enumerate(sizes):
+        taken += size
+        if taken >= total * (len(shares) + 1) // num_shares:
+            shares.append(in_order[begin : place + 1])
+            begin = place + 1
+    return shares
+
+
+def _joined(results: Sequence[PassResult]) -> PassResult:
+    whole = PassResult()
+    for result in results:
+        whole.regions += result.regions
+        whole.bytes_read += result.bytes_read
+        for begin, end in result.zero_runs:
+            if whole.zero_runs and begin <= whole.zero_runs[-1][1]:
+                whole.zero_runs[-1] = (whole.zero_runs[-1][0], max(end, whole.zero_runs[-1][1]))
+            else:
+                whole.zero_runs.append((begin, end))
+    return whole
+
+
+def _read_share(window: _Window, in_order: Sequence[Region], most_bytes: int) -> None:
+    """Read regions in the order of the file until they have claimed `most_bytes`."""
     from isal import isal_zlib
 
     crc32: Callable[[memoryview, int], int] = isal_zlib.crc32
     is_suspicious: Callable[[memoryview, FloatBits, bool], bool] | None = None
-    if any(region.bits is not None for region in regions):
+    if any(region.bits is not None for region in in_order):
         from ckpt_tui.checkpoints.elements import is_suspicious
-    window = _Window(descriptor, file_bytes, digest, find_zero_pages, on_bytes, is_cancelled)
     result = window.result
     claimed = 0
-    for region in sorted(regions, key=lambda region: region.offset):
+    for region in in_order:
         outcome = RegionResult(region)
         result.regions.append(outcome)
         stored = region.size_bytes if region.stored_bytes is None else region.stored_bytes
         claimed += stored
-        if claimed > 2 * file_bytes + WINDOW_BYTES:
+        if claimed > most_bytes:
             outcome.is_read = False
             continue
         inflate = None if region.stored_bytes is None else zlib.decompressobj(-15)
@@ -155,9 +229,6 @@ def read_once(
         if inflate is not None and not outcome.problem and not outcome.missing_bytes and inflated != region.size_bytes:
             outcome.problem = f"decompresses to {count(inflated)} bytes or more, not to {count(region.size_bytes)}"
         outcome.crc32 = crc
-    if digest is not None:
-        window.finish()
-    return result
 
 
 class _Window:

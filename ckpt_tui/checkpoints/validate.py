@@ -251,10 +251,10 @@ class _Judge:
             self._add("not-a-checkpoint", Severity.ERROR, error.message or error.title, error.hint)
             return "not-a-checkpoint"
         self.levels["structure"] = "fail"
-        message = (error.message or error.title).removeprefix(f"{self.path}: ")
+        message = (error.message or error.title).removeprefix(f"{self.path}: ").removeprefix(f"{self.path} is ")
         age = time.time() - before.st_mtime
         if 0 <= age < 60:
-            message += f"; it was written {duration(age)} ago and may still be being saved"
+            message += f"; written {duration(age)} ago: perhaps it is still being saved"
         self._add(_code_of(error), Severity.ERROR, message, error.hint or _ANOTHER)
         self._check_records_alone()
         return "damaged"

@@ -23,6 +23,8 @@ EXAMPLES = (
     "ckpt-tui diff a.pt b.pt --all --json",
 )
 _MAX_ROWS = 20
+_MAX_PARTS = 6
+_WEIGHTS = ("model", "model_state_dict", "state_dict", "module", "net", "weights")
 _EFFECT_ROLES = {"safe": "good", "unknown": "warn", "course": "warn", "exactness": "warn", "impossible": "bad"}
 
 
@@ -124,17 +126,23 @@ def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     words = {"removed": "only in a", "added": "only in b", "shape": "of other shape", "dtype": "of other dtype",
              "value": "changed", "unknown": "not compared", "same": "the same"}  # fmt: skip
     yield "tensors: " + (", ".join(f"{counts[k]:,} {word}" for k, word in words.items() if counts[k]) or "none")
-    changed = diff.changed_tensors
-    shown = changed if show_all else changed[:_MAX_ROWS]
-    if not shown:
-        return
+    # Optimizer moments always change more than weights: each part of the state has a table of its own.
+    parts: dict[str, list[TensorChange]] = {}
+    for change in diff.changed_tensors:
+        parts.setdefault(change.name.partition(".")[0], []).append(change)
     columns = [
         Column("tensor", shrink=True, keep="end"), Column("change"), Column("relative L2", "right"),
         Column("max abs", "right"), Column("cosine", "right"), Column(""),
     ]  # fmt: skip
-    yield from table(columns, [_tensor_row(change) for change in shown], style, indent="  ")
-    if len(changed) > len(shown):
-        yield style.paint(f"  and {len(changed) - len(shown):,} more that changed less: --all", "dim")
+    if len(parts) > _MAX_PARTS:
+        parts = {"": list(diff.changed_tensors)}  # bare weights: the first word of a name is no part of the state
+    for part, changes in sorted(parts.items(), key=lambda item: (item[0] not in _WEIGHTS, item[0])):
+        is_main = part in _WEIGHTS or len(parts) == 1
+        shown = changes if show_all else changes[: _MAX_ROWS if is_main else _MAX_ROWS // 4]
+        yield from table(columns, [_tensor_row(change) for change in shown], style, indent="  ")
+        if len(changes) > len(shown):
+            of_part = f" of {text.safe_text(part, 40)}" if part else ""
+            yield style.paint(f"  and {len(changes) - len(shown):,} more{of_part} that changed less: --all", "dim")
 
 
 def _tensor_row(change: TensorChange) -> list[Cell]:
@@ -157,6 +165,13 @@ def _tensor_row(change: TensorChange) -> list[Cell]:
     ]
 
 
+def _value_pair(a: object, b: object) -> tuple[str, str]:
+    """Two values as short as tells them apart."""
+    if isinstance(a, float) and isinstance(b, float) and f"{a:.6g}" != f"{b:.6g}":
+        return f"{a:.6g}", f"{b:.6g}"
+    return text.safe_text(a, 60), text.safe_text(b, 60)
+
+
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
@@ -168,14 +183,17 @@ def _other_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     yield f"other state: {text.plural(diff.num_other, 'difference')}"
     shown = diff.other if show_all else diff.other[:_MAX_ROWS]
     columns = [Column("value", shrink=True, keep="end"), Column("a", shrink=True), Column("b", shrink=True)]
-    rows: list[list[Cell]] = [
-        [
-            text.safe_text(change.path, 120),
-            "(not there)" if change.change == "added" else text.safe_text(change.a, 60),
-            "(not there)" if change.change == "removed" else text.safe_text(change.b, 60),
-        ]
-        for change in shown
-    ]
+    rows: list[list[Cell]] = []
+    for change in shown:
+        a, b = _value_pair(change.a, change.b)
+        absent = "(not there)"
+        rows.append(
+            [
+                text.safe_text(change.path, 120),
+                absent if change.change == "added" else a,
+                absent if change.change == "removed" else b,
+            ]
+        )
     yield from table(columns, rows, style, indent="  ")
     if diff.num_other > len(shown):
         rest = diff.num_other - len(shown)

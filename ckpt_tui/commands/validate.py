@@ -202,9 +202,9 @@ _VERDICT_MARKS = {
     "unsafe": ("✖", "x", "bad"), "incomplete": ("▲", "!", "warn"),
 }  # fmt: skip
 _OUTCOME_WORDS = {
-    "pass": ("✓ {}", "ok {}", "good"), "fail": ("✖ {} fails", "x {} fails", "bad"),
-    "not-checked": ("? {} not checked", "? {} not checked", "warn"),
-    "not-applicable": ("· {} does not apply", "- {} does not apply", "dim"),
+    "fail": ("✖ fails:", "x fails:", "bad"), "pass": ("✓", "ok", "good"),
+    "not-checked": ("? not checked:", "? not checked:", "warn"),
+    "not-applicable": ("· does not apply:", "- does not apply:", "dim"),
 }  # fmt: skip
 
 
@@ -231,11 +231,12 @@ def _validation_lines(validation: Validation, style: Style, name_width: int, is_
     yield f"{verdict} {name}  {', '.join(facts)}".rstrip()
     if is_short and not validation.findings and set(validation.levels.values()) == {"pass"}:
         return
-    words = []
-    for level, outcome in validation.levels.items():
-        with_glyph, without, role = _OUTCOME_WORDS[outcome]
-        words.append(style.paint(style.glyph(with_glyph, without).format(level), role))
-    yield "  " + "  ".join(words)
+    groups = []
+    for outcome, (with_glyph, without, role) in _OUTCOME_WORDS.items():
+        names = [level for level, found in validation.levels.items() if found == outcome]
+        if names:
+            groups.append(style.paint(f"{style.glyph(with_glyph, without)} {', '.join(names)}", role))
+    yield "  " + "  ".join(groups)
     order = {"error": 0, "warning": 1, "info": 2}
     findings = sorted(validation.findings, key=lambda finding: order[finding.severity.value])
     hints: list[str] = []

@@ -552,3 +552,54 @@ def test_records_that_overlap_do_not_multiply_the_work(tmp_path: Path) -> None:
         os.close(descriptor)
     assert sum(region.is_read for region in result.regions) == 2
     assert len(result.regions) == 1000
+
+
+@pytest.fixture
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_pass, "MIN_SHARE_BYTES", 1000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_shared_among_threads_the_findings_are_the_same(whole: Path, copy: Path) -> None:
+    assert validate(whole).levels == ALL_PASS
+    content = bytearray(whole.read_bytes())
+    for _, offset, size in records(whole):
+        content[offset + size // 2] ^= 1
+    keep_time(copy, bytes(content))
+    shared = validate(copy, levels=("integrity",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(byte_pass, "MAX_THREADS", 1)
+        alone = validate(copy, levels=("integrity",))
+    assert len(shared.findings) > 20 or shared.levels["structure"] == "fail"
+    assert shared.findings == alone.findings
+    assert shared.bytes_checked >= alone.bytes_checked
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_threads_cancel_and_report_the_error_that_stopped_them(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Cancelled):
+        validate(whole, is_cancelled=lambda: True)
+    real = os.preadv
+
+    def fails_late(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset > 8192:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fails_late)
+    validation = validate(whole)
+    assert validation.verdict == "unreadable"
+    assert "Input/output error" in words_of(validation)
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_holes_across_the_border_of_two_shares(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({str(i): torch.randn(3001) for i in range(8)}, path)
+    content = bytearray(path.read_bytes())
+    content[4096 : 15 * 4096] = bytes(14 * 4096)
+    keep_time(path, bytes(content))
+    validation = validate(path)
+    assert codes(validation) == {"hole"}
+    assert "bytes 4,096 to 61,440" in words_of(validation)
