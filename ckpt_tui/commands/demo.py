@@ -7,6 +7,7 @@ The training goes on when the watch is left; `ckpt-tui stop DIR` makes it save a
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 
@@ -41,13 +42,14 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         word = {"started": "started", "resumed": "resumed", "running": "running already"}[demo.what]
         return f"Training {word}, process {demo.pid}."
 
-    if args.no_watch or out.as_json or not sys.stdout.isatty():
+    can_watch = sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if args.no_watch or out.as_json or not can_watch:
         data: dict[str, object] = {
             "directory": demo.directory, "what": demo.what, "pid": demo.pid, "log": demo.log_path,
             "command": list(demo.command),
         }  # fmt: skip
         return CommandResult(data=data, view=lines)
-    from ckpt_tui.commands import watch
+    import ckpt_tui.commands.watch as watch
 
     parser = argparse.ArgumentParser()
     watch.add_arguments(parser)
@@ -56,4 +58,4 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         out.note("The training goes on in the background.")
         out.note(f"  watch it again: ckpt-tui watch {safe_text(args.dir, 1000)}")
         out.note(f"  stop it:        ckpt-tui stop {safe_text(args.dir, 1000)}")
-    return code if isinstance(code, CommandResult) else int(code)
+    return code
