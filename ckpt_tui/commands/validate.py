@@ -211,12 +211,13 @@ _OUTCOME_WORDS = {
 def _lines(results: list[Validation], style: Style) -> Iterator[str]:
     judged = [validation for validation in results if validation.verdict not in _UNJUDGED]
     name_width = max((text.cell_width(text.safe_text(v.path, 1000)) for v in judged), default=0)
-    name_width = min(name_width, max((style.width or _NARROW) - 42, 16))
+    name_width = min(name_width, max((style.width or _NARROW) - 38, 10))
     is_short = len(results) > 1
     for validation in judged:
         yield from _validation_lines(validation, style, name_width, is_short)
     if is_short:
-        yield _summary(results, style)
+        for line in textwrap.wrap(_summary(results), style.width or 10_000):
+            yield style.paint(line, "dim")
 
 
 def _validation_lines(validation: Validation, style: Style, name_width: int, is_short: bool) -> Iterator[str]:
@@ -231,12 +232,18 @@ def _validation_lines(validation: Validation, style: Style, name_width: int, is_
     yield f"{verdict} {name}  {', '.join(facts)}".rstrip()
     if is_short and not validation.findings and set(validation.levels.values()) == {"pass"}:
         return
-    groups = []
+    line, width = " ", 1
     for outcome, (with_glyph, without, role) in _OUTCOME_WORDS.items():
         names = [level for level, found in validation.levels.items() if found == outcome]
-        if names:
-            groups.append(style.paint(f"{style.glyph(with_glyph, without)} {', '.join(names)}", role))
-    yield "  " + "  ".join(groups)
+        if not names:
+            continue
+        group = f"{style.glyph(with_glyph, without)} {', '.join(names)}"
+        if style.width is not None and width > 1 and width + 2 + text.cell_width(group) > style.width:
+            yield line
+            line, width = " ", 1
+        line += (" " if width == 1 else "  ") + style.paint(group, role)
+        width += (1 if width == 1 else 2) + text.cell_width(group)
+    yield line
     order = {"error": 0, "warning": 1, "info": 2}
     findings = sorted(validation.findings, key=lambda finding: order[finding.severity.value])
     hints: list[str] = []
@@ -268,7 +275,7 @@ def _wrapped(sentence: str, mark: str, style: Style) -> Iterator[str]:
     )
 
 
-def _summary(results: list[Validation], style: Style) -> str:
+def _summary(results: list[Validation]) -> str:
     counts: dict[str, int] = {}
     for validation in results:
         counts[validation.verdict] = counts.get(validation.verdict, 0) + 1
@@ -278,4 +285,4 @@ def _summary(results: list[Validation], style: Style) -> str:
     verdicts = ", ".join(f"{number:,} {verdict}" for verdict, number in counts.items())
     if any(set(validation.levels.values()) == {"pass"} and not validation.findings for validation in results):
         read += "; no second line: every level passes"
-    return style.paint(f"{text.plural(len(results), 'checkpoint')}: {verdicts}{read}", "dim")
+    return f"{text.plural(len(results), 'checkpoint')}: {verdicts}{read}"
