@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +168,16 @@ async def test_leaving_stops_the_comparing(monkeypatch: pytest.MonkeyPatch) -> N
         await until(pilot, started.is_set)
         app.pop_screen()
         await until(pilot, stopped.is_set)
+
+
+async def test_two_real_files_are_compared(tmp_path: Path) -> None:
+    for name, last in (("a", 4.0), ("b", 5.0)):
+        header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+        content = struct.pack("<Q", len(header)) + header + struct.pack("<4f", 1.0, 2.0, 3.0, last)
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    app = ScreenApp(DiffScreen(str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "1 of 1 tensor" in seen_text(app), "opens on the tensors, where the difference is"
+        assert "0.183" in seen_text(app), "1 / sqrt(1 + 4 + 9 + 16)"
+        assert "1.000" in seen_text(app)

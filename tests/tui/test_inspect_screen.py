@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -303,3 +305,34 @@ async def test_a_terminal_without_glyphs_is_sent_none(
         await pilot.pause()
         assert "x Damaged checkpoint" in seen_text(app)
         assert_ascii()
+
+
+def write_safetensors(path: Path, numbers: list[float], **metadata: str) -> None:
+    """One tensor `h.0.weight` of float32, as the format's own writer lays it out."""
+    entry = {"dtype": "F32", "shape": [len(numbers)], "data_offsets": [0, 4 * len(numbers)]}
+    header = json.dumps({"__metadata__": metadata, "h.0.weight": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack(f"<{len(numbers)}f", *numbers))
+
+
+async def test_a_real_file_is_opened_and_its_values_are_read(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "best.safetensors", [1.0, 2.0, float("nan"), 4.0], lr="6e-4")
+    app = ScreenApp(InspectScreen(str(tmp_path / "best.safetensors")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "safetensors" in seen(app)[0]
+        await pilot.press("n", "x")
+        await settled(pilot)
+        for words in ("h.0.weight", "float32", "min 1.000", "max 4.000", "✖ nan 1", "first at element 2"):
+            assert words in seen_text(app), (words, seen_text(app))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 40, 110])
+async def test_a_real_file_that_was_cut_is_explained(tmp_path: Path, num_bytes: int) -> None:
+    path = tmp_path / "cut.safetensors"
+    write_safetensors(path, [1.0, 2.0, 3.0, 4.0])
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    app = ScreenApp(InspectScreen(str(path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "✖" in seen(app)[1] + seen(app)[5], seen_text(app)
+        assert "A bug in ckpt-tui" not in seen_text(app)

@@ -43,6 +43,7 @@ class ConfirmDialog(ModalScreen[bool]):
         return lines(*(line(sentence, limit=4000) for sentence in self._sentences))
 
     def compose(self) -> ComposeResult:
+        hint = "Enter answers, Esc cancels" if self._yes_label else "Enter or Esc closes"
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
@@ -51,7 +52,7 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:
                     yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
-                yield Words(line(("Enter answers, Esc cancels", "dim")), classes="dialog-hint")
+                yield Words(line((hint, "dim")), classes="dialog-hint")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

@@ -38,6 +38,7 @@ COLUMNS = (
 )
 # What a person may want to change comes first.
 _ORDER = (Effect.COURSE, Effect.EXACTNESS, Effect.SAFE, Effect.UNKNOWN, Effect.IMPOSSIBLE)
+_MOST_CHANGED = ("lr", "learning_rate", "max_steps", "total_steps")
 _IF_CHANGED = {
     Effect.COURSE: "changes the course",
     Effect.EXACTNESS: "breaks exactness if changed",
@@ -121,7 +122,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def _rows(self) -> list[SettingRow]:
         recorded = self.plan.hyperparameters or {}
         rows = [SettingRow(key, value, self.changes.get(key), effect_of(key)) for key, value in recorded.items()]
-        return sorted(rows, key=lambda row: (not row.can_change, _ORDER.index(row.effect), row.key))
+        return sorted(rows, key=_place_of)
 
     # -- drawing ------------------------------------------------------------------------------------------------
 
@@ -247,6 +248,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         else:
             self.cancel_work("plan")
             self.dismiss(None)
+
+
+def _place_of(row: SettingRow) -> tuple[object, ...]:
+    return (not row.can_change, row.key not in _MOST_CHANGED, _ORDER.index(row.effect), row.key)
 
 
 def setting_cells(row: SettingRow) -> tuple[Cell, ...]:

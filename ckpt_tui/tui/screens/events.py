@@ -92,14 +92,14 @@ def clock(ts: float) -> str:
 
 def fields_text(event: Event) -> str:
     """What an event carries besides its place and time, in a line: `loss 1.482  lr 6e-4`."""
-    fields: dict[str, Any] = {}
+    # Metrics come first: they are what a step line is read for.
+    fields: dict[str, Any] = dict(getattr(event, "metrics", {}))
     for key in event.__struct_fields__:
         if key in COMMON_FIELDS or key in ("extra", "metrics"):
             continue
         value = getattr(event, key)
         if value not in (None, "", [], {}):
             fields[key] = value
-    fields.update(getattr(event, "metrics", {}))
     fields.update(event.extra)
     shown = [f"{key} {value_text(value)}" for key, value in list(fields.items())[:MAX_FIELDS_SHOWN]]
     return safe_text("  ".join(shown), 1000)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, TensorInfo
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, fit, metric, plural, short_count, size
 from ckpt_tui.tui.screens.inspect_rows import Fact, progress_words, safety_words, when
@@ -57,14 +57,16 @@ def facts_content(path: str, opened: Opened, width: int) -> Content:
     checkpoint = opened.checkpoint
     name = Path(path).name or path
     verdict = safety_words(checkpoint)
+    is_damaged = any(finding.severity is Severity.ERROR for finding in checkpoint.findings)
+    damage: list[Part] = [("✖ damaged (f says how)", "error"), "  "] if is_damaged else []
     saved_at = when(checkpoint.progress.get("saved_at"))
     for saved in (f" · saved {saved_at}", f" · saved {saved_at[11:]}", "") if saved_at else ("",):
         right: list[Part] = [(f"{checkpoint.format} · {size(checkpoint.size_bytes)}{saved} · ", "dim"), verdict]
         room = width - parts_width(right) - 2
         if room >= min(len(name), 24):
             top = spread([(_fit(name, room), "strong")], right, width)
-            return lines(top, _progress_line(opened, [], width))
-    return lines(line((_fit(name, width), "strong")), _progress_line(opened, [verdict, "  "], width))
+            return lines(top, _progress_line(opened, damage, width))
+    return lines(line((_fit(name, width), "strong")), _progress_line(opened, [verdict, "  ", *damage], width))
 
 
 def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
