@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import stat
 
+from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.facts import add_facts
+from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.readers.base import READERS
@@ -21,7 +22,7 @@ def sniff(path: str | os.PathLike[str]) -> str | None:
     try:
         with _open(os.fspath(path)) as file:
             file_bytes = os.fstat(file.fileno()).st_size
-            head = os.pread(file.fileno(), _HEAD_BYTES, 0)
+            head = read_exactly(file.fileno(), min(_HEAD_BYTES, file_bytes), 0, os.fspath(path))
     except (CkptError, OSError):
         return None
     return next((found for reader in READERS if (found := reader.sniff(head, file_bytes))), None)
@@ -33,14 +34,11 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
     Raises CkptError when there is none, or it cannot be decoded; damage that leaves its state readable is a finding.
     """
     where = os.fspath(path)
-    # No cycle is made that outlives the call but what the file itself holds; collecting costs a third of the time.
-    was_collecting = gc.isenabled()
-    gc.disable()
     try:
-        with _open(where) as file:
+        with _open(where) as file, GarbageHeld():
             descriptor = file.fileno()
             file_bytes = os.fstat(descriptor).st_size
-            head = os.pread(descriptor, _HEAD_BYTES, 0)
+            head = read_exactly(descriptor, min(_HEAD_BYTES, file_bytes), 0, where)
             for reader in READERS:
                 if reader.sniff(head, file_bytes) is not None:
                     checkpoint = reader.read(descriptor, file_bytes, where, limits)
@@ -48,9 +46,6 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
                     return checkpoint
     except OSError as error:
         raise from_os_error(error, where) from error
-    finally:
-        if was_collecting:
-            gc.enable()
     raise _not_a_checkpoint(where, head)
 
 
