@@ -6,10 +6,10 @@ that the file merely claims. Not `zipfile`: it dies on what we must describe and
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from struct import Struct
 
+from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.errors import CkptError
@@ -62,18 +62,16 @@ def read_zip_index(descriptor: int, file_bytes: int, path: str, limits: ReadLimi
         raise _damaged(path, f"its central directory claims {count(num_entries)} records")
     if start + size > end or num_entries * _CENTRAL.size > size:
         raise _damaged(path, f"its central directory does not fit into the {count(file_bytes)} bytes of the file")
-    directory = os.pread(descriptor, size, start)
-    if len(directory) != size:
-        raise _damaged(path, "the file ends inside its central directory")
+    directory = read_exactly(descriptor, size, start, path)
     _parse(directory, num_entries, path, index)
-    _locate(descriptor, start, index)
+    _locate(descriptor, start, path, index)
     return index
 
 
 def _find_directory(descriptor: int, file_bytes: int, path: str, findings: list[Finding]) -> tuple[int, int, int, int]:
     """(start, size, number of records, where it must have ended)."""
     tail_start = max(file_bytes - _END.size - _MAX_COMMENT - _LOCATOR.size, 0)
-    tail = os.pread(descriptor, file_bytes - tail_start, tail_start)
+    tail = read_exactly(descriptor, file_bytes - tail_start, tail_start, path)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + _END.size > len(tail):
         raise CkptError(
@@ -97,7 +95,7 @@ def _find_directory(descriptor: int, file_bytes: int, path: str, findings: list[
         )
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at - _LOCATOR.size + 4] == b"PK\x06\x07":
         _, _, end64, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        record = os.pread(descriptor, _END64.size, end64) if end64 + _END64.size <= end else b""
+        record = read_exactly(descriptor, _END64.size, end64, path) if end64 + _END64.size <= end else b""
         if len(record) != _END64.size or record[:4] != b"PK\x06\x06":
             raise _damaged(path, "its zip64 end record is not where the locator says")
         num64, size64, start64 = _END64.unpack(record)[7:10]
@@ -160,9 +158,9 @@ def _zip64_sizes(extra: bytes, size: int, packed: int, local: int) -> tuple[int,
     return size, packed, local
 
 
-def _locate(descriptor: int, directory_start: int, index: ZipIndex) -> None:
+def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex) -> None:
     """Find where the data of each record begins, by its local header, and what does not agree with it."""
-    pread, unpack, size_local = os.pread, _LOCAL.unpack_from, _LOCAL.size
+    unpack, size_local = _LOCAL.unpack_from, _LOCAL.size
     seen: set[str] = set()
     note = _Notes(index.findings)
     for entry in index.entries:
@@ -173,8 +171,8 @@ def _locate(descriptor: int, directory_start: int, index: ZipIndex) -> None:
         raw_name = name.encode("utf-8", "surrogateescape")
         header_end = entry.header_offset + size_local + len(raw_name)
         header = (
-            pread(descriptor, size_local + len(raw_name), entry.header_offset)
-            if (header_end <= directory_start)
+            read_exactly(descriptor, size_local + len(raw_name), entry.header_offset, path)
+            if header_end <= directory_start
             else b""
         )
         if len(header) < size_local or header[:4] != b"PK\x03\x04":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo, TensorRef
 from ckpt_tui.errors import CkptError
@@ -27,7 +26,7 @@ class SafetensorsReader:
         return "safetensors" if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0" else None
 
     def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits) -> Checkpoint:
-        header_bytes = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+        header_bytes = int.from_bytes(read_exactly(descriptor, 8, 0, path), "little")
         if header_bytes > file_bytes - 8:
             raise _damaged(
                 path,
@@ -35,7 +34,7 @@ class SafetensorsReader:
             )
         if header_bytes > limits.max_json_bytes:
             raise CkptError("Not readable", f"{path}: a header of {size(header_bytes)} is too large")
-        header = _parse(os.pread(descriptor, header_bytes, 8), path)
+        header = _parse(read_exactly(descriptor, header_bytes, 8, path), path)
         metadata = header.pop("__metadata__", {})
         checkpoint = Checkpoint(path, "safetensors", file_bytes)
         if isinstance(metadata, dict):

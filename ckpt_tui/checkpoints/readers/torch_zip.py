@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, decode_pickle
@@ -41,7 +40,10 @@ class TorchZipReader:
         for note in ("version", "byteorder"):
             entry = by_name.get(prefix + note)
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
-                words = os.pread(descriptor, entry.size_bytes, entry.offset).decode("ascii", "replace").strip()
+                raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
+                words = raw.decode("ascii", "replace").strip()
+                    read_exactly(descriptor, entry.size_bytes, entry.offset, path).decode("ascii", "replace").strip()
+                )
                 checkpoint.metadata[note] = words
         if checkpoint.metadata.get("byteorder") == "big":
             checkpoint.byteorder = "big"
@@ -70,7 +72,7 @@ def _decode(descriptor: int, entry: ZipEntry, path: str, limits: ReadLimits) -> 
         raise CkptError("Damaged checkpoint", f"{path}: {entry.name} has no bytes to read", _HINT)
     if max(entry.size_bytes, entry.compressed_bytes) > limits.max_pickle_bytes:
         raise CkptError("Not readable", f"{path}: {entry.name} is {size(entry.size_bytes)}, too large for a pickle")
-    data = os.pread(descriptor, entry.compressed_bytes, entry.offset)
+    data = read_exactly(descriptor, entry.compressed_bytes, entry.offset, path)
     if entry.method == 8:
         from zlib import decompressobj, error
 
