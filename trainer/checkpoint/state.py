@@ -53,6 +53,13 @@ class Buffer(io.RawIOBase):
         return memoryview(self._bytes)[: self._size]
 
 
+def serialised(state: Mapping[str, Any]) -> memoryview:
+    """`state` as the bytes of a checkpoint file, in memory of its own."""
+    buffer = Buffer()
+    torch.save(state, buffer)
+    return buffer.view()
+
+
 def rng_state() -> dict[str, Any]:
     """The global generators. Tensors and plain types instead of the tuples and arrays that would need pickle code."""
     version, words, gauss = random.getstate()
