@@ -42,8 +42,6 @@ class TorchZipReader:
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
                 raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
                 words = raw.decode("ascii", "replace").strip()
-                    read_exactly(descriptor, entry.size_bytes, entry.offset, path).decode("ascii", "replace").strip()
-                )
                 checkpoint.metadata[note] = words
         if checkpoint.metadata.get("byteorder") == "big":
             checkpoint.byteorder = "big"
