@@ -34,6 +34,7 @@ class ScreenRow:
     title: str
 
 
+FIRST_CATALOG_DELAY_S = 0.25
 _HERE = "ckpt_tui.tui.screens"
 SCREENS: tuple[ScreenRow, ...] = (
     ScreenRow("overview", f"{_HERE}.overview:OverviewScreen", "", "Overview"),
@@ -105,7 +106,6 @@ class CkptTuiApp(App[None]):
 
     def on_mount(self) -> None:
         self.run_worker(self._follow, name="follow", group="follow", thread=True, exit_on_error=False)
-        self.catalog_reader.ask()
 
     def on_unmount(self) -> None:
         self.catalog_reader.stop()
@@ -126,8 +126,10 @@ class CkptTuiApp(App[None]):
         saves = (len(message.state.saves), message.state.saves[-1:], message.state.session)
         has_died = message.state.phase.is_over and not self._was_over
         if saves != self._saves_seen or has_died:
+            # The first look at the files waits until the first picture is there: reading them costs its imports.
+            delay_s = FIRST_CATALOG_DELAY_S if self._saves_seen is None else 0.001
             self._saves_seen = saves
-            self.catalog_reader.ask(full=has_died)
+            self.set_timer(delay_s, lambda: self.catalog_reader.ask(full=has_died))
         self._was_over = message.state.phase.is_over
         self._overview().show_state(message.state, message.progress)
 

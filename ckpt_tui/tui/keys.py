@@ -89,7 +89,8 @@ def key_words(key: str) -> str:
     names = {
         "question_mark": "?", "plus": "+", "equals_sign": "=", "minus": "-", "comma": ",", "less_than_sign": "<",
         "full_stop": ".", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
-        "space": "Space", "backspace": "Bksp", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn", "left": "←", "right": "→",
+        "space": "Space", "backspace": "Bksp", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn",
+        "left": "←", "right": "→",
     }  # fmt: skip
     return " ".join(names.get(one, one) for one in key.split(","))
 

@@ -225,7 +225,11 @@ def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> 
     if high - low <= abs(high) * 1e-12:
         room = abs(low) * 0.1 or 1.0
         low, high = low - room, high + room
-    rows_per_tick = (1, 2) if num_rows < 5 else (2, 3) if num_rows < 14 else (2, 3, 4) if num_rows < 24 else (3, 4, 5)
+    rows_per_tick = next(
+        rows
+        for below, rows in ((5, (1, 2)), (9, (2,)), (14, (2, 3)), (24, (2, 3, 4)), (1e9, (3, 4, 5)))
+        if num_rows < below
+    )
     power = 10.0 ** math.floor(math.log10((high - low) / num_rows))
     fitting = []
     for factor in (1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 500):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.style import Style
 from textual.theme import Theme
 
 OWN_THEME = Theme(
@@ -42,6 +43,23 @@ OWN_THEME = Theme(
     },
 )
 ANSI_THEME_NAME = "ansi-dark"
+
+# What a role looks like: in our own theme (colours of the 256), and in a terminal's own sixteen.
+_ROLES = {
+    "good": ("#5fd787", "green"),
+    "warning": ("#ffaf5f", "yellow"),
+    "error": ("bold #ff5f5f", "bold red"),
+    "accent": ("#5fd7ff", "cyan"),
+    "dim": ("#8a8a8a", "dim"),
+    "strong": ("bold", "bold"),
+    "track": ("#626262", "dim"),
+    "train": ("#5fafff", "blue"),
+    "val": ("#d787ff", "magenta"),
+    "abandoned": ("#767676", "dim"),
+    "bad": ("bold #ff5f5f", "bold red"),
+    "cursor": ("#ffaf5f", "yellow"),
+    "axis": ("#8a8a8a", "dim"),
+}
 
 _MANY_COLOUR_TERMS = ("kitty", "alacritty", "wezterm", "ghostty", "foot", "contour")
 
@@ -88,3 +106,8 @@ def choose(env: Mapping[str, str]) -> Look:
         ansi=ansi,
         unicode=speaks_unicode(env),
     )
+
+
+def role_styles(look: Look) -> Mapping[str, Style]:
+    """How each role is drawn."""
+    return {role: Style.parse(styles[1 if look.ansi else 0]) for role, styles in _ROLES.items()}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckpt_tui.tui.app import CkptTuiApp
 
 MAX_DAMAGE_LINES = 2
+NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff", "restore"})
 
 
 class OverviewScreen(Screen[None]):
@@ -77,6 +78,9 @@ class OverviewScreen(Screen[None]):
         self.query_one("#list_rule", RuleLine).set("checkpoints", ())
         self.query_one("#feed_rule", RuleLine).set("events", ())
         self._show_chart_rule()
+
+    def on_resize(self) -> None:
+        self.refresh_bindings()  # what has no room cannot be acted on
 
     @property
     def chart(self) -> Chart:
@@ -132,8 +136,9 @@ class OverviewScreen(Screen[None]):
             word = "is damaged" if entry.validity == "damaged" else "has values that are not finite"
             backup = self._backup_of(entry.name)
             warnings.append([
-                (f"{safe_text(entry.name, 60)} {word}{note}.", "error"),
-                (f"  {safe_text(backup, 60)} is valid." if backup else "", ""),
+                (f"{safe_text(entry.name, 60)} {word}", "error"),
+                    (f", {safe_text(backup, 60)} is valid" if backup else "", ""),
+                    (f"{note}.", "dim"),
             ])  # fmt: skip
         if len(damaged) > MAX_DAMAGE_LINES:
             warnings.append([(f"{plural(len(damaged) - MAX_DAMAGE_LINES, 'more damaged checkpoint')}.", "error")])
@@ -248,6 +253,8 @@ class OverviewScreen(Screen[None]):
     # -- keys ---------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.has_class("-short") and action in NEEDS_LIST:
+            return False  # nobody shall act on a list that is not to be seen
         return not (self.cockpit.readonly and keys.is_act(action))
 
     def _row(self) -> CheckpointRow | None:

@@ -49,7 +49,7 @@ def header_lines(
             lines += _packed(facts.pace_parts(state), room, most=1) + _packed(facts.risk_parts(state), room, most=1)
         else:  # what is at risk, when it ends, how it learns: one line each
             lines += _packed(facts.risk_parts(state), room, most=1)
-            lines += _packed([fact if fact[0][0] != "eta " else fact[:2] for fact in facts.pace_parts(state)], room)
+            lines += _packed([fact[:2] for fact in facts.pace_parts(state) if fact[0][0] in ("eta ", "loss ")], room)
         lines += [_line(warning, room) for warning in warnings]
     trouble = facts.trouble_parts(state)
     if trouble:

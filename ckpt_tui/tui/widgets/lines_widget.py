@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 from rich.segment import Segment
 from rich.style import Style
@@ -12,6 +11,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from ckpt_tui.text import safe_text
+from ckpt_tui.tui.theme import Look, role_styles
 
 Cells = tuple[tuple[str, str], ...]  # (text, role), in order
 
@@ -19,41 +19,13 @@ Cells = tuple[tuple[str, str], ...]  # (text, role), in order
 class LinesWidget(Widget):
     """Subclasses make their lines in `lines_now(width, height)`; `show()` compares them and redraws what differs.
 
-    A role is the name of a component class below; text is made safe here once more, and is never markup.
-    """
-
-    ROLES: ClassVar[tuple[str, ...]] = (
-        "good", "warning", "error", "accent", "dim", "strong", "track",
-        "train", "val", "abandoned", "bad", "cursor", "axis",
-    )  # fmt: skip
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{role}" for role in ROLES}
-    DEFAULT_CSS = """
-    LinesWidget {
-        .lines--good { color: $text-success; }
-        .lines--warning { color: $text-warning; }
-        .lines--error { color: $text-error; text-style: bold; }
-        .lines--accent { color: $text-accent; }
-        .lines--dim { color: $foreground-muted; }
-        .lines--strong { text-style: bold; }
-        .lines--track { color: $foreground-muted 60%; }
-        .lines--train { color: $primary; }
-        .lines--val { color: $secondary; }
-        .lines--abandoned { color: $foreground-muted 70%; }
-        .lines--bad { color: $text-error; text-style: bold; }
-        .lines--cursor { color: $text-warning; }
-        .lines--axis { color: $foreground-muted; }
-        &:ansi {
-            .lines--dim { text-style: dim; }
-            .lines--track { text-style: dim; }
-            .lines--abandoned { text-style: dim; }
-            .lines--axis { text-style: dim; }
-        }
-    }
+    Roles are those of `theme.role_styles`; text is made safe here once more, and is never markup.
     """
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, classes=classes)
         self._lines: list[Cells] = []
+        self._role_styles: Mapping[str, Style] | None = None
         self.num_lines_redrawn = 0  # for tests: what the wire saw
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
@@ -87,7 +59,10 @@ class LinesWidget(Widget):
         return Strip(segments).adjust_cell_length(width, base)
 
     def _style(self, role: str, base: Style) -> Style:
-        return base + self.get_component_rich_style(f"lines--{role}", partial=True) if role else base
+        if self._role_styles is None:
+            # Not component classes: each of them is matched against every rule at the start, for every widget.
+            self._role_styles = role_styles(getattr(self.app, "look", Look()))
+        return base + self._role_styles[role] if role else base
 
 
 def _safe(text: str) -> str:
