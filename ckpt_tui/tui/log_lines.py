@@ -10,7 +10,7 @@ import os
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import overload
 
@@ -81,9 +81,16 @@ class LogLines:
             self.starts.pop()
 
     def span(self, index: int) -> tuple[int, int]:
-        """Where line `index` begins and ends, in bytes, its newline included."""
-        end = self.starts[index + 1] if index + 1 < len(self.starts) else self.num_bytes
-        return self.starts[index], end
+        """Where line `index` begins and ends, in bytes, its newline included; nowhere when there is none (any more).
+
+        A scan in its thread may just have found the file replaced, and a screen still ask for lines of the old one.
+        """
+        starts = self.starts
+        try:
+            return starts[index], starts[index + 1]
+        except IndexError:
+            num_bytes = self.num_bytes
+            return (starts[index], num_bytes) if index < len(starts) else (num_bytes, num_bytes)
 
     def is_partial(self, index: int) -> bool:
         """Whether the line has no newline yet: it may still be written."""
@@ -93,7 +100,7 @@ class LogLines:
         """The first megabyte of line `index`, without its newline; empty when it cannot be read any more."""
         start, end = self.span(index)
         with suppress(OSError), open(self.path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), min(end - start, MAX_LINE_BYTES), start).rstrip(b"\r\n")
+            return os.pread(file.fileno(), max(min(end - start, MAX_LINE_BYTES), 0), start).rstrip(b"\r\n")
         return b""
 
     def find(
@@ -191,4 +198,9 @@ class VisibleLines(Sequence[int]):
     def __getitem__(self, index: int | slice) -> int | Sequence[int]:
         if self.found is not None:
             return self.found[index]
-        return range(len(self._log))[index]
+        if isinstance(index, slice):
+            return range(len(self._log))[index]
+        return index  # its line may be gone by now: then it is shown empty
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self))) if self.found is None else iter(self.found)

@@ -104,6 +104,20 @@ async def test_a_log_that_is_replaced_is_read_again_and_said(log_path: Path) -> 
         assert "7 " in seen(app)[3]
 
 
+async def test_lines_that_vanish_while_they_are_drawn_are_empty(log_path: Path) -> None:
+    """A scan in its thread finds the file replaced before the screen has heard of it."""
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        screen = app.first_screen
+        screen._cached.clear()
+        screen.log_lines._start_over()
+        screen.line_list.refresh()
+        await pilot.press("o", "up")
+        await pilot.pause()
+        assert "checkpoint_saved" not in seen_text(app)
+
+
 async def test_a_log_that_is_not_there_is_explained(tmp_path: Path) -> None:
     app = ScreenApp(EventsScreen(str(tmp_path)))
     async with app.run_test(size=(80, 24)) as pilot:

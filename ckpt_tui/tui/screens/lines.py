@@ -125,6 +125,8 @@ class LinesScreen(WorkScreen[None]):
 
     def _cells(self, index: int) -> tuple[Cell, ...]:
         cells = self._cached.get(index)
+        if cells is None and index >= len(self.log_lines):
+            return ("",) * len(self.COLUMNS)
         if cells is None:
             if len(self._cached) >= MAX_CACHED_ROWS:
                 self._cached.clear()
