@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,34 @@ def test_checkpoints_are_listed_by_kind(trainer: Trainer, straight: tuple[Path, 
     assert [line for line in lines if not line.startswith(" ")][:-1] == ["latest", "rolling", "best", "epoch"]
     assert "step 200" in next(line for line in lines if " latest.pt" in line)
     assert lines[-1].startswith("11 checkpoints, ")
+
+
+def test_a_watch_that_looks_at_the_lock_is_not_in_the_way(tmp_path: Path) -> None:
+    from trainer.checkpoint.lock import LOCK_NAME, DirectoryLock
+
+    with open(tmp_path / LOCK_NAME, "w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.03, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        timer.start()
+        DirectoryLock(str(tmp_path)).release()
+        timer.join()
+
+
+def test_damage_that_left_no_trace_but_the_digest_is_found(straight: tuple[Path, str], tmp_path: Path) -> None:
+    from trainer.checkpoint.registry import Registry
+    from trainer.checkpoint.resume import find
+
+    out = tmp_path / "run"
+    shutil.copytree(straight[0], out)
+    registry = Registry(str(out))
+    registry.sync()
+    path = out / "latest.pt"
+    status = path.stat()
+    # Bytes after the end of the archive: no record of it is wrong.
+    with open(path, "ab") as file:
+        file.write(b"\x00" * 8)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    source = find(str(out), "auto", registry)
+    assert source is not None
+    assert source.rejected[0][0] == "latest.pt"
+    assert "not what was saved" in source.rejected[0][1]

@@ -12,6 +12,7 @@ from ckpt_tui.events.writer import process_started
 from trainer.errors import UsageError
 
 LOCK_NAME = "trainer.lock"
+_PATIENCE_SECONDS = 0.2
 
 
 class DirectoryLock:
@@ -20,14 +21,10 @@ class DirectoryLock:
     def __init__(self, directory: str) -> None:
         path = os.path.join(directory, LOCK_NAME)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(self._fd):
             owner = _owner(self._fd)
             os.close(self._fd)
-            raise UsageError(
-                f"Another process trains in {directory}{owner}. Stop it first, or choose another --out."
-            ) from None
+            raise UsageError(f"Another process trains in {directory}{owner}. Stop it first, or choose another --out.")
         content = {
             "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
             "started_at": time.time(),
@@ -38,6 +35,20 @@ class DirectoryLock:
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock. A watch looks at it for microseconds at every tick: only who holds it for long owns it."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
+        else:
+            return True
 
 
 def _owner(fd: int) -> str:

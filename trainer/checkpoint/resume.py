@@ -64,7 +64,7 @@ def find(directory: str, wanted: str, registry: Registry) -> Source | None:
     rejected: list[tuple[str, str]] = []
     for name, path in tried:
         try:
-            return Source(name, path, digest_of_file(path), load(path), rejected)
+            return Source(name, path, _proven_digest(path, registry.entries.get(name)), load(path), rejected)
         except (BadCheckpointError, OSError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             rejected.append((name, reason))
@@ -72,6 +72,14 @@ def find(directory: str, wanted: str, registry: Registry) -> Source | None:
         return None
     told = "".join(f"\n  {name}: {why}" for name, why in rejected)
     raise UsageError(f"--resume {wanted}: no checkpoint can be used{told}")
+
+
+def _proven_digest(path: str, entry: dict[str, Any] | None) -> str:
+    """The digest of the file, held against the one that it was saved with where that is known."""
+    digest = digest_of_file(path)
+    if entry is not None and entry["digest"] and entry["digest"] != digest:
+        raise BadCheckpointError(f"its content is not what was saved ({digest}, saved as {entry['digest']})")
+    return digest
 
 
 def put_latest_back(directory: str, registry: Registry, log: EventWriter) -> bool:

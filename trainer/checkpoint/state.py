@@ -44,7 +44,10 @@ class Buffer(io.RawIOBase):
         view = memoryview(data).cast("B")
         end = self._size + len(view)
         if end > len(self._bytes):
-            self._bytes.extend(bytes(max(end, 2 * len(self._bytes)) - len(self._bytes)))
+            # New memory, and not a longer one: somebody may still hold a view of this.
+            grown = bytearray(max(end, 2 * len(self._bytes)))
+            grown[: self._size] = memoryview(self._bytes)[: self._size]
+            self._bytes = grown
         self._bytes[self._size : end] = view
         self._size = end
         return len(view)
