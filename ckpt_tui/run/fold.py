@@ -137,7 +137,7 @@ class RunFold:
             session.first_step, session.first_step_ts = steps[0], ts[0]
             session.last_step_ts = ts[0]
             self._continue_from(session, steps[0] - 1)
-        elif steps[0] < session.last_step:
+        elif steps[0] < session.last_logged_step:
             self._go_back(session, steps[0] - 1, ts[0])
         gaps = list(map(sub, ts, [session.last_step_ts, *ts[:-1]]))
         if min(gaps) >= 0:
@@ -146,7 +146,8 @@ class RunFold:
             session.trained_s += sum(gap for gap in gaps if gap > 0)
         since_last_event = max(ts[0] - session.last_ts, 0.0)
         self._longest_pause_s = max(self._longest_pause_s, since_last_event, *gaps[1:])
-        session.last_step, session.last_step_ts, session.last_ts = steps[-1], ts[-1], ts[-1]
+        session.last_logged_step, session.last_step_ts, session.last_ts = steps[-1], ts[-1], ts[-1]
+        session.last_step = max(session.last_step, steps[-1])
         self._recent.extend(zip(steps[-256:], ts[-256:], strict=True))
         if block[-1].epoch is not None:
             self._epoch = block[-1].epoch
@@ -227,6 +228,7 @@ class RunFold:
     def _go_back(self, session: SessionRecord, step: int, ts: float) -> None:
         """Steps went back without a new session: a roll-back in the loop."""
         lost = session.last_step - max(step, 0)
+        session.last_step = max(step, 0)
         self._lost_steps += lost
         session.retrained_steps += lost
         for builder in self._series.values():
@@ -256,6 +258,8 @@ class RunFold:
             if is_of_training:  # what a person did to the files afterwards is no sign of life
                 self._longest_pause_s = max(self._longest_pause_s, event.ts - session.last_ts)
                 session.last_ts = event.ts
+            if not isinstance(event, CheckpointRestored):  # tells of a file's step, not of the training's
+                session.last_step = max(session.last_step, event.step)
         apply = _APPLY.get(type(event))
         if apply is not None:
             apply(self, event, session)

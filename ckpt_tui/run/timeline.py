@@ -14,7 +14,10 @@ END_PHASES = {
 
 @dataclass(slots=True)
 class SessionRecord:
-    """A session while it is folded. lost_steps counts what later sessions trained again of it."""
+    """A session while it is folded. lost_steps counts what later sessions trained again of it.
+
+    last_step: the last step that any of its events told of; last_logged_step: of its step events, which pace needs.
+    """
 
     number: int
     start_step: int
@@ -23,6 +26,7 @@ class SessionRecord:
     last_ts: float
     first_step: int | None = None  # of its first step event
     first_step_ts: float = 0.0
+    last_logged_step: int = 0
     last_step_ts: float = 0.0
     trained_s: float = 0.0  # between step events, never negative
     phase: Phase = Phase.RUNNING
@@ -38,9 +42,9 @@ class SessionRecord:
     @property
     def seconds_per_step(self) -> float | None:
         """Its own pace between its first and last step event, evaluation and saving included."""
-        if self.first_step is None or self.last_step <= self.first_step or self.trained_s <= 0:
+        if self.first_step is None or self.last_logged_step <= self.first_step or self.trained_s <= 0:
             return None
-        return self.trained_s / (self.last_step - self.first_step)
+        return self.trained_s / (self.last_logged_step - self.first_step)
 
     def freeze(self, phase: Phase, reason: str, lost_steps: int, pace: float) -> Session:
         return Session(
@@ -55,7 +59,7 @@ def pace_of(records: list[SessionRecord]) -> float:
     """Seconds a step over all sessions, 0 when not known."""
     seconds = sum(record.trained_s for record in records if record.seconds_per_step is not None)
     steps = sum(
-        record.last_step - (record.first_step or 0) for record in records if record.seconds_per_step is not None
+        record.last_logged_step - (record.first_step or 0) for record in records if record.seconds_per_step is not None
     )
     return seconds / steps if steps > 0 else 0.0
 
@@ -69,7 +73,7 @@ def lost_so_far(records: list[SessionRecord], retrained_steps: int, lost_now: in
     """
     pace = pace_of(records)
     first = min((record.first_step for record in records if record.first_step is not None), default=0)
-    without_crash = (max((record.last_step for record in records), default=0) - first) * pace
+    without_crash = (max((record.last_logged_step for record in records), default=0) - first) * pace
     overhead: float | None = None
     if without_crash > 0 and retrained_steps:
         overhead = sum(record.trained_s for record in records) / without_crash - 1

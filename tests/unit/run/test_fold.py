@@ -145,3 +145,22 @@ def test_what_the_viewer_did_afterwards_is_no_sign_of_life() -> None:
     assert (after.last_ts, len(after.sessions), after.phase) == (before.last_ts, 1, Phase.CRASHED)
     assert after.sessions[0].last_ts == before.sessions[0].last_ts
     assert after.feed[-1].name == "checkpoint_restored"
+
+
+def test_every_event_moves_the_run_on_and_an_emergency_save_is_the_newest() -> None:
+    """Step events come every 10 steps: the save and the end at 10,702 tell of steps that none of them tells of."""
+    log = LogText()
+    log.add("run_start", total_steps=12_700)
+    for step in range(10_600, 10_701, 10):
+        log.add("step", step, ts=1000.0 + (step - 10_600) / 10, loss=1.0)
+    log.add("checkpoint_saved", 10_700, ts=1010.1, path="rolling_step_010700.pt", kind="rolling")
+    log.add("checkpoint_saved", 10_702, ts=1010.3, path="emergency_step_010702.pt", kind="emergency",
+            names=["emergency_step_010702.pt", "latest.pt"])  # fmt: skip
+    log.add("run_end", 10_702, ts=1010.4, status="preempted", reason="SIGTERM")
+    state = fold_of(log).state(1011.0)
+    assert (state.step, state.sessions[-1].last_step) == (10_702, 10_702)
+    assert (state.at_risk.checkpoint, state.at_risk.steps) == ("emergency_step_010702.pt", 0)  # type: ignore[union-attr]
+    assert "Nothing was lost: emergency 10,702 holds the last step." in [words for words, _ in end_sentences(state)]
+    assert state.steps_per_s == pytest.approx(10.0)
+    kept = fold_of(log).state(1011.0, invalid_checkpoints={"emergency_step_010702.pt", "latest.pt"})
+    assert kept.at_risk.steps == 2  # type: ignore[union-attr]
