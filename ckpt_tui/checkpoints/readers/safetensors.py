@@ -33,7 +33,11 @@ class SafetensorsReader:
                 f"its header claims {count(header_bytes)} bytes, the file has {count(file_bytes)}: it is cut short",
             )
         if header_bytes > limits.max_json_bytes:
-            raise CkptError("Not readable", f"{path}: a header of {size(header_bytes)} is too large")
+            raise CkptError(
+                "Not readable",
+                f"{path}: a header of {size(header_bytes)} is too large: up to {size(limits.max_json_bytes)} is read",
+                "It may have been made to harm.",
+            )
         header = _parse(read_exactly(descriptor, header_bytes, 8, path), path)
         metadata = header.pop("__metadata__", {})
         checkpoint = Checkpoint(path, "safetensors", file_bytes)
@@ -70,9 +74,11 @@ def _parse(raw: bytes, path: str) -> dict[str, object]:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _damaged(path, f"its header names {safe_text(twice)} twice")
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise _damaged(path, f"its header names {safe_text(name)} twice")
+                seen.add(name)
         return found
 
     try:
@@ -109,8 +115,12 @@ def _tensor(name: str, entry: object, path: str) -> tuple[TensorInfo, int, int]:
         step *= max(extent, 1)
         num_bytes *= extent
     if num_bytes != end - begin:
-        raise _damaged(path, f"{where}: its shape needs another number of bytes than the {count(end - begin)} it has")
+        raise _damaged(path, f"{where}: its shape needs {_needed(num_bytes)} bytes, it has {count(end - begin)}")
     return TensorInfo(name, "", tuple(shape), dtype, num_bytes, name, tuple(reversed(stride))), begin, end
+
+
+def _needed(num_bytes: int) -> str:
+    return count(num_bytes) if num_bytes < 1 << 63 else "more than 2^63"
 
 
 def _are_counts(value: object) -> bool:
