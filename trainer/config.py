@@ -31,7 +31,7 @@ class Config:
     )
     seed: int = _setting(1, "of weights, dropout and order of the data", group="data", least=0)
 
-    max_steps: int = _setting(6000, "optimizer steps in all", group="optimization", least=1)
+    max_steps: int = _setting(10_000, "optimizer steps in all", group="optimization", least=1)
     lr: float = _setting(2e-3, "peak learning rate", group="optimization", least=0.0)
     min_lr: float = _setting(2e-4, "learning rate at the end of cosine, and the least of plateau",
                              group="optimization", least=0.0)  # fmt: skip
