@@ -147,29 +147,29 @@ def _tensor_changes(
     known: dict[tuple[object, ...], TensorChange] = {}  # tied tensors are compared once
     changes = []
     for key in {**of_a, **of_b}:
-        if is_cancelled is not None and is_cancelled():
-            raise Cancelled
         tensor_a, tensor_b = of_a.get(key), of_b.get(key)
-        if tensor_a is None or tensor_b is None:
-            only = tensor_a or tensor_b
-            assert only is not None
-            changes.append(
-                TensorChange(
-                    _display_name(only),
-                    "added" if tensor_a is None else "removed",
-                    tensor_a.shape if tensor_a else None,
-                    tensor_b.shape if tensor_b else None,
-                    tensor_a.dtype if tensor_a else None,
-                    tensor_b.dtype if tensor_b else None,
-                    size_bytes=only.size_bytes,
-                )
-            )
+        if tensor_a is not None and tensor_b is not None:
+            if is_cancelled is not None and is_cancelled():
+                raise Cancelled
+            views = (_view(tensor_a), _view(tensor_b))
+            change = known.get(views)
+            if change is None:
+                known[views] = change = _compare(a, tensor_a, b, tensor_b, with_values, reading, is_cancelled)
+            changes.append(_renamed(change, _display_name(tensor_a)))
             continue
-        views = (_view(tensor_a), _view(tensor_b))
-        change = known.get(views)
-        if change is None:
-            known[views] = change = _compare(a, tensor_a, b, tensor_b, with_values, reading, is_cancelled)
-        changes.append(_renamed(change, _display_name(tensor_a)))
+        only = tensor_a or tensor_b
+        assert only is not None
+        changes.append(
+            TensorChange(
+                _display_name(only),
+                "added" if tensor_a is None else "removed",
+                tensor_a.shape if tensor_a else None,
+                tensor_b.shape if tensor_b else None,
+                tensor_a.dtype if tensor_a else None,
+                tensor_b.dtype if tensor_b else None,
+                size_bytes=only.size_bytes,
+            )
+        )
     return sorted(changes, key=_by_size_of_change)
 
 

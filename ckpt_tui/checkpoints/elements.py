@@ -24,7 +24,7 @@ from ckpt_tui.text import count, safe_text
 
 Array = Any  # np.ndarray, whose annotations mypy is told not to read
 
-BLOCK_ELEMENTS = 256 * 1024  # elements worked on at a time: 2 MB in float64, which stays in the cache
+BLOCK_ELEMENTS = 64 * 1024  # elements worked on at a time: 512 kB in float64, which stays in the cache
 _WHOLE_SPAN_BYTES = 16 * 1024 * 1024  # views on less than this are read whole and gathered in memory
 _PIECE_BYTES = 64 * 1024  # smaller gaps than this are read over rather than skipped
 _MAX_OVERLAP = 64  # a view that shows each byte more often than this is a trick, not a tensor
@@ -255,10 +255,9 @@ class ElementReader:
         assert self._descriptor is not None
         size = num_elements * self.item_bytes
         position = self._storage.offset + offset * self.item_bytes
-        buffer = bytearray(size)
-        if read_into(self._descriptor, memoryview(buffer), position) != size:
+        words: Array = np.empty(size // np.dtype(self._word).itemsize, self._word)
+        if size and read_into(self._descriptor, memoryview(words).cast("B"), position) != size:
             raise CkptError("Truncated", f"{self.name}: the file ends before byte {count(position + size)}")
-        words = np.frombuffer(buffer, dtype=self._word)
         if self._swaps:
             words = words.byteswap()
         return words.reshape(-1, 2) if self.is_complex else words
