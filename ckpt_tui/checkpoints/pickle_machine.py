@@ -14,7 +14,7 @@ from struct import Struct
 from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, TensorRef
+from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, TensorRef, Verdict
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
 from ckpt_tui.errors import CkptError
@@ -54,18 +54,30 @@ def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS,
     try:
         root = machine.run()
     except _Stop as stop:
-        raise _damaged(record, machine.position, str(stop)) from None
+        raise UnsoundPickleError(record, machine.position, str(stop), _judged(machine, record)) from None
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
-        raise _damaged(record, machine.position, safe_text(error, 80)) from None
+        reason = safe_text(error, 80)
+        raise UnsoundPickleError(record, machine.position, reason, _judged(machine, record)) from None
+    return DecodedPickle(root, _judged(machine, record), machine.position)
+
+
+class UnsoundPickleError(CkptError):
+    """A pickle that ends in nonsense. `globals`: what it names before that, which loading it would have reached."""
+
+    def __init__(self, record: str, position: int, reason: str, names: list[GlobalRef]) -> None:
+        dangerous = [safe_text(ref.name, 60) for ref in names if ref.verdict is Verdict.DANGEROUS][:3]
+        warning = f"; before that it calls for {', '.join(dangerous)}: do not load it" if dangerous else ""
+        message = f"{record} is no sound pickle: byte {count(position)}: {reason}{warning}"
+        super().__init__("Damaged checkpoint", message, _HINT)
+        self.globals = names
+
+
+def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
     found = []
     for (module, name), global_name in machine.names.items():
         verdict, reason = judge(module, name)
         found.append(GlobalRef(global_name.type_name, verdict, reason, record))
-    return DecodedPickle(root, found, machine.position)
-
-
-def _damaged(record: str, position: int, reason: str) -> CkptError:
-    return CkptError("Damaged checkpoint", f"{record} is no sound pickle: byte {count(position)}: {reason}", _HINT)
+    return found
 
 
 class _Machine:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, decode_pickle
+from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text, size
 
 _MAX_FINDINGS = 100
+_MAX_PICKLES = 16  # each is decoded; a hostile archive has a million
+_MAX_INFLATED_BYTES = 64 << 20  # torch stores its pickles as they are; a thousandth of this can hold a bomb
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
 
 
@@ -33,43 +35,74 @@ class TorchZipReader:
                 f"{path} is a zip archive without a data.pkl (it holds {names or 'nothing'})",
                 "NumPy archives and torch.export packages are known, but not read yet.",
             )
-        prefix = pickles[0].name[: -len("data.pkl")]
+        checkpoint = Checkpoint(path, "torch-zip", file_bytes, findings=index.findings)
+        prefix = _decode_every(descriptor, pickles, checkpoint, limits)
         by_name = {entry.name: entry for entry in index.entries}
-        is_script = any(f"{prefix}{name}" in by_name for name in ("constants.pkl", "code/__torch__.py"))
-        checkpoint = Checkpoint(path, "torchscript" if is_script else "torch-zip", file_bytes, findings=index.findings)
+        if any(f"{prefix}{name}" in by_name for name in ("constants.pkl", "code/__torch__.py")):
+            checkpoint.format = "torchscript"
         for note in ("version", "byteorder"):
             entry = by_name.get(prefix + note)
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
                 raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
-                words = raw.decode("ascii", "replace").strip()
-                checkpoint.metadata[note] = words
+                checkpoint.metadata[note] = raw.decode("ascii", "replace").strip()
         if checkpoint.metadata.get("byteorder") == "big":
             checkpoint.byteorder = "big"
-        for number, entry in enumerate(pickles):
-            decoded = _decode(descriptor, entry, path, limits)
-            known = {ref.name for ref in checkpoint.globals}
-            checkpoint.globals += [ref for ref in decoded.globals if ref.name not in known]
-            if number == 0:
-                checkpoint.state = decoded.root
-            if decoded.end < entry.size_bytes:
-                checkpoint.findings.append(
-                    Finding(
-                        "trailing-pickle",
-                        Severity.WARNING,
-                        entry.name,
-                        f"{count(entry.size_bytes - decoded.end)} bytes follow the end of the pickle",
-                    )
-                )
         checkpoint.tensors = name_tensors(checkpoint.state, limits, checkpoint.findings)
         _join_storages(checkpoint, prefix, by_name)
         return checkpoint
 
 
+def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoint, limits: ReadLimits) -> str:
+    """Fill state and globals; gives the prefix of the records that belong to the state.
+
+    Programs disagree which of several data.pkl they load, so each is decoded and its globals judged. The first that
+    decodes is shown; one that does not is an error, and the end only when none does.
+    """
+    findings = checkpoint.findings
+    shown: ZipEntry | None = None
+    first_error: CkptError | None = None
+    known: set[str] = set()
+    total = sum(max(entry.size_bytes, entry.compressed_bytes) for entry in pickles)
+    if len(pickles) > _MAX_PICKLES or total > limits.max_pickle_bytes:
+        raise CkptError(
+            "Not readable",
+            f"{checkpoint.path} holds {count(len(pickles))} data.pkl of {size(total)}: more than a checkpoint can need",
+            "It may have been made to harm.",
+        )
+    for entry in pickles:
+        try:
+            decoded = _decode(descriptor, entry, checkpoint.path, limits)
+        except CkptError as error:
+            first_error = first_error or error
+            named = error.globals if isinstance(error, UnsoundPickleError) else []
+            message = error.message.removeprefix(f"{checkpoint.path}: ")
+            findings.append(Finding("unreadable-pickle", Severity.ERROR, entry.name, message, _HINT))
+        else:
+            named = decoded.globals
+            if shown is None:
+                shown = entry
+                checkpoint.state = decoded.root
+            if decoded.end < entry.size_bytes:
+                rest = f"{count(entry.size_bytes - decoded.end)} bytes follow the end of the pickle"
+                findings.append(Finding("trailing-pickle", Severity.WARNING, entry.name, rest))
+        checkpoint.globals += [ref for ref in named if ref.name not in known]
+        known.update(ref.name for ref in named)
+    if shown is None:
+        assert first_error is not None
+        raise first_error
+    if len({entry.name for entry in pickles}) > 1:
+        message = f"{count(len(pickles))} records are called data.pkl, {shown.name} is shown; torch.save writes one"
+        findings.append(Finding("several-pickles", Severity.WARNING, shown.name, message, _HINT))
+    return shown.name[: -len("data.pkl")]
+
+
 def _decode(descriptor: int, entry: ZipEntry, path: str, limits: ReadLimits) -> DecodedPickle:
     if entry.offset is None:
         raise CkptError("Damaged checkpoint", f"{path}: {entry.name} has no bytes to read", _HINT)
-    if max(entry.size_bytes, entry.compressed_bytes) > limits.max_pickle_bytes:
-        raise CkptError("Not readable", f"{path}: {entry.name} is {size(entry.size_bytes)}, too large for a pickle")
+    if entry.method and entry.size_bytes > _MAX_INFLATED_BYTES:
+        raise CkptError(
+            "Not readable", f"{path}: {entry.name} is compressed, and {size(entry.size_bytes)} when it is not"
+        )
     data = read_exactly(descriptor, entry.compressed_bytes, entry.offset, path)
     if entry.method == 8:
         from zlib import decompressobj, error
