@@ -9,12 +9,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ckpt_tui import text
 from ckpt_tui.output import CommandResult, Output, Style
 from ckpt_tui.run.state import Phase, RunState
 
+if TYPE_CHECKING:
+    from ckpt_tui.services.damage import Judgement
+
 EXAMPLES = ("ckpt-tui status runs/gpt", "ckpt-tui status runs/gpt --json", "ckpt-tui status runs/gpt/events.jsonl")
+
+MAX_DAMAGE_LINES = 3
 
 EXIT_CODES = {
     Phase.WAITING: 0, Phase.RUNNING: 0, Phase.FINISHED: 0, Phase.INTERRUPTED: 0, Phase.PREEMPTED: 0,
@@ -28,16 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.services.monitor import read_run
+    from ckpt_tui.services.damage import read_judged_run
 
-    state = read_run(args.path)
+    state, judgement = read_judged_run(args.path)
     return CommandResult(
-        data=status_data(state), view=lambda style: status_lines(state, style), exit_code=EXIT_CODES[state.phase]
+        data=status_data(state, judgement),
+        view=lambda style: status_lines(state, style, judgement),
+        exit_code=EXIT_CODES[state.phase],
     )
 
 
-def status_data(state: RunState) -> dict[str, object]:
-    """What SPEC section 11 promises, and more. `lost.overhead` is null until a lost step was trained again."""
+def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
+    """What SPEC section 11 promises, and more. `lost.overhead` is null until a lost step was trained again;
+    `damaged` holds what is known once the run is over, `instead` the valid backup or null."""
     at_risk, eta = state.at_risk, state.eta
     return {
         "state": state.phase.value,
@@ -58,16 +67,24 @@ def status_data(state: RunState) -> dict[str, object]:
         "bad_lines": asdict(state.bad_lines),
         "missing_lines": state.missing_lines,
         "notices": list(state.notices),
+        "damaged": [asdict(damage) for damage in judgement.damaged],
+        "checking_note": judgement.note,
     }
 
 
-def status_lines(state: RunState, style: Style) -> Iterator[str]:
+def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterator[str]:
     """The header, the banner and what is wrong with the log, as text."""
     from ckpt_tui.run import wording
 
     for line in wording.header_lines(state, style.unicode):
         yield "   ".join(style.paint(words, role) for words, role in line)
-    for words, role in wording.end_sentences(state):
+    damage = [(damaged.words, "bad") for damaged in judgement.damaged[:MAX_DAMAGE_LINES]]
+    if len(judgement.damaged) > MAX_DAMAGE_LINES:
+        num_more = len(judgement.damaged) - MAX_DAMAGE_LINES
+        damage.append((f"{text.plural(num_more, 'more damaged checkpoint')}: ckpt-tui list shows them.", "bad"))
+    if judgement.note:
+        damage.append((judgement.note, "warn"))
+    for words, role in wording.end_sentences(state, damage):
         yield style.paint(words, role)
     if len(state.sessions) > 1 and state.lost.steps:
         overhead = f", {state.lost.overhead:.0%} overhead" if state.lost.overhead is not None else ""

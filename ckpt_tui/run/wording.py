@@ -7,6 +7,7 @@ Texts are safe for a terminal.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from ckpt_tui import text
 from ckpt_tui.run.state import Phase, RunState
@@ -111,11 +112,14 @@ def _risk_spans(state: RunState) -> list[Span]:
     return spans
 
 
-def end_sentences(state: RunState) -> list[Span]:
-    """What is seen first when a run is over or stalled: why, what it cost, what a resume would do."""
+def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:
+    """What is seen first when a run is over or stalled: why, what it cost, what a resume would do.
+
+    damage: sentences about damaged checkpoints, said before what a resume would do.
+    """
     phase = state.phase
     if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
-        return []
+        return list(damage)
     last_line = f"last line: step {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
     reason = text.safe_text(state.reason, 200)
     if phase is Phase.CRASHED and reason == "the process is gone without a word":
@@ -125,7 +129,7 @@ def end_sentences(state: RunState) -> list[Span]:
             (f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line}).", phase_role(phase))
         ]
     if phase is Phase.STALLED:
-        return sentences
+        return [*sentences, *damage]
     at_risk = state.at_risk
     since = checkpoint_words(state)
     if at_risk is not None and at_risk.steps:
@@ -133,6 +137,7 @@ def end_sentences(state: RunState) -> list[Span]:
         sentences.append((f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"))
     elif since:
         sentences.append((f"Nothing was lost: {since} holds the last step.", "good"))
+    sentences.extend(damage)
     outlook = resume_outlook(state)
     if outlook.checkpoint is not None:
         parts = []

@@ -1,0 +1,122 @@
+"""Which checkpoints of a run that is over are damaged, and what stands in for them.
+
+Only what a resume would take is read whole, from the first candidate until one is good; what was found is remembered
+(services/validity.py), so that asking again costs nothing. Only reads in the run directory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.run.state import RunState
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.monitor import RunMonitor
+from ckpt_tui.text import safe_text
+
+CHECK_BUDGET_S = 20.0  # about 20 GB from a warm page cache; a person waits no longer for an answer
+
+_WORDS = {"damaged": "is damaged", "nonfinite": "has values that are not finite", "unsafe": "is not safe to open"}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A checkpoint that cannot be used. path: its name in the run directory. message: what is wrong with it, safe for
+    a terminal. instead: the backup of it that was checked and is valid, None when there is none."""
+
+    path: str
+    message: str
+    instead: str | None = None
+
+    @property
+    def words(self) -> str:
+        """`latest.pt is damaged: data/41 fails its checksum. latest_backup.pt is valid.`"""
+        words = f"{safe_text(self.path, 80)} {self.message}."
+        return f"{words} {safe_text(self.instead, 80)} is valid." if self.instead else words
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """damaged: in the order in which a resume tries them. invalid_names: what no resume takes, for
+    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or ""."""
+
+    damaged: tuple[Damage, ...] = ()
+    invalid_names: frozenset[str] = frozenset()
+    note: str = ""
+
+
+def damage_in(entries: Iterable[CatalogEntry]) -> tuple[Damage, ...]:
+    """The damage among entries as far as they were checked, in the order of a resume."""
+    entries = list(entries)
+    return tuple(Damage(e.name, _message(e), _instead(e, entries)) for e in resume_order(entries) if e.is_bad)
+
+
+def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
+    """Names of what is known to be of no use to a resume."""
+    return frozenset(entry.name for entry in entries if not entry.can_resume)
+
+
+def judge_candidates(
+    directory: str, *, budget_s: float = CHECK_BUDGET_S, clock: Callable[[], float] = time.monotonic
+) -> Judgement:
+    """Check fully what a resume would take, the first first, until one is valid; and the backups of what is damaged.
+
+    Ends after about `budget_s` seconds with what was found by then. A directory that cannot be read is said in `note`.
+    """
+    deadline = clock() + budget_s
+    try:
+        catalog = read_catalog(directory)
+    except CkptError as error:
+        return Judgement(note=f"The checkpoints could not be checked: {safe_text(error.message or error.title, 200)}.")
+    checked = {entry.name: entry for entry in catalog.entries}
+    note = ""
+    try:
+        _check_until_valid(catalog, checked, lambda: clock() >= deadline)
+    except Cancelled:
+        note = f"Checking ended after {budget_s:g} s with checkpoints left: ckpt-tui validate checks them all."
+    return Judgement(damage_in(checked.values()), invalid_names(checked.values()), note)
+
+
+def _check_until_valid(catalog: Catalog, checked: dict[str, CatalogEntry], is_late: Callable[[], bool]) -> None:
+    def look(entry: CatalogEntry) -> CatalogEntry:
+        if is_late():
+            raise Cancelled
+        checked[entry.name] = check_entry(entry, is_cancelled=is_late)
+        return checked[entry.name]
+
+    for candidate in resume_order(catalog.entries):
+        if candidate.can_resume and look(candidate).can_resume:
+            break
+    for entry in list(checked.values()):
+        if entry.is_bad:
+            # Any of them will do: the best first.
+            any(look(backup).validity == "valid" for backup in catalog.backups_of(entry.name) if backup.can_resume)
+
+
+def _message(entry: CatalogEntry) -> str:
+    words = _WORDS.get(entry.validity, f"is {entry.validity}")
+    return f"{words}: {safe_text(entry.note, 200).rstrip('.')}" if entry.note else words
+
+
+def _instead(entry: CatalogEntry, entries: list[CatalogEntry]) -> str | None:
+    order = resume_order(other for other in entries if other.backup_of == entry.name and other.validity == "valid")
+    return order[0].name if order else None
+
+
+def read_judged_run(path: str, *, budget_s: float = CHECK_BUDGET_S) -> tuple[RunState, Judgement]:
+    """The state of a run with its whole log read, and, when it is over, what of its checkpoints is damaged.
+
+    `at_risk` and `lost` of the state then count from a checkpoint that is really good. Raises CkptError as
+    `RunMonitor` does.
+    """
+    monitor = RunMonitor(path)
+    state = monitor.poll(budget_s=1.0)
+    while not monitor.is_caught_up:
+        state = monitor.poll(budget_s=1.0)
+    if not state.phase.is_over:
+        return state, Judgement()
+    judgement = judge_candidates(monitor.directory, budget_s=budget_s)
+    monitor.invalid_checkpoints = judgement.invalid_names
+    return monitor.state(), judgement
