@@ -247,7 +247,7 @@ class _Judge:
             return "damaged"
         if error.title == "Not readable" or "not read yet" in error.message:
             return self._unreadable(error)
-        if error.title == "Not a checkpoint" and not self._is_cut_head():
+        if error.title == "Not a checkpoint" and not self._was_a_checkpoint():
             self._add("not-a-checkpoint", Severity.ERROR, error.message or error.title, error.hint)
             return "not-a-checkpoint"
         self.levels["structure"] = "fail"
@@ -296,13 +296,24 @@ class _Judge:
         self._add("unreadable", Severity.ERROR, error.message or error.title, error.hint)
         return "unreadable"
 
-    def _is_cut_head(self) -> bool:
-        """Whether the file ends before its format can be told, and what is there begins like a checkpoint."""
-        if self.size_bytes > 8:
+    def _was_a_checkpoint(self) -> bool:
+        """Whether what is left of the file says that it was one: it is cut before its format can be told, its first
+        bytes are damaged but it ends as torch's archives do, or it has torch's records but for their pickle."""
+        if not Path(self.path).is_file():
             return False
         with open(self.path, "rb") as file:
             head = file.read(8)
-        return _ZIP_HEAD.startswith(head[:4]) or self.path.endswith(".safetensors")
+            if self.size_bytes <= 8:
+                return _ZIP_HEAD.startswith(head[:4]) or self.path.endswith(".safetensors")
+            file.seek(-min(22, self.size_bytes), os.SEEK_END)
+            tail = file.read()
+        if not head.startswith(_ZIP_HEAD):
+            return tail.startswith(b"PK\x05\x06") and self.path.endswith((".pt", ".pth", ".ckpt", ".bin"))
+        try:
+            names = {record.name.rpartition("/")[2] for record in archive_records(self.path) or ()}
+        except CkptError:
+            return True
+        return not names.isdisjoint({"serialization_id", "byteorder", ".format_version"})
 
     def _is_all_zero(self) -> bool:
         with open(self.path, "rb", buffering=0) as file:

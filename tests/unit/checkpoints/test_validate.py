@@ -504,6 +504,20 @@ def test_not_a_checkpoint(content: bytes, tmp_path: Path) -> None:
     assert validate(tmp_path / "x.pt").verdict == "not-a-checkpoint"
 
 
+def test_a_checkpoint_that_lost_its_head_or_its_pickles_name_is_damaged(whole: Path, copy: Path) -> None:
+    content = whole.read_bytes()
+    keep_time(copy, b"XX" + content[2:])
+    assert validate(copy).verdict == "damaged"
+    keep_time(copy, content.replace(b"/data.pkl", b"/dXta.pkl"))
+    assert validate(copy).verdict == "damaged"
+
+
+def test_another_kind_of_archive_is_no_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("word/document.xml", "text")
+    assert validate(tmp_path / "x.zip").verdict == "not-a-checkpoint"
+
+
 def test_a_pickle_that_names_something_dangerous_is_unsafe(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, ...]:
