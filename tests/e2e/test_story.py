@@ -86,7 +86,8 @@ def test_train_watch_kill_restore_resume(
         terminal.run([str(CKPT_TUI), "watch", "run"])
         terminal.wait_for("running", "at risk", "loss", "rolling")
 
-        # Kill it without a word, and break the file that a resume would like best.
+        # Kill it without a word between two saves, and break the file that a resume would like best.
+        wait_until(lambda: 60 <= newest_step(run) % 200 <= 120, what="between two saves")
         training.send_signal(signal.SIGKILL)
         training.wait()
         last_step = newest_step(run)
@@ -110,7 +111,7 @@ def test_train_watch_kill_restore_resume(
 
         # Put the backup back by key. Nothing is deleted: the damaged bytes are still there.
         terminal.press("b")
-        terminal.wait_for("latest.pt", "set aside")
+        terminal.wait_for("latest.pt", "Set aside, not deleted")
         terminal.press("y")
         wait_until(lambda: (run / "latest.pt").read_bytes() != broken, what="restored")
         kept = [path for path in (run / "set_aside").rglob("latest.pt") if path.read_bytes() == broken]
@@ -132,8 +133,9 @@ def test_train_watch_kill_restore_resume(
 
         # Help is there, and it quits cleanly while the training goes on.
         terminal.press("?")
-        terminal.wait_for("quit")
+        terminal.wait_for("Esc goes back", "resume")
         terminal.press("Escape")
+        terminal.wait_gone("Esc goes back")
         terminal.press("q")
         terminal.wait_for("$ ")
         terminal.type("echo back in the shell: $?")

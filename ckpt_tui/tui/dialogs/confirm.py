@@ -25,6 +25,8 @@ class ConfirmDialog(ModalScreen[bool]):
     AUTO_FOCUS = "#no"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),
+        Binding("y", "answer(True)", "Yes", show=False),
+        Binding("n", "answer(False)", "No", show=False),
         Binding("left,up", "app.focus_previous", "Previous button", show=False),
         Binding("right,down", "app.focus_next", "Next button", show=False),
         Binding("pageup", "scroll_body(-1)", "Scroll up", show=False),
@@ -43,7 +45,7 @@ class ConfirmDialog(ModalScreen[bool]):
         return lines(*(line(sentence, limit=4000) for sentence in self._sentences))
 
     def compose(self) -> ComposeResult:
-        hint = "Enter answers, Esc cancels" if self._yes_label else "Enter or Esc closes"
+        hint = "y yes   n no   Esc leave" if self._yes_label else "Enter or Esc closes"
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
@@ -60,7 +62,7 @@ class ConfirmDialog(ModalScreen[bool]):
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, answer: bool) -> None:
-        self.dismiss(answer)
+        self.dismiss(answer and bool(self._yes_label))
 
     def action_scroll_body(self, pages: int) -> None:
         body = self.query_one(".dialog-body", VerticalScroll)

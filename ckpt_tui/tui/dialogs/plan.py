@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from ckpt_tui.text import size
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
-from ckpt_tui.tui.styled import Part, line, lines
+from ckpt_tui.tui.styled import line, lines
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.restore import Plan, PlannedMove
+    from ckpt_tui.services.restore import Plan
 
 TITLES = {"restore": "Restore", "rollback": "Roll back", "undo": "Undo"}
 YES_LABELS = {"restore": "Restore", "rollback": "Roll back", "undo": "Undo it"}
@@ -30,23 +29,11 @@ class PlanDialog(ConfirmDialog):
         self.plan = plan
 
     def body(self) -> Content:
+        # The sentences name every file that changes; a list of the moves under them would say it all twice.
         rows = [line(sentence, limit=4000) for sentence in self.plan.sentences]
-        if self.plan.steps:
-            rows.append(Content(""))
-            rows.extend(move_content(move) for move in self.plan.steps)
         if self.plan.warnings:
             rows.append(Content(""))
             rows.extend(line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in self.plan.warnings)
         if self.plan.steps:
-            needs = f"Needs {size(self.plan.bytes_needed)} of disk. " if self.plan.bytes_needed else ""
-            rows += [Content(""), line((f"{needs}Nothing is deleted; it can be undone.", "dim"))]
+            rows += [Content(""), line(("Nothing is deleted; u takes it back.", "dim"))]
         return lines(*rows)
-
-
-def move_content(move: PlannedMove) -> Content:
-    """One file that changes: `copy  latest_backup.pt -> latest.pt  10.4 MB`, and what becomes of the present one."""
-    parts: list[Part] = [(f"{move.action:<9}  ", "accent"), move.source, (" -> ", "dim"), move.target]
-    content = line(*parts, (f"  {size(move.size_bytes)}", "dim"))
-    if not move.replaces:
-        return content
-    return lines(content, line((f"{'':<9}  the present {move.target} is set aside", "dim")))
