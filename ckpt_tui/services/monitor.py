@@ -50,7 +50,7 @@ class RunMonitor:
             if batch.restarted and not self._continues(batch.events):
                 notices = self._fold.notices
                 self._fold = RunFold(self.directory)
-                self._fold.notices = notices
+                self._fold.notices.extend(notices)
             self._fold.notices.extend(batch.notices)
             del self._fold.notices[:-MAX_NOTICES]
             self._fold.apply_all(batch.events)

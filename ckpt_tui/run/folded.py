@@ -1,0 +1,181 @@
+"""What a fold has gathered of a run, and the state that it makes at a moment: judged, counted and frozen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from ckpt_tui.events.schema import Best, Disk, RunStart
+from ckpt_tui.run import health, timeline
+from ckpt_tui.run.series import SeriesBuilder
+from ckpt_tui.run.state import (
+    Alert,
+    AtRisk,
+    BadLines,
+    FeedLine,
+    Marker,
+    Phase,
+    RunState,
+    Save,
+    Series,
+    Session,
+)  # fmt: skip
+from ckpt_tui.run.timeline import SessionRecord
+
+MAX_FEED_LINES = 1000
+MAX_MARKERS = 4000
+MAX_SAVES = 4000
+
+
+@dataclass(slots=True)
+class Folded:
+    """Facts of the events so far, which `RunFold` adds to.
+
+    save_of_name: which content a name of the run directory has now. recent: step and time of the session's last step
+    events. pause_s: evaluation and saving of this session, longest_pause_s: the longest silence it came back from.
+    """
+
+    directory: str = ""
+    notices: list[str] = field(default_factory=list)
+    num_events: int = 0
+    series: dict[str, SeriesBuilder] = field(default_factory=dict)
+    sessions: list[SessionRecord] = field(default_factory=list)
+    start: RunStart | None = None
+    saves: deque[Save] = field(default_factory=lambda: deque(maxlen=MAX_SAVES))
+    save_of_name: dict[str, Save] = field(default_factory=dict)
+    markers: deque[Marker] = field(default_factory=lambda: deque(maxlen=MAX_MARKERS))
+    feed: deque[FeedLine] = field(default_factory=lambda: deque(maxlen=MAX_FEED_LINES))
+    alerts: dict[str, Alert] = field(default_factory=dict)
+    bad_lines: BadLines = field(default_factory=BadLines)
+    missing_lines: int = 0
+    lost_steps: int = 0
+    epoch: float | None = None
+    best: Best | None = None
+    disk: Disk | None = None
+    recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=256))
+    pause_s: float = 0.0
+    longest_pause_s: float = 0.0
+    start_ts: float | None = None
+    last_ts: float | None = None
+
+    def state(
+        self,
+        now: float,
+        *,
+        is_process_alive: bool | None = None,
+        invalid_checkpoints: Collection[str] = (),
+        existing_names: Collection[str] | None = None,
+    ) -> RunState:
+        """Everything that is known at `now`, Unix seconds.
+
+        is_process_alive: of the last session's process, None when it cannot be known. invalid_checkpoints: names known
+        to be damaged. existing_names: what is in the run directory, None when nobody looked.
+        """
+        if not self.sessions:
+            return RunState(now, self.directory, bad_lines=self.bad_lines, num_events=self.num_events,
+                            notices=tuple(self.notices))  # fmt: skip
+        last = self.sessions[-1]
+        silence_s = max(now - last.last_ts, 0.0)
+        phase, reason = last.phase, last.reason
+        if phase is Phase.RUNNING:
+            phase, why = health.judge_phase(silence_s, self._rhythm(), is_process_alive)
+            reason = why or reason
+        step = max(last.last_step, 0)
+        pace = timeline.pace_of(self.sessions)
+        recent_pace = health.median(self._paces()) or last.seconds_per_step or pace
+        usable = {
+            name: save for name, save in self.save_of_name.items()
+            if save.step <= step and name not in invalid_checkpoints
+            and (existing_names is None or name in existing_names)
+        }  # fmt: skip
+        at_risk = self._at_risk(usable, step, last.seconds_per_step or pace)
+        is_lost = phase.is_over and phase is not Phase.FINISHED
+        start = self.start or RunStart()
+        sessions = self._frozen_sessions(phase, reason, at_risk.steps if is_lost else 0, pace)
+        total = max(start.total_steps, 0)
+        loss, val_loss = self.series.get("loss"), self.series.get("val_loss")
+        best = self.best
+        eta = None
+        if phase in (Phase.RUNNING, Phase.STALLED) and total:
+            trained = max(step - (last.first_step or step), 1)
+            eta = health.estimate(max(total - step, 0), self._paces(), self.pause_s / trained, silence_s)
+        return RunState(
+            now=now, directory=self.directory, name=start.run_name, phase=phase, reason=reason, session=last.number,
+            step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
+            start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
+            config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
+            steps_per_s=1 / recent_pace if recent_pace else None, tokens_per_s=self._tokens_per_s(), eta=eta,
+            last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,
+            best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
+            best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,
+            best_step=best.step if best else None, at_risk=at_risk,
+            lost=timeline.lost_so_far(self.sessions, self.lost_steps, at_risk.steps if is_lost else 0),
+            saves_that_fit=self.disk.saves_that_fit if self.disk else None,
+            free_bytes=self.disk.free_bytes if self.disk else None, sessions=sessions,
+            saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
+            series=self._frozen_series(), feed=tuple(self.feed), alerts=self._frozen_alerts(phase, reason, last),
+            bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
+            notices=tuple(self.notices),
+        )  # fmt: skip
+
+    def _rhythm(self) -> health.Rhythm:
+        times = [ts for _, ts in self.recent]
+        gaps = [b - a for a, b in pairwise(times) if b >= a]
+        return health.Rhythm(health.median(gaps), self.longest_pause_s)
+
+    def _paces(self) -> list[float]:
+        """Recent seconds a step."""
+        recent = list(self.recent)
+        return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(recent)
+                if b[0] > a[0] and b[1] > a[1]]  # fmt: skip
+
+    def _tokens_per_s(self) -> float | None:
+        for name in ("tokens_per_s", "tokens_per_second", "tok_per_s", "samples_per_s"):
+            if name in self.series:
+                return self.series[name].last
+        return None
+
+    @staticmethod
+    def _at_risk(usable: dict[str, Save], step: int, pace: float) -> AtRisk:
+        # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
+        newest = max(usable.items(), key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path), default=None)
+        if newest is None:
+            return AtRisk(step, step * pace, None)
+        name, save = newest
+        steps = step - save.step
+        return AtRisk(steps, steps * pace, name, save.step, save.ts)
+
+    def _frozen_sessions(self, phase: Phase, reason: str, lost_now: int, pace: float) -> tuple[Session, ...]:
+        *before, last = self.sessions
+        frozen = [record.freeze(record.phase, record.reason, record.lost_steps, pace) for record in before]
+        return (*frozen, last.freeze(phase, reason, last.lost_steps + lost_now, last.seconds_per_step or pace))
+
+    def _frozen_saves(self, existing_names: Collection[str] | None) -> tuple[Save, ...]:
+        def is_there(save: Save) -> bool:
+            return any(
+                self.save_of_name.get(name) is save and (existing_names is None or name in existing_names)
+                for name in save.names
+            )
+
+        return tuple(save if is_there(save) else replace(save, removed=True) for save in self.saves)
+
+    def _frozen_markers(self, phase: Phase, last: SessionRecord) -> tuple[Marker, ...]:
+        if phase is Phase.CRASHED and last.phase is Phase.RUNNING:
+            return (*self.markers, Marker("crash", last.last_step, last.last_ts, last.number, "crashed"))
+        return tuple(self.markers)
+
+    def _frozen_series(self) -> dict[str, Series]:
+        return {name: builder.freeze() for name, builder in self.series.items()}
+
+    def _frozen_alerts(self, phase: Phase, reason: str, last: SessionRecord) -> tuple[Alert, ...]:
+        alerts = list(self.alerts.values())
+        titles = {Phase.CRASHED: "The run crashed", Phase.FAILED: "The run failed", Phase.DIVERGED: "The run diverged",
+                  Phase.STALLED: "The run is stalled"}  # fmt: skip
+        if phase in titles:
+            severity = "warning" if phase is Phase.STALLED else "error"
+            alerts.append(
+                Alert(f"{phase.value}-{last.number}", severity, titles[phase], reason, last.last_step, last.last_ts)
+            )
+        return tuple(alerts)
