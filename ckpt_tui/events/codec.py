@@ -26,6 +26,9 @@ from ckpt_tui.events.schema import (
 # A line longer than this is not decoded: an event is a few hundred bytes, a traceback a few thousand.
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
+# What every reader can hold and do arithmetic with. A step outside is no step; another integer is cut to it.
+MAX_INTEGER = (1 << 63) - 1
+
 _decode_json = msgspec.json.Decoder().decode
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _METRIC_TYPES = (Step, Eval)
@@ -60,7 +63,10 @@ def decode(line: bytes) -> Event | BadLine:
         )  # fmt: skip
     except KeyError:
         return _bad("no `event` field", line)
-    if name == "step" and type(step) is int and type(seq) is int and type(session) is int:
+    if (
+        name == "step" and type(step) is int and type(seq) is int and type(session) is int
+        and -MAX_INTEGER <= step <= MAX_INTEGER
+    ):  # fmt: skip
         if type(ts) is not float:
             ts = _float(ts)
         if ts is not None and ts - ts == 0:
@@ -89,7 +95,7 @@ def _build(
         values = {"extra": fields}
     values.update(seq=seq, ts=ts, session=session, step=step)
     values.update(
-        {key: _NONFINITE.get(value, value) if isinstance(value, str) else value for key, value in known.items()}
+        {key: _NONFINITE.get(value, value) if isinstance(value, str) else _cut(value) for key, value in known.items()}
     )
     try:
         return msgspec.convert(values, event_type, strict=False)
@@ -142,11 +148,13 @@ def _float(value: Any) -> float | None:
 def _int(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
-    if isinstance(value, int):
-        return value
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return None
+        value = int(value)
+    return value if isinstance(value, int) and -MAX_INTEGER <= value <= MAX_INTEGER else None
+
+
+def _cut(value: Any) -> Any:
+    return max(-MAX_INTEGER, min(value, MAX_INTEGER)) if type(value) is int else value
 
 
 def _bad(reason: str, line: bytes) -> BadLine:
