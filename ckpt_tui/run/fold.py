@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from operator import attrgetter, sub
 from typing import Any
 
@@ -35,6 +36,7 @@ from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
     Alert,
     BadLines,
+    Lost,
     Marker,
     Phase,
     RunState,
@@ -191,8 +193,12 @@ class RunFold:
         before = self._folded.sessions[-2]
         lost = max(before.last_step - max(step, 0), 0)
         if lost > before.lost_steps:
-            self._folded.lost_steps += lost - before.lost_steps
-            before.lost_steps = lost
+            lost_s = before.seconds_after(max(step, 0), timeline.pace_of(self._folded.sessions))
+            was = self._folded.retrained
+            self._folded.retrained = Lost(
+                was.steps + lost - before.lost_steps, was.seconds + max(lost_s - before.lost_s, 0.0)
+            )
+            before.lost_steps, before.lost_s = lost, lost_s
             session.retrained_steps = lost
             for builder in self._folded.series.values():
                 builder.abandon_after(step)
@@ -200,8 +206,9 @@ class RunFold:
     def _go_back(self, session: SessionRecord, step: int, ts: float) -> None:
         """Steps went back without a new session: a roll-back in the loop."""
         lost = session.last_step - max(step, 0)
-        session.last_step = max(step, 0)
-        self._folded.lost_steps += lost
+        wasted_s = session.go_back(step, timeline.pace_of(self._folded.sessions))
+        was = self._folded.retrained
+        self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
         session.retrained_steps += lost
         for builder in self._folded.series.values():
             builder.abandon_after(step)
@@ -267,9 +274,15 @@ class RunFold:
         self._folded.save_of_name.update(dict.fromkeys(names, save))
         if not session.save_steps or session.save_steps[-1] != event.step:
             session.save_steps.append(event.step)
+            session.mark(event.step, self._net_s_at(session, event.step))
         self._folded.pause_s += max(event.stall_seconds or 0.0, 0.0)
         self._mark("save", event.step, event.ts, session.number, event.kind or event.path)
         self._folded.alerts.pop("save_failed", None)
+
+    def _net_s_at(self, session: SessionRecord, step: int) -> float:
+        """When the session reached `step`. A save is told of after it is durable: later steps are there already."""
+        since = [ts for reached, ts in reversed(self._folded.recent) if reached >= step]
+        return session.net_s - sum(max(later - earlier, 0.0) for later, earlier in pairwise(since))
 
     def _save_failed(self, event: CheckpointFailed, session: SessionRecord) -> None:
         self._mark("save_failed", event.step, event.ts, session.number, event.stage)

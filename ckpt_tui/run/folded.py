@@ -15,6 +15,7 @@ from ckpt_tui.run.state import (
     AtRisk,
     BadLines,
     FeedLine,
+    Lost,
     Marker,
     Phase,
     RunState,
@@ -50,7 +51,7 @@ class Folded:
     alerts: dict[str, Alert] = field(default_factory=dict)
     bad_lines: BadLines = field(default_factory=BadLines)
     missing_lines: int = 0
-    lost_steps: int = 0
+    retrained: Lost = field(default_factory=Lost)  # lost and trained again already
     epoch: float | None = None
     best: Best | None = None
     disk: Disk | None = None
@@ -92,8 +93,9 @@ class Folded:
         }  # fmt: skip
         at_risk = self._at_risk(usable, step, last.seconds_per_step or pace)
         is_lost = phase.is_over and phase is not Phase.FINISHED
+        lost_now = Lost(at_risk.steps, at_risk.seconds) if is_lost else Lost()
         start = self.start or RunStart()
-        sessions = self._frozen_sessions(phase, reason, at_risk.steps if is_lost else 0, pace)
+        sessions = self._frozen_sessions(phase, reason, lost_now)
         total = max(start.total_steps, 0)
         loss, val_loss = self.series.get("loss"), self.series.get("val_loss")
         best = self.best
@@ -111,7 +113,7 @@ class Folded:
             best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
             best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,
             best_step=best.step if best else None, at_risk=at_risk,
-            lost=timeline.lost_so_far(self.sessions, self.lost_steps, at_risk.steps if is_lost else 0),
+            lost=timeline.lost_so_far(self.sessions, self.retrained, lost_now),
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None, sessions=sessions,
             saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
@@ -137,20 +139,19 @@ class Folded:
                 return self.series[name].last
         return None
 
-    @staticmethod
-    def _at_risk(usable: dict[str, Save], step: int, pace: float) -> AtRisk:
+    def _at_risk(self, usable: dict[str, Save], step: int, pace: float) -> AtRisk:
+        last = self.sessions[-1]
         # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
         newest = max(usable.items(), key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path), default=None)
         if newest is None:
-            return AtRisk(step, step * pace, None)
+            return AtRisk(step, last.seconds_after(0, pace), None)
         name, save = newest
-        steps = step - save.step
-        return AtRisk(steps, steps * pace, name, save.step, save.ts)
+        return AtRisk(step - save.step, last.seconds_after(save.step, pace), name, save.step, save.ts)
 
-    def _frozen_sessions(self, phase: Phase, reason: str, lost_now: int, pace: float) -> tuple[Session, ...]:
+    def _frozen_sessions(self, phase: Phase, reason: str, lost_now: Lost) -> tuple[Session, ...]:
         *before, last = self.sessions
-        frozen = [record.freeze(record.phase, record.reason, record.lost_steps, pace) for record in before]
-        return (*frozen, last.freeze(phase, reason, last.lost_steps + lost_now, last.seconds_per_step or pace))
+        frozen = [record.freeze(record.phase, record.reason) for record in before]
+        return (*frozen, last.freeze(phase, reason, lost_now.steps, lost_now.seconds))
 
     def _frozen_saves(self, existing_names: Collection[str] | None) -> tuple[Save, ...]:
         def is_there(save: Save) -> bool:

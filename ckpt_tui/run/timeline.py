@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from ckpt_tui.run.state import Lost, Phase, RunState, Session
@@ -10,6 +11,8 @@ END_PHASES = {
     "finished": Phase.FINISHED, "interrupted": Phase.INTERRUPTED, "preempted": Phase.PREEMPTED,
     "failed": Phase.FAILED, "diverged": Phase.DIVERGED,
 }  # fmt: skip
+
+MAX_MARKS = 4000
 
 
 @dataclass(slots=True)
@@ -34,6 +37,9 @@ class SessionRecord:
     resumed_from: str | None = None
     retrained_steps: int = 0
     lost_steps: int = 0
+    lost_s: float = 0.0
+    wasted_s: float = 0.0  # of trained_s: steps that this session itself went back over
+    marks: list[tuple[int, float]] = field(default_factory=list)  # step, `net_s` at it: where a resume may begin
     save_steps: list[int] = field(default_factory=list)
     pid: int = 0
     pid_started: float = 0.0
@@ -46,11 +52,50 @@ class SessionRecord:
             return None
         return self.trained_s / (self.last_logged_step - self.first_step)
 
-    def freeze(self, phase: Phase, reason: str, lost_steps: int, pace: float) -> Session:
+    @property
+    def net_s(self) -> float:
+        """Time between its step events, without what it went back over."""
+        return self.trained_s - self.wasted_s
+
+    def mark(self, step: int, net_s: float) -> None:
+        """Remember when `step` was reached. Marks rise in step; one that does not is of no use."""
+        if not self.marks or self.marks[-1][0] < step:
+            self.marks.append((step, net_s))
+            if len(self.marks) > MAX_MARKS:
+                del self.marks[1::2]
+
+    def seconds_after(self, step: int, pace: float) -> float:
+        """How long its steps above `step` took: exact where `step` is marked, between marks in proportion.
+
+        Before its first and after its last step event, where no time was told, at `pace` seconds a step.
+        """
+        if self.first_step is None:
+            return max(self.last_step - step, 0) * pace
+        after_log_s = max(self.last_step - max(step, self.last_logged_step), 0) * pace
+        if step >= self.last_logged_step:
+            return after_log_s
+        if step < self.first_step:
+            return self.net_s + (self.first_step - step) * pace + after_log_s
+        marks = [(self.first_step, 0.0), *self.marks, (self.last_logged_step, self.net_s)]
+        index = bisect_right(marks, step, key=lambda mark: mark[0]) - 1
+        (low, low_s), (high, high_s) = marks[index], marks[index + 1]
+        at_s = low_s + (high_s - low_s) * (step - low) / (high - low) if high > low else low_s
+        return max(self.net_s - at_s, 0.0) + after_log_s
+
+    def go_back(self, step: int, pace: float) -> float:
+        """It trains again from `step` on; the seconds that this wastes."""
+        wasted_s = self.seconds_after(step, pace)
+        self.wasted_s += min(wasted_s, self.net_s)
+        self.marks = [mark for mark in self.marks if mark[0] <= step]
+        self.last_step = self.last_logged_step = max(step, 0)
+        return wasted_s
+
+    def freeze(self, phase: Phase, reason: str, lost_now: int = 0, lost_now_s: float = 0.0) -> Session:
         return Session(
             number=self.number, start_step=self.start_step, last_step=self.last_step, start_ts=self.start_ts,
             last_ts=self.last_ts, phase=phase, reason=reason, resumed_from=self.resumed_from,
-            retrained_steps=self.retrained_steps, lost_steps=lost_steps, lost_s=lost_steps * pace,
+            retrained_steps=self.retrained_steps, lost_steps=self.lost_steps + lost_now,
+            lost_s=self.lost_s + lost_now_s,
             save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
         )  # fmt: skip
 
@@ -64,10 +109,10 @@ def pace_of(records: list[SessionRecord]) -> float:
     return seconds / steps if steps > 0 else 0.0
 
 
-def lost_so_far(records: list[SessionRecord], retrained_steps: int, lost_now: int = 0) -> Lost:
+def lost_so_far(records: list[SessionRecord], retrained: Lost, lost_now: Lost) -> Lost:
     """What crashes have cost: steps trained in vain, and the time all sessions took against one without a crash.
 
-    retrained_steps: trained again already. lost_now: since the checkpoint that a resume now would take.
+    retrained: trained again already. lost_now: since the checkpoint that a resume now would take.
     overhead: (time between the step events of all sessions) / (the same distance at the same pace, once) - 1;
     None before any lost step was trained again: only then has it cost time.
     """
@@ -75,12 +120,11 @@ def lost_so_far(records: list[SessionRecord], retrained_steps: int, lost_now: in
     first = min((record.first_step for record in records if record.first_step is not None), default=0)
     without_crash = (max((record.last_logged_step for record in records), default=0) - first) * pace
     overhead: float | None = None
-    if without_crash > 0 and retrained_steps:
+    if without_crash > 0 and retrained.steps:
         overhead = sum(record.trained_s for record in records) / without_crash - 1
-    elif without_crash > 0 and not lost_now:
+    elif without_crash > 0 and not lost_now.steps:
         overhead = 0.0
-    steps = retrained_steps + lost_now
-    return Lost(steps=steps, seconds=steps * pace, overhead=overhead)
+    return Lost(retrained.steps + lost_now.steps, retrained.seconds + lost_now.seconds, overhead)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,3 +164,49 @@ def test_every_event_moves_the_run_on_and_an_emergency_save_is_the_newest() -> N
     assert state.steps_per_s == pytest.approx(10.0)
     kept = fold_of(log).state(1011.0, invalid_checkpoints={"emergency_step_010702.pt", "latest.pt"})
     assert kept.at_risk.steps == 2  # type: ignore[union-attr]
+
+
+def test_lost_seconds_are_those_of_the_lost_steps() -> None:
+    """Steps 1-50 take 1 s, 51-80 take 10 s; the save of 50 is durable, and told of, two steps later."""
+    log, ts = LogText(), 1000.0
+    log.add("run_start", total_steps=100)
+    for step in range(1, 81):
+        ts += 1 if step <= 50 else 10
+        log.add("step", step, ts=ts, loss=1.0)
+        if step == 52:
+            log.add("checkpoint_saved", 50, path="r50.pt", kind="rolling")
+    crashed = fold_of(log).state(ts, is_process_alive=False)
+    assert (crashed.at_risk.steps, crashed.at_risk.seconds) == (30, pytest.approx(300.0))  # type: ignore[union-attr]
+    assert (crashed.lost.steps, crashed.lost.seconds) == (30, pytest.approx(300.0))
+    log.add("run_start", 50, 2, ts=5000.0, start_step=50)
+    log.add("step", 51, 2, ts=5001.0, loss=1.0)
+    resumed = fold_of(log).state(5001.0, is_process_alive=True)
+    assert (resumed.sessions[0].lost_steps, resumed.sessions[0].lost_s) == (30, pytest.approx(300.0))
+    assert resumed.lost.seconds == pytest.approx(300.0)
+    without = fold_of(log).state(5001.0, is_process_alive=False, existing_names=())
+    assert without.at_risk.seconds > 50  # type: ignore[union-attr]
+
+
+def test_going_back_twice_in_one_session_counts_each_second_once() -> None:
+    log, ts = LogText(), 1000.0
+    log.add("run_start", total_steps=100)
+    for step in [*range(1, 21), *range(11, 21), *range(11, 31)]:
+        ts += 2.0
+        log.add("step", step, ts=ts, loss=1.0)
+        if step == 10:
+            log.add("checkpoint_saved", 10, path="r10.pt", kind="rolling")
+    state = fold_of(log).state(ts, is_process_alive=True)
+    assert (state.lost.steps, state.lost.seconds) == (20, pytest.approx(40.0))
+    assert (state.at_risk.steps, state.at_risk.seconds) == (20, pytest.approx(40.0))  # type: ignore[union-attr]
+
+
+def test_a_step_that_no_machine_integer_holds_is_a_bad_line_and_other_integers_are_cut() -> None:
+    log = LogText()
+    log.add("run_start", total_steps=10**400)
+    log.add("step", 1, ts=1001.0, loss=1.0)
+    log.add("step", 10**400, ts=1002.0, loss=1.0)
+    log.add("eval", 10**401, ts=1003.0, val_loss=1.0)
+    log.add("checkpoint_saved", 1, ts=1003.0, path="a.pt", bytes=10**400)
+    state = fold_of(log).state(1004.0, is_process_alive=False)
+    header_lines(state)
+    assert (state.bad_lines.count, state.step, state.total_steps) == (2, 1, 2**63 - 1)
