@@ -90,7 +90,7 @@ def _not_a_checkpoint(path: str, head: bytes) -> CkptError:
     start = head.lstrip()[:64].lower()
     if _LEGACY_MAGIC in head[:32]:
         what, hint = "torch's format before 1.6, which is known, but not read yet", "Save it again with a newer torch."
-    elif head[:1] == b"\x80" and head[1] <= 5:
+    elif head[:1] == b"\x80" and b"\0" < head[1:2] <= b"\x05":
         what, hint = "a plain pickle, which is known, but not read yet", "Do not unpickle it unless you made it."
     elif head.startswith(b"version https://git-lfs"):
         what, hint = "a Git LFS pointer, not the file itself", "Fetch it: git lfs pull"
@@ -100,8 +100,19 @@ def _not_a_checkpoint(path: str, head: bytes) -> CkptError:
         what, hint = "compressed with gzip", f"Unpack it first: gzip -dk {path}"
     elif not head.strip(b"\0"):
         what, hint = "nothing but zeros: a crash left a hole", "Use a backup, if there is one."
-    elif all(byte in b"\t\n\r" or byte >= 32 for byte in head) and b"\x7f" not in head:
+    elif _is_text(head):
         what, hint = "text", "Look at it with `less`."
     else:
         what, hint = "none of the formats that are known", "If a program wrote it, name the program in an issue."
     return CkptError("Not a checkpoint", f"{path} is {what}", hint)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether it is UTF-8 without control characters; the last character may be cut."""
+    from codecs import utf_8_decode
+
+    try:
+        words, _ = utf_8_decode(head, "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return not any((char < " " and char not in "\t\n\r") or char == "\x7f" for char in words)
