@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.hparams import HparamChange, compare_hparams, same_value
+from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS
+from ckpt_tui.checkpoints.hparams import HparamChange, compare_hparams, key_text, same_value
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import plural
@@ -57,7 +58,8 @@ class ValueChange:
 class Diff:
     """All that differs between checkpoints a and b.
 
-    tensors: every tensor of either side, those that differ first, by size of the change; `same` ones last.
+    tensors: every tensor of either side; those that differ first, weights before optimizer, by size of the change;
+    `same` ones last.
     other: at most `MAX_OTHER` values; num_other counts all. bytes_read: of both files; equal checksums need no read.
     """
 
@@ -187,9 +189,13 @@ def _renamed(change: TensorChange, name: str) -> TensorChange:
     return change if change.name == name else replace(change, name=name)
 
 
-def _by_size_of_change(change: TensorChange) -> tuple[int, float, float, str]:
+def _by_size_of_change(change: TensorChange) -> tuple[bool, int, int, float, float, str]:
+    """Weights before their averages, the optimizer and the rest: moments always change more than weights."""
+    part = change.name.partition(".")[0]
+    rank = 0 if part in MODEL_KEYS else 1 if "ema" in part else 2 if part in OPTIMIZER_KEYS else 3
     relative = change.relative_l2 if change.relative_l2 is not None else float("inf")
-    return (_ORDER[change.change], -relative, -(change.max_abs or 0.0), change.name)
+    size = -(change.max_abs or 0.0)
+    return (change.change == "same", rank, _ORDER[change.change], -relative, size, change.name)
 
 
 def _compare(
@@ -286,7 +292,7 @@ def _value_changes(a: Checkpoint, b: Checkpoint) -> Iterator[ValueChange]:
             yield ValueChange(path, "changed", x.type_name, y.type_name)
         prefix = f"{path}." if path else ""
         for key in {**children_x, **children_y}:
-            waiting.append((f"{prefix}{key}", children_x.get(key, _MISSING), children_y.get(key, _MISSING)))
+            waiting.append((prefix + key_text(key), children_x.get(key, _MISSING), children_y.get(key, _MISSING)))
 
 
 def _children(value: object) -> Mapping[object, object] | None:
@@ -339,4 +345,6 @@ def _shown(value: object) -> object:
         return plural(len(value), "item")
     if isinstance(value, (bytes, bytearray)):
         return plural(len(value), "byte")
+    if isinstance(value, int) and value.bit_length() > 256:
+        return key_text(value)
     return value

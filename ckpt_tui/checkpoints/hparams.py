@@ -158,6 +158,11 @@ def same_value(a: object, b: object) -> bool:
     return bool(a == b)
 
 
+def key_text(key: object) -> str:
+    """A key as part of a dotted path. Python refuses to spell integers of thousands of digits."""
+    return f"({key.bit_length()}-bit integer)" if isinstance(key, int) and key.bit_length() > 256 else str(key)
+
+
 def _flatten(values: Mapping[str, object]) -> dict[str, object]:
     """Nested mappings by dotted path; an empty mapping stays a value. A mapping inside itself is met once."""
     flat: dict[str, object] = {}
@@ -165,7 +170,7 @@ def _flatten(values: Mapping[str, object]) -> dict[str, object]:
     while waiting:
         prefix, mapping, inside = waiting.pop()
         for key, value in mapping.items():
-            path = f"{prefix}{key}"
+            path = prefix + key_text(key)
             if isinstance(value, dict) and value:
                 if id(value) not in inside:
                     waiting.append((f"{path}.", value, inside | {id(value)}))

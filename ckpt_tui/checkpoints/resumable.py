@@ -67,8 +67,12 @@ def _missing(code: str, message: str) -> Finding:
 
 def step_of(checkpoint: Checkpoint) -> int | None:
     """The step that the checkpoint says it was saved at."""
-    step = checkpoint.progress.get("step")
-    return step if isinstance(step, int) and not isinstance(step, bool) else None
+    return _count(checkpoint.progress.get("step"))
+
+
+def _count(value: object) -> int | None:
+    """A whole number that can be a count; a file may hold integers of a million digits."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64 else None
 
 
 def step_in_name(path: str) -> int | None:
@@ -91,7 +95,7 @@ def _check_step(checkpoint: Checkpoint, state: Mapping[object, object], expected
             yield Finding("step-mismatch", Severity.ERROR, "step", message, hint, "resume")
     scheduled = _scheduler_step(state)
     epoch = checkpoint.progress.get("epoch")
-    epochs = {int(epoch) + i for i in (-1, 0, 1)} if isinstance(epoch, (int, float)) and abs(epoch) < 1e12 else set()
+    epochs = {int(epoch) + i for i in (-1, 0, 1)} if isinstance(epoch, (int, float)) and abs(epoch) < 10**12 else set()
     if scheduled is not None and scheduled != step and scheduled not in epochs:
         message = f"the scheduler is at {count(scheduled)}, the state at step {count(step)}"
         meaning = "; fine when it counts something else than steps, such as evaluations or micro-batches"
@@ -102,8 +106,7 @@ def _scheduler_step(state: Mapping[object, object]) -> int | None:
     scheduler = next((state[key] for key in _SCHEDULER_KEYS if key in state), None)
     if isinstance(scheduler, (list, tuple)) and len(scheduler) == 1:
         scheduler = scheduler[0]
-    last = scheduler.get("last_epoch") if isinstance(scheduler, Mapping) else None
-    return last if isinstance(last, int) and not isinstance(last, bool) else None
+    return _count(scheduler.get("last_epoch")) if isinstance(scheduler, Mapping) else None
 
 
 def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
@@ -135,8 +138,8 @@ def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
             message = "its moments come in another order than the model's parameters"
             yield Finding("moment-order", Severity.WARNING, where, message, level="resume")
         adam = any(isinstance(group, Mapping) and "betas" in group for group in groups)
-        step = state.get("step", state.get("global_step"))
-        if adam and not per_parameter and isinstance(step, int) and step > 0:
+        step = _count(state.get("step", state.get("global_step")))
+        if adam and not per_parameter and step is not None and step > 0:
             message = f"no moments at step {count(step)}, though this optimizer keeps them"
             yield Finding("moments-missing", Severity.WARNING, where, message, level="resume")
 

@@ -293,7 +293,8 @@ class _Judge:
         return "damaged"
 
     def _unreadable(self, error: CkptError) -> str:
-        self._add("unreadable", Severity.ERROR, error.message or error.title, error.hint)
+        message = f"{error.title}: {error.message}" if error.message else error.title
+        self._add("unreadable", Severity.ERROR, message, error.hint)
         return "unreadable"
 
     def _was_a_checkpoint(self) -> bool:

@@ -24,7 +24,7 @@ EXAMPLES = (
 )
 _MAX_ROWS = 20
 _MAX_PARTS = 6
-_WEIGHTS = ("model", "model_state_dict", "state_dict", "module", "net", "weights")
+_MAX_ROWS_ELSEWHERE = 3  # of the optimizer: all of it changes at every step
 _EFFECT_ROLES = {"safe": "good", "unknown": "warn", "course": "warn", "exactness": "warn", "impossible": "bad"}
 
 
@@ -57,7 +57,14 @@ def _as_data(diff: Diff) -> dict[str, object]:
         "same": diff.is_same,
         "with_values": diff.with_values,
         "hyperparameters": [
-            {"key": c.key, "change": c.change, "a": c.a, "b": c.b, "effect": c.effect.value, "words": c.effect.words}
+            {
+                "key": c.key,
+                "change": c.change,
+                "a": _plain(c.a),
+                "b": _plain(c.b),
+                "effect": c.effect.value,
+                "words": c.effect.words,
+            }
             for c in diff.hyperparameters
         ],
         "tensors": [_tensor_data(change) for change in diff.tensors],
@@ -66,6 +73,13 @@ def _as_data(diff: Diff) -> dict[str, object]:
         "bytes_read": diff.bytes_read,
         "seconds": diff.seconds,
     }
+
+
+def _plain(value: object) -> object:
+    """Python refuses to spell integers of thousands of digits."""
+    from ckpt_tui.checkpoints.hparams import key_text
+
+    return key_text(value) if isinstance(value, int) and value.bit_length() > 256 else value
 
 
 def _tensor_data(change: TensorChange) -> dict[str, object]:
@@ -86,9 +100,13 @@ def _tensor_data(change: TensorChange) -> dict[str, object]:
 
 
 def _lines(a: Checkpoint, b: Checkpoint, diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
+    from ckpt_tui.checkpoints.resumable import step_of
+
     for label, checkpoint in (("a", a), ("b", b)):
-        step = checkpoint.progress.get("step")
-        facts = text.size(checkpoint.size_bytes) + (f", step {text.safe_text(step, 20)}" if step is not None else "")
+        step = step_of(checkpoint)
+        facts = text.size(checkpoint.size_bytes)
+        if step is not None:
+            facts += f", step {step:,}"
         yield f"{style.paint(label, 'bold')}  {text.safe_text(checkpoint.path, 1000)}  {style.paint(facts, 'dim')}"
     if diff.is_same:
         num_unknown = sum(tensor.change == "unknown" for tensor in diff.tensors)
@@ -112,8 +130,8 @@ def _setting_lines(diff: Diff, style: Style) -> Iterator[str]:
     rows: list[list[Cell]] = [
         [
             text.safe_text(change.key, 60),
-            "(not there)" if change.change == "added" else text.safe_text(change.a, 60),
-            "(not there)" if change.change == "removed" else text.safe_text(change.b, 60),
+            "(not there)" if change.change == "added" else text.safe_text(_plain(change.a), 60),
+            "(not there)" if change.change == "removed" else text.safe_text(_plain(change.b), 60),
             (change.effect.words, _EFFECT_ROLES[change.effect.value]),
         ]
         for change in diff.hyperparameters
@@ -122,6 +140,8 @@ def _setting_lines(diff: Diff, style: Style) -> Iterator[str]:
 
 
 def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
+    from ckpt_tui.checkpoints.facts import MODEL_KEYS
+
     counts = Counter(change.change for change in diff.tensors)
     words = {"removed": "only in a", "added": "only in b", "shape": "of other shape", "dtype": "of other dtype",
              "value": "changed", "unknown": "not compared", "same": "the same"}  # fmt: skip
@@ -136,9 +156,9 @@ def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     ]  # fmt: skip
     if len(parts) > _MAX_PARTS:
         parts = {"": list(diff.changed_tensors)}  # bare weights: the first word of a name is no part of the state
-    for part, changes in sorted(parts.items(), key=lambda item: (item[0] not in _WEIGHTS, item[0])):
-        is_main = part in _WEIGHTS or len(parts) == 1
-        shown = changes if show_all else changes[: _MAX_ROWS if is_main else _MAX_ROWS // 4]
+    for part, changes in parts.items():  # weights first, as the comparison sorts them
+        is_main = part in MODEL_KEYS or len(parts) == 1
+        shown = changes if show_all else changes[: _MAX_ROWS if is_main else _MAX_ROWS_ELSEWHERE]
         yield from table(columns, [_tensor_row(change) for change in shown], style, indent="  ")
         if len(changes) > len(shown):
             of_part = f" of {text.safe_text(part, 40)}" if part else ""

@@ -182,10 +182,12 @@ def _as_data(validation: Validation) -> dict[str, object]:
 
 def _as_error(validation: Validation) -> CkptError:
     finding = validation.findings[-1]
-    title = "Not a checkpoint" if validation.verdict == "not-a-checkpoint" else "Cannot be read"
+    if validation.verdict == "unreadable" and ": " in finding.message:
+        title, _, message = finding.message.partition(": ")
+    else:
+        title, message = "Not a checkpoint", finding.message
     path = text.safe_text(validation.path, 1000)
-    message = finding.message if path in finding.message else f"{path}: {finding.message}"
-    return CkptError(title, message, finding.hint)
+    return CkptError(title, message if path in message else f"{path}: {message}", finding.hint)
 
 
 def _exit_code(results: list[Validation]) -> int:
@@ -228,7 +230,7 @@ def _validation_lines(validation: Validation, style: Style, name_width: int, is_
     name = text.fit(path, name_width, keep="end") if style.width is not None else path.ljust(name_width)
     facts = [text.size(validation.size_bytes)]
     if validation.step is not None:
-        facts.append(f"step {text.safe_text(validation.step, 20)}")
+        facts.append(f"step {text.safe_text(f'{validation.step:,}', 20)}")
     yield f"{verdict} {name}  {', '.join(facts)}".rstrip()
     if is_short and not validation.findings and set(validation.levels.values()) == {"pass"}:
         return

@@ -69,6 +69,16 @@ def test_tensors_by_kind_and_size_of_change(pair: tuple[Checkpoint, Checkpoint])
     assert len(diff.changed_tensors) == 6
 
 
+def test_weights_come_before_the_optimizer_which_always_changes_more(tmp_path: Path) -> None:
+    names = ("optimizer.state.0.exp_avg", "rng_state.torch", "model.w", "ema.w", "model.same")
+    a = raw_checkpoint(tmp_path / "a", {name: torch.ones(4) for name in names})
+    grown = {name: torch.full((4,), 1.0 if name == "model.same" else 9.0 - i) for i, name in enumerate(names)}
+    diff = diff_checkpoints(a, raw_checkpoint(tmp_path / "b", grown))
+    assert [t.name for t in diff.tensors] == [
+        "model.w", "ema.w", "optimizer.state.0.exp_avg", "rng_state.torch", "model.same",
+    ]  # fmt: skip
+
+
 def test_a_checkpoint_is_the_same_as_itself(pair: tuple[Checkpoint, Checkpoint]) -> None:
     diff = diff_checkpoints(pair[0], pair[0])
     assert diff.is_same
@@ -167,6 +177,13 @@ def test_objects_and_kinds() -> None:
     assert other({"o": thing("A")}, {"o": thing("B")}) == [("o", "changed", "A", "B")]
     assert other({"o": {"x": 1}}, {"o": 3}) == [("o", "changed", "1 entry", 3)]
     assert other({"o": b"ab"}, {"o": b"cd"}) == [("o", "changed", "2 bytes", "2 bytes")]
+
+
+def test_integers_of_thousands_of_digits() -> None:
+    large = 10**6000
+    assert [(c[1], c[2]) for c in other({"n": large, large: 1}, {"n": large + 1})] == [
+        ("removed", 1), ("changed", "(19932-bit integer)"),
+    ]  # fmt: skip
 
 
 def test_cyclic_and_deep_states_end() -> None:

@@ -58,7 +58,7 @@ def test_exit_codes(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(good), str(bad)]) == 1
     assert main(["validate", str(good), str(run_dir / "none.pt")]) == 2
     captured = capsys.readouterr()
-    assert "error: Cannot be read" in captured.err
+    assert "error: Not found: there is nothing at" in captured.err
     assert "none.pt" not in captured.out.split("checkpoints:")[0]
     code, answer = as_json(capsys, "validate", bad)
     (finding,) = answer["data"]["results"][0]["findings"]
@@ -182,3 +182,25 @@ def test_diff_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *paths, "--all"]) == 1
     assert "model.w29" in capsys.readouterr().out
     assert diff_command.EXAMPLES
+
+
+def test_integers_of_thousands_of_digits_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for number in (10**6000, 10**6001):
+        path = tmp_path / f"{len(paths)}.pt"
+        state = {
+            "step": number,
+            "epoch": number,
+            "args": {"n": number},
+            "x": {number: number, "y": number},
+            "z": len(paths),
+        }
+        torch.save({**state, "model": {"w": torch.ones(2)}, "optimizer": {"state": {}, "param_groups": []}}, path)
+        paths.append(str(path))
+    assert main(["validate", *paths]) == 1
+    assert main(["diff", *paths]) == 1
+    capsys.readouterr()
+    for command in ("diff", "validate"):
+        code, answer = as_json(capsys, command, *paths)
+        assert code == 1
+        assert answer["data"]
