@@ -16,7 +16,7 @@ from struct import error as struct_error
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, TensorRef, Verdict
 from ckpt_tui.checkpoints.pickle_globals import judge
-from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
+from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text
 
@@ -30,6 +30,9 @@ _CHECK_EVERY = 16_384  # opcodes between looks at the limits
 _MAX_INT_BYTES = 1024  # random states hold 128 bits; Python refuses to print more than 4,300 digits
 _MAX_PLAIN_INT = (1 << 61) - 1  # larger ones can share one hash, which makes a dict of them quadratic
 _MAX_KEY_NODES = 256
+_MAX_TUPLE_KEYS = (
+    2_000  # of one pickle; tuples can be made to share one hash, which is not seeded, and no file has many
+)
 _HIGHEST_PROTOCOL = 5
 
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
@@ -41,11 +44,15 @@ class _Stop(Exception):  # noqa: N818 - a limit, not an error of ours
 
 @dataclass(slots=True)
 class DecodedPickle:
-    """root: the inert object. globals: everything it names, called or not. end: the byte behind it."""
+    """root: the inert object. globals: everything it names, called or not. end: the byte behind it.
+
+    num_malformed: tensors that no torch could build, because of their shape; they are opaque objects in `root`.
+    """
 
     root: object
     globals: list[GlobalRef] = field(default_factory=list)
     end: int = 0
+    num_malformed: int = 0
 
 
 def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:
@@ -58,7 +65,7 @@ def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS,
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
         reason = safe_text(error, 80)
         raise UnsoundPickleError(record, machine.position, reason, _judged(machine, record)) from None
-    return DecodedPickle(root, _judged(machine, record), machine.position)
+    return DecodedPickle(root, _judged(machine, record), machine.position, machine.num_malformed)
 
 
 class UnsoundPickleError(CkptError):
@@ -90,6 +97,8 @@ class _Machine:
         self.names: dict[tuple[str, str], GlobalName] = {}
         self.copied = 0
         self.num_odd_keys = 0
+        self.num_tuple_keys = 0
+        self.num_malformed = 0
 
     def run(self) -> object:
         """The loop. Opcodes of tensors come first and inline; `_rare` has the rest."""
@@ -254,6 +263,9 @@ class _Machine:
         if builder is not None:
             try:
                 return builder(*arguments)
+            except MalformedTensor:
+                self.num_malformed += 1
+                return OpaqueObject(function.type_name, arguments)
             except (TypeError, ValueError, UnicodeError, struct_error):
                 return OpaqueObject(function.type_name, arguments)
         name = function.type_name
@@ -299,7 +311,8 @@ class _Machine:
 
     def hashable(self, key: object) -> object:
         """`key`, or a text for it when it cannot be a key here (an object), or must not (deep, or made to collide)."""
-        if _is_plain_key(key):
+        if _is_plain_key(key) and (type(key) is not tuple or self.num_tuple_keys < _MAX_TUPLE_KEYS):
+            self.num_tuple_keys += type(key) is tuple
             return key
         self.num_odd_keys += 1
         kind = key.type_name if isinstance(key, OpaqueObject) else type(key).__name__

@@ -63,13 +63,27 @@ def resolve_persistent_id(value: object) -> object:
     return OpaqueObject("persistent id", (value,))
 
 
+class MalformedTensor(ValueError):  # noqa: N818 - caught by the machine, never seen by a person
+    """A tensor on a real storage whose shape, strides or offset no tensor can have: torch would refuse it."""
+
+
 def _extents(value: object) -> tuple[int, ...]:
     if type(value) is not tuple or len(value) > _MAX_DIMENSIONS:
-        raise ValueError("a shape must be a tuple of at most 64 numbers")
+        raise MalformedTensor("a shape must be a tuple of at most 64 numbers")
     for extent in value:
         if type(extent) is not int or not 0 <= extent < _MAX_EXTENT:
-            raise ValueError("a shape must hold whole numbers")
+            raise MalformedTensor("a shape must hold whole numbers")
     return value
+
+
+def _size_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of that shape; 0 for a dtype whose elements we cannot size."""
+    num_elements = 1
+    for extent in shape:
+        num_elements *= extent
+        if num_elements >= _MAX_EXTENT:
+            raise MalformedTensor("a shape must hold less than 2^63 elements")
+    return num_elements * DTYPE_SIZES.get(dtype, 0)
 
 
 def dtype_name(value: object) -> str:
@@ -87,12 +101,10 @@ def _tensor(
         raise ValueError("a tensor needs a storage")
     shape, strides = _extents(size), _extents(stride)
     if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < _MAX_EXTENT:
-        raise ValueError("shape, strides and offset do not fit together")
+        raise MalformedTensor("shape, strides and offset do not fit together")
     if dtype is None:
         dtype = storage.dtype
-    num_bytes = DTYPE_SIZES.get(dtype, 0)
-    for extent in shape:
-        num_bytes *= extent
+    num_bytes = _size_bytes(shape, dtype)
     return TensorRef(
         TensorInfo(
             "",
@@ -136,9 +148,7 @@ def _rebuild_qtensor(
 
 def _rebuild_meta(dtype: object, size: object, stride: object, requires_grad: object) -> object:
     shape, name = _extents(size), dtype_name(dtype)
-    num_bytes = DTYPE_SIZES.get(name, 0)
-    for extent in shape:
-        num_bytes *= extent
+    num_bytes = _size_bytes(shape, name)
     return TensorRef(
         TensorInfo("", "", shape, name, num_bytes, "", _extents(stride), 0, "meta", "strided", requires_grad is True)
     )

@@ -85,6 +85,9 @@ def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoi
             if decoded.end < entry.size_bytes:
                 rest = f"{count(entry.size_bytes - decoded.end)} bytes follow the end of the pickle"
                 findings.append(Finding("trailing-pickle", Severity.WARNING, entry.name, rest))
+            if decoded.num_malformed:
+                broken = f"{count(decoded.num_malformed)} of its tensors have shapes or strides that no tensor can have"
+                findings.append(Finding("malformed-tensor", Severity.ERROR, entry.name, broken, _HINT))
         checkpoint.globals += [ref for ref in named if ref.name not in known]
         known.update(ref.name for ref in named)
     if shown is None:
