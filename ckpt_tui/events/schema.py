@@ -61,7 +61,7 @@ class RunStart(Event, frozen=True, kw_only=True):
     resumed_from: dict[str, Any] | None = None  # {"path": relative, "digest": "algorithm:hex"}
 
 
-class Step(Event, frozen=True, kw_only=True):
+class Step(Event, frozen=True, kw_only=True, gc=False):
     """One optimizer step, or the newest of several. `metrics` holds every further field of the line:
     loss, lr, grad_norm, tokens_per_s (or samples_per_s), step_seconds, and any other."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from itertools import pairwise
-from operator import attrgetter, sub
+from itertools import groupby, pairwise
+from operator import attrgetter, itemgetter, sub
 from typing import Any
 
 from ckpt_tui.events.schema import (
@@ -67,16 +67,16 @@ class RunFold:
         self.apply_all((event,))
 
     def apply_all(self, events: Iterable[Event | BadLine]) -> None:
-        pending = self._pending
-        for event in events:
-            if type(event) is Step:
-                pending.append(event)
-            else:
-                if pending:
+        for event_type, group in groupby(events, type):
+            if event_type is Step:
+                self._pending.extend(group)  # type: ignore[arg-type]  # by their type
+                if len(self._pending) >= BLOCK_STEPS:
                     self._pour()
-                self._apply_other(event)
-            if len(pending) >= BLOCK_STEPS:
-                self._pour()
+            else:
+                if self._pending:
+                    self._pour()
+                for event in group:
+                    self._apply_other(event)
 
     # Steps, in blocks.
 
@@ -131,15 +131,20 @@ class RunFold:
 
     def _add_metrics(self, session: int, steps: list[int], ts: list[float], rows: list[dict[str, Any]]) -> None:
         names = list(rows[0])
-        if list(map(list, rows)).count(names) == len(rows):
-            for name, column in zip(names, zip(*map(dict.values, rows), strict=True), strict=True):
-                self._add_column(name, session, steps, ts, column)
-        else:
-            for name in dict.fromkeys(name for row in rows for name in row):
-                having = [index for index, row in enumerate(rows) if name in row]
-                self._add_column(
-                    name, session, [steps[i] for i in having], [ts[i] for i in having], [rows[i][name] for i in having]
-                )
+        if list(map(len, rows)).count(len(names)) == len(rows):
+            try:
+                columns = [list(map(itemgetter(name), rows)) for name in names]
+            except KeyError:
+                pass  # as many metrics, but others
+            else:
+                for name, column in zip(names, columns, strict=True):
+                    self._add_column(name, session, steps, ts, column)
+                return
+        for name in dict.fromkeys(name for row in rows for name in row):
+            having = [index for index, row in enumerate(rows) if name in row]
+            self._add_column(
+                name, session, [steps[i] for i in having], [ts[i] for i in having], [rows[i][name] for i in having]
+            )
 
     def _add_column(self, name: str, session: int, steps: list[int], ts: list[float], column: Any) -> None:
         if set(map(type, column)) != _FLOATS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ckpt_tui.events.codec import MAX_LINE_BYTES, decode
+from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
 from ckpt_tui.events.schema import BadLine, Event
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch
 
@@ -138,14 +138,18 @@ class JsonlSource:
         position = line_start + self._num_piece_bytes + 1
         self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
         if end > first_end:
-            append = events.append
-            for line in chunk[first_end + 1 : end].split(b"\n"):
-                event = decode(line)
-                if type(event) is BadLine or line[:1] == b"\x00":
-                    self._decode(line, position, events)
-                else:
-                    append(event)
-                position += len(line) + 1
+            text = chunk[first_end + 1 : end]
+            decoded = decode_lines(text)
+            if b"\x00" not in text and BadLine not in set(map(type, decoded)):
+                events += decoded
+                position += len(text) + 1
+            else:
+                for line, event in zip(text.split(b"\n"), decoded, strict=True):
+                    if type(event) is BadLine or line[:1] == b"\x00":
+                        self._decode(line, position, events)
+                    else:
+                        events.append(event)
+                    position += len(line) + 1
         self._keep(chunk[end + 1 :], position)
 
     def _keep(self, piece: bytes, line_start: int) -> None:
