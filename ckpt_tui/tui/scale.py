@@ -35,7 +35,7 @@ def nice_step(span: float, most: int) -> float:
 def number_label(value: float, step: float) -> str:
     """`value` with the decimals that `step` needs, in at most six cells: `2.5`, `0.002`, `12k`, `3e-5`."""
     if value == 0:
-        return "0" if step >= 1 else f"{0:.{min(_decimals(step), 4)}f}"
+        return "0" if step >= 1 or _decimals(step) > 4 else f"{0:.{_decimals(step)}f}"
     magnitude = max(abs(value), step)
     if magnitude >= 1e4:
         return _thousands(value, step)
@@ -101,9 +101,9 @@ def log_ticks(low: float, high: float, most: int) -> tuple[Tick, ...]:
 
 def log_label(value: float) -> str:
     """`0.001`, `0.5`, `20`, `5k`, `1e-6`: one digit tells it."""
-    if 1e-4 < value < 1e4:
+    if 1e-4 < value < 1e3:
         return f"{value:.4f}".rstrip("0").rstrip(".") if value < 1 else f"{value:.0f}"
-    if value >= 1e4:
+    if value >= 1e3:
         return short_count(value)
     mantissa, exponent = f"{value:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -64,6 +64,7 @@ def follow(
     failed = ""
     while not is_cancelled():
         ends = clock() + interval_s
+        waits = True
         try:
             state = monitor.poll(POLL_BUDGET_S)
             while not monitor.is_caught_up and clock() < ends and not is_cancelled() and shown is not None:
@@ -74,12 +75,13 @@ def follow(
                 failed = str(said)
                 post(SessionFailed(said))
         else:
+            waits = monitor.is_caught_up  # else there is more to read
             progress = None if monitor.is_caught_up else monitor.progress
             looks = what_shows(state, progress)
             if looks != shown or failed:
                 shown, failed = looks, ""
                 post(StateChanged(state, progress))
-        while (left_s := ends - clock()) > 0 and not is_cancelled():
+        while waits and (left_s := ends - clock()) > 0 and not is_cancelled():
             sleep(min(left_s, LOOK_SLICE_S))
 
 

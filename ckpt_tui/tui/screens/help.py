@@ -23,7 +23,7 @@ LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "pag
              ("Home g", "first", "The first line"), ("End G", "last", "The last line"),
              ("Enter", "open", "Open what is under the cursor"))  # fmt: skip
 
-Row = tuple[str, str, str]  # key, label, tooltip; a heading has its key only
+Row = tuple[str, str, str]  # key, label, tooltip; a heading has the last only
 
 
 def rows(readonly: bool = False) -> list[Row]:
@@ -35,9 +35,9 @@ def rows(readonly: bool = False) -> list[Row]:
             by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
     by_group["Lists"] = list(LIST_KEYS)
     for group, lines in by_group.items():
-        found += [(group, "", ""), *lines, ("", "", "")]
+        found += [("", "", group), *lines, ("", "", "")]
     for title, lines in _file_screens():
-        found += [(title, "", ""), *lines, ("", "", "")]
+        found += [("", "", title), *lines, ("", "", "")]
     return found[:-1]
 
 
@@ -52,8 +52,8 @@ def _file_screens() -> Iterator[tuple[str, list[Row]]]:
 
 def cells_of(row: Row) -> tuple[Cell, ...]:
     key, label, tooltip = row
-    if key and not label and not tooltip:
-        return ((key, "strong"), "", "")
+    if not key and not label:
+        return ("", "", (tooltip, "strong"))
     return ((key, "accent"), label, (tooltip, "dim"))
 
 

@@ -89,7 +89,7 @@ def _first_line(state: RunState, width: int, unicode: bool) -> Cells:
     bar_width = min(width - used - 4, 60)
     if bar_width >= 8 and state.total_steps:
         parts += [("  ", ""), *progress_bar(state.step / state.total_steps, bar_width, unicode)]
-    return tuple(parts)
+    return _cut(parts, width)
 
 
 def progress_bar(fraction: float, width: int, unicode: bool) -> list[Part]:
@@ -103,7 +103,11 @@ def progress_bar(fraction: float, width: int, unicode: bool) -> list[Part]:
 
 def _line(parts: Sequence[Part], room: int) -> Cells:
     """`parts` indented by one, cut where the room ends."""
-    cells: list[Part] = [(" ", "")]
+    return ((" ", ""), *_cut(parts, room))
+
+
+def _cut(parts: Sequence[Part], room: int) -> Cells:
+    cells: list[Part] = []
     for text, role in parts:
         have = cell_width(text)
         if have > room:

@@ -1,0 +1,173 @@
+"""What the header, the lanes and the checkpoint list say, without an app."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ckpt_tui.run.state import AtRisk, BadLines, Marker, Phase, RunState, Session
+from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.text import cell_width
+from ckpt_tui.tui.scale import XScale
+from ckpt_tui.tui.screens.overview import diff_pair
+from ckpt_tui.tui.widgets.checkpoint_list import cells_of, plain_cells_of, rows_of
+from ckpt_tui.tui.widgets.event_lane import lane
+from ckpt_tui.tui.widgets.header import header_lines
+from ckpt_tui.tui.widgets.lines_widget import rule
+from ckpt_tui.tui.widgets.session_lanes import bar_of
+from tests.builders.run_states import NOW, crashed, running, save
+
+
+def lines(state: RunState, width: int = 80, **more: object) -> list[str]:
+    made = ["".join(part for part, _ in line) for line in header_lines(state, width, **more)]  # type: ignore[arg-type]
+    assert all(cell_width(line) <= width for line in made), made
+    return [line.rstrip() for line in made]
+
+
+def test_a_healthy_run_in_three_lines() -> None:
+    first, second, third = lines(running())
+    assert first.startswith(" gpt  ● running    step   400 / 1,000   40 %  ━")
+    assert second == " eta 3m 54s (3m 40s - 4m 20s)  18.3 it/s   9.4k tok/s  loss 1.482  best 1.467"
+    assert third == " at risk 100 steps, 8.9 s       last valid rolling 300,  9 s ago   41 saves fit"
+
+
+def test_numbers_that_change_width_do_not_move_the_rest() -> None:
+    early = lines(running(step=7, at_risk=AtRisk(7, 0.5, None)))
+    late = lines(running(step=999, at_risk=AtRisk(999, 60.0, None)))
+    assert early[0].index("/ 1,000") == late[0].index("/ 1,000")
+    assert early[2].index("no valid checkpoint yet") == late[2].index("no valid checkpoint yet")
+
+
+def test_after_a_crash_what_was_lost_and_what_to_do_comes_first() -> None:
+    said = lines(crashed(), keys=[("r", "resume from rolling 9,250"), ("b", "roll back")])
+    assert said[0].startswith(" gpt  ✖ crashed ")
+    assert "6h 31m ago" in said[0]
+    assert "gone without a word" in said[1]
+    assert said[2] == " Lost 127 steps, 7.0 s of training since rolling 9,250."
+    assert said[3].startswith(" A resume skips 0-9,249, redoes 9,250-9,376, then trains 3,323 new: about ")
+    assert said[4] == "   r resume from rolling 9,250    b roll back"
+
+
+@pytest.mark.parametrize("width", [1, 5, 20, 40, 79, 200])
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_fits_every_width(phase: Phase, width: int) -> None:
+    for state in (running(phase=phase), crashed(phase=phase), RunState(now=NOW, phase=phase)):
+        made = header_lines(state, width, keys=[("r", "resume")], progress=0.5)
+        assert made
+        assert all(sum(cell_width(part) for part, _ in line) <= max(width, 2) for line in made)
+
+
+def test_every_phase_is_said_by_glyph_and_word() -> None:
+    for phase in Phase:
+        first = lines(running(phase=phase))[0]
+        assert phase.value in first
+        assert not first.split(phase.value)[0].isascii()
+        assert lines(running(phase=phase), unicode=False)[0].isascii() or phase.is_over
+
+
+def test_hostile_names_stay_text() -> None:
+    bad = "\x1b]0;owned\x07[bold]x[/foo]\u202e"
+    said = lines(running(name=bad, notices=(bad,), bad_lines=BadLines(3, 81_220, bad)), 120)
+    assert all(line.isprintable() for line in said)
+    assert "[bold]" in said[0]
+
+
+def test_trouble_has_a_line_and_says_how_much_more() -> None:
+    said = lines(running(bad_lines=BadLines(3, 81_220, "not JSON"), missing_lines=2))
+    assert said[3].startswith(" ▲ 3 bad lines, first at byte 81,220: not JSON")
+    assert said[3].endswith("+ 1 more")
+
+
+def test_the_lane_shows_what_matters_most_where_two_meet() -> None:
+    x = XScale("step", 0, 100, 10)
+    markers = [
+        Marker(kind, step, 0.0, 1, "") for kind, step in (("save", 15), ("crash", 16), ("best", 55), ("save", 55))
+    ]
+    made = lane(markers, x)
+    assert "".join(char for char, _ in made) == "·✖···★····"
+    assert made[1][1] == "error"
+    assert "".join(char for char, _ in lane(markers, x, unicode=False)) == ".X...*...."
+    assert lane([Marker("unheard-of", 5, 0.0, 1, "")], x)[0][0] == "·"
+
+
+def test_sessions_are_drawn_to_scale() -> None:
+    first = Session(1, 0, 500, 0, 1, Phase.CRASHED, lost_steps=100, lost_s=6.0)
+    second = Session(2, 400, 800, 2, 3, Phase.RUNNING, retrained_steps=100)
+    assert bar_of(first, 1000, 20) == ["trained"] * 8 + ["saved", "lost", "crashed"] + ["nothing"] * 9
+    made = bar_of(second, 1000, 20)
+    assert made[:8] == ["skipped"] * 8
+    assert made[8:11] == ["resumed", "retrained", "trained"]
+    assert made[16] == "here"
+
+
+def test_few_lost_steps_are_seen_all_the_same() -> None:
+    made = bar_of(Session(1, 0, 9377, 0, 1, Phase.CRASHED, lost_steps=1, lost_s=0.1), 12_700, 30)
+    assert "lost" in made
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+def test_session_bars_survive_no_room(width: int) -> None:
+    session = Session(2, 9, 10, 0, 1, Phase.CRASHED, lost_steps=10, lost_s=1.0, retrained_steps=10)
+    assert len(bar_of(session, 0, width)) == width
+
+
+def entry(name: str, step: int, **fields: object) -> CatalogEntry:
+    known = {
+        "kind": "rolling",
+        "epoch": None,
+        "val_loss": 1.5,
+        "size_bytes": 10_400_000,
+        "saved_at": NOW - 70,
+        **fields,
+    }
+    return CatalogEntry(name=name, path=f"/r/{name}", step=step, **known)  # type: ignore[arg-type]
+
+
+def test_the_list_knows_validity_and_what_a_resume_takes() -> None:
+    catalog = Catalog("/r", (
+        entry("latest.pt", 300, kind="latest", validity="damaged", note="data/41 fails its checksum"),
+        entry("latest_backup.pt", 300, kind="latest", validity="valid", level="resume",
+              is_backup=True, backup_of="latest.pt"),
+        entry("rolling_step_000300.pt", 300, validity="valid", level="structure", resume_takes=True),
+    ), 31_200_000, "rolling_step_000300.pt")  # fmt: skip
+    rows = rows_of(running(), catalog)
+    shown = [[cell if isinstance(cell, str) else cell[0] for cell in cells_of(row)] for row in rows]
+    assert [row[:7] for row in shown] == [
+        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✖ damaged", "data/41 fails its checksum"],
+        ["● rolling", "300", "1.500  ", "10.4 MB", "1 m", "✓ structure", "resume takes it"],
+        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✓ valid", "backup"],
+    ]
+    assert all(cell.isascii() for row in rows for cell in _texts(plain_cells_of(row)))
+
+
+def _texts(cells: tuple[object, ...]) -> list[str]:
+    return [cell if isinstance(cell, str) else cell[0] for cell in cells]  # type: ignore[index]
+
+
+def test_a_save_that_the_catalog_has_not_seen_is_listed_from_the_log() -> None:
+    catalog = Catalog("/r", (entry("rolling_step_000300.pt", 300),), 1)
+    state = running(saves=(save(300, NOW - 70), save(350, NOW - 5), replace(save(340, NOW - 6), removed=True)))
+    assert [row.step for row in rows_of(state, catalog)] == [350, 300]
+    assert [row.step for row in rows_of(state, None)] == [350, 300]
+
+
+def test_rows_compare_equal_a_second_later() -> None:
+    state = running()
+    assert rows_of(state, None) == rows_of(replace(state, now=NOW + 1), None)
+
+
+def test_diff_takes_the_marked_one_or_the_one_before() -> None:
+    rows = rows_of(running(saves=(save(100, 1), save(200, 2), save(300, 3))), None)
+    names = [row.name for row in rows]
+    assert diff_pair(rows, rows[0], None) == (names[1], names[0])
+    assert diff_pair(rows, rows[0], names[2]) == (names[2], names[0])
+    assert diff_pair(rows, rows[2], names[0]) == (names[2], names[0])
+    assert diff_pair(rows, rows[2], None) is None
+    assert diff_pair(rows, None, None) is None
+
+
+@pytest.mark.parametrize("width", [1, 10, 30, 80])
+def test_rules_fill_their_width(width: int) -> None:
+    cells = rule("loss", [("all", "dim"), ("  train", "train")], width)
+    assert sum(cell_width(part) for part, _ in cells) == width or width < 8
