@@ -20,10 +20,13 @@ EXAMPLES = (
     "ckpt-tui inspect model.safetensors --filter '*attn*' --stats",
     "ckpt-tui inspect latest.pt --json",
 )
-_SHOWN_TENSORS = 12
-_SHOWN_SETTINGS = 12
-_SHOWN_MODULES = 10
-_SHOWN_FINDINGS = 10
+# Together about 60 lines when everything is there.
+_SHOWN_TENSORS = 10
+_SHOWN_SETTINGS = 10
+_SHOWN_MODULES = 8
+_SHOWN_GROUPS = 4
+_SHOWN_GLOBALS = 5
+_SHOWN_FINDINGS = 6
 _MARKS = {
     "safe": ("safe to open", "good"),
     "unknown": ("unknown code in it", "warn"),
@@ -92,9 +95,9 @@ def _lines(
     name = text.safe_text(checkpoint.path.rsplit("/", 1)[-1] or checkpoint.path, 60)
     saved_at = checkpoint.progress.get("saved_at")
     saved = f" · saved {_when(saved_at)}" if isinstance(saved_at, (int, float)) else ""
-    facts = f"{checkpoint.format} · {text.size(checkpoint.size_bytes)}{saved} · "
+    facts = f"{checkpoint.format.replace('-', ' ')} · {text.size(checkpoint.size_bytes)}{saved} · "
     yield f"{style.paint(name, 'bold')}  {facts if style.unicode else facts.replace('·', '-')}{style.paint(word, role)}"
-    shown = [f"{key} {_short(value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
+    shown = [f"{key} {_progress(key, value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
     yield "  ".join(shown) if shown else "it tells of no step"
     tensors = text.plural(len(checkpoint.tensors), "tensor")
     yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
@@ -102,16 +105,16 @@ def _lines(
         yield f"has {', '.join(checkpoint.has)}"
     yield from _settings(checkpoint, everything, style)
     yield from _modules(checkpoint, everything, style)
-    yield from _optimizer(checkpoint)
+    yield from _optimizer(checkpoint, everything, style)
     yield from _tensors(chosen, statistics, everything, style)
     odd = [ref for ref in checkpoint.globals if ref.verdict != "known"]
     if odd:
         yield ""
         yield style.paint("code that opening it with pickle would reach", "dim")
-        for ref in odd[: None if everything else _SHOWN_FINDINGS]:
+        for ref in odd[: None if everything else _SHOWN_GLOBALS]:
             line = f"  {ref.verdict}: {text.safe_text(ref.name, 80)}: {ref.reason}"
             yield style.paint(line, "bad" if ref.verdict == "dangerous" else "warn")
-        yield from _more(len(odd), _SHOWN_FINDINGS, everything, style)
+        yield from _more(len(odd), _SHOWN_GLOBALS, everything, style)
     if checkpoint.findings:
         yield ""
     for finding in checkpoint.findings[: None if everything else _SHOWN_FINDINGS]:
@@ -129,7 +132,7 @@ def _settings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterato
     settings = list(checkpoint.hyperparameters.items())
     if settings:
         yield ""
-        rows = [(text.safe_text(key, 40), _short(value)) for key, value in settings]
+        rows = [(text.safe_text(key, 40), _typed(value)) for key, value in settings]
         yield from table(
             [Column("setting"), Column("value", shrink=True)], rows[: None if everything else _SHOWN_SETTINGS], style
         )
@@ -150,7 +153,7 @@ def _modules(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator
         yield from _more(len(rows), _SHOWN_MODULES, everything, style)
 
 
-def _optimizer(checkpoint: Checkpoint) -> Iterator[str]:
+def _optimizer(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
     optimizer = checkpoint.optimizer
     groups = optimizer.get("groups")
     if not isinstance(groups, list):
@@ -161,12 +164,13 @@ def _optimizer(checkpoint: Checkpoint) -> Iterator[str]:
     yield f"optimizer {text.safe_text(optimizer.get('type', 'of unknown type'), 40)}" + (
         f", state: {names}" if names else ""
     )
-    for number, group in enumerate(groups[:8]):
+    for number, group in enumerate(groups if everything else groups[:_SHOWN_GROUPS]):
         if isinstance(group, dict):
             parts = [
-                f"{key} {_short(group[key])}" for key in ("lr", "betas", "momentum", "weight_decay") if key in group
+                f"{key} {_typed(group[key])}" for key in ("lr", "betas", "momentum", "weight_decay") if key in group
             ]
             yield f"  group {number}: {text.plural(group['num_parameters'], 'tensor')}  {'  '.join(parts)}"
+    yield from _more(len(groups), _SHOWN_GROUPS, everything, style)
 
 
 def _tensors(
@@ -181,10 +185,16 @@ def _tensors(
         shape = text.safe_text(" x ".join(map(str, tensor.shape)) or "scalar", 40)
         row: list[Cell] = [text.safe_text(tensor.name), shape, tensor.dtype, text.size(tensor.size_bytes)]
         values = statistics.get(position, {})
-        row += [_short(values[word]) if word in values else "-" for word in words]
+        row += [_statistic(values.get(word)) for word in words]
         rows.append(row)
     yield from table(columns, rows, style)
     yield from _more(len(chosen), _SHOWN_TENSORS, everything, style)
+
+
+def _statistic(value: object) -> str:
+    if type(value) is int:
+        return text.count(value)
+    return text.metric(value) if type(value) is float else "-"
 
 
 def _when(seconds: float) -> str:
@@ -196,13 +206,29 @@ def _when(seconds: float) -> str:
         return "at no known time"
 
 
-def _short(value: object) -> str:
-    if type(value) is float:
-        return text.metric(value)
+def _progress(key: str, value: object) -> str:
+    """A step with thousands, an epoch with its fraction, anything else as a metric."""
+    if key == "epoch" and type(value) is float and abs(value) < 1e9:
+        return f"{value:,.2f}".rstrip("0").rstrip(".")
     if type(value) is int:
-        return f"{value:,}" if value.bit_length() < 128 else f"a number of {value.bit_length():,} bits"
+        return f"{value:,}" if value.bit_length() < 128 else _typed(value)
+    return text.metric(value) if type(value) is float else _typed(value)
+
+
+def _typed(value: object) -> str:
+    """A setting as a person types it: 0.0, 0.001, 1e-5, 1500; numbers that came out of arithmetic in six digits."""
+    if type(value) is float:
+        shown = repr(value)
+        if len(shown) > 10:
+            shown = f"{value:.6g}"
+        return shown.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    if type(value) is int:
+        return str(value) if value.bit_length() < 128 else f"a number of {value.bit_length():,} bits"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_short(item) for item in value[:8]) + (", ...]" if len(value) > 8 else "]")
+        if 0 < len(value) <= 8 and all(type(item) in (int, float) for item in value):
+            return " ".join(map(_typed, value))
+        return "[" + ", ".join(map(_typed, value[:8])) + (", ...]" if len(value) > 8 else "]")
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{text.safe_text(k, 30)}: {_short(v)}" for k, v in list(value.items())[:8]) + "}"
+        shown_items = [f"{text.safe_text(key, 30)}: {_typed(item)}" for key, item in list(value.items())[:8]]
+        return "{" + ", ".join(shown_items) + (", ...}" if len(value) > 8 else "}")
     return text.safe_text(value, 120)

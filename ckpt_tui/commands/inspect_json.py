@@ -32,7 +32,7 @@ def inspect_data(
         "progress": as_json(checkpoint.progress),
         "hyperparameters": as_json(checkpoint.hyperparameters),
         "has": checkpoint.has,
-        "optimizer": as_json(checkpoint.optimizer),
+        "optimizer": _optimizer(checkpoint),
         "globals": [
             {"name": ref.name, "verdict": ref.verdict, "reason": ref.reason} for ref in checkpoint.globals
         ],
@@ -47,6 +47,23 @@ def inspect_data(
             for finding in checkpoint.findings
         ],
     }  # fmt: skip
+
+
+def _optimizer(checkpoint: Checkpoint) -> object:
+    """The facts, and under `moments` the tensors that each parameter has: by the parameter's name where `by_name`."""
+    facts = as_json(checkpoint.optimizer)
+    assert isinstance(facts, dict)
+    if facts:
+        # It loads no textual; it lies with the screen because that was there first.
+        from ckpt_tui.tui.moments import moments_of
+
+        moments, by_name = moments_of(checkpoint)
+        facts["by_name"] = by_name
+        facts["moments"] = [
+            {"parameter": entry.parameter, "tensors": {key: info.name for key, info in entry.tensors.items()}}
+            for entry in moments
+        ]
+    return facts
 
 
 def as_json(state: object) -> object:
