@@ -29,6 +29,7 @@ from ckpt_tui.events.schema import (
     RunStart,
     SignalReceived,
     Step,
+    System,
 )  # fmt: skip
 from ckpt_tui.run import feed, timeline
 from ckpt_tui.run.folded import Folded
@@ -326,6 +327,10 @@ class RunFold:
         else:
             self._folded.alerts.pop("disk", None)
 
+    def _system(self, event: System, session: SessionRecord) -> None:
+        load = {"cpu_percent": event.cpu_percent, "rss_bytes": event.rss_bytes}
+        self._add_metrics(session.number, [event.step], [event.ts], [load])
+
     def _error(self, event: ErrorRaised, session: SessionRecord) -> None:
         session.reason = f"{event.type}: {event.message}" if event.type else event.message
         self._mark("error", event.step, event.ts, session.number, event.type)
@@ -375,7 +380,7 @@ _APPLY: dict[type[Event], Any] = {
     Eval: RunFold._eval, EpochEnd: RunFold._epoch_end, CheckpointSaved: RunFold._saved,
     CheckpointFailed: RunFold._save_failed, CheckpointRemoved: RunFold._removed,
     CheckpointRestored: RunFold._restored, Best: RunFold._new_best, Nonfinite: RunFold._nonfinite,
-    SignalReceived: RunFold._signal, Disk: RunFold._disk_told, ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
+    SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system, ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
 }  # fmt: skip
 
 

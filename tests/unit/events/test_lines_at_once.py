@@ -12,7 +12,8 @@ STEP = {"v": 1, "event": "step", "seq": 1, "ts": 1.0, "session": 1, "step": 2, "
 ODD = [
     STEP, STEP | {"loss": "NaN"}, STEP | {"loss": "-Infinity"}, STEP | {"ts": 5}, STEP | {"ts": "NaN"},
     STEP | {"step": 2.0}, STEP | {"step": 10**30}, STEP | {"step": True}, STEP | {"epoch": 1}, STEP | {"epoch": "x"},
-    STEP | {"event": "eval"}, STEP | {"event": ["step"]}, STEP | {"event": "odd"}, {"event": "step"}, {"loss": 1}, [], "step", 3,
+    STEP | {"event": "eval"}, STEP | {"event": ["step"]}, STEP | {"event": "odd"}, {"event": "step"}, {"loss": 1}, [],
+    "step", 3,
 ]  # fmt: skip
 LINES = [json.dumps(one).encode() for one in ODD]
 LINES += [b"", b"  ", b"\x00\x00" + LINES[0], b"torn {", b'{"event":"step","loss":NaN}', b"\xff", b"[" * 10_000]

@@ -210,3 +210,16 @@ def test_a_step_that_no_machine_integer_holds_is_a_bad_line_and_other_integers_a
     state = fold_of(log).state(1004.0, is_process_alive=False)
     header_lines(state)
     assert (state.bad_lines.count, state.step, state.total_steps) == (2, 1, 2**63 - 1)
+
+
+def test_machine_load_becomes_series_beside_the_metrics() -> None:
+    log = LogText()
+    log.add("run_start")
+    log.add("step", 10, loss=1.0)
+    log.add("system", 10, ts=1001.0, cpu_percent=180.5, rss_bytes=400_000_000)
+    log.add("system", 20, ts=1002.0, cpu_percent=None, rss_bytes=500_000_000)
+    series = fold_of(log).state(1002.0, is_process_alive=True).series
+    assert list(series) == ["loss", "cpu_percent", "rss_bytes"]
+    assert (series["cpu_percent"].num_points, series["cpu_percent"].last) == (1, 180.5)
+    (segment,) = series["rss_bytes"].segments
+    assert (list(segment.steps), list(segment.last)) == ([10, 20], [4e8, 5e8])
