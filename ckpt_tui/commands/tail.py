@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
     source = open_source(args.path)
     style = out.style()
-    newest: deque[Event | BadLine] = deque(maxlen=max(args.lines, 0))
+    num_lines = min(max(args.lines, 0), sys.maxsize)
+    source.skip_to_last(num_lines)
+    newest: deque[Event | BadLine] = deque(maxlen=num_lines)
     notices: list[str] = []
     while True:
         batch = source.poll()

@@ -37,6 +37,13 @@ class EventSource(Protocol):
     @property
     def path(self) -> str: ...
 
+    def skip_to_last(self, num_lines: int) -> None:
+        """Before the first poll: leave out what is before the log's last lines, where that can be found from its end.
+
+        Polls then tell at least these. A source that has to read all of its file leaves nothing out.
+        """
+        ...
+
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         """What came since the last poll, at most about `max_bytes` of it."""
         ...

@@ -8,12 +8,14 @@ the same bytes and more (rsync, an editor's save) is simply read on.
 from __future__ import annotations
 
 import os
+from typing import BinaryIO
 
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
 from ckpt_tui.events.schema import BadLine, Event
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch
 
 _FINGERPRINT_BYTES = 256
+_BACKWARD_BYTES = 64 * 1024
 
 
 class JsonlSource:
@@ -44,6 +46,17 @@ class JsonlSource:
         self._skipped: BadLine | None = None  # the beginning of a line that is too long to keep
         self._head = b""
         self._tail = b""  # the bytes before the offset
+
+    def skip_to_last(self, num_lines: int) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                self._offset = _start_of_last(file, num_lines)
+                file.seek(0)
+                self._head = file.read(min(self._offset, _FINGERPRINT_BYTES))
+                file.seek(self._offset - len(self._head))
+                self._tail = file.read(len(self._head))
+        except OSError:
+            self._forget()  # the first poll says what is wrong
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         notices: list[str] = []
@@ -186,3 +199,22 @@ class JsonlSource:
                     events.append(event)
         else:
             events.append(event)
+
+
+def _start_of_last(file: BinaryIO, num_lines: int) -> int:
+    """Where the last whole lines of a file begin, found backwards from its end."""
+    start = file.seek(0, os.SEEK_END)
+    num_left = num_lines + 1  # newlines: the one before the first of these lines, too
+    while start > 0:
+        size = min(start, _BACKWARD_BYTES)
+        start -= size
+        file.seek(start)
+        block = file.read(size)
+        count = block.count(b"\n")
+        if count >= num_left:
+            at = len(block)
+            for _ in range(num_left):
+                at = block.rfind(b"\n", 0, at)
+            return start + at + 1
+        num_left -= count
+    return 0
