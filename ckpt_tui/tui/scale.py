@@ -35,7 +35,7 @@ def nice_step(span: float, most: int) -> float:
 def number_label(value: float, step: float) -> str:
     """`value` with the decimals that `step` needs, in at most six cells: `2.5`, `0.002`, `12k`, `3e-5`."""
     if value == 0:
-        return "0" if step >= 1 or _decimals(step) > 4 else f"{0:.{_decimals(step)}f}"
+        return "0" if _decimals(step) in (0, *range(5, 13)) else f"{0:.{_decimals(step)}f}"
     magnitude = max(abs(value), step)
     if magnitude >= 1e4:
         return _thousands(value, step)

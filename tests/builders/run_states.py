@@ -51,9 +51,10 @@ def running(**fields: object) -> RunState:
         "last_ts": NOW - 1, "steps_per_s": 18.3, "tokens_per_s": 9400.0, "eta": Eta(234, 220, 260), "last_loss": 1.482,
         "best_value": 1.467, "at_risk": AtRisk(100, 8.9, saved.path, 300, saved.ts), "saves_that_fit": 41,
         "sessions": (Session(1, 0, 400, NOW - 1000, NOW - 1, Phase.RUNNING),), "saves": (saved,),
-        "markers": (Marker("save", 300, NOW - 9, 1, "rolling"),), 
+        "markers": (Marker("save", 300, NOW - 9, 1, "rolling"),),
         "series": {"loss": series("loss", falling(1, 400))},
-        "feed": (FeedLine(NOW - 9, 1, 300, "checkpoint_saved", "rolling_step_000300.pt", "good", 7),), "num_events": 410,
+        "feed": (FeedLine(NOW - 9, 1, 300, "checkpoint_saved", "rolling_step_000300.pt", "good", 7),),
+        "num_events": 410,
     }  # fmt: skip
     return RunState(**{"now": NOW, **known, **fields})  # type: ignore[arg-type]
 

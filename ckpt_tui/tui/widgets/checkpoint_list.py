@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui.run.state import RunState
 from ckpt_tui.text import cell_width, count, metric, short_age, short_count, size
-from ckpt_tui.tui.judgement import verdict_words
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
         words = "✓ valid" if row.level in (None, "resume", "numbers") else f"✓ {row.level}"
         validity = (words, "good")
     else:
+        from ckpt_tui.tui.judgement import verdict_words  # brings the checkpoint model: not for the first picture
+
         validity = verdict_words(row.validity)
     loss = metric(row.val_loss) + (" ★" if row.is_best else "  ")
     return (
