@@ -114,11 +114,11 @@ class Chart(LinesWidget):
         if self.view.end is not None:
             window = self.view.window or max(last - first, least)
             return XScale(self.view.axis, self.view.end - window, self.view.end, width)
-        # The right end moves in jumps of a fortieth, not with every step: else the whole chart would be sent each tick.
+        # The right end moves in jumps of a twentieth, not with every step: or the whole chart is sent each tick.
         is_over = self._state is not None and self._state.phase.is_over
         window = self.view.window if self.view.window is not None else max(last - first, least)
         if not is_over:
-            jump = nice_step(max(window, least), 40)
+            jump = nice_step(max(window, least), 20)
             origin = first if self.view.axis == "time" else 0.0
             last = origin + math.ceil((last - origin) / jump) * jump
         if self.view.window is None:
