@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ class Style:
 
     def glyph(self, fancy: str, plain: str) -> str:
         return fancy if self.unicode else plain
+
+
+def wrapped(sentence: str, style: Style, indent: int = 0) -> list[str]:
+    """A sentence in lines that leave `indent` of the terminal's width; whole where nobody looks."""
+    return textwrap.wrap(sentence, style.width - indent) if style.width and style.width > indent + 20 else [sentence]
 
 
 @dataclass(frozen=True, slots=True)

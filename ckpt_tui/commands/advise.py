@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
-from ckpt_tui.output import Column, CommandResult, Output, Style, table
+from ckpt_tui.output import Column, CommandResult, Output, Style, table, wrapped
 
 if TYPE_CHECKING:
     from ckpt_tui.run.advice import Advice
@@ -30,10 +30,11 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     advice = advise(read_run(args.path))
     data = asdict(advice)
     data["what_if"] = [asdict(row) for row in advice.what_if]
-    return CommandResult(data=data, view=lambda style: _lines(advice, style))
+    return CommandResult(data=data, view=lambda style: advise_lines(advice, style))
 
 
-def _lines(advice: Advice, style: Style) -> Iterator[str]:
+def advise_lines(advice: Advice, style: Style) -> Iterator[str]:
+    """The advice as text: what to do, what was measured, the what-if table, what it rests on."""
     if advice.recommended_steps is not None:
         yield style.paint(
             f"Save every {text.plural(advice.recommended_steps, 'step')} ({text.duration(advice.recommended_s)}).",
@@ -41,15 +42,31 @@ def _lines(advice: Advice, style: Style) -> Iterator[str]:
         )
     else:
         yield style.paint("No interval can be recommended yet.", "warn")
-    yield (
-        f"One step takes {text.duration(advice.seconds_per_step)}, one save stops it for "
-        f"{text.duration(advice.save_cost_s)} ({text.plural(advice.num_saves_measured, 'save')} measured), "
-        f"{text.plural(advice.num_failures, 'failure')} in {text.duration(advice.observed_s)}."
-    )
+    lines = [f"One step takes {text.duration(advice.seconds_per_step)}."] if advice.seconds_per_step else []
+    if advice.save_cost_s is not None:
+        lines.append(
+            f"A save stops training for {text.duration(advice.save_cost_s)} "
+            f"(the usual of {text.plural(advice.num_saves_measured, 'save')})."
+        )
+    if advice.num_failures:
+        seen = text.plural(advice.num_failures, "failure")
+        lines.append(f"{seen} in {text.duration(advice.observed_s)} of training.")
+    else:
+        lines.append(f"No failure so far, in {text.duration(advice.observed_s)} of training.")
+    if advice.restart_s is not None:
+        lines.append(
+            f"From the end of a session to the next one's first step: {text.duration(advice.restart_s)} "
+            f"(the usual of {advice.num_restarts})."
+        )
+    if advice.bytes_per_day is not None:
+        lines.append(f"Saves at that interval write {text.size(advice.bytes_per_day)} a day.")
+    for line in lines:
+        yield from wrapped(line, style)
     if advice.what_if:
         yield ""
         rows = [(row.label, text.plural(row.steps, "step"), text.duration(row.seconds)) for row in advice.what_if]
         yield from table([Column("saving"), Column("at risk at most", "right"), Column("time", "right")], rows, style)
         yield ""
     for assumption in advice.assumptions:
-        yield style.paint(f"- {assumption}", "dim")
+        for number, line in enumerate(wrapped(assumption, style, indent=2)):
+            yield style.paint(f"{'  ' if number else '- '}{line}", "dim")

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
-from ckpt_tui.output import CommandResult, Output, Style
+from ckpt_tui.output import CommandResult, Output, Style, wrapped
 from ckpt_tui.run.state import Phase, RunState
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
     from ckpt_tui.run import wording
 
     for line in wording.header_lines(state, style.unicode):
-        yield "   ".join(style.paint(words, role) for words, role in line)
+        yield from _in_width(line, style)
     damage = [(damaged.words, "bad") for damaged in judgement.damaged[:MAX_DAMAGE_LINES]]
     if len(judgement.damaged) > MAX_DAMAGE_LINES:
         num_more = len(judgement.damaged) - MAX_DAMAGE_LINES
@@ -85,16 +85,32 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
     if judgement.note:
         damage.append((judgement.note, "warn"))
     for words, role in wording.end_sentences(state, damage):
-        yield style.paint(words, role)
+        yield from _painted(words, role, style)
     if len(state.sessions) > 1 and state.lost.steps:
         overhead = f", {state.lost.overhead:.0%} overhead" if state.lost.overhead is not None else ""
-        yield style.paint(
-            f"Lost in {len(state.sessions)} sessions: {text.plural(state.lost.steps, 'step')}, "
-            f"{text.duration(state.lost.seconds)}{overhead}.", "dim",
-        )  # fmt: skip
+        lost = f"{text.plural(state.lost.steps, 'step')}, {text.duration(state.lost.seconds)}{overhead}"
+        yield from _painted(f"Lost in {len(state.sessions)} sessions: {lost}.", "dim", style)
     for alert in state.alerts:
         if not alert.key.startswith(state.phase.value):
             words = f"{alert.title}: {text.safe_text(alert.detail)} (step {alert.step:,})"
-            yield style.paint(words, "bad" if alert.severity == "error" else "warn")
+            yield from _painted(words, "bad" if alert.severity == "error" else "warn", style)
     for words, role in wording.log_sentences(state):
-        yield style.paint(words, role)
+        yield from _painted(words, role, style)
+
+
+def _painted(sentence: str, role: str, style: Style) -> list[str]:
+    return [style.paint(line, role) for line in wrapped(sentence, style)]
+
+
+def _in_width(spans: tuple[tuple[str, str], ...], style: Style) -> Iterator[str]:
+    """Spans side by side, in more lines where the terminal is narrow."""
+    gap, line, width = "   ", "", 0
+    for words, role in spans:
+        needed = text.cell_width(words)
+        if line and style.width is not None and width + len(gap) + needed > style.width:
+            yield line
+            line, width = "", 0
+        line += (gap if line else "") + style.paint(words, role)
+        width += (len(gap) if width else 0) + needed
+    if line:
+        yield line

@@ -10,8 +10,11 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ckpt_tui import text
+from ckpt_tui.run.health import median
 from ckpt_tui.run.state import Phase, RunState
 
+MAX_FAILURES_COUNTED = 500  # more make the interval no narrower than anybody needs
 PRIOR_MEAN_TIME_BETWEEN_FAILURES_S = 24 * 3600.0
 
 
@@ -49,6 +52,40 @@ def mean_time_between_failures(
     return (prior_s + observed_s) / (1 + num_failures)
 
 
+def chi_square_quantile(probability: float, half_degrees: int) -> float:
+    """Of the chi-square distribution with 2 * half_degrees degrees of freedom, by bisection.
+
+    Even degrees of freedom make its upper tail a sum of Poisson terms: e^-h (1 + h + h^2/2! + ...), h = x/2.
+    """
+
+    def upper_tail(half: float) -> float:
+        term = total = 1.0
+        for i in range(1, half_degrees):
+            term *= half / i
+            total += term
+        return math.exp(-half) * total
+
+    low, high = 0.0, half_degrees + 10 * math.sqrt(half_degrees) + 20
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if upper_tail(middle) > 1 - probability else (low, middle)
+    return low + high
+
+
+def interval_between_failures(observed_s: float, num_failures: int) -> tuple[float, float | None]:
+    """95 % interval of the mean time between failures from what was seen alone; None: no upper end.
+
+    [2T / chi2(.975, 2n+2), 2T / chi2(.025, 2n)]; without a failure only its lower end T/3, 95 % from one side.
+    """
+    counted = min(num_failures, MAX_FAILURES_COUNTED)
+    if not counted:
+        return observed_s / 3, None
+    return (
+        2 * observed_s / chi_square_quantile(0.975, counted + 1),
+        2 * observed_s / chi_square_quantile(0.025, counted),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class WhatIf:
     """At most `steps` steps, `seconds` of training, are lost when saving every `steps`."""
@@ -60,7 +97,13 @@ class WhatIf:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """recommended_steps is None when save cost or pace is not measured yet; assumptions say what it rests on."""
+    """recommended_steps is None when save cost or pace is not measured yet; assumptions say what it rests on.
+
+    save_cost_s: how long training stands still for a save; background_s: how long it is written on after that.
+    restart_s: from the end of a session to the first step of the next, num_restarts of them measured; medians all.
+    failures_every_s: 95 % interval of the time between failures from what was seen. bytes_per_day: written by saves
+    at the recommended interval, one copy each.
+    """
 
     seconds_per_step: float | None
     save_cost_s: float | None
@@ -74,6 +117,11 @@ class Advice:
     young_s: float | None
     what_if: tuple[WhatIf, ...]
     assumptions: tuple[str, ...]
+    background_s: float | None = None
+    restart_s: float | None = None
+    num_restarts: int = 0
+    failures_every_s: tuple[float, float | None] = (0.0, None)
+    bytes_per_day: float | None = None
 
 
 def what_if_rows(save_every_steps: int | None, steps_per_epoch: int, seconds_per_step: float) -> tuple[WhatIf, ...]:
@@ -91,27 +139,61 @@ def what_if_rows(save_every_steps: int | None, steps_per_epoch: int, seconds_per
 def advise(state: RunState) -> Advice:
     """From what the run measured of itself. Failures are sessions whose steps had to be trained again."""
     pace = 1 / state.steps_per_s if state.steps_per_s else None
-    stalls = sorted(save.stall_s for save in state.saves if save.stall_s is not None and save.stall_s > 0)
-    cost = stalls[len(stalls) // 2] if stalls else None
+    stalls = [save.stall_s for save in state.saves if save.stall_s is not None and save.stall_s > 0]
+    cost = median(stalls)
+    background = median([
+        max(save.save_s - save.stall_s, 0.0) for save in state.saves
+        if save.save_s is not None and save.stall_s is not None
+    ])  # fmt: skip
+    restarts = [
+        max(after.first_step_ts - before.last_ts, 0.0) for before, after in pairwise(state.sessions)
+        if after.first_step_ts is not None
+    ]  # fmt: skip
     failures = sum(1 for s in state.sessions if s.phase in (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED))
     observed = sum(max(session.last_ts - session.start_ts, 0.0) for session in state.sessions)
     mtbf = mean_time_between_failures(observed, failures)
     every = _save_every(state)
-    recommended = steps = young = None
+    recommended = steps = young = bytes_per_day = None
     if cost is not None and pace:
         recommended, young = daly_interval(cost, mtbf), young_interval(cost, mtbf)
         steps = max(1, round(recommended / pace))
-    assumptions = [
-        f"mean time between failures: a day beforehand, then {failures} in {observed / 3600:.1f} h seen",
-        "a save costs the time that training stood still (the median), not the slow-down while it is written",
-        "the optimum is flat: twice or half the interval costs 25 % more of the overhead",
-    ]
-    if cost is None:
-        assumptions.append("no save has told how long training stood still: nothing is recommended yet")
+        size = median([float(save.size_bytes) for save in state.saves if save.size_bytes > 0])
+        bytes_per_day = size * 86400 / max(steps * pace, cost) if size is not None else None
     return Advice(
         pace, cost, len(stalls), failures, observed, mtbf, every, recommended, steps, young,
-        what_if_rows(every, state.steps_per_epoch, pace) if pace else (), tuple(assumptions),
+        what_if_rows(every, state.steps_per_epoch, pace) if pace else (),
+        _assumptions(failures, observed, mtbf, cost, background),
+        background, median(restarts), len(restarts), interval_between_failures(observed, failures), bytes_per_day,
     )  # fmt: skip
+
+
+def _assumptions(
+    num_failures: int, observed_s: float, mtbf_s: float, cost_s: float | None, background_s: float | None
+) -> tuple[str, ...]:
+    """What the advice rests on, for people."""
+    low_s, high_s = interval_between_failures(observed_s, num_failures)
+    if num_failures:
+        failures = (
+            f"One failure every {text.duration(mtbf_s)} is expected: one a day was the guess beforehand, and "
+            f"{text.plural(num_failures, 'failure')} came in {text.duration(observed_s)}."
+        )
+        if high_s is not None:
+            failures += f" That alone says every {text.duration(low_s)} to {text.duration(high_s)} (95 % sure)."
+    else:
+        failures = (
+            f"One failure a day is expected: a guess, since none came in the {text.duration(observed_s)} seen. "
+            f"That alone says only: rarer than once in {text.duration(low_s)} (95 % sure)."
+        )
+    lines = [failures]
+    if cost_s is None:
+        lines.append("No save has told how long training stood still for it, so nothing is recommended yet.")
+    elif background_s:
+        lines.append(
+            f"A save is written for {text.duration(background_s)} more while training goes on; how much that slows "
+            "the training is not measured and not counted."
+        )
+    lines.append("It need not be exact: twice or half the interval costs a quarter more of the time that saves cost.")
+    return tuple(lines)
 
 
 def _save_every(state: RunState) -> int | None:

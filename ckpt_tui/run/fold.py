@@ -380,7 +380,8 @@ _APPLY: dict[type[Event], Any] = {
     Eval: RunFold._eval, EpochEnd: RunFold._epoch_end, CheckpointSaved: RunFold._saved,
     CheckpointFailed: RunFold._save_failed, CheckpointRemoved: RunFold._removed,
     CheckpointRestored: RunFold._restored, Best: RunFold._new_best, Nonfinite: RunFold._nonfinite,
-    SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system, ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
+    SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
+    ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
 }  # fmt: skip
 
 

@@ -54,6 +54,7 @@ class Session:
     pid: int = 0
     pid_started: float = 0.0
     host: str = ""
+    first_step_ts: float | None = None  # of its first step event
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class SessionRecord:
             retrained_steps=self.retrained_steps, lost_steps=self.lost_steps + lost_now,
             lost_s=self.lost_s + lost_now_s,
             save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
+            first_step_ts=self.first_step_ts if self.first_step is not None else None,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ckpt_tui import text
 from ckpt_tui.run.state import Phase, RunState
@@ -57,7 +58,7 @@ def checkpoint_words(state: RunState) -> str:
 def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
     """The header: is it fine, when will it end, what is at risk."""
     phase = state.phase
-    name = text.safe_text(state.name or state.directory or "run", 40)
+    name = text.safe_text(state.name or Path(state.directory).absolute().name or "run", 40)
     words = f"{phase_glyph(phase, unicode)} {phase_word(phase)}"
     if phase.is_over and state.last_ts is not None:
         words += f" {clock_time(state.last_ts)}, {text.duration(max(state.now - state.last_ts, 0.0))} ago"

@@ -1,0 +1,69 @@
+"""How sure the advice is, and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.cli import main
+from ckpt_tui.commands.advise import advise_lines
+from ckpt_tui.commands.status import status_lines
+from ckpt_tui.events.codec import decode
+from ckpt_tui.output import Style
+from ckpt_tui.run.advice import advise, chi_square_quantile, interval_between_failures
+from ckpt_tui.run.fold import RunFold
+from ckpt_tui.services.damage import read_judged_run
+from tests.builders.event_logs import worked_example
+
+
+@pytest.mark.parametrize(("p", "degrees", "expected"), [(0.975, 2, 7.3778), (0.025, 2, 0.0506), (0.975, 4, 11.1433),
+                                                        (0.025, 20, 9.5908), (0.95, 2, 5.9915)])  # fmt: skip
+def test_chi_square_quantiles_of_the_tables(p: float, degrees: int, expected: float) -> None:
+    assert chi_square_quantile(p, degrees // 2) == pytest.approx(expected, abs=1e-4)
+
+
+def test_interval_of_the_time_between_failures() -> None:
+    assert interval_between_failures(3600.0, 0) == (1200.0, None)
+    low, high = interval_between_failures(3600.0, 1)
+    assert (low, high) == (pytest.approx(7200 / 11.1433, rel=1e-4), pytest.approx(7200 / 0.0506356, rel=1e-4))
+    assert interval_between_failures(3600.0, 10**9)[0] > 0
+
+
+def test_advice_is_plain_english_and_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = worked_example()
+    log.lines = [line.replace(b'"stall_seconds": 0.5', b'"stall_seconds": 0.5, "save_seconds": 2.5, "bytes": 10400000')
+                 for line in log.lines]  # fmt: skip
+    (tmp_path / "events.jsonl").write_bytes(log.text)
+    assert main(["advise", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "A save stops training for 500 ms (the usual of 1 save)." in said
+    assert "1 failure in 1h 30m of training." in said
+    assert "That alone says every 16m 04s to 2d 11h (95 % sure)" in said
+    assert "A save is written for 2.0 s more while training goes on" in said
+    assert "From the end of a session to the next one's first step: 1h 42m (the usual of 1)." in said
+    assert " a day." in said
+
+
+def test_no_failure_yet_in_plain_english() -> None:
+    fold = RunFold()
+    fold.apply_all([decode(line) for line in worked_example().lines[:400]])
+    lines = list(advise_lines(advise(fold.state(2300.0, is_process_alive=True)), Style()))
+    assert "No failure so far, in 21m 22s of training." in lines
+    assert (
+        "- One failure a day is expected: a guess, since none came in the 21m 22s seen. "
+        "That alone says only: rarer than once in 7m 07s (95 % sure)."
+    ) in lines
+
+
+@pytest.mark.parametrize("command", ["advise", "status"])
+def test_it_fits_80_columns(tmp_path: Path, command: str) -> None:
+    (tmp_path / "events.jsonl").write_bytes(worked_example().text)
+    state, judgement = read_judged_run(str(tmp_path))
+    style = Style(width=80)
+    if command == "advise":
+        lines = list(advise_lines(advise(state), style))
+    else:
+        lines = list(status_lines(state, style, judgement))
+    assert lines
+    assert max(map(len, lines)) <= 80
