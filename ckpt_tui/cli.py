@@ -12,11 +12,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from ckpt_tui import __version__
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.output import CommandResult, ExitCode, Output
+
+TYPE_CHECKING = False  # what `typing` says, without the 4 ms to import it
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import threading
-from types import TracebackType
+from _thread import allocate_lock
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 _num_holders = 0
 _was_enabled = False
 
@@ -26,7 +25,7 @@ class GarbageHeld:
                 gc.disable()
             _num_holders += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         global _num_holders
         with _lock:
             _num_holders -= 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from codecs import escape_decode
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import repeat
 from struct import Struct
 from struct import error as struct_error
@@ -42,17 +41,19 @@ class _Stop(Exception):  # noqa: N818 - a limit, not an error of ours
     """The pickle asks for more than a limit, or is not one."""
 
 
-@dataclass(slots=True)
 class DecodedPickle:
     """root: the inert object. globals: everything it names, called or not. end: the byte behind it.
 
     num_malformed: tensors that no torch could build, because of their shape; they are opaque objects in `root`.
     """
 
-    root: object
-    globals: list[GlobalRef] = field(default_factory=list)
-    end: int = 0
-    num_malformed: int = 0
+    __slots__ = ("end", "globals", "num_malformed", "root")
+
+    def __init__(self, root: object, names: list[GlobalRef], end: int, num_malformed: int) -> None:
+        self.root = root
+        self.globals = names
+        self.end = end
+        self.num_malformed = num_malformed
 
 
 def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:

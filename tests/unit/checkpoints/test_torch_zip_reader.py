@@ -102,7 +102,8 @@ def test_inspect_loads_no_heavy_module(tmp_path: Path) -> None:
     path.write_bytes(save_bytes(training_state()))
     program = (
         "import sys; from ckpt_tui.cli import main; code = main(['inspect', sys.argv[1]]); "
-        "print([m for m in ('torch', 'numpy', 'textual', 'rich') if m in sys.modules]); sys.exit(code)"
+        "print([m for m in ('torch', 'numpy', 'textual', 'rich', 'typing', 'json', 'zipfile', 'threading', 'msgspec') "
+        "if m in sys.modules]); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
