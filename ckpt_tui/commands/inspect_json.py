@@ -91,7 +91,13 @@ def as_json(state: object) -> object:
         on_path.add(id(value))
         try:
             if isinstance(value, dict):
-                return {_key(key): convert(item, depth + 1) for key, item in value.items()}
+                members: dict[str, object] = {}
+                for key, item in value.items():
+                    name = _key(key)
+                    if name in members:  # 1 and "1" are two keys of one dict
+                        name = f"{name} ({type(key).__name__} #{len(members)})"
+                    members[name] = convert(item, depth + 1)
+                return members
             if isinstance(value, (list, tuple)):
                 return [convert(item, depth + 1) for item in value]
             if isinstance(value, OpaqueObject):

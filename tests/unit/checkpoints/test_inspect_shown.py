@@ -81,3 +81,16 @@ def test_everything_at_once_fits_into_about_sixty_lines(inspect) -> None:  # typ
     assert max(map(len, shown)) <= 80
     assert sum("more: --all" in line for line in shown) == 4
     assert len(inspect(state, "--all").splitlines()) > 250
+
+
+def test_keys_that_look_alike_are_both_in_the_json(inspect) -> None:  # type: ignore[no-untyped-def]
+    state = json.loads(inspect({"1": "text", 1: "number", b"1": "bytes"}, "--json"))["data"]["state"]
+    assert state == {"1": "text", "1 (int #1)": "number", "1 (bytes #2)": "bytes"}
+
+
+def test_what_stands_beside_a_state_dict_is_left_out_but_judged(inspect) -> None:  # type: ignore[no-untyped-def]
+    weights = torch.nn.Linear(2, 2).state_dict()
+    weights._metadata[""]["where"] = Path("/a")
+    data = json.loads(inspect({"model": weights}, "--json"))["data"]
+    assert list(data["state"]["model"]) == ["weight", "bias"]
+    assert "pathlib.PosixPath" in [ref["name"] for ref in data["globals"]]
