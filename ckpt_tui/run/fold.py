@@ -281,6 +281,8 @@ class RunFold:
         if not session.save_steps or session.save_steps[-1] != event.step:
             session.save_steps.append(event.step)
             session.mark(event.step, self._net_s_at(session, event.step))
+            for builder in self._folded.series.values():
+                builder.cut_after(event.step)
         self._folded.pause_s += max(event.stall_seconds or 0.0, 0.0)
         self._mark("save", event.step, event.ts, session.number, event.kind or event.path)
         self._folded.alerts.pop("save_failed", None)

@@ -7,7 +7,7 @@ and a bucket stands for twice as many points. How the points came in batches mak
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +15,8 @@ from typing import Literal
 from ckpt_tui.run.state import Segment, Series
 
 MAX_BUCKETS = 2048  # even, so that a full segment halves exactly
+MAX_FRESH = 256  # of these the newest points, not in buckets yet: a save of a while ago may still cut between them
+MAX_CUTS = 64  # saves of which a resume may begin, in one segment
 MAX_SEGMENTS = 256
 
 Axis = Literal["step", "time", "epoch"]
@@ -31,23 +33,68 @@ class Column:
 
 
 class SegmentBuilder:
-    """Grows a segment. Points come in the order of the log."""
+    """Grows a segment. Points come in the order of the log.
+
+    The newest `MAX_FRESH` points stay single. Older ones are in buckets, none of which reaches over a cut, so that the
+    steps up to a save and those after it can be told apart when a resume abandons these.
+    """
 
     def __init__(self, session: int) -> None:
         self.session = session
         self.abandoned_after: int | None = None
-        self.lowest = float("inf")  # of the finite values
+        self.lowest = float("inf")  # of the finite values in buckets
         self.width = 1  # points a bucket
         self.filled = 1  # points in the last bucket; equal to width: the next one begins a bucket
         self.steps, self.ts, self.bad = array("q"), array("d"), array("q")
         self.lo, self.hi, self.last = array("d"), array("d"), array("d")
+        self.fresh_steps: list[int] = []
+        self.fresh_ts: list[float] = []
+        self.fresh: list[float] = []
+        self.cuts: list[int] = []  # steps of which no bucket holds both sides; rising
 
     def add_all(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         """Points of equal numbers of steps, times and values; values may be NaN or infinite."""
+        self._settle_fresh(len(self.fresh) + len(values) - MAX_FRESH)
+        num_old = len(values) - MAX_FRESH
+        if num_old > 0:
+            self._settle(steps[:num_old], ts[:num_old], values[:num_old])
+            steps, ts, values = steps[num_old:], ts[num_old:], values[num_old:]
+        self.fresh_steps += steps
+        self.fresh_ts += ts
+        self.fresh += values
+
+    def cut_after(self, step: int) -> None:
+        """Keep the points up to `step` apart from those above it, if no bucket holds both already."""
+        if not self.cuts or self.cuts[-1] < step:
+            self.cuts.append(step)
+            del self.cuts[:-MAX_CUTS]
+
+    def settle_all(self) -> None:
+        """No point is going to be added any more."""
+        self._settle_fresh(len(self.fresh))
+
+    def _settle_fresh(self, num_points: int) -> None:
+        if num_points > 0:
+            steps, ts, values = self.fresh_steps[:num_points], self.fresh_ts[:num_points], self.fresh[:num_points]
+            del self.fresh_steps[:num_points], self.fresh_ts[:num_points], self.fresh[:num_points]
+            self._settle(steps, ts, values)
+
+    def _settle(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
+        """Put points into buckets."""
+        start = 0
+        for cut in self.cuts:
+            stop = bisect_right(steps, cut)
+            self._add_to_buckets(steps[start:stop], ts[start:stop], values[start:stop])
+            if stop < len(steps) and (stop or (self.steps and self.steps[-1] <= cut)):
+                self.filled = self.width
+            start = max(start, stop)
+        self._add_to_buckets(steps[start:], ts[start:], values[start:])
+
+    def _add_to_buckets(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         position, end = 0, len(values)
         while position < end:
             if self.filled >= self.width:
-                if len(self.steps) >= MAX_BUCKETS:
+                if len(self.steps) >= MAX_BUCKETS - MAX_FRESH:
                     self._halve()
                 self.steps.append(steps[position])
                 self.ts.append(ts[position])
@@ -79,19 +126,38 @@ class SegmentBuilder:
         self.last[-1] = chunk[-1]
 
     def _halve(self) -> None:
-        self.steps, self.ts = self.steps[::2], self.ts[::2]
-        self.lo = array("d", map(_lower, self.lo[::2], self.lo[1::2]))
-        self.hi = array("d", map(_higher, self.hi[::2], self.hi[1::2]))
-        self.last = array("d", map(_later, self.last[::2], self.last[1::2]))
-        self.bad = array("q", map(int.__add__, self.bad[::2], self.bad[1::2]))
+        """Merge neighbours, but none over a cut."""
+        firsts: list[int] = []
+        seconds: list[int] = []
+        begins_after_cut = {bisect_right(self.steps, cut) for cut in self.cuts}
+        index, num_buckets = 0, len(self.steps)
+        while index < num_buckets:
+            has_second = index + 1 < num_buckets and index + 1 not in begins_after_cut
+            firsts.append(index)
+            seconds.append(index + has_second)
+            index += 1 + has_second
+        lo, hi, last, bad = self.lo, self.hi, self.last, self.bad
+        pairs = list(zip(firsts, seconds, strict=True))
+        self.lo = array("d", [_lower(lo[a], lo[b]) for a, b in pairs])
+        self.hi = array("d", [_higher(hi[a], hi[b]) for a, b in pairs])
+        self.last = array("d", [_later(last[a], last[b]) for a, b in pairs])
+        self.bad = array("q", [bad[a] + bad[b] if a != b else bad[a] for a, b in pairs])
+        self.steps, self.ts = array("q", [self.steps[a] for a in firsts]), array("d", [self.ts[a] for a in firsts])
         self.width *= 2
         self.filled = self.width
 
     def freeze(self) -> Segment:
+        finite = array("d", [value if value - value == 0 else float("nan") for value in self.fresh])
+        bad = array("q", [value - value != 0 for value in self.fresh])
         return Segment(
-            session=self.session, steps=self.steps[:], ts=self.ts[:], lo=self.lo[:], hi=self.hi[:], last=self.last[:],
-            bad=self.bad[:], abandoned_after=self.abandoned_after,
+            session=self.session, steps=self.steps + array("q", self.fresh_steps),
+            ts=self.ts + array("d", self.fresh_ts), lo=self.lo + finite, hi=self.hi + finite,
+            last=self.last + finite, bad=self.bad + bad, abandoned_after=self.abandoned_after,
         )  # fmt: skip
+
+    def best(self) -> float:
+        """The lowest finite value, infinite without one."""
+        return min(self.lowest, min((value for value in self.fresh if value - value == 0), default=float("inf")))
 
 
 def _lower(a: float, b: float) -> float:
@@ -113,7 +179,7 @@ class SeriesBuilder:
         self.name = name
         self.segments: list[SegmentBuilder] = []
         self.num_points = 0
-        self.best: float | None = None
+        self._lowest = float("inf")  # of all segments but the last
         self.last: float | None = None
         self._frozen: dict[int, Segment] = {}
         self._series: Series | None = None
@@ -123,6 +189,10 @@ class SeriesBuilder:
         if not values:
             return
         if not self.segments or self.segments[-1].session != session or self.segments[-1].abandoned_after is not None:
+            if self.segments:
+                self._lowest = min(self._lowest, self.segments[-1].best())
+                self.segments[-1].settle_all()
+                self._changed(self.segments[-1])
             self.segments.append(SegmentBuilder(session))
             if len(self.segments) > MAX_SEGMENTS:
                 self._frozen.pop(id(self.segments.pop(0)), None)
@@ -131,13 +201,23 @@ class SeriesBuilder:
         self._changed(segment)
         self.num_points += len(values)
         self.last = values[-1]
-        if segment.lowest < (float("inf") if self.best is None else self.best):
-            self.best = segment.lowest
+
+    @property
+    def best(self) -> float | None:
+        """The lowest finite value so far."""
+        lowest = min(self._lowest, self.segments[-1].best()) if self.segments else self._lowest
+        return lowest if lowest < float("inf") else None
+
+    def cut_after(self, step: int) -> None:
+        """A resume may begin after `step`: see SegmentBuilder."""
+        if self.segments:
+            self.segments[-1].cut_after(step)
 
     def abandon_after(self, step: int) -> None:
         """Steps above `step` are going to be trained again."""
         for segment in self.segments:
             if segment.abandoned_after is None or segment.abandoned_after > step:
+                segment.cut_after(step)
                 segment.abandoned_after = step
                 self._changed(segment)
 

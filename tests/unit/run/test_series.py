@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,3 +46,36 @@ def test_an_unchanged_series_is_not_copied_again() -> None:
     builder = SeriesBuilder("loss")
     builder.add_all(1, [1], [1.0], [1.0])
     assert builder.freeze() is builder.freeze()
+
+
+def test_a_long_segment_is_parted_exactly_at_the_save_that_a_resume_takes() -> None:
+    """20,000 steps, a save every 500 told of three steps late; values above step 19,500 are of the abandoned branch."""
+    builder = SeriesBuilder("loss")
+    for step in range(1, 20_001):
+        builder.add_all(1, [step], [float(step)], [1.0 if step <= 19_500 else 2.0])
+        if step % 500 == 3:
+            builder.cut_after(step - 3)
+    builder.abandon_after(19_500)
+    (segment,) = builder.freeze().segments
+    assert len(segment.steps) <= MAX_BUCKETS
+    parts = list(zip(segment.steps, segment.lo, segment.hi, strict=True))
+    assert {(lo, hi) for step, lo, hi in parts if step <= 19_500} == {(1.0, 1.0)}
+    assert {(lo, hi) for step, lo, hi in parts if step > 19_500} == {(2.0, 2.0)}
+    assert 19_501 in list(segment.steps)
+
+
+@pytest.mark.parametrize("size", [7, 256, 300, 4096])
+def test_batches_make_no_difference_to_buckets_and_cuts(size: int) -> None:
+    single, blocks = SeriesBuilder("loss"), SeriesBuilder("loss")
+    start = 1
+    for told_at in (*range(403, 9_000, 400), 9_000):
+        steps = list(range(start, told_at + 1))
+        for step in steps:
+            single.add_all(1, [step], [float(step)], [float(step % 97)])
+        for at in range(0, len(steps), size):
+            part = steps[at : at + size]
+            blocks.add_all(1, part, [float(step) for step in part], [float(step % 97) for step in part])
+        for builder in (single, blocks):
+            builder.cut_after(told_at - 3)
+        start = told_at + 1
+    assert single.freeze() == blocks.freeze()
