@@ -113,7 +113,12 @@ def refuse_second(directory: str) -> None:
 
 
 def running(directory: str) -> Owner | None:
-    """The live training of a directory, by its lock, its launch or its log."""
+    """The live training of a directory, by its lock, its launch or its log. CkptError when it cannot be looked into."""
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        # Not to be taken for a directory in which nothing runs.
+        raise from_os_error(error, directory) from error
     return owner_of(directory, run_state(directory))
 
 

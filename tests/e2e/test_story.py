@@ -137,7 +137,7 @@ def test_train_watch_kill_restore_resume(
         terminal.press("Escape")
         terminal.wait_gone("Esc goes back")
         terminal.press("q")
-        terminal.wait_for("$ ")
+        terminal.wait_gone("sessions")
         terminal.type("echo back in the shell: $?")
         terminal.press("Enter")
         terminal.wait_for("back in the shell: 0")
@@ -149,7 +149,9 @@ def test_train_watch_kill_restore_resume(
         data = json.loads(status.stdout)["data"]
         assert data["state"] == "running"
         assert data["lost"]["steps"] > 0
-        stopped = subprocess.run([CKPT_TUI, "stop", run], capture_output=True, text=True, check=False, timeout=60)
+        stopped = subprocess.run(
+            [CKPT_TUI, "stop", run, "--yes"], capture_output=True, text=True, check=False, timeout=60
+        )
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         assert events(run)[-1]["event"] == "run_end"
     finally:
