@@ -14,7 +14,7 @@ from ckpt_tui.text import plural
 
 MAX_OTHER = 200  # values listed; the rest are counted
 _MAX_NODES = 2_000_000  # of the two states walked together: more is hostile
-_LONG_SEQUENCE = 8  # longer lists of plain values are one value: a list of 625 numbers is one RNG state
+_LONG_SEQUENCE = 8  # longer lists of plain values are one value: 625 numbers are one RNG state
 # Where trainings keep their hyperparameters in the state; those are compared as hyperparameters.
 _HPARAM_KEYS = ("args", "hparams", "hyper_parameters", "hyperparameters", "config", "cfg", "model_args")
 _ORDER = {"removed": 0, "added": 1, "shape": 2, "dtype": 3, "unknown": 4, "value": 5, "same": 6}
@@ -300,7 +300,7 @@ def _children(value: object) -> Mapping[object, object] | None:
     if isinstance(value, Mapping):
         return value
     if isinstance(value, (list, tuple)):
-        if len(value) > _LONG_SEQUENCE and not any(_has_inside(item) for item in value):
+        if len(value) > _LONG_SEQUENCE and all(_is_record(item) for item in value):
             return None
         return dict(enumerate(value))
     if isinstance(value, OpaqueObject):
@@ -314,6 +314,13 @@ def _children(value: object) -> Mapping[object, object] | None:
                 inside[name] = part
         return inside
     return None
+
+
+def _is_record(value: object) -> bool:
+    """A plain value, or a short row of plain values such as the `[step, loss]` of a history."""
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _LONG_SEQUENCE and not any(_has_inside(item) for item in value)
+    return not _has_inside(value)
 
 
 def _has_inside(value: object) -> bool:

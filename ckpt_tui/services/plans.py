@@ -104,7 +104,7 @@ def assemble(
         cost = f", {duration(seconds_given_up)} of training" if seconds_given_up else ""
         sentences.append(f"Given up: {plural(steps_given_up, 'step')}{cost} (steps {target.step:,} to {reached:,}).")
     if moves and after is not None:
-        changed = "" if before is None or before[0] != after[0] else ", as before"
+        changed = "" if before != after else ", as before"
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
     log = _log_entries(catalog, moves, why, target)
     steps = tuple(_describe(directory, move, catalog) for move in moves)

@@ -225,3 +225,15 @@ def test_memory_is_flat_and_progress_adds_up(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert sum(seen) == diff.bytes_read == 100_000_000
+
+
+def test_a_history_that_grew_is_one_difference_and_not_one_a_row() -> None:
+    def with_history(num_rows: int) -> Checkpoint:
+        state = {"step": num_rows, "loss_history": [[step, 1.0 / (step + 1)] for step in range(num_rows)]}
+        return Checkpoint(path="x", format="torch-zip", size_bytes=0, state=state)
+
+    changes = diff_checkpoints(with_history(40), with_history(60)).other
+    assert sorted((change.path, change.a, change.b) for change in changes) == [
+        ("loss_history", "40 items", "60 items, 20 different"),
+        ("step", 40, 60),
+    ]
