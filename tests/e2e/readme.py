@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ _NOTE = re.compile(r"<!-- (\w+): ([^\n]*) -->")
 
 _MASKS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
+    # Names of tensors and values: which come first, and where they are cut, differs.
+    (re.compile(r"…?\w+(\.\w+){2,}|…[\w.]+"), "NAME"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "TIME"),
     (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓]{2,}"), "BAR"),
@@ -37,7 +40,7 @@ _MASKS = (
     (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(B|kB|MB|GB|TB)(/s)?\b"), "SIZE"),
     (re.compile(r"\b[0-9a-f]{12,}\b"), "HEX"),
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e-?\d+)?[kMB]?\b"), "N"),
-    (re.compile(r"\bN(_N)+\b"), "N"),
+    (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
 )
 
@@ -97,42 +100,81 @@ def run_all(blocks: list[list[Step]], directory: Path) -> Iterator[Step]:
         "HOME": str(directory),
         "XDG_CACHE_HOME": str(directory / ".cache"),
     }
-    for steps in blocks:
-        for step in steps:
-            if step.wait:
-                _wait(step.wait, directory)
-            background = step.command.rstrip().endswith("&")
-            command = step.command
-            if background:
-                command = command.rstrip("& ").rstrip() + " >background.log 2>&1 </dev/null &"
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False,
-            )  # fmt: skip
-            step.printed = done.stdout.rstrip("\n").splitlines()
-            assert done.returncode == step.exit_code, f"$ {step.command}\n{done.stdout}\nended with {done.returncode}"
-            yield step
+    try:
+        for steps in blocks:
+            for step in steps:
+                if step.wait:
+                    _wait(step.wait, directory)
+                background = step.command.rstrip().endswith("&")
+                command = step.command
+                if background:
+                    command = command.rstrip("& ").rstrip() + " >background.log 2>&1 </dev/null &"
+                done = subprocess.run(
+                    ["bash", "-c", command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False,
+                )  # fmt: skip
+                step.printed = _as_anywhere(done.stdout, directory).rstrip("\n").splitlines()
+                assert done.returncode == step.exit_code, (
+                    f"$ {step.command}\n{done.stdout}\nended with {done.returncode}"
+                )
+                yield step
+    finally:
+        _end_trainings(directory)
+
+
+def _end_trainings(directory: Path) -> None:
+    """A story that was cut short leaves nothing running behind."""
+    for lock in directory.glob("*/trainer.lock"):
+        pid = json.loads(lock.read_text() or "{}").get("pid", 0)
+        try:
+            if pid and b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def _as_anywhere(printed: str, directory: Path) -> str:
+    """Without the places of this machine: a reader has others."""
+    for place, shown in ((str(directory.resolve()), "~"), (str(directory), "~"), (sys.executable, "python")):
+        printed = printed.replace(place, shown)
+    return printed
 
 
 def _wait(what: str, directory: Path) -> None:
-    """`step 300 checkpoints`: until the newest session in that run directory has trained 300 steps."""
-    word, number, run_name = what.split()
-    assert word == "step", what
+    """What a `wait` comment asks for, by the newest event of the log in that run directory:
+
+    `step 300 RUN`: it has trained 300 steps. `between 100 RUN`: it is well between two saves of every 100 steps.
+    `session 2 RUN`: the second session has told of a step.
+    """
+    word, number_text, run_name = what.split()
+    number = int(number_text)
     deadline = time.monotonic() + 120
     log = directory / run_name / "events.jsonl"
     while time.monotonic() < deadline:
-        lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
-        for line in reversed(lines):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # the line that is being written
-            if event["event"] in ("step", "eval", "run_start"):
-                if event["step"] >= int(number):
-                    return
-                break
-        time.sleep(0.05)
-    raise TimeoutError(f"no step {number} in {log}")
+        newest = _newest_step(log)
+        if newest is not None:
+            session, step = newest
+            if word == "step" and step >= number:
+                return
+            if word == "between" and 0.2 * number <= step % number <= 0.5 * number:
+                return
+            if word == "session" and session >= number:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"never {what}")
+
+
+def _newest_step(log: Path) -> tuple[int, int] | None:
+    """(session, step) of the last `step` event; None while there is none."""
+    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the line that is being written
+        if event["event"] == "step":
+            return event["session"], event["step"]
+    return None
 
 
 def write() -> None:
