@@ -1,0 +1,150 @@
+"""Makes the pictures in this directory from a recorded real run: `python screenshots/make.py`.
+
+`recorded/events.jsonl.gz` is the log of a real training of the bundled trainer that was killed twice (SIGKILL) and
+resumed. It is replayed up to a moment, in a directory whose checkpoints are written by the trainer's own code with a
+model of the recorded size, and the app draws it on a terminal of a given size. Needs the extra `trainer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+RECORDED = HERE / "recorded" / "events.jsonl.gz"
+RUN_NAME = "gpt-stdlib"
+
+
+def read_log() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gzip.decompress(RECORDED.read_bytes()).splitlines()]
+
+
+def moment(events: Sequence[dict[str, Any]], session: int, step: int) -> float:
+    """When the recorded session had trained that far, Unix seconds."""
+    return next(e["ts"] for e in events if e["session"] == session and e["event"] == "step" and e["step"] >= step)
+
+
+def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: float) -> None:
+    """The checkpoints that the log tells of and that are still there at `until`, of the recorded size."""
+    import torch
+
+    start = next(event for event in events if event["event"] == "run_start")
+    sizes = {name: start["config"][name] for name in ("n_layer", "n_head", "n_embd", "block_size")}
+    flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run(
+            [sys.executable, "-m", "trainer", "--out", scratch, *flags, "--max_steps", "40", "--batch_size", "4",
+             "--mini_batch_size", "4"],
+            check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        state = torch.load(Path(scratch) / "latest.pt", weights_only=True)
+    there: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["ts"] > until:
+            break
+        if event["event"] == "checkpoint_saved":
+            for old, new in (("latest.pt", "latest_backup.pt"), ("best_model.pt", "best_model_previous.pt")):
+                if old in event["names"] and old in there:
+                    there[new] = there[old]
+            there.update(dict.fromkeys(event["names"], event))
+        elif event["event"] == "checkpoint_removed":
+            there.pop(event["path"], None)
+    for name, event in there.items():
+        state.update(step=event["step"], val_loss=event["val_loss"], timestamp=event["ts"], args=start["config"])
+        state["epoch"] = event["step"] / start["steps_per_epoch"]
+        torch.save(state, directory / name)
+        os.utime(directory / name, (event["ts"], event["ts"]))
+
+
+async def draw(
+    directory: Path, now: float, pictures: Sequence[tuple[str, int, int, Sequence[str]]], alive: bool
+) -> None:
+    """One picture each: (name, columns, rows, keys pressed first)."""
+    from ckpt_tui.services.monitor import RunMonitor
+    from ckpt_tui.sources.jsonl import JsonlSource
+    from ckpt_tui.sources.replay import ReplaySource
+    from ckpt_tui.tui.app import CkptTuiApp
+
+    for name, columns, rows, pressed in pictures:
+        source = ReplaySource(JsonlSource(str(directory / "events.jsonl")), speed=None, until=now)
+        monitor = RunMonitor(str(directory), clock=lambda: now, source=source)
+        # The recorded process is long gone: whether it lives is part of the scene.
+        with (
+            patch("ckpt_tui.services.monitor.process_is_alive", lambda *_: alive),
+            patch("ckpt_tui.services.monitor.lock_owner", lambda *_: None),
+        ):
+            app = CkptTuiApp(str(directory), monitor=monitor, env={"TERM": "xterm-256color", "COLORTERM": "truecolor"})
+            async with app.run_test(size=(columns, rows)) as pilot:
+                await settle(pilot)
+                for key in pressed:
+                    await pilot.press(key)
+                    await settle(pilot)
+                svg = app.export_screenshot(title=f"ckpt-tui watch {RUN_NAME}", simplify=True)
+        # Rich numbers its classes by a random id: keep the files stable from run to run.
+        identifier = re.search(r"terminal-(\d+)-", svg)
+        if identifier:
+            svg = svg.replace(identifier[0], "terminal-")
+        target = HERE / f"{name}-{columns}x{rows}.svg"
+        target.write_text(svg)
+        print(target.relative_to(HERE.parent))
+
+
+async def settle(pilot: Any) -> None:
+    """Until the screen has stayed the same for a second: the threads have told what they found."""
+    before, same = "", 0
+    for _ in range(100):
+        await pilot.pause(0.1)
+        now = pilot.app.export_screenshot()
+        same = same + 1 if re.sub(r"terminal-\d+", "", now) == before else 0
+        before = re.sub(r"terminal-\d+", "", now)
+        if same >= 10:
+            return
+    raise TimeoutError("the screen never came to rest")
+
+
+def main() -> None:
+    os.environ.update(TEXTUAL_ANIMATIONS="none", TZ="UTC")
+    time.tzset()
+    events = read_log()
+    crash = max(e["ts"] for e in events if e["session"] == 1)
+    running = moment(events, 3, 8000)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["XDG_CACHE_HOME"] = scratch + "/cache"
+        directory = Path(scratch) / RUN_NAME
+
+        def scene(until: float) -> None:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            (directory / "events.jsonl").write_bytes(gzip.decompress(RECORDED.read_bytes()))
+            write_checkpoints(directory, events, until)
+
+        scene(running)
+        pictures = [("overview", 120, 40, ()), ("overview", 80, 24, ()), ("inspect", 120, 40, ("i", "n")),
+                    ("diff", 80, 24, ("d",)), ("help", 80, 24, ("question_mark",))]  # fmt: skip
+        asyncio.run(draw(directory, running, pictures, alive=True))
+
+        scene(crash)
+        damaged = bytearray((directory / "latest.pt").read_bytes())
+        damaged[len(damaged) // 2] ^= 0x10
+        (directory / "latest.pt").write_bytes(damaged)
+        night = crash + 6.5 * 3600
+        pictures = [("crashed", 80, 24, ()), ("crashed", 120, 40, ()), ("restore", 80, 24, ("b",)),
+                    ("resume", 80, 24, ("r",))]  # fmt: skip
+        asyncio.run(draw(directory, night, pictures, alive=False))
+
+
+if __name__ == "__main__":
+    main()
