@@ -37,6 +37,17 @@ def moment(events: Sequence[dict[str, Any]], session: int, step: int) -> float:
     return next(e["ts"] for e in events if e["session"] == session and e["event"] == "step" and e["step"] >= step)
 
 
+def write_log(directory: Path, events: Sequence[dict[str, Any]], until: float) -> None:
+    """The recorded lines up to `until`, as if the run had been started beside this directory."""
+    with open(directory / "events.jsonl", "w") as log:
+        for event in events:
+            if event["ts"] > until:
+                break
+            if event["event"] == "run_start":
+                event = {**event, "cwd": str(directory.parent), "argv": ["python3", *event["argv"][1:]]}
+            log.write(json.dumps(event) + "\n")
+
+
 def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: float) -> None:
     """The checkpoints that the log tells of and that are still there at `until`, of the recorded size."""
     import torch
@@ -47,10 +58,10 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(
             [sys.executable, "-m", "trainer", "--out", scratch, *flags, "--max_steps", "40", "--batch_size", "4",
-             "--mini_batch_size", "4"],
+             "--checkpoint_freq", "2", "--keep_checkpoints", "40", "--threads", "1"],
             check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        state = torch.load(Path(scratch) / "latest.pt", weights_only=True)
+        trained = [torch.load(path, weights_only=True) for path in sorted(Path(scratch).glob("rolling_step_*.pt"))]
     there: dict[str, dict[str, Any]] = {}
     for event in events:
         if event["ts"] > until:
@@ -62,7 +73,10 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
             there.update(dict.fromkeys(event["names"], event))
         elif event["event"] == "checkpoint_removed":
             there.pop(event["path"], None)
+    steps = sorted({event["step"] for event in there.values()})
     for name, event in there.items():
+        # A later checkpoint gets the weights of a later step, so that comparing two of them shows what it would.
+        state = trained[steps.index(event["step"]) - len(steps)]
         state.update(step=event["step"], val_loss=event["val_loss"], timestamp=event["ts"], args=start["config"])
         state["epoch"] = event["step"] / start["steps_per_epoch"]
         torch.save(state, directory / name)
@@ -128,12 +142,12 @@ def main() -> None:
         def scene(until: float) -> None:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
-            (directory / "events.jsonl").write_bytes(gzip.decompress(RECORDED.read_bytes()))
+            write_log(directory, events, until)
             write_checkpoints(directory, events, until)
 
         scene(running)
         pictures = [("overview", 120, 40, ()), ("overview", 80, 24, ()), ("inspect", 120, 40, ("i", "n")),
-                    ("diff", 80, 24, ("d",)), ("help", 80, 24, ("question_mark",))]  # fmt: skip
+                    ("diff", 80, 24, ("d", "n")), ("help", 80, 24, ("question_mark",))]  # fmt: skip
         asyncio.run(draw(directory, running, pictures, alive=True))
 
         scene(crash)
