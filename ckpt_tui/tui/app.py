@@ -135,8 +135,8 @@ class CkptTuiApp(App[None]):
 
     def on_catalog_changed(self, message: CatalogChanged) -> None:
         self.catalog = message.catalog
-        bad = frozenset(entry.name for entry in message.catalog.entries if entry.validity in INVALID)
-        self.monitor.invalid_checkpoints = bad
+        # The same rule as `status` (services/damage.py), so that shell and screen never differ on what is at risk.
+        self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.can_resume)
         self._overview().show_catalog(message.catalog)
 
     def on_session_failed(self, message: SessionFailed) -> None:
@@ -175,6 +175,3 @@ class CkptTuiApp(App[None]):
 
     def checkpoint_names(self) -> Sequence[str]:
         return [entry.name for entry in self.catalog.entries] if self.catalog else []
-
-
-INVALID = frozenset({"damaged", "nonfinite", "incomplete", "unsafe", "not-a-checkpoint", "unreadable"})

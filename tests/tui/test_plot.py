@@ -7,7 +7,8 @@ import pytest
 from ckpt_tui.run.state import Series
 from ckpt_tui.tui import plot
 from ckpt_tui.tui.scale import XScale
-from tests.builders.run_states import falling, resumed_series, series
+from ckpt_tui.tui.widgets.chart import train_and_val
+from tests.builders.run_states import falling, resumed_series, running, series
 
 
 def drawn(
@@ -147,3 +148,12 @@ def test_the_cursor_does_not_hide_what_is_there() -> None:
     cells = plot.with_cursor((("  ⣿ ", "train"),), 1, True)
     assert "".join(part for part, _ in cells) == " │⣿ "
     assert "".join(part for part, _ in plot.with_cursor((("  ⣿ ", "train"),), 2, True)) == "  ⣿ "
+
+
+def test_the_chart_never_takes_the_machine_for_the_training() -> None:
+    machine = {name: series(name, [(1, 50.0)]) for name in ("cpu_percent", "rss_bytes")}
+    both_vals = {name: series(name, [(1, 2.0)]) for name in ("val_loss", "eval_loss")}
+    assert train_and_val(running(series=machine)) == (None, None)
+    assert train_and_val(running(series={**machine, **both_vals})) == (None, both_vals["val_loss"])
+    accuracy = series("accuracy", [(1, 0.5)])
+    assert train_and_val(running(series={**machine, "accuracy": accuracy})) == (accuracy, None)

@@ -216,13 +216,19 @@ class Chart(LinesWidget):
         return plot.point_near(self.train, self.view.axis, at), plot.point_near(self.val, self.view.axis, at)
 
 
+VAL_NAMES = ("val_loss", "eval_loss")
+# How the machine is doing is no curve of the training.
+MACHINE_NAMES = frozenset({"cpu_percent", "rss_bytes"})
+
+
 def train_and_val(state: RunState) -> tuple[Series | None, Series | None]:
     """The two lines of the chart: `loss` (or train_loss, or the first metric there is), and `val_loss`."""
     series = state.series
-    val = next((series[name] for name in ("val_loss", "eval_loss") if name in series), None)
+    val = next((series[name] for name in VAL_NAMES if name in series), None)
     train = next((series[name] for name in ("loss", "train_loss") if name in series), None)
     if train is None:
-        train = next((one for one in series.values() if one is not val), None)
+        others = (one for name, one in series.items() if name not in VAL_NAMES and name not in MACHINE_NAMES)
+        train = next(others, None)
     return train, val
 
 
