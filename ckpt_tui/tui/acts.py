@@ -6,8 +6,10 @@ What goes wrong in our own words becomes a dialog; nothing is done before a pers
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text
@@ -85,10 +87,10 @@ class Acts:
         from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
 
         sentences = (f"Process {pid} saves an emergency checkpoint and ends.",) if pid else ("It saves and ends.",)
-        if not await self._app.push_screen_wait(ConfirmDialog("Stop the training", sentences)):
+        if not await self._app.push_screen_wait(ConfirmDialog("Stop the training", sentences, yes_label="Stop")):
             return
         self._say("Asked it to save and end.")
-        stopped = await _in_thread(lambda: stop(self._directory))
+        stopped = await _in_daemon_thread(lambda: stop(self._directory))
         if not stopped.has_ended:
             raise CkptError(
                 "Still running",
@@ -98,6 +100,32 @@ class Acts:
 
     def _say(self, words: str) -> None:
         self._app.notify(safe_text(words, 500), markup=False, timeout=8)
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """For waiting that changes nothing here: quitting does not wait for it, as it would for the executor's threads."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("T", result))
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the app has gone meanwhile
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await outcome
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -42,6 +42,8 @@ _MASKS = (
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e-?\d+)?[kMB]?\b"), "N"),
     (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
+    # Lists of files break at other places; a sentence that names one file keeps it.
+    (re.compile(r"(\S+\.pt, ?)+(\S+\.pt\.?)?( and N more\.)?|^\s*\S+\.pt\.$"), "FILES "),
 )
 
 

@@ -131,6 +131,17 @@ def test_train_watch_kill_restore_resume(
         terminal.wait_for("running")
         wait_until(lambda: newest_step(run) > last_step + 100, what="the curve goes on")
 
+        # Stop it by key, so that it saves, and go on once more.
+        terminal.press("S")
+        terminal.wait_for("Stop the training", "y yes")
+        terminal.press("y")
+        terminal.wait_for("preempted")
+        terminal.press("r")
+        terminal.wait_for("Resume from", "Enter start")
+        terminal.press("Enter")
+        wait_until(lambda: any(event["session"] == 3 for event in events(run)), what="a third session")
+        terminal.wait_for("running")
+
         # Help is there, and it quits cleanly while the training goes on.
         terminal.press("?")
         terminal.wait_for("Esc goes back", "resume")
