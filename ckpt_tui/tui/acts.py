@@ -31,8 +31,9 @@ class Acts:
         self._done = done
 
     def start(self, act: Callable[[], object]) -> None:
-        """Run one of the coroutines below; a second one at the same time is not started."""
+        """Run one of the coroutines below; a second one at the same time is not started, and that is said."""
         if any(worker.group == "act" and worker.is_running for worker in self._app.workers):
+            self._say("The last act is still at work: try again when it has ended.")
             return
         self._app.run_worker(self._guard(act), group="act", exclusive=False, exit_on_error=False)
 
@@ -89,7 +90,7 @@ class Acts:
         sentences = (f"Process {pid} saves an emergency checkpoint and ends.",) if pid else ("It saves and ends.",)
         if not await self._app.push_screen_wait(ConfirmDialog("Stop the training", sentences, yes_label="Stop")):
             return
-        self._say("Asked it to save and end.")
+        self._say("Asked it to save and end, waiting for it.")
         stopped = await _in_daemon_thread(lambda: stop(self._directory))
         if not stopped.has_ended:
             raise CkptError(
@@ -97,9 +98,10 @@ class Acts:
                 f"process {stopped.pid} has not ended after {stopped.seconds:.0f} s",
                 "It may be saving something big. Look at its output (o), or wait.",
             )
+        self._say("It has saved and ended.")
 
     def _say(self, words: str) -> None:
-        self._app.notify(safe_text(words, 500), markup=False, timeout=8)
+        self._app.notify(safe_text(words, 500), markup=False, timeout=5)
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

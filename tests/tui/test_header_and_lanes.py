@@ -15,7 +15,7 @@ from ckpt_tui.tui.widgets.checkpoint_list import cells_of, plain_cells_of, rows_
 from ckpt_tui.tui.widgets.event_lane import lane
 from ckpt_tui.tui.widgets.header import header_lines
 from ckpt_tui.tui.widgets.lines_widget import rule
-from ckpt_tui.tui.widgets.session_lanes import bar_of
+from ckpt_tui.tui.widgets.session_lanes import bar_of, words_of
 from tests.builders.run_states import NOW, crashed, running, save
 
 
@@ -171,3 +171,18 @@ def test_diff_takes_the_marked_one_or_the_one_before() -> None:
 def test_rules_fill_their_width(width: int) -> None:
     cells = rule("loss", [("all", "dim"), ("  train", "train")], width)
     assert sum(cell_width(part) for part, _ in cells) == width or width < 8
+
+
+def test_a_session_names_what_it_resumed_from_as_it_was_then() -> None:
+    state = running()
+    resumed = replace(
+        state.sessions[-1], number=2, start_step=500, last_step=900, start_ts=NOW - 50, resumed_from="latest.pt",
+        lost_steps=0, lost_s=0.0, phase=Phase.RUNNING,
+    )  # fmt: skip
+    saves = (
+        save(500, NOW - 60, names=("rolling_step_000500.pt", "latest.pt")),
+        save(800, NOW - 10, names=("rolling_step_000800.pt", "latest.pt")),
+    )
+    words = "".join(word for word, _ in words_of(resumed, replace(state, saves=saves)))
+    assert "500" in words.rpartition("from")[2]
+    assert "800" not in words

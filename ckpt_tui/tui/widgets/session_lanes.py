@@ -68,7 +68,9 @@ def words_of(session: Session, state: RunState, *, unicode: bool = True) -> list
     if session.lost_steps:
         words.append((f"lost {plural(session.lost_steps, 'step')}, {duration(session.lost_s)}", "error"))
     elif session.resumed_from:
-        words.append((f"from {checkpoint_words(session.resumed_from, state.saves)}", "dim"))
+        # What that name held when the session began: `latest.pt` has been many checkpoints since.
+        held = [save for save in state.saves if save.step == session.start_step and save.ts <= session.start_ts]
+        words.append((f"from {checkpoint_words(session.resumed_from, held)}", "dim"))
     return words
 
 
