@@ -106,7 +106,7 @@ def assemble(
     if moves and after is not None:
         changed = "" if before != after else ", as before"
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
-    log = _log_entries(catalog, moves, why, target)
+    log = _log_entries(directory, catalog, moves, why, target)
     steps = tuple(_describe(directory, move, catalog) for move in moves)
     registry = _registry_move(directory, moves, undone)
     needed = sum(step.size_bytes for step in steps if step.action == "copy")
@@ -191,12 +191,14 @@ def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None) -
     return Move(REGISTRY_NAME, "write", before=now, data=data) if data is not None else None
 
 
-def _log_entries(catalog: Catalog, moves: Sequence[Move], why: str, target: CatalogEntry | None) -> list[LogEntry]:
+def _log_entries(
+    directory: str, catalog: Catalog, moves: Sequence[Move], why: str, target: CatalogEntry | None
+) -> list[LogEntry]:
     """One `checkpoint_restored` for each name that gets other content; one for a rollback that only sets aside."""
     entries = []
     for move in moves:
         if move.how in ("copy", "rename"):
-            source = catalog.entry(move.source)
+            source = catalog.entry(move.source) if move.how == "copy" else _entry_of_set_aside(directory, move)
             entries.append(LogEntry(move.target, move.source, why, source.step or 0 if source else 0))
     if not entries and moves:
         name = target.name if target is not None else moves[0].target

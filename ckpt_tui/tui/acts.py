@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckpt_tui.services.restore import Plan
 
 T = TypeVar("T")
+DONE = {"restore": "Restored", "rollback": "Rolled back", "undo": "Undone"}
 
 
 class Acts:
@@ -69,7 +70,10 @@ class Acts:
         if not await self._app.push_screen_wait(PlanDialog(plan)):
             return
         outcome = await _in_thread(lambda: carry_out(plan))
-        self._say(" ".join(outcome.sentences))
+        # What was done was read in the plan; what counts now is where that leaves the run, and the way back.
+        takes = f" A resume takes {outcome.resume_would_take}." if outcome.resume_would_take else ""
+        back = "" if outcome.act == "undo" else " u takes it back."
+        self._say(f"{DONE.get(outcome.act, outcome.act)}.{takes}{back}")
 
     async def resume(self, source: str = "auto") -> None:
         from ckpt_tui.services.launch import launch
@@ -101,6 +105,7 @@ class Acts:
         self._say("It has saved and ended.")
 
     def _say(self, words: str) -> None:
+        self._app.clear_notifications()  # only the newest word is true
         self._app.notify(safe_text(words, 500), markup=False, timeout=5)
 
 

@@ -135,7 +135,7 @@ def test_train_watch_kill_restore_resume(
         terminal.press("S")
         terminal.wait_for("Stop the training", "y yes")
         terminal.press("y")
-        terminal.wait_for("preempted")
+        terminal.wait_for("preempted", "saved and ended")
         terminal.press("r")
         terminal.wait_for("Resume from", "Enter start")
         terminal.press("Enter")
