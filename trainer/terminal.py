@@ -1,7 +1,12 @@
-"""One compact line for a person: rewritten in place on a terminal, a line of its own otherwise."""
+"""One compact line for a person: rewritten in place on a terminal, a line of its own otherwise.
+
+Nobody may be listening any more (`| head`, a closed connection, a full disk under a redirected log): a line that
+cannot be printed is dropped, and never ends a training or keeps it from its emergency save.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 
@@ -12,16 +17,19 @@ class Terminal:
 
     def progress(self, line: str) -> None:
         if self._is_tty:
-            sys.stdout.write("\r" + line.ljust(self._width))
+            self._write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+            self._write(line + "\n")
 
     def say(self, line: str) -> None:
         """A line that stays."""
         if self._is_tty and self._width:
-            sys.stdout.write("\n")
+            self._write("\n")
             self._width = 0
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        self._write(line + "\n")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(text)
+            sys.stdout.flush()

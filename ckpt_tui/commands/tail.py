@@ -60,13 +60,14 @@ def _show(events: Iterable[Event | BadLine], notices: Iterable[str], out: Output
 
 
 def _json_line(event: Event | BadLine) -> str:
+    import json
+
     from ckpt_tui.events.codec import encode
 
     if isinstance(event, BadLine):
-        import json
-
         return json.dumps({"bad_line": event.reason, "offset": event.offset, "num_bytes": event.num_bytes})
-    return encode(event).decode("utf-8", "replace").rstrip("\n")
+    # In ASCII: C1 and bidi characters of a hostile log would speak to the terminal, and JSON lets them stand.
+    return json.dumps(json.loads(encode(event)), separators=(",", ":"))
 
 
 def _words(event: Event | BadLine, style: Style) -> str:

@@ -295,7 +295,7 @@ def _save(records: dict[str, _Record]) -> bool:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(_Records(version=_VERSION, records=records)))
         os.replace(temporary, path)
-    except OSError:
+    except (OSError, UnicodeError):  # a name that is not UTF-8 cannot be written down: its verdict is not kept
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)

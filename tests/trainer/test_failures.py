@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +160,31 @@ def test_a_newer_format_is_refused_politely(make: Callable[..., Training], tmp_p
     torch.save({**training._state(), "format_version": 99}, tmp_path / "future.pt")
     with pytest.raises(BadCheckpointError, match="newer than this trainer"):
         load(str(tmp_path / "future.pt"))
+
+
+def test_a_reader_that_went_away_does_not_end_the_training(tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m trainer --out run --n_layer 1 --n_head 2 --n_embd 32 --block_size 32 --batch_size 4"
+        " --max_steps 120 --eval_freq 100 --checkpoint_freq 100 --threads 1"
+        " | head -1 > /dev/null; echo ${PIPESTATUS[0]}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout.strip() == "0", done.stderr
+    assert b'"status":"finished"' in (tmp_path / "run" / "events.jsonl").read_bytes().splitlines()[-1]
+
+
+def test_a_directory_whose_name_is_not_utf8_keeps_its_steps(tmp_path: Path) -> None:
+    directory = os.fsdecode(bytes(tmp_path) + b"/run\xff")
+    train = [
+        sys.executable, "-m", "trainer", "--out", directory, "--n_layer", "1", "--n_head", "2", "--n_embd", "32",
+        "--block_size", "32", "--batch_size", "4", "--max_steps", "60", "--eval_freq", "100",
+        "--checkpoint_freq", "20", "--threads", "1",
+    ]  # fmt: skip
+    subprocess.run(train, check=True, timeout=90, capture_output=True)
+    (Path(directory) / "registry.json").unlink()
+    listed = subprocess.run(
+        [sys.executable, "-m", "trainer", "--out", directory, "--list_checkpoints"], capture_output=True, timeout=90,
+        check=True,
+    ).stdout  # fmt: skip
+    assert b"unreadable" not in listed
+    assert b"rolling_step_000060.pt" in listed

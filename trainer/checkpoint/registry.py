@@ -98,7 +98,8 @@ def _read_facts(path: str) -> dict[str, Any]:
     from trainer.checkpoint.publish import digest_of_file
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with open(path, "rb") as file:  # not by name and mapped: torch cannot open a name that is not UTF-8
+            state = torch.load(file, map_location="cpu", weights_only=True)
         step, epoch = state["step"], state["epoch"]
         if type(step) is not int or type(epoch) is not int:
             return {}

@@ -140,7 +140,8 @@ def load(path: str) -> dict[str, Any]:
             broken = archive.testzip()
         if broken is not None:
             raise BadCheckpointError(f"the checksum of its record {broken} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # torch cannot open a name that is not UTF-8 by itself
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except BadCheckpointError:
         raise
     except FileNotFoundError:
