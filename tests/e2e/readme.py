@@ -43,8 +43,11 @@ _MASKS = (
     (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
     # Lists of files break at other places; a sentence that names one file keeps it.
-    (re.compile(r"(\S+\.pt, ?)+(\S+\.pt\.?)?( and N more\.)?|^\s*\S+\.pt\.$"), "FILES "),
+    (re.compile(r"(\S+\.pt, ?)+(\S+\.pt\b\.?)?( and N more\.)?"), "FILES "),
 )
+
+
+_BROKEN_LIST = re.compile(r"(\.pt,|\.pt|\.pt and|\.pt and \d+)\n\s+(?=\S+\.pt\b|and \d|\d+ more|more\.)")
 
 
 @dataclass(slots=True)
@@ -85,7 +88,9 @@ def mask(line: str) -> str:
 def masked(lines: list[str]) -> list[str]:
     """Masked lines without empty ones; neighbours that became equal count once (a list may be longer today)."""
     result: list[str] = []
-    for line in map(mask, lines):
+    # A list of files breaks at other places when its names get longer: one line again.
+    whole = _BROKEN_LIST.sub(r"\1 ", "\n".join(lines))
+    for line in map(mask, whole.split("\n")):
         if line and (not result or result[-1] != line):
             result.append(line)
     return result

@@ -34,3 +34,11 @@ def test_masking_keeps_words_and_drops_numbers() -> None:
     assert mask("at risk  162 steps, 8.9 s") == mask("at risk 7 steps, 1m 20s")
     assert mask("✓ valid  10.4 MB") != mask("✖ damaged  10.4 MB")
     assert masked(["a 1", "a 2", "", "b"]) == ["a N", "b"]
+
+
+def test_a_list_of_files_may_break_elsewhere() -> None:
+    first = ["13 newer: latest.pt,", "  emergency_step_000996_20261121_114255.pt, best_model.pt and 7 more.", "done"]
+    second = ["14 newer: latest.pt, rolling_step_001000.pt,", "  best_model.pt, a.pt,", "  b.pt and 8 more.", "done"]
+    third = ["14 newer: latest.pt, rolling_step_001000.pt, b.pt and 8", "  more.", "done"]
+    assert masked(first) == masked(second) == masked(third)
+    assert masked(first) != masked(["13 newer: latest.pt and 7 more.", "undone"])
