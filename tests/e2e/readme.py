@@ -43,7 +43,7 @@ _MASKS = (
     (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
     # Lists of files break at other places; a sentence that names one file keeps it.
-    (re.compile(r"(\S+\.pt, ?)+(\S+\.pt\b\.?)?( and N more\.)?"), "FILES "),
+    (re.compile(r"(\S+\.pt, ?)+\S+\.pt\b\.?( and N more\.)?"), "FILES "),
 )
 
 

@@ -42,3 +42,4 @@ def test_a_list_of_files_may_break_elsewhere() -> None:
     third = ["14 newer: latest.pt, rolling_step_001000.pt, b.pt and 8", "  more.", "done"]
     assert masked(first) == masked(second) == masked(third)
     assert masked(first) != masked(["13 newer: latest.pt and 7 more.", "undone"])
+    assert mask("A resume then starts from latest.pt, step 3.") != mask("A resume then starts from best.pt, step 3.")
