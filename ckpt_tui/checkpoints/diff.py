@@ -248,10 +248,12 @@ def _same_by_checksum(a: Checkpoint, tensor_a: TensorInfo, b: Checkpoint, tensor
 
     This trusts the recorded checksum; whether the bytes still match it is what `validate` answers.
     """
-    if _view(tensor_a)[1:] != _view(tensor_b)[1:] or a.byteorder != b.byteorder:
+    if _view(tensor_a)[1:] != _view(tensor_b)[1:]:
         return False
     storage_a, storage_b = a.storages.get(tensor_a.storage), b.storages.get(tensor_b.storage)
     if storage_a is None or storage_b is None or not storage_a.crc32 or not storage_b.crc32:
+        return False
+    if storage_a.is_big_endian != storage_b.is_big_endian:
         return False
     return storage_a.size_bytes == storage_b.size_bytes and storage_a.crc32 == storage_b.crc32
 

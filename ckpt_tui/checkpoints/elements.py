@@ -133,7 +133,6 @@ class ElementReader:
         self.is_complex = tensor.dtype in COMPLEX
         self.item_bytes = size
         self._word = f"u{size // 2 if self.is_complex else size}"
-        self._swaps = checkpoint.byteorder == "big" and np.dtype(self._word).itemsize > 1
         dims = [(n, s) for n, s in zip(tensor.shape, tensor.stride, strict=True) if n != 1]
         self._is_empty = any(n == 0 for n, _ in dims)
         self.repeats = 1
@@ -143,6 +142,8 @@ class ElementReader:
         self.num_elements = 0 if self._is_empty else math.prod(n for n, _ in dims)
         self._dims = _merged(dims)
         self._storage = checkpoint.storages.get(tensor.storage)
+        is_big_endian = self._storage is not None and self._storage.is_big_endian
+        self._swaps = is_big_endian and np.dtype(self._word).itemsize > 1
         if not self._is_empty:
             self._check_bounds()
             assert self._storage is not None

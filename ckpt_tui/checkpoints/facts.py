@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, TensorInfo, TensorRef
 
+ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "dataloader")
 MODEL_KEYS = ("model", "model_state_dict", "state_dict", "model_state", "module", "net", "weights")
 OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state")
-_PARTS = {
+_ROLE_KEYS = {
     "model": MODEL_KEYS,
     "optimizer": OPTIMIZER_KEYS,
     "scheduler": ("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "lr_scheduler_state_dict"),
@@ -30,33 +31,73 @@ _MAX_PLAIN_NODES = 10_000
 
 
 def add_facts(checkpoint: Checkpoint) -> None:
-    """Fill progress, hyperparameters, has, optimizer and versions from the state; leaves out what it does not find."""
-    state = entries_of(checkpoint.state)
-    if state is None:
-        return
-    for part, keys in _PARTS.items():
-        if any(state.get(key) not in (None, {}, []) for key in keys if _is_part(state.get(key))):
-            checkpoint.has.append(part)
-    is_bare = bool(checkpoint.tensors) and "model" not in checkpoint.has
-    if is_bare and all(type(value) is TensorRef for value in state.values()):
-        checkpoint.has.insert(0, "model")
-    _add_progress(checkpoint, state)
-    for key in _SETTINGS:
-        settings = entries_of(state.get(key))
-        if settings:
-            plain = plain_value(settings)
+    """Fill parts, progress, hyperparameters, has, optimizer and versions; leaves out what it does not find."""
+    if not checkpoint.parts:
+        checkpoint.parts = find_parts(checkpoint, "")
+    found = {part.role for part in checkpoint.parts}
+    checkpoint.has += [role for role in ROLES if role in found and role not in checkpoint.has]
+    for part in checkpoint.parts:
+        entries = entries_of(part.value)
+        if entries is None:
+            continue
+        if part.role == "progress":
+            _add_progress(checkpoint, entries)
+            for key in _VERSIONS:
+                if isinstance(entries.get(key), (str, int)):
+                    checkpoint.metadata.setdefault(key, entries[key])
+        elif part.role == "settings" and entries:
+            plain = plain_value(entries)
             assert isinstance(plain, dict)
             checkpoint.hyperparameters.update({k: v for k, v in plain.items() if k not in checkpoint.hyperparameters})
-    for key in _VERSIONS:
-        if isinstance(state.get(key), (str, int)):
-            checkpoint.metadata.setdefault(key, state[key])
-    for key in OPTIMIZER_KEYS:
-        optimizer = state.get(key)
-        if isinstance(optimizer, list) and optimizer:
-            optimizer = optimizer[0]
-        if isinstance(optimizer, dict) and "param_groups" in optimizer:
-            checkpoint.optimizer = _optimizer_facts(optimizer, checkpoint.hyperparameters)
+    for optimizer in optimizers_of(checkpoint):
+        if "param_groups" in optimizer.value:
+            checkpoint.optimizer = _optimizer_facts(optimizer.value, checkpoint.hyperparameters)
             break
+
+
+def find_parts(checkpoint: Checkpoint, file: str) -> list[Part]:
+    """The parts of a single file by the names in its state; `file`: its name in a directory, "" when it is alone."""
+    state = entries_of(checkpoint.state)
+    if state is None:
+        return []
+    parts = []
+    for role, keys in _ROLE_KEYS.items():
+        for key in keys:
+            value = state.get(key)
+            if _is_part(value) and value not in ({}, [], ()):
+                parts.append(Part(role, file, f"{key}.", value))
+                break
+    is_bare = bool(checkpoint.tensors) and all(part.role != "model" for part in parts)
+    if is_bare and all(type(value) is TensorRef for value in state.values()):
+        parts.insert(0, Part("model", file, "", state))
+    parts += [Part("settings", file, f"{key}.", state[key]) for key in _SETTINGS if entries_of(state.get(key))]
+    parts.append(Part("progress", file, "", state))
+    return parts
+
+
+class OptimizerState:
+    """One optimizer of a checkpoint. where: for messages (`optimizer_states.1`). value: its state dict."""
+
+    __slots__ = ("value", "where")
+
+    def __init__(self, where: str, value: dict[object, object]) -> None:
+        self.where = where
+        self.value = value
+
+
+def optimizers_of(checkpoint: Checkpoint) -> list[OptimizerState]:
+    """The state dict of every optimizer; a part may hold a list of them."""
+    found = []
+    for part in checkpoint.parts:
+        if part.role != "optimizer":
+            continue
+        where = ": ".join(word for word in (part.file, part.prefix.removesuffix(".")) if word) or "optimizer"
+        if isinstance(part.value, dict):
+            found.append(OptimizerState(where, part.value))
+        elif isinstance(part.value, (list, tuple)):
+            items = [item for item in part.value[:100] if isinstance(item, dict)]
+            found += [OptimizerState(f"{where}.{number}", item) for number, item in enumerate(items)]
+    return found
 
 
 def entries_of(value: object) -> dict[object, object] | None:
@@ -182,14 +223,16 @@ def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object
 def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
     """The tensors of the model's state dict (buffers included: a file cannot always tell them apart); all of them
     where the file is nothing but weights."""
-    if checkpoint.format == "safetensors":
+    parts = [part for part in checkpoint.parts if part.role == "model"]
+    if len(parts) == 1 and not parts[0].prefix and not parts[0].file:
         return checkpoint.tensors
-    state = entries_of(checkpoint.state) or {}
-    for key in MODEL_KEYS:
-        if _is_part(state.get(key)):
-            prefix = f"{key}."
-            return [tensor for tensor in checkpoint.tensors if tensor.name.startswith(prefix) or tensor.name == key]
-    return checkpoint.tensors if "model" in checkpoint.has else []
+    return [tensor for tensor in checkpoint.tensors if any(part.holds(tensor) for part in parts)]
+
+
+def model_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
+    """The name of a tensor of the model as the model knows it: without the part's prefix."""
+    part = next((p for p in checkpoint.parts if p.role == "model" and p.prefix and p.holds(tensor)), None)
+    return tensor.name.removeprefix(part.prefix) if part is not None else tensor.name
 
 
 def count_parameters(tensors: list[TensorInfo]) -> int:

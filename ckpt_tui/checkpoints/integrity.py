@@ -174,7 +174,7 @@ class _FileScan:
         bits = self._bits(storage) if storage is not None and with_numbers else None
         recorded = record.crc32 if self.has_checksums else None
         stored = None if record.is_stored else record.stored_bytes
-        is_big = self.checkpoint.byteorder == "big"
+        is_big = storage is not None and storage.is_big_endian
         yield Region(record.name, record.offset, record.size_bytes, recorded, bits, is_big, stored)
 
     def _bits(self, storage: Storage):  # type: ignore[no-untyped-def]

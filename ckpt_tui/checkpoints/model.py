@@ -40,8 +40,9 @@ class Storage:
 
     key: unique in the checkpoint (`data/17`; a file's name before it where there are several files).
     file: path relative to the checkpoint ("" when the checkpoint is the file). offset: where the bytes begin in
-    that file, absolute; None where there are none to read (missing, meta device, compressed).
-    size_bytes: what lies there. crc32: as the container records it; None where it records none.
+    that file, absolute; None where there are none to read (missing, meta device, compressed by an unknown method).
+    size_bytes: of the elements. crc32: of them, as the container records it; None where it records none.
+    deflated_bytes: not None when the elements are there only as a raw deflate stream of that many bytes, at `offset`.
     """
 
     key: str
@@ -49,6 +50,8 @@ class Storage:
     offset: int | None
     size_bytes: int
     crc32: int | None = None
+    is_big_endian: bool = False
+    deflated_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,12 +100,36 @@ class GlobalRef:
     where: str = ""  # the record whose pickle names it
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the things that a training state is made of, and where in the checkpoint it was found.
+
+    role: model, optimizer, scheduler, scaler, ema, rng, dataloader; settings and progress for what tells of the run.
+    file: relative path in a directory, "" in a file. prefix: how the names of its tensors begin in that file, with
+    the dot (`model.`); "" when the whole file is it. value: its decoded state.
+    """
+
+    role: str
+    file: str
+    prefix: str
+    value: object
+
+    def holds(self, tensor: TensorInfo) -> bool:
+        """Whether a tensor of the checkpoint belongs to it."""
+        return tensor.file == self.file and (
+            tensor.name.startswith(self.prefix) or tensor.name == self.prefix.removesuffix(".")
+        )
+
+
 @dataclass(slots=True)
 class Checkpoint:
     """One checkpoint, a file or a directory, as a reader found it.
 
     state: the decoded tree without tensor data: dicts (keys as in the file), lists, tuples, str, int, float, bool,
-    None, bytes, `TensorRef` and `OpaqueObject`; it may be cyclic and deep.
+    None, bytes, `TensorRef` and `OpaqueObject`; it may be cyclic and deep. Of a directory: a dict of its files'
+    states by relative path.
+    parts: what of it is the model, the optimizer and so on; readers of directories name them, `facts` finds them in
+    single files.
     findings: what the reader noticed on its way; `validate` looks further.
     """
 
@@ -116,10 +143,10 @@ class Checkpoint:
     findings: list[Finding] = field(default_factory=list)
     progress: dict[str, object] = field(default_factory=dict)  # step, epoch, train_loss, val_loss, saved_at ...
     hyperparameters: dict[str, object] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
     has: list[str] = field(default_factory=list)  # of: model optimizer scheduler scaler ema rng dataloader
     optimizer: dict[str, object] = field(default_factory=dict)
     metadata: dict[str, object] = field(default_factory=dict)  # versions, byte order, safetensors' __metadata__
-    byteorder: str = "little"
 
     @property
     def safety(self) -> str:

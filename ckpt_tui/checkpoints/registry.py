@@ -1,16 +1,16 @@
-"""Opens any checkpoint: the reader is found by content, never by the file's name."""
+"""Opens any checkpoint, file or directory: the reader is found by content, never by the name."""
 
 from __future__ import annotations
 
 import os
-import stat
 
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.facts import add_facts
 from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint
-from ckpt_tui.checkpoints.readers.base import READERS
+from ckpt_tui.checkpoints.opening import RegularFile
+from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
 
 _HEAD_BYTES = 512
@@ -18,14 +18,20 @@ _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def sniff(path: str | os.PathLike[str]) -> str | None:
-    """The format of the file at `path` by its first bytes; None for what is no checkpoint that we read."""
+    """The format of the file or directory at `path` by its first bytes, or by the names in it; None for what is no
+    checkpoint that we read."""
+    where = os.fspath(path)
     try:
-        with _open(os.fspath(path)) as file:
-            file_bytes = os.fstat(file.fileno()).st_size
-            head = read_exactly(file.fileno(), min(_HEAD_BYTES, file_bytes), 0, os.fspath(path))
-    except (CkptError, OSError):
+        if os.path.isdir(where):
+            from ckpt_tui.checkpoints.readers.directory import Listing
+
+            listing = Listing(where)
+            return next((found for reader in directory_readers() if (found := reader.sniff(listing))), None)
+        with RegularFile(where) as file:
+            head = read_exactly(file.descriptor, min(_HEAD_BYTES, file.file_bytes), 0, where)
+            return next((found for reader in file_readers() if (found := reader.sniff(head, file.file_bytes))), None)
+    except (CkptError, OSError, ValueError):
         return None
-    return next((found for reader in READERS if (found := reader.sniff(head, file_bytes))), None)
 
 
 def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_LIMITS) -> Checkpoint:
@@ -35,50 +41,37 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
     """
     where = os.fspath(path)
     try:
-        with _open(where) as file, GarbageHeld():
-            descriptor = file.fileno()
-            file_bytes = os.fstat(descriptor).st_size
-            head = read_exactly(descriptor, min(_HEAD_BYTES, file_bytes), 0, where)
-            for reader in READERS:
-                if reader.sniff(head, file_bytes) is not None:
-                    checkpoint = reader.read(descriptor, file_bytes, where, limits)
-                    add_facts(checkpoint)
-                    return checkpoint
+        with GarbageHeld():
+            is_directory = "\0" not in where and os.path.isdir(where)
+            checkpoint = _open_directory(where, limits) if is_directory else open_file(where, limits)
+            add_facts(checkpoint)
+            return checkpoint
     except OSError as error:
         raise from_os_error(error, where) from error
-    raise _not_a_checkpoint(where, head)
 
 
-class _open:  # noqa: N801 - a context manager that reads like open()
-    """A regular file opened for reading; never waits on a pipe."""
+def open_file(path: str, limits: ReadLimits) -> Checkpoint:
+    """What the reader of a file says, without facts."""
+    with RegularFile(path) as file:
+        head = read_exactly(file.descriptor, min(_HEAD_BYTES, file.file_bytes), 0, path)
+        for reader in file_readers():
+            if reader.sniff(head, file.file_bytes) is not None:
+                return reader.read(file.descriptor, file.file_bytes, path, limits)
+    raise _not_a_checkpoint(path, head)
 
-    def __init__(self, path: str) -> None:
-        self._path = path
 
-    def fileno(self) -> int:
-        return self._descriptor
+def _open_directory(path: str, limits: ReadLimits) -> Checkpoint:
+    from ckpt_tui.checkpoints.readers.directory import Listing
 
-    def __enter__(self) -> _open:
-        try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError):
-                raise from_os_error(error, self._path) from error
-            raise CkptError("Not found", "a path cannot hold a NUL byte") from None
-        mode = os.fstat(self._descriptor).st_mode
-        if stat.S_ISREG(mode):
-            return self
-        os.close(self._descriptor)
-        if stat.S_ISDIR(mode):
-            raise CkptError(
-                "Not a checkpoint",
-                f"{self._path} is a directory; directory layouts are not read yet",
-                f"Name a file in it, or list it: ckpt-tui list {self._path}",
-            )
-        raise CkptError("Not a checkpoint", f"{self._path} is not a regular file")
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+    listing = Listing(path)
+    for reader in directory_readers():
+        if reader.sniff(listing) is not None:
+            return reader.read(listing, limits)
+    raise CkptError(
+        "Not a checkpoint",
+        f"{path} is a directory of no layout that is known",
+        f"Name a file in it, or list it: ckpt-tui list {path}",
+    )
 
 
 def _not_a_checkpoint(path: str, head: bytes) -> CkptError:

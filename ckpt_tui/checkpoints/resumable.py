@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, OpaqueObject, Severity, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.facts import entries_of, optimizers_of
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
 from ckpt_tui.text import count, plural, safe_text
 
 _SCHEDULER_KEYS = ("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict")
@@ -53,8 +53,8 @@ def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Re
     if "scheduler" not in has and not any(key in state for key in _SCHEDULER_KEYS):
         message = "no scheduler state; fine when the learning rate is constant or follows from the step"
         findings.append(Finding("scheduler-missing", Severity.INFO, "scheduler", message, level="resume"))
-    findings += _check_step(checkpoint, state, expected_step)
-    findings += _check_moments(state)
+    findings += _check_step(checkpoint, expected_step)
+    findings += _check_moments(checkpoint)
     failed = any(finding.severity != Severity.INFO and finding.code != "moment-order" for finding in findings)
     return Resumability("fail" if failed else "pass", tuple(findings))
 
@@ -81,7 +81,7 @@ def step_in_name(path: str) -> int | None:
     return int(matches[-1]) if matches else None
 
 
-def _check_step(checkpoint: Checkpoint, state: Mapping[object, object], expected: int | None) -> Iterator[Finding]:
+def _check_step(checkpoint: Checkpoint, expected: int | None) -> Iterator[Finding]:
     step = step_of(checkpoint)
     if step is None:
         message = "no step: a resume cannot know which batch comes next"
@@ -93,7 +93,7 @@ def _check_step(checkpoint: Checkpoint, state: Mapping[object, object], expected
         if other is not None and other != step:
             message = f"the state says step {count(step)}, {who} {count(other)}"
             yield Finding("step-mismatch", Severity.ERROR, "step", message, hint, "resume")
-    scheduled = _scheduler_step(state)
+    scheduled = _scheduler_step(checkpoint)
     epoch = checkpoint.progress.get("epoch")
     epochs = {int(epoch) + i for i in (-1, 0, 1)} if isinstance(epoch, (int, float)) and abs(epoch) < 10**12 else set()
     if scheduled is not None and scheduled != step and scheduled not in epochs:
@@ -102,19 +102,20 @@ def _check_step(checkpoint: Checkpoint, state: Mapping[object, object], expected
         yield Finding("scheduler-step", Severity.INFO, "scheduler", message + meaning, level="resume")
 
 
-def _scheduler_step(state: Mapping[object, object]) -> int | None:
-    scheduler = next((state[key] for key in _SCHEDULER_KEYS if key in state), None)
+def _scheduler_step(checkpoint: Checkpoint) -> int | None:
+    scheduler = next((part.value for part in checkpoint.parts if part.role == "scheduler"), None)
     if isinstance(scheduler, (list, tuple)) and len(scheduler) == 1:
         scheduler = scheduler[0]
     return _count(scheduler.get("last_epoch")) if isinstance(scheduler, Mapping) else None
 
 
-def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
+def _check_moments(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Moments have the shapes of their parameters: by order where there is one group, as a set where there are more."""
-    shapes = _model_shapes(state)
+    shapes = _model_shapes(checkpoint)
     if not shapes:
         return
-    for where, optimizer in _optimizers(state):
+    for found in optimizers_of(checkpoint):
+        where, optimizer = found.where, found.value
         per_parameter, groups = optimizer.get("state"), optimizer.get("param_groups")
         if not isinstance(per_parameter, Mapping) or not isinstance(groups, (list, tuple)):
             continue
@@ -138,30 +139,20 @@ def _check_moments(state: Mapping[object, object]) -> Iterator[Finding]:
             message = "its moments come in another order than the model's parameters"
             yield Finding("moment-order", Severity.WARNING, where, message, level="resume")
         adam = any(isinstance(group, Mapping) and "betas" in group for group in groups)
-        step = _count(state.get("step", state.get("global_step")))
+        step = step_of(checkpoint)
         if adam and not per_parameter and step is not None and step > 0:
             message = f"no moments at step {count(step)}, though this optimizer keeps them"
             yield Finding("moments-missing", Severity.WARNING, where, message, level="resume")
 
 
-def _model_shapes(state: Mapping[object, object]) -> list[tuple[int, ...]]:
-    model = next((state[key] for key in MODEL_KEYS if isinstance(state.get(key), (Mapping, OpaqueObject))), None)
-    if isinstance(model, OpaqueObject):
-        model = model.entries
-    if not isinstance(model, Mapping):
-        return []
-    return [value.info.shape for value in model.values() if isinstance(value, TensorRef)]
-
-
-def _optimizers(state: Mapping[object, object]) -> Iterator[tuple[str, Mapping[object, object]]]:
-    for key in OPTIMIZER_KEYS:
-        found = state.get(key)
-        if isinstance(found, Mapping):
-            yield key, found
-        elif isinstance(found, (list, tuple)):
-            for number, item in enumerate(found[:100]):
-                if isinstance(item, Mapping):
-                    yield f"{key}.{number}", item
+def _model_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    return [
+        value.info.shape
+        for part in checkpoint.parts
+        if part.role == "model"
+        for value in (entries_of(part.value) or {}).values()
+        if isinstance(value, TensorRef)
+    ]
 
 
 def _members(group: object) -> list[int | str]:

@@ -98,6 +98,22 @@ def name_tensors(state: object, limits: ReadLimits, findings: list[Finding]) -> 
     return tensors
 
 
+def tensor_references(state: object) -> Iterator[TensorRef]:
+    """Every `TensorRef` object of a state, each once."""
+    waiting: list[object] = [state]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        if isinstance(value, TensorRef):
+            seen.add(id(value))
+            yield value
+        elif isinstance(value, _CONTAINERS):
+            seen.add(id(value))
+            waiting += [item for _, item in _children(value) if isinstance(item, (*_CONTAINERS, TensorRef))]
+
+
 def _children(value: object) -> Iterator[tuple[object, object]]:
     if isinstance(value, dict):
         return iter(list(value.items()))

@@ -144,11 +144,10 @@ def _settings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterato
 
 
 def _modules(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
-    from ckpt_tui.checkpoints.facts import MODEL_KEYS, model_tensors, module_weights
+    from ckpt_tui.checkpoints.facts import model_tensors, module_weights
 
-    tensors = model_tensors(checkpoint)
-    prefix = next((f"{key}." for key in MODEL_KEYS if tensors and tensors[0].name.startswith(f"{key}.")), "")
-    weights = module_weights(tensors, prefix)
+    prefix = next((part.prefix for part in checkpoint.parts if part.role == "model"), "")
+    weights = module_weights(model_tensors(checkpoint), prefix)
     if len(weights) > 1:
         yield ""
         rows = [(text.safe_text(name, 60), text.count(n), text.size(num)) for name, (n, num) in weights.items()]

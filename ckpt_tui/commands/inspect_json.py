@@ -54,8 +54,7 @@ def _optimizer(checkpoint: Checkpoint) -> object:
     facts = as_json(checkpoint.optimizer)
     assert isinstance(facts, dict)
     if facts:
-        # It loads no textual; it lies with the screen because that was there first.
-        from ckpt_tui.tui.moments import moments_of
+        from ckpt_tui.checkpoints.moments import moments_of
 
         moments, by_name = moments_of(checkpoint)
         facts["by_name"] = by_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.model import (
     Checkpoint,
     Finding,
@@ -58,7 +59,9 @@ def checkpoint_of(tensors: list[TensorInfo], **changes: Any) -> Checkpoint:
         "hyperparameters": {"lr": 6e-4, "batch_size": 32, "betas": [0.9, 0.95]},
         "has": ["model"],
     }  # fmt: skip
-    return Checkpoint(**{**fields, **changes})
+    checkpoint = Checkpoint(**{**fields, **changes})
+    checkpoint.parts = checkpoint.parts or find_parts(checkpoint, "")
+    return checkpoint
 
 
 def small_gpt(num_layers: int = 4) -> Checkpoint:

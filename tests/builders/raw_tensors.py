@@ -11,7 +11,7 @@ from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo, TensorRe
 
 def raw_checkpoint(path: Path, tensors: dict[str, torch.Tensor], *, byteorder: str = "little") -> Checkpoint:
     """Write the storages of `tensors` to `path`, shared ones once, 64 bytes before each, and describe them."""
-    checkpoint = Checkpoint(str(path), "raw", 0, byteorder=byteorder)
+    checkpoint = Checkpoint(str(path), "raw", 0)
     keys: dict[int, str] = {}
     with open(path, "wb") as file:
         for name, tensor in tensors.items():
@@ -22,7 +22,7 @@ def raw_checkpoint(path: Path, tensors: dict[str, torch.Tensor], *, byteorder: s
                 if byteorder == "big":
                     content = swapped(content, tensor)
                 file.write(b"\xff" * 64)
-                checkpoint.storages[key] = Storage(key, "", file.tell(), len(content))
+                checkpoint.storages[key] = Storage(key, "", file.tell(), len(content), None, byteorder == "big")
                 file.write(content)
             checkpoint.tensors.append(info_of(name, tensor, key))
         checkpoint.size_bytes = file.tell()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from ckpt_tui.checkpoints.model import Checkpoint
-from ckpt_tui.checkpoints.readers.base import READERS
+from ckpt_tui.checkpoints.readers.base import file_readers
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders.torch_files import save_bytes, training_state
@@ -23,7 +23,7 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
 
 
 def test_every_reader_has_a_builder() -> None:
-    assert all(set(reader.formats) & set(BUILDERS) for reader in READERS)
+    assert all(set(reader.formats) & set(BUILDERS) for reader in file_readers())
 
 
 @pytest.mark.parametrize("kind", list(BUILDERS))

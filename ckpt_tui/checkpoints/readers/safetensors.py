@@ -148,3 +148,6 @@ def _check_spans(spans: list[tuple[int, int, str]], data_start: int, file_bytes:
 
 def _damaged(path: str, what: str) -> CkptError:
     return CkptError("Damaged checkpoint", f"{path}: {what}", _HINT)
+
+
+READER = SafetensorsReader()

@@ -49,8 +49,6 @@ class TorchZipReader:
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
                 raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
                 checkpoint.metadata[note] = raw.decode("ascii", "replace").strip()
-        if checkpoint.metadata.get("byteorder") == "big":
-            checkpoint.byteorder = "big"
         checkpoint.tensors = name_tensors(checkpoint.state, limits, checkpoint.findings)
         _join_storages(checkpoint, prefix, by_name)
         return checkpoint
@@ -128,6 +126,7 @@ def _decode(descriptor: int, entry: ZipEntry, path: str, limits: ReadLimits) -> 
 def _join_storages(checkpoint: Checkpoint, prefix: str, by_name: dict[str, ZipEntry]) -> None:
     """Find every tensor's bytes, and say which have none, or fewer than the tensor shows."""
     storages, num_bad = checkpoint.storages, 0
+    is_big_endian = checkpoint.metadata.get("byteorder") == "big"
     for tensor in checkpoint.tensors:
         key = tensor.storage
         if not key:
@@ -139,7 +138,7 @@ def _join_storages(checkpoint: Checkpoint, prefix: str, by_name: dict[str, ZipEn
                 storage = Storage(key, "", None, 0)
             else:
                 offset = entry.offset if entry.method == 0 else None
-                storage = Storage(key, "", offset, entry.size_bytes, entry.crc32 or None)
+                storage = Storage(key, "", offset, entry.size_bytes, entry.crc32 or None, is_big_endian)
             storages[key] = storage
         needed = _bytes_needed(tensor)
         if needed <= storage.size_bytes and storage.offset is not None:
@@ -165,3 +164,6 @@ def _bytes_needed(tensor: TensorInfo) -> int:
         last += (extent - 1) * stride
     # Packed dtypes show more elements than bytes.
     return 0 if tensor.dtype in ("quint4x2", "quint2x4") else (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)
+
+
+READER = TorchZipReader()

@@ -15,9 +15,9 @@ from ckpt_tui.checkpoints.model import (
     TensorRef,
     Verdict,
 )
+from ckpt_tui.checkpoints.moments import moments_of
 from ckpt_tui.text import metric, safe_text, size
 from ckpt_tui.tui.judgement import severity_words
-from ckpt_tui.tui.moments import moments_of
 from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
 from ckpt_tui.tui.styled import bar
 from ckpt_tui.tui.tensor_table import TensorTable, full_name

@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.facts import entries_of, optimizers_of
+from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, TensorRef
 
-MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module", "net", "network", "weights")
-OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim")
 MAX_PARAMETERS = 20_000
 
 
@@ -33,17 +32,14 @@ class Moments:
 
 def moments_of(checkpoint: Checkpoint) -> tuple[list[Moments], bool]:
     """Moments in the order of the optimizer's groups, and whether they are under their parameters' names."""
-    state = checkpoint.state if isinstance(checkpoint.state, Mapping) else {}
-    optimizer = next((state[key] for key in OPTIMIZER_KEYS if key in state), None)
-    if isinstance(optimizer, (list, tuple)) and optimizer:
-        optimizer = optimizer[0]
-    if not isinstance(optimizer, Mapping) or not isinstance(optimizer.get("state"), Mapping):
+    optimizer = next((found.value for found in optimizers_of(checkpoint)), {})
+    per_parameter = optimizer.get("state")
+    if not isinstance(per_parameter, Mapping):
         return [], False
-    per_parameter: Mapping[object, object] = optimizer["state"]
     listed = optimizer.get("param_groups")
     groups = [group for group in listed if isinstance(group, Mapping)] if isinstance(listed, (list, tuple)) else []
     members = [_members(group) for group in groups] or [list(per_parameter)]
-    names = _recorded_names(groups, members) or _joined_names(members, per_parameter, _model_tensors(state))
+    names = _recorded_names(groups, members) or _joined_names(members, per_parameter, _model_tensors(checkpoint))
     found: list[Moments] = []
     for parameter in [parameter for group in members for parameter in group][:MAX_PARAMETERS]:
         values = per_parameter.get(parameter)
@@ -93,20 +89,18 @@ def _joined_names(
     }
 
 
-def _model_tensors(state: Mapping[object, object]) -> list[tuple[str, TensorInfo]]:
+def _model_tensors(checkpoint: Checkpoint) -> list[tuple[str, TensorInfo]]:
     """The model's tensors in order, by name; tied ones once."""
-    model = next((state[key] for key in MODEL_KEYS if isinstance(state.get(key), (Mapping, OpaqueObject))), None)
-    entries = model.entries if isinstance(model, OpaqueObject) else model
-    if not isinstance(entries, Mapping):
-        return []
     seen: set[tuple[object, ...]] = set()
     tensors: list[tuple[str, TensorInfo]] = []
-    for name, value in entries.items():
-        if not isinstance(value, TensorRef):
-            continue
-        info = value.info
-        view = (info.storage, info.offset, info.shape, info.stride)
-        if view not in seen:
-            seen.add(view)
-            tensors.append((str(name), info))
+    for part in checkpoint.parts:
+        entries = entries_of(part.value) if part.role == "model" else None
+        for name, value in (entries or {}).items():
+            if not isinstance(value, TensorRef):
+                continue
+            info = value.info
+            view = (info.storage, info.offset, info.shape, info.stride)
+            if view not in seen:
+                seen.add(view)
+                tensors.append((str(name), info))
     return tensors

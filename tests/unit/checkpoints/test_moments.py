@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ckpt_tui.checkpoints.model import Checkpoint, TensorRef
-from ckpt_tui.tui.moments import moments_of
+from ckpt_tui.checkpoints.moments import moments_of
 from ckpt_tui.tui.screens.inspect_rows import optimizer_facts
 from tests.builders.checkpoints_by_hand import checkpoint_of, tensor_info
 
