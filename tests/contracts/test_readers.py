@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from ckpt_tui.checkpoints.model import Checkpoint
-from ckpt_tui.checkpoints.readers.base import file_readers
+from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders.torch_files import save_bytes, training_state
@@ -21,9 +21,13 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
     "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
 }
 
+# Each writes a checkpoint of its format into an empty directory.
+DIRECTORY_BUILDERS: dict[str, Callable[[Path], None]] = {}
+
 
 def test_every_reader_has_a_builder() -> None:
     assert all(set(reader.formats) & set(BUILDERS) for reader in file_readers())
+    assert all(set(reader.formats) & set(DIRECTORY_BUILDERS) for reader in directory_readers())
 
 
 @pytest.mark.parametrize("kind", list(BUILDERS))
@@ -51,3 +55,43 @@ def test_damage_ends_in_a_checkpoint_or_a_ckpt_error(tmp_path: Path, kind: str) 
             said.append(error)
     assert said
     assert all(error.title and error.message for error in said)
+
+
+@pytest.mark.parametrize("kind", list(DIRECTORY_BUILDERS))
+def test_a_damaged_directory_ends_in_a_checkpoint_or_a_ckpt_error(tmp_path: Path, kind: str) -> None:
+    DIRECTORY_BUILDERS[kind](tmp_path)
+    assert open_checkpoint(tmp_path).format == kind
+    chance = random.Random(7)
+    said: list[str] = []
+
+    def look() -> None:
+        try:
+            checkpoint = open_checkpoint(tmp_path)
+        except CkptError as error:
+            assert error.title
+            assert error.message
+            said.append(error.message)
+        else:
+            assert isinstance(checkpoint, Checkpoint)
+            assert all(finding.message and finding.code for finding in checkpoint.findings)
+            said.extend(finding.message for finding in checkpoint.findings)
+
+    for path in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        path.unlink()
+        look()
+        path.mkdir()  # a directory in the place of a file
+        look()
+        path.rmdir()
+        damaged = [b"", whole[: len(whole) // 2], whole[:-1], b"{}", b"[1]", b"\0" * len(whole)]
+        for _ in range(25):
+            raw = bytearray(whole)
+            if raw:
+                raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+            damaged.append(bytes(raw))
+        for changed in damaged:
+            path.write_bytes(changed)
+            look()
+        path.write_bytes(whole)
+    assert said
+    assert open_checkpoint(tmp_path).format == kind
