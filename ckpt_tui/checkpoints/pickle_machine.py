@@ -45,15 +45,19 @@ class DecodedPickle:
     """root: the inert object. globals: everything it names, called or not. end: the byte behind it.
 
     num_malformed: tensors that no torch could build, because of their shape; they are opaque objects in `root`.
+    odd_keys: what stood as the key of a dict where `root` has a text for it, by that text.
     """
 
-    __slots__ = ("end", "globals", "num_malformed", "root")
+    __slots__ = ("end", "globals", "num_malformed", "odd_keys", "root")
 
-    def __init__(self, root: object, names: list[GlobalRef], end: int, num_malformed: int) -> None:
+    def __init__(
+        self, root: object, names: list[GlobalRef], end: int, num_malformed: int, odd_keys: dict[str, object]
+    ) -> None:
         self.root = root
         self.globals = names
         self.end = end
         self.num_malformed = num_malformed
+        self.odd_keys = odd_keys
 
 
 def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:
@@ -66,7 +70,7 @@ def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS,
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
         reason = safe_text(error, 80)
         raise UnsoundPickleError(record, machine.position, reason, _judged(machine, record)) from None
-    return DecodedPickle(root, _judged(machine, record), machine.position, machine.num_malformed)
+    return DecodedPickle(root, _judged(machine, record), machine.position, machine.num_malformed, machine.odd_keys)
 
 
 class UnsoundPickleError(CkptError):
@@ -97,7 +101,7 @@ class _Machine:
         self.limits = limits
         self.names: dict[tuple[str, str], GlobalName] = {}
         self.copied = 0
-        self.num_odd_keys = 0
+        self.odd_keys: dict[str, object] = {}
         self.num_tuple_keys = 0
         self.num_malformed = 0
 
@@ -315,9 +319,10 @@ class _Machine:
         if _is_plain_key(key) and (type(key) is not tuple or self.num_tuple_keys < _MAX_TUPLE_KEYS):
             self.num_tuple_keys += type(key) is tuple
             return key
-        self.num_odd_keys += 1
         kind = key.type_name if isinstance(key, OpaqueObject) else type(key).__name__
-        return f"<{kind[:200]} #{self.num_odd_keys}>"
+        text = f"<{kind[:200]} #{len(self.odd_keys) + 1}>"
+        self.odd_keys[text] = key
+        return text
 
     def line(self, position: int) -> tuple[bytes, int]:
         end = self.data.index(b"\n", position)
