@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -71,17 +72,13 @@ class Target:
         turn = chance.random()
         if turn < 0.10:
             for tensor in chance.sample(checkpoint.tensors, min(3, len(checkpoint.tensors))):
-                try:
+                with contextlib.suppress(CkptError):
                     tensor_statistics(checkpoint, tensor, bins=8)
-                except CkptError:
-                    pass
         elif turn < 0.15:
             _judge(path)
         elif turn < 0.17:
-            try:
+            with contextlib.suppress(CkptError):
                 diff_checkpoints(open_checkpoint(self.whole), checkpoint)
-            except CkptError:
-                pass
         elif turn < 0.20:
             _show(path)
         elif turn < 0.21 and sniff(path) is None:
@@ -98,7 +95,7 @@ def _check(checkpoint: Checkpoint, path: str) -> None:
         if where not in sizes:
             if os.path.commonpath([os.path.realpath(path), os.path.realpath(where)]) != os.path.realpath(path):
                 raise Broken(f"a storage lies outside: {storage.file!r}")
-            sizes[where] = os.stat(where).st_size
+            sizes[where] = Path(where).stat().st_size
         taken = storage.size_bytes if storage.deflated_bytes is None else storage.deflated_bytes
         if storage.offset < 0 or taken < 0 or storage.offset + taken > sizes[where]:
             raise Broken(f"storage {storage.key!r} goes beyond its file: {storage.offset} + {taken} > {sizes[where]}")
@@ -142,4 +139,4 @@ def _peak_kb() -> int:
 
 def temporary_root() -> Path:
     """Memory instead of a disk, where there is one: a million files are written."""
-    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path("/tmp")  # noqa: S108
+    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path("/tmp")
