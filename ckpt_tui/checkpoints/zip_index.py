@@ -57,28 +57,34 @@ class ZipIndex:
         self.findings: list[Finding] = []
 
 
-def read_zip_index(descriptor: int, file_bytes: int, path: str, limits: ReadLimits = DEFAULT_LIMITS) -> ZipIndex:
+def read_zip_index(
+    descriptor: int, file_bytes: int, path: str, limits: ReadLimits = DEFAULT_LIMITS, base: int = 0
+) -> ZipIndex:
     """The records of an open zip file of `file_bytes` bytes.
 
+    base: where it begins, for an archive that is embedded in a file: `file_bytes` are its own then; `offset` of its
+    records is that in the file, `header_offset` that in the archive.
     Raises CkptError "Damaged checkpoint" when there is no central directory to read, or it does not hold together.
     What is wrong with single records becomes findings of severity error.
     """
     index = ZipIndex()
-    start, size, num_entries, end = _find_directory(descriptor, file_bytes, path, index.findings)
+    start, size, num_entries, end = _find_directory(descriptor, file_bytes, path, index.findings, base)
     if num_entries > limits.max_zip_entries:
         raise _damaged(path, f"its central directory claims {count(num_entries)} records")
     if start + size > end or num_entries * _CENTRAL.size > size:
         raise _damaged(path, f"its central directory does not fit into the {count(file_bytes)} bytes of the file")
-    directory = read_exactly(descriptor, size, start, path)
+    directory = read_exactly(descriptor, size, base + start, path)
     _parse(directory, num_entries, path, index)
-    _locate(descriptor, start, path, index)
+    _locate(descriptor, start, path, index, base)
     return index
 
 
-def _find_directory(descriptor: int, file_bytes: int, path: str, findings: list[Finding]) -> tuple[int, int, int, int]:
+def _find_directory(
+    descriptor: int, file_bytes: int, path: str, findings: list[Finding], base: int
+) -> tuple[int, int, int, int]:
     """(start, size, number of records, where it must have ended)."""
     tail_start = max(file_bytes - _END.size - _MAX_COMMENT - _LOCATOR.size, 0)
-    tail = read_exactly(descriptor, file_bytes - tail_start, tail_start, path)
+    tail = read_exactly(descriptor, file_bytes - tail_start, base + tail_start, path)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + _END.size > len(tail):
         raise CkptError(
@@ -102,7 +108,7 @@ def _find_directory(descriptor: int, file_bytes: int, path: str, findings: list[
         )
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at - _LOCATOR.size + 4] == b"PK\x06\x07":
         _, _, end64, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        record = read_exactly(descriptor, _END64.size, end64, path) if end64 + _END64.size <= end else b""
+        record = read_exactly(descriptor, _END64.size, base + end64, path) if end64 + _END64.size <= end else b""
         if len(record) != _END64.size or record[:4] != b"PK\x06\x06":
             raise _damaged(path, "its zip64 end record is not where the locator says")
         num64, size64, start64 = _END64.unpack(record)[7:10]
@@ -165,7 +171,7 @@ def _zip64_sizes(extra: bytes, size: int, packed: int, local: int) -> tuple[int,
     return size, packed, local
 
 
-def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex) -> None:
+def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex, base: int) -> None:
     """Find where the data of each record begins, by its local header, and what does not agree with it."""
     unpack, size_local = _LOCAL.unpack_from, _LOCAL.size
     seen: set[str] = set()
@@ -178,7 +184,7 @@ def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex) -
         raw_name = name.encode("utf-8", "surrogateescape")
         header_end = entry.header_offset + size_local + len(raw_name)
         header = (
-            read_exactly(descriptor, size_local + len(raw_name), entry.header_offset, path)
+            read_exactly(descriptor, size_local + len(raw_name), base + entry.header_offset, path)
             if header_end <= directory_start
             else b""
         )
@@ -209,7 +215,7 @@ def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex) -
         if entry.method == _STORED and entry.size_bytes != entry.compressed_bytes:
             note("size-lies", name, "it is stored as it is, yet claims two different sizes")
             continue
-        entry.offset = offset
+        entry.offset = base + offset
     end = 0
     before = ""
     placed = [entry for entry in index.entries if entry.offset is not None]
@@ -217,7 +223,7 @@ def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex) -
         if entry.header_offset < end:
             note("overlapping-records", entry.name, f"it lies over the bytes of {before}")
         assert entry.offset is not None
-        reach = entry.offset + entry.compressed_bytes
+        reach = entry.offset - base + entry.compressed_bytes
         if reach > end:
             end, before = reach, entry.name
 

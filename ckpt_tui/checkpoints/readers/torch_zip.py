@@ -29,8 +29,9 @@ class TorchZipReader:
     def sniff(self, head: bytes, file_bytes: int) -> str | None:
         return "torch-zip" if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") else None
 
-    def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits) -> Checkpoint:
-        index = read_zip_index(descriptor, file_bytes, path, limits)
+    def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits, base: int = 0) -> Checkpoint:
+        """base: where the archive begins, for one of several in a file."""
+        index = read_zip_index(descriptor, file_bytes, path, limits, base)
         pickles = [e for e in index.entries if e.name == "data.pkl" or e.name.endswith("/data.pkl")]
         if not pickles:
             names = ", ".join(safe_text(entry.name, 40) for entry in index.entries[:3])
