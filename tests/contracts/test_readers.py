@@ -14,6 +14,7 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
+from tests.builders import frameworks
 from tests.builders.torch_files import save_bytes, training_state
 
 BUILDERS: dict[str, Callable[[], bytes]] = {
@@ -22,7 +23,9 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
 }
 
 # Each writes a checkpoint of its format into an empty directory.
-DIRECTORY_BUILDERS: dict[str, Callable[[Path], None]] = {}
+DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
+    "sharded": frameworks.shards,
+}
 
 
 def test_every_reader_has_a_builder() -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # In the order in which they are asked: `inspect` imports them one by one until one knows the file.
 FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors")
-DIRECTORY_READERS: tuple[str, ...] = ()
+DIRECTORY_READERS: tuple[str, ...] = ("sharded",)
 
 
 def file_readers() -> Iterator[Reader]:

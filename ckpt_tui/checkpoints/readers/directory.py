@@ -14,6 +14,7 @@ from ckpt_tui.text import safe_text
 _MAX_FILES = 100_000
 _MAX_DEPTH = 4  # of directories below the checkpoint; Accelerate and DeepSpeed use two
 _MAX_TEXT_BYTES = 64 << 20
+_MAX_NOTES = 1000  # an index can name a million shards that are not there
 _HINT = "Copy it again, or use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
 
@@ -92,6 +93,7 @@ class Parts:
         self.state: dict[object, object] = {}
         self.checkpoint = Checkpoint(listing.path, format_name, sum(listing.files.values()), state=self.state)
         self._named: set[str] = set()
+        self._num_notes = 0
         if listing.is_cut:
             self.note("too-many-files", Severity.WARNING, "", f"only the first {_MAX_FILES:,} files are looked at")
 
@@ -143,13 +145,17 @@ class Parts:
             where = f"{file}: {finding.where}" if finding.where else file
             message, hint = finding.message, finding.hint
             whole.findings.append(Finding(finding.code, finding.severity, where, message, hint, finding.level))
+        self.take_globals(file, found)
+        for key, value in found.metadata.items():
+            whole.metadata.setdefault(key, value)
+
+    def take_globals(self, file: str, found: Checkpoint) -> None:
+        """Put what the pickles of `file` name among the globals, each name once."""
         for ref in found.globals:
             if ref.name not in self._named:
                 self._named.add(ref.name)
                 where = f"{file}: {ref.where.rpartition(': ')[2]}"
-                whole.globals.append(GlobalRef(ref.name, ref.verdict, ref.reason, where))
-        for key, value in found.metadata.items():
-            whole.metadata.setdefault(key, value)
+                self.checkpoint.globals.append(GlobalRef(ref.name, ref.verdict, ref.reason, where))
 
     def add_data(self, file: str, value: object, role: str = "") -> None:
         """Take plain data that the caller has read itself (JSON, text)."""
@@ -161,8 +167,16 @@ class Parts:
         """A file that should be there is not."""
         self.note("missing-part", Severity.ERROR, file, what, hint)
 
-    def note(self, code: str, severity: Severity, file: str, message: str, hint: str = "") -> None:
-        self.checkpoint.findings.append(Finding(code, severity, file, message, hint))
+    def note(
+        self, code: str, severity: Severity, file: str, message: str, hint: str = "", level: str = "structure"
+    ) -> None:
+        """Add a finding; of a thousand and more the last one says so."""
+        self._num_notes += 1
+        if self._num_notes < _MAX_NOTES:
+            self.checkpoint.findings.append(Finding(code, severity, file, message, hint, level))
+        elif self._num_notes == _MAX_NOTES:
+            more = "there is more that is wrong like this, which is not listed"
+            self.checkpoint.findings.append(Finding(code, severity, "", more, hint, level))
 
 
 def _shift_references(state: object, first: int) -> None:
