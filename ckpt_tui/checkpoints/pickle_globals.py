@@ -107,6 +107,15 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("a numpy value", "numpy._core.multiarray", "_reconstruct scalar"),
     ("a numpy value", "numpy.core.numeric", "_frombuffer"),
     ("a numpy value", "numpy._core.numeric", "_frombuffer"),
+    ("where the pieces of a distributed checkpoint lie", "torch.distributed.checkpoint.metadata", "Metadata "
+     "TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties MetadataIndex StorageMeta "
+     "_MEM_FORMAT_ENCODING"),
+    ("where the pieces of a distributed checkpoint lie", "torch.distributed.checkpoint.filesystem", "_StorageInfo "
+     "_StoragePrefix"),
+    ("where the pieces of a distributed checkpoint lie", "torch.distributed.checkpoint._hf_utils", "_HFStorageInfo"),
+    ("where the pieces of a distributed checkpoint lie", "torch.distributed._shard.sharded_tensor.metadata",
+     "TensorProperties MEM_FORMAT_ENCODING ShardedTensorMetadata"),
+    ("where the pieces of a distributed checkpoint lie", "torch.distributed._shard.metadata", "ShardMetadata"),
     ("numpy's random state", "numpy.random._pickle", "__generator_ctor __bit_generator_ctor __randomstate_ctor"),
     ("numpy's random state", "numpy.random._mt19937", "MT19937"),
     ("numpy's random state", "numpy.random._pcg64", "PCG64 PCG64DXSM"),
