@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, OpaqueObject, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.pickle_globals import STORAGE_DTYPES
 
 _MAX_DIMENSIONS = 64
 _MAX_EXTENT = 1 << 63
+_MAX_ATTRIBUTES = 64  # of a tensor; more are listed, but not looked at before
 _ALIASES = {
     "float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
     "cfloat": "complex64", "cdouble": "complex128",
@@ -35,8 +36,14 @@ class GlobalName(OpaqueObject):
         self.copies = type_name in COPYING
 
 
-class StorageRef:
-    """A storage as a persistent id names it; `num_elements` as claimed, in elements of `dtype`."""
+_NOT_NAMED = TensorInfo("", "", (), "uint8", 0, "", ())
+
+
+class StorageRef(TensorRef):
+    """A storage as a persistent id names it; `num_elements` as claimed, in elements of `dtype`.
+
+    One that stands in the state by itself is listed as a tensor of one dimension: `as_tensor` is called for it.
+    """
 
     __slots__ = ("device", "dtype", "key", "num_elements")
 
@@ -45,6 +52,14 @@ class StorageRef:
         self.dtype = dtype
         self.device = device
         self.num_elements = num_elements
+        self.info = _NOT_NAMED
+        self.index = -1
+
+    def as_tensor(self) -> TensorInfo:
+        """All of its elements."""
+        num_elements = min(max(self.num_elements, 0), _MAX_EXTENT - 1)
+        num_bytes = num_elements * DTYPE_SIZES.get(self.dtype, 0)
+        return TensorInfo("", "", (num_elements,), self.dtype, num_bytes, "data/" + self.key, (1,), 0, self.device)
 
 
 def resolve_persistent_id(value: object) -> object:
@@ -90,7 +105,9 @@ def dtype_name(value: object) -> str:
     """torch's name of a dtype that a pickle names as a global."""
     if isinstance(value, GlobalName) and value.type_name.startswith("torch."):
         name = value.type_name[6:]
-        return _ALIASES.get(name, name)
+        # Dtypes of a later torch are named, too; but it goes to the screen as it is.
+        if name.isascii() and name.isidentifier() and len(name) <= 32:
+            return _ALIASES.get(name, name)
     raise ValueError("not a dtype")
 
 
@@ -122,28 +139,43 @@ def _tensor(
     )
 
 
+def _with_bits(tensor: TensorRef, metadata: tuple[object, ...]) -> TensorRef:
+    """Mark a tensor with torch's lazy bits, which stand in a dict behind its other arguments."""
+    bits = metadata[0]
+    if type(bits) is dict:
+        tensor.info.is_conj = bits.get("conj") is True
+        tensor.info.is_neg = bits.get("neg") is True
+    return tensor
+
+
 def _rebuild_tensor(storage: object, offset: object, size: object, stride: object) -> object:
     return _tensor(storage, offset, size, stride, False)
 
 
 def _rebuild_tensor_v2(
-    storage: object, offset: object, size: object, stride: object, requires_grad: object = False, *_: object
-) -> object:
-    return _tensor(storage, offset, size, stride, requires_grad)
+    storage: object, offset: object, size: object, stride: object, requires_grad: object = False,
+    _hooks: object = None, *metadata: object,
+) -> object:  # fmt: skip
+    tensor = _tensor(storage, offset, size, stride, requires_grad)
+    return _with_bits(tensor, metadata) if metadata else tensor
 
 
 def _rebuild_tensor_v3(
     storage: object, offset: object, size: object, stride: object, requires_grad: object, _hooks: object,
-    dtype: object, *_: object,
+    dtype: object, *metadata: object,
 ) -> object:  # fmt: skip
-    return _tensor(storage, offset, size, stride, requires_grad, dtype_name(dtype))
+    tensor = _tensor(storage, offset, size, stride, requires_grad, dtype_name(dtype))
+    return _with_bits(tensor, metadata) if metadata else tensor
 
 
 def _rebuild_qtensor(
-    storage: object, offset: object, size: object, stride: object, _quantizer: object, requires_grad: object,
+    storage: object, offset: object, size: object, stride: object, quantizer: object, requires_grad: object,
     *_: object,
 ) -> object:  # fmt: skip
-    return _tensor(storage, offset, size, stride, requires_grad)
+    tensor = _tensor(storage, offset, size, stride, requires_grad)
+    if type(quantizer) is tuple and len(quantizer) == 4:  # per channel: (scheme, scales, zero points, axis)
+        return CompositeRef(tensor.info, -1, {"scales": quantizer[1], "zero_points": quantizer[2]})
+    return tensor
 
 
 def _rebuild_meta(dtype: object, size: object, stride: object, requires_grad: object) -> object:
@@ -155,38 +187,140 @@ def _rebuild_meta(dtype: object, size: object, stride: object, requires_grad: ob
 
 
 def _rebuild_parameter(data: object, requires_grad: object = True, *_: object) -> object:
-    if type(data) is not TensorRef:
+    if not isinstance(data, TensorRef) or type(data) is StorageRef:
         raise ValueError("a parameter needs a tensor")
     old = data.info
-    return TensorRef(
-        TensorInfo(
-            "",
-            "",
-            old.shape,
-            old.dtype,
-            old.size_bytes,
-            old.storage,
-            old.stride,
-            old.offset,
-            old.device,
-            old.layout,
-            requires_grad is True,
-            True,
-        )
+    info = TensorInfo(
+        "",
+        "",
+        old.shape,
+        old.dtype,
+        old.size_bytes,
+        old.storage,
+        old.stride,
+        old.offset,
+        old.device,
+        old.layout,
+        requires_grad is True,
+        True,
+        False,
+        old.is_conj,
+        old.is_neg,
     )
+    return CompositeRef(info, -1, data.parts) if type(data) is CompositeRef else TensorRef(info)
 
 
-def _rebuild_from_type(function: object, _type: object, arguments: object, _state: object) -> object:
+def _rebuild_parameter_with_state(
+    data: object, requires_grad: object = True, _hooks: object = None, state: object = None, *_: object
+) -> object:
+    return _with_attributes(_rebuild_parameter(data, requires_grad), state)
+
+
+def _rebuild_from_type(function: object, _type: object, arguments: object, state: object) -> object:
     """A tensor with attributes or of a subclass: the tensor that is in it. One level: the function is a rebuild."""
     if not isinstance(function, GlobalName) or function.builder is None or function.builder is _rebuild_from_type:
         raise ValueError("not a function that rebuilds a tensor")
     if type(arguments) is not tuple or function.copies:
         raise ValueError("not a function that rebuilds a tensor")
-    return function.builder(*arguments)
+    return _with_attributes(function.builder(*arguments), state)
 
 
-def _sparse(layout: object, data: object) -> object:
-    return OpaqueObject("torch.sparse tensor", (layout, data))
+def _with_attributes(tensor: object, state: object) -> object:
+    """A tensor and what its Python object carries beside it; (attributes, slots) where its class has both."""
+    attributes = state[0] if type(state) is tuple and len(state) == 2 else state
+    if not isinstance(tensor, TensorRef) or type(attributes) is not dict:
+        return tensor
+    if attributes.get("_is_param") is True:
+        tensor.info.is_parameter = True
+    # A hostile pickle calls this with the same large dict again and again: it is neither searched nor copied.
+    is_small = len(attributes) <= _MAX_ATTRIBUTES
+    if tensor.info.layout == "jagged" or (is_small and not any(map(_can_hold, attributes.values()))):
+        return tensor  # a jagged tensor's attributes are its components again
+    if type(tensor) is not CompositeRef:
+        return CompositeRef(tensor.info, -1, attributes)
+    parts = tensor.parts
+    is_small = is_small and len(parts) <= _MAX_ATTRIBUTES
+    merged = {**parts, **attributes} if is_small else {"parts": parts, "attributes": attributes}
+    return CompositeRef(tensor.info, -1, merged)
+
+
+def _can_hold(value: object) -> bool:
+    return isinstance(value, (TensorRef, OpaqueObject, dict, list, tuple))
+
+
+# --- tensors made of others
+
+
+def _info(value: object) -> TensorInfo:
+    if type(value) not in (TensorRef, CompositeRef):
+        raise ValueError("not a tensor")
+    assert isinstance(value, TensorRef)
+    return value.info
+
+
+def _composite(shape: tuple[int, ...], like: TensorInfo, layout: str, parts: dict[object, object]) -> CompositeRef:
+    num_bytes = _size_bytes(shape, like.dtype)
+    info = TensorInfo("", "", shape, like.dtype, num_bytes, "", (), 0, like.device, layout, like.requires_grad)
+    return CompositeRef(info, -1, {name: part for name, part in parts.items() if isinstance(part, TensorRef)})
+
+
+def _rebuild_sparse(layout: object, data: object) -> object:
+    name = layout.type_name.removeprefix("torch.") if isinstance(layout, OpaqueObject) else ""
+    if type(data) is not tuple or name not in _SPARSE_PARTS:
+        return OpaqueObject("torch.sparse tensor", (layout, data))
+    names = _SPARSE_PARTS[name]
+    if len(data) <= len(names):
+        raise ValueError("its parts are missing")
+    return _composite(
+        _extents(data[len(names)]), _info(data[len(names) - 1]), name, dict(zip(names, data, strict=False))
+    )
+
+
+_SPARSE_PARTS = {
+    "sparse_coo": ("indices", "values"),
+    "sparse_csr": ("crow_indices", "col_indices", "values"),
+    "sparse_bsr": ("crow_indices", "col_indices", "values"),
+    "sparse_csc": ("ccol_indices", "row_indices", "values"),
+    "sparse_bsc": ("ccol_indices", "row_indices", "values"),
+}
+
+
+def _rebuild_nested(buffer: object, sizes: object, strides: object, offsets: object) -> object:
+    values = _info(buffer)
+    parts = {"values": buffer, "sizes": sizes, "strides": strides, "offsets": offsets}
+    return _composite(values.shape, values, "nested", dict(parts))
+
+
+def _rebuild_jagged(arguments: object) -> object:
+    if type(arguments) is not dict:
+        raise ValueError("not its arguments")
+    values = _info(arguments.get("values"))
+    return _composite(values.shape, values, "jagged", {k: arguments.get(k) for k in ("values", "offsets", "lengths")})
+
+
+def _rebuild_wrapper(
+    _class: object, dtype: object, size: object, stride: object, offset: object, layout: object, device: object,
+    requires_grad: object, *_: object,
+) -> object:  # fmt: skip
+    """A subclass that holds other tensors (quantized, distributed): they are in its attributes."""
+    shape, name = _extents(size), dtype_name(dtype)
+    words = device.args if isinstance(device, OpaqueObject) else ()
+    place = ":".join(str(word) for word in words[:2] if type(word) in (str, int)) or "cpu"
+    kind = layout.type_name.removeprefix("torch.") if isinstance(layout, OpaqueObject) else "strided"
+    num_bytes = _size_bytes(shape, name)
+    start = offset if type(offset) is int and 0 <= offset < _MAX_EXTENT else 0
+    return TensorRef(
+        TensorInfo("", "", shape, name, num_bytes, "", _extents(stride), start, place, kind, requires_grad is True)
+    )
+
+
+def _rebuild_on_device(data: object, _dtype: object, device: object, requires_grad: object) -> object:
+    """A tensor of a device without storages of its own (XLA): its elements as they were on the CPU."""
+    info = _info(data)
+    if type(device) is str:
+        info.device = device
+    info.requires_grad = requires_grad is True
+    return data
 
 
 def _layout(name: object) -> object:
@@ -264,10 +398,14 @@ BUILDERS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_qtensor": _rebuild_qtensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
     "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta,
-    "torch._utils._rebuild_sparse_tensor": _sparse,
-    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
+    "torch._utils._rebuild_sparse_tensor": _rebuild_sparse,
+    "torch._utils._rebuild_sparse_csr_tensor": _rebuild_sparse,
+    "torch._utils._rebuild_nested_tensor": _rebuild_nested,
+    "torch._utils._rebuild_wrapper_subclass": _rebuild_wrapper,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _rebuild_on_device,
+    "torch.nested._internal.nested_tensor._rebuild_njt": _rebuild_jagged,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.serialization._get_layout": _layout,
     "torch.Size": _size,

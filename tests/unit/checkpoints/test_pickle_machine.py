@@ -115,3 +115,11 @@ def test_flipped_bytes(data: st.DataObject) -> None:
 
 
 _HONEST = _honest_pickle()
+
+
+def test_a_dtype_that_cannot_be_a_name_makes_no_tensor() -> None:
+    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x01tQ"
+    for name, is_tensor in (("float6_new", True), ("float8\x1b[2J", False), ("a" * 40, False)):
+        call = b"ctorch._utils\n_rebuild_tensor_v3\n(" + storage + b"K\x00K\x01\x85K\x01\x85\x89Nctorch\n"
+        root = decode_pickle(call + name.encode() + b"\ntR.", "data.pkl").root
+        assert (type(root).__name__ == "TensorRef") == is_tensor
