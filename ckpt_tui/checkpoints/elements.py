@@ -143,6 +143,7 @@ class ElementReader:
         self._dims = _merged(dims)
         self._storage = checkpoint.storages.get(tensor.storage)
         is_big_endian = self._storage is not None and self._storage.is_big_endian
+        self._signs = self._sign_flips(tensor)
         self._swaps = is_big_endian and np.dtype(self._word).itemsize > 1
         if not self._is_empty:
             self._check_bounds()
@@ -150,6 +151,18 @@ class ElementReader:
             self._path = storage_path(checkpoint, self._storage)
         self._descriptor: int | None = None
         self._whole: Array | None = None
+
+    def _sign_flips(self, tensor: TensorInfo) -> Array | None:
+        """The bits that torch's lazy negation and conjugation turn over in each word; None when there are none, or
+        when the numbers are integers."""
+        bits = FLOAT_BITS.get(tensor.dtype)
+        if bits is None or not (tensor.is_neg or (tensor.is_conj and self.is_complex)):
+            return None
+        sign = bits.mask + 1
+        if not self.is_complex:
+            return np.array(sign, self._word)
+        imaginary = tensor.is_neg != tensor.is_conj
+        return np.array([sign if tensor.is_neg else 0, sign if imaginary else 0], self._word)
 
     def _check_bounds(self) -> None:
         storage = self._storage
@@ -261,7 +274,13 @@ class ElementReader:
             raise CkptError("Truncated", f"{self.name}: the file ends before byte {count(position + size)}")
         if self._swaps:
             words = words.byteswap()
-        return words.reshape(-1, 2) if self.is_complex else words
+        if self.is_complex:
+            words = words.reshape(-1, 2)
+        if self._signs is not None:
+            words ^= self._signs
+        elif self.tensor.is_neg:
+            words = np.negative(words)
+        return words
 
 
 def _merged(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -68,8 +68,10 @@ def find_parts(checkpoint: Checkpoint, file: str) -> list[Part]:
                 parts.append(Part(role, file, f"{key}.", value))
                 break
     is_bare = bool(checkpoint.tensors) and all(part.role != "model" for part in parts)
-    if is_bare and all(type(value) is TensorRef for value in state.values()):
+    if is_bare and all(isinstance(value, TensorRef) for value in state.values()):
         parts.insert(0, Part("model", file, "", state))
+    elif is_bare and isinstance(checkpoint.state, OpaqueObject) and "_modules" in state:
+        parts.insert(0, Part("model", file, "", state))  # a whole module, as torch.save(model) writes it
     parts += [Part("settings", file, f"{key}.", state[key]) for key in _SETTINGS if entries_of(state.get(key))]
     parts.append(Part("progress", file, "", state))
     return parts
@@ -236,8 +238,9 @@ def model_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
 
 
 def count_parameters(tensors: list[TensorInfo]) -> int:
-    """Elements of the tensors, views of the same place of one storage counted once."""
-    seen = {(t.storage, t.offset, t.shape) if t.storage else id(t): t for t in tensors}
+    """Elements of the tensors, views of the same place of one storage counted once; of a tensor that is made of
+    others its own, as torch's `numel()` does, and not those of its components."""
+    seen = {(t.storage, t.offset, t.shape) if t.storage else id(t): t for t in tensors if not t.is_component}
     return sum(tensor.num_elements for tensor in seen.values())
 
 
@@ -253,5 +256,8 @@ def module_weights(tensors: list[TensorInfo], prefix: str = "", depth: int = 1) 
         parts = tensor.name.removeprefix(prefix).split(".", depth)
         module = ".".join(parts[:depth])
         elements, num_bytes = weights.get(module, (0, 0))
-        weights[module] = (elements + tensor.num_elements, num_bytes + tensor.size_bytes)
+        # A sparse or nested tensor has as many elements as it shows, and the bytes of its components.
+        added = 0 if tensor.is_component else tensor.num_elements
+        is_made_of_others = not tensor.storage and tensor.device != "meta"
+        weights[module] = (elements + added, num_bytes + (0 if is_made_of_others else tensor.size_bytes))
     return weights

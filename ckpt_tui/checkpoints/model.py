@@ -58,6 +58,9 @@ class Storage:
 class TensorInfo:
     """One named tensor: a view of a storage. Shapes, strides and offset count elements, never bytes.
 
+    One that is made of others (sparse, nested, a wrapper subclass) has no storage of its own (""); its components
+    follow it. Nested ones have the shape of their values: how they part is in the elements of a component.
+
     Not frozen only because 30,000 of them are made per file and freezing triples the cost; treat it as frozen.
     """
 
@@ -73,6 +76,9 @@ class TensorInfo:
     layout: str = "strided"
     requires_grad: bool = False
     is_parameter: bool = False
+    is_component: bool = False  # belongs to the tensor listed before it: `w.indices` of a sparse `w`
+    is_conj: bool = False  # torch's lazy bits: the elements are the conjugates of what is stored
+    is_neg: bool = False  # ... and its negatives
 
     @property
     def num_elements(self) -> int:
@@ -163,6 +169,13 @@ class TensorRef:
 
     info: TensorInfo
     index: int = -1
+
+
+@dataclass(slots=True)
+class CompositeRef(TensorRef):
+    """A tensor that is made of others, or has others as attributes: `parts` holds them by name."""
+
+    parts: dict[object, object] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -287,15 +287,16 @@ _SPARSE_PARTS = {
 
 def _rebuild_nested(buffer: object, sizes: object, strides: object, offsets: object) -> object:
     values = _info(buffer)
-    parts = {"values": buffer, "sizes": sizes, "strides": strides, "offsets": offsets}
-    return _composite(values.shape, values, "nested", dict(parts))
+    parts: dict[object, object] = {"values": buffer, "sizes": sizes, "strides": strides, "offsets": offsets}
+    return _composite(values.shape, values, "nested", parts)
 
 
 def _rebuild_jagged(arguments: object) -> object:
     if type(arguments) is not dict:
         raise ValueError("not its arguments")
     values = _info(arguments.get("values"))
-    return _composite(values.shape, values, "jagged", {k: arguments.get(k) for k in ("values", "offsets", "lengths")})
+    parts: dict[object, object] = {name: arguments.get(name) for name in ("values", "offsets", "lengths")}
+    return _composite(values.shape, values, "jagged", parts)
 
 
 def _rebuild_wrapper(
