@@ -7,6 +7,8 @@ The one place where an error becomes an exit code: 0 it holds, 1 it does not, 2 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -101,11 +103,37 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`), who wants the exit code only
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): say nothing, and keep the interpreter from saying it.
+        _abandon_stdout()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _abandon_stdout()
+        is_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+        title = "Cannot write the output" if is_output else "The system refused"
+        return Output("").fail(CkptError(title, error.strerror or str(error)))
+
+
+def _abandon_stdout() -> None:
+    """Keep the interpreter from trying once more at its end, and failing with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments:
         sys.stderr.write(overview())
         return ExitCode.TROUBLE
     if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
+        sys.stdout.flush()
         return ExitCode.OK
     chosen = [command for command in COMMANDS if command.name == arguments[0]]
     if not chosen and not arguments[0].startswith("-"):
@@ -120,13 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return out.fail(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): say nothing, and keep the interpreter from saying it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.filename is None:
-            raise
+            raise  # writing the output failed: `main` says so
         return out.fail(from_os_error(error, error.filename))
 
 

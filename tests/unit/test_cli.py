@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,16 @@ def test_a_bug_is_allowed_to_look_like_one(fake_command) -> None:
     fake_command(run)
     with pytest.raises(ZeroDivisionError):
         cli.main(["list"])
+
+
+@pytest.mark.parametrize("command", ["--help", "inspect nowhere.pt --json", "advise ."])
+@pytest.mark.parametrize("closed", [">/dev/full", ">&-", ">&- 2>&-", "2>&-"])
+def test_output_that_cannot_be_written_is_no_traceback(tmp_path: Path, command: str, closed: str) -> None:
+    program = f"{sys.executable} -m ckpt_tui {command} {closed}"
+    done = subprocess.run(
+        ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode in ((2,) if "full" in closed else (0, 2))
+    assert "Traceback" not in done.stderr + done.stdout
+    if "full" in closed and "--json" not in command:
+        assert "Cannot write the output: No space left" in done.stderr
