@@ -121,7 +121,7 @@ def read_once(
         if digest is not None:
             window.finish()
         return window.result
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor, wait
     from threading import Event, Lock
 
     lock, stopped = Lock(), Event()
@@ -145,7 +145,12 @@ def read_once(
         return window.result
 
     with ThreadPoolExecutor(len(shares), thread_name_prefix="read") as pool:
-        reads = [pool.submit(read, share) for share in shares]
+        try:
+            reads = [pool.submit(read, share) for share in shares]
+            wait(reads)
+        except BaseException:  # Ctrl-C: leaving the pool waits for its threads, so they have to end first
+            stopped.set()
+            raise
     errors = [error for done in reads if (error := done.exception()) is not None]
     if errors:
         # The others were only told to stop.
@@ -187,7 +192,7 @@ def _read_share(window: _Window, in_order: Sequence[Region], most_bytes: int) ->
     """Read regions in the order of the file until they have claimed `most_bytes`."""
     from isal import isal_zlib
 
-    crc32: Callable[[memoryview, int], int] = isal_zlib.crc32
+    crc32: Callable[[memoryview | bytes, int], int] = isal_zlib.crc32
     is_suspicious: Callable[[memoryview, FloatBits, bool], bool] | None = None
     if any(region.bits is not None for region in in_order):
         from ckpt_tui.checkpoints.elements import is_suspicious
@@ -203,7 +208,7 @@ def _read_share(window: _Window, in_order: Sequence[Region], most_bytes: int) ->
             continue
         inflate = None if region.stored_bytes is None else zlib.decompressobj(-15)
         position, end, inflated = region.offset, region.offset + stored, 0
-        crc = 0
+        crc, carried = 0, b""
         while position < end:
             piece = window.view(position, end - position)
             if not piece:
@@ -220,7 +225,19 @@ def _read_share(window: _Window, in_order: Sequence[Region], most_bytes: int) ->
                 rest = bytes(piece)
                 while rest and inflated <= region.size_bytes:
                     out = inflate.decompress(rest, WINDOW_BYTES)
-                    crc, inflated, rest = zlib.crc32(out, crc), inflated + len(out), inflate.unconsumed_tail
+                    rest = inflate.unconsumed_tail
+                    if position >= end and not rest:
+                        out += inflate.flush()  # a few bytes that did not fit
+                    crc, inflated = crc32(out, crc), inflated + len(out)
+                    if region.bits is not None and not outcome.is_suspicious:
+                        assert is_suspicious is not None
+                        # Pieces of a stream end anywhere, also in the middle of an element.
+                        out = carried + out
+                        whole = len(out) - len(out) % region.bits.width
+                        outcome.is_suspicious = is_suspicious(
+                            memoryview(out)[:whole], region.bits, region.is_big_endian
+                        )
+                        carried = out[whole:]
                     if not out and not rest:
                         break
             except zlib.error as error:

@@ -7,7 +7,6 @@ not checked, never passed.
 from __future__ import annotations
 
 import math
-import os
 import stat
 import time
 from collections.abc import Callable, Collection
@@ -15,12 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckpt_tui.checkpoints.archive import has_own_checksums
+from ckpt_tui.checkpoints.growth import Stamp, grows, has_changed, stamp_of
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Verdict
+from ckpt_tui.checkpoints.unopened import (
+    ANOTHER,
+    Unopened,
+    judge_empty,
+    judge_unopened,
+    still_growing,
+    unreadable,
+)
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.text import count, duration, plural, safe_text, size
+from ckpt_tui.text import count, plural, safe_text
 
 if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.integrity import Record
+    from ckpt_tui.checkpoints.integrity import ByteChecks
 
 LEVELS = ("structure", "integrity", "numbers", "resume")
 VERDICTS = ("valid", "damaged", "nonfinite", "incomplete", "unsafe", "not-a-checkpoint", "unreadable")
@@ -85,10 +94,7 @@ def validate_checkpoint(
     )
 
 
-_ANOTHER = "`ckpt-tui list` on its directory shows which checkpoints are valid."
-_ZIP_HEAD = b"PK\x03\x04"
-_RECENT_S = 5.0  # a file changed less than this ago is looked at twice
-_GROWTH_WAIT_S = 0.4
+_MAX_TENSOR_FINDINGS = 1000
 
 
 class _Judge:
@@ -120,30 +126,33 @@ class _Judge:
     def run(self) -> str:
         """Judge; gives the verdict."""
         try:
-            before = Path(self.path).stat()
+            kind = Path(self.path).stat().st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                error = CkptError("Not a file", f"{self.name} is a device, a pipe or a socket")
+                return self._could_not(unreadable(self.name, error))
+            before = stamp_of(self.path)
         except (OSError, ValueError) as error:
-            return self._unreadable(_as_error(error, self.path))
-        self.size_bytes = before.st_size
-        if not (stat.S_ISREG(before.st_mode) or stat.S_ISDIR(before.st_mode)):
-            return self._unreadable(CkptError("Not a file", f"{self.name} is a device, a pipe or a socket"))
-        is_file = stat.S_ISREG(before.st_mode)
-        if is_file and not before.st_size:
-            return self._empty(before)
+            return self._could_not(unreadable(self.name, _as_error(error, self.path)))
+        self.size_bytes = before.size_bytes
+        if not before.is_directory and not before.size_bytes:
+            return self._could_not(judge_empty(self.path, before))
         from ckpt_tui.checkpoints.registry import open_checkpoint
 
         try:
             checkpoint = open_checkpoint(self.path)
             self._check_structure(checkpoint)
+            if before.is_directory and self.levels["structure"] == "fail" and grows(self.path, before):
+                return self._still_growing("it is incomplete, still growing: something is writing it now")
             if self.wanted & {"integrity", "numbers"}:
                 self._check_bytes(checkpoint)
         except CkptError as error:
             return self._did_not_open(error, before)
         except OSError as error:
-            return self._unreadable(_as_error(error, self.path))
+            return self._could_not(unreadable(self.name, _as_error(error, self.path)))
         self._check_resume(checkpoint)
-        if is_file and self._changed_since(before):
-            message = "the file changed while it was read: it is incomplete, still growing"
-            self._add("still-growing", Severity.WARNING, message, "Try again when the save is done.")
+        if has_changed(self.path, before):
+            what = "directory" if before.is_directory else "file"
+            self._still_growing(f"the {what} changed while it was read: it is incomplete, still growing")
         return self._verdict(checkpoint)
 
     # --- levels
@@ -170,31 +179,24 @@ class _Judge:
     def _check_bytes(self, checkpoint: Checkpoint) -> None:
         from ckpt_tui.checkpoints.integrity import check_bytes
 
-        found = check_bytes(
-            checkpoint,
-            archive_records,
-            with_integrity="integrity" in self.wanted,
-            with_numbers="numbers" in self.wanted,
-            digest=self.digest,
-            on_bytes=self.on_bytes,
-            is_cancelled=self.is_cancelled,
-        )
+        found = check_bytes(checkpoint, self._checks())
         self.findings += found.findings
         self.bytes_checked = found.bytes_checked
-        self.levels["integrity"], self.levels["numbers"] = found.integrity, found.numbers
         if "integrity" in self.wanted:
             self._set_level("integrity", found.integrity)
-            if self.levels["integrity"] == "not-checked":
-                self._say_why_not_checked()
         if "numbers" in self.wanted:
+            self.levels["numbers"] = found.numbers
             self._note_progress(checkpoint)
 
-    def _say_why_not_checked(self) -> None:
-        if any(finding.code == "checksum-not-recorded" for finding in self.findings):
-            return
-        message = "no checksums are recorded in it, so that a changed byte cannot be seen"
-        self._add(
-            "no-checksums", Severity.INFO, message, "A run's log or registry may hold a digest.", level="integrity"
+    def _checks(self) -> ByteChecks:
+        from ckpt_tui.checkpoints.integrity import ByteChecks
+
+        return ByteChecks(
+            with_integrity="integrity" in self.wanted,
+            with_numbers="numbers" in self.wanted,
+            digests={"": self.digest} if self.digest else {},
+            on_bytes=self.on_bytes,
+            is_cancelled=self.is_cancelled,
         )
 
     def _note_progress(self, checkpoint: Checkpoint) -> None:
@@ -231,33 +233,22 @@ class _Judge:
 
     # --- what cannot be opened
 
-    def _did_not_open(self, error: CkptError, before: os.stat_result) -> str:
-        if error.title in ("Not found", "No permission", "Cannot read"):
-            return self._unreadable(error)
-        is_file = stat.S_ISREG(before.st_mode)
-        if is_file and self._grows(before):
+    def _did_not_open(self, error: CkptError, before: Stamp) -> str:
+        judged = judge_unopened(self.path, error, before)
+        verdict = self._could_not(judged)
+        if verdict == "damaged" and not before.is_directory and judged.finding.level == "structure":
+            self._check_records_alone()
+        return verdict
+
+    def _could_not(self, judged: Unopened) -> str:
+        self.findings.append(judged.finding)
+        if judged.verdict in ("damaged", "incomplete"):
             self.levels["structure"] = "fail"
-            message = "it is incomplete, still growing: something is writing it now"
-            self._add("still-growing", Severity.WARNING, message, "Try again when the save is done.")
-            return "incomplete"
-        if is_file and self._is_all_zero():
-            self.levels["structure"] = "fail"
-            message = f"all {size(before.st_size)} of it are zeros: its data never reached the disk before a crash"
-            self._add("hole", Severity.ERROR, message, _ANOTHER, level="integrity")
-            return "damaged"
-        if error.title == "Not readable" or "not read yet" in error.message:
-            return self._unreadable(error)
-        if error.title == "Not a checkpoint" and not self._was_a_checkpoint():
-            self._add("not-a-checkpoint", Severity.ERROR, error.message or error.title, error.hint)
-            return "not-a-checkpoint"
-        self.levels["structure"] = "fail"
-        message = (error.message or error.title).removeprefix(f"{self.path}: ").removeprefix(f"{self.path} is ")
-        age = time.time() - before.st_mtime
-        if 0 <= age < 60:
-            message += f"; written {duration(age)} ago: perhaps it is still being saved"
-        self._add(_code_of(error), Severity.ERROR, message, error.hint or _ANOTHER)
-        self._check_records_alone()
-        return "damaged"
+        return judged.verdict
+
+    def _still_growing(self, message: str) -> str:
+        self.findings.append(still_growing(self.name, message))
+        return "incomplete"
 
     def _check_records_alone(self) -> None:
         """The state does not decode, yet the archive opens: say which of its records are damaged."""
@@ -266,83 +257,14 @@ class _Judge:
         if "integrity" not in self.wanted:
             return
         try:
-            if archive_records(self.path) is None:
+            if not has_own_checksums(self.path):
                 return
-            found = check_bytes(
-                Checkpoint(self.path, "", self.size_bytes),
-                archive_records,
-                with_integrity=True,
-                with_numbers=False,
-                digest=None,
-                on_bytes=self.on_bytes,
-                is_cancelled=self.is_cancelled,
-            )
+            found = check_bytes(Checkpoint(self.path, "", self.size_bytes), replace(self._checks(), with_numbers=False))
         except CkptError:
             return  # why it does not open has been said
         self.findings += found.findings
         self.bytes_checked = found.bytes_checked
         self.levels["integrity"] = found.integrity
-
-    def _empty(self, before: os.stat_result) -> str:
-        if self._grows(before):
-            self._add("still-growing", Severity.WARNING, "it is incomplete, still growing", "Try again in a while.")
-            return "incomplete"
-        self.levels["structure"] = "fail"
-        message = "the file is empty: a save was cut off before its first byte, or the disk was full"
-        self._add("empty", Severity.ERROR, message, _ANOTHER)
-        return "damaged"
-
-    def _unreadable(self, error: CkptError) -> str:
-        message = f"{error.title}: {error.message}" if error.message else error.title
-        self._add("unreadable", Severity.ERROR, message, error.hint)
-        return "unreadable"
-
-    def _was_a_checkpoint(self) -> bool:
-        """Whether what is left of the file says that it was one: it is cut before its format can be told, its first
-        bytes are damaged but it ends as torch's archives do, or it has torch's records but for their pickle."""
-        if not Path(self.path).is_file():
-            return False
-        with open(self.path, "rb") as file:
-            head = file.read(8)
-            if self.size_bytes <= 8:
-                return _ZIP_HEAD.startswith(head[:4]) or self.path.endswith(".safetensors")
-            file.seek(-min(22, self.size_bytes), os.SEEK_END)
-            tail = file.read()
-        if not head.startswith(_ZIP_HEAD):
-            return tail.startswith(b"PK\x05\x06") and self.path.endswith((".pt", ".pth", ".ckpt", ".bin"))
-        try:
-            names = {record.name.rpartition("/")[2] for record in archive_records(self.path) or ()}
-        except CkptError:
-            return True
-        return not names.isdisjoint({"serialization_id", "byteorder", ".format_version"})
-
-    def _is_all_zero(self) -> bool:
-        with open(self.path, "rb", buffering=0) as file:
-            while piece := file.read(1 << 20):
-                if piece.count(0) != len(piece):
-                    return False
-        return True
-
-    def _grows(self, before: os.stat_result) -> bool:
-        """Whether somebody is writing the file: only one that changed just now is watched for a moment."""
-        if self._changed_since(before):
-            return True
-        if not -_RECENT_S < time.time() - before.st_mtime < _RECENT_S:
-            return False
-        deadline = time.monotonic() + _GROWTH_WAIT_S
-        while time.monotonic() < deadline:
-            time.sleep(0.02)
-            if self._changed_since(before):
-                return True
-        return False
-
-    def _changed_since(self, before: os.stat_result) -> bool:
-        try:
-            now = Path(self.path).stat()
-        except OSError:
-            return False
-        same_file = (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev)
-        return same_file and (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
     def _add(
         self,
@@ -356,25 +278,6 @@ class _Judge:
         self.findings.append(Finding(code, severity, where or self.name, message, hint, level))
 
 
-def archive_records(path: str) -> list[Record] | None:
-    """The records of the zip archive at `path`, None when it is none. CkptError when its directory cannot be read."""
-    from ckpt_tui.checkpoints.integrity import Record
-    from ckpt_tui.checkpoints.zip_index import read_zip_index
-
-    try:
-        with open(path, "rb") as file:
-            if file.read(4) != _ZIP_HEAD:
-                return None
-            index = read_zip_index(file.fileno(), os.fstat(file.fileno()).st_size, safe_text(path))
-    except OSError as error:
-        raise from_os_error(error, safe_text(path)) from error
-    return [
-        Record(e.name, e.offset, e.size_bytes, e.compressed_bytes, e.crc32, e.method == 0)
-        for e in index.entries
-        if e.offset is not None
-    ]
-
-
 def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
     """Tensors whose storage is missing, or too small for their shape, strides and offset."""
     findings = []
@@ -385,7 +288,7 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
         name = tensor.name
         if storage is None:
             message = f"its storage {safe_text(tensor.storage)} is not in the file"
-            findings.append(Finding("storage-missing", Severity.ERROR, name, message, _ANOTHER))
+            findings.append(Finding("storage-missing", Severity.ERROR, name, message, ANOTHER))
             continue
         if item is None or len(tensor.stride) != len(tensor.shape):
             continue
@@ -393,7 +296,7 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
         end = (tensor.offset + reach) * item
         if tensor.offset < 0 or min(tensor.stride, default=0) < 0 or end > storage.size_bytes:
             message = f"needs {count(end)} bytes of {safe_text(storage.key)}, which has {count(storage.size_bytes)}"
-            findings.append(Finding("storage-too-small", Severity.ERROR, name, message, _ANOTHER))
+            findings.append(Finding("storage-too-small", Severity.ERROR, name, message, ANOTHER))
     if len(findings) > _MAX_TENSOR_FINDINGS:
         rest = len(findings) - _MAX_TENSOR_FINDINGS
         findings = findings[:_MAX_TENSOR_FINDINGS]
@@ -401,15 +304,7 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
     return findings
 
 
-_MAX_TENSOR_FINDINGS = 1000
-
-
 def _as_error(error: OSError | ValueError, path: str) -> CkptError:
     if isinstance(error, OSError):
         return from_os_error(error, safe_text(path))
     return CkptError("Not a path", f"{safe_text(path)}: {error}")
-
-
-def _code_of(error: CkptError) -> str:
-    text = f"{error.title} {error.message}".lower()
-    return "truncated" if "truncat" in text or "central directory" in text or "ends before" in text else "damaged"

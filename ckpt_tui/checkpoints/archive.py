@@ -1,0 +1,71 @@
+"""The records of a zip archive with their checksums: what integrity holds the bytes against."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ckpt_tui.errors import from_os_error
+from ckpt_tui.text import safe_text
+
+ZIP_HEAD = b"PK\x03\x04"
+_STORED, _DEFLATED = 0, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of an archive, as its directory describes it. crc32: as recorded; 0 may mean not recorded.
+
+    is_stored: its bytes lie there as they are; otherwise as a raw deflate stream.
+    """
+
+    name: str
+    offset: int
+    size_bytes: int
+    stored_bytes: int
+    crc32: int
+    is_stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """records: those whose bytes can be read. num_unknown: records compressed by a method that nobody here reads."""
+
+    records: list[Record]
+    num_unknown: int = 0
+
+
+def read_archive(path: str) -> Archive | None:
+    """The records of the zip archive at `path`, None when it is none. CkptError when its directory cannot be read."""
+    from ckpt_tui.checkpoints.opening import RegularFile
+    from ckpt_tui.checkpoints.zip_index import read_zip_index
+
+    try:
+        with RegularFile(path) as file:
+            if os.pread(file.descriptor, 4, 0) != ZIP_HEAD:
+                return None
+            index = read_zip_index(file.descriptor, file.file_bytes, safe_text(path))
+    except OSError as error:
+        raise from_os_error(error, safe_text(path)) from error
+    readable = [e for e in index.entries if e.offset is not None]
+    records = [
+        Record(e.name, e.offset, e.size_bytes, e.compressed_bytes, e.crc32, e.method == _STORED)
+        for e in readable
+        if e.offset is not None and e.method in (_STORED, _DEFLATED)
+    ]
+    return Archive(records, len(readable) - len(records))
+
+
+def has_own_checksums(path: str) -> bool:
+    """Whether the file at `path` is an archive, which records a checksum of everything in it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == ZIP_HEAD
+    except (OSError, ValueError):
+        return False
+
+
+def archive_names(path: str) -> set[str]:
+    """Names of the records, without their folder; empty when it is no archive. CkptError as `read_archive`."""
+    found = read_archive(path)
+    return {record.name.rpartition("/")[2] for record in found.records} if found is not None else set()
