@@ -88,6 +88,14 @@ class TensorInfo:
         return total
 
 
+@dataclass(slots=True)
+class ShardedTensor(TensorInfo):
+    """A tensor that several ranks saved in pieces; layout `sharded`. chunks: where each piece begins, and the piece,
+    which follows it among the checkpoint's tensors as a component."""
+
+    chunks: list[tuple[tuple[int, ...], TensorInfo]] = field(default_factory=list)
+
+
 class Verdict(StrEnum):
     """What is known of a global that a pickle names."""
 

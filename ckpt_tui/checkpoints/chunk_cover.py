@@ -1,0 +1,57 @@
+"""Do the boxes of a tensor that is stored in pieces make it up: all of it, and each element once?"""
+
+from __future__ import annotations
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]  # where it begins, its shape
+_MAX_PAIRS = 2_000_000  # compared; a thousand ranks share a tensor by its rows, which is looked at in one go
+
+
+def cover_problem(shape: tuple[int, ...], boxes: list[Box]) -> str:
+    """What is wrong, in words that follow "its 3 pieces"; "" when nothing is."""
+    volume = 0
+    for offsets, sizes in boxes:
+        for begin, extent, limit in zip(offsets, sizes, shape, strict=True):
+            if begin + extent > limit:
+                return f"reach beyond its shape: one of {list(sizes)} begins at {list(offsets)}"
+        volume += _volume(sizes)
+    whole = _volume(shape)
+    if volume < whole:
+        return f"leave {whole - volume:,} of its {whole:,} elements out"
+    overlap = _overlap(boxes)
+    if overlap:
+        return overlap
+    return "" if volume == whole else "hold more elements than it has"
+
+
+def _overlap(boxes: list[Box]) -> str:
+    """Two that share elements, in words. In the order of one dimension only neighbours in it can meet."""
+    boxes = [box for box in boxes if 0 not in box[1]]
+    if len(boxes) < 2:
+        return ""
+    num_dims = len(boxes[0][0])
+    by_cuts = sorted(range(num_dims), key=lambda dim: -len({box[0][dim] for box in boxes}))
+    axis = by_cuts[0] if by_cuts else 0
+    if not by_cuts:
+        return "are the same single number"
+    boxes.sort(key=lambda box: box[0][axis])
+    num_pairs = 0
+    for place, (offsets, sizes) in enumerate(boxes):
+        for other, (others_offsets, others_sizes) in enumerate(boxes[place + 1 :]):
+            if others_offsets[axis] >= offsets[axis] + sizes[axis]:
+                break
+            num_pairs += 1
+            if num_pairs > _MAX_PAIRS:
+                return ""
+            if all(
+                a < b + m and b < a + n for a, n, b, m in zip(offsets, sizes, others_offsets, others_sizes, strict=True)
+            ):
+                return f"overlap at {list(others_offsets)}: which of them a load takes is not said"
+            del other
+    return ""
+
+
+def _volume(shape: tuple[int, ...]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
