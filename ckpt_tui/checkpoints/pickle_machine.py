@@ -13,9 +13,10 @@ from struct import Struct
 from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, TensorRef, Verdict
+from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, Storage, TensorRef, Verdict
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
+from ckpt_tui.checkpoints.pickle_source import MAX_KEPT_BYTES, DistantBytes, PickleSource, Window
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text
 
@@ -41,47 +42,80 @@ class _Stop(Exception):  # noqa: N818 - a limit, not an error of ours
     """The pickle asks for more than a limit, or is not one."""
 
 
+class _RanOut(_Stop):
+    """An operand goes beyond what is in memory. needed: bytes from the opcode on."""
+
+    def __init__(self, what: str, needed: int) -> None:
+        super().__init__(what)
+        self.needed = needed
+
+
 class DecodedPickle:
     """root: the inert object. globals: everything it names, called or not. end: the byte behind it.
 
     num_malformed: tensors that no torch could build, because of their shape; they are opaque objects in `root`.
     odd_keys: what stood as the key of a dict where `root` has a text for it, by that text.
+    storages: the bytes of arrays and tensors that lie in the pickle itself, by their key; only of `decode_stream`.
     """
 
-    __slots__ = ("end", "globals", "num_malformed", "odd_keys", "root")
+    __slots__ = ("end", "globals", "num_malformed", "odd_keys", "root", "storages")
 
-    def __init__(
-        self, root: object, names: list[GlobalRef], end: int, num_malformed: int, odd_keys: dict[str, object]
-    ) -> None:
+    def __init__(self, root: object, machine: _Machine, record: str) -> None:
         self.root = root
-        self.globals = names
-        self.end = end
-        self.num_malformed = num_malformed
-        self.odd_keys = odd_keys
+        self.globals = _judged(machine, record)
+        self.end = machine.base + machine.position
+        self.num_malformed = machine.num_malformed
+        self.odd_keys = machine.odd_keys
+        self.storages = machine.storages
 
 
 def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:
     """Interpret the pickle at `start`. Raises CkptError "Damaged checkpoint" where it is none or asks for too much."""
-    machine = _Machine(data, start, limits)
+    return _decoded(_Machine(data, start, limits), record)
+
+
+def decode_stream(
+    source: PickleSource,
+    start: int,
+    record: str,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    resolve: Callable[[object], object] = resolve_persistent_id,
+) -> DecodedPickle:
+    """Interpret the pickle at `start` of a file, reading as far as it goes; long bytes values stay where they lie.
+
+    resolve: what a persistent id stands for. Raises as `decode_pickle` does; OSError as it comes.
+    """
+    machine = _Machine(b"", 0, limits, resolve)
+    machine.window = Window(source, start, limits.max_pickle_bytes)
+    machine.base = machine.start = start
+    return _decoded(machine, record)
+
+
+def _decoded(machine: _Machine, record: str) -> DecodedPickle:
     try:
         root = machine.run()
     except _Stop as stop:
-        raise UnsoundPickleError(record, machine.position, str(stop), _judged(machine, record)) from None
+        raise UnsoundPickleError(record, machine, str(stop)) from None
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
-        reason = safe_text(error, 80)
-        raise UnsoundPickleError(record, machine.position, reason, _judged(machine, record)) from None
-    return DecodedPickle(root, _judged(machine, record), machine.position, machine.num_malformed, machine.odd_keys)
+        raise UnsoundPickleError(record, machine, safe_text(error, 80)) from None
+    return DecodedPickle(root, machine, record)
 
 
 class UnsoundPickleError(CkptError):
-    """A pickle that ends in nonsense. `globals`: what it names before that, which loading it would have reached."""
+    """A pickle that ends in nonsense. `globals`: what it names before that, which loading it would have reached.
 
-    def __init__(self, record: str, position: int, reason: str, names: list[GlobalRef]) -> None:
+    is_cut: it is sound as far as it goes, and its end is missing.
+    """
+
+    def __init__(self, record: str, machine: _Machine, reason: str) -> None:
+        names = _judged(machine, record)
+        position = machine.base + machine.position - machine.start
         dangerous = [safe_text(ref.name, 60) for ref in names if ref.verdict is Verdict.DANGEROUS][:3]
         warning = f"; before that it calls for {', '.join(dangerous)}: do not load it" if dangerous else ""
         message = f"{record} is no sound pickle: byte {count(position)}: {reason}{warning}"
         super().__init__("Damaged checkpoint", message, _HINT)
         self.globals = names
+        self.is_cut = machine.is_cut
 
 
 def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
@@ -95,10 +129,23 @@ def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
 class _Machine:
     """One pickle being read. `position` is where the opcode that is being read begins, roughly: for messages."""
 
-    def __init__(self, data: bytes, start: int, limits: ReadLimits) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        start: int,
+        limits: ReadLimits,
+        resolve: Callable[[object], object] = resolve_persistent_id,
+    ) -> None:
         self.data = data
         self.position = start
         self.limits = limits
+        self.resolve = resolve
+        self.window: Window | None = None  # where more bytes come from
+        self.base = 0  # where `data` begins in the source
+        self.start = 0  # ... and the pickle, for messages
+        self.is_cut = False
+        self.storages: dict[str, Storage] = {}
+        self.places: dict[int, tuple[object, int]] = {}  # where in the source a bytes value lies, by its id
         self.names: dict[tuple[str, str], GlobalName] = {}
         self.copied = 0
         self.odd_keys: dict[str, object] = {}
@@ -107,8 +154,8 @@ class _Machine:
 
     def run(self) -> object:
         """The loop. Opcodes of tensors come first and inline; `_rare` has the rest."""
-        data, limits, names = self.data, self.limits, self.names
-        position, size = self.position, len(self.data)
+        data, limits, names, resolve = self.data, self.limits, self.names, self.resolve
+        position, size, code = self.position, len(self.data), 0
         stack: list[object] = []
         marks: list[list[object]] = []
         memo: dict[int, object] = {}
@@ -121,131 +168,178 @@ class _Machine:
                 raise _Stop(f"more than {count(limits.max_opcodes)} opcodes")
             if len(stack) + len(marks) > limits.max_stack or len(memo) > limits.max_memo:
                 raise _Stop("its stack or memo grows without end")
-            for _ in repeat(None, _CHECK_EVERY):
-                code = data[position]
-                position += 1
-                if code == 0x71:  # BINPUT
-                    memo[data[position]] = stack[-1]
+            try:
+                for _ in repeat(None, _CHECK_EVERY):
+                    try:
+                        code = data[position]
+                    except IndexError:
+                        data = self.more(position, 1)
+                        position, size = 0, len(data)
+                        code = data[0]
                     position += 1
-                elif code == 0x72:  # LONG_BINPUT
-                    memo[_UINT32(data, position)[0]] = stack[-1]
-                    position += 4
-                elif code == 0x68:  # BINGET
-                    push(memo[data[position]])
-                    position += 1
-                elif code == 0x4B:  # BININT1
-                    push(data[position])
-                    position += 1
-                elif code == 0x6A:  # LONG_BINGET
-                    push(memo[_UINT32(data, position)[0]])
-                    position += 4
-                elif code == 0x28:  # MARK
-                    marks.append(stack)
-                    stack = []
-                    push = stack.append
-                elif code == 0x74:  # TUPLE
-                    items = tuple(stack)
-                    stack = marks.pop()
-                    push = stack.append
-                    push(items)
-                elif code == 0x58:  # BINUNICODE
-                    end = position + 4 + _UINT32(data, position)[0]
-                    if end > size:
-                        raise _Stop("a text goes beyond the end")
-                    push(str(data[position + 4 : end], "utf-8", "surrogatepass"))
-                    position = end
-                elif code == 0x52:  # REDUCE
-                    arguments = stack.pop()
-                    stack[-1] = self.call(stack[-1], arguments)
-                elif code == 0x51:  # BINPERSID
-                    stack[-1] = resolve_persistent_id(stack[-1])
-                elif code == 0x4D:  # BININT2
-                    push(_UINT16(data, position)[0])
-                    position += 2
-                elif code == 0x4A:  # BININT
-                    push(_INT32(data, position)[0])
-                    position += 4
-                elif code == 0x94:  # MEMOIZE
-                    memo[len(memo)] = stack[-1]
-                elif code == 0x8C:  # SHORT_BINUNICODE
-                    end = position + 1 + data[position]
-                    if end > size:
-                        raise _Stop("a text goes beyond the end")
-                    push(str(data[position + 1 : end], "utf-8", "surrogatepass"))
-                    position = end
-                elif code == 0x85:  # TUPLE1
-                    stack[-1] = (stack[-1],)
-                elif code == 0x86:  # TUPLE2
-                    stack[-2:] = [(stack[-2], stack[-1])]
-                elif code == 0x87:  # TUPLE3
-                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-                elif code == 0x29:  # EMPTY_TUPLE
-                    push(())
-                elif code == 0x89:  # NEWFALSE
-                    push(False)
-                elif code == 0x88:  # NEWTRUE
-                    push(True)
-                elif code == 0x4E:  # NONE
-                    push(None)
-                elif code == 0x7D:  # EMPTY_DICT
-                    push({})
-                elif code == 0x5D:  # EMPTY_LIST
-                    push([])
-                elif code == 0x47:  # BINFLOAT
-                    push(_FLOAT64(data, position)[0])
-                    position += 8
-                elif code == 0x73:  # SETITEM
-                    value = stack.pop()
-                    key = stack.pop()
-                    self.set_items(stack[-1], [key, value])
-                elif code == 0x75:  # SETITEMS
-                    pairs = stack
-                    stack = marks.pop()
-                    push = stack.append
-                    self.set_items(stack[-1], pairs)
-                elif code == 0x61:  # APPEND
-                    value = stack.pop()
-                    self.extend(stack[-1], [value])
-                elif code == 0x65:  # APPENDS
-                    values = stack
-                    stack = marks.pop()
-                    push = stack.append
-                    self.extend(stack[-1], values)
-                elif code == 0x63 or code == 0x93:  # GLOBAL, STACK_GLOBAL
-                    if code == 0x63:
-                        middle = data.index(b"\n", position)
-                        end = data.index(b"\n", middle + 1)
-                        module = str(data[position:middle], "utf-8", "surrogateescape")
-                        name = str(data[middle + 1 : end], "utf-8", "surrogateescape")
-                        position = end + 1
+                    if code == 0x71:  # BINPUT
+                        memo[data[position]] = stack[-1]
+                        position += 1
+                    elif code == 0x72:  # LONG_BINPUT
+                        memo[_UINT32(data, position)[0]] = stack[-1]
+                        position += 4
+                    elif code == 0x68:  # BINGET
+                        push(memo[data[position]])
+                        position += 1
+                    elif code == 0x4B:  # BININT1
+                        push(data[position])
+                        position += 1
+                    elif code == 0x6A:  # LONG_BINGET
+                        push(memo[_UINT32(data, position)[0]])
+                        position += 4
+                    elif code == 0x28:  # MARK
+                        marks.append(stack)
+                        stack = []
+                        push = stack.append
+                    elif code == 0x74:  # TUPLE
+                        items = tuple(stack)
+                        stack = marks.pop()
+                        push = stack.append
+                        push(items)
+                    elif code == 0x58:  # BINUNICODE
+                        end = position + 4 + _UINT32(data, position)[0]
+                        if end > size:
+                            raise _RanOut("a text goes beyond the end", end - position + 1)
+                        push(str(data[position + 4 : end], "utf-8", "surrogatepass"))
+                        position = end
+                    elif code == 0x52:  # REDUCE
+                        arguments = stack.pop()
+                        stack[-1] = self.call(stack[-1], arguments)
+                    elif code == 0x51:  # BINPERSID
+                        stack[-1] = resolve(stack[-1])
+                    elif code == 0x4D:  # BININT2
+                        push(_UINT16(data, position)[0])
+                        position += 2
+                    elif code == 0x4A:  # BININT
+                        push(_INT32(data, position)[0])
+                        position += 4
+                    elif code == 0x94:  # MEMOIZE
+                        memo[len(memo)] = stack[-1]
+                    elif code == 0x8C:  # SHORT_BINUNICODE
+                        end = position + 1 + data[position]
+                        if end > size:
+                            raise _RanOut("a text goes beyond the end", end - position + 1)
+                        push(str(data[position + 1 : end], "utf-8", "surrogatepass"))
+                        position = end
+                    elif code == 0x85:  # TUPLE1
+                        stack[-1] = (stack[-1],)
+                    elif code == 0x86:  # TUPLE2
+                        stack[-2:] = [(stack[-2], stack[-1])]
+                    elif code == 0x87:  # TUPLE3
+                        stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                    elif code == 0x29:  # EMPTY_TUPLE
+                        push(())
+                    elif code == 0x89:  # NEWFALSE
+                        push(False)
+                    elif code == 0x88:  # NEWTRUE
+                        push(True)
+                    elif code == 0x4E:  # NONE
+                        push(None)
+                    elif code == 0x7D:  # EMPTY_DICT
+                        push({})
+                    elif code == 0x5D:  # EMPTY_LIST
+                        push([])
+                    elif code == 0x47:  # BINFLOAT
+                        push(_FLOAT64(data, position)[0])
+                        position += 8
+                    elif code == 0x73:  # SETITEM
+                        value = stack.pop()
+                        key = stack.pop()
+                        self.set_items(stack[-1], [key, value])
+                    elif code == 0x75:  # SETITEMS
+                        pairs = stack
+                        stack = marks.pop()
+                        push = stack.append
+                        self.set_items(stack[-1], pairs)
+                    elif code == 0x61:  # APPEND
+                        value = stack.pop()
+                        self.extend(stack[-1], [value])
+                    elif code == 0x65:  # APPENDS
+                        values = stack
+                        stack = marks.pop()
+                        push = stack.append
+                        self.extend(stack[-1], values)
+                    elif code == 0x63 or code == 0x93:  # GLOBAL, STACK_GLOBAL
+                        if code == 0x63:
+                            middle = data.index(b"\n", position)
+                            end = data.index(b"\n", middle + 1)
+                            module = str(data[position:middle], "utf-8", "surrogateescape")
+                            name = str(data[middle + 1 : end], "utf-8", "surrogateescape")
+                            position = end + 1
+                        else:
+                            name, module = _text(stack.pop()), _text(stack.pop())
+                        push(names.get((module, name)) or self.name(module, name))
+                    elif code == 0x62:  # BUILD
+                        state = stack.pop()
+                        _build(stack[-1], state)
+                    elif code == 0x81:  # NEWOBJ
+                        arguments = stack.pop()
+                        stack[-1] = self.call(stack[-1], arguments)
+                    elif code == 0x2E:  # STOP
+                        self.position = position
+                        return stack[-1]
                     else:
-                        name, module = _text(stack.pop()), _text(stack.pop())
-                    push(names.get((module, name)) or self.name(module, name))
-                elif code == 0x62:  # BUILD
-                    state = stack.pop()
-                    _build(stack[-1], state)
-                elif code == 0x81:  # NEWOBJ
-                    arguments = stack.pop()
-                    stack[-1] = self.call(stack[-1], arguments)
-                elif code == 0x2E:  # STOP
-                    self.position = position
-                    return _finished(stack[-1])
-                else:
-                    self.position = position
-                    if code == 0x31:  # POP_MARK
-                        stack = marks.pop()
-                        push = stack.append
-                        continue
-                    if code in _TAKES_MARK:
-                        taken = stack
-                        stack = marks.pop()
-                        push = stack.append
-                        position = self.rare_marked(code, position, taken, stack)
-                    elif code == 0x30 and not stack:  # POP of a mark
-                        stack = marks.pop()
-                        push = stack.append
-                    else:
-                        position = self.rare(code, position, stack, memo)
+                        self.position = position
+                        if code == 0x31:  # POP_MARK
+                            stack = marks.pop()
+                            push = stack.append
+                            continue
+                        if code in _TAKES_MARK:
+                            if code == 0x69:
+                                data.index(b"\n", data.index(b"\n", position) + 1)  # before anything is taken
+                            taken = stack
+                            stack = marks.pop()
+                            push = stack.append
+                            position = self.rare_marked(code, position, taken, stack)
+                        elif code == 0x30 and not stack:  # POP of a mark
+                            stack = marks.pop()
+                            push = stack.append
+                        else:
+                            position = self.rare(code, position, stack, memo)
+            except (IndexError, ValueError, struct_error, _RanOut) as problem:
+                # Nothing was done yet of an opcode whose operand is not there as a whole: it is read again with more.
+                self.position = position
+                needed = self.lacking(problem, code, size - position)
+                if not needed:
+                    raise
+                data = self.more(position - 1, needed)
+                position, size = 0, len(data)
+                num_opcodes -= _CHECK_EVERY
+
+    def lacking(self, problem: Exception, code: int, available: int) -> int:
+        """How many bytes from the opcode on it needs to be read again; 0 when more bytes do not help."""
+        if self.window is None:
+            return 0
+        if type(problem) is _RanOut:
+            return problem.needed
+        if _OPERAND_BYTES.get(code, 0) > available:
+            return _OPERAND_BYTES[code] + 1
+        if code in _LINES:
+            first = self.data.find(b"\n", self.position)
+            if first < 0 or (_LINES[code] == 2 and self.data.find(b"\n", first + 1) < 0):
+                left = self.window.source.end - self.base - self.position
+                return min(2 * available + _CHECK_EVERY, left) + 1 if left > available else available + 2
+        return 0
+
+    def more(self, position: int, needed: int) -> bytes:
+        """What follows in the source from `position` on: at least `needed` bytes."""
+        self.position = position
+        if self.window is None:
+            raise _Stop("it goes on where its bytes end")
+        if self.window.num_read + needed > self.limits.max_pickle_bytes:
+            raise _Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
+        data = self.window.at(self.base + position, needed, is_jump=position > len(self.data))
+        if data is None:
+            self.is_cut = True
+            raise _Stop("it is cut short")
+        self.base += position
+        self.data = data
+        return data
 
     def name(self, module: str, name: str) -> GlobalName:
         """The global of this name, the same one each time."""
@@ -262,7 +356,8 @@ class _Machine:
             first = arguments[0]
             if isinstance(first, (str, bytes, list, tuple, dict)):
                 self.copied += len(first)
-                if self.copied > max(len(self.data), 4096) * 4:
+                num_bytes = len(self.data) if self.window is None else self.window.num_read
+                if self.copied > max(num_bytes, 4096) * 4:
                     raise _Stop("it copies the same data again and again")
         builder = function.builder
         if builder is not None:
@@ -330,8 +425,10 @@ class _Machine:
 
     def piece(self, position: int, num_bytes: int) -> tuple[bytes, int]:
         end = position + num_bytes
-        if num_bytes < 0 or end > len(self.data):
-            raise _Stop(f"{count(num_bytes)} bytes are announced, fewer are there")
+        if num_bytes < 0:
+            raise _Stop("a negative number of bytes is announced")
+        if end > len(self.data):
+            raise _RanOut(f"{count(num_bytes)} bytes are announced, fewer are there", end - self.position + 1)
         return self.data[position:end], end
 
     def rare_marked(self, code: int, position: int, taken: list[object], stack: list[object]) -> int:
@@ -363,21 +460,30 @@ class _Machine:
                 raise _Stop(f"protocol {data[position]} is not known")
             return position + 1
         if code == 0x95:  # FRAME
-            if _UINT64(data, position)[0] > len(data) - position - 8:
+            end = len(data) if self.window is None else self.window.source.end - self.base
+            if _UINT64(data, position)[0] > end - position - 8:
+                self.is_cut = True
                 raise _Stop("a frame goes beyond the end")
             return position + 8
         if code in _COUNTED:
             width, kind = _COUNTED[code]
             num_bytes = int.from_bytes(self.piece(position, width)[0], "little", signed=code in _SIGNED_COUNTS)
-            piece, position = self.piece(position + width, num_bytes)
+            begin = position + width
+            if self.window is not None and num_bytes > MAX_KEPT_BYTES and kind in ("bytes", "str8"):
+                source = self.window.source
+                if self.base + begin + num_bytes <= source.end:
+                    push(DistantBytes(source, self.base + begin, num_bytes))
+                    return begin + num_bytes
+            piece, position = self.piece(begin, num_bytes)
             if kind == "int":
                 push(_integer(int.from_bytes(piece, "little", signed=True), len(piece)))
             elif kind == "str":
                 push(str(piece, "utf-8", "surrogatepass"))
-            elif kind == "str8":  # Python 2's str: text where it is, bytes where not
-                push(_old_string(piece))
-            else:
-                push(piece)
+            else:  # str8 is Python 2's str: text where it is, bytes where not
+                value = _old_string(piece) if kind == "str8" else piece
+                push(value)
+                if self.window is not None:
+                    self.places[id(value)] = (value, self.base + begin)
         elif code == 0x82 or code == 0x83 or code == 0x84:  # EXT1, EXT2, EXT4
             width = 1 << (code - 0x82)
             piece, position = self.piece(position, width)
@@ -426,7 +532,7 @@ class _Machine:
         elif code == 0x70:  # PUT
             memo[int(line[:20])] = stack[-1]
         else:  # PERSID
-            stack.append(OpaqueObject("persistent id", (str(line, "utf-8", "surrogateescape"),)))
+            stack.append(self.resolve(str(line, "utf-8", "surrogateescape")))
         return position
 
 
@@ -436,6 +542,11 @@ _COUNTED = {
     0x8A: (1, "int"), 0x8B: (4, "int"), 0x8D: (8, "str"), 0x43: (1, "bytes"), 0x42: (4, "bytes"), 0x8E: (8, "bytes"),
     0x96: (8, "bytes"), 0x55: (1, "str8"), 0x54: (4, "str8"),
 }  # fmt: skip
+# How many bytes, and how many lines, must be there behind an opcode before anything is done of it.
+_OPERAND_BYTES = {
+    0x71: 1, 0x72: 4, 0x68: 1, 0x4B: 1, 0x6A: 4, 0x58: 4, 0x4D: 2, 0x4A: 4, 0x8C: 1, 0x47: 8, 0x80: 1, 0x95: 8,
+}  # fmt: skip
+_LINES = {0x63: 2, 0x69: 2, **dict.fromkeys(b"IFLSVgpP", 1)}
 _SIGNED_COUNTS = frozenset({0x8B, 0x54})
 _NEW_OBJECT = frozenset(
     f"{module}.{name}"
@@ -505,9 +616,17 @@ def _build(target: object, state: object) -> None:
     """BUILD: keep the state of an object. OrderedDict's attributes and a tensor's are not part of the tree."""
     if type(target) is OpaqueObject:
         target.state = state
-    elif type(target) not in (dict, list, tuple, GlobalName, TensorRef, StorageRef, str, int, float, bytes):
+    elif type(target) not in (
+        dict,
+        list,
+        tuple,
+        GlobalName,
+        TensorRef,
+        CompositeRef,
+        StorageRef,
+        str,
+        int,
+        float,
+        bytes,
+    ):
         raise _Stop("a state given to something that takes none")
-
-
-def _finished(root: object) -> object:
-    return OpaqueObject("storage", (root.key,)) if type(root) is StorageRef else root

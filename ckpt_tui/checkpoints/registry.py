@@ -14,7 +14,6 @@ from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
 
 _HEAD_BYTES = 512
-_LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def sniff(path: str | os.PathLike[str]) -> str | None:
@@ -43,7 +42,7 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
     try:
         with GarbageHeld():
             is_directory = "\0" not in where and os.path.isdir(where)
-            checkpoint = _open_directory(where, limits) if is_directory else open_file(where, limits)
+            checkpoint = open_directory(where, limits) if is_directory else open_file(where, limits)
             add_facts(checkpoint)
             return checkpoint
     except OSError as error:
@@ -60,7 +59,8 @@ def open_file(path: str, limits: ReadLimits) -> Checkpoint:
     raise _not_a_checkpoint(path, head)
 
 
-def _open_directory(path: str, limits: ReadLimits) -> Checkpoint:
+def open_directory(path: str, limits: ReadLimits) -> Checkpoint:
+    """What the reader of a directory says, without facts."""
     from ckpt_tui.checkpoints.readers.directory import Listing
 
     listing = Listing(path)
@@ -81,9 +81,7 @@ def _not_a_checkpoint(path: str, head: bytes) -> CkptError:
             "Empty file", f"{path} has no bytes: the save never wrote it", "Use a backup, if there is one."
         )
     start = head.lstrip()[:64].lower()
-    if _LEGACY_MAGIC in head[:32]:
-        what, hint = "torch's format before 1.6, which is known, but not read yet", "Save it again with a newer torch."
-    elif head[:1] == b"\x80" and b"\0" < head[1:2] <= b"\x05":
+    if head[:1] == b"\x80" and b"\0" < head[1:2] <= b"\x05":
         what, hint = "a plain pickle, which is known, but not read yet", "Do not unpickle it unless you made it."
     elif head.startswith(b"version https://git-lfs"):
         what, hint = "a Git LFS pointer, not the file itself", "Fetch it: git lfs pull"

@@ -15,11 +15,13 @@ from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders import frameworks
+from tests.builders.legacy_files import legacy_bytes
 from tests.builders.torch_files import save_bytes, training_state
 
 BUILDERS: dict[str, Callable[[], bytes]] = {
     "torch-zip": lambda: save_bytes(training_state()),
     "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
+    "torch-legacy": lambda: legacy_bytes(training_state()),
 }
 
 # Each writes a checkpoint of its format into an empty directory.

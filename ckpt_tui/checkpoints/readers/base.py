@@ -39,8 +39,12 @@ if TYPE_CHECKING:
 
 
 # In the order in which they are asked: `inspect` imports them one by one until one knows the file.
-FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors")
-DIRECTORY_READERS: tuple[str, ...] = ("sharded",)
+FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy")
+DIRECTORY_READERS: tuple[str, ...] = (
+    "hf_trainer",
+    "sharded",
+    "dcp",
+)
 
 
 def file_readers() -> Iterator[Reader]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import pickle
 from pathlib import Path
@@ -15,17 +14,9 @@ from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.errors import CkptError
 from tests.builders.zip_files import Record, zip_bytes
 
-
-def _legacy() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(2)}, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
-
-
 # what it looks like -> (bytes, title, message, hint)
 LOOKS = {
     "empty": (b"", "Empty file", "the save never wrote it", "backup"),
-    "torch legacy": (_legacy(), "Not a checkpoint", "torch's format before 1.6", "newer torch"),
     "plain pickle": (pickle.dumps({"a": 1}), "Not a checkpoint", "a plain pickle", "Do not unpickle it"),
     "one byte of a pickle": (b"\x80", "Not a checkpoint", "none of the formats", "name the program"),
     "Git LFS pointer": (

@@ -1,0 +1,45 @@
+"""Which tensors of a file have not all of their bytes, told one by one up to a limit and then by number."""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, TensorInfo
+from ckpt_tui.text import count
+
+_MAX_FINDINGS = 100
+_HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
+_PACKED = ("quint4x2", "quint2x4")
+
+
+def note_lost_tensors(checkpoint: Checkpoint) -> None:
+    """A finding for each tensor whose storage is not there, or is shorter than the tensor needs."""
+    num_lost = 0
+    for tensor in checkpoint.tensors:
+        if not tensor.storage:
+            continue
+        needed = bytes_needed(tensor)
+        storage = checkpoint.storages.get(tensor.storage)
+        if needed == 0 or (storage is not None and storage.offset is not None and needed <= storage.size_bytes):
+            continue
+        num_lost += 1
+        if num_lost > _MAX_FINDINGS:
+            continue
+        if storage is None or storage.offset is None:
+            code, what = "missing-storage", f"its storage {tensor.storage} is not in the file"
+        else:
+            code = "short-storage"
+            what = f"it needs {count(needed)} bytes, {count(storage.size_bytes)} of them are in the file"
+        checkpoint.findings.append(Finding(code, Severity.ERROR, tensor.name, what, _HINT))
+    if num_lost > _MAX_FINDINGS:
+        rest = f"{count(num_lost - _MAX_FINDINGS)} more tensors have not all of their bytes"
+        checkpoint.findings.append(Finding("more-lost", Severity.ERROR, "", rest, _HINT))
+
+
+def bytes_needed(tensor: TensorInfo) -> int:
+    """Bytes of the storage up to the last element that the tensor shows."""
+    last = tensor.offset
+    for extent, stride in zip(tensor.shape, tensor.stride, strict=True):
+        if extent == 0:
+            return 0
+        last += (extent - 1) * stride
+    # Packed dtypes show more elements than bytes.
+    return 0 if tensor.dtype in _PACKED else (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)
