@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.plain import entries_of, plain_value
 
 ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "dataloader")
 MODEL_KEYS = ("model", "model_state_dict", "state_dict", "model_state", "module", "net", "weights")
@@ -27,7 +28,6 @@ _PROGRESS = {
 _TIME_KEYS = ("timestamp", "saved_at", "time", "created_at")
 _SETTINGS = ("args", "hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "model_args")
 _VERSIONS = ("pytorch_version", "torch_version", "format_version", "pytorch-lightning_version", "version")
-_MAX_PLAIN_NODES = 10_000
 
 
 def add_facts(checkpoint: Checkpoint) -> None:
@@ -102,17 +102,6 @@ def optimizers_of(checkpoint: Checkpoint) -> list[OptimizerState]:
     return found
 
 
-def entries_of(value: object) -> dict[object, object] | None:
-    """The keys and values of a dict, or the attributes of a Namespace-like object; None for anything else."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, OpaqueObject):
-        if isinstance(value.state, dict) and value.state:
-            return value.state
-        return value.entries or None
-    return None
-
-
 def _is_part(value: object) -> bool:
     return isinstance(value, (dict, list, tuple, TensorRef, OpaqueObject))
 
@@ -154,37 +143,6 @@ def _seconds(value: object) -> float | None:
         except (ValueError, OverflowError, OSError):
             return None
     return None
-
-
-def plain_value(value: object) -> object:
-    """Settings as plain values: objects become their attributes, paths and classes text. Bounded, ends on cycles."""
-    budget = [_MAX_PLAIN_NODES]
-
-    def plain(item: object, depth: int) -> object:
-        budget[0] -= 1
-        if item is None or isinstance(item, (str, int, float, bool)):
-            return item
-        if budget[0] < 0 or depth > 20:
-            return "..."
-        if isinstance(item, (list, tuple)):
-            return [plain(inner, depth + 1) for inner in item[:1000]]
-        entries = entries_of(item)
-        if entries is not None:
-            return {
-                key if isinstance(key, str) else str(key): plain(inner, depth + 1)
-                for key, inner in list(entries.items())[:5000]
-            }
-        if isinstance(item, OpaqueObject):
-            if item.type_name.startswith("pathlib.") and all(isinstance(part, str) for part in item.args):
-                return "/".join(str(part) for part in item.args).replace("//", "/")
-            if item.items:
-                return [plain(inner, depth + 1) for inner in item.items[:1000]]
-            return item.type_name
-        if isinstance(item, TensorRef):
-            return f"tensor {list(item.info.shape)} {item.info.dtype}"
-        return f"{len(item):,} bytes" if isinstance(item, bytes) else type(item).__name__
-
-    return plain(value, 0)
 
 
 def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object]) -> dict[str, object]:

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.facts import entries_of, optimizers_of
+from ckpt_tui.checkpoints.facts import optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.plain import entries_of
 
 MAX_PARAMETERS = 20_000
 

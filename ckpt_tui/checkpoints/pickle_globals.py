@@ -120,6 +120,26 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("numpy's random state", "numpy.random._mt19937", "MT19937"),
     ("numpy's random state", "numpy.random._pcg64", "PCG64 PCG64DXSM"),
     ("numpy's random state", "numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence"),
+    ("settings of transformers", "transformers.training_args", "TrainingArguments OptimizerNames ParallelMode"),
+    ("settings of transformers", "transformers.training_args_seq2seq", "Seq2SeqTrainingArguments"),
+    ("settings of transformers", "transformers.trainer_utils", "SchedulerType IntervalStrategy SaveStrategy "
+     "HubStrategy EvaluationStrategy FSDPOption"),
+    ("settings of transformers", "transformers.trainer_pt_utils", "AcceleratorConfig"),
+    ("settings of transformers", "transformers.debug_utils", "DebugOption"),
+    ("settings of transformers", "transformers.generation.configuration_utils", "GenerationConfig"),
+    ("settings of transformers", "transformers.integrations.deepspeed", "HfDeepSpeedConfig HfTrainerDeepSpeedConfig"),
+    ("settings of transformers", "transformers.deepspeed", "HfDeepSpeedConfig HfTrainerDeepSpeedConfig"),
+    ("settings of accelerate", "accelerate.state", "PartialState AcceleratorState"),
+    ("settings of accelerate", "accelerate.utils.dataclasses", "DistributedType DeepSpeedPlugin "
+     "FullyShardedDataParallelPlugin GradientAccumulationPlugin TorchDynamoPlugin PrecisionType RNGType "
+     "DynamoBackend ProjectConfiguration"),
+    ("a sampler's position", "accelerate.data_loader", "SeedableRandomSampler"),
+    ("settings of PEFT", "peft.utils.peft_types", "PeftType TaskType"),
+    ("settings of PEFT", "peft.tuners.lora.config", "LoraConfig"),
+    ("settings of TRL", "trl.trainer.sft_config", "SFTConfig"),
+    ("settings of TRL", "trl.trainer.dpo_config", "DPOConfig"),
+    ("settings of TRL", "trl.trainer.grpo_config", "GRPOConfig"),
+    ("settings of TRL", "trl.trainer.reward_config", "RewardConfig"),
 )  # fmt: skip
 
 KNOWN: dict[str, str] = {f"{module}.{name}": reason for reason, module, names in _FAMILIES for name in names.split()}

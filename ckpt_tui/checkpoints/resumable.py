@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckpt_tui.checkpoints.facts import entries_of, optimizers_of
+from ckpt_tui.checkpoints.facts import optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.plain import entries_of
 from ckpt_tui.text import count, plural, safe_text
 
 _SCHEDULER_KEYS = ("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict")
@@ -55,7 +56,8 @@ def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Re
         findings.append(Finding("scheduler-missing", Severity.INFO, "scheduler", message, level="resume"))
     findings += _check_step(checkpoint, expected_step)
     findings += _check_moments(checkpoint)
-    failed = any(finding.severity != Severity.INFO and finding.code != "moment-order" for finding in findings)
+    said = [finding for finding in checkpoint.findings if finding.level == "resume"]  # by the reader of its layout
+    failed = any(f.severity != Severity.INFO and f.code != "moment-order" for f in (*findings, *said))
     return Resumability("fail" if failed else "pass", tuple(findings))
 
 

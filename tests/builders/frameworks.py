@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -30,3 +31,19 @@ def shards(directory: Path, *, pickled: bool = False) -> dict[str, torch.Tensor]
 
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2))
+
+
+def hf_trainer(directory: Path) -> None:
+    """checkpoint-N with sharded weights, the settings as a Namespace."""
+    state = shards(directory)
+    parameters = [torch.nn.Parameter(tensor) for tensor in state.values()]
+    optimizer = torch.optim.AdamW(parameters)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    sum(parameter.sum() for parameter in parameters).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+    torch.save(scheduler.state_dict(), directory / "scheduler.pt")
+    torch.save({"cpu": torch.get_rng_state()[:16].clone()}, directory / "rng_state.pth")
+    torch.save(argparse.Namespace(learning_rate=0.5, seed=1), directory / "training_args.bin")
+    history = [{"step": 1, "loss": 2.5}, {"step": 1, "eval_loss": 3.5}]
+    write_json(directory / "trainer_state.json", {"global_step": 1, "epoch": 0.5, "log_history": history})

@@ -27,6 +27,7 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
 # Each writes a checkpoint of its format into an empty directory.
 DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
     "sharded": frameworks.shards,
+    "hf-trainer": frameworks.hf_trainer,
 }
 
 

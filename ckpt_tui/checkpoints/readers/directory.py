@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Part, Severity, Storage
@@ -124,6 +125,50 @@ class Parts:
         self.checkpoint.parts += parts
         return found
 
+    def add_directory(self, folder: str, role: str = "") -> Checkpoint | None:
+        """Read a directory in the listing as a checkpoint of its own layout, and take what is in it.
+
+        role: what all of it is; without one its reader says what its parts are.
+        """
+        from ckpt_tui.checkpoints.registry import open_directory
+
+        path = self.listing.path_of(folder)
+        try:
+            found = open_directory(path, self.limits)
+        except CkptError as error:
+            message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
+            self.note("unreadable-part", Severity.ERROR, folder, message, error.hint or _HINT)
+            return None
+        self._take_directory(folder, found)
+        if role:
+            files = sorted({tensor.file for tensor in found.tensors}) or [folder]
+            values = [found.state, *[None] * (len(files) - 1)]
+            self.checkpoint.parts += [Part(role, file, "", value) for file, value in zip(files, values, strict=True)]
+        else:
+            self.checkpoint.parts += [
+                Part(part.role, _below(folder, part.file), part.prefix, part.value) for part in found.parts
+            ]
+        return found
+
+    def _take_directory(self, folder: str, found: Checkpoint) -> None:
+        whole = self.checkpoint
+        self.state[folder] = found.state
+        first = len(whole.tensors)
+        for tensor in found.tensors:
+            tensor.file = _below(folder, tensor.file)
+            if tensor.storage:
+                tensor.storage = f"{folder}/{tensor.storage}"
+        whole.tensors += found.tensors
+        _shift_references(found.state, first)
+        for storage in found.storages.values():
+            key, file = f"{folder}/{storage.key}", _below(folder, storage.file)
+            whole.storages[key] = replace(storage, key=key, file=file)
+        for finding in found.findings:
+            whole.findings.append(replace(finding, where=_below(folder, finding.where)))
+        self.take_globals(folder, found)
+        for key, value in found.metadata.items():
+            whole.metadata.setdefault(key, value)
+
     def take(self, file: str, found: Checkpoint) -> None:
         """Put what a reader found in `file` under that name."""
         whole = self.checkpoint
@@ -187,6 +232,10 @@ def _shift_references(state: object, first: int) -> None:
         for reference in tensor_references(state):
             if reference.index >= 0:
                 reference.index += first
+
+
+def _below(folder: str, file: str) -> str:
+    return f"{folder}/{file}" if file else folder
 
 
 def is_inside(file: str) -> bool:
