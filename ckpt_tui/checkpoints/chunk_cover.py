@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # where it begins, its shape
 _MAX_PAIRS = 2_000_000  # compared; a thousand ranks share a tensor by its rows, which is looked at in one go
 
 
 def cover_problem(shape: tuple[int, ...], boxes: list[Box]) -> str:
-    """What is wrong, in words that follow "its 3 pieces"; "" when nothing is."""
+    """What is wrong, in words; "" when nothing is."""
     volume = 0
     for offsets, sizes in boxes:
         for begin, extent, limit in zip(offsets, sizes, shape, strict=True):
             if begin + extent > limit:
-                return f"reach beyond its shape: one of {list(sizes)} begins at {list(offsets)}"
+                return f"one of {list(sizes)} at {list(offsets)} reaches beyond its shape {list(shape)}"
         volume += _volume(sizes)
     whole = _volume(shape)
     if volume < whole:
-        return f"leave {whole - volume:,} of its {whole:,} elements out"
+        return f"{whole - volume:,} of its {whole:,} elements are in none of them"
     overlap = _overlap(boxes)
     if overlap:
         return overlap
-    return "" if volume == whole else "hold more elements than it has"
+    return "" if volume == whole else "they hold more elements than it has"
 
 
 def _overlap(boxes: list[Box]) -> str:
@@ -32,11 +34,11 @@ def _overlap(boxes: list[Box]) -> str:
     by_cuts = sorted(range(num_dims), key=lambda dim: -len({box[0][dim] for box in boxes}))
     axis = by_cuts[0] if by_cuts else 0
     if not by_cuts:
-        return "are the same single number"
+        return "all of them are the same single number"
     boxes.sort(key=lambda box: box[0][axis])
     num_pairs = 0
     for place, (offsets, sizes) in enumerate(boxes):
-        for other, (others_offsets, others_sizes) in enumerate(boxes[place + 1 :]):
+        for others_offsets, others_sizes in islice(boxes, place + 1, None):
             if others_offsets[axis] >= offsets[axis] + sizes[axis]:
                 break
             num_pairs += 1
@@ -45,8 +47,7 @@ def _overlap(boxes: list[Box]) -> str:
             if all(
                 a < b + m and b < a + n for a, n, b, m in zip(offsets, sizes, others_offsets, others_sizes, strict=True)
             ):
-                return f"overlap at {list(others_offsets)}: which of them a load takes is not said"
-            del other
+                return f"two overlap at {list(others_offsets)}: which of them a load takes is not said"
     return ""
 
 

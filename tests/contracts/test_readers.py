@@ -14,7 +14,7 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
-from tests.builders import frameworks
+from tests.builders import distributed, frameworks
 from tests.builders.legacy_files import legacy_bytes
 from tests.builders.torch_files import save_bytes, training_state
 
@@ -27,6 +27,7 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
 # Each writes a checkpoint of its format into an empty directory.
 DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
     "sharded": frameworks.shards,
+    "dcp": distributed.dcp,
     "hf-trainer": frameworks.hf_trainer,
 }
 

@@ -210,7 +210,7 @@ class _Builder:
             whole.chunks.append((piece.offsets, reference.info))
         problem = cover_problem(item.shape, [(piece.offsets, piece.sizes) for piece in pieces])
         if problem:
-            self.reader.note("chunks-do-not-cover", name, f"its {plural(len(pieces), 'piece')} {problem}")
+            self.reader.note("chunks-do-not-cover", name, f"{plural(len(pieces), 'piece')}: {problem}")
         self.leaves[name] = CompositeRef(whole, index, {"chunks": chunks})
 
     def add_piece(
@@ -235,7 +235,7 @@ class _Builder:
         else:
             num_bytes = _num_elements(sizes) * DTYPE_SIZES.get(item.dtype, 0)
             key = f"{shown_name}: {piece.problem}"
-            info = TensorInfo(shown_name, "", sizes, item.dtype, num_bytes, key, _contiguous(sizes))
+            info = TensorInfo("", "", sizes, item.dtype, num_bytes, key, _contiguous(sizes))
             checkpoint.storages[key] = Storage(key, "", None, 0)
             reference = TensorRef(info)
             if not piece.problem:

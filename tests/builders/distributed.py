@@ -1,0 +1,47 @@
+"""Checkpoints of distributed training, written by torch and DeepSpeed in this process."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+
+def dcp_state() -> dict[str, object]:
+    """A training of a small model, as a script hands it to torch.distributed.checkpoint."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2)).bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    model(torch.randn(3, 4).bfloat16()).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    return {
+        "model": model_state,
+        "optimizer": optimizer_state,
+        "scheduler": scheduler.state_dict(),
+        "step": 7,
+        "epoch": 1,
+        "val_loss": 1.5,
+        "args": {"lr": 0.5, "name": "x", "sizes": [1, 2]},
+        "rng_state": torch.get_rng_state(),
+        "dataloader": {"position": 12, "order": torch.arange(6)},
+        "transposed": torch.arange(12.0).reshape(3, 4).t(),
+        "nested": {"a": [torch.ones(2), 3]},
+    }
+
+
+def dcp(directory: Path, state: dict[str, object] | None = None) -> dict[str, object]:
+    """Save into `directory` from one process; gives what was saved."""
+    import torch.distributed.checkpoint as checkpoint
+
+    state = dcp_state() if state is None else state
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that there is no process group
+        checkpoint.save(state, checkpoint_id=directory, no_dist=True)
+    return state

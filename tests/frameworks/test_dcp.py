@@ -1,0 +1,322 @@
+"""What we read of torch.distributed.checkpoint's directories is what torch itself loads from them."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
+from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.errors import CkptError
+from tests.builders import distributed
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "dcp_two_ranks"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dcp") / "one"
+    distributed.dcp(directory)
+    return directory
+
+
+@pytest.fixture
+def one(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(saved, tmp_path / "one"))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """The same for the checkpoint of two ranks."""
+    return Path(shutil.copytree(SAMPLE, tmp_path / "two"))
+
+
+def truth_of(directory: Path, tmp_path: Path) -> dict[str, object]:
+    """What torch loads, by dotted name."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    dcp_to_torch_save(directory, tmp_path / "whole.pt")
+    found: dict[str, object] = {}
+    _flatten("", torch.load(tmp_path / "whole.pt", weights_only=False), found)
+    return found
+
+
+def _flatten(path: str, value: object, found: dict[str, object]) -> None:
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _flatten(f"{path}.{key}" if path else str(key), item, found)
+    else:
+        found[path] = value
+
+
+def leaves_of(state: object) -> dict[str, object]:
+    """Plain values and tensors of our state, by dotted name."""
+    found: dict[str, object] = {}
+    _flatten("", state, found)
+    return found
+
+
+def bytes_of(checkpoint: Checkpoint, tensor: TensorInfo) -> torch.Tensor:
+    """A tensor from the bytes where we say that they are."""
+    storage = checkpoint.storages[tensor.storage]
+    assert storage.offset is not None
+    with (Path(checkpoint.path) / storage.file).open("rb") as file:
+        file.seek(storage.offset)
+        raw = bytearray(file.read(storage.size_bytes))
+    flat = torch.frombuffer(raw, dtype=getattr(torch, tensor.dtype))
+    return torch.as_strided(flat, tensor.shape, tensor.stride, tensor.offset)
+
+
+def value_of(checkpoint: Checkpoint, reference: TensorRef) -> torch.Tensor:
+    """The values of a tensor, put together from its pieces where it has some."""
+    if not isinstance(reference, CompositeRef):
+        return bytes_of(checkpoint, reference.info)
+    whole = torch.full(reference.info.shape, torch.nan, dtype=getattr(torch, reference.info.dtype))
+    for offsets, piece in reference.info.chunks:  # type: ignore[attr-defined]
+        box = tuple(slice(begin, begin + extent) for begin, extent in zip(offsets, piece.shape, strict=True))
+        whole[box] = bytes_of(checkpoint, piece)
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["one process", "two ranks"])
+def test_everything_is_what_torch_loads(saved: Path, tmp_path: Path, kind: str) -> None:
+    directory = saved if kind == "one process" else SAMPLE
+    checkpoint = open_checkpoint(directory)
+    assert sniff(directory) == checkpoint.format == "dcp"
+    assert checkpoint.findings == []
+    assert checkpoint.safety == "safe"
+    truth = truth_of(directory, tmp_path)
+    ours = leaves_of(checkpoint.state)
+    assert set(ours) == set(truth)
+    for name, expected in truth.items():
+        mine = ours[name]
+        if not isinstance(expected, torch.Tensor):
+            assert mine == expected
+            continue
+        assert isinstance(mine, TensorRef)
+        assert checkpoint.tensors[mine.index] is mine.info
+        assert mine.info.name == name
+        assert mine.info.shape == tuple(expected.shape)
+        assert f"torch.{mine.info.dtype}" == str(expected.dtype)
+        assert mine.info.size_bytes == expected.numel() * expected.element_size()
+        assert torch.equal(value_of(checkpoint, mine), expected)
+    whole = [tensor for tensor in checkpoint.tensors if not tensor.is_component]
+    assert len(whole) == sum(isinstance(value, torch.Tensor) for value in truth.values())
+
+
+def test_facts_of_one_process(saved: Path) -> None:
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.progress == {"step": 7, "epoch": 1, "val_loss": 1.5}
+    assert checkpoint.hyperparameters == {"lr": 0.5, "name": "x", "sizes": [1, 2]}
+    assert checkpoint.has == ["model", "optimizer", "scheduler", "rng", "dataloader"]
+    assert checkpoint.optimizer["type"] == "AdamW"
+    assert checkpoint.optimizer["num_parameters"] == 6
+    assert checkpoint.metadata["dcp_version"] == "1.0.0"
+    assert count_parameters(model_tensors(checkpoint)) == 4 * 8 + 8 + 8 + 8 + 8 * 2 + 2
+
+
+def test_a_tensor_of_two_ranks_is_one_with_its_pieces() -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    place = next(i for i, tensor in enumerate(checkpoint.tensors) if tensor.name == "model.weight")
+    whole, first, second = checkpoint.tensors[place : place + 3]
+    assert (whole.layout, whole.storage, whole.shape) == ("sharded", "", (7, 4))
+    assert [piece.name for piece in (first, second)] == ["model.weight.chunks.0", "model.weight.chunks.1"]
+    assert [piece.shape for piece in (first, second)] == [(4, 4), (3, 4)]
+    assert {checkpoint.storages[piece.storage].file for piece in (first, second)} == {"__0_0.distcp", "__1_0.distcp"}
+    assert count_parameters(model_tensors(checkpoint)) == 7 * 4 + 7
+    assert checkpoint.progress == {"step": 7}
+    assert checkpoint.has == ["model", "optimizer"]
+    names = {tensor.name: tensor.layout for tensor in checkpoint.tensors}
+    assert (names["columns"], names["replica"], names["one_row"]) == ("sharded", "strided", "strided")
+
+
+@pytest.mark.long
+def test_the_sample_is_what_its_script_makes(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    program = [sys.executable, "-m", "tests.samples.make_dcp", str(made)]
+    subprocess.run(program, check=True, timeout=120, cwd=SAMPLE.parents[2])
+    theirs, ours = open_checkpoint(made), open_checkpoint(SAMPLE)
+    assert [(t.name, t.shape, t.dtype) for t in theirs.tensors] == [(t.name, t.shape, t.dtype) for t in ours.tensors]
+    for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
+        if mine.storage:
+            assert torch.allclose(bytes_of(ours, mine), bytes_of(theirs, other))
+
+
+# --- damage
+
+
+def codes(checkpoint: Checkpoint) -> list[str]:
+    return [finding.code for finding in checkpoint.findings]
+
+
+def test_without_its_metadata_the_save_never_finished(one: Path) -> None:
+    (one / ".metadata").unlink()
+    assert sniff(one) == "dcp"
+    with pytest.raises(CkptError) as caught:
+        open_checkpoint(one)
+    assert "the save never finished" in caught.value.message
+    assert "1 .distcp file" in caught.value.message
+
+
+def test_a_missing_file_names_the_tensors_that_are_lost(two: Path) -> None:
+    (two / "__0_0.distcp").unlink()
+    checkpoint = open_checkpoint(two)
+    (finding,) = checkpoint.findings
+    assert (finding.code, finding.where) == ("missing-part", "__0_0.distcp")
+    assert "model.weight" in finding.message
+    readable = {t.name for t in checkpoint.tensors if t.storage and checkpoint.storages[t.storage].offset is not None}
+    assert "model.weight.chunks.0" not in readable
+    assert "model.weight.chunks.1" in readable
+    assert checkpoint.progress == {"step": 7}
+
+
+def test_a_short_file_names_what_it_lost_and_keeps_the_rest(one: Path) -> None:
+    path = one / "__0_0.distcp"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    checkpoint = open_checkpoint(one)
+    (finding,) = checkpoint.findings
+    assert finding.code == "truncated"
+    assert f"{len(whole) // 2:,} bytes" in finding.message
+    lost = {t.name for t in checkpoint.tensors if t.storage and checkpoint.storages[t.storage].offset is None}
+    kept = {t.name for t in checkpoint.tensors} - lost
+    assert lost
+    assert kept
+    assert checkpoint.progress["step"] == 7
+
+
+class Change:
+    """Writes `.metadata` again after torch's own objects in it were changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / ".metadata"
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self.metadata = pickle.loads(self.path.read_bytes())
+        return self.metadata
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_bytes(pickle.dumps(self.metadata, 4))
+
+
+def place_of(metadata, name: str):  # type: ignore[no-untyped-def]
+    return next(info for index, info in metadata.storage_data.items() if index.fqn == name)
+
+
+@pytest.mark.parametrize("name", ["../../outside.distcp", "/etc/passwd", "a/../../x", ""])
+def test_a_path_that_leads_out_is_refused(one: Path, name: str) -> None:
+    with Change(one) as metadata:
+        place_of(metadata, "rng_state").relative_path = name
+    checkpoint = open_checkpoint(one)
+    assert "outside" in codes(checkpoint)
+    assert all(storage.file == "__0_0.distcp" or storage.offset is None for storage in checkpoint.storages.values())
+
+
+def test_pieces_that_do_not_make_up_the_tensor_are_found(two: Path) -> None:
+    with Change(two) as metadata:
+        del metadata.state_dict_metadata["model.weight"].chunks[1]
+        metadata.state_dict_metadata["model.bias"].chunks[1].offsets = torch.Size([3])
+        metadata.state_dict_metadata["columns"].chunks[1].offsets = torch.Size([0, 4])
+    found = {finding.where: finding.message for finding in open_checkpoint(two).findings}
+    assert found["model.weight"] == "1 piece: 12 of its 28 elements are in none of them"
+    assert "overlap at [3]" in found["model.bias"]
+    assert "reaches beyond its shape" in found["columns"]
+
+
+def test_pieces_that_claim_the_same_bytes_are_not_read(one: Path) -> None:
+    with Change(one) as metadata:
+        place_of(metadata, "rng_state").offset -= 8
+    assert "pieces-overlap" in codes(open_checkpoint(one))
+
+
+def test_a_place_of_another_tensor_is_noticed(one: Path) -> None:
+    with Change(one) as metadata:
+        place_of(metadata, "rng_state").__dict__.update(place_of(metadata, "model.0.weight").__dict__)
+    (finding,) = open_checkpoint(one).findings
+    assert finding.code == "piece-differs"
+    assert finding.where == "rng_state"
+
+
+def test_a_tensor_without_a_place_is_lost(one: Path) -> None:
+    with Change(one) as metadata:
+        metadata.storage_data = {i: info for i, info in metadata.storage_data.items() if i.fqn != "rng_state"}
+    checkpoint = open_checkpoint(one)
+    assert codes(checkpoint) == ["missing-chunk"]
+    tensor = next(tensor for tensor in checkpoint.tensors if tensor.name == "rng_state")
+    assert checkpoint.storages[tensor.storage].offset is None
+
+
+def test_a_compressed_piece_is_said_not_to_be_readable_in_place(one: Path) -> None:
+    with Change(one) as metadata:
+        place_of(metadata, "rng_state").transform_descriptors = ["stream.zstd"]
+    (finding,) = open_checkpoint(one).findings
+    assert finding.code == "unreadable-storage"
+    assert "stream.zstd" in finding.message
+
+
+def test_a_payload_in_any_of_its_pickles_is_named(one: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return __import__("os").system, (f"touch {marker}",)
+
+    bad = tmp_path / "bad"
+    distributed.dcp(bad, {"step": 1, "extra": Payload()})
+    in_value = open_checkpoint(bad)
+    with Change(one) as metadata:
+        metadata.planner_data = Payload()
+    in_metadata = open_checkpoint(one)
+    assert in_value.safety == in_metadata.safety == "dangerous"
+    assert {ref.name for ref in in_value.globals if ref.verdict == "dangerous"} == {"posix.system"}
+    assert not marker.exists()
+
+
+def test_a_file_of_another_save_is_told(one: Path) -> None:
+    shutil.copy(one / "__0_0.distcp", one / "__1_0.distcp")
+    (finding,) = open_checkpoint(one).findings
+    assert (finding.code, finding.where) == ("unlisted-part", "__1_0.distcp")
+
+
+def test_names_that_a_path_cannot_hold_end_nowhere_else(one: Path) -> None:
+    """Keys that contradict each other keep every value, under its full name."""
+    with Change(one) as metadata:
+        metadata.planner_data["step"] = ("model", "0.weight", "below a tensor")
+        metadata.planner_data["epoch"] = ("nested", "a", 10**9)
+    checkpoint = open_checkpoint(one)
+    state = checkpoint.state
+    assert isinstance(state, dict)
+    assert state["step"] == 7
+    assert state["nested"]["a"][10**9] == 1
+
+
+def test_every_rank_may_write_its_own_metadata(two: Path) -> None:
+    """`use_collectives=False` leaves `__0.metadata`, `__1.metadata`, each with the pieces of its rank."""
+    for rank in (0, 1):
+        shutil.copy(two / ".metadata", two / f"__{rank}.metadata")
+        change = Change(two)
+        change.path = two / f"__{rank}.metadata"
+        with change as metadata:
+            file = f"__{rank}_0.distcp"
+            metadata.storage_data = {i: p for i, p in metadata.storage_data.items() if p.relative_path == file}
+            kept = {(index.fqn, index.offset) for index in metadata.storage_data}
+            for name, item in list(metadata.state_dict_metadata.items()):
+                if hasattr(item, "chunks"):
+                    item.chunks = [chunk for chunk in item.chunks if (name, chunk.offsets) in kept]
+                    if not item.chunks:
+                        del metadata.state_dict_metadata[name]
+                elif (name, None) not in kept:
+                    del metadata.state_dict_metadata[name]
+    (two / ".metadata").unlink()
+    checkpoint = open_checkpoint(two)
+    assert checkpoint.findings == []
+    expected = open_checkpoint(SAMPLE)
+    assert {t.name: t.shape for t in checkpoint.tensors} == {t.name: t.shape for t in expected.tensors}
