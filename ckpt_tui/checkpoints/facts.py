@@ -60,6 +60,8 @@ def find_parts(checkpoint: Checkpoint, file: str) -> list[Part]:
     state = entries_of(checkpoint.state)
     if state is None:
         return []
+    if checkpoint.format in ("torchscript", "torch-export"):
+        return [Part("model", file, "", state)]  # a module and nothing else, whatever its submodules are called
     parts = []
     for role, keys in _ROLE_KEYS.items():
         for key in keys:

@@ -85,6 +85,11 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("a module of a saved network", "torch.nn.modules.conv", "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d"),
     ("a module of a saved network", "torch.nn.modules.activation", "ReLU GELU SiLU Tanh Sigmoid Softmax LeakyReLU "
      "MultiheadAttention"),
+    ("a tensor made of others", "torch.nested._internal.nested_tensor", "_rebuild_njt NestedTensor"),
+    ("a plain value of torch", "torch._dynamo.decorators", "_DimRange"),
+    ("a random state", "torch._C", "Generator"),
+    ("a value of TorchScript", "torch.jit._pickle", "restore_type_tag build_intlist build_boollist build_doublelist "
+     "build_tensorlist build_tensor_from_id"),
     ("a container", "collections", "OrderedDict defaultdict deque Counter"),
     ("a plain value", "builtins", "set frozenset slice range complex bytearray bytes list dict tuple int float bool "
      "str object"),

@@ -328,6 +328,11 @@ def _layout(name: object) -> object:
     return OpaqueObject(name if type(name) is str and len(name) < 64 else "torch.layout")
 
 
+def _tagged(value: object, *_type: object) -> object:
+    """A value that TorchScript marks with its type."""
+    return value
+
+
 def _mapping(items: object = (), *_: object) -> object:
     if type(items) is dict:
         return dict(items)
@@ -409,6 +414,10 @@ BUILDERS: dict[str, Callable[..., object]] = {
     "torch.nested._internal.nested_tensor._rebuild_njt": _rebuild_jagged,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.serialization._get_layout": _layout,
+    **{
+        f"torch.jit._pickle.{name}": _tagged
+        for name in ("restore_type_tag", "build_intlist", "build_boollist", "build_doublelist", "build_tensorlist")
+    },
     "torch.Size": _size,
     "torch.torch_version.TorchVersion": _text,
     "collections.OrderedDict": _mapping,

@@ -1,0 +1,127 @@
+"""What the readers of zip archives share: records read within bounds, their pickles decoded, storages found."""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.exact_read import read_exactly
+from ckpt_tui.checkpoints.limits import ReadLimits
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo
+from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_pickle
+from ckpt_tui.checkpoints.zip_index import ZipEntry
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import count, size
+
+HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
+_MAX_FINDINGS = 100
+_MAX_INFLATED_BYTES = 64 << 20  # torch stores its pickles as they are; a thousandth of this can hold a bomb
+
+
+def read_record(descriptor: int, entry: ZipEntry, path: str, max_bytes: int = _MAX_INFLATED_BYTES) -> bytes:
+    """The bytes of a record, inflated where it is deflated. Raises CkptError where it has none, or more than
+    `max_bytes` of them come out of a compressed one."""
+    if entry.offset is None:
+        raise CkptError("Damaged checkpoint", f"{path}: {entry.name} has no bytes to read", HINT)
+    if entry.method and entry.size_bytes > max_bytes:
+        raise CkptError(
+            "Not readable", f"{path}: {entry.name} is compressed, and {size(entry.size_bytes)} when it is not"
+        )
+    data = read_exactly(descriptor, entry.compressed_bytes, entry.offset, path)
+    if entry.method == 8:
+        from zlib import decompressobj, error
+
+        try:
+            data = decompressobj(-15).decompress(data, entry.size_bytes + 1)
+        except error as problem:
+            raise CkptError("Damaged checkpoint", f"{path}: {entry.name}: {problem}", HINT) from None
+    elif entry.method:
+        raise CkptError("Not readable", f"{path}: {entry.name} is compressed by method {entry.method}")
+    if len(data) != entry.size_bytes:
+        raise CkptError("Damaged checkpoint", f"{path}: {entry.name} does not have the size it claims", HINT)
+    return data
+
+
+def decode_record(descriptor: int, entry: ZipEntry, path: str, limits: ReadLimits) -> DecodedPickle:
+    """The pickle in a record."""
+    return decode_pickle(read_record(descriptor, entry, path), f"{path}: {entry.name}", limits)
+
+
+def add_pickle(
+    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, known: set[str]
+) -> DecodedPickle | CkptError:
+    """Decode a pickle and add what it names to the checkpoint; the error, and a finding, when it does not decode.
+
+    known: the names of globals that are listed already.
+    """
+    findings = checkpoint.findings
+    decoded: DecodedPickle | CkptError
+    try:
+        decoded = decode_record(descriptor, entry, checkpoint.path, limits)
+        named = decoded.globals
+    except CkptError as error:
+        decoded = error
+        named = error.globals if isinstance(error, UnsoundPickleError) else []
+        message = error.message.removeprefix(f"{checkpoint.path}: ")
+        findings.append(Finding("unreadable-pickle", Severity.ERROR, entry.name, message, HINT))
+    else:
+        if decoded.end < entry.size_bytes:
+            rest = f"{count(entry.size_bytes - decoded.end)} bytes follow the end of the pickle"
+            findings.append(Finding("trailing-pickle", Severity.WARNING, entry.name, rest))
+        if decoded.num_malformed:
+            broken = f"{count(decoded.num_malformed)} of its tensors have shapes or strides that no tensor can have"
+            findings.append(Finding("malformed-tensor", Severity.ERROR, entry.name, broken, HINT))
+    checkpoint.globals += [ref for ref in named if ref.name not in known]
+    known.update(ref.name for ref in named)
+    return decoded
+
+
+def join_storages(checkpoint: Checkpoint, prefix: str, by_name: dict[str, ZipEntry], suffix: str = "") -> None:
+    """Find every tensor's bytes, and say which have none, or fewer than the tensor shows. The record of a storage is
+    called prefix + its key + suffix."""
+    storages, num_bad = checkpoint.storages, 0
+    is_big_endian = checkpoint.metadata.get("byteorder") == "big"
+    for tensor in checkpoint.tensors:
+        key = tensor.storage
+        if not key:
+            continue
+        storage = storages.get(key)
+        if storage is None:
+            entry = by_name.get(f"{prefix}{key}{suffix}")
+            storage = Storage(key, "", None, 0) if entry is None else storage_of(entry, key, is_big_endian)
+            storages[key] = storage
+        needed = bytes_needed(tensor)
+        if needed <= storage.size_bytes and storage.offset is not None:
+            continue
+        num_bad += 1
+        if num_bad <= _MAX_FINDINGS:
+            if f"{prefix}{key}{suffix}" not in by_name:
+                code, problem = "missing-storage", f"its storage {key} is not in the file"
+            elif storage.offset is None:
+                code, problem = "unreadable-storage", f"the bytes of its storage {key} cannot be read in place"
+            else:
+                code = "short-storage"
+                problem = f"it needs {count(needed)} bytes, its storage {key} has {count(storage.size_bytes)}"
+            checkpoint.findings.append(Finding(code, Severity.ERROR, tensor.name, problem, HINT))
+
+
+def storage_of(entry: ZipEntry, key: str, is_big_endian: bool = False) -> Storage:
+    """A record as a storage."""
+    is_readable = entry.method in (0, 8)
+    deflated = entry.compressed_bytes if entry.method == 8 else None
+    return Storage(
+        key, "", entry.offset if is_readable else None, entry.size_bytes, entry.crc32 or None, is_big_endian, deflated
+    )
+
+
+def bytes_needed(tensor: TensorInfo) -> int:
+    """Bytes of the storage up to the last element that the tensor shows."""
+    last = tensor.offset
+    for extent, stride in zip(tensor.shape, tensor.stride, strict=True):
+        if extent == 0:
+            return 0
+        last += (extent - 1) * stride
+    # Packed dtypes show more elements than bytes.
+    if tensor.dtype in _ELEMENTS_PER_BYTE:
+        return last // _ELEMENTS_PER_BYTE[tensor.dtype] + 1
+    return (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)
+
+
+_ELEMENTS_PER_BYTE = {"quint4x2": 2, "quint2x4": 4}
