@@ -36,24 +36,35 @@ class Archive:
 
 
 def read_archive(path: str) -> Archive | None:
-    """The records of the zip archive at `path`, None when it is none. CkptError when its directory cannot be read."""
+    """The records of the zip archive at `path`, or of several that lie in it one behind the other; None when it is
+    none. CkptError when a directory cannot be read."""
     from ckpt_tui.checkpoints.opening import RegularFile
     from ckpt_tui.checkpoints.zip_index import read_zip_index
+    from ckpt_tui.checkpoints.zip_run import archives_in
 
+    records: list[Record] = []
+    num_unknown = 0
     try:
         with RegularFile(path) as file:
             if os.pread(file.descriptor, 4, 0) != ZIP_HEAD:
                 return None
-            index = read_zip_index(file.descriptor, file.file_bytes, safe_text(path))
+            run = archives_in(file.descriptor, file.file_bytes)
+            if not run and path.endswith(".distcp"):
+                return None  # among its pieces are some that are no archives: the reader knows where they lie
+            for begin, num_bytes in run if len(run) > 1 else [(0, file.file_bytes)]:
+                index = read_zip_index(file.descriptor, num_bytes, safe_text(path), base=begin)
+                where = f"byte {begin:,}: " if len(run) > 1 else ""
+                readable = [e for e in index.entries if e.offset is not None]
+                of_this = [
+                    Record(where + e.name, e.offset, e.size_bytes, e.compressed_bytes, e.crc32, e.method == _STORED)
+                    for e in readable
+                    if e.offset is not None and e.method in (_STORED, _DEFLATED)
+                ]
+                records += of_this
+                num_unknown += len(readable) - len(of_this)
     except OSError as error:
         raise from_os_error(error, safe_text(path)) from error
-    readable = [e for e in index.entries if e.offset is not None]
-    records = [
-        Record(e.name, e.offset, e.size_bytes, e.compressed_bytes, e.crc32, e.method == _STORED)
-        for e in readable
-        if e.offset is not None and e.method in (_STORED, _DEFLATED)
-    ]
-    return Archive(records, len(readable) - len(records))
+    return Archive(records, num_unknown)
 
 
 def has_own_checksums(path: str) -> bool:

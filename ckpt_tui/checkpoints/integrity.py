@@ -129,8 +129,7 @@ def _scan_part(
     """One file of a directory. What is neither a part nor an archive is none of ours and is not read."""
     path = os.path.join(checkpoint.path, *file.split("/"))
     try:
-        # A run of zips has one directory for each: its chunks are found by the reader.
-        archive = None if file.endswith(".distcp") and storages else read_archive(path)
+        archive = read_archive(path)
         if archive is None and not is_part:
             return FileOutcome()
         if archive is None and not storages and file not in checks.digests:

@@ -14,6 +14,7 @@ import torch
 from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders import distributed
 
@@ -320,3 +321,57 @@ def test_every_rank_may_write_its_own_metadata(two: Path) -> None:
     assert checkpoint.findings == []
     expected = open_checkpoint(SAMPLE)
     assert {t.name: t.shape for t in checkpoint.tensors} == {t.name: t.shape for t in expected.tensors}
+
+
+# --- validation
+
+
+def test_a_sound_one_passes_every_level(saved: Path) -> None:
+    result = validate_checkpoint(str(saved))
+    assert (result.verdict, result.format, result.step) == ("valid", "dcp", 7)
+    assert result.levels == {"structure": "pass", "integrity": "pass", "numbers": "pass", "resume": "pass"}
+    assert result.bytes_checked >= (saved / "__0_0.distcp").stat().st_size
+
+
+def test_a_flipped_bit_in_any_record_of_any_piece_is_found(two: Path) -> None:
+    from ckpt_tui.checkpoints.archive import read_archive
+
+    path = two / "__1_0.distcp"
+    whole = path.read_bytes()
+    archive = read_archive(str(path))
+    assert archive is not None
+    records = [record for record in archive.records if record.size_bytes]
+    assert len(records) > 100
+    for number, record in enumerate(records[::5]):
+        raw = bytearray(whole)
+        raw[record.offset + (7 * number) % record.size_bytes] ^= 1 << number % 8
+        path.write_bytes(raw)
+        result = validate_checkpoint(str(two), levels=("structure", "integrity"))
+        assert result.levels["integrity"] == "fail" or result.levels["structure"] == "fail", record
+        assert result.verdict in ("damaged", "unsafe")
+
+
+def test_damage_in_a_piece_names_the_tensor(two: Path) -> None:
+    checkpoint = open_checkpoint(two)
+    piece = next(tensor for tensor in checkpoint.tensors if tensor.name == "model.weight.chunks.1")
+    storage = checkpoint.storages[piece.storage]
+    assert storage.offset is not None
+    path = two / storage.file
+    raw = bytearray(path.read_bytes())
+    raw[storage.offset] ^= 1
+    path.write_bytes(raw)
+    result = validate_checkpoint(str(two))
+    assert result.verdict == "damaged"
+    (finding,) = [finding for finding in result.findings if finding.level == "integrity"]
+    assert finding.where.startswith("__1_0.distcp")
+    assert "model.weight.chunks.1" in finding.message
+
+
+def test_nan_in_a_piece_is_counted(tmp_path: Path) -> None:
+    state = {"model": {"weight": torch.tensor([1.0, torch.nan, torch.inf])}}
+    distributed.dcp(tmp_path, state)
+    result = validate_checkpoint(str(tmp_path))
+    assert result.verdict == "nonfinite"
+    (finding,) = [finding for finding in result.findings if finding.level == "numbers"]
+    assert finding.where == "model.weight"
+    assert "1 NaN and 1 Inf of 3" in finding.message
