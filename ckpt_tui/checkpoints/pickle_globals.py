@@ -67,7 +67,8 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
      "_rebuild_sparse_csr_tensor _rebuild_meta_tensor_no_storage _rebuild_nested_tensor _rebuild_wrapper_subclass "
      "_rebuild_device_tensor_from_numpy _rebuild_device_tensor_from_cpu_tensor"),
     ("rebuilds a tensor from its storage", "torch._tensor", "_rebuild_from_type_v2"),
-    ("a tensor's class", "torch", "Tensor"),
+    ("a tensor's class", "torch", "Tensor " + " ".join(
+        name.replace("Storage", "Tensor") for name in STORAGE_DTYPES if name != "UntypedStorage")),
     ("a tensor's class", "torch.nn.parameter", "Parameter Buffer UninitializedParameter"),
     ("a tensor's dtype", "torch", " ".join(_DTYPES)),
     ("a tensor's storage", "torch", " ".join(name for name in STORAGE_DTYPES if name != "UntypedStorage")),

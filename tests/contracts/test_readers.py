@@ -16,12 +16,14 @@ from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders import distributed, frameworks
 from tests.builders.legacy_files import legacy_bytes
+from tests.builders.tar_files import tar_bytes
 from tests.builders.torch_files import save_bytes, training_state
 
 BUILDERS: dict[str, Callable[[], bytes]] = {
     "torch-zip": lambda: save_bytes(training_state()),
     "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
     "torch-legacy": lambda: legacy_bytes(training_state()),
+    "torch-tar": lambda: tar_bytes({"a": torch.ones(4, 4), "step": 1, "b": [torch.zeros(3, dtype=torch.int64)]}),
 }
 
 # Each writes a checkpoint of its format into an empty directory.
