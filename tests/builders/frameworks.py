@@ -47,3 +47,19 @@ def hf_trainer(directory: Path) -> None:
     torch.save(argparse.Namespace(learning_rate=0.5, seed=1), directory / "training_args.bin")
     history = [{"step": 1, "loss": 2.5}, {"step": 1, "eval_loss": 3.5}]
     write_json(directory / "trainer_state.json", {"global_step": 1, "epoch": 0.5, "log_history": history})
+
+
+def accelerate(directory: Path) -> None:
+    """save_state() of two models and two optimizers on two processes."""
+    for suffix in ("", "_1"):
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        save_file(model.state_dict(), directory / f"model{suffix}.safetensors")
+        torch.save(optimizer.state_dict(), directory / f"optimizer{suffix}.bin")
+        torch.save({"last_epoch": 1, "base_lrs": [1e-3]}, directory / f"scheduler{suffix}.bin")
+    for rank in (0, 1):
+        state = {"step": 0, "torch_manual_seed": torch.get_rng_state()[:16].clone()}
+        torch.save(state, directory / f"random_states_{rank}.pkl")
+    torch.save({"step": 500, "seen": torch.ones(2)}, directory / "custom_checkpoint_0.pkl")

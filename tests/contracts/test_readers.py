@@ -31,6 +31,7 @@ DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
     "sharded": frameworks.shards,
     "dcp": distributed.dcp,
     "hf-trainer": frameworks.hf_trainer,
+    "accelerate": frameworks.accelerate,
 }
 
 

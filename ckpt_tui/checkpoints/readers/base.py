@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy", "torch_tar")
 DIRECTORY_READERS: tuple[str, ...] = (
     "hf_trainer",
+    "accelerate",
     "sharded",
     "dcp",
 )
