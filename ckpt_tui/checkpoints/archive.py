@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ckpt_tui.errors import from_os_error
+from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.text import safe_text
 
 ZIP_HEAD = b"PK\x03\x04"
@@ -67,13 +67,24 @@ def read_archive(path: str) -> Archive | None:
     return Archive(records, num_unknown)
 
 
-def has_own_checksums(path: str) -> bool:
-    """Whether the file at `path` is an archive, which records a checksum of everything in it."""
+def is_archive(path: str) -> bool:
+    """Whether the file at `path` begins as zip archives do."""
     try:
         with open(path, "rb") as file:
             return file.read(4) == ZIP_HEAD
     except (OSError, ValueError):
         return False
+
+
+def records_checksums(path: str) -> bool:
+    """Whether the file at `path` is an archive that was not written with checksums off."""
+    if not is_archive(path):
+        return False
+    try:
+        found = read_archive(path)
+    except CkptError:
+        return True
+    return found is not None and any(record.crc32 for record in found.records)
 
 
 def archive_names(path: str) -> set[str]:

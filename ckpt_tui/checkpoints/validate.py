@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt_tui.checkpoints.archive import has_own_checksums
+from ckpt_tui.checkpoints.archive import is_archive
 from ckpt_tui.checkpoints.growth import Stamp, grows, has_changed, stamp_of
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Verdict
 from ckpt_tui.checkpoints.unopened import (
@@ -42,6 +42,7 @@ class Validation:
 
     verdict: one of `VERDICTS`. levels: an outcome of `OUTCOMES` for every level of `LEVELS`; a level that nobody asked
     for is `not-checked`. bytes_checked: bytes of the file that were read and judged. step: as the checkpoint says.
+    asked: the levels that were asked for. digest: what the file was held against, None when no record told one.
     """
 
     path: str
@@ -53,6 +54,8 @@ class Validation:
     format: str
     step: int | None
     size_bytes: int
+    asked: tuple[str, ...] = ()
+    digest: str | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -91,6 +94,8 @@ def validate_checkpoint(
         format=judge.format,
         step=judge.step,
         size_bytes=judge.size_bytes,
+        asked=tuple(level for level in LEVELS if level in wanted or level == "structure"),
+        digest=digest,
     )
 
 
@@ -257,7 +262,7 @@ class _Judge:
         if "integrity" not in self.wanted:
             return
         try:
-            if not has_own_checksums(self.path):
+            if not is_archive(self.path):
                 return
             found = check_bytes(Checkpoint(self.path, "", self.size_bytes), replace(self._checks(), with_numbers=False))
         except CkptError:

@@ -9,14 +9,12 @@ exit codes: 0 all valid, 1 something is wrong, 2 something could not be judged
 from __future__ import annotations
 
 import argparse
-import os
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
-from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ EXAMPLES = (
 )
 LEVEL_CHOICES = ("structure", "integrity", "numbers", "resume")
 _UNJUDGED = ("not-a-checkpoint", "unreadable")
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 _MAX_FINDINGS_SHOWN = 12
 _NARROW = 80
 
@@ -47,113 +44,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.checkpoints.validate import validate_checkpoint
-    from ckpt_tui.services import validity
-    from ckpt_tui.services.recorded import recorded_facts
+    from ckpt_tui.services.validation_run import bytes_of, find_checkpoints, validate_all
 
     levels = LEVEL_CHOICES[: LEVEL_CHOICES.index(args.level) + 1]
-    paths = [path for given in args.paths for path in _checkpoints_at(given)]
-    total = sum(_size_of(path) for path in paths) if args.level != "structure" else None
-    results: list[Validation] = []
-    of_content: dict[tuple[int, int, int], Validation] = {}
+    paths = [path for given in args.paths for path in find_checkpoints(given)]
+    total = sum(bytes_of(path) for path in paths) if args.level != "structure" else None
+    judged: dict[int, Validation] = {}
+    is_interrupted = False
     with out.progress("validate", total) as progress:
-        for path in paths:
-            same = of_content.get(_content_of(path) or (0, 0, 0))
-            if same is not None and _step_in_name(path) is None:
-                # Another name of the same bytes (a hard link): read once.
-                results.append(_under_other_name(same, path))
-                progress.advance(same.size_bytes)
-                continue
-            recorded = recorded_facts(path)
-            validation = validate_checkpoint(
-                path,
-                levels=levels,
-                digest=recorded.digest_for(_has_own_checksums(path)),
-                expected_step=recorded.step if recorded.is_certain else None,
-                on_bytes=progress.advance,
-            )
-            results.append(validation)
-            validity.remember(validation)
-            content = _content_of(path)
-            if content is not None and _step_in_name(path) is None:
-                of_content[content] = validation
+        try:
+            for one in validate_all(paths, levels, on_bytes=progress.advance):
+                judged[one.index] = one.validation
+        except KeyboardInterrupt:
+            is_interrupted = True
+    results = [judged[index] for index in sorted(judged)]
+    errors = [_as_error(validation) for validation in results if validation.verdict in _UNJUDGED]
+    if is_interrupted:
+        errors.append(_interrupted([path for index, path in enumerate(paths) if index not in judged], len(paths)))
     return CommandResult(
         data={"results": [_as_data(validation) for validation in results]},
         view=lambda style: _lines(results, style),
-        exit_code=_exit_code(results),
-        errors=[_as_error(validation) for validation in results if validation.verdict in _UNJUDGED],
+        exit_code=ExitCode.INTERRUPTED if is_interrupted else _exit_code(results),
+        errors=errors,
     )
 
 
-def _checkpoints_at(path: str) -> list[str]:
-    """The path itself, or the checkpoints in it when it is a directory that holds several."""
-    if not Path(path).is_dir():
-        return [path]
-    from ckpt_tui.checkpoints.registry import sniff
-    from ckpt_tui.services.names import is_temporary, read_name
-
-    if sniff(path) is not None:
-        return [path]
-    found = []
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except OSError as error:
-        raise from_os_error(error, text.safe_text(path)) from error
-    for entry in entries:
-        name = entry.name
-        if is_temporary(name) or name.endswith((".json", ".jsonl")):
-            continue
-        try:
-            is_directory = entry.is_dir()
-            if is_directory:
-                is_checkpoint = sniff(entry.path) is not None
-            else:
-                known = read_name(name) is not None or name.lower().endswith(_SUFFIXES)
-                is_checkpoint = entry.is_file() and (known or sniff(entry.path) is not None)
-        except (OSError, CkptError):
-            is_checkpoint = name.lower().endswith(_SUFFIXES)
-        if is_checkpoint:
-            found.append(entry.path)
-    if not found:
-        where = text.safe_text(path, 1000)
-        raise CkptError("No checkpoints", f"none in {where}", "Give a file, or the run directory that holds them.")
-    return found
-
-
-def _size_of(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except (OSError, ValueError):
-        return 0
-
-
-def _content_of(path: str) -> tuple[int, int, int] | None:
-    """What two names of one file have in common; None for a file with one name."""
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino, status.st_size) if status.st_nlink > 1 else None
-
-
-def _step_in_name(path: str) -> int | None:
-    from ckpt_tui.checkpoints.resumable import step_in_name
-
-    return step_in_name(path)
-
-
-def _under_other_name(validation: Validation, path: str) -> Validation:
-    from dataclasses import replace
-
-    return replace(validation, path=path, bytes_checked=0, seconds=0.0)
-
-
-def _has_own_checksums(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False
+def _interrupted(left: list[str], num_paths: int) -> CkptError:
+    names = ", ".join(text.safe_text(path, 200) for path in left[:3])
+    more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
+    message = f"{len(left):,} of {text.plural(num_paths, 'checkpoint')} not judged: {names}{more}"
+    return CkptError("Interrupted", message, "Nothing was changed. `--level structure` takes a moment.")
 
 
 def _as_data(validation: Validation) -> dict[str, object]:

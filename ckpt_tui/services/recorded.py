@@ -1,6 +1,8 @@
 """What a run's own records say of a checkpoint file: its digest and step, from `registry.json` or the event log.
 
 A record counts only while it can be about this very file: same name, same size, nothing put in its place since.
+`expected_of` is the one rule for what a validation holds a checkpoint against: the command, the screens, `restore`,
+`resume` and `list --check` all ask it, so that they agree.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckpt_tui.checkpoints.archive import records_checksums
 from ckpt_tui.services.registry import read_registry
 
 LOG_NAME = "events.jsonl"
@@ -36,6 +39,24 @@ class RecordedFacts:
 NOTHING = RecordedFacts("", None, False)
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a validation is to hold a checkpoint against; None for what is not to be held against anything."""
+
+    digest: str | None = None
+    step: int | None = None
+
+
+def expected_of(path: str) -> Expected:
+    """What the checkpoint at `path` has to be, by the run's records. Never raises."""
+    recorded = recorded_facts(path)
+    if recorded is NOTHING:
+        return Expected()
+    step = recorded.step if recorded.is_certain else None
+    digest = recorded.digest_for(has_own_checksums=True) or recorded.digest_for(records_checksums(path))
+    return Expected(digest, step)
+
+
 def recorded_facts(path: str) -> RecordedFacts:
     """What the records in the directory of `path` say of that file. Never raises; `NOTHING` when they say nothing."""
     try:
@@ -50,24 +71,53 @@ def recorded_facts(path: str) -> RecordedFacts:
 
 
 def _from_log(log: Path, name: str, status: os.stat_result) -> RecordedFacts:
+    saved = _saves_in(log).get(name)
+    if saved is None or saved.size_bytes != status.st_size or not saved.digest:
+        return NOTHING
+    return RecordedFacts(saved.digest, saved.step, status.st_mtime <= saved.ts + _CLOCK_SLACK_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """The last save under a name; without a digest when another file's content was put there since."""
+
+    digest: str
+    step: int
+    size_bytes: int
+    ts: float
+
+
+_remembered: tuple[tuple[str, int, int, int], dict[str, _Save]] | None = None
+
+
+def _saves_in(log: Path) -> dict[str, _Save]:
+    """The last save under each name, from the end of the log; read again only when the log has changed."""
+    global _remembered
     from ckpt_tui.events.codec import decode
     from ckpt_tui.events.schema import CheckpointRestored, CheckpointSaved
 
     try:
         with open(log, "rb") as file:
-            file.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
+            status = os.fstat(file.fileno())
+            key = (str(log), status.st_ino, status.st_size, status.st_mtime_ns)
+            known = _remembered  # one look: another thread may replace it
+            if known is not None and known[0] == key:
+                return known[1]
+            file.seek(max(status.st_size - _MAX_LOG_BYTES, 0))
             tail = file.read(_MAX_LOG_BYTES)
     except OSError:
-        return NOTHING
-    needle = name.encode("utf-8", "replace")
-    for line in reversed(tail.split(b"\n")):
-        if b'"checkpoint_' not in line or needle not in line:
-            continue
-        event = decode(line)
-        if isinstance(event, CheckpointRestored) and event.path == name:
-            return NOTHING  # another file's content was put there
-        if isinstance(event, CheckpointSaved) and name in (event.path, *event.names):
-            if event.bytes != status.st_size or not event.digest:
-                return NOTHING
-            return RecordedFacts(event.digest, event.step, status.st_mtime <= event.ts + _CLOCK_SLACK_S)
-    return NOTHING
+        return {}
+    saves: dict[str, _Save] = {}
+    position = tail.find(b'"checkpoint_')
+    while position >= 0:  # nearly every line is a step: they are jumped over
+        start, end = tail.rfind(b"\n", 0, position) + 1, tail.find(b"\n", position)
+        end = len(tail) if end < 0 else end
+        event = decode(tail[start:end])
+        if isinstance(event, CheckpointRestored):
+            saves[event.path] = _Save("", event.step, 0, event.ts)
+        elif isinstance(event, CheckpointSaved):
+            save = _Save(event.digest, event.step, event.bytes, event.ts)
+            saves.update(dict.fromkeys((event.path, *event.names), save))
+        position = tail.find(b'"checkpoint_', end)
+    _remembered = (key, saves)
+    return saves

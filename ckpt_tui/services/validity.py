@@ -22,6 +22,7 @@ import msgspec
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
 from ckpt_tui.services.names import read_name
+from ckpt_tui.services.recorded import Expected, expected_of
 
 MAX_RECORDS = 4000
 MAX_FINDINGS = 12  # kept of each; a person reads the first ones
@@ -54,6 +55,8 @@ class _Record(msgspec.Struct):
     format: str
     step: int | None
     size_bytes: int
+    asked: list[str] = []
+    digest: str | None = None
 
 
 class _Records(msgspec.Struct):
@@ -61,7 +64,7 @@ class _Records(msgspec.Struct):
     records: dict[str, _Record]
 
 
-_VERSION = 1
+_VERSION = 2
 _thread_lock = threading.Lock()
 _loaded: tuple[str, tuple[int, int, int], dict[str, _Record]] | None = None
 
@@ -87,7 +90,10 @@ def _directory_identity(path: str, status: os.stat_result) -> tuple[int, ...] | 
             num_files += 1
             if num_files > MAX_FILES_OF_DIRECTORY:
                 return None
-            inner = os.stat(os.path.join(folder, name))
+            try:
+                inner = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue  # a link to nothing: no content
             total += inner.st_size
             newest = max(newest, inner.st_mtime_ns)
             mixed ^= (inner.st_ino * 0x9E3779B97F4A7C15 ^ inner.st_mtime_ns ^ inner.st_size) & (2**62 - 1)
@@ -119,6 +125,8 @@ def recall(path: str) -> Validation | None:
         format=record.format,
         step=record.step,
         size_bytes=record.size_bytes,
+        asked=tuple(record.asked),
+        digest=record.digest,
     )
 
 
@@ -149,7 +157,7 @@ def remember(validation: Validation) -> bool:
     """
     path = validation.path
     now = identity(path)
-    if now is None or _may_have_changed_since(path, time.time_ns() - int(validation.seconds * 1e9)):
+    if now is None or _may_have_changed_since(path, now, time.time_ns() - int(validation.seconds * 1e9)):
         return False
     with _only_writer():
         return _keep(validation, os.path.realpath(path), now)
@@ -158,7 +166,7 @@ def remember(validation: Validation) -> bool:
 def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
     records = dict(_load())
     old = records.pop(key, None)
-    if old is not None and tuple(old.identity) == now and _num_checked(old.levels) > _num_checked(validation.levels):
+    if old is not None and tuple(old.identity) == now and len(old.asked) > len(validation.asked):
         return True
     records[key] = _Record(
         identity=list(now),
@@ -174,6 +182,8 @@ def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
         format=validation.format,
         step=validation.step,
         size_bytes=validation.size_bytes,
+        asked=list(validation.asked),
+        digest=validation.digest,
     )
     if len(records) > MAX_RECORDS:
         newest = sorted(records.items(), key=lambda item: item[1].checked_at)[-MAX_RECORDS:]
@@ -185,26 +195,50 @@ def check(
     path: str,
     levels: Sequence[str] = LEVELS,
     *,
-    digest: str | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Validation:
     """Validate `path` at `levels`, or recall it if that was done and the content is still the same."""
+    expected = expected_of(path)
     known = recall(path)
-    if known is not None and covers(known, levels):
+    if known is not None and covers(known, levels, expected.digest):
         return known
+    return check_now(path, levels, expected=expected, on_bytes=on_bytes, is_cancelled=is_cancelled)
+
+
+def check_now(
+    path: str,
+    levels: Sequence[str] = LEVELS,
+    *,
+    expected: Expected | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Validation:
+    """Validate `path` at `levels`, whatever is remembered of it, against what the run's records say; remembers it."""
+    expected = expected if expected is not None else expected_of(path)
     validation = validate_checkpoint(
-        path, levels=tuple(levels), digest=digest, on_bytes=on_bytes, is_cancelled=is_cancelled
+        path,
+        levels=tuple(levels),
+        digest=expected.digest,
+        expected_step=expected.step,
+        on_bytes=on_bytes,
+        is_cancelled=is_cancelled,
     )
     remember(validation)
     return validation
 
 
-def covers(validation: Validation, levels: Sequence[str]) -> bool:
-    """Whether a validation answers for `levels`: each was checked, or it failed before it came to them."""
-    if validation.verdict != "valid":
-        return True
-    return all(validation.levels.get(level, NOT_CHECKED) != NOT_CHECKED for level in levels)
+def covers(validation: Validation, levels: Sequence[str], digest: str | None = None) -> bool:
+    """Whether a validation answers for `levels`: each was asked for, or it failed before it came to them.
+
+    digest: what the run's records say now. One that was not known then is to be held against the file where nothing
+    else vouches for it, and one that has changed where the old one was found wrong.
+    """
+    if digest is not None and digest != validation.digest and "integrity" in levels:
+        was_wrong = any(finding.code == "digest" for finding in validation.findings)
+        if was_wrong or validation.levels.get("integrity") == NOT_CHECKED:
+            return False
+    return validation.verdict != "valid" or set(levels) <= set(validation.asked)
 
 
 def highest_level(validation: Validation) -> str | None:
@@ -247,16 +281,13 @@ def _only_writer() -> Iterator[None]:
                 os.close(descriptor)
 
 
-def _may_have_changed_since(path: str, started_ns: int) -> bool:
+def _may_have_changed_since(path: str, now: tuple[int, ...], started_ns: int) -> bool:
     try:
         status = os.stat(path)
     except OSError:
         return True
-    return max(status.st_mtime_ns, status.st_ctime_ns) > started_ns - _CLOCK_TICK_NS
-
-
-def _num_checked(levels: dict[str, str]) -> int:
-    return sum(word != NOT_CHECKED for word in levels.values())
+    newest_ns = now[1]  # of a directory: of the newest file in it
+    return max(newest_ns, status.st_mtime_ns, status.st_ctime_ns) > started_ns - _CLOCK_TICK_NS
 
 
 def _severity(word: str) -> Severity:
