@@ -31,7 +31,7 @@ class TorchZipReader:
         """base: where the archive begins, for one of several in a file."""
         index = read_zip_index(descriptor, file_bytes, path, limits, base)
         by_name = {entry.name: entry for entry in index.entries}
-        sibling = _sibling(index.entries, by_name)
+        sibling = "" if base else _sibling(index.entries, by_name)  # one inside another goes no deeper
         if sibling:
             module = __import__(f"ckpt_tui.checkpoints.readers.{sibling}", fromlist=["read"])
             found: Checkpoint = module.read(descriptor, file_bytes, path, limits, index, by_name)

@@ -53,14 +53,19 @@ def add_torchscript(
                 value = {f"c{place}": item for place, item in enumerate(value)}
         if value not in ({}, (), []) and isinstance(root, OpaqueObject):
             root.entries[name] = value  # beside the attributes of the module, as the code sees them
-    _judge_code(descriptor, checkpoint, entries, prefix, limits, known)
+    judge_code(descriptor, checkpoint, entries, prefix, limits, known)
+    know_own_classes(checkpoint)
+
+
+def know_own_classes(checkpoint: Checkpoint) -> None:
+    """Classes of TorchScript need no verdict of their own: what their code does is judged by the code."""
     for place, ref in enumerate(checkpoint.globals):
         if ref.verdict is Verdict.UNKNOWN and ref.name.startswith("__torch__."):
             reason = "a class of the archive's own TorchScript, which is compiled and not Python"
             checkpoint.globals[place] = GlobalRef(ref.name, Verdict.KNOWN, reason, ref.where)
 
 
-def _judge_code(
+def judge_code(
     descriptor: int, checkpoint: Checkpoint, entries: list[ZipEntry], prefix: str, limits: ReadLimits, known: set[str]
 ) -> None:
     """Say that there is code, and whether it writes files; decode the pickles beside it."""

@@ -77,10 +77,11 @@ def join_storages(checkpoint: Checkpoint, prefix: str, by_name: dict[str, ZipEnt
     """Find every tensor's bytes, and say which have none, or fewer than the tensor shows. The record of a storage is
     called prefix + its key + suffix."""
     storages, num_bad = checkpoint.storages, 0
+    judged = set(storages)  # those of archives inside this one
     is_big_endian = checkpoint.metadata.get("byteorder") == "big"
     for tensor in checkpoint.tensors:
         key = tensor.storage
-        if not key:
+        if not key or key in judged:
             continue
         storage = storages.get(key)
         if storage is None:
@@ -125,3 +126,40 @@ def bytes_needed(tensor: TensorInfo) -> int:
 
 
 _ELEMENTS_PER_BYTE = {"quint4x2": 2, "quint2x4": 4}
+
+
+def add_archive(
+    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, known: set[str]
+) -> Checkpoint | None:
+    """Read an archive of torch.save that is a record of this one: its storages, globals and findings are added to
+    the checkpoint, its state is ready to be walked again. None, and a finding, when it cannot be read."""
+    from ckpt_tui.checkpoints.readers.torch_zip import READER
+    from ckpt_tui.checkpoints.state_walk import tensor_references
+
+    where, path = entry.name, checkpoint.path
+    if entry.method or entry.offset is None:
+        message = "an archive inside the archive, which cannot be read in place"
+        checkpoint.findings.append(Finding("unreadable-part", Severity.ERROR, where, message, HINT))
+        return None
+    try:
+        found = READER.read(descriptor, entry.size_bytes, path, limits, entry.offset)
+    except CkptError as error:
+        message = (error.message or error.title).replace(f"{path}: ", "").replace(f"{path} is ", "")
+        checkpoint.findings.append(Finding("unreadable-part", Severity.ERROR, where, message, HINT))
+        return None
+    for finding in found.findings:
+        place = f"{where}: {finding.where}" if finding.where else where
+        note = Finding(finding.code, finding.severity, place, finding.message, finding.hint, finding.level)
+        checkpoint.findings.append(note)
+    checkpoint.globals += [ref for ref in found.globals if ref.name not in known]
+    known.update(ref.name for ref in found.globals)
+    for storage in found.storages.values():
+        key = f"{where}:{storage.key}"
+        checkpoint.storages[key] = Storage(
+            key, "", storage.offset, storage.size_bytes, storage.crc32, storage.is_big_endian, storage.deflated_bytes
+        )
+    for reference in tensor_references(found.state):
+        reference.index = -1
+        if reference.info.storage:
+            reference.info.storage = f"{where}:{reference.info.storage}"
+    return found
