@@ -98,7 +98,7 @@ def validate_all(
     levels: Sequence[str],
     *,
     on_bytes: Callable[[int], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
+    on_start: Callable[[int], object] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
     num_at_once: int | None = None,
 ) -> Iterator[Judged]:

@@ -31,6 +31,8 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
         "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
         "Is it whole, finite, and good to resume from", in_footer=True),
+    Key("checkpoint.validate_all", "V", "validate_all", "Checkpoint", "validate all",
+        "Check every checkpoint of the run"),
     Key("checkpoint.mark", "space", "mark", "Checkpoint", "mark", "Mark it, to compare another one with it"),
     Key("checkpoint.diff", "d", "diff", "Checkpoint", "diff",
         "Compare with the marked one, or the one before", in_footer=True),

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from textual.widgets import Static
 
-from ckpt_tui.checkpoints import validate as validate_module
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import Validation
+from ckpt_tui.errors import Cancelled
 from ckpt_tui.events.codec import encode
 from ckpt_tui.events.schema import CheckpointSaved
 from ckpt_tui.services import validity
@@ -39,7 +39,7 @@ def validation(path: str, verdict: str = "valid", findings: tuple[Finding, ...] 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Validation]:
     answers: dict[str, Validation] = {}
-    monkeypatch.setattr(validate_module, "validate_checkpoint", lambda path, **_: answers[Path(path).name])
+    monkeypatch.setattr(validity, "validate_checkpoint", lambda path, **_: answers[Path(path).name])
     return answers
 
 
@@ -90,6 +90,17 @@ async def test_the_same_name_in_two_directories_is_told_apart(judged: dict[str, 
         assert "/two/latest.pt" in seen_text(app)
 
 
+async def test_a_directory_stands_for_every_checkpoint_in_it(judged: dict[str, Validation], tmp_path: Path) -> None:
+    for name in ("a.pt", "b.safetensors", "registry.json", "c.pt.tmp"):
+        (tmp_path / name).write_bytes(b"x")
+        judged[name] = validation(str(tmp_path / name))
+    app = ScreenApp(ValidateScreen([str(tmp_path)]))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await settled(pilot)
+        assert "Validate 2 checkpoints" in seen_text(app)
+        assert [row.name for row in app.screen.rows] == ["a.pt", "b.safetensors"]  # type: ignore[attr-defined]
+
+
 async def test_what_was_found_is_remembered(judged: dict[str, Validation], tmp_path: Path) -> None:
     path = tmp_path / "latest.pt"
     path.write_bytes(b"x" * 100)
@@ -135,19 +146,21 @@ async def test_esc_stops_the_checking_and_then_leaves(monkeypatch: pytest.Monkey
         while not is_cancelled() and time.monotonic() < deadline:
             on_bytes(1_000_000)
             time.sleep(0.002)
-        if is_cancelled():
-            stopped.set()
-        return validation(path)
+        stopped.set()
+        raise Cancelled
 
-    monkeypatch.setattr(validate_module, "validate_checkpoint", slow)
+    monkeypatch.setattr(validity, "validate_checkpoint", slow)
     app = ScreenApp(ValidateScreen(["/run/a.pt", "/run/b.pt"]))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, started.is_set)
         await until(pilot, lambda: "MB/s" in seen_text(app))
-        assert "checking a.pt:" in seen_text(app)
+        assert "checking 2 checkpoints:" in seen_text(app)
+        assert "checking ..." in next(line for line in seen(app) if "a.pt" in line)
         await pilot.press("escape")
         await until(pilot, stopped.is_set)
         assert "stopped; v checks again" in seen_text(app)
+        assert "checking ..." not in seen_text(app)
+        assert "not checked" in next(line for line in seen(app) if "a.pt" in line)
         assert not app.has_ended
         stopped.clear()
         await pilot.press("v")
@@ -173,7 +186,7 @@ async def test_a_bug_of_ours_is_said_in_place(monkeypatch: pytest.MonkeyPatch) -
     def broken(path: str, **_: Any) -> Validation:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(validate_module, "validate_checkpoint", broken)
+    monkeypatch.setattr(validity, "validate_checkpoint", broken)
     app = ScreenApp(ValidateScreen(["/run/a.pt"]))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)

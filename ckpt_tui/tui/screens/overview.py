@@ -272,6 +272,9 @@ class OverviewScreen(Screen[None]):
         if (row := self._row()) is not None:
             self.cockpit.open_screen("validate", [self._path(row.name)])
 
+    def action_validate_all(self) -> None:
+        self.cockpit.open_screen("validate", [self.cockpit.directory])
+
     def action_mark(self) -> None:
         if (row := self._row()) is not None:
             self.marked = None if self.marked == row.name else row.name

@@ -6,10 +6,9 @@ lists elsewhere show it at once.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +21,7 @@ from textual.message import Message
 from textual.widgets import Footer
 
 from ckpt_tui.checkpoints.model import Finding
-from ckpt_tui.errors import CkptError
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import duration, plural, size
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
@@ -68,8 +67,16 @@ class Judged(Message):
         self.validation = validation
 
 
+class Started(Message):
+    """One file is being read now."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+
 class ValidateScreen(WorkScreen[None]):
-    """Validates `paths` at every level, one after the other, in a thread."""
+    """Validates `paths` at every level, in a thread; a directory stands for every checkpoint in it."""
 
     CSS_PATH = "validate.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
@@ -84,10 +91,7 @@ class ValidateScreen(WorkScreen[None]):
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__()
         assert paths, "a validate screen needs something to validate"
-        # Names as short as tells them apart.
-        names = [Path(path).name or path for path in paths]
-        unique = len(set(names)) == len(names)
-        self.rows = [FileRow(path, names[index] if unique else path) for index, path in enumerate(paths)]
+        self.rows = rows_of(paths)
         self._progress = ""
         self._problem: CkptError | None = None
         self._summary: list[Part] = []
@@ -121,29 +125,32 @@ class ValidateScreen(WorkScreen[None]):
 
     def _validate_all(self, paths: list[str]) -> list[Validation]:
         """Runs in a thread: touches no widget, posts a message a file."""
-        from ckpt_tui.checkpoints.registry import sniff
-        from ckpt_tui.checkpoints.validate import validate_checkpoint
-        from ckpt_tui.services import validity
-        from ckpt_tui.services.recorded import recorded_facts
+        from ckpt_tui.services.validation_run import bytes_of, validate_all
 
         is_cancelled = worker_is_cancelled()
+        what = self.rows[0].name if len(paths) == 1 else plural(len(paths), "checkpoint")
+        progress = ByteProgress(self, "validate", f"checking {what}:", sum(map(bytes_of, paths)))
         done: list[Validation] = []
-        for index, path in enumerate(paths):
-            if is_cancelled():
-                break
-            progress = ByteProgress(self, "validate", f"checking {self.rows[index].name}:", _size_of(path))
-            recorded = recorded_facts(path)
-            validation = validate_checkpoint(
-                path,
-                digest=recorded.digest_for(has_own_checksums=sniff(path) == "torch-zip"),
-                expected_step=recorded.step if recorded.is_certain else None,
-                on_bytes=progress.add,
-                is_cancelled=is_cancelled,
-            )
-            validity.remember(validation)
-            done.append(validation)
-            self.post_message(Judged(index, validation))
+        verdicts = validate_all(
+            paths,
+            LEVELS,
+            on_bytes=progress.add,
+            on_start=lambda index: self.post_message(Started(index)),
+            is_cancelled=is_cancelled,
+        )
+        try:
+            for one in verdicts:
+                done.append(one.validation)
+                self.post_message(Judged(one.index, one.validation))
+        except Cancelled:
+            pass  # what is judged stays on the screen
         return done
+
+    def on_started(self, message: Started) -> None:
+        row = self.rows[message.index]
+        if row.validation is None:
+            self.rows[message.index] = FileRow(row.path, row.name, "checking ...")
+            self._show_rows()
 
     def on_judged(self, message: Judged) -> None:
         row = self.rows[message.index]
@@ -238,9 +245,25 @@ class ValidateScreen(WorkScreen[None]):
     def action_leave(self) -> None:
         if self.cancel_work("validate"):
             self._progress = ""
-            self._show_facts()
+            self.rows = [replace(row, doing="not checked" if row.validation is None else "") for row in self.rows]
+            self._show_rows()
         else:
             self.dismiss(None)
+
+
+def rows_of(paths: Sequence[str]) -> list[FileRow]:
+    """A row a checkpoint, a directory's own ones in its place, with names as short as tells them apart."""
+    from ckpt_tui.services.validation_run import find_checkpoints
+
+    found: list[str] = []
+    for path in paths:
+        try:
+            found += find_checkpoints(path)
+        except CkptError:
+            found.append(path)  # its verdict will say why
+    names = [Path(path).name or path for path in found]
+    unique = len(set(names)) == len(names)
+    return [FileRow(path, names[index] if unique else path) for index, path in enumerate(found)]
 
 
 def file_cells(row: FileRow) -> tuple[Cell, ...]:
@@ -281,13 +304,3 @@ def finding_content(finding: Finding) -> Content:
     if finding.hint:
         rows.append(line(("-> ", "accent"), finding.hint))
     return lines(*rows)
-
-
-def _size_of(path: str) -> int:
-    """Bytes of a file, or of all files of a directory; 0 when it cannot be told (the verdict will say why)."""
-    try:
-        if not Path(path).is_dir():
-            return Path(path).stat().st_size
-        return sum(Path(folder, name).stat().st_size for folder, _, names in os.walk(path) for name in names)
-    except (OSError, ValueError):
-        return 0
