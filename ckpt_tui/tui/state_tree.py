@@ -12,12 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
+from typing import overload
 
-from ckpt_tui.checkpoints.model import OpaqueObject, TensorInfo, TensorRef
-from ckpt_tui.text import metric, plural, safe_text, short_count
+from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.text import ELLIPSIS, metric, plural, safe_text, short_count
 
 MAX_OPENED_BY_ITSELF = 1000
 MAX_FLAT_LEAVES = 200_000  # what a filter over the whole tree looks at
+_MAX_KEPT_WEIGHTS = 10_000
+_MAX_KEPT_FILTERS = 16
+_MAX_PATH = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +45,61 @@ class Weights:
         names = [f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name for tensor in tensors]
         order = sorted(range(len(names)), key=names.__getitem__)
         self._names = [names[index] for index in order]
-        self._elements = list(accumulate((prod(tensors[index].shape) for index in order), initial=0))
-        self._bytes = list(accumulate((tensors[index].size_bytes for index in order), initial=0))
+        ordered = [tensors[index] for index in order]
+        self._elements = list(accumulate(map(_own_elements, ordered), initial=0))
+        self._bytes = list(accumulate(map(_own_bytes, ordered), initial=0))
+        self._components = list(accumulate((tensor.is_component for tensor in ordered), initial=0))
         self._repeats: list[tuple[int, int, int, int]] = []  # (place, place of the one before, elements, bytes)
         if len({tensor.storage for tensor in tensors}) < len(tensors):
-            self._find_repeats([tensors[index] for index in order])
+            self._find_repeats(ordered)
+        self._known: dict[str, Weight] = {}
         self.total = self._weight(0, len(names))
 
     def _find_repeats(self, tensors: list[TensorInfo]) -> None:
         last_place: dict[tuple[object, ...], int] = {}
         for place, tensor in enumerate(tensors):
+            if not tensor.storage:
+                continue
             view = (tensor.storage, tensor.offset, tensor.shape, tensor.stride)
             if view in last_place:
-                self._repeats.append((place, last_place[view], tensor.num_elements, tensor.size_bytes))
+                self._repeats.append((place, last_place[view], _own_elements(tensor), tensor.size_bytes))
             last_place[view] = place
 
     def of(self, path: str) -> Weight:
         """What lies below `path`, the tensor of that very name included."""
+        known = self._known.get(path)
+        if known is not None:
+            return known
         low = bisect_left(self._names, path + ".")
         high = bisect_left(self._names, path + "/", low)  # "/" comes next after "."
         if low == high:
             low = bisect_left(self._names, path)
             high = bisect_right(self._names, path, low)
-        return self._weight(low, high)
+        weight = self._weight(low, high)
+        if len(self._known) < _MAX_KEPT_WEIGHTS:
+            self._known[path] = weight
+        return weight
 
     def _weight(self, low: int, high: int) -> Weight:
         elements = self._elements[high] - self._elements[low]
         num_bytes = self._bytes[high] - self._bytes[low]
-        for place, before, repeated_elements, repeated_bytes in self._repeats:
-            if low <= before and place < high:
+        first = bisect_left(self._repeats, (low,))
+        last = bisect_left(self._repeats, (high,), first)
+        for _, before, repeated_elements, repeated_bytes in self._repeats[first:last]:
+            if low <= before:
                 elements -= repeated_elements
                 num_bytes -= repeated_bytes
-        return Weight(high - low, elements, num_bytes)
+        return Weight(high - low - self._components[high] + self._components[low], elements, num_bytes)
+
+
+def _own_elements(tensor: TensorInfo) -> int:
+    """Elements that a tensor adds: a component's are in the tensor that it belongs to."""
+    return 0 if tensor.is_component else prod(tensor.shape)
+
+
+def _own_bytes(tensor: TensorInfo) -> int:
+    """Bytes that a tensor adds: those of one that is made of others are its components'."""
+    return tensor.size_bytes if tensor.storage or tensor.device == "meta" else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +112,7 @@ class Node:
     value: object
     is_module: bool = False
     is_open: bool = False
+    is_file: bool = False
     children: list[Node] = field(default_factory=list)
 
     @property
@@ -94,6 +122,8 @@ class Node:
     @property
     def can_open(self) -> bool:
         value = self.value
+        if isinstance(value, CompositeRef):
+            return bool(value.parts)
         if isinstance(value, OpaqueObject):
             return bool(value.args or value.items or value.entries or value.state is not None)
         return isinstance(value, (dict, list, tuple, set, frozenset)) and len(value) > 0
@@ -102,6 +132,8 @@ class Node:
 def children_of(node: Node) -> list[Node]:
     """The rows below `node`, made now."""
     value, depth, prefix = node.value, node.depth + 1, node.path
+    if isinstance(value, CompositeRef):
+        return _mapping_children(value.parts, prefix, depth)
     if isinstance(value, dict):
         return _mapping_children(value, prefix, depth)
     if isinstance(value, (list, tuple)):
@@ -203,12 +235,17 @@ def shape_text(shape: tuple[int, ...]) -> str:
 class StateTree:
     """The open rows of the tree. `rows` is one list that is spliced, so that a view can keep hold of it."""
 
-    def __init__(self, state: object, weights: Weights) -> None:
+    def __init__(self, state: object, weights: Weights, *, of_files: bool = False) -> None:
+        """of_files: the state is that of a directory, its keys are names of files and not of modules."""
         self.weights = weights
         self._root = Node("", "", -1, state)
-        self.rows: list[Node] = children_of(self._root) if self._root.can_open else [Node("", "(the file)", 0, state)]
+        if of_files and isinstance(state, dict):
+            self.rows = [Node(str(file), key_text(file), 0, value, is_file=True) for file, value in state.items()]
+        else:
+            self.rows = children_of(self._root) if self._root.can_open else [Node("", "(the file)", 0, state)]
         self.index_of_weights = 0  # the row that `open_weights` opened first
-        self._leaves: list[tuple[str, Node]] | None = None
+        self._leaves: tuple[list[str], list[str], list[object]] | None = None  # texts to look at, paths, values
+        self._kept: dict[tuple[str, ...], Sequence[int]] = {}
         self.leaves_cut = False
 
     def weight(self, node: Node) -> Weight:
@@ -246,6 +283,30 @@ class StateTree:
                 return above
         return index
 
+    def reveal(self, path: str) -> int:
+        """Open what holds `path`, level by level; gives its row, or the row of what is nearest to it."""
+        index = 0
+        at: int | None = 0
+        while at is not None:
+            index = at
+            node = self.rows[index]
+            if node.path == path:
+                break
+            if path.startswith(node.path + ".") and node.can_open:
+                self.open(index)
+                depth, first = node.depth + 1, index + 1
+            else:
+                depth, first = node.depth, index + 1
+            at = None
+            for below in range(first, len(self.rows)):
+                row = self.rows[below]
+                if row.depth < depth:
+                    break
+                if row.depth == depth and (row.path == path or path.startswith(row.path + ".")):
+                    at = below
+                    break
+        return index
+
     def open_weights(self) -> None:
         """Open what a person comes for: the branch with most bytes, down to where it forks."""
         heaviest = max(range(len(self.rows)), key=lambda i: self.weight(self.rows[i]).size_bytes, default=-1)
@@ -261,34 +322,121 @@ class StateTree:
                 break
             index += 1
 
-    def matching(self, words: list[str]) -> list[Node]:
-        """Every leaf whose path or value holds all `words`, by full path. Looks at the first 200,000 leaves."""
+    def prepare_filter(self) -> None:
+        """Walk the whole state once, for `matching`: for a worker, it takes half a second for 100,000 tensors."""
         if self._leaves is None:
-            self._leaves = list(self._walk_leaves())
-        return [node for text, node in self._leaves if all(word in text for word in words)]
+            texts: list[str] = []
+            paths: list[str] = []
+            values: list[object] = []
+            for path, value in _walk_leaves(self._root.value):
+                if len(paths) >= MAX_FLAT_LEAVES:
+                    self.leaves_cut = True
+                    break
+                paths.append(path)
+                values.append(value)
+                texts.append(f"{path} {summary(value)}".lower())
+            self._leaves = (texts, paths, values)
 
-    def _walk_leaves(self) -> Iterator[tuple[str, Node]]:
-        stack = [iter(children_of(self._root))]
-        seen: set[int] = set()
-        num_leaves = 0
-        while stack:
-            node = next(stack[-1], None)
-            if node is None:
-                stack.pop()
+    def matching(self, words: list[str]) -> Sequence[Node]:
+        """Every leaf whose path or value holds all `words`, by full path. Looks at the first 200,000 leaves."""
+        self.prepare_filter()
+        assert self._leaves is not None
+        texts, paths, values = self._leaves
+        return Leaves(positions_holding(tuple(words), texts, self._kept), paths, values)
+
+
+def positions_holding(
+    words: tuple[str, ...], texts: Sequence[str], kept: dict[tuple[str, ...], Sequence[int]]
+) -> Sequence[int]:
+    """Where the texts are that hold all `words`. kept: what was found for others; a word that got one more letter
+    is looked for only where it was found without it."""
+    found = kept.get(words)
+    if found is None:
+        wider = [old for asked, old in kept.items() if all(any(word in new for new in words) for word in asked)]
+        found = min(wider, key=len) if wider else range(len(texts))
+        for word in words:
+            found = [position for position in found if word in texts[position]]
+        if len(kept) >= _MAX_KEPT_FILTERS:
+            del kept[next(iter(kept))]
+        kept[words] = found
+    return found
+
+
+class Leaves(Sequence[Node]):
+    """Rows of leaves by full path; a row is made when it is looked at."""
+
+    def __init__(self, positions: Sequence[int], paths: Sequence[str], values: Sequence[object]) -> None:
+        self._positions = positions
+        self._paths = paths
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Node: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Node]: ...
+
+    def __getitem__(self, index: int | slice) -> Node | list[Node]:
+        if isinstance(index, slice):
+            return [self._node(position) for position in self._positions[index]]
+        return self._node(self._positions[index])
+
+    def _node(self, position: int) -> Node:
+        path = self._paths[position]
+        return Node(path, path, 0, self._values[position])
+
+
+def _walk_leaves(state: object) -> Iterator[tuple[str, object]]:
+    """Path and value of everything that holds nothing. A container is walked once: the state may hold itself."""
+    seen = {id(state)}
+    stack: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(_entries(state)))]
+    while stack:
+        prefix, entries = stack[-1]
+        for key, value in entries:
+            text = key if isinstance(key, str) else key_text(key)
+            path = f"{prefix}.{text}" if prefix else text
+            if len(path) > _MAX_PATH:  # 10,000 levels deep: paths of everything on the way would be too much to hold
+                path = path[: _MAX_PATH // 2] + ELLIPSIS + path[-_MAX_PATH // 4 :]
+            if type(value) is TensorRef or not isinstance(value, _CONTAINERS):
+                yield path, value
                 continue
-            if node.can_open:
-                # A container is walked once: the state may hold itself.
-                if id(node.value) in seen:
-                    continue
-                if not node.is_module:
-                    seen.add(id(node.value))
-                stack.append(iter(children_of(node)))
+            if isinstance(value, CompositeRef):
+                yield path, value
+            if id(value) in seen:
                 continue
-            num_leaves += 1
-            if num_leaves > MAX_FLAT_LEAVES:
-                self.leaves_cut = True
-                return
-            yield f"{node.path} {summary(node.value)}".lower(), Node(node.path, node.path, 0, node.value)
+            below = _entries(value)
+            if below:
+                seen.add(id(value))
+                stack.append((path, iter(below)))
+                break
+            if not isinstance(value, CompositeRef):
+                yield path, value
+        else:
+            stack.pop()
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, OpaqueObject, CompositeRef)
+
+
+def _entries(value: object) -> Sequence[tuple[object, object]]:
+    """What a container holds, under the names that `children_of` gives."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(enumerate(value))
+    if isinstance(value, CompositeRef):
+        return list(value.parts.items())
+    if isinstance(value, OpaqueObject):
+        found: list[tuple[object, object]] = [("(arguments)", value.args)] if value.args else []
+        if isinstance(value.state, dict):
+            found += value.state.items()
+        elif value.state is not None:
+            found.append(("(state)", value.state))
+        return [*found, *enumerate(value.items), *value.entries.items()]
+    return ()
 
 
 def _shown(nodes: list[Node]) -> Iterator[Node]:

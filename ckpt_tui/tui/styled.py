@@ -55,7 +55,20 @@ def parts_width(parts: Sequence[Part]) -> int:
 
 # One cell for one cell, for terminals and fonts without these glyphs.
 PLAIN_GLYPHS = str.maketrans(
-    {"✓": "+", "✖": "x", "▲": "!", "▸": ">", "▾": "v", "·": ".", "…": "~", "≠": "!", "─": "-", "━": "-"}
+    {
+        "✓": "+",
+        "✖": "x",
+        "▲": "!",
+        "▸": ">",
+        "▾": "v",
+        "·": ".",
+        "…": "~",
+        "≠": "!",
+        "─": "-",
+        "━": "-",
+        "↑": "^",
+        "↓": "v",
+    }
     | dict.fromkeys("█▉▊▋▌", "#")
     | dict.fromkeys("▍▎▏", ".")
     | dict(zip("▁▂▃▄▅▆▇", "._-=+*#", strict=True))

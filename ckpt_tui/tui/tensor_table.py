@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from operator import attrgetter
+from typing import Any
 
 from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo
 from ckpt_tui.text import ELLIPSIS, count
-from ckpt_tui.tui.state_tree import shape_text
+from ckpt_tui.tui.state_tree import positions_holding, shape_text
 
-SORTS = ("as in the file", "largest first", "by name", "by dtype")
+IN_FILE_ORDER = ""
+LARGEST_FIRST = frozenset({"size", "elements"})  # where a person looks for the greatest
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
@@ -34,17 +39,67 @@ def full_name(tensor: TensorInfo) -> str:
     return f"{tensor.file}:{tensor.name}" if tensor.file else tensor.name
 
 
+def sort_words(sort: str, is_reversed: bool) -> str:
+    """How a list that is sorted so is called: `largest first`, `by name, reversed`."""
+    if sort == IN_FILE_ORDER:
+        return "last in the file first" if is_reversed else ""
+    if sort in LARGEST_FIRST:
+        what = "" if sort == "size" else f" by {sort}"
+        return ("smallest" if is_reversed else "largest") + " first" + what
+    return f"by {sort}" + (", reversed" if is_reversed else "")
+
+
 class TensorTable:
     """The tensors of one checkpoint. Made in a worker; filter and sort cost milliseconds for 100,000."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.all = checkpoint.tensors
         self.largest_bytes = max((tensor.size_bytes for tensor in self.all), default=0)
+        self.has_files = len({tensor.file for tensor in self.all}) > 1
         self._storages: Mapping[str, Storage] = checkpoint.storages
         self._haystack: list[str] | None = None
+        self._natural_names: dict[int, str] | None = None
+        self._by_storage: dict[str, list[TensorInfo]] | None = None
+        self._kept: dict[tuple[str, ...], Sequence[int]] = {}  # positions of the tensors that hold these words
 
-    def prepare_filter(self) -> list[str]:
-        """What a filter looks at, one text a tensor; slow only the first time, so a worker does that one."""
+    @property
+    def sorts(self) -> tuple[str, ...]:
+        """What the tensors can be sorted by; the first is their order in the file."""
+        return (IN_FILE_ORDER, "size", "name", "dtype", "shape", "elements", *(("file",) if self.has_files else ()))
+
+    def prepare(self) -> None:
+        """Do what is slow the first time: for a worker, once the first picture is there."""
+        self._sharing()
+        self._texts()
+        self._names()
+
+    def select(
+        self, words: Sequence[str] = (), sort: str = IN_FILE_ORDER, is_reversed: bool = False
+    ) -> list[TensorInfo]:
+        """Tensors whose name, shape or dtype hold all `words` (lower case), sorted by one of `sorts`."""
+        tensors = self.all
+        hits = (
+            [tensors[position] for position in positions_holding(tuple(words), self._texts(), self._kept)]
+            if words
+            else list(tensors)
+        )
+        if sort == IN_FILE_ORDER:
+            if is_reversed:
+                hits.reverse()
+        else:
+            hits.sort(key=self._sort_key(sort), reverse=(sort in LARGEST_FIRST) != is_reversed)
+        return hits
+
+    def _sort_key(self, sort: str) -> Callable[[TensorInfo], Any]:
+        if sort == "name":
+            names = self._names()
+            return lambda tensor: names[id(tensor)]
+        if sort == "elements":
+            return lambda tensor: prod(tensor.shape)
+        return attrgetter({"size": "size_bytes"}.get(sort, sort))
+
+    def _texts(self) -> list[str]:
+        """What a filter looks at, one text a tensor."""
         if self._haystack is None:
             shapes = {shape: shape_text(shape) for shape in {tensor.shape for tensor in self.all}}
             self._haystack = [
@@ -52,34 +107,46 @@ class TensorTable:
             ]
         return self._haystack
 
-    def select(self, words: Sequence[str] = (), sort: int = 0) -> list[TensorInfo]:
-        """Tensors whose name, shape or dtype hold all `words` (lower case), in the order `SORTS[sort]`."""
-        hits = list(self.all)
-        if words:
-            texts = self.prepare_filter()
-            for word in words[:-1]:
-                kept = [(tensor, text) for tensor, text in zip(hits, texts, strict=True) if word in text]
-                hits, texts = [tensor for tensor, _ in kept], [text for _, text in kept]
-            hits = [tensor for tensor, text in zip(hits, texts, strict=True) if words[-1] in text]
-        if sort == 1:
-            hits.sort(key=lambda tensor: -tensor.size_bytes)
-        elif sort == 2:
-            hits.sort(key=full_name)
-        elif sort == 3:
-            hits.sort(key=lambda tensor: tensor.dtype)
-        return hits
+    def _names(self) -> dict[int, str]:
+        """What sorts names as a person counts: `h.2` before `h.10`."""
+        if self._natural_names is None:
+            numbers = re.compile(r"\d+")
+            padded: dict[str, str] = {}
+
+            def pad(match: re.Match[str]) -> str:
+                digits = match[0]
+                return padded.get(digits) or padded.setdefault(digits, digits.lstrip("0")[:400].rjust(12, "0"))
+
+            self._natural_names = {id(tensor): numbers.sub(pad, full_name(tensor)) for tensor in self.all}
+        return self._natural_names
+
+    def _sharing(self) -> dict[str, list[TensorInfo]]:
+        """Tensors by the storage that they stand on, of those that several stand on."""
+        if self._by_storage is None:
+            by_storage: dict[str, list[TensorInfo]] = {}
+            for tensor in self.all:
+                if tensor.storage:
+                    by_storage.setdefault(tensor.storage, []).append(tensor)
+            self._by_storage = {key: tensors for key, tensors in by_storage.items() if len(tensors) > 1}
+        return self._by_storage
 
     def shared_with(self, tensor: TensorInfo) -> list[TensorInfo]:
         """Other tensors over the same bytes."""
-        return [other for other in self.all if other.storage == tensor.storage and other is not tensor]
+        return [other for other in self._sharing().get(tensor.storage, ()) if other is not tensor]
 
     def place(self, tensor: TensorInfo) -> str:
-        """Where its bytes lie: `data/17, byte 1,204,224`."""
+        """Where its bytes lie: `data/17, byte 1,204,224`; with its file's name where there are several."""
         storage = self._storages.get(tensor.storage)
         if storage is None:
-            return f"{tensor.storage or 'its storage'} is not in the file"
+            if not tensor.storage:
+                return "on no device: shape only" if tensor.device == "meta" else "its bytes are its components'"
+            return f"{tensor.storage} is not in the file"
         parts = [storage.key]
-        if storage.offset is not None:
+        if storage.offset is None:
+            parts.append("no bytes to read")
+        elif storage.deflated_bytes is not None:
+            parts.append(f"compressed, from byte {count(storage.offset)}")
+        else:
             element_size = tensor.size_bytes // tensor.num_elements if tensor.num_elements else 0
             parts.append(f"byte {count(storage.offset + tensor.offset * element_size)}")
         return ", ".join(parts)
@@ -91,8 +158,12 @@ class TensorTable:
             words.append(f"stride {tensor.stride}".replace("(", "").replace(")", ""))
         if tensor.layout != "strided":
             words.append(tensor.layout)
-        if tensor.device != "cpu":
+        if tensor.is_component:
+            words.append("a component of the one above")
+        if tensor.device not in ("cpu", "meta"):
             words.append(f"saved on {tensor.device}")
+        if tensor.is_conj or tensor.is_neg:
+            words.append(" and ".join(["conjugated"] * tensor.is_conj + ["negated"] * tensor.is_neg) + " when read")
         others = self.shared_with(tensor)
         if others:
             name = full_name(others[0])

@@ -1,7 +1,7 @@
 """The reference files of the budgets, made once and kept in a cache directory (`--files`, default under /tmp).
 
 T1: 0.9 GB torch training checkpoint (72 weights of 1024x1024, AdamW state, RNG states, args; about 300 records).
-T1b: the same after one change of a weight. T30k: 30,000 small tensors. S1: 1 GB safetensors.
+T1b: the same after one change of a weight. T30k, T100k: so many small tensors. S1: 1 GB safetensors.
 L3, L6: logs of 10^3 and 10^6 lines.
 """
 
@@ -39,6 +39,12 @@ import sys, torch
 torch.save({"model": {f"blocks.{i // 10}.p{i % 10}": torch.zeros(4) for i in range(30_000)}}, sys.argv[1])
 """
 
+_MAKE_T100K = """
+import sys, torch
+weights = {f"layers.{i // 10}.block{i % 10}.weight": torch.zeros(4) for i in range(100_000)}
+torch.save({"step": 100, "model": weights}, sys.argv[1])
+"""
+
 _MAKE_S1 = """
 import sys, torch
 from safetensors.torch import save_file
@@ -71,6 +77,9 @@ class ReferenceFiles:
 
     def t30k(self) -> Path:
         return self._by_script(_MAKE_T30K, "T30k.pt")[0]
+
+    def t100k(self) -> Path:
+        return self._by_script(_MAKE_T100K, "T100k.pt")[0]
 
     def s1(self) -> Path:
         return self._by_script(_MAKE_S1, "S1.safetensors")[0]

@@ -87,6 +87,74 @@ async def test_filter_as_you_type_sort_and_esc_one_thing_at_a_time(opens: Callab
         assert app.has_ended
 
 
+async def test_every_column_sorts_by_its_title_and_says_so(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        await pilot.pause()
+        tensors = app.screen.query_one("#tensors", VirtualList)
+        top = next(number for number, text in enumerate(seen(app)) if "dtype" in text)
+        for title in ("name", "shape", "dtype", "elements", "size"):
+            for pressed, mark in enumerate("↑↓" if title not in ("elements", "size") else "↓↑"):
+                await pilot.click(offset=(seen(app)[top].index(title), top))
+                await pilot.pause()
+                assert f"{title} {mark}" in seen(app)[top], (title, pressed, seen(app)[top])
+        assert tensors.rows[0].num_elements == 128, "the smallest first"
+        await pilot.press("Z")
+        assert "size ↓" in seen(app)[top]
+        assert tensors.rows[0].shape == (512, 128)
+        assert tensors.cursor == 0
+
+
+async def test_what_a_filter_found_is_shown_in_its_place_when_the_filter_goes(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("slash", *"3.mlp.up", "enter")
+        tree = app.screen.query_one("#tree", VirtualList)
+        assert [node.path for node in tree.rows] == ["model.h.3.mlp.up.weight"]
+        await pilot.press("escape")
+        assert tree.cursor_row is not None
+        assert (tree.cursor_row.path, tree.cursor_row.depth) == ("model.h.3.mlp.up.weight", 4)
+
+
+async def test_the_key_line_presses_its_keys_and_follows_the_view(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "z sort" not in seen(app)[-1], "a tree keeps the order of the file"
+        await pilot.press("n")
+        await pilot.pause()
+        assert "z sort" in seen(app)[-1]
+        await pilot.click(offset=(seen(app)[-1].index("z sort"), 23))
+        await pilot.pause()
+        assert "largest first" in seen_text(app)
+
+
+async def test_nothing_makes_words_of_a_whole_checkpoint(opens: Callable[..., None]) -> None:
+    """Textual's workers make a repr() of their work; of 100,000 tensors that is 250 MB and a second."""
+
+    class Counted(Checkpoint):
+        made = 0
+
+        def __repr__(self) -> str:
+            Counted.made += 1
+            return "checkpoint"
+
+    by_hand = small_gpt()
+    opens(Counted(**{name: getattr(by_hand, name) for name in Checkpoint.__dataclass_fields__}))
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "x")
+        await settled(pilot)
+    assert Counted.made == 0
+
+
 async def test_branches_open_and_close_by_keys_and_mouse(opens: Callable[..., None]) -> None:
     opens(small_gpt())
     app = ScreenApp(InspectScreen("/run/a.pt"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from ckpt_tui.checkpoints.model import OpaqueObject, TensorRef
+from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorRef
 from ckpt_tui.tui.state_tree import StateTree, Weights, summary
 from tests.builders.checkpoints_by_hand import checkpoint_of, small_gpt, tensor_info
 
@@ -65,7 +66,7 @@ def test_a_state_that_holds_itself_is_walked_once() -> None:
     state: dict[str, Any] = {"step": 1, "list": [1, 2]}
     state["self"] = state
     tree = StateTree(state, NO_WEIGHTS)
-    assert [node.path for node in tree.matching(["step"])] == ["step", "self.step"]
+    assert [node.path for node in tree.matching(["step"])] == ["step"]
     for _ in range(5):
         tree.open(len(tree.rows) - 1)
     assert tree.rows[-1].path == "self.self.self.self.self.self"
@@ -126,3 +127,45 @@ def test_file_names_come_before_names_in_directories() -> None:
     tensors = [tensor_info("weight", file="model.pt"), tensor_info("exp_avg", file="optimizer.pt")]
     weights = Weights(checkpoint_of(tensors).tensors)
     assert (weights.of("model.pt").num_tensors, weights.of("optimizer.pt").num_tensors) == (1, 1)
+
+
+def test_a_directory_shows_its_files_first_whatever_dots_their_names_have() -> None:
+    tensors = [tensor_info("weight", file="model.safetensors"), tensor_info("0", file="shards/optim.0.pt")]
+    state = {
+        "model.safetensors": {"weight": TensorRef(tensors[0])},
+        "shards/optim.0.pt": {"0": TensorRef(tensors[1])},
+        "trainer_state.json": {"global_step": 5},
+    }
+    tree = StateTree(state, Weights(tensors), of_files=True)
+    assert labels(tree) == ["model.safetensors", "shards/optim.0.pt", "trainer_state.json"]
+    assert [tree.weight(node).num_tensors for node in tree.rows] == [1, 1, 0]
+    tree.open(0)
+    assert labels(tree)[1] == "  weight"
+    assert tree.weight(tree.rows[1]).num_tensors == 1
+    assert tree.reveal("trainer_state.json.global_step") == 4
+    assert [node.path for node in tree.matching(["global_step"])] == ["trainer_state.json.global_step"]
+
+
+def test_components_of_a_sparse_tensor_are_below_it_and_counted_once() -> None:
+    sparse = tensor_info("w", (10, 10), storage="", layout="sparse_coo", stride=())
+    parts = {
+        "indices": tensor_info("w.indices", (2, 3), "int64", size_bytes=48, is_component=True),
+        "values": tensor_info("w.values", (3,), size_bytes=12, is_component=True),
+    }
+    state = {"w": CompositeRef(sparse, 0, {name: TensorRef(info) for name, info in parts.items()})}
+    weights = Weights([sparse, *parts.values()])
+    assert (weights.total.num_tensors, weights.total.num_elements, weights.total.size_bytes) == (1, 100, 60)
+    tree = StateTree(state, weights)
+    tree.open(0)
+    assert labels(tree) == ["w", "  indices", "  values"]
+    assert [node.path for node in tree.matching(["w"])] == ["w", "w.indices", "w.values"]
+
+
+def test_many_tied_tensors_cost_no_more_than_others() -> None:
+    tied = [tensor_info(f"m.{i}.w", storage="data/0") for i in range(20_000)]
+    weights = Weights(tied)
+    started = time.perf_counter()
+    for i in range(2_000):
+        assert weights.of(f"m.{i}").num_elements == 128 * 64
+    assert weights.of("m").num_elements == 128 * 64
+    assert time.perf_counter() - started < 1.0, "a search through all repeats for each row takes 10 s"

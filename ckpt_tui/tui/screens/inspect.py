@@ -6,7 +6,10 @@ read when asked for, streamed, and stop when the screen is left.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -14,7 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Footer, Input
+from textual.widgets import ContentSwitcher, Input
 
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
@@ -25,7 +28,8 @@ from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
 from ckpt_tui.tui.state_tree import Node
 from ckpt_tui.tui.styled import error_content
-from ckpt_tui.tui.tensor_table import SORTS
+from ckpt_tui.tui.tensor_table import IN_FILE_ORDER, sort_words
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -33,6 +37,8 @@ from ckpt_tui.tui.widgets.words import Words
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.values import TensorStatistics
 
+PREPARE_DELAY_S = 0.1
+FILTER_PLACEHOLDER = "words that the name, shape or dtype must hold"
 VIEW_KEYS = {
     "tree": "t",
     "tensors": "n",
@@ -56,7 +62,8 @@ class InspectScreen(WorkScreen[None]):
         ("inspect.pickle", "p", "view('pickle')", "views", "pickle", "Every global that its pickles name"),
         ("inspect.findings", "f", "view('findings')", "views", "findings", "What is wrong or odd"),
         ("inspect.filter", "slash", "filter", "inspect", "filter", "Filter as you type; Esc clears"),
-        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort tensors: file order, size, name, dtype"),
+        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort tensors by the next column; a click on a title too"),
+        ("inspect.reverse", "Z", "reverse", "order", "reverse", "Turn the order of the tensors around"),
         ("inspect.statistics", "x", "statistics", "inspect", "statistics", "Min, max, mean, NaN, histogram"),
         ("inspect.validate", "v", "validate", "inspect", "validate", "Check this checkpoint at every level"),
         ("inspect.open", "right,l", "open_branch", "move", "open branch", "Open the branch under the cursor"),
@@ -69,7 +76,7 @@ class InspectScreen(WorkScreen[None]):
         super().__init__()
         self.path = path
         self.opened: Opened | None = None
-        self._sort = 0
+        self._sort, self._is_reversed = IN_FILE_ORDER, False
         self._filters = dict.fromkeys(VIEW_KEYS, "")
         self._statistics: dict[tuple[str, str], TensorStatistics | CkptError] = {}
         self._reading: TensorInfo | None = None
@@ -81,9 +88,9 @@ class InspectScreen(WorkScreen[None]):
         yield Words(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
         yield Words(id="rule")
-        yield Input(id="filter", placeholder="words that the name, shape or dtype must hold", compact=True)
+        yield Input(id="filter", placeholder=FILTER_PLACEHOLDER, compact=True)
         with ContentSwitcher(initial="tree", id="lists"):
-            yield VirtualList[Node](rows.TREE_COLUMNS, self._tree_cells, id="tree", key=lambda node: node.path)
+            yield VirtualList[Node](rows.TREE_COLUMNS, self._tree_cells, id="tree", key=attrgetter("path"))
             yield VirtualList[TensorInfo](rows.TENSOR_COLUMNS, self._tensor_cells, id="tensors", key=id)
             yield VirtualList[rows.Fact](rows.FACT_COLUMNS, rows.fact_cells, id="settings", show_header=False)
             yield VirtualList[rows.Fact](rows.FACT_COLUMNS, rows.fact_cells, id="optimizer", show_header=False)
@@ -92,10 +99,11 @@ class InspectScreen(WorkScreen[None]):
         with Vertical(id="problem"):
             yield Words(id="problem_text")
         yield Words(id="detail")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False
+        self.query_one("#filter", Input).cursor_blink = False  # idle sends nothing
         self.query_one("#problem").display = False
         self._show_facts()
         self._show_rule()
@@ -154,6 +162,7 @@ class InspectScreen(WorkScreen[None]):
             for name, key in VIEW_KEYS.items()
         ]
         self.query_one(ViewTabs).set_views(views)
+        self._list("tensors").set_columns(rows.tensor_columns(opened.table))
         for name, words in {
             "tree": "there is no state in it, only tensors (n)",
             "tensors": "no tensors",
@@ -169,7 +178,8 @@ class InspectScreen(WorkScreen[None]):
         self._show_detail()
         self.refresh_bindings()
         self._list("tree").cursor = opened.tree.index_of_weights
-        self.start_work("prepare", opened.table.prepare_filter)
+        # What a filter needs is made once the first picture is there: it would take half the time from drawing that.
+        self.set_timer(PREPARE_DELAY_S, partial(self.start_work, "prepare", opened.prepare))
 
     def _show_problem(self, error: CkptError) -> None:
         self.query_one("#lists").display = False
@@ -178,11 +188,11 @@ class InspectScreen(WorkScreen[None]):
         self.query_one("#problem_text", Words).update(error_content(error))
         self._show_facts()
 
-    def _rows_of(self, view: str) -> list[Any]:
+    def _rows_of(self, view: str) -> Sequence[Any]:
         assert self.opened is not None
         opened, words = self.opened, self._filters[view].lower().split()
         if view == "tensors":
-            return opened.table.select(words, self._sort)
+            return opened.table.select(words, self._sort, self._is_reversed)
         if view == "tree":
             return opened.tree.matching(words) if words else opened.tree.rows
         if view in ("settings", "optimizer"):
@@ -194,8 +204,8 @@ class InspectScreen(WorkScreen[None]):
             return [ref for ref in rows.sorted_globals(opened.checkpoint) if _holds(words, ref.name, ref.verdict)]
         return [f for f in sorted_by_severity(opened.checkpoint.findings) if _holds(words, f.where, f.message, f.code)]
 
-    def _fill(self, view: str) -> None:
-        self._list(view).set_rows(self._rows_of(view))
+    def _fill(self, view: str, *, keep_cursor: bool = True) -> None:
+        self._list(view).set_rows(self._rows_of(view), keep_cursor=keep_cursor)
         if self._filters[view]:
             self._list(view).set_empty_text(f"nothing here holds `{self._filters[view]}`; Esc clears the filter")
 
@@ -218,8 +228,9 @@ class InspectScreen(WorkScreen[None]):
             counts = f"{shown:,} of {total:,}" if shown != total else f"{shown:,}"
             if view == "tree" and self.opened.tree.leaves_cut and self._filters[view]:
                 counts += " (of the first 200,000 values)"
-            if view == "tensors" and self._sort:
-                counts = f"{SORTS[self._sort]} ── {counts}"
+            order = sort_words(self._sort, self._is_reversed)
+            if view == "tensors" and order:
+                counts = f"{order} ── {counts}"
         rule = text.rule_content(self._filters[view], counts, max(self.size.width, 10))
         self.show("rule", rule)
 
@@ -254,6 +265,13 @@ class InspectScreen(WorkScreen[None]):
         elif tensor_of(row) is not None:
             self.action_statistics()
 
+    @on(VirtualList.TitlePressed, "#tensors")
+    def _title_pressed(self, message: VirtualList.TitlePressed) -> None:
+        if self.opened is not None:
+            sort = rows.sort_of_column(self.opened.table, message.column)
+            if sort is not None:
+                self._sort_by(sort, is_reversed=sort == self._sort and not self._is_reversed)
+
     @on(ViewTabs.Chosen)
     def _tab_chosen(self, message: ViewTabs.Chosen) -> None:
         self.action_view(message.view_id)
@@ -262,8 +280,11 @@ class InspectScreen(WorkScreen[None]):
     def _filter_changed(self, message: Input.Changed) -> None:
         if self.opened is None:
             return
-        self._filters[self.view] = message.value.strip()
-        self._fill(self.view)
+        words = message.value.strip()
+        if words == self._filters[self.view]:
+            return
+        self._filters[self.view] = words
+        self._fill(self.view, keep_cursor=False)
         self._show_rule()
         self._show_detail()
 
@@ -283,9 +304,9 @@ class InspectScreen(WorkScreen[None]):
         self._show_detail()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.opened is None and action in ("filter", "sort", "statistics"):
+        if self.opened is None and action in ("filter", "sort", "reverse", "statistics"):
             return False
-        if action == "sort":
+        if action in ("sort", "reverse"):
             return self.view == "tensors"
         return action != "statistics" or self.view in ("tree", "tensors")
 
@@ -298,6 +319,22 @@ class InspectScreen(WorkScreen[None]):
         self.query_one("#rule").display = False
         field.focus()
 
+    def _clear_filter(self) -> None:
+        """Every row again, the cursor where it was: what was found is seen in its place."""
+        row = self._list(self.view).cursor_row
+        was_filtered = bool(self._filters[self.view])
+        self._filters[self.view] = ""
+        self.query_one("#filter", Input).value = ""
+        if self.opened is not None and was_filtered:
+            self._fill(self.view)
+            if isinstance(row, Node):
+                index = self.opened.tree.reveal(row.path)
+                self._list("tree").rows_changed(self.opened.tree.rows, from_index=0)
+                self._list("tree").cursor = index
+        self._end_filter()
+        self._show_rule()
+        self._show_detail()
+
     def _end_filter(self) -> None:
         field = self.query_one("#filter", Input)
         if field.display:
@@ -309,8 +346,20 @@ class InspectScreen(WorkScreen[None]):
     def action_sort(self) -> None:
         if self.opened is None:
             return
-        self._sort = (self._sort + 1) % len(SORTS)
-        self._fill("tensors")
+        sorts = self.opened.table.sorts
+        self._sort_by(sorts[(sorts.index(self._sort) + 1) % len(sorts)], is_reversed=False)
+
+    def action_reverse(self) -> None:
+        if self.opened is not None:
+            self._sort_by(self._sort, is_reversed=not self._is_reversed)
+
+    def _sort_by(self, sort: str, *, is_reversed: bool) -> None:
+        self._sort, self._is_reversed = sort, is_reversed
+        tensors = self._list("tensors")
+        assert self.opened is not None
+        tensors.set_columns(rows.tensor_columns(self.opened.table, sort, is_reversed))
+        self._fill("tensors", keep_cursor=False)
+        tensors.action_move_to_start()
         self._show_rule()
 
     def action_statistics(self) -> None:
@@ -369,18 +418,14 @@ class InspectScreen(WorkScreen[None]):
     def action_leave(self) -> None:
         """One thing at a time: the filter being typed, the reading, the filter, the screen."""
         if self.query_one("#filter", Input).display or self._filters[self.view]:
-            self.query_one("#filter", Input).value = ""
-            self._filters[self.view] = ""
-            if self.opened is not None:
-                self._fill(self.view)
-            self._end_filter()
-            self._show_rule()
+            self._clear_filter()
         elif self._reading is not None:
             self.cancel_work("statistics")
             self._reading = None
             self._show_detail()
         else:
             self.cancel_work("open")
+            gc.unfreeze()  # what the opening froze is now in nobody's way
             self.dismiss(None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,11 +17,11 @@ from ckpt_tui.checkpoints.model import (
     Verdict,
 )
 from ckpt_tui.checkpoints.moments import moments_of
-from ckpt_tui.text import metric, safe_text, size
+from ckpt_tui.text import metric, safe_text, short_count, size
 from ckpt_tui.tui.judgement import severity_words
 from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
 from ckpt_tui.tui.styled import bar
-from ckpt_tui.tui.tensor_table import TensorTable, full_name
+from ckpt_tui.tui.tensor_table import LARGEST_FIRST, TensorTable
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
 BAR_CELLS = 8
@@ -44,13 +45,17 @@ TREE_COLUMNS = (
     Column("size", 8, align="right"),
     Column("share", BAR_CELLS, priority=2),
 )
-TENSOR_COLUMNS = (
-    Column("name", 16, grows=True, keep="middle"),
-    Column("shape", 14, align="right", keep="start"),
-    Column("dtype", 8),
-    Column("size", 8, align="right", priority=1),
-    Column("share", BAR_CELLS, priority=2),
-)
+# In their order; `sort` of a column is what the table calls it.
+_TENSOR_COLUMNS = {
+    "name": Column("name", 28, grows=True, keep="middle"),
+    "file": Column("file", 20, keep="middle", priority=4),
+    "shape": Column("shape", 14, align="right", keep="start"),
+    "dtype": Column("dtype", 8),
+    "elements": Column("elements", 10, align="right", priority=3),
+    "size": Column("size", 8, align="right", priority=1),
+    "share": Column("share", BAR_CELLS, priority=2),
+}
+TENSOR_COLUMNS = tuple(column for name, column in _TENSOR_COLUMNS.items() if name != "file")
 FACT_COLUMNS = (Column("name", 28, keep="middle"), Column("value", 8, grows=True))
 GLOBAL_COLUMNS = (
     Column("verdict", 11),
@@ -90,12 +95,35 @@ def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...
     )
 
 
+def tensor_columns(table: TensorTable, sort: str = "", is_reversed: bool = False) -> tuple[Column, ...]:
+    """The columns of the list of tensors; the one that it is sorted by says so: `size ↓`."""
+    mark = " ↓" if (sort in LARGEST_FIRST) != is_reversed else " ↑"
+    longest = min(max((len(dtype) for dtype in {tensor.dtype for tensor in table.all}), default=0), 16)
+    widths = {"dtype": max(longest, 8)}
+    return tuple(
+        replace(column, title=name + (mark if name == sort else ""), width=widths.get(name, column.width))
+        for name, column in _TENSOR_COLUMNS.items()
+        if name != "file" or table.has_files
+    )
+
+
+def sort_of_column(table: TensorTable, index: int) -> str | None:
+    """What a press on the title of a column sorts by."""
+    names = [name for name in _TENSOR_COLUMNS if name != "file" or table.has_files]
+    return {"share": "size"}.get(names[index], names[index]) if index < len(names) else None
+
+
 def tensor_cells(table: TensorTable, tensor: TensorInfo) -> tuple[Cell, ...]:
     share = tensor.size_bytes / table.largest_bytes if table.largest_bytes else 0.0
+    # What a sparse or nested tensor is made of stands below it, a little to the right.
+    name: Cell = ("  " + tensor.name, "dim") if tensor.is_component else tensor.name
+    layout = "" if tensor.layout == "strided" else tensor.layout
     return (
-        full_name(tensor),
+        name,
+        *([(tensor.file, "dim")] if table.has_files else []),
         shape_text(tensor.shape),
-        tensor.dtype,
+        f"{tensor.dtype} {layout}" if layout else tensor.dtype,
+        (short_count(tensor.num_elements), "dim"),
         size(tensor.size_bytes),
         (bar(share, BAR_CELLS), "dim"),
     )

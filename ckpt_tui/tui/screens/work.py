@@ -34,7 +34,7 @@ _KEY_NAMES = {"enter": "Enter", "escape": "Esc", "backspace,delete": "Bksp", "ta
 
 
 def bindings_of(
-    keys: tuple[Key, ...], *, hidden_groups: tuple[str, ...] = ("views", "move"), has_priority: bool = False
+    keys: tuple[Key, ...], *, hidden_groups: tuple[str, ...] = ("views", "move", "order"), has_priority: bool = False
 ) -> list[BindingType]:
     """Bindings for a screen from its rows of the key table. Groups that are shown elsewhere on the screen stay out
     of the footer, so that it fits in 80 columns. has_priority: also before the focused widget's own keys."""
@@ -111,7 +111,11 @@ class WorkScreen(Screen[ScreenResult]):
 
     def start_work(self, group: str, work: Callable[[], object]) -> None:
         """Run `work` in a thread; newest wins within its group."""
-        self.run_worker(work, name=group, group=group, thread=True, exclusive=True, exit_on_error=False)
+
+        def run() -> object:  # Textual makes a repr() of what it is to run, and of a checkpoint that is 250 MB
+            return work()
+
+        self.run_worker(run, name=group, group=group, thread=True, exclusive=True, exit_on_error=False)
 
     def cancel_work(self, group: str) -> bool:
         """Stop the work of a group; False when none was running."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import indexOf
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.segment import Segment
@@ -179,6 +180,18 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         def control(self) -> VirtualList[Any]:
             return self.virtual_list
 
+    class TitlePressed(Message):
+        """A click on a column's title. `column` is its index among all columns."""
+
+        def __init__(self, virtual_list: VirtualList[Any], column: int) -> None:
+            super().__init__()
+            self.virtual_list = virtual_list
+            self.column = column
+
+        @property
+        def control(self) -> VirtualList[Any]:
+            return self.virtual_list
+
     def __init__(
         self,
         columns: Sequence[Column],
@@ -272,6 +285,9 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             self._refresh_row(index)
 
     def set_columns(self, columns: Sequence[Column]) -> None:
+        """Other columns, or the same with other titles."""
+        if tuple(columns) == self._columns:
+            return
         self._columns = tuple(columns)
         self._layout_width = -1
         self.refresh()
@@ -289,7 +305,10 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         wanted = key(row)
         if self.cursor < len(rows) and key(rows[self.cursor]) == wanted:
             return self.cursor
-        return next((index for index, item in enumerate(rows) if key(item) == wanted), self.cursor)
+        try:
+            return indexOf(map(key, rows), wanted)  # at the speed of C: there may be 100,000
+        except ValueError:
+            return self.cursor
 
     def _place_cursor(self, index: int) -> bool:
         index = max(0, min(index, self._count - 1))
@@ -339,7 +358,10 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
 
     async def _on_click(self, event: events.Click) -> None:
         line = event.get_content_offset(self)
-        if line is None or line.y < self._header_lines:
+        if line is None:
+            return
+        if line.y < self._header_lines:
+            self._press_title(line.x)
             return
         index = round(self.scroll_y) + line.y - self._header_lines
         if index >= self._count:
@@ -349,6 +371,14 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             self.action_select()
         else:
             self.cursor = index
+
+    def _press_title(self, x: int) -> None:
+        start = GUTTER
+        for column, width in self.layout_now():
+            if start <= x < start + width + GAP:
+                self.post_message(self.TitlePressed(self, column))
+                return
+            start += width + GAP
 
     # -- drawing ------------------------------------------------------------------------------------------------
 
