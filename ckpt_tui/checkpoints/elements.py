@@ -117,10 +117,13 @@ class ElementReader:
     """The elements of one tensor in logical (row-major) order, whatever its strides. Use as a context manager.
 
     Dimensions that are expanded (stride 0) are read once: `shape` is what is read, `repeats` how often each element
-    stands in the tensor. Raises CkptError when the elements cannot be read.
+    stands in the tensor. reuses_memory: the next block may overwrite the last one; fresh memory for each costs as much
+    as reading it. Raises CkptError when the elements cannot be read.
     """
 
-    def __init__(self, checkpoint: Checkpoint, tensor: TensorInfo, keep_expanded: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, tensor: TensorInfo, keep_expanded: bool = False, reuses_memory: bool = False
+    ) -> None:
         self.tensor = tensor
         self.name = safe_text(tensor.name, 120)
         size = DTYPE_SIZES.get(tensor.dtype)
@@ -151,6 +154,8 @@ class ElementReader:
             self._path = storage_path(checkpoint, self._storage)
         self._descriptor: int | None = None
         self._whole: Array | None = None
+        self._reuses_memory = reuses_memory
+        self._memory: Array | None = None
 
     def _sign_flips(self, tensor: TensorInfo) -> Array | None:
         """The bits that torch's lazy negation and conjugation turn over in each word; None when there are none, or
@@ -229,7 +234,7 @@ class ElementReader:
         num_elements = math.prod(n for n, _ in dims)
         span = sum((n - 1) * s for n, s in dims) + 1
         if num_elements == span and all(dims[i][1] >= dims[i + 1][1] for i in range(len(dims) - 1)):
-            return self._words(offset, num_elements)
+            return self._words(offset, num_elements, self._reuses_memory)
         out: Array = np.empty((*(n for n, _ in dims), 2) if self.is_complex else tuple(n for n, _ in dims), self._word)
         whole_span = sum((n - 1) * s for n, s in self._dims) + 1
         if whole_span * self.item_bytes <= _WHOLE_SPAN_BYTES:
@@ -262,14 +267,20 @@ class ElementReader:
             shape, strides = (*shape, 2), (*strides, item // 2)
         out[...] = np.lib.stride_tricks.as_strided(words, shape, strides, writeable=False)
 
-    def _words(self, offset: int, num_elements: int) -> Array:
+    def _words(self, offset: int, num_elements: int, reuses_memory: bool = False) -> Array:
         """Words of `num_elements` adjacent elements from element `offset` of the storage."""
         assert self._storage is not None
         assert self._storage.offset is not None
         assert self._descriptor is not None
         size = num_elements * self.item_bytes
         position = self._storage.offset + offset * self.item_bytes
-        words: Array = np.empty(size // np.dtype(self._word).itemsize, self._word)
+        num_words = size // np.dtype(self._word).itemsize
+        if not reuses_memory:
+            words: Array = np.empty(num_words, self._word)
+        else:
+            if self._memory is None or len(self._memory) < num_words:
+                self._memory = np.empty(num_words, self._word)
+            words = self._memory[:num_words]
         if size and read_into(self._descriptor, memoryview(words).cast("B"), position) != size:
             raise CkptError("Truncated", f"{self.name}: the file ends before byte {count(position + size)}")
         if self._swaps:

@@ -1,4 +1,4 @@
-"""What the elements of a tensor amount to: NaN and Inf counted, statistics, the change between two tensors.
+"""What the elements of a tensor amount to: NaN and Inf counted, statistics. `distance` compares two.
 
 Streamed through `elements.ElementReader`, in float64, numerically stable. Loads numpy: import it lazily.
 """
@@ -21,6 +21,8 @@ from ckpt_tui.checkpoints.elements import (
     stop_if,
 )
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+
+_DOT_ELEMENTS = 8192  # longer ones BLAS gives to threads of its own, which spin against each other on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,10 @@ class _Moments:
         self.squares = np.longdouble(0)
 
     def add(self, values: Array) -> None:
-        values = _safe_to_square(values)
+        values = safe_to_square(values)
         count, mean = len(values), values.mean()
         centred = values - mean
-        deviations, squares = _product(centred, centred), _product(values, values)
+        deviations, squares = dot(centred, centred), dot(values, values)
         total = self.count + count
         delta = np.longdouble(mean) - self.mean
         self.mean += delta * count / total
@@ -250,126 +252,19 @@ def _histogram(values: Array, low: float, high: float, bins: int) -> Array:
     return np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
 
 
-# --- two tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How far tensor b is from tensor a of the same shape, in float64, over the pairs where both are finite.
-
-    relative_l2: |b - a| / |a|, 0 when equal, inf when a is all zero and b is not. max_abs: largest |b - a|.
-    cosine: of a and b as vectors; None when either is all zero. num_nonfinite: the other pairs.
-    is_equal: every pair is equal in value; NaN equals NaN, and Inf the Inf of its sign.
-    """
-
-    relative_l2: float | None
-    max_abs: float | None
-    cosine: float | None
-    num_nonfinite: int
-    is_equal: bool
-
-
-def compare_tensors(
-    a: tuple[Checkpoint, TensorInfo],
-    b: tuple[Checkpoint, TensorInfo],
-    *,
-    on_bytes: Callable[[int], None] | None = None,
-    is_cancelled: Callable[[], bool] | None = None,
-) -> Change:
-    """Compare two tensors of the same shape element by element, streamed; their dtypes may differ.
-
-    on_bytes: adds up to the bytes of both. Raises CkptError where elements cannot be read, and Cancelled.
-    """
-    tensor_a, tensor_b = a[1], b[1]
-    assert tensor_a.shape == tensor_b.shape
-    # Expanded dimensions are read once, but only when both sides are expanded alike.
-    keep = _expanded(tensor_a) != _expanded(tensor_b)
-    distance = squares_a = squares_b = product = np.longdouble(0)
-    largest = 0.0
-    num_nonfinite = num_pairs = 0
-    is_equal = True
-    same_dtype = tensor_a.dtype == tensor_b.dtype
-    bits_a, bits_b = FLOAT_BITS.get(tensor_a.dtype), FLOAT_BITS.get(tensor_b.dtype)
-    becomes_complex = tensor_a.dtype in COMPLEX or tensor_b.dtype in COMPLEX
-    # Only their squares can leave the range of a double.
-    is_wide = not {tensor_a.dtype, tensor_b.dtype}.isdisjoint({"float64", "complex128"})
-    with ElementReader(*a, keep_expanded=keep) as reader_a, ElementReader(*b, keep_expanded=keep) as reader_b:
-        bytes_a_pair = reader_a.item_bytes + reader_b.item_bytes
-        for words_a, words_b in _in_step(reader_a, reader_b):
-            stop_if(is_cancelled)
-            size = len(words_a) * bytes_a_pair
-            # Equal bits are the usual case: one conversion less, no subtraction.
-            same_bits = same_dtype and bool(np.array_equal(words_a, words_b))
-            if not same_bits and same_dtype and tensor_a.dtype in INTEGERS:
-                is_equal = False  # float64 rounds large integers: two that differ may look alike
-            values_a = _parts(words_a, tensor_a.dtype, becomes_complex)
-            values_b = values_a if same_bits else _parts(words_b, tensor_b.dtype, becomes_complex)
-            if _has_bad(words_a, bits_a) or (not same_bits and _has_bad(words_b, bits_b)):
-                finite = np.isfinite(values_a) & np.isfinite(values_b)
-                odd_a, odd_b = values_a[~finite], values_b[~finite]
-                num_nonfinite += len(odd_a)
-                is_equal &= bool(((odd_a == odd_b) | (np.isnan(odd_a) & np.isnan(odd_b))).all())
-                values_a, values_b = values_a[finite], values_b[finite]
-            num_pairs += len(values_a)
-            if len(values_a) and same_bits:
-                square = _product(*[_safe_to_square(values_a) if is_wide else values_a] * 2)
-                squares_a, squares_b, product = squares_a + square, squares_b + square, product + square
-            elif len(values_a):
-                if is_wide:
-                    values_a, values_b = _safe_to_square(values_a), _safe_to_square(values_b)
-                difference = values_b - values_a
-                if is_wide:
-                    difference = _safe_to_square(difference)
-                furthest = max(float(difference.max()), -float(difference.min()))
-                largest = max(largest, furthest)
-                is_equal &= furthest == 0.0
-                distance += _product(difference, difference)
-                squares_a += _product(values_a, values_a)
-                squares_b += _product(values_b, values_b)
-                product += _product(values_a, values_b)
-            if on_bytes is not None:
-                on_bytes(size)
-    if not num_pairs:
-        return Change(None, None, None, num_nonfinite * reader_a.repeats, is_equal)
-    relative = 0.0 if not distance else float(np.sqrt(distance / squares_a)) if squares_a else float("inf")
-    cosine = float(product / (np.sqrt(squares_a) * np.sqrt(squares_b))) if squares_a and squares_b else None
-    if cosine is not None:
-        cosine = min(max(cosine, -1.0), 1.0)
-    return Change(relative, largest, cosine, num_nonfinite * reader_a.repeats, is_equal)
-
-
-def _expanded(tensor: TensorInfo) -> list[int]:
-    return [i for i, (n, s) in enumerate(zip(tensor.shape, tensor.stride, strict=True)) if s == 0 and n > 1]
-
-
-def _parts(words: Array, dtype: str, becomes_complex: bool) -> Array:
-    """Values in float64; of complex numbers, and what is compared with them, real and imaginary parts in turn."""
-    values = to_float64(words, dtype)
-    return values.astype(np.complex128, copy=False).view(np.float64) if becomes_complex else values
-
-
-def _has_bad(words: Array, bits: FloatBits | None) -> bool:
-    return bits is not None and is_suspicious(memoryview(np.ascontiguousarray(words)).cast("B"), bits)
-
-
-def _safe_to_square(values: Array) -> Array:
+def safe_to_square(values: Array) -> Array:
     """Extended precision for values whose squares a double cannot hold."""
     peak = max(float(values.max()), -float(values.min())) if len(values) else 0.0
     return values if not peak or 1e-140 < peak < 1e140 else values.astype(np.longdouble)
 
 
-def _product(a: Array, b: Array) -> Array:
-    """The dot product. Not `np.dot`: its BLAS keeps threads that spin against each other on a busy machine, which
-    made comparing two files 10 times slower."""
-    return np.einsum("i,i->", a, b)
-
-
-def _in_step(reader_a: ElementReader, reader_b: ElementReader) -> Iterator[tuple[Array, Array]]:
-    """Blocks of two readers cut to the same lengths: their strides may cut them at different places."""
-    blocks_a, blocks_b = reader_a.blocks(), reader_b.blocks()
-    words_a, words_b = next(blocks_a, None), next(blocks_b, None)
-    while words_a is not None and words_b is not None:
-        length = min(len(words_a), len(words_b))
-        yield words_a[:length], words_b[:length]
-        words_a = words_a[length:] if length < len(words_a) else next(blocks_a, None)
-        words_b = words_b[length:] if length < len(words_b) else next(blocks_b, None)
+def dot(a: Array, b: Array) -> Array:
+    """The dot product, in runs that BLAS does not share out between threads of its own."""
+    if a.dtype != np.float64 or b.dtype != np.float64:
+        return np.einsum("i,i->", a, b)
+    if len(a) <= _DOT_ELEMENTS:
+        return np.dot(a, b)
+    return sum(
+        float(np.dot(a[start : start + _DOT_ELEMENTS], b[start : start + _DOT_ELEMENTS]))
+        for start in range(0, len(a), _DOT_ELEMENTS)
+    )

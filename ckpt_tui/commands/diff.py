@@ -14,8 +14,9 @@ from ckpt_tui import text
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 
 if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.diff import Diff, TensorChange
+    from ckpt_tui.checkpoints.diff import Diff
     from ckpt_tui.checkpoints.model import Checkpoint
+    from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 EXAMPLES = (
     "ckpt-tui diff rolling_step_000250.pt rolling_step_000500.pt",

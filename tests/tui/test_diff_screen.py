@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from ckpt_tui.checkpoints.diff import Diff, TensorChange, ValueChange
+from ckpt_tui.checkpoints.diff import Diff
 from ckpt_tui.checkpoints.hparams import Effect, HparamChange
+from ckpt_tui.checkpoints.state_diff import ValueChange
+from ckpt_tui.checkpoints.tensor_changes import TensorChange
 from ckpt_tui.errors import CkptError
 from ckpt_tui.tui.screens.diff import DiffScreen
 from ckpt_tui.tui.screens.work import worker_is_cancelled

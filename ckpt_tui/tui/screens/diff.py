@@ -28,8 +28,10 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.diff import Diff, TensorChange, ValueChange
+    from ckpt_tui.checkpoints.diff import Diff
     from ckpt_tui.checkpoints.hparams import HparamChange
+    from ckpt_tui.checkpoints.state_diff import ValueChange
+    from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 VIEW_KEYS = {"settings": "s", "tensors": "n", "other": "o"}
 SETTING_COLUMNS = (
@@ -297,8 +299,8 @@ def verdict_content(diff: Diff) -> Content:
 
 def row_content(row: Any) -> Content:
     """One difference in full."""
-    from ckpt_tui.checkpoints.diff import TensorChange
     from ckpt_tui.checkpoints.hparams import HparamChange
+    from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
     if isinstance(row, TensorChange):
         sides = [

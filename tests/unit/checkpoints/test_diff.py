@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpt_tui.checkpoints import diff as diff_module
+from ckpt_tui.checkpoints import state_diff
 from ckpt_tui.checkpoints.diff import Diff, diff_checkpoints
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject
 from ckpt_tui.errors import Cancelled, CkptError
@@ -204,7 +204,7 @@ def test_other_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = of_state({str(i): i for i in range(1000)}), of_state({str(i): -i - 1 for i in range(1000)})
     diff = diff_checkpoints(a, b)
     assert (len(diff.other), diff.num_other, diff.is_same) == (200, 1000, False)
-    monkeypatch.setattr(diff_module, "_MAX_NODES", 100)
+    monkeypatch.setattr(state_diff, "_MAX_NODES", 100)
     with pytest.raises(CkptError, match="Too large"):
         diff_checkpoints(a, b)
 

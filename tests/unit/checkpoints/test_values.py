@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from ckpt_tui.checkpoints import elements
+from ckpt_tui.checkpoints.distance import compare_tensors
 from ckpt_tui.checkpoints.model import DTYPE_SIZES
-from ckpt_tui.checkpoints.values import compare_tensors, count_nonfinite, tensor_statistics
+from ckpt_tui.checkpoints.values import count_nonfinite, tensor_statistics
 from ckpt_tui.errors import Cancelled, CkptError
 from tests.builders.raw_tensors import raw_checkpoint
 

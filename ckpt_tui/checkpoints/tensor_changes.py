@@ -1,0 +1,294 @@
+"""The change of every tensor of two checkpoints, by name, shape, dtype and value.
+
+Values are compared on two or more cores at once, each with a few megabytes of its own, whatever the files' size.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from ckpt_tui.checkpoints.matching import Matching, Pair, view_of
+from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
+from ckpt_tui.errors import Cancelled, CkptError
+
+_MAX_THREADS = 4  # a training may be running on the same machine
+_ALONE_BYTES = 4 << 20  # less than this is not worth a second thread
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """One tensor in a, in b or in both. name: its dotted path in a, or in b where only b has it.
+
+    change: added (only in b), removed (only in a), shape, dtype, value, same; `unknown` when values were not compared
+    (not asked for, or cannot be: reason says why). relative_l2: |b - a| / |a| (inf when only a is all zero);
+    max_abs: largest |b - a|; cosine: of a and b as vectors. All over pairs where both are finite; num_nonfinite counts
+    the other pairs. None where there is nothing to compute. size_bytes: logical bytes, the larger of the two.
+    norm_a, norm_change: |a| and |b - a| where the values were compared.
+    part: its role (model, optimizer ...), "" where that is not known. key: its name inside that part, without a
+    wrapper's prefix. name_b: its path in b. parameter: whose moment it is, where an optimizer's parameters have names.
+    is_tied: one side has it only under the name of a tensor that it shares its bytes with. is_in_absent_part: the other
+    side has nothing of that part.
+    """
+
+    name: str
+    change: str
+    shape_a: tuple[int, ...] | None
+    shape_b: tuple[int, ...] | None
+    dtype_a: str | None
+    dtype_b: str | None
+    relative_l2: float | None = None
+    max_abs: float | None = None
+    cosine: float | None = None
+    size_bytes: int = 0
+    num_nonfinite: int = 0
+    reason: str = ""
+    norm_a: float | None = None
+    norm_change: float | None = None
+    part: str = ""
+    key: str = ""
+    name_b: str = ""
+    parameter: str = ""
+    is_tied: bool = False
+    is_in_absent_part: bool = False
+
+
+def compare_pairs(
+    a: Checkpoint,
+    b: Checkpoint,
+    matching: Matching,
+    *,
+    with_values: bool,
+    on_bytes: Callable[[int], None],
+    is_cancelled: Callable[[], bool] | None = None,
+) -> list[TensorChange]:
+    """One change for each pair, in their order. on_bytes: called from several threads, one at a time."""
+    lock = threading.Lock()
+
+    def advance(num_bytes: int) -> None:
+        with lock:
+            on_bytes(num_bytes)
+
+    # Tied tensors are compared once.
+    unique: dict[tuple[object, ...], Pair] = {}
+    for pair in matching.pairs:
+        if pair.a is not None and pair.b is not None:
+            unique.setdefault((view_of(pair.a), view_of(pair.b)), pair)
+    found: dict[tuple[object, ...], TensorChange] = {}
+
+    def compare(views: tuple[object, ...], stop: Callable[[], bool]) -> None:
+        pair = unique[views]
+        assert pair.a is not None
+        assert pair.b is not None
+        found[views] = _compare(a, pair.a, b, pair.b, with_values, advance, stop)
+
+    _work_through(unique, compare, sum(p.a.size_bytes for p in unique.values() if p.a) * with_values, is_cancelled)
+    changes: list[TensorChange] = []
+    absent = matching.roles_a ^ matching.roles_b
+    for pair in matching.pairs:
+        if pair.a is not None and pair.b is not None:
+            changes.append(_of_pair(found[view_of(pair.a), view_of(pair.b)], pair))
+        else:
+            changes.append(_only_one(pair, pair.role in absent))
+    _sum_up_components(matching.pairs, changes)
+    if with_values:
+        _add_norms(a, matching, changes, advance, is_cancelled)
+    return changes
+
+
+def _work_through(
+    jobs: Iterable[tuple[object, ...]],
+    work: Callable[[tuple[object, ...], Callable[[], bool]], None],
+    num_bytes: int,
+    is_cancelled: Callable[[], bool] | None,
+) -> None:
+    """Do all jobs, this thread and others taking the next one in turn. The first error ends all."""
+    waiting = iter(jobs)
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    def stop() -> bool:
+        return bool(errors) or (is_cancelled is not None and is_cancelled())
+
+    def take() -> None:
+        while not stop():
+            with lock:
+                job = next(waiting, None)
+            if job is None:
+                return
+            try:
+                work(job, stop)
+            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
+                errors.append(error)
+                return
+
+    num_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0))) if num_bytes >= _ALONE_BYTES else 1
+    others = [threading.Thread(target=take, name=f"diff-{n}", daemon=True) for n in range(1, num_threads)]
+    for thread in others:
+        thread.start()
+    try:
+        take()
+    except BaseException as error:  # Ctrl-C: the others must end before this thread does
+        errors.append(error)
+        raise
+    finally:
+        for thread in others:
+            thread.join()
+    if is_cancelled is not None and is_cancelled():
+        raise Cancelled
+    if errors:
+        raise errors[0]
+
+
+def _compare(
+    a: Checkpoint,
+    tensor_a: TensorInfo,
+    b: Checkpoint,
+    tensor_b: TensorInfo,
+    with_values: bool,
+    on_bytes: Callable[[int], None],
+    is_cancelled: Callable[[], bool],
+) -> TensorChange:
+    def change(kind: str, reason: str = "") -> TensorChange:
+        return TensorChange(
+            "", kind, tensor_a.shape, tensor_b.shape, tensor_a.dtype, tensor_b.dtype, reason=reason,
+            size_bytes=max(tensor_a.size_bytes, tensor_b.size_bytes),
+        )  # fmt: skip
+
+    if tensor_a.shape != tensor_b.shape:
+        return change("shape")
+    dtype_differs = tensor_a.dtype != tensor_b.dtype
+    if not dtype_differs and _same_by_checksum(a, tensor_a, b, tensor_b):
+        return replace(change("same"), relative_l2=0.0, max_abs=0.0)
+    if not with_values:
+        return change("dtype") if dtype_differs else change("unknown", "values were not compared")
+    from ckpt_tui.checkpoints.distance import compare_tensors
+
+    try:
+        found = compare_tensors((a, tensor_a), (b, tensor_b), on_bytes=on_bytes, is_cancelled=is_cancelled)
+    except CkptError as error:
+        return change("dtype" if dtype_differs else "unknown", error.message or error.title)
+    return replace(
+        change("dtype" if dtype_differs else "same" if found.is_equal else "value"),
+        relative_l2=found.relative_l2,
+        max_abs=found.max_abs,
+        cosine=found.cosine,
+        num_nonfinite=found.num_nonfinite,
+        norm_a=found.norm_a,
+        norm_change=found.norm_change,
+    )
+
+
+def _of_pair(change: TensorChange, pair: Pair) -> TensorChange:
+    """The change of two views under the names of one of the pairs that show them."""
+    assert pair.a is not None
+    assert pair.b is not None
+    return replace(
+        change,
+        name=_display_name(pair.a),
+        name_b=_display_name(pair.b),
+        part=pair.role,
+        key=pair.name,
+        parameter=pair.parameter,
+        is_tied=pair.is_tied,
+    )
+
+
+def _only_one(pair: Pair, is_in_absent_part: bool) -> TensorChange:
+    only = pair.a or pair.b
+    assert only is not None
+    return TensorChange(
+        _display_name(only),
+        "added" if pair.a is None else "removed",
+        pair.a.shape if pair.a else None,
+        pair.b.shape if pair.b else None,
+        pair.a.dtype if pair.a else None,
+        pair.b.dtype if pair.b else None,
+        size_bytes=only.size_bytes,
+        part=pair.role,
+        key=pair.name,
+        name_b="" if pair.b is None else _display_name(pair.b),
+        parameter=pair.parameter,
+        is_in_absent_part=is_in_absent_part,
+    )
+
+
+def _display_name(tensor: TensorInfo) -> str:
+    return f"{tensor.file}:{tensor.name}" if tensor.file else tensor.name
+
+
+def _sum_up_components(pairs: tuple[Pair, ...], changes: list[TensorChange]) -> None:
+    """A tensor that is made of others (sparse, nested) has changed when one of them has."""
+    whole: int | None = None
+    for place, pair in enumerate(pairs):
+        of_a = pair.a or pair.b
+        assert of_a is not None
+        if not of_a.is_component:
+            is_made_of_others = not of_a.storage and of_a.layout != "strided" and not isinstance(of_a, ShardedTensor)
+            whole = place if is_made_of_others and pair.a is not None and pair.b is not None else None
+            if whole is not None and changes[whole].change == "unknown" and _layouts_agree(pair):
+                changes[whole] = replace(changes[whole], change="same", reason="")
+        elif whole is not None and changes[whole].change in ("same", "value"):
+            part, known = changes[place], changes[whole]
+            if part.change == "unknown":
+                changes[whole] = replace(known, change="unknown", reason=part.reason)
+            elif part.change != "same":
+                word = part.name.rpartition(".")[2]
+                reason = f"{known.reason}, {word}" if known.reason else f"its {word}"
+                changes[whole] = replace(known, change="value", reason=reason)
+
+
+def _layouts_agree(pair: Pair) -> bool:
+    return pair.a is not None and pair.b is not None and pair.a.layout == pair.b.layout
+
+
+def _add_norms(
+    a: Checkpoint,
+    matching: Matching,
+    changes: list[TensorChange],
+    on_bytes: Callable[[int], None],
+    is_cancelled: Callable[[], bool] | None,
+) -> None:
+    """Weights that were told to be the same by their checksums count in the change of their module: where any weight
+    changed their norms are read."""
+    is_model = [change.part == "model" or not matching.roles_a for change in changes]
+    if not any(wanted and change.norm_change for wanted, change in zip(is_model, changes, strict=True)):
+        return
+    of_view: dict[tuple[object, ...], list[int]] = {}
+    for place, (wanted, change, pair) in enumerate(zip(is_model, changes, matching.pairs, strict=True)):
+        if wanted and change.change == "same" and change.norm_a is None and pair.a is not None and pair.a.storage:
+            of_view.setdefault(view_of(pair.a), []).append(place)
+
+    def measure(view: tuple[object, ...], stop: Callable[[], bool]) -> None:
+        from ckpt_tui.checkpoints.distance import norm_of
+
+        places = of_view[view]
+        tensor = matching.pairs[places[0]].a
+        assert tensor is not None
+        try:
+            norm = norm_of(a, tensor, on_bytes=on_bytes, is_cancelled=stop)
+        except CkptError:
+            return
+        for place in places:
+            changes[place] = replace(changes[place], norm_a=norm, norm_change=0.0)
+
+    _work_through(of_view, measure, sum(changes[places[0]].size_bytes for places in of_view.values()), is_cancelled)
+
+
+def _same_by_checksum(a: Checkpoint, tensor_a: TensorInfo, b: Checkpoint, tensor_b: TensorInfo) -> bool:
+    """Same view of storages whose recorded checksums and sizes agree: nothing needs to be read.
+
+    This trusts the recorded checksum; whether the bytes still match it is what `validate` answers.
+    """
+    if view_of(tensor_a)[1:] != view_of(tensor_b)[1:]:
+        return False
+    if (tensor_a.is_conj, tensor_a.is_neg) != (tensor_b.is_conj, tensor_b.is_neg):
+        return False
+    storage_a, storage_b = a.storages.get(tensor_a.storage), b.storages.get(tensor_b.storage)
+    if storage_a is None or storage_b is None or not storage_a.crc32 or not storage_b.crc32:
+        return False
+    if storage_a.is_big_endian != storage_b.is_big_endian:
+        return False
+    return storage_a.size_bytes == storage_b.size_bytes and storage_a.crc32 == storage_b.crc32
