@@ -50,6 +50,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("restore", "put valid backups in place of damaged files", "Acts"),
     Command("rollback", "make an earlier checkpoint the one a resume starts from", "Acts"),
     Command("undo", "take the last restore or rollback back", "Acts"),
+    Command("salvage", "get back what is whole in a damaged checkpoint", "Acts"),
     Command("resume", "relaunch the training from a checkpoint, detached", "Acts"),
     Command("stop", "ask a running training to save and end", "Acts"),
 )

@@ -48,11 +48,12 @@ class ZipEntry:
 
 
 class ZipIndex:
-    """Every record in the order of the central directory, duplicates included."""
+    """Every record in the order of the central directory, duplicates included. start: where that directory begins."""
 
-    __slots__ = ("entries", "findings")
+    __slots__ = ("entries", "findings", "start")
 
     def __init__(self) -> None:
+        self.start = 0
         self.entries: list[ZipEntry] = []
         self.findings: list[Finding] = []
 
@@ -76,6 +77,7 @@ def read_zip_index(
     directory = read_exactly(descriptor, size, base + start, path)
     _parse(directory, num_entries, path, index)
     _locate(descriptor, start, path, index, base)
+    index.start = base + start
     return index
 
 
@@ -91,7 +93,8 @@ def _find_directory(
             "Damaged checkpoint",
             f"{path} is cut short: its zip central directory is missing, which is written last. "
             f"{count(file_bytes)} bytes are there; the save or the copy did not finish",
-            _USE_BACKUP,
+            "Use a backup (`ckpt-tui list` on its directory shows which are valid), or get back what is whole: "
+            f"ckpt-tui salvage {path} -o OUT",
         )
     _, _, _, _, num_entries, size, start, comment = _END.unpack_from(tail, at)
     end = tail_start + at

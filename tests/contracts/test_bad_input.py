@@ -22,6 +22,7 @@ ON_A_FILE = {
     "inspect": ["{path}"],
     "validate": ["{path}"],
     "diff": ["{path}", "{path}"],
+    "salvage": ["{path}", "-o", "{path}.saved"],
 }
 ON_A_RUN = {
     "watch": ["{path}", "--plain", "--once"],
@@ -122,6 +123,10 @@ def test_a_bad_path_is_exit_2_with_what_where_and_what_to_do(
         assert verdict in ("unreadable", "not-a-checkpoint", "damaged", "incomplete")
         assert code == (1 if verdict in ("damaged", "incomplete") else 2)
         assert envelope["data"]["results"][0]["findings"] or envelope["errors"]
+    elif command == "salvage" and code == 1:
+        # It was a checkpoint, and nothing of it is left: that is an answer.
+        assert make in (_empty_file, _truncated_zip, _foreign_zip)
+        assert envelope["data"]["done"] is False
     elif command == "inspect" and make is _truncated_zip and code == 0:
         assert envelope["data"]["findings"]
     else:

@@ -46,6 +46,7 @@ def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:
         ("inspect nowhere.pt", set()),
         ("validate --help", set()),
         ("diff --help", set()),
+        ("salvage --help", set()),
         ("list --help", {"msgspec", "psutil"}),
         ("status --help", {"msgspec", "psutil"}),
         ("tail --help", {"msgspec", "psutil"}),

@@ -1,0 +1,344 @@
+"""What can be got back from a damaged checkpoint: which storages are there as they were written, and why others not.
+
+A storage counts as whole when all of its bytes are in the file and match their checksum. In a file that records
+checksums, one that has lost its own is lost with it: nothing that is given back was guessed. In a format without
+checksums nothing vouches for the bytes, and that is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckpt_tui.checkpoints.byte_pass import Region, RegionResult, read_once
+from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, TensorInfo
+from ckpt_tui.checkpoints.opening import RegularFile
+from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
+from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.text import count, safe_text, size
+
+_ZIP_FORMATS = ("torch-zip", "torchscript")
+_USE_BACKUP = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the bytes of a whole storage lie: `stored_bytes` at `offset` of the file at `path`.
+
+    crc32: of the elements, as they were just read. is_vouched: a checksum in the file says the same.
+    """
+
+    path: str
+    offset: int
+    size_bytes: int
+    stored_bytes: int
+    crc32: int
+    is_vouched: bool
+    is_deflated: bool = False
+    is_big_endian: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LostTensor:
+    """A tensor that is not got back. shape and dtype: None and "" where nothing tells them any more."""
+
+    name: str
+    file: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    size_bytes: int | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Examined:
+    """A damaged checkpoint, and what of it is whole. `sources` and `lost_storages` are by storage key.
+
+    is_damaged: False when nothing at all is wrong with it. missing: tensors that an index names and no file holds.
+    """
+
+    checkpoint: Checkpoint
+    sources: dict[str, Source] = field(default_factory=dict)
+    lost_storages: dict[str, str] = field(default_factory=dict)
+    missing: list[LostTensor] = field(default_factory=list)
+    has_names: bool = True
+    has_checksums: bool = False
+    is_damaged: bool = False
+    bytes_read: int = 0
+
+    def lost_reason(self, tensor: TensorInfo) -> str:
+        """Why a tensor that lies on a storage cannot be got back; "" when it can."""
+        if not tensor.storage or tensor.device == "meta":
+            return ""
+        reason = self.lost_storages.get(tensor.storage)
+        if reason is not None:
+            return reason
+        source = self.sources.get(tensor.storage)
+        if source is None:
+            return f"{tensor.storage} was not found"
+        needed = bytes_needed(tensor)
+        if needed is None:
+            return "its shape, strides and offset do not go together"
+        if needed > source.size_bytes:
+            return f"it needs {count(needed)} bytes, {tensor.storage} has {count(source.size_bytes)}"
+        return ""
+
+
+def bytes_needed(tensor: TensorInfo) -> int | None:
+    """Bytes of the storage up to the last element that a tensor shows; None when its numbers make no sense."""
+    from ckpt_tui.checkpoints.model import DTYPE_SIZES
+
+    if len(tensor.shape) != len(tensor.stride) or min((*tensor.shape, *tensor.stride, tensor.offset)) < 0:
+        return None
+    item = DTYPE_SIZES.get(tensor.dtype)
+    if item is None:
+        return None
+    if not tensor.num_elements:
+        return 0
+    return (tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) + 1) * item
+
+
+def examine(
+    path: str,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Examined:
+    """Look at everything in the checkpoint at `path`, a file or a directory, and read all of its bytes once.
+
+    Raises CkptError when there is nothing to get back from it, and Cancelled.
+    """
+    try:
+        if "\0" not in path and Path(path).is_dir():
+            examined = _open_directory(path, limits, is_cancelled)
+        else:
+            examined = _open_file(path, limits, is_cancelled)
+        _verify(examined, on_bytes, is_cancelled)
+    except OSError as error:
+        raise from_os_error(error, safe_text(path, 1000)) from error
+    return examined
+
+
+# --- opening
+
+
+def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
+    from ckpt_tui.checkpoints.registry import open_file
+
+    problem: CkptError | None = None
+    try:
+        checkpoint = open_file(path, limits)
+        if checkpoint.format not in _ZIP_FORMATS:
+            return _of_reader(checkpoint)
+    except CkptError as error:
+        if error.title in ("Not found", "No permission", "Cannot read", "A directory", "Not a directory"):
+            raise
+        problem = error
+    with RegularFile(path) as file:
+        try:
+            broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled)
+        except CkptError as error:
+            raise (problem or error) from None
+    return _of_zip(broken, problem)
+
+
+def _of_reader(checkpoint: Checkpoint) -> Examined:
+    is_damaged = any(finding.severity == Severity.ERROR for finding in checkpoint.findings)
+    return Examined(checkpoint, is_damaged=is_damaged)
+
+
+def _of_zip(broken: BrokenZip, problem: CkptError | None) -> Examined:
+    is_damaged = problem is not None or broken.is_walked or not broken.has_names
+    examined = Examined(broken.checkpoint, has_names=broken.has_names, has_checksums=broken.has_checksums)
+    examined.lost_storages.update(broken.lost)
+    is_damaged |= any(finding.severity == Severity.ERROR for finding in broken.checkpoint.findings)
+    examined.is_damaged = is_damaged or bool(broken.lost)
+    return examined
+
+
+def _open_directory(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
+    """All files that can be read; one that cannot is examined by itself, and what is whole of it joins the others."""
+    from ckpt_tui.checkpoints.readers.directory import Parts
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+
+    checkpoint = open_checkpoint(path, limits)
+    examined = _of_reader(checkpoint)
+    listing = Listing(path)
+    damaged = [f.where for f in checkpoint.findings if f.code == "unreadable-part" and f.where in listing.files]
+    if damaged and isinstance(checkpoint.state, dict):
+        parts = Parts(listing, checkpoint.format, limits)
+        parts.checkpoint, parts.state = checkpoint, checkpoint.state
+        for file in damaged:
+            try:
+                found = _open_file(listing.path_of(file), limits, is_cancelled)
+            except CkptError:
+                continue  # that it cannot be read has been said
+            if found.has_names:
+                parts.take(file, found.checkpoint)
+                examined.lost_storages.update({f"{file}:{key}": why for key, why in found.lost_storages.items()})
+    examined.missing = _not_in_any_shard(checkpoint, listing)
+    return examined
+
+
+def _not_in_any_shard(checkpoint: Checkpoint, listing: Listing) -> list[LostTensor]:
+    """Tensors that an index of shards names, and no shard holds."""
+    held = {tensor.name for tensor in checkpoint.tensors}
+    missing: list[LostTensor] = []
+    for file in listing.files:
+        if "/" in file or ".index." not in file or not file.endswith(".json"):
+            continue
+        try:
+            index = listing.read_json(file)
+        except (CkptError, OSError):
+            continue
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if isinstance(weight_map, dict):
+            for name, shard in weight_map.items():
+                if name not in held:
+                    held.add(name)
+                    shown = safe_text(shard)
+                    reason = f"its shard {shown} " + ("does not hold it" if shard in listing.files else "is missing")
+                    missing.append(LostTensor(str(name), str(shard), None, "", None, reason))
+    return missing
+
+
+# --- reading every byte once
+
+
+def _verify(
+    examined: Examined, on_bytes: Callable[[int], None] | None, is_cancelled: Callable[[], bool] | None
+) -> None:
+    checkpoint = examined.checkpoint
+    by_file: dict[str, list[Storage]] = {}
+    for storage in checkpoint.storages.values():
+        if storage.key in examined.lost_storages:
+            continue
+        if storage.offset is None:
+            examined.lost_storages[storage.key] = f"the bytes of {storage.key} are not there"
+        else:
+            by_file.setdefault(storage.file, []).append(storage)
+    if "" not in by_file and not Path(checkpoint.path).is_dir():
+        by_file[""] = []
+    for file, storages in by_file.items():
+        if file and not is_inside(file):
+            examined.lost_storages.update(dict.fromkeys((s.key for s in storages), "it lies outside of the checkpoint"))
+            continue
+        path = os.path.join(checkpoint.path, *file.split("/")) if file else checkpoint.path
+        _verify_file(examined, path, storages, on_bytes, is_cancelled)
+    _keep_empty(examined)
+    examined.is_damaged |= bool(examined.lost_storages) or bool(examined.missing)
+
+
+def _keep_empty(examined: Examined) -> None:
+    """A tensor without elements has lost nothing, wherever its storage is."""
+    if not examined.has_names:
+        return
+    needed: dict[str, int] = {}
+    for tensor in examined.checkpoint.tensors:
+        if tensor.storage in examined.lost_storages:
+            needed[tensor.storage] = needed.get(tensor.storage, 0) + tensor.num_elements
+    for key, num_elements in needed.items():
+        if not num_elements:
+            del examined.lost_storages[key]
+            examined.sources[key] = Source(examined.checkpoint.path, 0, 0, 0, 0, is_vouched=True)
+
+
+def _verify_file(
+    examined: Examined,
+    path: str,
+    storages: list[Storage],
+    on_bytes: Callable[[int], None] | None,
+    is_cancelled: Callable[[], bool] | None,
+) -> None:
+    lost = examined.lost_storages
+    with RegularFile(path) as file:
+        regions, others = [], _other_records(path, storages)
+        of_region: dict[int, Storage | None] = {}
+        for storage in storages:
+            assert storage.offset is not None
+            stored = storage.size_bytes if storage.deflated_bytes is None else storage.deflated_bytes
+            if storage.offset + stored > file.file_bytes:
+                gone = size(storage.offset + stored - file.file_bytes)
+                lost[storage.key] = f"the file ends {gone} before {storage.key} does"
+                continue
+            region = Region(
+                storage.key, storage.offset, storage.size_bytes, storage.crc32, stored_bytes=storage.deflated_bytes
+            )
+            of_region[id(region)] = storage
+            regions.append(region)
+        result = read_once(
+            file.descriptor, file.file_bytes, [*regions, *others], on_bytes=on_bytes, is_cancelled=is_cancelled
+        )
+    examined.bytes_read += result.bytes_read
+    examined.has_checksums |= any(region.crc32 for region in (*regions, *others))
+    bad: list[Region] = []
+    for outcome in result.regions:
+        found = of_region.get(id(outcome.region))
+        if found is None:
+            if outcome.checksum_differs or outcome.missing_bytes or outcome.problem:
+                bad.append(outcome.region)
+            continue
+        reason = _why_lost(found, outcome, examined.has_checksums)
+        if reason:
+            lost[found.key] = reason
+            continue
+        assert found.offset is not None
+        examined.sources[found.key] = Source(
+            path, found.offset, found.size_bytes,
+            found.size_bytes if found.deflated_bytes is None else found.deflated_bytes,
+            outcome.crc32, bool(found.crc32), found.deflated_bytes is not None, found.is_big_endian,
+        )  # fmt: skip
+    for region in bad:
+        _judge_bad_record(examined, region)
+
+
+def _why_lost(storage: Storage, outcome: RegionResult, has_checksums: bool) -> str:
+    key = storage.key
+    if not outcome.is_read:
+        return f"{key} overlaps others so often that it was not read"
+    if outcome.missing_bytes:
+        return f"the file ends {size(outcome.missing_bytes)} before {key} does"
+    if outcome.problem:
+        return f"{key} {outcome.problem}"
+    if outcome.checksum_differs and storage.crc32:
+        return f"{key} is not what was written: its checksum differs"
+    if has_checksums and not storage.crc32 and outcome.crc32 and storage.size_bytes:
+        return f"{key} has no checksum, and everything else in the file has one"
+    return ""
+
+
+def _other_records(path: str, storages: list[Storage]) -> list[Region]:
+    """Records of an archive that are not just one storage: what describes it, or holds a storage and a header."""
+    from ckpt_tui.checkpoints.archive import read_archive
+
+    try:
+        archive = read_archive(path)
+    except CkptError:
+        return []
+    if archive is None:
+        return []
+    taken = {(storage.offset, storage.size_bytes) for storage in storages}
+    return [
+        Region(r.name, r.offset, r.size_bytes, r.crc32 or None, stored_bytes=None if r.is_stored else r.stored_bytes)
+        for r in archive.records
+        if (r.offset, r.size_bytes) not in taken
+    ]
+
+
+def _judge_bad_record(examined: Examined, region: Region) -> None:
+    """A damaged record that is no storage: the storages inside it are lost; one that describes others is said."""
+    name = safe_text(region.name)
+    end = region.offset + (region.size_bytes if region.stored_bytes is None else region.stored_bytes)
+    inside = [key for key, source in examined.sources.items() if region.offset <= source.offset < end]
+    for key in inside:
+        del examined.sources[key]
+        examined.lost_storages[key] = f"{name} is not what was written: its checksum differs"
+    examined.is_damaged = True
+    note = Finding("checksum", Severity.ERROR, name, "its checksum differs", _USE_BACKUP, "integrity")
+    if not any(finding.where == name for finding in examined.checkpoint.findings):
+        examined.checkpoint.findings.append(note)
