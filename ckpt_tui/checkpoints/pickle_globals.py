@@ -94,8 +94,8 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("a container", "collections", "OrderedDict defaultdict deque Counter"),
     ("a plain value", "builtins", "set frozenset slice range complex bytearray bytes list dict tuple int float bool "
      "str object"),
-    ("a plain value", "__builtin__", "set frozenset slice xrange complex bytearray list dict tuple int long float "
-     "bool str unicode object"),
+    ("a plain value", "__builtin__", "set frozenset slice xrange complex bytearray bytes list dict tuple int long "
+     "float bool str unicode object"),
     ("text turned into bytes", "_codecs", "encode"),
     ("builds a plain object", "copyreg", "_reconstructor __newobj__ __newobj_ex__"),
     ("builds a plain object", "copy_reg", "_reconstructor __newobj__ __newobj_ex__"),
@@ -110,6 +110,9 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("a numpy value", "numpy", "dtype ndarray float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 "
      "uint8 bool_ bool"),
     ("a numpy value", "numpy.core.multiarray", "_reconstruct scalar"),
+    ("a dtype for numpy", "ml_dtypes", "bfloat16 float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn "
+     "float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn float6_e2m3fn float6_e3m2fn int2 int4 "
+     "uint2 uint4"),
     ("a numpy value", "numpy._core.multiarray", "_reconstruct scalar"),
     ("a numpy value", "numpy.core.numeric", "_frombuffer"),
     ("a numpy value", "numpy._core.numeric", "_frombuffer"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from codecs import escape_decode
 from collections.abc import Callable
-from itertools import repeat
+from itertools import islice, repeat
 from struct import Struct
 from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, Storage, TensorRef, Verdict
+from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, TensorRef, Verdict
+from ckpt_tui.checkpoints.pickle_arrays import ARRAY, FROM_BUFFER, OPENER, InPlace
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
 from ckpt_tui.checkpoints.pickle_source import MAX_KEPT_BYTES, DistantBytes, PickleSource, Window
@@ -34,6 +35,8 @@ _MAX_TUPLE_KEYS = (
     2_000  # of one pickle; tuples can be made to share one hash, which is not seeded, and no file has many
 )
 _HIGHEST_PROTOCOL = 5
+_MAX_ARRAY_MEMO = 64  # entries back to where an array was memoised before its state was read
+_MAX_TEXT_BYTES = 1 << 20  # a longer one stays in the file, where arrays are asked for: protocols 0 to 2 write them so
 
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
 
@@ -55,10 +58,10 @@ class DecodedPickle:
 
     num_malformed: tensors that no torch could build, because of their shape; they are opaque objects in `root`.
     odd_keys: what stood as the key of a dict where `root` has a text for it, by that text.
-    storages: the bytes of arrays and tensors that lie in the pickle itself, by their key; only of `decode_stream`.
+    storages, findings: of arrays and tensors whose bytes lie in the pickle itself; only when those are asked for.
     """
 
-    __slots__ = ("end", "globals", "num_malformed", "odd_keys", "root", "storages")
+    __slots__ = ("end", "findings", "globals", "num_malformed", "odd_keys", "root", "storages")
 
     def __init__(self, root: object, machine: _Machine, record: str) -> None:
         self.root = root
@@ -66,7 +69,9 @@ class DecodedPickle:
         self.end = machine.base + machine.position
         self.num_malformed = machine.num_malformed
         self.odd_keys = machine.odd_keys
-        self.storages = machine.storages
+        in_place = machine.in_place
+        self.storages = in_place.storages if in_place is not None else {}
+        self.findings = in_place.findings if in_place is not None else []
 
 
 def decode_pickle(data: bytes, record: str, limits: ReadLimits = DEFAULT_LIMITS, start: int = 0) -> DecodedPickle:
@@ -80,14 +85,19 @@ def decode_stream(
     record: str,
     limits: ReadLimits = DEFAULT_LIMITS,
     resolve: Callable[[object], object] = resolve_persistent_id,
+    *,
+    takes_arrays: bool = False,
 ) -> DecodedPickle:
     """Interpret the pickle at `start` of a file, reading as far as it goes; long bytes values stay where they lie.
 
-    resolve: what a persistent id stands for. Raises as `decode_pickle` does; OSError as it comes.
+    resolve: what a persistent id stands for. takes_arrays: arrays and tensors whose bytes lie in the pickle become
+    tensors. Raises as `decode_pickle` does; OSError as it comes.
     """
     machine = _Machine(b"", 0, limits, resolve)
     machine.window = Window(source, start, limits.max_pickle_bytes)
     machine.base = machine.start = start
+    if takes_arrays:
+        machine.in_place = InPlace(source, record, limits)
     return _decoded(machine, record)
 
 
@@ -104,7 +114,7 @@ def _decoded(machine: _Machine, record: str) -> DecodedPickle:
 class UnsoundPickleError(CkptError):
     """A pickle that ends in nonsense. `globals`: what it names before that, which loading it would have reached.
 
-    is_cut: it is sound as far as it goes, and its end is missing.
+    is_cut: it is sound as far as it goes, and its end is missing. position: how far that is, about.
     """
 
     def __init__(self, record: str, machine: _Machine, reason: str) -> None:
@@ -116,14 +126,26 @@ class UnsoundPickleError(CkptError):
         super().__init__("Damaged checkpoint", message, _HINT)
         self.globals = names
         self.is_cut = machine.is_cut
+        self.position = position
 
 
 def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
     found = []
+    in_place = machine.in_place
     for (module, name), global_name in machine.names.items():
         verdict, reason = judge(module, name)
+        if (
+            in_place is not None
+            and global_name.type_name == OPENER
+            and in_place.num_opened
+            and not in_place.has_unopened
+        ):
+            verdict, reason = (
+                Verdict.KNOWN,
+                "opens torch files that lie in the pickle; they were decoded and judged too",
+            )
         found.append(GlobalRef(global_name.type_name, verdict, reason, record))
-    return found
+    return found if in_place is None else found + in_place.globals
 
 
 class _Machine:
@@ -144,8 +166,7 @@ class _Machine:
         self.base = 0  # where `data` begins in the source
         self.start = 0  # ... and the pickle, for messages
         self.is_cut = False
-        self.storages: dict[str, Storage] = {}
-        self.places: dict[int, tuple[object, int]] = {}  # where in the source a bytes value lies, by its id
+        self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
         self.names: dict[tuple[str, str], GlobalName] = {}
         self.copied = 0
         self.odd_keys: dict[str, object] = {}
@@ -276,7 +297,8 @@ class _Machine:
                         push(names.get((module, name)) or self.name(module, name))
                     elif code == 0x62:  # BUILD
                         state = stack.pop()
-                        _build(stack[-1], state)
+                        if self.in_place is None or not self.build_array(stack, state, memo):
+                            _build(stack[-1], state)
                     elif code == 0x81:  # NEWOBJ
                         arguments = stack.pop()
                         stack[-1] = self.call(stack[-1], arguments)
@@ -307,6 +329,10 @@ class _Machine:
                 needed = self.lacking(problem, code, size - position)
                 if not needed:
                     raise
+                if code == 0x58 and needed > _MAX_TEXT_BYTES and (text := self.distant_text(position + 4, needed - 5)):
+                    push(text)
+                    position += needed - 1
+                    continue
                 data = self.more(position - 1, needed)
                 position, size = 0, len(data)
                 num_opcodes -= _CHECK_EVERY
@@ -325,6 +351,14 @@ class _Machine:
                 left = self.window.source.end - self.base - self.position
                 return min(2 * available + _CHECK_EVERY, left) + 1 if left > available else available + 2
         return 0
+
+    def distant_text(self, position: int, num_bytes: int) -> DistantBytes | None:
+        """A text that is left where it lies; None when it is not there as a whole, or is needed."""
+        if self.in_place is None or self.base + position + num_bytes > self.in_place.source.end:
+            return None
+        text = DistantBytes(self.in_place.source, self.base + position, num_bytes)
+        text.type_name = "builtins.str"
+        return text
 
     def more(self, position: int, needed: int) -> bytes:
         """What follows in the source from `position` on: at least `needed` bytes."""
@@ -367,8 +401,14 @@ class _Machine:
                 self.num_malformed += 1
                 return OpaqueObject(function.type_name, arguments)
             except (TypeError, ValueError, UnicodeError, struct_error):
+                if self.in_place is not None:
+                    # The one builder that calls what it is given: an opener that it calls was not looked into.
+                    self.in_place.has_unopened |= any(getattr(a, "type_name", "") == OPENER for a in arguments)
                 return OpaqueObject(function.type_name, arguments)
         name = function.type_name
+        if self.in_place is not None and (name == OPENER or name in FROM_BUFFER):
+            made = self.in_place.call(name, arguments)
+            return OpaqueObject(name, arguments) if made is None else made
         if name in _NEW_OBJECT and arguments:
             if name.endswith("_reconstructor"):
                 return self.reconstruct(arguments)
@@ -378,6 +418,20 @@ class _Machine:
         if name in _SETS and len(arguments) == 1 and type(arguments[0]) is list:
             return OpaqueObject(name, items=arguments[0])
         return OpaqueObject(name, arguments)
+
+    def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
+        """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""
+        target = stack[-1]
+        if type(target) is not OpaqueObject or target.type_name != ARRAY or self.in_place is None:
+            return False
+        tensor = self.in_place.array(state)
+        if tensor is None:
+            return False
+        stack[-1] = tensor
+        for key in islice(reversed(memo), _MAX_ARRAY_MEMO):
+            if memo[key] is target:
+                memo[key] = tensor
+        return True
 
     def reconstruct(self, arguments: tuple[object, ...]) -> object:
         """copyreg._reconstructor(class, base, state): how protocols 0 and 1 build an object."""
@@ -482,8 +536,8 @@ class _Machine:
             else:  # str8 is Python 2's str: text where it is, bytes where not
                 value = _old_string(piece) if kind == "str8" else piece
                 push(value)
-                if self.window is not None:
-                    self.places[id(value)] = (value, self.base + begin)
+                if self.in_place is not None:
+                    self.in_place.places[id(value)] = (value, self.base + begin)
         elif code == 0x82 or code == 0x83 or code == 0x84:  # EXT1, EXT2, EXT4
             width = 1 << (code - 0x82)
             piece, position = self.piece(position, width)

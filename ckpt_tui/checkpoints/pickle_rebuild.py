@@ -430,6 +430,7 @@ BUILDERS: dict[str, Callable[..., object]] = {
     "builtins.complex": _complex,
     "__builtin__.dict": _mapping,
     "__builtin__.bytearray": _bytes,
+    "__builtin__.bytes": _bytes,
     "__builtin__.complex": _complex,
     "_codecs.encode": _encode,
     "numpy._core.multiarray.scalar": _numpy_scalar,

@@ -81,9 +81,7 @@ def _not_a_checkpoint(path: str, head: bytes) -> CkptError:
             "Empty file", f"{path} has no bytes: the save never wrote it", "Use a backup, if there is one."
         )
     start = head.lstrip()[:64].lower()
-    if head[:1] == b"\x80" and b"\0" < head[1:2] <= b"\x05":
-        what, hint = "a plain pickle, which is known, but not read yet", "Do not unpickle it unless you made it."
-    elif head.startswith(b"version https://git-lfs"):
+    if head.startswith(b"version https://git-lfs"):
         what, hint = "a Git LFS pointer, not the file itself", "Fetch it: git lfs pull"
     elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
         what, hint = "a web page: a download that failed, saved under this name", "Download it again."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
@@ -23,6 +26,7 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
     "torch-zip": lambda: save_bytes(training_state()),
     "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
     "torch-legacy": lambda: legacy_bytes(training_state()),
+    "pickle": lambda: pickle.dumps({"a": np.arange(6.0), "b": torch.ones(3), "args": argparse.Namespace(lr=0.5)}, 4),
     "torch-tar": lambda: tar_bytes({"a": torch.ones(4, 4), "step": 1, "b": [torch.zeros(3, dtype=torch.int64)]}),
 }
 

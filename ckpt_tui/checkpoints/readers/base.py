@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 # In the order in which they are asked: `inspect` imports them one by one until one knows the file.
-FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy", "torch_tar")
+FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy", "torch_tar", "numpy_files", "pickle")
 DIRECTORY_READERS: tuple[str, ...] = (
     "hf_trainer",
     "accelerate",

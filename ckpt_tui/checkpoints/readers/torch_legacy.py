@@ -60,7 +60,7 @@ class LegacyFile:
     """A legacy file from `start` of a source on. Raises CkptError when its object cannot be decoded.
 
     root: the object; its storages are found under `prefix` and their key. Storages whose bytes are not there, or not
-    to be found, are in `storages` without an offset; one that is cut has the bytes that are left.
+    to be found, are in `storages` without an offset and bytes; one that is cut has the bytes that are left.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class LegacyFile:
             self._find_storages(keys)
         elif keys is not None:
             self._note("odd-storage-keys", Severity.ERROR, "storage keys", "they are no list: no tensor can be found")
-        for key, ref in self._refs.items():
-            self._add(key, None, ref.num_elements * DTYPE_SIZES[ref.dtype])
+        for key in self._refs:
+            self._add(key, None, 0)
         self._add_views()
 
     def _pickle(self, name: str) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tests.builders.zip_files import Record, zip_bytes
 # what it looks like -> (bytes, title, message, hint)
 LOOKS = {
     "empty": (b"", "Empty file", "the save never wrote it", "backup"),
-    "plain pickle": (pickle.dumps({"a": 1}), "Not a checkpoint", "a plain pickle", "Do not unpickle it"),
     "one byte of a pickle": (b"\x80", "Not a checkpoint", "none of the formats", "name the program"),
     "Git LFS pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",

@@ -1,0 +1,209 @@
+"""Plain pickles of every protocol: arrays and tensors are what numpy and torch say, and text is never taken for one."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import pickle
+import sysconfig
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from ckpt_tui.checkpoints.model import Checkpoint
+from ckpt_tui.checkpoints.readers.pickle import READER
+from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.errors import CkptError
+from tests.builders.pickle_routes import payload_routes, text
+from tests.unit.checkpoints.test_torch_legacy_reader import assert_holds, raw_elements
+
+_ARRAY_DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?", "c8", "c16", ">f4", ">i8"]
+
+
+def _open(tmp_path: Path, data: bytes) -> Checkpoint:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data)
+    assert sniff(path) == "pickle"
+    return open_checkpoint(path)
+
+
+def _arrays() -> dict[str, Any]:
+    grid = np.arange(24).reshape(4, 6)
+    arrays: dict[str, Any] = {dtype: grid.astype(dtype) for dtype in _ARRAY_DTYPES}
+    return arrays | {
+        "fortran": np.asfortranarray(grid * 1.5), "scalar": np.array(2.5), "empty": np.zeros((0, 3)),
+        "bfloat16": np.array([1.5, -2.0], ml_dtypes.bfloat16), "large": np.arange(50_000, dtype="f4"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_are_what_numpy_says(tmp_path: Path, protocol: int) -> None:
+    arrays = _arrays()
+    checkpoint = _open(tmp_path, pickle.dumps({"weights": arrays, "step": 4, "tied": arrays["f4"]}, protocol))
+    assert [finding.code for finding in checkpoint.findings] == (["values-as-text"] if protocol < 3 else [])
+    assert checkpoint.safety == "safe"
+    assert checkpoint.progress == {"step": 4}
+    truth = {f"weights.{name}": array for name, array in arrays.items()} | {"tied": arrays["f4"]}
+    ours = {tensor.name: tensor for tensor in checkpoint.tensors}
+    assert list(ours) == list(truth)
+    assert ours["tied"].storage == ours["weights.f4"].storage
+    for name, array in truth.items():
+        mine = ours[name]
+        assert mine.shape == array.shape
+        assert mine.size_bytes == array.nbytes
+        assert mine.dtype == array.dtype.newbyteorder("=").name
+        if array.size:
+            assert [step * array.itemsize for step in mine.stride] == list(array.strides)
+        storage = checkpoint.storages[mine.storage]
+        assert storage.is_big_endian == (array.dtype.byteorder == ">")
+        if protocol < 3:  # bytes are written as latin-1 text there
+            assert storage.offset is None
+        else:
+            native = array.astype(array.dtype.newbyteorder("="), order="C")
+            assert raw_elements(checkpoint, name) == native.tobytes()
+
+
+def _tensors() -> dict[str, Any]:
+    torch.manual_seed(0)
+    grid = torch.arange(60.0).reshape(5, 12)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    return {
+        "model": collections.OrderedDict(a=torch.randn(3, 4), b=torch.arange(5), view=grid[1:3, ::2]),
+        "half": torch.ones(3).half(), "bf16": torch.tensor([1.5]).bfloat16(), "bool": torch.tensor([True, False]),
+        "parameter": parameter, "again": parameter, "large": torch.arange(20_000.0), "step": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_torch_tensors_pickled_plainly(tmp_path: Path, protocol: int) -> None:
+    """torch puts a whole file of its old format into the pickle for each storage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raw = pickle.dumps(_tensors(), protocol)
+    checkpoint = _open(tmp_path, raw)
+    assert checkpoint.progress == {"step": 9}
+    assert checkpoint.safety == "safe", checkpoint.globals
+    if protocol == 2:
+        assert all(storage.offset is None for storage in checkpoint.storages.values())
+        assert [tensor.shape for tensor in checkpoint.tensors][:2] == [(3, 4), (5,)]
+    else:
+        assert checkpoint.findings == []
+        assert_holds(checkpoint, pickle.loads(raw))
+    assert any(ref.where.endswith("object") for ref in checkpoint.globals)  # of the files in it
+
+
+def test_an_opener_of_anything_else_stays_dangerous(tmp_path: Path) -> None:
+    opener = b"\x80\x02ctorch.storage\n_load_from_bytes\n"
+    inner = pickle.dumps({"a": 1})
+    for call in (b"(" + text("x") + b"tR.", b"(C" + bytes([len(inner)]) + inner + b"tR.", b"."):
+        checkpoint = _open(tmp_path, opener + call)
+        assert checkpoint.safety == "dangerous"
+
+
+def test_a_payload_in_a_tensor_of_a_pickle(tmp_path: Path) -> None:
+    from tests.builders.legacy_files import legacy_bytes
+
+    inner = legacy_bytes({"w": torch.ones(2)})
+    at = inner.index(b".", 15) + 1  # behind the protocol version
+    inner = inner[:at] + b"\x80\x02cos\nsystem\n(X\x01\x00\x00\x00xtR0" + inner[at:]
+    raw = b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + len(inner).to_bytes(4, "little") + inner + b"\x85R."
+    checkpoint = _open(tmp_path, raw)
+    assert checkpoint.safety == "dangerous"
+    assert [tensor.name for tensor in checkpoint.tensors] == ["w"]
+    assert [ref.where.rpartition(": ")[2] for ref in checkpoint.globals if ref.name == "os.system"] == ["sys_info"]
+
+
+@pytest.mark.parametrize("route", list(payload_routes(Path())))
+def test_no_route_runs_anything(tmp_path: Path, route: str) -> None:
+    marker = tmp_path / "ran"
+    checkpoint = _open(tmp_path, b"\x80\x04" + payload_routes(marker)[route] + b".")
+    assert checkpoint.safety == "dangerous"
+    assert not marker.exists()
+
+
+def test_a_payload_without_a_header(tmp_path: Path) -> None:
+    assert _open(tmp_path, b"cos\nsystem\n(S'id'\ntR.").safety == "dangerous"
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_settings_and_objects(tmp_path: Path, protocol: int) -> None:
+    state = {"args": argparse.Namespace(lr=0.5, name="x" * 600), "epoch": 3, "ids": {1, 2}, "big": 1 << 70}
+    checkpoint = _open(tmp_path, pickle.dumps(state, protocol))
+    assert checkpoint.hyperparameters == {"lr": 0.5, "name": "x" * 600}
+    assert checkpoint.progress == {"epoch": 3}
+    assert checkpoint.safety == "safe"
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_long_pickle_is_read_in_windows(tmp_path: Path, protocol: int) -> None:
+    state = {f"key {n}": {"x": [n, float(n), "é" * (n % 90)], "y": (None, -n, n << 40)} for n in range(3000)}
+    assert _open(tmp_path, pickle.dumps(state, protocol)).state == state
+
+
+def test_pickles_in_a_row(tmp_path: Path) -> None:
+    pieces = [pickle.dumps(value, 4) for value in ({"a": np.arange(3.0)}, [1], {"b": np.arange(4)})]
+    checkpoint = _open(tmp_path, b"".join(pieces))
+    assert checkpoint.metadata["pickles"] == 3
+    assert [tensor.name for tensor in checkpoint.tensors] == ["0.a", "2.b"]
+    assert raw_elements(checkpoint, "2.b") == np.arange(4).tobytes()
+    cut = _open(tmp_path, b"".join(pieces)[:-5] + b"cos\nsystem\n")
+    assert [finding.code for finding in cut.findings] == ["trailing-pickle"]
+    assert [finding.code for finding in _open(tmp_path, pieces[0] + b"rest").findings] == ["trailing-data"]
+
+
+def test_a_payload_behind_the_first_pickle_is_judged(tmp_path: Path) -> None:
+    assert _open(tmp_path, pickle.dumps({"a": 1}) + b"cos\nsystem\n)R.").safety == "dangerous"
+    assert _open(tmp_path, pickle.dumps({"a": 1}) + b"\x80\x02cos\nsystem\n)R").safety == "dangerous"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_cut_says_so(tmp_path: Path, protocol: int) -> None:
+    whole = pickle.dumps({"a": np.arange(3.0), "b": [1, 2.5, "x", None]}, protocol)
+    path = tmp_path / "x.pkl"
+    for end in range(1, len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(CkptError) as caught:
+            open_checkpoint(path)
+        assert caught.value.title == ("Damaged checkpoint" if end > 2 else "Not a checkpoint")
+
+
+def _texts() -> list[bytes]:
+    library = Path(sysconfig.get_paths()["stdlib"])
+    texts = [path.read_bytes() for path in sorted(library.glob("*.py"))[:150]]
+    texts += [path.read_bytes() for path in sorted(Path().glob("*.md"))]
+    texts += [
+        b"step,loss\n1,2.5\n", b"(1, 2, 3)\n", b"[1, 2]\n", b"[]", b"{}", b"}\n", b"(lp", b"class A:\n  pass\n.", b"c",
+        json.dumps({"a": [1, 2, {"b": None}]}).encode(), json.dumps([1, 2]).encode(), b"count\n1\n2\n.", b"cd x\nls\n.",
+        b"I5\n.", b"Voice\n.", b"N.", b"Name: x\n", b"(see above)\n", b"(555) 123\n", b"\x80\x02\xff\xff", b"\x80text",
+    ]  # fmt: skip
+    return texts
+
+
+def test_text_is_never_taken_for_a_pickle() -> None:
+    claimed = [data[:60] for data in _texts() if READER.sniff(data[:512], len(data)) is not None]
+    assert claimed == []
+
+
+def test_a_large_file_costs_no_memory(tmp_path: Path) -> None:
+    """Arrays stay where they lie: only what stands between them is read."""
+    from ckpt_tui.checkpoints.pickle_machine import decode_stream
+    from ckpt_tui.checkpoints.pickle_source import MemorySource
+
+    class Counted(MemorySource):
+        num_read = 0
+
+        def read(self, offset: int, num_bytes: int) -> bytes:
+            piece = super().read(offset, num_bytes)
+            Counted.num_read += len(piece)
+            return piece
+
+    raw = pickle.dumps({str(n): np.zeros(100_000) for n in range(20)}, 4)
+    decoded = decode_stream(Counted(raw, "x", 0), 0, "x", takes_arrays=True)
+    assert decoded.end == len(raw) > 16_000_000
+    assert Counted.num_read < 200_000
