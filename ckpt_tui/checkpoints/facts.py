@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, TensorInfo, TensorRef
-from ckpt_tui.checkpoints.plain import entries_of, plain_value
+from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.parts import MODEL_KEYS as MODEL_KEYS
+from ckpt_tui.checkpoints.parts import OPTIMIZER_KEYS as OPTIMIZER_KEYS
+from ckpt_tui.checkpoints.parts import find_parts as find_parts
+from ckpt_tui.checkpoints.plain import entries_of as entries_of
+from ckpt_tui.checkpoints.plain import plain_value
+from ckpt_tui.checkpoints.progress import PROGRESS_KEYS as PROGRESS_KEYS
+from ckpt_tui.checkpoints.progress import add_progress, add_progress_of_name
 
 ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "dataloader")
-MODEL_KEYS = ("model", "model_state_dict", "state_dict", "model_state", "module", "net", "weights")
-OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state")
-_ROLE_KEYS = {
-    "model": MODEL_KEYS,
-    "optimizer": OPTIMIZER_KEYS,
-    "scheduler": ("scheduler", "lr_scheduler", "lr_schedulers", "scheduler_state_dict", "lr_scheduler_state_dict"),
-    "scaler": ("scaler", "grad_scaler", "scaler_state_dict", "native_amp_scaling_state"),
-    "ema": ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model"),
-    "rng": ("rng_state", "rng", "rng_states", "random_states", "torch_rng_state"),
-    "dataloader": ("dataloader_state", "dataloader", "sampler", "data_state", "dataloader_state_dict"),
-}
-_STEP_KEYS = ("step", "global_step", "global_steps", "iteration", "iter", "iter_num", "num_timesteps", "current_step")
-_PROGRESS = {
-    "epoch": ("epoch", "current_epoch"),
-    "train_loss": ("train_loss", "loss"),
-    "val_loss": ("val_loss", "valid_loss", "eval_loss", "best_val_loss"),
-    "best_metric": ("best_metric", "best_score"),
-    "checkpoint_type": ("checkpoint_type", "kind"),
-}
-_TIME_KEYS = ("timestamp", "saved_at", "time", "created_at")
-_SETTINGS = ("args", "hyper_parameters", "hparams", "hyperparameters", "config", "cfg", "model_args")
 _VERSIONS = ("pytorch_version", "torch_version", "format_version", "pytorch-lightning_version", "version")
 
 
@@ -34,14 +19,12 @@ def add_facts(checkpoint: Checkpoint) -> None:
     """Fill parts, progress, hyperparameters, has, optimizer and versions; leaves out what it does not find."""
     if not checkpoint.parts:
         checkpoint.parts = find_parts(checkpoint, "")
-    found = {part.role for part in checkpoint.parts}
-    checkpoint.has += [role for role in ROLES if role in found and role not in checkpoint.has]
     for part in checkpoint.parts:
         entries = entries_of(part.value)
         if entries is None:
             continue
         if part.role == "progress":
-            _add_progress(checkpoint, entries)
+            add_progress(checkpoint.progress, entries)
             for key in _VERSIONS:
                 if isinstance(entries.get(key), (str, int)):
                     checkpoint.metadata.setdefault(key, entries[key])
@@ -49,34 +32,19 @@ def add_facts(checkpoint: Checkpoint) -> None:
             plain = plain_value(entries)
             assert isinstance(plain, dict)
             checkpoint.hyperparameters.update({k: v for k, v in plain.items() if k not in checkpoint.hyperparameters})
+    if isinstance(checkpoint.state, dict) and "pytorch-lightning_version" in checkpoint.state:
+        from ckpt_tui.checkpoints.lightning import add_lightning, is_lightning
+
+        if is_lightning(checkpoint.state):
+            checkpoint.format = "lightning" if checkpoint.format.startswith("torch-") else checkpoint.format
+            add_lightning(checkpoint, checkpoint.state)
+    add_progress_of_name(checkpoint.progress, checkpoint.path, checkpoint.format == "accelerate")
+    found = {part.role for part in checkpoint.parts}
+    checkpoint.has += [role for role in ROLES if role in found and role not in checkpoint.has]
     for optimizer in optimizers_of(checkpoint):
         if "param_groups" in optimizer.value:
             checkpoint.optimizer = _optimizer_facts(optimizer.value, checkpoint.hyperparameters)
             break
-
-
-def find_parts(checkpoint: Checkpoint, file: str) -> list[Part]:
-    """The parts of a single file by the names in its state; `file`: its name in a directory, "" when it is alone."""
-    state = entries_of(checkpoint.state)
-    if state is None:
-        return []
-    if checkpoint.format in ("torchscript", "torch-export"):
-        return [Part("model", file, "", state)]  # a module and nothing else, whatever its submodules are called
-    parts = []
-    for role, keys in _ROLE_KEYS.items():
-        for key in keys:
-            value = state.get(key)
-            if _is_part(value) and value not in ({}, [], ()):
-                parts.append(Part(role, file, f"{key}.", value))
-                break
-    is_bare = bool(checkpoint.tensors) and all(part.role != "model" for part in parts)
-    if is_bare and all(isinstance(value, TensorRef) for value in state.values()):
-        parts.insert(0, Part("model", file, "", state))
-    elif is_bare and isinstance(checkpoint.state, OpaqueObject) and "_modules" in state:
-        parts.insert(0, Part("model", file, "", state))  # a whole module, as torch.save(model) writes it
-    parts += [Part("settings", file, f"{key}.", state[key]) for key in _SETTINGS if entries_of(state.get(key))]
-    parts.append(Part("progress", file, "", state))
-    return parts
 
 
 class OptimizerState:
@@ -96,55 +64,29 @@ def optimizers_of(checkpoint: Checkpoint) -> list[OptimizerState]:
         if part.role != "optimizer":
             continue
         where = ": ".join(word for word in (part.file, part.prefix.removesuffix(".")) if word) or "optimizer"
-        if isinstance(part.value, dict):
-            found.append(OptimizerState(where, part.value))
-        elif isinstance(part.value, (list, tuple)):
-            items = [item for item in part.value[:100] if isinstance(item, dict)]
-            found += [OptimizerState(f"{where}.{number}", item) for number, item in enumerate(items)]
+        found += _optimizers_in(part.value, where)
     return found
 
 
-def _is_part(value: object) -> bool:
-    return isinstance(value, (dict, list, tuple, TensorRef, OpaqueObject))
-
-
-def _add_progress(checkpoint: Checkpoint, state: dict[object, object]) -> None:
-    progress = checkpoint.progress
-    inner = state.get("train_state")
-    nested = inner if isinstance(inner, dict) else {}
-    for key in _STEP_KEYS:
-        for place in (state, nested):
-            if "step" not in progress and type(place.get(key)) is int:
-                progress["step"] = place[key]
-    for word, keys in _PROGRESS.items():
-        for key in keys:
-            value = state.get(key, nested.get(key))
-            if word not in progress and type(value) in (int, float, str):
-                progress[word] = value
-    metrics = state.get("val_metrics")
-    if isinstance(metrics, dict):
-        for name, value in list(metrics.items())[:100]:
-            if type(value) in (int, float) and isinstance(name, str):
-                progress.setdefault(name, value)
-    for key in _TIME_KEYS:
-        saved_at = _seconds(state.get(key))
-        if saved_at is not None:
-            progress["saved_at"] = saved_at
-            break
-
-
-def _seconds(value: object) -> float | None:
-    """Unix seconds of a time as trainers store it: a number, or ISO text."""
-    if type(value) in (int, float):
-        return float(value) if 1e8 < value < 1e11 else None  # type: ignore[operator, arg-type]
-    if type(value) is str and 10 <= len(value) <= 40:
-        from datetime import datetime
-
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except (ValueError, OverflowError, OSError):
-            return None
-    return None
+def _optimizers_in(value: object, where: str) -> list[OptimizerState]:
+    """One state dict, a list of them, or a dict of them by name (Composer); Megatron wraps it once more."""
+    if isinstance(value, dict):
+        if "param_groups" not in value:
+            inner = value.get("optimizer")
+            if isinstance(inner, dict) and "param_groups" in inner:
+                return [OptimizerState(f"{where}.optimizer", inner)]
+            named = [(k, v) for k, v in list(value.items())[:100] if isinstance(v, dict) and "param_groups" in v]
+            if named:
+                return [OptimizerState(f"{where}.{key}", item) for key, item in named]
+        return [OptimizerState(where, value)]
+    if isinstance(value, (list, tuple)):
+        return [
+            found
+            for number, item in enumerate(value[:100])
+            if isinstance(item, dict)
+            for found in _optimizers_in(item, f"{where}.{number}")
+        ]
+    return []
 
 
 def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object]) -> dict[str, object]:
@@ -165,21 +107,42 @@ def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object
     moments: dict[str, int] = {}
     for state in states.values() if isinstance(states, dict) else ():
         if isinstance(state, dict):
-            for name in list(state)[:20]:
-                if isinstance(name, str):
+            for name, value in list(state.items())[:20]:
+                if isinstance(name, str) and value is not None:  # SGD without momentum keeps a buffer that is None
                     moments[name] = moments.get(name, 0) + 1
     named = settings.get("optimizer")
-    if isinstance(named, str):
-        facts["type"] = named
-    elif "exp_avg_sq" in moments:
-        decoupled = {group.get("decoupled_weight_decay") for group in kept if isinstance(group, dict)}
-        facts["type"] = "AdamW" if decoupled == {True} else "Adam" if decoupled == {False} else "Adam or AdamW"
-    elif "momentum_buffer" in moments:
-        facts["type"] = "SGD with momentum"
+    kind = named if isinstance(named, str) else _optimizer_kind(moments, kept)
+    for key in ("optim", "opt", "optimizer_name", "optimizer_type"):
+        named = settings.get(key)
+        if kind is None and isinstance(named, str):
+            kind = named
+    if kind is not None:
+        facts["type"] = kind
     facts["groups"] = kept
     facts["num_parameters"] = num_parameters
     facts["state"] = moments
     return facts
+
+
+# What only one optimizer keeps for each parameter. In this order: several keep a momentum besides.
+_KEPT_BY = {
+    "exp_avg_sq_row": "Adafactor", "exp_avg_sq_col": "Adafactor", "mu_product": "NAdam", "exp_inf": "Adamax",
+    "acc_delta": "Adadelta", "square_avg": "RMSprop", "prev": "Rprop", "ax": "ASGD", "state2": "Adam with 8 bits",
+    "momentum_buffer": "SGD with momentum", "sum": "Adagrad", "exp_avg": "Lion",
+}  # fmt: skip
+
+
+def _optimizer_kind(moments: dict[str, int], groups: list[object]) -> str | None:
+    """The optimizer's class by what it keeps, else by the settings of its groups."""
+    settings = [group for group in groups if isinstance(group, dict)]
+    if "exp_avg_sq" in moments and "mu_product" not in moments:
+        decoupled = {group.get("decoupled_weight_decay") for group in settings}
+        return "AdamW" if decoupled == {True} else "Adam" if decoupled == {False} else "Adam or AdamW"
+    for name, kind in _KEPT_BY.items():
+        if name in moments:
+            return kind
+    first = settings[0] if settings else {}
+    return "SGD" if "dampening" in first and "nesterov" in first else None
 
 
 def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
@@ -188,7 +151,9 @@ def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
     parts = [part for part in checkpoint.parts if part.role == "model"]
     if len(parts) == 1 and not parts[0].prefix and not parts[0].file:
         return checkpoint.tensors
-    return [tensor for tensor in checkpoint.tensors if any(part.holds(tensor) for part in parts)]
+    whole = {part.file for part in parts if not part.prefix}  # shards: there can be hundreds
+    others = [part for part in parts if part.prefix]
+    return [t for t in checkpoint.tensors if t.file in whole or any(part.holds(t) for part in others)]
 
 
 def model_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:

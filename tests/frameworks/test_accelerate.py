@@ -83,6 +83,13 @@ def test_the_step_is_that_of_the_registered_object_and_not_of_the_accumulation(r
     assert checkpoint.progress == {"step": 4}
 
 
+def test_the_step_in_the_name_is_said_to_be_from_the_name(saved: Path) -> None:
+    (saved / "custom_checkpoint_0.pkl").unlink()
+    assert open_checkpoint(saved).progress == {}  # checkpoint_0: it counts saves, not steps
+    named = saved.rename(saved.parent / "step_500")
+    assert open_checkpoint(named).progress == {"step": 500, "step_source": "name"}
+
+
 @pytest.mark.parametrize(
     ("file", "meaning"),
     [
