@@ -1,6 +1,10 @@
 """The level `resume`: is everything there that an exact resume needs, and does it agree?
 
-Weights alone have nothing to resume: not applicable. What is missing is named with what that costs.
+It passes when an exact resume is possible, and fails when something is missing that should be there, or contradicts
+something else. Weights alone have nothing to resume: not applicable. An exact resume does not apply either to what its
+writer never keeps (Lightning saves no random number states, most scripts neither those nor a data position): it is
+said that a resume works and what will not repeat, which is no fault of the file. Who keeps one of the two means to
+resume exactly, so that the other one is missed.
 """
 
 from __future__ import annotations
@@ -13,10 +17,10 @@ from pathlib import Path
 
 from ckpt_tui.checkpoints.facts import optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.parts import ROLE_KEYS
 from ckpt_tui.checkpoints.plain import entries_of
 from ckpt_tui.text import count, plural, safe_text
 
-_SCHEDULER_KEYS = ("scheduler", "scheduler_state_dict", "lr_scheduler", "lr_schedulers", "lr_scheduler_state_dict")
 # Moments that have the shape of their parameter in torch's own optimizers.
 _MOMENTS = frozenset(
     {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta",
@@ -29,6 +33,14 @@ _EXPECTED = {
     "rng": ("rng-missing", "no random number states: dropout and shuffling will not repeat what would have come"),
     "dataloader": ("data-position-missing", "no data position: batches will be repeated or left out"),
 }
+# What these never keep, or only when a program sees to it. (A trainer of Hugging Face finds its place by the step.)
+_NEVER_KEPT = {
+    "lightning": ("rng",),
+    "accelerate": ("dataloader",),
+    "deepspeed": ("rng", "dataloader"),
+    "checkpoint-dir": ("rng",),
+}
+_OWN_KEYS = frozenset({"format_version", "checkpoint_type"})  # of the bundled trainer, which keeps everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +56,58 @@ def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Re
     has = set(checkpoint.has)
     if not has & {"optimizer", "scheduler", "scaler", "rng", "dataloader"}:
         return Resumability("not-applicable", ())
-    findings: list[Finding] = []
+    # Readers of directories know which files a resume needs.
+    findings = [f for f in checkpoint.findings if f.level == "resume" and f.severity != Severity.INFO]
+    known = len(findings)
     if "model" not in has:
         findings.append(_missing("model-missing", "no model weights: there is nothing to resume"))
-    if "optimizer" not in has:
-        findings.append(_missing("optimizer-missing", "no optimizer state: its moments start at zero again"))
-    findings += [_missing(*_EXPECTED[part]) for part in ("rng", "dataloader") if part not in has]
-    state = checkpoint.state if isinstance(checkpoint.state, Mapping) else {}
-    if "scheduler" not in has and not any(key in state for key in _SCHEDULER_KEYS):
-        message = "no scheduler state; fine when the learning rate is constant or follows from the step"
-        findings.append(Finding("scheduler-missing", Severity.INFO, "scheduler", message, level="resume"))
+    lacks = [part for part in ("rng", "dataloader") if part not in has]
+    if not known:
+        if "optimizer" not in has:
+            findings.append(_missing("optimizer-missing", "no optimizer state: its moments start at zero again"))
+        if "scheduler" not in has and not any(key in _entries(checkpoint) for key in ROLE_KEYS["scheduler"]):
+            message = "no scheduler state; fine when the learning rate is constant or follows from the step"
+            findings.append(Finding("scheduler-missing", Severity.INFO, "scheduler", message, level="resume"))
+    never_kept = [part for part in lacks if _never_keeps(checkpoint, part, lacks)]
+    if not known:
+        findings += [_missing(*_EXPECTED[part]) for part in lacks if part not in never_kept]
+    is_without_step = step_of(checkpoint) is None
+    if is_without_step and not never_kept:
+        message = "no step: a resume cannot know which batch comes next"
+        findings.append(Finding("step-missing", Severity.WARNING, "step", message, level="resume"))
     findings += _check_step(checkpoint, expected_step)
     findings += _check_moments(checkpoint)
-    said = [finding for finding in checkpoint.findings if finding.level == "resume"]  # by the reader of its layout
-    failed = any(f.severity != Severity.INFO and f.code != "moment-order" for f in (*findings, *said))
-    return Resumability("fail" if failed else "pass", tuple(findings))
+    failed = any(finding.severity != Severity.INFO and finding.code != "moment-order" for finding in findings)
+    if never_kept:
+        findings.append(_not_exact(checkpoint, never_kept, is_without_step))
+    outcome = "fail" if failed else "not-applicable" if never_kept else "pass"
+    return Resumability(outcome, tuple(findings[known:]))
+
+
+def _never_keeps(checkpoint: Checkpoint, part: str, lacks: list[str]) -> bool:
+    """Whether what wrote the checkpoint is no one to keep that part."""
+    if not _OWN_KEYS.isdisjoint(_entries(checkpoint)):
+        return False
+    if checkpoint.format in _NEVER_KEPT:
+        return part in _NEVER_KEPT[checkpoint.format]
+    return checkpoint.format != "hf-trainer" and len(lacks) == len(_EXPECTED)
+
+
+def _not_exact(checkpoint: Checkpoint, never_kept: list[str], is_without_step: bool) -> Finding:
+    """What a resume from it does not repeat, in one sentence."""
+    reasons = [_EXPECTED[part][1] for part in never_kept]
+    if is_without_step:
+        epoch = checkpoint.progress.get("epoch")
+        known = (
+            f"only the epoch is known, {epoch:g}" if isinstance(epoch, (int, float)) else "not even an epoch is said"
+        )
+        reasons.append(f"no step, {known}")
+    message = f"it can be resumed from, but not exactly: {'; '.join(reasons)}"
+    return Finding("not-exact", Severity.WARNING, "resume", message, level="resume")
+
+
+def _entries(checkpoint: Checkpoint) -> Mapping[object, object]:
+    return checkpoint.state if isinstance(checkpoint.state, Mapping) else {}
 
 
 def _missing(code: str, message: str) -> Finding:
@@ -86,8 +135,6 @@ def step_in_name(path: str) -> int | None:
 def _check_step(checkpoint: Checkpoint, expected: int | None) -> Iterator[Finding]:
     step = step_of(checkpoint)
     if step is None:
-        message = "no step: a resume cannot know which batch comes next"
-        yield Finding("step-missing", Severity.WARNING, "step", message, level="resume")
         return
     named = step_in_name(checkpoint.path)
     hint = "The file may have been renamed, or copied from another run."

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckpt_tui.checkpoints import byte_pass
-from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
-from ckpt_tui.errors import Cancelled
-
-ALL_PASS = dict.fromkeys(LEVELS, "pass")
-
-
-def full_state(step: int = 500) -> dict[str, object]:
-    """A training state as the bundled trainer lays it out, of a tiny model with tied weights."""
-    torch.manual_seed(step)
-    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 20))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    model(torch.randn(4, 40)).sum().backward()
-    optimizer.step()
-    weights = dict(model.state_dict())
-    weights["tied"] = weights["0.weight"]
-    return {
-        "step": step,
-        "epoch": 1,
-        "model": weights,
-        "optimizer": optimizer.state_dict(),
-        "scheduler": {"last_epoch": step, "_step_count": step + 1},
-        "rng_state": {"torch": torch.get_rng_state()},
-        "dataloader_state": {"train": {"position": 17}},
-        "args": {"lr": 1e-3},
-        "val_loss": 1.5,
-    }
+from ckpt_tui.checkpoints.validate import LEVELS, validate_checkpoint
+from tests.builders.validation import ALL_PASS, codes, full_state, keep_time, records, save, validate, words_of
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +29,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy2(whole, tmp_path / whole.name))
-
-
-def keep_time(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    os.utime(path, (time.time() - 1000,) * 2)
-
-
-def save(path: Path, state: object) -> Path:
-    torch.save(state, path)
-    return path
-
-
-def validate(path: Path, **options: object) -> Validation:
-    return validate_checkpoint(str(path), **options)  # type: ignore[arg-type]
-
-
-def codes(validation: Validation) -> set[str]:
-    return {finding.code for finding in validation.findings}
-
-
-def words_of(validation: Validation) -> str:
-    return "\n".join(f"{f.where}: {f.message}" for f in validation.findings)
-
-
-def records(path: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, where its data begins, size) of every record, as Python's zipfile sees them."""
-    raw = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            name, extra = struct.unpack("<2H", raw[info.header_offset + 26 : info.header_offset + 30])
-            yield info.filename, info.header_offset + 30 + name + extra, info.file_size
 
 
 # --- whole files
@@ -352,142 +294,6 @@ def test_a_file_that_changes_while_it_is_read_is_incomplete(copy: Path) -> None:
     assert (validation.verdict, codes(validation)) == ("incomplete", {"still-growing"})
 
 
-# --- numbers
-
-FLOAT_TYPES = [
-    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64,
-    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
-@pytest.mark.parametrize("kind", ["pt", "safetensors"])
-def test_nan_is_found_and_counted_in_every_float(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
-    tensor = torch.randn(30, 40, dtype=torch.complex64 if dtype.is_complex else torch.float32)
-    tensor[3, 4] = tensor[20, 1] = float("nan")
-    path = tmp_path / f"w.{kind}"
-    weights = {"good": torch.randn(10).to(dtype), "bad": tensor.to(dtype)}
-    if kind == "pt":
-        torch.save(weights, path)
-    elif dtype in (torch.complex64, torch.float8_e4m3fnuz):
-        pytest.skip("safetensors does not write it")
-    else:
-        save_file(weights, path)
-    validation = validate(path)
-    assert (validation.verdict, validation.levels["numbers"]) == ("nonfinite", "fail")
-    finding = next(f for f in validation.findings if f.code == "nonfinite")
-    assert (finding.where, finding.message) == ("bad", "2 NaN of 1,200, the first at [3, 4]")
-
-
-def test_nan_in_the_optimizer(tmp_path: Path) -> None:
-    state = full_state()
-    state["optimizer"]["state"][1]["exp_avg_sq"][7] = float("inf")  # type: ignore[index]
-    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
-    assert validation.verdict == "nonfinite"
-    assert "optimizer.state.1.exp_avg_sq: 1 Inf of 30, the first at [7]" in words_of(validation)
-
-
-def test_every_name_of_a_tied_tensor_is_counted(tmp_path: Path) -> None:
-    weights = {"wte": torch.full((3, 3), float("nan"))}
-    weights["lm_head"] = weights["wte"]
-    validation = validate(save(tmp_path / "w.pt", weights))
-    assert [f.where for f in validation.findings] == ["wte", "lm_head"]
-
-
-def test_nan_that_no_tensor_shows_is_no_finding(tmp_path: Path) -> None:
-    base = torch.full((1000,), float("nan"))
-    base[:10] = 1
-    validation = validate(save(tmp_path / "w.pt", {"head": base[:10]}))
-    assert (validation.verdict, validation.findings) == ("valid", ())
-
-
-def test_an_attention_mask_may_be_infinite(tmp_path: Path) -> None:
-    mask = torch.triu(torch.full((8, 8), float("-inf")), 1)
-    validation = validate(save(tmp_path / "w.pt", {"attn.mask": mask, "w": torch.ones(3)}))
-    assert (validation.verdict, codes(validation)) == ("valid", {"mask"})
-    one = torch.zeros(8)
-    one[3] = float("inf")
-    assert validate(save(tmp_path / "v.pt", {"w": one})).verdict == "nonfinite"
-
-
-def test_infinite_metrics_are_a_warning(tmp_path: Path) -> None:
-    state = full_state()
-    state["loss_history"] = torch.tensor([1.0, float("nan")])
-    state["train_loss"] = float("nan")
-    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
-    assert (validation.verdict, codes(validation)) == ("valid", {"nonfinite-metric"})
-    assert len(validation.findings) == 2
-
-
-def test_without_floats_numbers_do_not_apply(tmp_path: Path) -> None:
-    assert validate(save(tmp_path / "w.pt", {"ids": torch.arange(10)})).levels["numbers"] == "not-applicable"
-
-
-# --- resume
-
-
-def without(*keys: str) -> dict[str, object]:
-    return {key: value for key, value in full_state().items() if key not in keys}
-
-
-@pytest.mark.parametrize(
-    ("state", "code"),
-    [
-        (without("rng_state"), "rng-missing"),
-        (without("dataloader_state"), "data-position-missing"),
-        (without("optimizer"), "optimizer-missing"),
-        (without("model"), "model-missing"),
-        (without("step"), "step-missing"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_is_missing_for_an_exact_resume_is_named(state: dict[str, object], code: str, tmp_path: Path) -> None:
-    validation = validate(save(tmp_path / "latest.pt", state))
-    assert (validation.verdict, validation.levels) == ("incomplete", {**ALL_PASS, "resume": "fail"})
-    assert codes(validation) == {code}
-
-
-def test_a_missing_scheduler_is_only_noted(tmp_path: Path) -> None:
-    validation = validate(save(tmp_path / "latest.pt", without("scheduler")))
-    assert (validation.verdict, codes(validation)) == ("valid", {"scheduler-missing"})
-
-
-def test_the_step_agrees_with_name_and_records(whole: Path, tmp_path: Path) -> None:
-    assert validate(whole, expected_step=500).verdict == "valid"
-    validation = validate(whole, expected_step=750)
-    assert (validation.verdict, codes(validation)) == ("incomplete", {"step-mismatch"})
-    renamed = tmp_path / "rolling_step_000750.pt"
-    shutil.copy2(whole, renamed)
-    assert "the state says step 500, its name says 750" in words_of(validate(renamed))
-
-
-def test_moments_of_another_model(tmp_path: Path) -> None:
-    state = full_state()
-    for moment in ("exp_avg", "exp_avg_sq"):
-        state["optimizer"]["state"][2][moment] = torch.zeros(20, 31)  # type: ignore[index]
-    validation = validate(save(tmp_path / "latest.pt", state))
-    assert codes(validation) == {"optimizer-shape"}
-    assert "optimizer.state.2.exp_avg has shape [20, 31]" in words_of(validation)
-    state = full_state()
-    state["optimizer"]["state"][2]["exp_avg_sq"] = torch.zeros(4)  # type: ignore[index]
-    assert codes(validate(save(tmp_path / "latest.pt", state))) == {"optimizer-shape"}
-
-
-def test_groups_frozen_parameters_and_buffers_are_no_mismatch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2))
-    model[0].weight.requires_grad = False
-    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
-    for groups in ([{"params": decay}, {"params": rest}], [p for p in model.parameters() if p.requires_grad]):
-        optimizer = torch.optim.AdamW(groups)
-        model(torch.randn(5, 4)).sum().backward()
-        optimizer.step()
-        state = {**full_state(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        validation = validate(save(tmp_path / "latest.pt", state))
-        assert validation.verdict == "valid", words_of(validation)
-
-
 # --- what is no checkpoint
 
 
@@ -527,93 +333,3 @@ def test_a_pickle_that_names_something_dangerous_is_unsafe(tmp_path: Path) -> No
     assert validation.verdict == "unsafe"
     assert "system" in words_of(validation)
     assert not (tmp_path / "executed").exists()
-
-
-# --- cost
-
-
-def test_cancel_stops_in_the_middle(tmp_path: Path) -> None:
-    path = save(tmp_path / "w.pt", {"t": torch.zeros(2_000_000)})
-    answers = iter([False, False, True])
-    with pytest.raises(Cancelled):
-        validate(path, is_cancelled=lambda: next(answers))
-
-
-def test_memory_is_flat_and_every_byte_is_read_once(tmp_path: Path) -> None:
-    import tracemalloc
-
-    path = save(tmp_path / "w.pt", {str(i): torch.ones(1_000_000) for i in range(10)})
-    seen: list[int] = []
-    tracemalloc.start()
-    try:
-        validation = validate(path, on_bytes=seen.append)
-        assert tracemalloc.get_traced_memory()[1] < 4_000_000
-    finally:
-        tracemalloc.stop()
-    assert validation.verdict == "valid"
-    assert sum(seen) == validation.bytes_checked
-    assert 40_000_000 < sum(seen) <= path.stat().st_size
-
-
-def test_records_that_overlap_do_not_multiply_the_work(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(os.urandom(1_000_000))
-    regions = [byte_pass.Region(str(i), 0, 1_000_000) for i in range(1000)]
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        result = byte_pass.read_once(descriptor, 1_000_000, regions)
-    finally:
-        os.close(descriptor)
-    assert sum(region.is_read for region in result.regions) == 2
-    assert len(result.regions) == 1000
-
-
-@pytest.fixture
-def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_pass, "MIN_SHARE_BYTES", 1000)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-
-
-@pytest.mark.usefixtures("many_threads")
-def test_shared_among_threads_the_findings_are_the_same(whole: Path, copy: Path) -> None:
-    assert validate(whole).levels == ALL_PASS
-    content = bytearray(whole.read_bytes())
-    for _, offset, size in records(whole):
-        content[offset + size // 2] ^= 1
-    keep_time(copy, bytes(content))
-    shared = validate(copy, levels=("integrity",))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(byte_pass, "MAX_THREADS", 1)
-        alone = validate(copy, levels=("integrity",))
-    assert len(shared.findings) > 20 or shared.levels["structure"] == "fail"
-    assert shared.findings == alone.findings
-    assert shared.bytes_checked >= alone.bytes_checked
-
-
-@pytest.mark.usefixtures("many_threads")
-def test_threads_cancel_and_report_the_error_that_stopped_them(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Cancelled):
-        validate(whole, is_cancelled=lambda: True)
-    real = os.preadv
-
-    def fails_late(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        if offset > 8192:
-            raise OSError(5, "Input/output error")
-        return real(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", fails_late)
-    validation = validate(whole)
-    assert validation.verdict == "unreadable"
-    assert "Input/output error" in words_of(validation)
-
-
-@pytest.mark.usefixtures("many_threads")
-def test_holes_across_the_border_of_two_shares(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    save_file({str(i): torch.randn(3001) for i in range(8)}, path)
-    content = bytearray(path.read_bytes())
-    content[4096 : 15 * 4096] = bytes(14 * 4096)
-    keep_time(path, bytes(content))
-    validation = validate(path)
-    assert codes(validation) == {"hole"}
-    assert "bytes 4,096 to 61,440" in words_of(validation)
