@@ -101,8 +101,7 @@ def spoil(
                     spoiled.write_bytes(mutate(original, chance, others))
             else:
                 spoiled.write_bytes(mutate(whole.read_bytes(), chance, others))
-            if spoiled.exists():
-                os.utime(spoiled, (1.7e9, 1.7e9))  # a file that changed just now is watched for a moment
+            _age(path)
             if keep is not None:
                 (shutil.copytree if is_directory else shutil.copy)(path, keep)
             try:
@@ -121,6 +120,12 @@ def spoil(
     finally:
         shutil.rmtree(room, ignore_errors=True)
     return broken
+
+
+def _age(path: Path) -> None:
+    """Make a checkpoint old: `validate` watches one that changed just now for a moment, to see whether it grows."""
+    for inner in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        os.utime(inner, (1.7e9, 1.7e9))
 
 
 if __name__ == "__main__":
