@@ -1,7 +1,8 @@
-"""Checkpoints of distributed training, written by torch and DeepSpeed in this process."""
+"""Checkpoints of distributed training: of torch, written in this process, and of DeepSpeed, from a sample."""
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -45,3 +46,9 @@ def dcp(directory: Path, state: dict[str, object] | None = None) -> dict[str, ob
         warnings.simplefilter("ignore")  # torch warns that there is no process group
         checkpoint.save(state, checkpoint_id=directory, no_dist=True)
     return state
+
+
+def deepspeed(directory: Path) -> None:
+    """Two ranks with ZeRO's third stage, which DeepSpeed wrote at another time: see tests/samples."""
+    sample = Path(__file__).parents[1] / "samples" / "deepspeed" / "zero3_two_ranks"
+    shutil.copytree(sample, directory, dirs_exist_ok=True)

@@ -34,6 +34,7 @@ BUILDERS: dict[str, Callable[[], bytes]] = {
 DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
     "sharded": frameworks.shards,
     "dcp": distributed.dcp,
+    "deepspeed": distributed.deepspeed,
     "hf-trainer": frameworks.hf_trainer,
     "accelerate": frameworks.accelerate,
 }

@@ -45,6 +45,7 @@ DIRECTORY_READERS: tuple[str, ...] = (
     "accelerate",
     "sharded",
     "dcp",
+    "deepspeed",
 )
 
 

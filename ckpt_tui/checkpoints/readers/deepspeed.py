@@ -1,0 +1,511 @@
+"""DeepSpeed: `latest` beside `global_stepN/`, with a file of the model and, with ZeRO, one of the optimizer per rank.
+
+ZeRO keeps weights and moments as flat partitions. They are listed as they lie in their files, and once more by
+parameter, under `fp32.NAME` and `optimizer.state.NAME.exp_avg`: views of the partitions, or pieces of several.
+"""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.facts import find_parts
+from ckpt_tui.checkpoints.limits import ReadLimits
+from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.readers.directory import Listing, Parts, is_inside
+from ckpt_tui.checkpoints.readers.zero_partitions import (
+    Assembled,
+    Flat,
+    Shape,
+    elements_of,
+    spans_of_stage_2,
+    spans_of_stage_3,
+)
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import plural, safe_text
+
+_MODEL_END = "_model_states.pt"
+_OPTIMIZER_END = "_optim_states.pt"
+_MAX_LATEST_BYTES = 4096
+_MAX_RANKS = 65_536
+_MAX_NAMES = 500_000
+_HINT = "Use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
+
+
+class DeepSpeedReader:
+    """What `engine.save_checkpoint` leaves: the directory that it was given, or the `global_stepN` in it."""
+
+    formats: tuple[str, ...] = ("deepspeed",)
+
+    def sniff(self, listing: Listing) -> str | None:
+        if any(_is_state(name) for name in listing.files if name.count("/") <= 1):
+            return "deepspeed"
+        return "deepspeed" if _latest(listing).startswith("global_step") else None
+
+    def read(self, listing: Listing, limits: ReadLimits) -> Checkpoint:
+        parts = Parts(listing, "deepspeed", limits)
+        folder = _choose_folder(listing, parts)
+        step = _Step(parts, folder)
+        step.read()
+        parts.checkpoint.size_bytes = sum(num for name, num in listing.files.items() if name.startswith(folder))
+        return parts.checkpoint
+
+
+def _is_state(file: str) -> bool:
+    return file.endswith((_MODEL_END, _OPTIMIZER_END)) and ("mp_rank_" in file or "-model_" in file)
+
+
+def _latest(listing: Listing) -> str:
+    """What the file `latest` says; "" without one."""
+    if not 0 < listing.files.get("latest", 0) <= _MAX_LATEST_BYTES:
+        return ""
+    try:
+        return listing.read_text("latest", _MAX_LATEST_BYTES).decode("utf-8", "replace").strip()
+    except (CkptError, OSError):
+        return ""
+
+
+def _choose_folder(listing: Listing, parts: Parts) -> str:
+    """Where the files of the step lie, with a slash at the end; "" when they lie in the directory itself."""
+    if any(_is_state(name) for name in listing.files if "/" not in name):
+        return ""
+    steps = sorted({name.partition("/")[0] for name in listing.files if _is_state(name)}, key=_natural)
+    latest = _latest(listing)
+    if latest in steps:
+        return f"{latest}/"
+    if not steps:
+        raise CkptError(
+            "Damaged checkpoint",
+            f"{listing.path}: `latest` names {safe_text(latest, 80)}, and no step is there",
+            "Copy it again: the steps are directories beside `latest`.",
+        )
+    if latest:
+        inside = "" if is_inside(latest) else ", which leads out of the directory"
+        message = f"it names {safe_text(latest, 80)}, which has no states here{inside}; {steps[-1]} is read instead"
+        parts.note("latest-points-nowhere", Severity.ERROR, "latest", message, "A resume would fail or start anew.")
+    else:
+        message = f"there is no file `latest`; {safe_text(steps[-1], 80)} is read, the newest by its name"
+        parts.note("latest-missing", Severity.WARNING, "latest", message, "A resume needs the step to be named.")
+    return f"{steps[-1]}/"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts `global_step10` behind `global_step9`."""
+    words: list[tuple[int, str]] = []
+    digits = ""
+    for char in name + " ":
+        if char.isascii() and char.isdigit() and len(digits) < 18:
+            digits += char
+            continue
+        if digits:
+            words.append((int(digits), ""))
+            digits = ""
+        words.append((0, char))
+    return words
+
+
+class _RankFile:
+    """One file of optimizer states. state: its `optimizer_state_dict`; tensors lie in `Checkpoint.tensors`."""
+
+    __slots__ = ("file", "state")
+
+    def __init__(self, file: str, state: dict[object, object]) -> None:
+        self.file = file
+        self.state = state
+
+
+class _Step:
+    """One `global_stepN` being read."""
+
+    def __init__(self, parts: Parts, folder: str) -> None:
+        self.parts = parts
+        self.folder = folder
+        self.model_states: dict[str, dict[object, object]] = {}
+        self.optimizer_states: dict[str, dict[object, object]] = {}
+        self.stage: int | None = None
+
+    def read(self) -> None:
+        listing = self.parts.listing
+        here = sorted(
+            (name for name in listing.files if name.startswith(self.folder) and _is_state(name)), key=_natural
+        )
+        here = [name for name in here if "/" not in name.removeprefix(self.folder)]
+        model_files = [name for name in here if name.endswith(_MODEL_END)]
+        for file in model_files:
+            state = self.add(file)
+            if state is not None:
+                self.model_states[file] = state
+        for file in here:
+            state = self.add(file) if file.endswith(_OPTIMIZER_END) else None
+            if state is not None:
+                self.optimizer_states[file] = state
+        self.stage = self.find_stage()
+        self.add_parts()
+        self.tell_missing(model_files, [file for file in here if file.endswith(_OPTIMIZER_END)])
+        self.assemble()
+
+    def add(self, file: str) -> dict[object, object] | None:
+        """Read a file; its parts are named later, when the stage is known."""
+        known = len(self.parts.checkpoint.parts)
+        found = self.parts.add(file)
+        del self.parts.checkpoint.parts[known:]
+        if found is None:
+            return None
+        if isinstance(found.state, dict):
+            return found.state
+        self.parts.note("odd-part", Severity.ERROR, file, "it holds no dict of states, as DeepSpeed writes", _HINT)
+        return None
+
+    def find_stage(self) -> int | None:
+        """ZeRO's stage: as the optimizer's states say, or the settings."""
+        for state in self.optimizer_states.values():
+            inner = state.get("optimizer_state_dict")
+            stage = _number(inner.get("zero_stage")) if isinstance(inner, dict) else None
+            if stage is not None:
+                return stage
+        for state in self.model_states.values():
+            settings = state.get("ds_config")
+            zero = settings.get("zero_optimization") if isinstance(settings, dict) else None
+            stage = _number(zero.get("stage")) if isinstance(zero, dict) else None
+            if stage is not None:
+                return stage
+        return None
+
+    # --- parts
+
+    def add_parts(self) -> None:
+        """The first model file tells of the run; the weights of stage 3 are in the optimizer's files alone."""
+        checkpoint = self.parts.checkpoint
+        is_first = True
+        for file, state in self.model_states.items():
+            found = find_parts(Checkpoint("", "torch-zip", 0, state=state), file)
+            for part in found:
+                if part.role == "model" and self.stage == 3:
+                    continue
+                if part.role == "optimizer" and isinstance(part.value, dict):
+                    part = _inner_optimizer(part)
+                if is_first or part.role in ("model", "optimizer"):
+                    checkpoint.parts.append(part)
+            settings = state.get("ds_config")
+            if is_first and isinstance(settings, dict):
+                checkpoint.parts.append(Part("settings", file, "ds_config.", settings))
+            sampler = state.get("data_sampler")
+            if is_first and isinstance(sampler, dict) and sampler:
+                checkpoint.parts.append(Part("dataloader", file, "data_sampler.", sampler))
+            version = state.get("ds_version")
+            if isinstance(version, str):
+                checkpoint.metadata.setdefault("ds_version", version)
+            is_first = False
+        for file, state in self.optimizer_states.items():
+            checkpoint.parts.append(Part("optimizer", file, "", state))
+        if self.stage is not None:
+            checkpoint.metadata["zero_stage"] = self.stage
+
+    # --- what is missing
+
+    def tell_missing(self, model_files: list[str], optimizer_files: list[str]) -> None:
+        """Name the ranks that wrote nothing, or whose files were lost."""
+        first = next(iter(self.model_states.values()), {})
+        num_ranks = _number(first.get("dp_world_size")) or 1
+        counts = [self.partition_count(state) for state in self.optimizer_states.values()]
+        num_ranks = min(max([num_ranks, *counts]), _MAX_RANKS)
+        num_model_ranks = min(_number(first.get("mp_world_size")) or 1, _MAX_RANKS)
+        if not any("-model_" in file for file in model_files):  # pipelines have a file per layer
+            prefixes = [f"zero_pp_rank_{rank}_" for rank in range(num_ranks)] if self.stage == 3 else [""]
+            self.note_absent([f"{p}mp_rank_{m:02d}{_MODEL_END}" for m in range(num_model_ranks) for p in prefixes])
+        if self.stage and (optimizer_files or first.get("optimizer") is None):
+            bf16 = any(file.removeprefix(self.folder).startswith("bf16_") for file in optimizer_files)
+            start = "bf16_" if bf16 else ""
+            self.note_absent(
+                [
+                    f"{start}zero_pp_rank_{rank}_mp_rank_{m:02d}{_OPTIMIZER_END}"
+                    for m in range(num_model_ranks)
+                    for rank in range(num_ranks)
+                ]
+            )
+
+    def partition_count(self, state: dict[object, object]) -> int:
+        inner = state.get("optimizer_state_dict")
+        count = inner.get("partition_count") if isinstance(inner, dict) else None
+        numbers = [_number(item) or 0 for item in count] if isinstance(count, list) else [_number(count) or 0]
+        return max(numbers, default=0)
+
+    def note_absent(self, names: list[str]) -> None:
+        for name in names:
+            if self.folder + name not in self.parts.listing.files:
+                what = "optimizer states" if name.endswith(_OPTIMIZER_END) else "model states"
+                rank = name.partition("pp_rank_")[2].partition("_")[0]
+                whose = f"of rank {rank}" if rank else "of the model"
+                self.parts.missing(
+                    self.folder + name, f"it is not there: the {what} {whose}; what was in it is lost", _HINT
+                )
+
+    # --- parameters of flat partitions
+
+    def assemble(self) -> None:
+        """List weights and moments by parameter."""
+        checkpoint = self.parts.checkpoint
+        first_file = next(iter(self.model_states), "")
+        first = self.model_states.get(first_file, {})
+        groups = _shapes_of(first.get("param_shapes"))
+        num_model_ranks = _number(first.get("mp_world_size")) or 1
+        if not groups or not self.optimizer_states or self.stage not in (1, 2, 3):
+            return
+        if num_model_ranks > 1 or sum(map(len, groups)) > _MAX_NAMES:
+            message = (
+                "the flat partitions are listed as they are: parameters cut by tensor parallelism are not put together"
+            )
+            self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
+            return
+        ranks = self.ranks()
+        made = Assembled()
+        weights: dict[object, object] = {}
+        states: dict[object, object] = {}
+        kinds = _moment_names(ranks)
+        if self.stage == 3:
+            self.assemble_stage_3(groups, ranks, kinds, made, weights, states)
+            self.add_frozen(first, made, weights)
+        else:
+            self.assemble_stage_2(groups, ranks, kinds, made, weights, states)
+        self.take(first, made, weights, states, groups, ranks)
+        if made.lost:
+            names = list(made.lost)
+            shown = ", ".join(safe_text(name, 80) for name in names[:3])
+            more = f" and {plural(len(names) - 3, 'more')}" if names[3:] else ""
+            message = f"parts of {shown}{more} lay in partitions that are lost"
+            self.parts.note("lost-partition", Severity.ERROR, self.folder.rstrip("/"), message, _HINT)
+        if made.is_cut:
+            message = "it has more pieces than are listed by parameter; the flat partitions are listed as they are"
+            self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
+        del checkpoint
+
+    def ranks(self) -> list[dict[object, object] | None]:
+        """The `optimizer_state_dict` of every rank, None where it is lost."""
+        by_rank: dict[int, dict[object, object]] = {}
+        num_ranks = 0
+        for file, state in self.optimizer_states.items():
+            inner = state.get("optimizer_state_dict")
+            number = file.rpartition("pp_rank_")[2].partition("_")[0]
+            if isinstance(inner, dict) and number.isascii() and number.isdigit() and len(number) < 6:
+                by_rank[int(number)] = inner
+                num_ranks = max(num_ranks, min(self.partition_count(state), _MAX_RANKS))
+        num_ranks = max(num_ranks, max(by_rank, default=-1) + 1)
+        return [by_rank.get(rank) for rank in range(min(num_ranks, _MAX_RANKS))]
+
+    def assemble_stage_2(
+        self, groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None], kinds: list[str],
+        made: Assembled, weights: dict[object, object], states: dict[object, object],
+    ) -> None:  # fmt: skip
+        paddings = next((rank.get("param_alignment_paddings") for rank in ranks if rank is not None), None)
+        for number, shapes in enumerate(groups):
+            of_group = paddings[number] if isinstance(paddings, list) and number < len(paddings) else None
+            for kind in ("", *kinds):
+                flats = [_flat_of(rank, kind, number, 2) for rank in ranks]
+                lengths = [sum(flat.sizes) for flat in flats if flat is not None]
+                if not lengths:
+                    continue
+                begin = 0
+                for place, (name, shape) in enumerate(shapes.items()):
+                    num_elements = elements_of(shape)
+                    pieces = spans_of_stage_2(flats, begin, num_elements, max(lengths))
+                    self.put(name, kind, shape, pieces, made, weights, states, flats)
+                    begin += num_elements
+                    if isinstance(of_group, list) and place < len(of_group):
+                        begin += _number(of_group[place]) or 0
+
+    def assemble_stage_3(
+        self, groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None], kinds: list[str],
+        made: Assembled, weights: dict[object, object], states: dict[object, object],
+    ) -> None:  # fmt: skip
+        for kind in ("", *kinds):
+            flats = [_flat_of(rank, kind, None, 3) for rank in ranks]
+            if not any(flat is not None for flat in flats):
+                continue
+            begin = 0
+            for shapes in groups:
+                for name, shape in shapes.items():
+                    num_elements = elements_of(shape)
+                    pieces = spans_of_stage_3(flats, begin, num_elements)
+                    self.put(name, kind, shape, pieces, made, weights, states, flats)
+                    begin += -(-num_elements // len(flats))
+
+    def put(
+        self, name: str, kind: str, shape: Shape, pieces: list[tuple[int, int, TensorInfo | None, int]],
+        made: Assembled, weights: dict[object, object], states: dict[object, object], flats: list[Flat | None],
+    ) -> None:  # fmt: skip
+        dtype = next((t.dtype for flat in flats if flat for t in flat.tensors if t is not None), "float32")
+        reference = made.add(f"optimizer.state.{name}.{kind}" if kind else f"fp32.{name}", shape, dtype, pieces)
+        if reference is None:
+            return
+        if not kind:
+            weights[name] = reference
+        else:
+            moments = states.setdefault(name, {})
+            assert isinstance(moments, dict)
+            moments[kind] = reference
+
+    def add_frozen(self, first: dict[object, object], made: Assembled, weights: dict[object, object]) -> None:
+        """Parameters that are not trained, which stage 3 cuts as well, and buffers, which are in the model's file."""
+        shapes = _shapes_of([first.get("frozen_param_shapes") or {}])
+        states = list(self.model_states.values())
+        for name, shape in (shapes[0] if shapes else {}).items():
+            flats: list[Flat | None] = []
+            for state in states:
+                fragments = state.get("frozen_param_fragments")
+                found = fragments.get(name) if isinstance(fragments, dict) else None
+                flats.append(_flat([found]) if isinstance(found, TensorRef) else None)
+            pieces = spans_of_stage_3(flats, 0, elements_of(shape))
+            self.put(name, "", shape, pieces, made, weights, {}, flats)
+        module, listed = first.get("module"), first.get("buffer_names")
+        for name in listed if isinstance(listed, list) else ():
+            buffer = module.get(name) if isinstance(module, dict) and isinstance(name, str) else None
+            if isinstance(buffer, TensorRef) and buffer.info.storage and name not in weights:
+                info = buffer.info
+                copy = TensorInfo(
+                    f"fp32.{name}", "", info.shape, info.dtype, info.size_bytes, info.storage, info.stride, info.offset
+                )
+                weights[name] = TensorRef(copy, len(made.tensors))
+                made.tensors.append(copy)
+
+    def take(
+        self, first: dict[object, object], made: Assembled, weights: dict[object, object],
+        states: dict[object, object], groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None],
+    ) -> None:  # fmt: skip
+        """Put what was assembled into the checkpoint."""
+        from ckpt_tui.checkpoints.state_walk import tensor_references
+
+        parts, checkpoint = self.parts, self.parts.checkpoint
+        start = len(checkpoint.tensors)
+        optimizer = {"state": states, "param_groups": _named_groups(ranks, groups)}
+        for reference in tensor_references([weights, states]):
+            reference.index += start
+        _add_steps(ranks, groups, states)
+        for tensor in made.tensors:
+            if tensor.storage and tensor.storage not in checkpoint.storages:
+                checkpoint.storages[tensor.storage] = Storage(tensor.storage, "", None, 0)
+        checkpoint.tensors += made.tensors
+        shared = first.get("shared_params")
+        for name, source in list(shared.items())[:_MAX_NAMES] if isinstance(shared, dict) else ():
+            if source in weights and name not in weights:
+                weights[name] = weights[source]
+        parts.state["fp32"] = weights
+        parts.state["optimizer"] = optimizer
+        if self.stage == 3:
+            checkpoint.parts.insert(0, Part("model", "", "fp32.", weights))
+        place = next((i for i, part in enumerate(checkpoint.parts) if part.role == "optimizer"), 0)
+        checkpoint.parts.insert(place, Part("optimizer", "", "optimizer.", optimizer))
+
+
+# --- reading the states
+
+
+def _number(value: object) -> int | None:
+    """A count; an enum's value (`ZeroStageEnum(2)`)."""
+    if isinstance(value, OpaqueObject) and len(value.args) == 1:
+        value = value.args[0]
+    return value if type(value) is int and 0 <= value < 1 << 40 else None
+
+
+def _inner_optimizer(part: Part) -> Part:
+    """Mixed precision wraps the optimizer's own state dict."""
+    value = part.value
+    for _ in range(3):
+        inner = value.get("optimizer_state_dict") if isinstance(value, dict) else None
+        if not isinstance(inner, dict) or (isinstance(value, dict) and "param_groups" in value):
+            break
+        value = inner
+    return Part("optimizer", part.file, part.prefix, value)
+
+
+def _shapes_of(listed: object) -> list[dict[str, Shape]]:
+    """`param_shapes`: of every group the shapes by name. Nothing when it is not what DeepSpeed writes."""
+    from ckpt_tui.checkpoints.readers.dcp_metadata import is_extents
+
+    groups: list[dict[str, Shape]] = []
+    for group in listed if isinstance(listed, list) else ():
+        if not isinstance(group, dict):
+            return []
+        shapes: dict[str, Shape] = {}
+        for name, shape in group.items():
+            if type(name) is not str or not is_extents(shape):
+                return []
+            shapes[name] = shape
+        groups.append(shapes)
+    return groups
+
+
+def _base_state(rank: dict[object, object]) -> dict[object, object]:
+    """The state dict of the optimizer that ZeRO wraps."""
+    for key in ("base_optimizer_state", "optimizer_state_dict"):
+        inner = rank.get(key)
+        if isinstance(inner, dict):
+            return inner
+    return {}
+
+
+def _flat(tensors: list[TensorRef]) -> Flat | None:
+    """Tensors of one dimension whose elements lie in a row."""
+    infos: list[TensorInfo | None] = []
+    for reference in tensors:
+        info = reference.info
+        if len(info.shape) != 1 or info.stride != (1,) or not info.storage:
+            return None
+        infos.append(info)
+    return Flat(infos, [info.shape[0] for info in infos if info is not None])
+
+
+def _flat_of(rank: dict[object, object] | None, kind: str, group: int | None, stage: int) -> Flat | None:
+    """A rank's row. kind: "" for the weights, or a moment's name. group: None for all groups behind each other."""
+    if rank is None:
+        return None
+    if not kind:
+        listed = rank.get("fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups")
+        found = listed if isinstance(listed, list) else []
+    else:
+        states = _base_state(rank).get("state")
+        ordered = list(states.values()) if isinstance(states, dict) else []
+        found = [state.get(kind) if isinstance(state, dict) else None for state in ordered]
+    if group is not None:
+        found = found[group : group + 1]
+    tensors = [item for item in found if isinstance(item, TensorRef)]
+    return _flat(tensors) if tensors and len(tensors) == len(found) else None
+
+
+def _moment_names(ranks: list[dict[object, object] | None]) -> list[str]:
+    """Names of what the optimizer keeps per element."""
+    for rank in ranks:
+        states = _base_state(rank).get("state") if rank is not None else None
+        for state in states.values() if isinstance(states, dict) else ():
+            if isinstance(state, dict):
+                kept = [k for k, v in state.items() if isinstance(v, TensorRef) and len(v.info.shape) == 1]
+                return [key for key in kept if isinstance(key, str)][:20]
+    return []
+
+
+def _named_groups(ranks: list[dict[object, object] | None], groups: list[dict[str, Shape]]) -> list[object]:
+    """The optimizer's groups with the names of their parameters, in place of the numbers of flat tensors."""
+    listed = next((_base_state(rank).get("param_groups") for rank in ranks if rank is not None), None)
+    named: list[object] = []
+    for number, group in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(group, dict):
+            names = list(groups[number]) if number < len(groups) else []
+            named.append({**group, "params": names})
+    return named
+
+
+def _add_steps(
+    ranks: list[dict[object, object] | None], groups: list[dict[str, Shape]], states: dict[object, object]
+) -> None:
+    """What the optimizer keeps once for a whole group, such as its step."""
+    first = next((_base_state(rank).get("state") for rank in ranks if rank is not None), None)
+    ordered = list(first.values()) if isinstance(first, dict) else []
+    for number, shapes in enumerate(groups):
+        state = ordered[number] if number < len(ordered) else None
+        if not isinstance(state, dict):
+            continue
+        for key, value in list(state.items())[:20]:
+            if isinstance(value, TensorRef) and len(value.info.shape) == 0:
+                for name in shapes:
+                    moments = states.get(name)
+                    if isinstance(moments, dict):
+                        moments.setdefault(key, value)
+
+
+READER = DeepSpeedReader()

@@ -1,0 +1,159 @@
+"""Which elements of ZeRO's flat partitions are which parameter's, as DeepSpeed's own `zero_to_fp32.py` counts them.
+
+Stages 1 and 2 lay the parameters of a group one behind the other and cut the row into one partition per rank. Stage 3
+cuts every parameter into as many equal pieces as there are ranks, the last one padded, and lays a rank's pieces one
+behind the other. The moments of the optimizer lie as the weights do.
+"""
+
+from __future__ import annotations
+
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, ShardedTensor, TensorInfo, TensorRef
+
+_MAX_PIECES = 300_000
+
+Shape = tuple[int, ...]
+
+
+class Flat:
+    """The row of a rank's elements: its tensors one behind the other. None: a tensor that is lost; it had `sizes`."""
+
+    __slots__ = ("sizes", "tensors")
+
+    def __init__(self, tensors: list[TensorInfo | None], sizes: list[int]) -> None:
+        self.tensors = tensors
+        self.sizes = sizes
+
+    def pieces(self, begin: int, num_elements: int) -> list[tuple[int, int, TensorInfo | None, int]]:
+        """(place in the span, elements, tensor, place in the tensor) of what makes up a span of the row; what lies
+        beyond its end is lost, too."""
+        found = []
+        at = done = 0
+        for tensor, size in zip(self.tensors, self.sizes, strict=True):
+            first, last = max(begin + done, at), min(begin + num_elements, at + size)
+            if first < last:
+                found.append((done, last - first, tensor, first - at))
+                done += last - first
+            at += size
+            if at >= begin + num_elements:
+                break
+        if done < num_elements:
+            found.append((done, num_elements - done, None, 0))
+        return found
+
+
+class Assembled:
+    """The parameters under their names. tensors: each whole one followed by its pieces. lost: names of those of which
+    pieces are missing. is_cut: there are more pieces than are listed."""
+
+    __slots__ = ("is_cut", "lost", "num_pieces", "tensors")
+
+    def __init__(self) -> None:
+        self.tensors: list[TensorInfo] = []
+        self.lost: dict[str, None] = {}
+        self.num_pieces = 0
+        self.is_cut = False
+
+    def add(
+        self, name: str, shape: Shape, dtype: str, pieces: list[tuple[int, int, TensorInfo | None, int]]
+    ) -> TensorRef | None:
+        """One parameter from spans of flat tensors: a view when it lies in one, otherwise a whole with its pieces."""
+        self.num_pieces += len(pieces)
+        if self.num_pieces > _MAX_PIECES:
+            self.is_cut = True
+            return None
+        index = len(self.tensors)
+        num_elements = elements_of(shape)
+        if len(pieces) == 1 and pieces[0][2] is not None:
+            info = _view(name, shape, pieces[0][2], pieces[0][3])
+            self.tensors.append(info)
+            return TensorRef(info, index)
+        num_bytes = num_elements * DTYPE_SIZES.get(dtype, 0)
+        if not pieces:  # it has no elements
+            info = TensorInfo(name, "", shape, dtype, 0, "", contiguous(shape))
+            self.tensors.append(info)
+            return TensorRef(info, index)
+        whole = ShardedTensor(
+            name, "", shape, dtype, num_bytes, "", contiguous(shape), 0, "cpu", "sharded", is_flat=True
+        )
+        self.tensors.append(whole)
+        chunks: list[object] = []
+        for number, (begin, size, tensor, offset) in enumerate(pieces):
+            piece_name = f"{name}.chunks.{number}"
+            if tensor is None:
+                self.lost[name] = None
+                lost_bytes = size * DTYPE_SIZES.get(dtype, 0)
+                piece = TensorInfo(piece_name, "", (size,), dtype, lost_bytes, f"{piece_name}: lost", (1,))
+            else:
+                piece = _view(piece_name, (size,), tensor, offset)
+            piece.is_component = True
+            chunks.append(TensorRef(piece, len(self.tensors)))
+            self.tensors.append(piece)
+            whole.chunks.append(((begin,), piece))
+        return CompositeRef(whole, index, {"chunks": chunks})
+
+
+def spans_of_stage_2(
+    ranks: list[Flat | None], begin: int, num_elements: int, rank_elements: int
+) -> list[tuple[int, int, TensorInfo | None, int]]:
+    """The pieces of a span of a group's row, which goes through all ranks; a lost rank had `rank_elements`."""
+    found: list[tuple[int, int, TensorInfo | None, int]] = []
+    at = done = 0
+    for flat in ranks:
+        size = rank_elements if flat is None else max(sum(flat.sizes), 0)
+        first, last = max(begin + done, at), min(begin + num_elements, at + size)
+        if first < last:
+            if flat is None:
+                found.append((done, last - first, None, 0))
+            else:
+                found += [
+                    (done + b, n, tensor, offset) for b, n, tensor, offset in flat.pieces(first - at, last - first)
+                ]
+            done += last - first
+        at += size
+        if at >= begin + num_elements:
+            break
+    if done < num_elements:
+        found.append((done, num_elements - done, None, 0))
+    return found
+
+
+def spans_of_stage_3(
+    ranks: list[Flat | None], begin: int, num_elements: int
+) -> list[tuple[int, int, TensorInfo | None, int]]:
+    """The pieces of a parameter that begins at `begin` in every rank's row."""
+    found: list[tuple[int, int, TensorInfo | None, int]] = []
+    per_rank = -(-num_elements // len(ranks)) if ranks else 0
+    for rank, flat in enumerate(ranks):
+        done = rank * per_rank
+        size = min(per_rank, num_elements - done)
+        if size <= 0:
+            break
+        if flat is None:
+            found.append((done, size, None, 0))
+        else:
+            found += [(done + b, n, tensor, offset) for b, n, tensor, offset in flat.pieces(begin, size)]
+    return found
+
+
+def elements_of(shape: Shape) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
+
+
+def contiguous(shape: Shape) -> Shape:
+    """The strides of a tensor of that shape that has its elements in a row."""
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
+def _view(name: str, shape: Shape, flat: TensorInfo, offset: int) -> TensorInfo:
+    num_bytes = elements_of(shape) * DTYPE_SIZES.get(flat.dtype, 0)
+    return TensorInfo(
+        name, "", shape, flat.dtype, num_bytes, flat.storage, contiguous(shape), flat.offset + offset, flat.device
+    )
