@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity, Storage, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts, is_inside
 from ckpt_tui.checkpoints.readers.zero_partitions import (
     Assembled,
@@ -17,6 +17,16 @@ from ckpt_tui.checkpoints.readers.zero_partitions import (
     elements_of,
     spans_of_stage_2,
     spans_of_stage_3,
+)
+from ckpt_tui.checkpoints.readers.zero_states import (
+    add_steps,
+    count_of,
+    flat_of,
+    flat_row,
+    inner_optimizer,
+    moment_names,
+    named_groups,
+    shapes_of,
 )
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import plural, safe_text
@@ -101,16 +111,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return words
 
 
-class _RankFile:
-    """One file of optimizer states. state: its `optimizer_state_dict`; tensors lie in `Checkpoint.tensors`."""
-
-    __slots__ = ("file", "state")
-
-    def __init__(self, file: str, state: dict[object, object]) -> None:
-        self.file = file
-        self.state = state
-
-
 class _Step:
     """One `global_stepN` being read."""
 
@@ -157,13 +157,13 @@ class _Step:
         """ZeRO's stage: as the optimizer's states say, or the settings."""
         for state in self.optimizer_states.values():
             inner = state.get("optimizer_state_dict")
-            stage = _number(inner.get("zero_stage")) if isinstance(inner, dict) else None
+            stage = count_of(inner.get("zero_stage")) if isinstance(inner, dict) else None
             if stage is not None:
                 return stage
         for state in self.model_states.values():
             settings = state.get("ds_config")
             zero = settings.get("zero_optimization") if isinstance(settings, dict) else None
-            stage = _number(zero.get("stage")) if isinstance(zero, dict) else None
+            stage = count_of(zero.get("stage")) if isinstance(zero, dict) else None
             if stage is not None:
                 return stage
         return None
@@ -180,7 +180,7 @@ class _Step:
                 if part.role == "model" and self.stage == 3:
                     continue
                 if part.role == "optimizer" and isinstance(part.value, dict):
-                    part = _inner_optimizer(part)
+                    part = inner_optimizer(part)
                 if is_first or part.role in ("model", "optimizer"):
                     checkpoint.parts.append(part)
             settings = state.get("ds_config")
@@ -203,10 +203,10 @@ class _Step:
     def tell_missing(self, model_files: list[str], optimizer_files: list[str]) -> None:
         """Name the ranks that wrote nothing, or whose files were lost."""
         first = next(iter(self.model_states.values()), {})
-        num_ranks = _number(first.get("dp_world_size")) or 1
+        num_ranks = count_of(first.get("dp_world_size")) or 1
         counts = [self.partition_count(state) for state in self.optimizer_states.values()]
         num_ranks = min(max([num_ranks, *counts]), _MAX_RANKS)
-        num_model_ranks = min(_number(first.get("mp_world_size")) or 1, _MAX_RANKS)
+        num_model_ranks = min(count_of(first.get("mp_world_size")) or 1, _MAX_RANKS)
         if not any("-model_" in file for file in model_files):  # pipelines have a file per layer
             prefixes = [f"zero_pp_rank_{rank}_" for rank in range(num_ranks)] if self.stage == 3 else [""]
             self.note_absent([f"{p}mp_rank_{m:02d}{_MODEL_END}" for m in range(num_model_ranks) for p in prefixes])
@@ -224,7 +224,7 @@ class _Step:
     def partition_count(self, state: dict[object, object]) -> int:
         inner = state.get("optimizer_state_dict")
         count = inner.get("partition_count") if isinstance(inner, dict) else None
-        numbers = [_number(item) or 0 for item in count] if isinstance(count, list) else [_number(count) or 0]
+        numbers = [count_of(item) or 0 for item in count] if isinstance(count, list) else [count_of(count) or 0]
         return max(numbers, default=0)
 
     def note_absent(self, names: list[str]) -> None:
@@ -241,11 +241,10 @@ class _Step:
 
     def assemble(self) -> None:
         """List weights and moments by parameter."""
-        checkpoint = self.parts.checkpoint
         first_file = next(iter(self.model_states), "")
         first = self.model_states.get(first_file, {})
-        groups = _shapes_of(first.get("param_shapes"))
-        num_model_ranks = _number(first.get("mp_world_size")) or 1
+        groups = shapes_of(first.get("param_shapes"))
+        num_model_ranks = count_of(first.get("mp_world_size")) or 1
         if not groups or not self.optimizer_states or self.stage not in (1, 2, 3):
             return
         if num_model_ranks > 1 or sum(map(len, groups)) > _MAX_NAMES:
@@ -258,7 +257,7 @@ class _Step:
         made = Assembled()
         weights: dict[object, object] = {}
         states: dict[object, object] = {}
-        kinds = _moment_names(ranks)
+        kinds = moment_names(ranks)
         if self.stage == 3:
             self.assemble_stage_3(groups, ranks, kinds, made, weights, states)
             self.add_frozen(first, made, weights)
@@ -274,7 +273,6 @@ class _Step:
         if made.is_cut:
             message = "it has more pieces than are listed by parameter; the flat partitions are listed as they are"
             self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
-        del checkpoint
 
     def ranks(self) -> list[dict[object, object] | None]:
         """The `optimizer_state_dict` of every rank, None where it is lost."""
@@ -297,7 +295,7 @@ class _Step:
         for number, shapes in enumerate(groups):
             of_group = paddings[number] if isinstance(paddings, list) and number < len(paddings) else None
             for kind in ("", *kinds):
-                flats = [_flat_of(rank, kind, number, 2) for rank in ranks]
+                flats = [flat_of(rank, kind, number, 2) for rank in ranks]
                 lengths = [sum(flat.sizes) for flat in flats if flat is not None]
                 if not lengths:
                     continue
@@ -308,14 +306,14 @@ class _Step:
                     self.put(name, kind, shape, pieces, made, weights, states, flats)
                     begin += num_elements
                     if isinstance(of_group, list) and place < len(of_group):
-                        begin += _number(of_group[place]) or 0
+                        begin += count_of(of_group[place]) or 0
 
     def assemble_stage_3(
         self, groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None], kinds: list[str],
         made: Assembled, weights: dict[object, object], states: dict[object, object],
     ) -> None:  # fmt: skip
         for kind in ("", *kinds):
-            flats = [_flat_of(rank, kind, None, 3) for rank in ranks]
+            flats = [flat_of(rank, kind, None, 3) for rank in ranks]
             if not any(flat is not None for flat in flats):
                 continue
             begin = 0
@@ -343,14 +341,14 @@ class _Step:
 
     def add_frozen(self, first: dict[object, object], made: Assembled, weights: dict[object, object]) -> None:
         """Parameters that are not trained, which stage 3 cuts as well, and buffers, which are in the model's file."""
-        shapes = _shapes_of([first.get("frozen_param_shapes") or {}])
+        shapes = shapes_of([first.get("frozen_param_shapes") or {}])
         states = list(self.model_states.values())
         for name, shape in (shapes[0] if shapes else {}).items():
             flats: list[Flat | None] = []
             for state in states:
                 fragments = state.get("frozen_param_fragments")
                 found = fragments.get(name) if isinstance(fragments, dict) else None
-                flats.append(_flat([found]) if isinstance(found, TensorRef) else None)
+                flats.append(flat_row([found]) if isinstance(found, TensorRef) else None)
             pieces = spans_of_stage_3(flats, 0, elements_of(shape))
             self.put(name, "", shape, pieces, made, weights, {}, flats)
         module, listed = first.get("module"), first.get("buffer_names")
@@ -373,10 +371,10 @@ class _Step:
 
         parts, checkpoint = self.parts, self.parts.checkpoint
         start = len(checkpoint.tensors)
-        optimizer = {"state": states, "param_groups": _named_groups(ranks, groups)}
+        optimizer = {"state": states, "param_groups": named_groups(ranks, groups)}
         for reference in tensor_references([weights, states]):
             reference.index += start
-        _add_steps(ranks, groups, states)
+        add_steps(ranks, groups, states)
         for tensor in made.tensors:
             if tensor.storage and tensor.storage not in checkpoint.storages:
                 checkpoint.storages[tensor.storage] = Storage(tensor.storage, "", None, 0)
@@ -391,121 +389,6 @@ class _Step:
             checkpoint.parts.insert(0, Part("model", "", "fp32.", weights))
         place = next((i for i, part in enumerate(checkpoint.parts) if part.role == "optimizer"), 0)
         checkpoint.parts.insert(place, Part("optimizer", "", "optimizer.", optimizer))
-
-
-# --- reading the states
-
-
-def _number(value: object) -> int | None:
-    """A count; an enum's value (`ZeroStageEnum(2)`)."""
-    if isinstance(value, OpaqueObject) and len(value.args) == 1:
-        value = value.args[0]
-    return value if type(value) is int and 0 <= value < 1 << 40 else None
-
-
-def _inner_optimizer(part: Part) -> Part:
-    """Mixed precision wraps the optimizer's own state dict."""
-    value = part.value
-    for _ in range(3):
-        inner = value.get("optimizer_state_dict") if isinstance(value, dict) else None
-        if not isinstance(inner, dict) or (isinstance(value, dict) and "param_groups" in value):
-            break
-        value = inner
-    return Part("optimizer", part.file, part.prefix, value)
-
-
-def _shapes_of(listed: object) -> list[dict[str, Shape]]:
-    """`param_shapes`: of every group the shapes by name. Nothing when it is not what DeepSpeed writes."""
-    from ckpt_tui.checkpoints.readers.dcp_metadata import is_extents
-
-    groups: list[dict[str, Shape]] = []
-    for group in listed if isinstance(listed, list) else ():
-        if not isinstance(group, dict):
-            return []
-        shapes: dict[str, Shape] = {}
-        for name, shape in group.items():
-            if type(name) is not str or not is_extents(shape):
-                return []
-            shapes[name] = shape
-        groups.append(shapes)
-    return groups
-
-
-def _base_state(rank: dict[object, object]) -> dict[object, object]:
-    """The state dict of the optimizer that ZeRO wraps."""
-    for key in ("base_optimizer_state", "optimizer_state_dict"):
-        inner = rank.get(key)
-        if isinstance(inner, dict):
-            return inner
-    return {}
-
-
-def _flat(tensors: list[TensorRef]) -> Flat | None:
-    """Tensors of one dimension whose elements lie in a row."""
-    infos: list[TensorInfo | None] = []
-    for reference in tensors:
-        info = reference.info
-        if len(info.shape) != 1 or info.stride != (1,) or not info.storage:
-            return None
-        infos.append(info)
-    return Flat(infos, [info.shape[0] for info in infos if info is not None])
-
-
-def _flat_of(rank: dict[object, object] | None, kind: str, group: int | None, stage: int) -> Flat | None:
-    """A rank's row. kind: "" for the weights, or a moment's name. group: None for all groups behind each other."""
-    if rank is None:
-        return None
-    if not kind:
-        listed = rank.get("fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups")
-        found = listed if isinstance(listed, list) else []
-    else:
-        states = _base_state(rank).get("state")
-        ordered = list(states.values()) if isinstance(states, dict) else []
-        found = [state.get(kind) if isinstance(state, dict) else None for state in ordered]
-    if group is not None:
-        found = found[group : group + 1]
-    tensors = [item for item in found if isinstance(item, TensorRef)]
-    return _flat(tensors) if tensors and len(tensors) == len(found) else None
-
-
-def _moment_names(ranks: list[dict[object, object] | None]) -> list[str]:
-    """Names of what the optimizer keeps per element."""
-    for rank in ranks:
-        states = _base_state(rank).get("state") if rank is not None else None
-        for state in states.values() if isinstance(states, dict) else ():
-            if isinstance(state, dict):
-                kept = [k for k, v in state.items() if isinstance(v, TensorRef) and len(v.info.shape) == 1]
-                return [key for key in kept if isinstance(key, str)][:20]
-    return []
-
-
-def _named_groups(ranks: list[dict[object, object] | None], groups: list[dict[str, Shape]]) -> list[object]:
-    """The optimizer's groups with the names of their parameters, in place of the numbers of flat tensors."""
-    listed = next((_base_state(rank).get("param_groups") for rank in ranks if rank is not None), None)
-    named: list[object] = []
-    for number, group in enumerate(listed if isinstance(listed, list) else []):
-        if isinstance(group, dict):
-            names = list(groups[number]) if number < len(groups) else []
-            named.append({**group, "params": names})
-    return named
-
-
-def _add_steps(
-    ranks: list[dict[object, object] | None], groups: list[dict[str, Shape]], states: dict[object, object]
-) -> None:
-    """What the optimizer keeps once for a whole group, such as its step."""
-    first = next((_base_state(rank).get("state") for rank in ranks if rank is not None), None)
-    ordered = list(first.values()) if isinstance(first, dict) else []
-    for number, shapes in enumerate(groups):
-        state = ordered[number] if number < len(ordered) else None
-        if not isinstance(state, dict):
-            continue
-        for key, value in list(state.items())[:20]:
-            if isinstance(value, TensorRef) and len(value.info.shape) == 0:
-                for name in shapes:
-                    moments = states.get(name)
-                    if isinstance(moments, dict):
-                        moments.setdefault(key, value)
 
 
 READER = DeepSpeedReader()
