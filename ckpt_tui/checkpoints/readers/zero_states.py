@@ -1,4 +1,4 @@
-"""What DeepSpeed's state dicts say of the partitions: shapes, flat tensors, groups, steps. Nothing where they do not."""
+"""What DeepSpeed's state dicts say of partitions: shapes, flat tensors, groups, steps; nothing where they do not."""
 
 from __future__ import annotations
 
