@@ -109,7 +109,6 @@ class _Sums:
         self._is_complex = dtype_a in COMPLEX or dtype_b in COMPLEX
         self._is_wide = dtype_a in _WIDE or dtype_b in _WIDE
         self._change = self._a = self._b = np.longdouble(0)  # sums of squares
-        self._product = np.longdouble(0)
         self._largest = 0.0
         self._num_nonfinite = self._num_pairs = 0
         self._is_equal = True
@@ -141,7 +140,6 @@ class _Sums:
         self._a += square
         if same_bits:
             self._b += square
-            self._product += square
             return
         difference = np.subtract(b, a) if self._is_wide else np.subtract(b, a, out=self._space("change", len(a)))
         if self._is_wide:
@@ -151,14 +149,16 @@ class _Sums:
         self._is_equal &= furthest == 0.0
         self._change += dot(difference, difference) * repeats
         self._b += dot(b, b) * repeats
-        self._product += dot(a, b) * repeats
 
     def distance(self) -> Distance:
         if not self._num_pairs:
             return Distance(None, None, None, self._num_nonfinite, self._is_equal)
         norm_a, norm_b, norm_change = np.sqrt(self._a), np.sqrt(self._b), np.sqrt(self._change)
         relative = 0.0 if not norm_change else float(norm_change / norm_a) if norm_a else float("inf")
-        cosine = float(self._product / (norm_a * norm_b)) if norm_a and norm_b else None
+        cosine = None
+        if norm_a and norm_b:  # |b - a|^2 = |a|^2 + |b|^2 - 2 a.b
+            x, y, change = norm_a / norm_b, norm_b / norm_a, norm_change / norm_a * (norm_change / norm_b)
+            cosine = float((x + y - change) / 2)
         if cosine is not None:
             cosine = min(max(cosine, -1.0), 1.0)
         return Distance(
@@ -200,7 +200,8 @@ def _in_step(reader_a: ElementReader, reader_b: ElementReader) -> Iterator[tuple
 
 
 def _expanded(tensor: TensorInfo) -> list[int]:
-    return [i for i, (n, s) in enumerate(zip(tensor.shape, tensor.stride, strict=True)) if s == 0 and n > 1]
+    """The dimensions of stride 0; the reader judges strides that do not go with the shape."""
+    return [i for i, (n, s) in enumerate(zip(tensor.shape, tensor.stride, strict=False)) if s == 0 and n > 1]
 
 
 def _pieces(tensor: TensorInfo) -> list[tuple[tuple[int, ...], TensorInfo]]:
@@ -214,6 +215,8 @@ def _same_places(a: TensorInfo, b: TensorInfo) -> Iterator[tuple[TensorInfo, Ten
         yield a, b
         return
     pieces_a, pieces_b = _pieces(a), _pieces(b)
+    if any(not len(starts) == len(piece.shape) == len(a.shape) for starts, piece in (*pieces_a, *pieces_b)):
+        raise CkptError("Cannot be compared", f"{safe_text(a.name, 120)}: a piece has other dimensions than it")
     if len(pieces_a) * len(pieces_b) > _MAX_BOXES:
         what = f"{safe_text(a.name, 120)} lies in {plural(len(pieces_a), 'piece')} and {len(pieces_b):,}"
         raise CkptError("Cannot be compared", f"{what}: too many to lay against each other")

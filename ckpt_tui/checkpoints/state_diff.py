@@ -20,6 +20,7 @@ _MAX_NODES = 2_000_000  # of the two states walked together: more is hostile
 _LONG_SEQUENCE = 8  # longer lists of plain values are one value: 625 numbers are one RNG state
 # Where trainings keep their hyperparameters in the state; those are compared as hyperparameters.
 _HPARAM_KEYS = ("args", "hparams", "hyper_parameters", "hyperparameters", "config", "cfg", "model_args")
+_INDEX = ".index.json"  # tells which file a tensor lies in, and that does not count
 _MISSING = object()
 
 
@@ -63,6 +64,8 @@ def rest_of(checkpoint: Checkpoint) -> dict[str, object]:
         name = key_text(key)
         place = ("", f"{name}.") if is_single else (name, "")
         is_taken = place in taken or (not is_single and name in files)
+        if name.endswith(_INDEX):
+            continue
         if is_taken or name in PROGRESS_KEYS or name in _HPARAM_KEYS or isinstance(value, TensorRef):
             continue
         rest[name] = value
@@ -87,11 +90,11 @@ def _pruned(checkpoint: Checkpoint, absent: frozenset[str], has_settings: bool) 
         return state
     unwanted = {*absent, "settings"} if has_settings else absent
     gone = {(part.file, part.prefix) for part in checkpoint.parts if part.role in unwanted}
-    if not gone and not has_settings:
+    if not gone and not has_settings and not any(isinstance(key, str) and key.endswith(_INDEX) for key in state):
         return state
     kept: dict[object, object] = {}
     for key, value in state.items():
-        if has_settings and key in _HPARAM_KEYS:
+        if (has_settings and key in _HPARAM_KEYS) or (isinstance(key, str) and key.endswith(_INDEX)):
             continue
         name = key_text(key)
         if ("", f"{name}.") in gone or (name, "") in gone:
