@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ckpt_tui.checkpoints.inflated import InflatedStorage
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Storage, TensorInfo
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.text import count, safe_text
@@ -153,6 +154,7 @@ class ElementReader:
             assert self._storage is not None
             self._path = storage_path(checkpoint, self._storage)
         self._descriptor: int | None = None
+        self._inflated: InflatedStorage | None = None
         self._whole: Array | None = None
         self._reuses_memory = reuses_memory
         self._memory: Array | None = None
@@ -187,9 +189,19 @@ class ElementReader:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise from_os_error(error, safe_text(self._path)) from error
+            assert self._storage is not None
+            if self._storage.deflated_bytes is not None:
+                try:
+                    self._inflated = InflatedStorage(self._descriptor, self._storage, self.name)
+                except BaseException:
+                    self.__exit__()
+                    raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._inflated is not None:
+            self._inflated.close()
+            self._inflated = None
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -273,7 +285,7 @@ class ElementReader:
         assert self._storage.offset is not None
         assert self._descriptor is not None
         size = num_elements * self.item_bytes
-        position = self._storage.offset + offset * self.item_bytes
+        position = offset * self.item_bytes
         num_words = size // np.dtype(self._word).itemsize
         if not reuses_memory:
             words: Array = np.empty(num_words, self._word)
@@ -281,8 +293,15 @@ class ElementReader:
             if self._memory is None or len(self._memory) < num_words:
                 self._memory = np.empty(num_words, self._word)
             words = self._memory[:num_words]
-        if size and read_into(self._descriptor, memoryview(words).cast("B"), position) != size:
-            raise CkptError("Truncated", f"{self.name}: the file ends before byte {count(position + size)}")
+        view = memoryview(words).cast("B")
+        if self._inflated is not None:
+            if size and self._inflated.read_into(view, position) != size:
+                raise CkptError(
+                    "Truncated", f"{self.name}: its compressed data ends before byte {count(position + size)}"
+                )
+        elif size and read_into(self._descriptor, view, self._storage.offset + position) != size:
+            end = self._storage.offset + position + size
+            raise CkptError("Truncated", f"{self.name}: the file ends before byte {count(end)}")
         if self._swaps:
             words = words.byteswap()
         if self.is_complex:

@@ -78,6 +78,7 @@ class _Export:
         names = [name[len(self.root) :] for name in self.by_name if name.startswith(self.root)]
         models = [name[7:-5] for name in names if name.startswith("models/") and name.endswith(".json")]
         states: dict[object, object] = {}
+        state: dict[object, object]
         for model in models[:_MAX_FINDINGS]:
             states[model] = state = {}
             for folder, kind in (("weights", "weights"), ("constants", "constants")):
