@@ -7,7 +7,7 @@ What vouches for a byte, and what does not:
   covered are what lies between the records (padding, local headers) and the central directory. Nothing there is
   content: what decides which bytes are read (names, sizes, offsets, methods) stands twice or is held against the
   checksum of what it leads to; a flip in the rest (times, attributes, padding) changes nothing that is loaded.
-- `.distcp` files are runs of small zips; the checksum of every chunk's elements is checked.
+- `.distcp` files are runs of small zips, each with checksums of its own; `.metadata` beside them is a bare pickle.
 - safetensors, legacy torch files, plain pickles, JSON and archives written with checksums off have none. A digest of
   the whole file from the run's log or registry covers every byte of it; without one the level is `not-checked`.
 
@@ -112,7 +112,7 @@ def _files_of(checkpoint: Checkpoint, by_file: Mapping[str, object]) -> list[tup
     parts = {name for name in (*state, *by_file) if isinstance(name, str) and is_inside(name)}
     folders = {name.rpartition("/")[0] for name in parts} | {""}
     return [
-        (name, num_bytes, name in parts)
+        (name, num_bytes, name in parts or name.rpartition("/")[2] == ".metadata")  # DCP's list of what lies where
         for name, num_bytes in sorted(listing.files.items())
         if name.rpartition("/")[0] in folders
     ]

@@ -136,7 +136,8 @@ def _check_step(checkpoint: Checkpoint, expected: int | None) -> Iterator[Findin
     step = step_of(checkpoint)
     if step is None:
         return
-    named = step_in_name(checkpoint.path)
+    # Accelerate numbers its saves, not their steps.
+    named = step_in_name(checkpoint.path) if checkpoint.format != "accelerate" else None
     hint = "The file may have been renamed, or copied from another run."
     for other, who in ((named, "its name says"), (expected, "the run's records say")):
         if other is not None and other != step:
@@ -184,7 +185,11 @@ def _check_moments(checkpoint: Checkpoint) -> Iterator[Finding]:
             message = f"{safe_text(info.name)} has shape {list(info.shape)}, no parameter is left that fits"
             hint = "Model and optimizer are not of the same training."
             yield Finding("optimizer-shape", Severity.ERROR, where, message, hint, "resume")
-        elif len(groups) == 1 and not _is_in_order([info.shape for info in of_parameter.values()], shapes):
+        elif (
+            len(groups) == 1
+            and _keeps_order(checkpoint)
+            and not _is_in_order([info.shape for info in of_parameter.values()], shapes)
+        ):
             message = "its moments come in another order than the model's parameters"
             yield Finding("moment-order", Severity.WARNING, where, message, level="resume")
         adam = any(isinstance(group, Mapping) and "betas" in group for group in groups)
@@ -192,6 +197,12 @@ def _check_moments(checkpoint: Checkpoint) -> Iterator[Finding]:
         if adam and not per_parameter and step is not None and step > 0:
             message = f"no moments at step {count(step)}, though this optimizer keeps them"
             yield Finding("moments-missing", Severity.WARNING, where, message, level="resume")
+
+
+def _keeps_order(checkpoint: Checkpoint) -> bool:
+    """Whether the model's tensors stand as the model has them: safetensors sorts them."""
+    models = [part for part in checkpoint.parts if part.role == "model"]
+    return len(models) == 1 and not models[0].file.endswith(".safetensors")
 
 
 def _model_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.builders.validation import ALL_PASS, codes, full_state, save, validate, words_of
 
@@ -151,6 +152,22 @@ def test_what_contradicts_is_a_fault_whoever_wrote_it(tmp_path: Path) -> None:
     state = training_state(iter_num=500)
     validation = validate(save(tmp_path / "checkpoint_step600.pt", state))
     assert (validation.verdict, validation.levels["resume"]) == ("incomplete", "fail")
+
+
+def test_accelerate_numbers_its_saves_and_safetensors_sorts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"z": torch.nn.Linear(4, 3), "a": torch.nn.Linear(5, 2)})
+    optimizer = torch.optim.AdamW(model.parameters())
+    (model["z"](torch.randn(2, 4)).sum() + model["a"](torch.randn(2, 5)).sum()).backward()
+    optimizer.step()
+    directory = tmp_path / "checkpoint_0"
+    directory.mkdir()
+    save_file(model.state_dict(), directory / "model.safetensors")
+    save(directory / "optimizer.bin", optimizer.state_dict())
+    save(directory / "random_states_0.pkl", {"step": 4, "torch_manual_seed": torch.get_rng_state()})
+    validation = validate(directory)
+    assert (validation.format, validation.verdict) == ("accelerate", "valid"), words_of(validation)
+    assert codes(validation).isdisjoint({"step-mismatch", "moment-order"})
 
 
 def test_a_training_state_without_its_optimizer_is_incomplete(tmp_path: Path) -> None:
