@@ -1,8 +1,6 @@
 """Salvage: what can be got back from a damaged checkpoint, and the new file that holds it.
 
-The original is opened for reading only. The new file is written beside its place under a temporary name, flushed to
-the device, read back and held against the checksums of what was read, and only then gets its name; nothing that has
-that name already is replaced. A crash at any point leaves no OUT, or a whole one.
+The original is opened for reading only, and every byte of it is read and judged before anything is written.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ckpt_tui.checkpoints.byte_pass import Region, read_once
 from ckpt_tui.checkpoints.inert_state import Change, InertState, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
 from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef
@@ -23,11 +20,10 @@ from ckpt_tui.checkpoints.writers.pickle_writer import StorageKeys, write_pickle
 from ckpt_tui.checkpoints.writers.pieces import NewFile
 from ckpt_tui.checkpoints.writers.safetensors import fits, safetensors_pieces
 from ckpt_tui.checkpoints.writers.torch_zip import torch_zip_pieces
-from ckpt_tui.errors import Cancelled, CkptError, from_os_error
-from ckpt_tui.services.files import remove_if_there, sync_directory
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services.new_file import write_new_file
 from ckpt_tui.text import safe_text, size
 
-_WINDOW_BYTES = 1 << 20
 _SAFETENSORS = ".safetensors"
 _TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -120,27 +116,7 @@ def carry_out(
 ) -> None:
     """Write OUT. Raises CkptError, and Cancelled; OUT is then not there, and nothing else is left behind."""
     assert plan.new_file is not None
-    folder, name = os.path.split(plan.out)
-    temporary = os.path.join(folder, f".{name}.tmp-{os.getpid()}")
-    try:
-        _remove_leftovers(folder or ".", name)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            _write(descriptor, plan.new_file, on_bytes, is_cancelled)
-            os.fsync(descriptor)
-            _read_back(descriptor, plan.new_file, on_bytes, is_cancelled)
-        finally:
-            os.close(descriptor)
-        _reopen(temporary, plan)
-        _publish(temporary, plan.out)
-        sync_directory(folder or ".")
-    except OSError as error:
-        remove_if_there(temporary)
-        where = error.filename if isinstance(error.filename, str) else plan.out
-        raise from_os_error(error, safe_text(where, 1000), "write") from error
-    except BaseException:
-        remove_if_there(temporary)
-        raise
+    write_new_file(plan.out, plan.new_file, lambda path: _reopen(path, plan), on_bytes, is_cancelled)
 
 
 # --- planning
@@ -324,105 +300,6 @@ def _check_space(plan: SalvagePlan) -> None:
         )
 
 
-# --- writing
-
-
-def _write(
-    descriptor: int,
-    new_file: NewFile,
-    on_bytes: Callable[[int], None] | None,
-    is_cancelled: Callable[[], bool] | None,
-) -> None:
-    opened: dict[str, int] = {}
-    buffer = memoryview(bytearray(_WINDOW_BYTES))
-    try:
-        for piece in new_file.pieces:
-            if isinstance(piece, bytes):
-                _write_all(descriptor, memoryview(piece))
-                continue
-            if piece.path not in opened:
-                if len(opened) >= 64:
-                    os.close(opened.pop(next(iter(opened))))
-                opened[piece.path] = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
-            _copy(opened[piece.path], descriptor, piece, buffer, on_bytes, is_cancelled)
-    finally:
-        for source in opened.values():
-            os.close(source)
-
-
-def _copy(
-    source: int,
-    target: int,
-    piece: Source,
-    buffer: memoryview,
-    on_bytes: Callable[[int], None] | None,
-    is_cancelled: Callable[[], bool] | None,
-) -> None:
-    """Copy a storage; what is read must still be what was read before."""
-    from isal import isal_zlib
-
-    inflate = None
-    if piece.is_deflated:
-        import zlib
-
-        inflate = zlib.decompressobj(-15)
-    position, end, crc = piece.offset, piece.offset + piece.stored_bytes, 0
-    while position < end:
-        if is_cancelled is not None and is_cancelled():
-            raise Cancelled
-        num_read = os.preadv(source, [buffer[: min(len(buffer), end - position)]], position)
-        if not num_read:
-            break
-        position += num_read
-        data = buffer[:num_read]
-        if inflate is not None:
-            rest = bytes(data)
-            while rest:
-                out = memoryview(inflate.decompress(rest, _WINDOW_BYTES))
-                rest = inflate.unconsumed_tail
-                crc = isal_zlib.crc32(out, crc)
-                _write_all(target, out)
-                if not out and not rest:
-                    break
-        else:
-            crc = isal_zlib.crc32(data, crc)
-            _write_all(target, data)
-        if on_bytes is not None:
-            on_bytes(num_read)
-    if inflate is not None:
-        out = memoryview(inflate.flush())
-        crc = isal_zlib.crc32(out, crc)
-        _write_all(target, out)
-    if crc != piece.crc32:
-        raise CkptError(
-            "Changed meanwhile",
-            f"{safe_text(piece.path, 1000)} is not what it was when it was first read",
-            "Something writes it, or the disk fails: copy it somewhere else and salvage the copy.",
-        )
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _read_back(
-    descriptor: int,
-    new_file: NewFile,
-    on_bytes: Callable[[int], None] | None,
-    is_cancelled: Callable[[], bool] | None,
-) -> None:
-    """Every storage as it now lies in the new file, against the checksum of what was read from the original."""
-    regions = [Region(s.key, s.offset, s.size_bytes, s.crc32) for s in new_file.storages]
-    file_bytes = os.fstat(descriptor).st_size
-    result = read_once(descriptor, file_bytes, regions, on_bytes=on_bytes, is_cancelled=is_cancelled)
-    wrong = [outcome.region.name for outcome in result.regions if outcome.checksum_differs or outcome.missing_bytes]
-    if wrong or file_bytes != new_file.size_bytes:
-        raise CkptError(
-            "Cannot write", "what was written does not read back the same", "The disk may be failing: write elsewhere."
-        )
-
-
 def _reopen(temporary: str, plan: SalvagePlan) -> None:
     """Open the new file as anybody would: it must hold what was planned, and nothing may be wrong with it."""
     from ckpt_tui.checkpoints.registry import open_file
@@ -432,40 +309,3 @@ def _reopen(temporary: str, plan: SalvagePlan) -> None:
     names = sorted(tensor.name for tensor in checkpoint.tensors)
     assert not errors, f"the new file is not sound: {errors[:3]}"
     assert names == sorted(plan.names), "the new file does not hold what was planned"
-
-
-def _publish(temporary: str, out: str) -> None:
-    """Give the new file its name, unless something has it by now."""
-    try:
-        os.link(temporary, out, follow_symlinks=False)
-    except FileExistsError:
-        raise CkptError(
-            "Already there", f"{safe_text(out, 1000)} exists by now, and nothing is overwritten", "Give another name."
-        ) from None
-    except OSError:  # a file system without hard links
-        if os.path.lexists(out):
-            raise CkptError("Already there", f"{safe_text(out, 1000)} exists by now", "Give another name.") from None
-        os.rename(temporary, out)
-        return
-    os.unlink(temporary)
-
-
-def _remove_leftovers(folder: str, name: str) -> None:
-    """Temporary files of a salvage to the same OUT that was killed."""
-    beginning = f".{name}.tmp-"
-    for entry in os.listdir(folder):
-        pid = entry.removeprefix(beginning)
-        if entry.startswith(beginning) and pid.isdigit() and not _is_alive(int(pid)):
-            remove_if_there(os.path.join(folder, entry))
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # ours, from a salvage in this process that is over
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -12,11 +12,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import inspecting, reading, training, watching
+from tests.bench import inspecting, reading, salvaging, training, watching
 from tests.bench.measure import Row
 from tests.bench.reference_files import ReferenceFiles
 
-PARTS = ("reading", "inspecting", "watching", "training")
+PARTS = ("reading", "inspecting", "salvaging", "watching", "training")
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parts = {
         "reading": lambda: reading.rows(files, options.repeats),
         "inspecting": lambda: inspecting.rows(files, options.repeats),
+        "salvaging": lambda: salvaging.rows(files, options.repeats),
         "watching": lambda: watching.rows(files, options.repeats),
         "training": lambda: training.rows(options.repeats, options.files),
     }
