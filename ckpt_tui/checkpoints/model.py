@@ -91,11 +91,9 @@ class TensorInfo:
 @dataclass(slots=True)
 class ShardedTensor(TensorInfo):
     """A tensor that several ranks saved in pieces; layout `sharded`. chunks: where each piece begins, and the piece,
-    which follows it among the checkpoint's tensors as a component. is_flat: they are pieces of its elements in a row,
-    one behind the other, and not boxes of its shape."""
+    which follows it among the checkpoint's tensors as a component: boxes of its shape."""
 
     chunks: list[tuple[tuple[int, ...], TensorInfo]] = field(default_factory=list)
-    is_flat: bool = False
 
 
 class Verdict(StrEnum):

@@ -12,6 +12,7 @@ import torch
 
 from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, ShardedTensor, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.readers.zero_partitions import boxes_of
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
@@ -58,11 +59,11 @@ def value_of(checkpoint: Checkpoint, reference: TensorRef) -> torch.Tensor:
     if not isinstance(reference, CompositeRef):
         return bytes_of(checkpoint, reference.info)
     assert isinstance(reference.info, ShardedTensor)
-    assert reference.info.is_flat
-    whole = torch.full((reference.info.num_elements,), torch.nan, dtype=getattr(torch, reference.info.dtype))
-    for (begin,), piece in reference.info.chunks:
-        whole[begin : begin + piece.num_elements] = bytes_of(checkpoint, piece)
-    return whole.reshape(reference.info.shape)
+    whole = torch.full(reference.info.shape, torch.nan, dtype=getattr(torch, reference.info.dtype))
+    for starts, piece in reference.info.chunks:
+        box = tuple(slice(begin, begin + extent) for begin, extent in zip(starts, piece.shape, strict=True))
+        whole[box] = bytes_of(checkpoint, piece)
+    return whole
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, dict[str, TensorRef]]:
@@ -146,6 +147,19 @@ def test_the_step_may_be_opened_by_itself() -> None:
     assert step.progress == whole.progress
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (1, 4), (4, 1), (2, 3, 4), (2, 1, 1, 3)])
+def test_boxes_make_up_every_span_of_a_row(shape: tuple[int, ...]) -> None:
+    numbers = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    for begin in range(numbers.numel()):
+        for end in range(begin + 1, numbers.numel() + 1):
+            found = []
+            for starts, extents, first in boxes_of(shape, begin, end):
+                box = numbers[tuple(slice(s, s + n) for s, n in zip(starts, extents, strict=True))]
+                assert box.reshape(-1).tolist() == list(range(first, first + box.numel()))
+                found += box.reshape(-1).tolist()
+            assert found == list(range(begin, end))
+
+
 # --- damage
 
 
@@ -218,7 +232,7 @@ def test_latest_alone_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_is_found_and_names_the_partition(copy: Path) -> None:
     checkpoint = open_checkpoint(copy / "zero3_two_ranks")
-    piece = state_of(checkpoint)["fp32"]["last.weight"].info.chunks[1][1]  # type: ignore[attr-defined]
+    piece = state_of(checkpoint)["fp32"]["last.weight"].info.chunks[-1][1]  # type: ignore[attr-defined]
     storage = checkpoint.storages[piece.storage]
     assert storage.offset is not None
     path = copy / "zero3_two_ranks" / storage.file

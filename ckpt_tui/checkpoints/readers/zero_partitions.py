@@ -7,6 +7,8 @@ behind the other. The moments of the optimizer lie as the weights do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, ShardedTensor, TensorInfo, TensorRef
 
 _MAX_PIECES = 300_000
@@ -72,23 +74,24 @@ class Assembled:
             info = TensorInfo(name, "", shape, dtype, 0, "", contiguous(shape))
             self.tensors.append(info)
             return TensorRef(info, index)
-        whole = ShardedTensor(
-            name, "", shape, dtype, num_bytes, "", contiguous(shape), 0, "cpu", "sharded", is_flat=True
-        )
+        whole = ShardedTensor(name, "", shape, dtype, num_bytes, "", contiguous(shape), 0, "cpu", "sharded")
         self.tensors.append(whole)
         chunks: list[object] = []
-        for number, (begin, size, tensor, offset) in enumerate(pieces):
-            piece_name = f"{name}.chunks.{number}"
-            if tensor is None:
-                self.lost[name] = None
-                lost_bytes = size * DTYPE_SIZES.get(dtype, 0)
-                piece = TensorInfo(piece_name, "", (size,), dtype, lost_bytes, f"{piece_name}: lost", (1,))
-            else:
-                piece = _view(piece_name, (size,), tensor, offset)
-            piece.is_component = True
-            chunks.append(TensorRef(piece, len(self.tensors)))
-            self.tensors.append(piece)
-            whole.chunks.append(((begin,), piece))
+        for begin, size, tensor, offset in pieces:
+            for starts, extents, first in boxes_of(shape, begin, begin + size):
+                piece_name = f"{name}.chunks.{len(chunks)}"
+                if tensor is None:
+                    self.lost[name] = None
+                    lost_bytes = elements_of(extents) * DTYPE_SIZES.get(dtype, 0)
+                    key = f"{piece_name}: lost"
+                    piece = TensorInfo(piece_name, "", extents, dtype, lost_bytes, key, contiguous(extents))
+                else:
+                    piece = _view(piece_name, extents, tensor, offset + first - begin)
+                piece.is_component = True
+                chunks.append(TensorRef(piece, len(self.tensors)))
+                self.tensors.append(piece)
+                whole.chunks.append((starts, piece))
+        self.num_pieces += len(chunks) - len(pieces)
         return CompositeRef(whole, index, {"chunks": chunks})
 
 
@@ -133,6 +136,26 @@ def spans_of_stage_3(
         else:
             found += [(done + b, n, tensor, offset) for b, n, tensor, offset in flat.pieces(begin, size)]
     return found
+
+
+def boxes_of(shape: Shape, begin: int, end: int) -> Iterator[tuple[Shape, Shape, int]]:
+    """(where it begins, its shape, its first element) of the boxes that make up elements begin..end of a tensor in
+    their order: the rest of a row, whole rows, the beginning of one; at most two a dimension and one more."""
+    if begin >= end:
+        return
+    if not shape:
+        yield (), (), 0
+        return
+    row = elements_of(shape[1:])
+    head_end = min(-(-begin // row) * row, end)
+    tail_begin = max(end // row * row, head_end)
+    for at, stop in ((begin, head_end), (tail_begin, end)):
+        if at == tail_begin and head_end < tail_begin:
+            first, last = head_end // row, tail_begin // row
+            yield (first, *(0 for _ in shape[1:])), (last - first, *shape[1:]), head_end
+        number = at // row
+        for starts, extents, inner in boxes_of(shape[1:], at - number * row, stop - number * row):
+            yield (number, *starts), (1, *extents), number * row + inner
 
 
 def elements_of(shape: Shape) -> int:
