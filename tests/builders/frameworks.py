@@ -63,3 +63,21 @@ def accelerate(directory: Path) -> None:
         state = {"step": 0, "torch_manual_seed": torch.get_rng_state()[:16].clone()}
         torch.save(state, directory / f"random_states_{rank}.pkl")
     torch.save({"step": 500, "seen": torch.ones(2)}, directory / "custom_checkpoint_0.pkl")
+
+
+def checkpoint_dir(directory: Path) -> None:
+    """The `dir` layout: a file for each part."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save(model.state_dict(), directory / "model.pt")
+    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+    torch.save(scheduler.state_dict(), directory / "scheduler.pt")
+    position = {"shard": 1, "position": 64, "rng_state": {"torch": torch.get_rng_state()[:16].clone()}}
+    torch.save(position, directory / "dataloader.pt")
+    (directory / "config.yaml").write_text("n_layer: 2\nlearning_rate: 0.001\ndata:\n  files: [a, b]\n")
+    write_json(directory / "train_state.json", {"step": 40, "epoch": 1, "train_loss": 2.5, "best_metric": 2.25})
+    (directory / "metrics.csv").write_text("step,train_loss,val_loss\n20,3.0,3.5\n40,2.5,\n40,,2.25\n")

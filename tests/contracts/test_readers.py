@@ -43,6 +43,7 @@ DIRECTORY_BUILDERS: dict[str, Callable[[Path], object]] = {
     "deepspeed": distributed.deepspeed,
     "hf-trainer": frameworks.hf_trainer,
     "accelerate": frameworks.accelerate,
+    "checkpoint-dir": frameworks.checkpoint_dir,
 }
 
 

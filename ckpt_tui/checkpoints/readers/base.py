@@ -43,6 +43,7 @@ FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy", "to
 DIRECTORY_READERS: tuple[str, ...] = (
     "hf_trainer",
     "accelerate",
+    "checkpoint_dir",
     "sharded",
     "dcp",
     "deepspeed",
