@@ -12,8 +12,10 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.text import safe_text
 
 _HEAD_BYTES = 512
+_MAX_LOOKED_INTO = 100  # names in a directory that is no checkpoint
 
 
 def sniff(path: str | os.PathLike[str]) -> str | None:
@@ -67,10 +69,24 @@ def open_directory(path: str, limits: ReadLimits) -> Checkpoint:
     for reader in directory_readers():
         if reader.sniff(listing) is not None:
             return reader.read(listing, limits)
-    raise CkptError(
+    raise _not_a_checkpoint_directory(path, listing.names)
+
+
+def _not_a_checkpoint_directory(path: str, names: set[str]) -> CkptError:
+    """Say what is in it: most often it is a run, and checkpoints are."""
+    inside = [name for name in sorted(names)[:_MAX_LOOKED_INTO] if sniff(os.path.join(path, name)) is not None]
+    if not inside:
+        return CkptError(
+            "Not a checkpoint",
+            f"{path} is a directory of no layout that is known, and holds no checkpoint",
+            "Give a checkpoint: a file, or the directory that a framework wrote one into.",
+        )
+    shown = ", ".join(safe_text(name, 60) for name in inside[:3])
+    more = f" and {len(inside) - 3:,} more" if len(inside) > 3 else ""
+    return CkptError(
         "Not a checkpoint",
-        f"{path} is a directory of no layout that is known",
-        f"Name a file in it, or list it: ckpt-tui list {path}",
+        f"{path} is a directory of checkpoints, not one of them: it holds {shown}{more}",
+        f"Name one of them, or list them all: ckpt-tui list {path}",
     )
 
 

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 
 from ckpt_tui import text
-from ckpt_tui.output import Cell, Column, CommandResult, Output, Style, table
+from ckpt_tui.output import Cell, Column, CommandResult, Output, Style, table, wrapped
 
 TYPE_CHECKING = False  # what `typing` says, without the 4 ms to import it
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _SHOWN_MODULES = 8
 _SHOWN_GROUPS = 4
 _SHOWN_GLOBALS = 5
 _SHOWN_FINDINGS = 6
+_SHOWN_FILES = 12
+_SHOWN_REFUSED = 3
 _MARKS = {
     "safe": ("safe to open", "good"),
     "unknown": ("unknown code in it", "warn"),
@@ -35,7 +37,7 @@ _MARKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="checkpoint file")
+    parser.add_argument("path", metavar="PATH", help="checkpoint: a file, or a directory that is one")
     parser.add_argument("--filter", metavar="GLOB", help="only tensors whose name matches, as in '*.attn.*'")
     parser.add_argument("--all", action="store_true", help="every tensor, module and setting, however many")
     parser.add_argument("--stats", action="store_true", help="read the tensors: min, max, mean, std, norm, NaN, Inf")
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         from re import compile as compile_pattern
 
         matches = compile_pattern(translate(args.filter)).match
-        chosen = [tensor for tensor in chosen if matches(tensor.name)]
+        chosen = [t for t in chosen if matches(t.name) or (t.file and matches(f"{t.file}:{t.name}"))]
     statistics = _statistics(checkpoint, chosen, out) if args.stats else {}
     num_parameters = count_parameters(model_tensors(checkpoint))
     data: dict[str, object] = {}
@@ -64,7 +66,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         from ckpt_tui.commands.inspect_json import inspect_data
 
         data = inspect_data(checkpoint, chosen, num_parameters, statistics)
-    return CommandResult(data=data, view=lambda s: _lines(checkpoint, chosen, num_parameters, statistics, args.all, s))
+    return CommandResult(
+        data=data, view=lambda s: _lines(checkpoint, chosen, num_parameters, statistics, args.all, args.filter, s)
+    )
 
 
 def _statistics(checkpoint: Checkpoint, chosen: list[TensorInfo], out: Output) -> dict[int, dict[str, object]]:
@@ -91,40 +95,103 @@ def _lines(
     num_parameters: int,
     statistics: dict[int, dict[str, object]],
     everything: bool,
+    pattern: str | None,
     style: Style,
 ) -> Iterator[str]:
-    word, role = _MARKS[checkpoint.safety]
-    if checkpoint.format == "safetensors":
-        word = "safe to open"
-    name = text.safe_text(checkpoint.path.rsplit("/", 1)[-1] or checkpoint.path, 60)
-    saved_at = checkpoint.progress.get("saved_at")
-    saved = f" · saved {_when(saved_at)}" if isinstance(saved_at, (int, float)) else ""
-    facts = f"{checkpoint.format.replace('-', ' ')} · {text.size(checkpoint.size_bytes)}{saved} · "
-    yield f"{style.paint(name, 'bold')}  {facts if style.unicode else facts.replace('·', '-')}{style.paint(word, role)}"
+    yield _first_line(checkpoint, style)
+    yield from _warnings(checkpoint, everything, style)
     shown = [f"{key} {_progress(key, value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
     yield "  ".join(shown) if shown else "it tells of no step"
-    tensors = text.plural(len(checkpoint.tensors), "tensor")
+    tensors = text.plural(sum(not tensor.is_component for tensor in checkpoint.tensors), "tensor")
     yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
     if checkpoint.has:
         yield f"has {', '.join(checkpoint.has)}"
+    yield from _weights_only(checkpoint, everything, style)
+    yield from _files(checkpoint, everything, style)
     yield from _settings(checkpoint, everything, style)
     yield from _modules(checkpoint, everything, style)
     yield from _optimizer(checkpoint, everything, style)
-    yield from _tensors(chosen, statistics, everything, style)
-    odd = [ref for ref in checkpoint.globals if ref.verdict != "known"]
-    if odd:
-        yield ""
-        yield style.paint("code that opening it with pickle would reach", "dim")
-        for ref in odd[: None if everything else _SHOWN_GLOBALS]:
-            line = f"  {ref.verdict}: {text.safe_text(ref.name, 80)}: {ref.reason}"
-            yield style.paint(line, "bad" if ref.verdict == "dangerous" else "warn")
-        yield from _more(len(odd), _SHOWN_GLOBALS, everything, style)
+    yield from _tensors(chosen, statistics, everything, pattern, style)
     if checkpoint.findings:
         yield ""
     for finding in checkpoint.findings[: None if everything else _SHOWN_FINDINGS]:
-        line = f"{finding.severity}: {text.safe_text(finding.where, 60)}: {text.safe_text(finding.message, 300)}"
-        yield style.paint(line, "bad" if finding.severity == "error" else "warn")
+        where = f"{text.safe_text(finding.where, 60)}: " if finding.where else ""
+        line = f"{finding.severity}: {where}{text.safe_text(finding.message, 300)}"
+        for part in wrapped(line, style):
+            yield style.paint(part, "bad" if finding.severity == "error" else "warn")
     yield from _more(len(checkpoint.findings), _SHOWN_FINDINGS, everything, style)
+
+
+def _first_line(checkpoint: Checkpoint, style: Style) -> str:
+    """What it is, how large, when it was saved, and whether it may be opened."""
+    word, role = _MARKS[checkpoint.safety]
+    name = text.safe_text(checkpoint.path.rstrip("/").rsplit("/", 1)[-1] or checkpoint.path, 60)
+    saved_at = checkpoint.progress.get("saved_at")
+    saved = f" · saved {_when(saved_at)}" if isinstance(saved_at, (int, float)) else ""
+    facts = f"{checkpoint.format.replace('-', ' ')} · {text.size(checkpoint.size_bytes)}{saved} · "
+    return (
+        f"{style.paint(name, 'bold')}  {facts if style.unicode else facts.replace('·', '-')}{style.paint(word, role)}"
+    )
+
+
+def _warnings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
+    """What a person must know before anything else: that loading it may run code, that it is damaged."""
+    odd = [ref for verdict in ("dangerous", "unknown") for ref in checkpoint.globals if ref.verdict == verdict]
+    if odd:
+        role = "bad" if odd[0].verdict == "dangerous" else "warn"
+        yield style.paint("safe to list, not safe to load: a full unpickler would reach", role)
+        for ref in odd[: None if everything else _SHOWN_GLOBALS]:
+            line = f"{ref.verdict}: {text.safe_text(ref.name, 80)}: {ref.reason}"
+            for part in wrapped(line, style, 2):
+                yield "  " + style.paint(part, "bad" if ref.verdict == "dangerous" else "warn")
+        yield from _more(len(odd), _SHOWN_GLOBALS, everything, style)
+    num_errors = sum(finding.severity == "error" for finding in checkpoint.findings)
+    if num_errors:
+        yield style.paint(f"damaged: {text.plural(num_errors, 'error')}, listed at the end", "bad")
+
+
+def _weights_only(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
+    """Whether torch.load takes it as it is, and what is in the way."""
+    if not checkpoint.globals and checkpoint.format != "torchscript":
+        return
+    from ckpt_tui.checkpoints.weights_only import weights_only
+
+    found = weights_only(checkpoint)
+    if found.loads:
+        yield "torch.load(weights_only=True) takes it"
+        return
+    shown = found.refuses if everything else found.refuses[:_SHOWN_REFUSED]
+    rest = len(found.refuses) - len(shown)
+    names = ", ".join(text.safe_text(name, 80) for name in shown) + (f" and {rest:,} more" if rest else "")
+    if found.reason and found.loads is False:
+        names = found.reason
+    if names:
+        which = "the files that name" if any(part.file for part in checkpoint.parts) else "it:"
+        yield from wrapped(f"torch.load(weights_only=True) refuses {which} {names}", style)
+
+
+def _files(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
+    """Of a directory: which file is what, and which are not there."""
+    if not any(part.file for part in checkpoint.parts) and not any(tensor.file for tensor in checkpoint.tensors):
+        return
+    from ckpt_tui.checkpoints.contents import files_of
+
+    files = files_of(checkpoint)
+    rows: list[list[Cell]] = [
+        [
+            text.safe_text(file.name, 80),
+            ("MISSING", "bad") if file.is_missing else ", ".join(file.roles),
+            text.count(file.num_tensors) if file.num_tensors else "",
+            "" if file.size_bytes is None else text.size(file.size_bytes),
+        ]
+        for file in files
+    ]
+    columns = [Column("file", shrink=True, keep="end"), Column("what"), Column("tensors", "right")]
+    yield ""
+    # What is missing is never left out.
+    limit = None if everything else max(_SHOWN_FILES, sum(file.is_missing for file in files))
+    yield from table([*columns, Column("size", "right")], rows[:limit], style)
+    yield from _more(len(rows), limit or 0, everything, style)
 
 
 def _more(total: int, shown: int, everything: bool, style: Style) -> Iterator[str]:
@@ -177,16 +244,32 @@ def _optimizer(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterat
 
 
 def _tensors(
-    chosen: list[TensorInfo], statistics: dict[int, dict[str, object]], everything: bool, style: Style
+    chosen: list[TensorInfo],
+    statistics: dict[int, dict[str, object]],
+    everything: bool,
+    pattern: str | None,
+    style: Style,
 ) -> Iterator[str]:
     yield ""
+    if not chosen:
+        yield f"no tensor's name matches {text.safe_text(pattern, 80)}" if pattern else "no tensors in it"
+        return
+    files = {tensor.file for tensor in chosen}
     columns = [Column("tensor", shrink=True, keep="end"), Column("shape"), Column("dtype"), Column("size", "right")]
+    if len(files) > 1:
+        columns.insert(1, Column("file", shrink=True, keep="end"))
     words = ("min", "max", "mean", "std", "nan", "inf") if statistics else ()
     columns += [Column(word, "right") for word in words]
     rows: list[list[Cell]] = []
     for position, tensor in enumerate(chosen if everything else chosen[:_SHOWN_TENSORS]):
         shape = text.safe_text(" x ".join(map(str, tensor.shape)) or "scalar", 40)
-        row: list[Cell] = [text.safe_text(tensor.name), shape, tensor.dtype, text.size(tensor.size_bytes)]
+        dtype = tensor.dtype if tensor.layout == "strided" else f"{tensor.dtype} {text.safe_text(tensor.layout, 20)}"
+        name: Cell = text.safe_text(tensor.name)
+        row: list[Cell] = [
+            (f"  {name}", "dim") if tensor.is_component else name, shape, dtype, text.size(tensor.size_bytes),
+        ]  # fmt: skip
+        if len(files) > 1:
+            row.insert(1, (text.safe_text(tensor.file), "dim"))
         values = statistics.get(position, {})
         row += [_statistic(values.get(word)) for word in words]
         rows.append(row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ckpt_tui.checkpoints.contents import files_of
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.weights_only import weights_only
 
 _MAX_NODES = 200_000  # of the state; what is beyond is cut, and said to be
 _MAX_DEPTH = 60  # json recurses in C and gives up at about 1,000
@@ -14,6 +16,7 @@ def inspect_data(
     checkpoint: Checkpoint, chosen: list[TensorInfo], num_parameters: int, statistics: dict[int, dict[str, object]]
 ) -> dict[str, object]:
     """As promised in SPEC section 11."""
+    judged = weights_only(checkpoint)
     return {
         "path": checkpoint.path,
         "format": checkpoint.format,
@@ -23,6 +26,7 @@ def inspect_data(
                 "name": tensor.name, "file": tensor.file, "shape": tensor.shape, "dtype": tensor.dtype,
                 "bytes": tensor.size_bytes, "storage": tensor.storage, "stride": tensor.stride,
                 "offset": tensor.offset, "device": tensor.device, "layout": tensor.layout,
+                "component": tensor.is_component, "at_byte": _at_byte(checkpoint, tensor),
                 **statistics.get(position, {}),
             }
             for position, tensor in enumerate(chosen)
@@ -34,19 +38,37 @@ def inspect_data(
         "has": checkpoint.has,
         "optimizer": _optimizer(checkpoint),
         "globals": [
-            {"name": ref.name, "verdict": ref.verdict, "reason": ref.reason} for ref in checkpoint.globals
+            {"name": ref.name, "verdict": ref.verdict, "reason": ref.reason, "where": ref.where}
+            for ref in checkpoint.globals
         ],
         "safety": checkpoint.safety,
+        "weights_only": {"loads": judged.loads, "refuses": judged.refuses, "reason": judged.reason},
+        "files": [
+            {
+                "name": file.name, "roles": file.roles, "bytes": file.size_bytes, "num_tensors": file.num_tensors,
+                "missing": file.is_missing,
+            }
+            for file in files_of(checkpoint)
+        ],
         "metadata": as_json(checkpoint.metadata),
         "state": as_json(checkpoint.state),
         "findings": [
             {
                 "code": finding.code, "severity": finding.severity, "where": finding.where,
-                "message": finding.message, "hint": finding.hint,
+                "message": finding.message, "hint": finding.hint, "level": finding.level,
             }
             for finding in checkpoint.findings
         ],
     }  # fmt: skip
+
+
+def _at_byte(checkpoint: Checkpoint, tensor: TensorInfo) -> int | None:
+    """Where in its file its first element lies; None where there is no such place (missing, compressed)."""
+    storage = checkpoint.storages.get(tensor.storage)
+    if storage is None or storage.offset is None or storage.deflated_bytes is not None:
+        return None
+    element_bytes = tensor.size_bytes // tensor.num_elements if tensor.num_elements else 0
+    return storage.offset + tensor.offset * element_bytes
 
 
 def _optimizer(checkpoint: Checkpoint) -> object:

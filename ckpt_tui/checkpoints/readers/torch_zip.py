@@ -13,7 +13,7 @@ from ckpt_tui.checkpoints.readers.zip_records import HINT, add_pickle, join_stor
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import count, safe_text, size
+from ckpt_tui.text import count, plural, safe_text, size
 
 _MAX_PICKLES = 16  # each is decoded; a hostile archive has a million
 
@@ -30,47 +30,86 @@ class TorchZipReader:
     def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits, base: int = 0) -> Checkpoint:
         """base: where the archive begins, for one of several in a file."""
         index = read_zip_index(descriptor, file_bytes, path, limits, base)
-        by_name = {entry.name: entry for entry in index.entries}
-        sibling = "" if base else _sibling(index.entries, by_name)  # one inside another goes no deeper
+        entries, findings = index.entries, index.findings
+        by_name = {entry.name: entry for entry in entries}
+        first = entries[0].name if entries else ""
+        root = first[: first.find("/") + 1]  # where torch looks: the folder of the first record
+        # torch does not tell capitals from small letters: it takes DATA.PKL where that comes first.
+        pickles = [e for e in entries if e.name.endswith(_L) and e.name.rpartition("/")[2].lower() == "data.pkl"]
+        sibling = "" if base else _sibling(entries, by_name, root, bool(pickles))  # one inside another goes no deeper
         if sibling:
             module = __import__(f"ckpt_tui.checkpoints.readers.{sibling}", fromlist=["read"])
             found: Checkpoint = module.read(descriptor, file_bytes, path, limits, index, by_name)
+            if sibling != "torch_package":
+                _judge_hidden(descriptor, pickles, found, limits)
             return found
-        pickles = [e for e in index.entries if e.name == "data.pkl" or e.name.endswith("/data.pkl")]
         if not pickles:
-            names = ", ".join(safe_text(entry.name, 40) for entry in index.entries[:3])
+            names = ", ".join(safe_text(entry.name, 40) for entry in entries[:3])
             raise CkptError(
                 "Not a checkpoint",
                 f"{path} is a zip archive without a data.pkl (it holds {names or 'nothing'})",
                 "If a program wrote it as a checkpoint, name the program in an issue.",
             )
-        checkpoint = Checkpoint(path, "torch-zip", file_bytes, findings=index.findings)
+        checkpoint = Checkpoint(path, "torch-zip", file_bytes, findings=findings)
+        outside = [entry.name for entry in entries if not entry.name.startswith(root)] if root else [first]
+        if outside:
+            where = f"the folder {safe_text(root[:-1], 80)}" if root else "a folder"
+            message = f"{plural(len(outside), 'record')} not in {where}: torch refuses such an archive"
+            findings.append(Finding("outside-folder", Severity.WARNING, outside[0], message, HINT))
+        in_root = f"{root}data.pkl".lower()
+        pickles.sort(key=lambda entry: entry.name.lower() != in_root)
         prefix = _decode_every(descriptor, pickles, checkpoint, limits)
         for note in ("version", "byteorder"):
             entry = by_name.get(prefix + note)
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
                 raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
                 checkpoint.metadata[note] = raw.decode("ascii", "replace").strip()
-        if f"{prefix}constants.pkl" in by_name or f"{prefix}code/__torch__.py" in by_name:
+        constants = f"{prefix}constants.pkl".lower()
+        if f"{prefix}code/__torch__.py" in by_name or any(
+            entry.name.endswith(_L) and entry.name.lower() == constants for entry in entries
+        ):
             from ckpt_tui.checkpoints.readers.torchscript import add_torchscript
 
-            add_torchscript(descriptor, checkpoint, index.entries, prefix, limits)
-        checkpoint.tensors += name_tensors(checkpoint.state, limits, checkpoint.findings)
+            add_torchscript(descriptor, checkpoint, entries, prefix, limits)
+        checkpoint.tensors += name_tensors(checkpoint.state, limits, findings)
         join_storages(checkpoint, prefix, by_name)
         return checkpoint
 
 
-def _sibling(entries: list[ZipEntry], by_name: dict[str, ZipEntry]) -> str:
+_L = ("l", "L")  # how every pickle's name ends; asked first, of 30,000 names
+
+
+def _sibling(entries: list[ZipEntry], by_name: dict[str, ZipEntry], root: str, has_pickle: bool) -> str:
     """The module that reads this archive, by names of records that only its kind has; "" for one of torch.save."""
-    if not entries:
-        return ""
-    first = entries[0].name
-    root = first[: first.find("/") + 1]
     if f"{root}.data/extern_modules" in by_name:
         return "torch_package"
     if f"{root}archive_format" in by_name or "serialized_exported_program.json" in by_name:
         return "torch_export"
-    return "numpy_files" if first.endswith(".npy") else ""
+    if has_pickle and not entries[0].name.endswith(".npy"):
+        return ""
+    return "numpy_files" if any(entry.name.endswith(".npy") for entry in entries) else ""
+
+
+def _judge_hidden(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoint, limits: ReadLimits) -> None:
+    """torch.load takes the data.pkl of any archive, also of one that is another format by its other records."""
+    if not pickles:
+        return
+    message = "a data.pkl in an archive of another kind: torch.load takes it for a checkpoint of its own"
+    checkpoint.findings.append(Finding("several-formats", Severity.ERROR, pickles[0].name, message, HINT))
+    known = {ref.name for ref in checkpoint.globals}
+    _check_amount(pickles, checkpoint.path, limits)
+    for entry in pickles:
+        add_pickle(descriptor, entry, checkpoint, limits, known)
+
+
+def _check_amount(pickles: list[ZipEntry], path: str, limits: ReadLimits) -> None:
+    total = sum(max(entry.size_bytes, entry.compressed_bytes) for entry in pickles)
+    if len(pickles) > _MAX_PICKLES or total > limits.max_pickle_bytes:
+        raise CkptError(
+            "Not readable",
+            f"{path} holds {count(len(pickles))} data.pkl of {size(total)}: more than a checkpoint can need",
+            "It may have been made to harm.",
+        )
 
 
 def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoint, limits: ReadLimits) -> str:
@@ -82,13 +121,7 @@ def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoi
     findings = checkpoint.findings
     shown: ZipEntry | None = None
     known: set[str] = set()
-    total = sum(max(entry.size_bytes, entry.compressed_bytes) for entry in pickles)
-    if len(pickles) > _MAX_PICKLES or total > limits.max_pickle_bytes:
-        raise CkptError(
-            "Not readable",
-            f"{checkpoint.path} holds {count(len(pickles))} data.pkl of {size(total)}: more than a checkpoint can need",
-            "It may have been made to harm.",
-        )
+    _check_amount(pickles, checkpoint.path, limits)
     first_error: CkptError | None = None
     for entry in pickles:
         decoded = add_pickle(descriptor, entry, checkpoint, limits, known)
@@ -97,10 +130,13 @@ def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoi
         elif shown is None:
             shown = entry
             checkpoint.state = decoded.root
+            if entry.method == 0 and entry.offset is not None:
+                head = read_exactly(descriptor, min(entry.size_bytes, 2), entry.offset, checkpoint.path)
+                checkpoint.metadata["pickle_protocol"] = head[1] if head[:1] == b"\x80" else 0
     if shown is None:
         assert first_error is not None
         raise first_error
-    if len({entry.name for entry in pickles}) > 1:
+    if len({entry.name.lower() for entry in pickles}) > 1:
         message = f"{count(len(pickles))} records are called data.pkl, {shown.name} is shown; torch.save writes one"
         findings.append(Finding("several-pickles", Severity.WARNING, shown.name, message, HINT))
     return shown.name[: -len("data.pkl")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from ckpt_tui.cli import main
+from tests.builders import frameworks
 from tests.builders.torch_files import save_bytes
 
 
@@ -94,3 +96,107 @@ def test_what_stands_beside_a_state_dict_is_left_out_but_judged(inspect) -> None
     data = json.loads(inspect({"model": weights}, "--json"))["data"]
     assert list(data["state"]["model"]) == ["weight", "bias"]
     assert "pathlib.PosixPath" in [ref["name"] for ref in data["globals"]]
+
+
+class _Runs:
+    """Names a function that runs commands; unpickling it would run one."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
+def test_what_may_not_be_loaded_is_said_before_anything_else(inspect) -> None:  # type: ignore[no-untyped-def]
+    shown = inspect({"model": {"w": torch.ones(2)}, "x": _Runs()}).splitlines()
+    assert shown[0].endswith("DANGEROUS")
+    assert shown[1] == "safe to list, not safe to load: a full unpickler would reach"
+    assert shown[2] == "  dangerous: posix.system: runs commands and changes files"
+    assert "torch.load(weights_only=True) refuses it: posix.system" in shown
+
+
+def test_what_stands_in_the_way_of_weights_only(inspect) -> None:  # type: ignore[no-untyped-def]
+    state = _training()
+    assert "refuses it: argparse.Namespace" in inspect(state)
+    found = json.loads(inspect(state, "--json"))["data"]["weights_only"]
+    assert found == {"loads": False, "refuses": ["argparse.Namespace"], "reason": ""}
+    del state["args"]
+    assert "torch.load(weights_only=True) takes it" in inspect(state)
+    assert json.loads(inspect(state, "--json"))["data"]["weights_only"]["loads"] is True
+
+
+def test_a_filter_that_matches_nothing_says_so(inspect) -> None:  # type: ignore[no-untyped-def]
+    assert "no tensor's name matches *attn*" in inspect(_training(), "--filter", "*attn*")
+
+
+def test_components_stand_below_what_they_belong_to_and_count_once(inspect) -> None:  # type: ignore[no-untyped-def]
+    state = {"s": torch.eye(4).to_sparse(), "w": torch.ones(2)}
+    shown = inspect(state)
+    assert "18 parameters and buffers in the model, 2 tensors in all" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["s", "4", "x", "4", "float32", "sparse_coo", "64", "B"] in rows
+    assert "  s.indices" in shown
+    tensors = json.loads(inspect(state, "--json"))["data"]["tensors"]
+    assert [(t["name"], t["layout"], t["component"]) for t in tensors] == [
+        ("s", "sparse_coo", False), ("s.indices", "strided", True), ("s.values", "strided", True),
+        ("w", "strided", False),
+    ]  # fmt: skip
+
+
+# Every field of SPEC section 11 with the type it has there; more may be added, none renamed.
+PROMISED = {
+    "path": str, "format": str, "bytes": int, "tensors": list, "num_tensors": int, "num_parameters": int,
+    "progress": dict, "hyperparameters": dict, "has": list, "optimizer": dict, "globals": list, "safety": str,
+    "state": dict, "findings": list,
+}  # fmt: skip
+PROMISED_OF_TENSOR = {
+    "name": str, "file": str, "shape": list, "dtype": str, "bytes": int, "storage": str, "stride": list,
+    "offset": int, "device": str, "layout": str,
+}  # fmt: skip
+STATISTICS = ("min", "max", "mean", "std", "norm", "zeros", "nan", "inf")
+
+
+def test_the_json_keeps_its_promise(inspect, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    state = _training(lr=0.1)
+    state["model"]["0.weight"][0, 0] = float("nan")  # type: ignore[index]
+    answer = json.loads(inspect(state, "--json", "--stats"))
+    assert answer["schema"] == "ckpt-tui/inspect/1"
+    assert (answer["ok"], answer["errors"]) == (True, [])
+    data = answer["data"]
+    for name, kind in PROMISED.items():
+        assert type(data[name]) is kind, name
+    assert data["num_tensors"] == len(data["tensors"])
+    raw = (tmp_path / "latest.pt").read_bytes()
+    for tensor in data["tensors"]:
+        for name, kind in PROMISED_OF_TENSOR.items():
+            assert type(tensor[name]) is kind, name
+        assert set(STATISTICS) <= set(tensor)
+        if tensor["name"] == "model.1.bias":
+            stored = raw[tensor["at_byte"] : tensor["at_byte"] + tensor["bytes"]]
+            assert stored == state["model"]["1.bias"].numpy().tobytes()  # type: ignore[index]
+    assert {t["name"]: t["nan"] for t in data["tensors"] if t["nan"]} == {"model.0.weight": 1}
+    assert data["safety"] == "safe"
+    assert {ref["verdict"] for ref in data["globals"]} == {"known"}
+    assert data["bytes"] == len(raw)
+    assert data["files"] == []
+
+
+def test_a_directory_shows_its_files_and_what_is_missing(  # type: ignore[no-untyped-def]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    frameworks.hf_trainer(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "damaged: 1 error, listed at the end" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["model-00002-of-00002.safetensors", "MISSING"] in rows
+    assert ["optimizer.pt", "optimizer", "9", "4.1", "kB"] in [row[:5] for row in rows]
+    assert "error: model-00002-of-00002.safetensors: a shard" in " ".join(shown.split())
+    assert main(["inspect", str(tmp_path), "--json", "--filter", "optimizer.pt:*exp_avg"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert {tensor["file"] for tensor in data["tensors"]} == {"optimizer.pt"}
+    files = {file["name"]: file for file in data["files"]}
+    assert files["model-00002-of-00002.safetensors"]["missing"] is True
+    assert files["optimizer.pt"]["roles"] == ["optimizer"]
+    assert files["optimizer.pt"]["bytes"] == (tmp_path / "optimizer.pt").stat().st_size
+    assert data["weights_only"]["refuses"] == ["argparse.Namespace"]

@@ -68,7 +68,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_a_directory_says_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(CkptError) as caught:
         open_checkpoint(tmp_path)
-    assert caught.value.hint == f"Name a file in it, or list it: ckpt-tui list {tmp_path}"
+    assert caught.value.message.endswith("is a directory of no layout that is known, and holds no checkpoint")
+    for name in ("latest.pt", "step_10.pt", "a.pt", "b.pt"):
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not one")
+    with pytest.raises(CkptError) as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.message.endswith("not one of them: it holds a.pt, b.pt, latest.pt and 1 more")
+    assert caught.value.hint == f"Name one of them, or list them all: ckpt-tui list {tmp_path}"
 
 
 def test_a_path_with_a_nul_byte_is_not_found() -> None:

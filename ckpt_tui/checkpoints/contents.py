@@ -1,0 +1,63 @@
+"""Of a checkpoint that is a directory: its files, what each is, and which should be there and are not."""
+
+from __future__ import annotations
+
+import os
+
+from ckpt_tui.checkpoints.model import Checkpoint
+
+_MAX_FILES = 10_000
+
+
+class PartFile:
+    """One file. roles: what it holds, in words. size_bytes: None where it cannot be told."""
+
+    __slots__ = ("is_missing", "name", "num_tensors", "roles", "size_bytes")
+
+    def __init__(self, name: str, *, is_missing: bool = False) -> None:
+        self.name = name
+        self.roles: list[str] = []
+        self.num_tensors = 0
+        self.size_bytes: int | None = None
+        self.is_missing = is_missing
+
+
+def holds_files(checkpoint: Checkpoint) -> bool:
+    """Whether its state is by files, as that of a directory is."""
+    return any(part.file for part in checkpoint.parts) or any(tensor.file for tensor in checkpoint.tensors)
+
+
+def files_of(checkpoint: Checkpoint) -> list[PartFile]:
+    """The files that were read, and those that are missing, which come first; [] for a single file."""
+    if not holds_files(checkpoint):
+        return []
+    missing = {finding.where for finding in checkpoint.findings if finding.code == "missing-part"}
+    files = {name: PartFile(name, is_missing=True) for name in sorted(missing)[:_MAX_FILES]}
+
+    def file_of(name: str) -> PartFile:
+        found = files.get(name)
+        if found is None:
+            found = files[name] = PartFile(name)
+        return found
+
+    if isinstance(checkpoint.state, dict):
+        for name in list(checkpoint.state)[:_MAX_FILES]:
+            if isinstance(name, str):
+                file_of(name)
+    for part in checkpoint.parts[:_MAX_FILES]:
+        found = file_of(part.file) if part.file else None
+        if found is not None and part.role not in found.roles:
+            found.roles.append(part.role)
+    counted: dict[str, int] = {}
+    for tensor in checkpoint.tensors:
+        if tensor.file and not tensor.is_component:
+            counted[tensor.file] = counted.get(tensor.file, 0) + 1
+    for name, num_tensors in list(counted.items())[:_MAX_FILES]:
+        file_of(name).num_tensors = num_tensors
+    for file in files.values():
+        if not file.is_missing:
+            try:
+                file.size_bytes = os.stat(os.path.join(checkpoint.path, file.name)).st_size  # noqa: PTH116 - no pathlib: 5 ms
+            except (OSError, ValueError):
+                file.size_bytes = None  # a part of a file, or one that went away
+    return list(files.values())
