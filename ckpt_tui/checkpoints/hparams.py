@@ -132,7 +132,7 @@ def compare_hparams(a: Mapping[str, object], b: Mapping[str, object]) -> list[Hp
     Nested mappings are compared by dotted path. Equal means equal in value and in kind: `1` and `1.0` are equal,
     `1` and `True` are not, NaN equals NaN, a tuple equals a list with the same items.
     """
-    flat_a, flat_b = _flatten(a), _flatten(b)
+    flat_a, flat_b = flat_settings(a), flat_settings(b)
     changes = []
     for key in {**flat_a, **flat_b}:
         if key not in flat_b:
@@ -163,7 +163,7 @@ def key_text(key: object) -> str:
     return f"({key.bit_length()}-bit integer)" if isinstance(key, int) and key.bit_length() > 256 else str(key)
 
 
-def _flatten(values: Mapping[str, object]) -> dict[str, object]:
+def flat_settings(values: Mapping[str, object]) -> dict[str, object]:
     """Nested mappings by dotted path; an empty mapping stays a value. A mapping inside itself is met once."""
     flat: dict[str, object] = {}
     waiting: list[tuple[str, Mapping[str, object], frozenset[int]]] = [("", values, frozenset({id(values)}))]

@@ -1,5 +1,9 @@
 """What differs between two checkpoints: settings with their effect on a resume, weights by value, other state.
 
+The two may be of any formats: names are matched whatever file, shard or wrapper (module., _orig_mod., model.) they
+are in. B may also be a file of settings (JSON, YAML, TOML) of a run that is still to start, or --set gives them: then
+only the settings are compared, each with what it does to a resume.
+
 exit codes: 0 the same, 1 different, 2 could not be compared
 """
 
@@ -11,32 +15,47 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
+from ckpt_tui.commands.diff_json import diff_data, plain, settings_data
+from ckpt_tui.errors import CkptError
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 
 if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.diff import Diff
+    from ckpt_tui.checkpoints.diff import Diff, PartChange
+    from ckpt_tui.checkpoints.hparams import HparamChange
     from ckpt_tui.checkpoints.model import Checkpoint
     from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 EXAMPLES = (
     "ckpt-tui diff rolling_step_000250.pt rolling_step_000500.pt",
-    "ckpt-tui diff a.safetensors b.safetensors --no-values",
+    "ckpt-tui diff latest.pt best_model.safetensors",
+    "ckpt-tui diff checkpoint-500/ checkpoint-1000/ --no-values",
+    "ckpt-tui diff latest.pt new_config.json",
+    "ckpt-tui diff latest.pt --set lr=1e-4 --set batch_size=64",
     "ckpt-tui diff a.pt b.pt --all --json",
 )
 _MAX_ROWS = 20
 _MAX_PARTS = 6
 _MAX_ROWS_ELSEWHERE = 3  # of the optimizer: all of it changes at every step
+_MAX_MODULES = 8
 _EFFECT_ROLES = {"safe": "good", "unknown": "warn", "course": "warn", "exactness": "warn", "impossible": "bad"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="checkpoint")
-    parser.add_argument("b", metavar="B", help="checkpoint to compare with it")
+    parser.add_argument("b", metavar="B", nargs="?", help="checkpoint to compare with it, or settings of a new run")
+    parser.add_argument("--set", dest="settings", metavar="KEY=VALUE", action="append", default=[],
+                        help="a setting of the new run; the others stay as they were")  # fmt: skip
     parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes only")
     parser.add_argument("--all", action="store_true", help=f"show every difference, not only the {_MAX_ROWS} largest")
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    if args.settings or (args.b is not None and _is_settings(args.b)):
+        return _compare_settings(args)
+    if args.b is None:
+        raise CkptError(
+            "Usage", "the following arguments are required: B", "Name a second checkpoint, or give --set KEY=VALUE."
+        )
     from ckpt_tui.checkpoints.diff import diff_checkpoints
     from ckpt_tui.checkpoints.registry import open_checkpoint
 
@@ -45,70 +64,64 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     with out.progress("diff", total) as progress:
         diff = diff_checkpoints(a, b, with_values=not args.no_values, on_bytes=progress.advance)
     return CommandResult(
-        data=_as_data(diff),
+        data=diff_data(diff),
         view=lambda style: _lines(a, b, diff, style, show_all=args.all),
         exit_code=ExitCode.OK if diff.is_same else ExitCode.DIFFERENT,
     )
 
 
-def _as_data(diff: Diff) -> dict[str, object]:
-    return {
-        "a": diff.path_a,
-        "b": diff.path_b,
-        "same": diff.is_same,
-        "with_values": diff.with_values,
-        "hyperparameters": [
-            {
-                "key": c.key,
-                "change": c.change,
-                "a": _plain(c.a),
-                "b": _plain(c.b),
-                "effect": c.effect.value,
-                "words": c.effect.words,
-            }
-            for c in diff.hyperparameters
-        ],
-        "tensors": [_tensor_data(change) for change in diff.tensors],
-        "other": [{"path": c.path, "change": c.change, "a": c.a, "b": c.b} for c in diff.other],
-        "num_other": diff.num_other,
-        "bytes_read": diff.bytes_read,
-        "seconds": diff.seconds,
-    }
+def _is_settings(path: str) -> bool:
+    from ckpt_tui.services.new_settings import is_settings_file
+
+    return is_settings_file(path)
 
 
-def _plain(value: object) -> object:
-    """Python refuses to spell integers of thousands of digits."""
-    from ckpt_tui.checkpoints.hparams import key_text
+def _compare_settings(args: argparse.Namespace) -> CommandResult:
+    """A checkpoint and the settings of a run that is still to start."""
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+    from ckpt_tui.services.new_settings import read_settings, settings_changes
 
-    return key_text(value) if isinstance(value, int) and value.bit_length() > 256 else value
+    if args.b is not None and not _is_settings(args.b):
+        open_checkpoint(args.b)  # says it first when there is nothing at all
+        raise CkptError(
+            "Usage", "--set changes settings of A: with it, B can only be a file of settings", "Leave out B."
+        )
+    checkpoint = open_checkpoint(args.a)
+    changes = settings_changes(checkpoint, None if args.b is None else read_settings(args.b), args.settings)
+    other = " ".join(([args.b] if args.b else []) + [f"--set {setting}" for setting in args.settings])
+    return CommandResult(
+        data=settings_data(args.a, other, changes),
+        view=lambda style: _settings_view(checkpoint, other, changes, style),
+        exit_code=ExitCode.DIFFERENT if changes else ExitCode.OK,
+    )
 
 
-def _tensor_data(change: TensorChange) -> dict[str, object]:
-    return {
-        "name": change.name,
-        "change": change.change,
-        "shape_a": change.shape_a,
-        "shape_b": change.shape_b,
-        "dtype_a": change.dtype_a,
-        "dtype_b": change.dtype_b,
-        "relative_l2": change.relative_l2,
-        "max_abs": change.max_abs,
-        "cosine": change.cosine,
-        "nonfinite_pairs": change.num_nonfinite,
-        "bytes": change.size_bytes,
-        "reason": change.reason,
-    }
+def _settings_view(checkpoint: Checkpoint, other: str, changes: list[HparamChange], style: Style) -> Iterator[str]:
+    yield _side_line("a", checkpoint, style)
+    yield f"{style.paint('b', 'bold')}  {text.safe_text(other, 1000)}  {style.paint('settings of a new run', 'dim')}"
+    if not changes:
+        mark = style.paint(style.glyph("✓", "ok"), "good")
+        yield f"{mark} no difference: these are the settings that it was trained with"
+        return
+    yield from _setting_lines(changes, style)
+    for effect in dict.fromkeys(change.effect for change in changes):
+        yield f"  {style.paint(effect.words, _EFFECT_ROLES[effect.value])}: {effect.explanation}"
+
+
+def _side_line(label: str, checkpoint: Checkpoint, style: Style) -> str:
+    from ckpt_tui.checkpoints.resumable import step_of
+
+    step = step_of(checkpoint)
+    facts = text.size(checkpoint.size_bytes)
+    if step is not None:
+        facts += f", step {step:,}"
+    return f"{style.paint(label, 'bold')}  {text.safe_text(checkpoint.path, 1000)}  {style.paint(facts, 'dim')}"
 
 
 def _lines(a: Checkpoint, b: Checkpoint, diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
-    from ckpt_tui.checkpoints.resumable import step_of
-
-    for label, checkpoint in (("a", a), ("b", b)):
-        step = step_of(checkpoint)
-        facts = text.size(checkpoint.size_bytes)
-        if step is not None:
-            facts += f", step {step:,}"
-        yield f"{style.paint(label, 'bold')}  {text.safe_text(checkpoint.path, 1000)}  {style.paint(facts, 'dim')}"
+    yield _side_line("a", a, style)
+    yield _side_line("b", b, style)
+    yield from _name_lines(diff, style)
     if diff.is_same:
         num_unknown = sum(tensor.change == "unknown" for tensor in diff.tensors)
         mark = style.paint(style.glyph("✓", "ok"), "good")
@@ -117,40 +130,70 @@ def _lines(a: Checkpoint, b: Checkpoint, diff: Diff, style: Style, show_all: boo
         if num_unknown:
             yield f"  the values of {text.plural(num_unknown, 'tensor')} were not compared"
         return
-    yield from _setting_lines(diff, style)
+    if diff.hyperparameters and bool(a.hyperparameters) != bool(b.hyperparameters) and not show_all:
+        side = "a" if a.hyperparameters else "b"
+        yield f"settings: only in {side}, {text.plural(len(diff.hyperparameters), 'setting')}: --all"
+    else:
+        yield from _setting_lines(list(diff.hyperparameters), style)
+    yield from _part_lines(diff, style)
     yield from _tensor_lines(diff, style, show_all)
+    yield from _module_lines(diff, style, show_all)
     yield from _other_lines(diff, style, show_all)
 
 
-def _setting_lines(diff: Diff, style: Style) -> Iterator[str]:
-    if not diff.hyperparameters:
+def _name_lines(diff: Diff, style: Style) -> Iterator[str]:
+    """What was taken off names, so that those of both sides agree."""
+    for side, prefix in (("a", diff.prefix_a), ("b", diff.prefix_b)):
+        if prefix:
+            yield style.paint(f"names: `{text.safe_text(prefix, 80)}` taken off those of {side}", "dim")
+    if diff.is_unwrapped:
+        yield style.paint("names: words of wrappers inside them (_orig_mod and the like) left out", "dim")
+
+
+def _part_lines(diff: Diff, style: Style) -> Iterator[str]:
+    """What only one side has at all: one line a side, not one a tensor."""
+    for side in ("a", "b"):
+        parts = [part for part in diff.parts if part.side == side]
+        if parts:
+            yield f"only in {side}: " + "; ".join(_part_words(part) for part in parts)
+
+
+def _part_words(part: PartChange) -> str:
+    if part.num_tensors:
+        return f"{part.part} ({text.plural(part.num_tensors, 'tensor')}, {text.size(part.size_bytes)})"
+    if not part.names:
+        return part.part
+    names = ", ".join(text.safe_text(name, 40) for name in part.names[:6]) + (", ..." if len(part.names) > 6 else "")
+    return f"{'other state' if part.part == 'other' else part.part} ({names})"
+
+
+def _setting_lines(changes: list[HparamChange], style: Style) -> Iterator[str]:
+    if not changes:
         yield style.paint("settings: the same", "dim")
         return
-    yield f"settings: {text.plural(len(diff.hyperparameters), 'difference')}, and what each does to a resume"
+    yield f"settings: {text.plural(len(changes), 'difference')}, and what each does to a resume"
     columns = [Column("setting"), Column("a", shrink=True), Column("b", shrink=True), Column("a resume with it")]
     rows: list[list[Cell]] = [
         [
             text.safe_text(change.key, 60),
-            "(not there)" if change.change == "added" else text.safe_text(_plain(change.a), 60),
-            "(not there)" if change.change == "removed" else text.safe_text(_plain(change.b), 60),
+            "(not there)" if change.change == "added" else text.safe_text(plain(change.a), 60),
+            "(not there)" if change.change == "removed" else text.safe_text(plain(change.b), 60),
             (change.effect.words, _EFFECT_ROLES[change.effect.value]),
         ]
-        for change in diff.hyperparameters
+        for change in changes
     ]
     yield from table(columns, rows, style, indent="  ")
 
 
 def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
-    from ckpt_tui.checkpoints.facts import MODEL_KEYS
-
-    counts = Counter(change.change for change in diff.tensors)
+    counts = Counter(change.change for change in diff.tensors if not change.is_in_absent_part)
     words = {"removed": "only in a", "added": "only in b", "shape": "of other shape", "dtype": "of other dtype",
              "value": "changed", "unknown": "not compared", "same": "the same"}  # fmt: skip
     yield "tensors: " + (", ".join(f"{counts[k]:,} {word}" for k, word in words.items() if counts[k]) or "none")
     # Optimizer moments always change more than weights: each part of the state has a table of its own.
     parts: dict[str, list[TensorChange]] = {}
     for change in diff.changed_tensors:
-        parts.setdefault(change.name.partition(".")[0], []).append(change)
+        parts.setdefault(change.part or change.name.partition(".")[0], []).append(change)
     columns = [
         Column("tensor", shrink=True, keep="end"), Column("change"), Column("relative L2", "right"),
         Column("max abs", "right"), Column("cosine", "right"), Column(""),
@@ -158,7 +201,7 @@ def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     if len(parts) > _MAX_PARTS:
         parts = {"": list(diff.changed_tensors)}  # bare weights: the first word of a name is no part of the state
     for part, changes in parts.items():  # weights first, as the comparison sorts them
-        is_main = part in MODEL_KEYS or len(parts) == 1
+        is_main = part == "model" or len(parts) == 1
         shown = changes if show_all else changes[: _MAX_ROWS if is_main else _MAX_ROWS_ELSEWHERE]
         yield from table(columns, [_tensor_row(change) for change in shown], style, indent="  ")
         if len(changes) > len(shown):
@@ -176,6 +219,8 @@ def _tensor_row(change: TensorChange) -> list[Cell]:
         note = f"{change.num_nonfinite:,} NaN or Inf"
     elif change.reason:
         note = change.reason
+    elif change.parameter:
+        note = f"of {change.parameter}"
     return [
         text.safe_text(change.name, 120),
         change.change,
@@ -184,6 +229,37 @@ def _tensor_row(change: TensorChange) -> list[Cell]:
         "-" if change.cosine is None else f"{change.cosine:.6f}",
         (text.safe_text(note, 60), "dim"),
     ]
+
+
+def _module_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
+    """The modules of the model at the depth where it parts into several, most changed first."""
+    from ckpt_tui.checkpoints.module_changes import shown_depth
+
+    depth = shown_depth(diff.modules, _MAX_MODULES)
+    at_depth = [module for module in diff.modules if module.depth == depth]
+    changed = [module for module in at_depth if module.num_changed]
+    if not diff.with_values or len(at_depth) < 2 or not changed:
+        return
+    whole = next((module for module in diff.modules if not module.name), None)
+    of_whole = "" if whole is None else f"; the whole model {_figure(whole.relative_l2)}"
+    yield f"modules: {len(changed):,} of {len(at_depth):,} changed, by relative L2{of_whole}"
+    columns = [
+        Column("module", shrink=True, keep="end"), Column("tensors", "right"), Column("relative L2", "right"),
+        Column("max abs", "right"),
+    ]  # fmt: skip
+    shown = changed if show_all else changed[:_MAX_MODULES]
+    rows: list[list[Cell]] = [
+        [
+            text.safe_text(module.name, 120),
+            f"{module.num_changed:,} of {module.num_tensors:,}",
+            _figure(module.relative_l2),
+            _figure(module.max_abs),
+        ]
+        for module in shown
+    ]
+    yield from table(columns, rows, style, indent="  ")
+    if len(changed) > len(shown):
+        yield style.paint(f"  and {len(changed) - len(shown):,} more that changed less: --all", "dim")
 
 
 def _value_pair(a: object, b: object) -> tuple[str, str]:

@@ -280,3 +280,39 @@ def test_sparse_tensors_change_with_their_components(tmp_path: Path) -> None:
     found = diff(a, b)
     assert {t.name for t in found.changed_tensors} == {"w", "w.values"}
     assert of(found, "w").reason == "its values"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A distributed checkpoint whose tensors lie in pieces, and the file that torch makes of it."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    sample = Path(__file__).parents[2] / "samples" / "dcp_two_ranks"
+    whole = tmp_path_factory.mktemp("dcp") / "whole.pt"
+    dcp_to_torch_save(sample, whole)
+    return sample, whole
+
+
+def test_pieces_of_two_ranks_against_the_whole(two_ranks: tuple[Path, Path], tmp_path: Path) -> None:
+    sample, whole = two_ranks
+    sharded = [t for t in open_checkpoint(sample).tensors if t.layout == "sharded"]
+    assert any(t.shape != p.shape for t in sharded for _, p in getattr(t, "chunks", ())), "else this proves nothing"
+    for pair in ((sample, whole), (whole, sample), (sample, sample)):
+        found = diff(*pair)
+        assert {"same"} == {t.change for t in found.tensors if not t.is_in_absent_part}, pair
+    state = torch.load(whole, weights_only=False)
+    tensors = {id(t): t for t in _tensors(state)}
+    largest = max((t for t in tensors.values() if t.is_floating_point()), key=torch.Tensor.numel)
+    before = largest.double().clone()
+    largest.view(-1)[-1] += 100
+    found = diff(sample, save(tmp_path / "changed.pt", state))
+    changed = [t for t in found.changed_tensors if t.change == "value"]
+    assert len(changed) == 1
+    assert changed[0].relative_l2 == pytest.approx(100 / before.norm().item(), rel=1e-5)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in inside for tensor in _tensors(item)]
