@@ -150,7 +150,14 @@ def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
     where the file is nothing but weights."""
     parts = [part for part in checkpoint.parts if part.role == "model"]
     if len(parts) == 1 and not parts[0].prefix and not parts[0].file:
-        return checkpoint.tensors
+        weights = parts[0].value
+        if not isinstance(weights, dict) or weights is checkpoint.state or checkpoint.format != "dcp":
+            return checkpoint.tensors
+        # torchtitan's weights stand at the top, beside everything else.
+        from ckpt_tui.checkpoints.state_walk import tensor_references
+
+        held = {id(reference.info) for reference in tensor_references(weights)}
+        return [tensor for tensor in checkpoint.tensors if id(tensor) in held]
     whole = {part.file for part in parts if not part.prefix}  # shards: there can be hundreds
     others = [part for part in parts if part.prefix]
     return [t for t in checkpoint.tensors if t.file in whole or any(part.holds(t) for part in others)]

@@ -37,6 +37,26 @@ def dcp_state() -> dict[str, object]:
     }
 
 
+def torchtitan_state() -> dict[str, object]:
+    """As torchtitan saves: weights at the top, a flat optimizer, the step as a tensor."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
+
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"layers": torch.nn.Linear(4, 8), "norm": torch.nn.LayerNorm(8)})
+    groups = [{"params": model["layers"].parameters()}, {"params": model["norm"].parameters(), "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    model["norm"](model["layers"](torch.randn(3, 4))).sum().backward()
+    optimizer.step()
+    flat = StateDictOptions(flatten_optimizer_state_dict=True)
+    return {
+        **get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=flat),
+        "lr_scheduler": {"last_epoch": 11, "base_lrs": [1e-3], "_last_lr": [1e-3]},
+        "train_state": {"step": torch.tensor(11, dtype=torch.int32), "ntokens_seen": torch.tensor(4096)},
+        "dataloader": {"dp_rank_0": b"pickled elsewhere"},
+    }
+
+
 def dcp(directory: Path, state: dict[str, object] | None = None) -> dict[str, object]:
     """Save into `directory` from one process; gives what was saved."""
     import torch.distributed.checkpoint as checkpoint

@@ -139,6 +139,65 @@ def test_a_tensor_of_two_ranks_is_one_with_its_pieces() -> None:
     assert (names["columns"], names["replica"], names["one_row"]) == ("sharded", "strided", "strided")
 
 
+def test_torchtitan_s_step_weights_and_flat_optimizer_are_found(tmp_path: Path) -> None:
+    directory = tmp_path / "step-11"
+    distributed.dcp(directory, distributed.torchtitan_state())
+    checkpoint = open_checkpoint(directory)
+    assert checkpoint.findings == []
+    assert checkpoint.progress == {"step": 11}
+    assert checkpoint.has == ["model", "optimizer", "scheduler", "dataloader"]
+    names = ["layers.weight", "layers.bias", "norm.weight", "norm.bias"]
+    assert [tensor.name for tensor in model_tensors(checkpoint)] == names
+    assert count_parameters(model_tensors(checkpoint)) == 4 * 8 + 8 + 8 + 8
+    assert checkpoint.optimizer["type"] == "AdamW"
+    assert checkpoint.optimizer["state"] == {"step": 4, "exp_avg": 4, "exp_avg_sq": 4}
+    groups = checkpoint.optimizer["groups"]
+    assert isinstance(groups, list)
+    assert [(group["weight_decay"], group["num_parameters"]) for group in groups] == [(0.01, 2), (0.0, 2)]
+    resume = {finding.code for finding in validate_checkpoint(str(directory)).findings if finding.level == "resume"}
+    assert resume <= {"rng-missing", "not-exact"}
+
+
+def test_a_state_one_level_down_is_found(tmp_path: Path) -> None:
+    """torch's own tutorial wraps all of it into one object: `app.model`, `app.optim`."""
+    state = distributed.dcp_state()
+    distributed.dcp(tmp_path, {"app": {"model": state["model"], "optim": state["optimizer"]}, "step": 3})
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.has == ["model", "optimizer"]
+    assert checkpoint.progress["step"] == 3
+    assert count_parameters(model_tensors(checkpoint)) == 4 * 8 + 8 + 8 + 8 + 8 * 2 + 2
+    assert checkpoint.optimizer["num_parameters"] == 6
+
+
+def test_what_lies_beside_the_pieces_belongs_to_it(tmp_path: Path) -> None:
+    """Lightning lays `meta.pt` beside the pieces, with all that is not sharded."""
+    state = distributed.dcp_state()
+    distributed.dcp(tmp_path, {"state_dict": state["model"], "optimizer_0": state["optimizer"]})
+    torch.save({"global_step": 9, "epoch": 2, "hyper_parameters": {"width": 8}}, tmp_path / "meta.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.findings == []
+    assert checkpoint.progress == {"step": 9, "epoch": 2}
+    assert checkpoint.hyperparameters == {"width": 8}
+    assert checkpoint.has == ["model", "optimizer"]
+
+
+def test_an_asynchronous_save_is_the_same(tmp_path: Path) -> None:
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        dcp.async_save({"model": {"w": torch.arange(6.0)}, "step": 2}, checkpoint_id=tmp_path / "async").result()
+        dcp.save({"model": {"w": torch.arange(6.0)}, "step": 2}, checkpoint_id=tmp_path / "group")
+    finally:
+        dist.destroy_process_group()
+    for name in ("async", "group"):
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert checkpoint.findings == []
+        assert checkpoint.progress == {"step": 2}
+        assert torch.equal(bytes_of(checkpoint, checkpoint.tensors[0]), torch.arange(6.0))
+
+
 @pytest.mark.long
 def test_the_sample_is_what_its_script_makes(tmp_path: Path) -> None:
     made = tmp_path / "made"

@@ -7,7 +7,6 @@ own, followed by its pieces `NAME.chunks.0` ..., whose elements can be read.
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.chunk_cover import cover_problem
-from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS, find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
     DTYPE_SIZES,
@@ -15,14 +14,16 @@ from ckpt_tui.checkpoints.model import (
     CompositeRef,
     Finding,
     OpaqueObject,
-    Part,
     Severity,
     ShardedTensor,
     Storage,
     TensorInfo,
     TensorRef,
 )
+from ckpt_tui.checkpoints.parts import MODEL_KEYS, OPTIMIZER_KEYS
+from ckpt_tui.checkpoints.progress import add_progress
 from ckpt_tui.checkpoints.readers.dcp_metadata import DcpMetadata, Place, TensorItem, decode_metadata
+from ckpt_tui.checkpoints.readers.dcp_parts import dcp_parts, scalars_of
 from ckpt_tui.checkpoints.readers.dcp_pieces import Piece, PieceReader
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts
 from ckpt_tui.checkpoints.state_walk import tensor_references
@@ -84,7 +85,8 @@ def read_dcp(listing: Listing, limits: ReadLimits) -> Checkpoint:
         message = f"{plural(metadata.num_malformed, 'entry', 'entries')} of it make no sense, and are left out"
         checkpoint.findings.append(Finding("metadata-odd", Severity.ERROR, _METADATA, message, _HINT))
     _note_unlisted(listing, metadata, checkpoint)
-    checkpoint.parts = _find_parts(checkpoint)
+    checkpoint.parts = dcp_parts(checkpoint)
+    add_progress(checkpoint.progress, scalars_of(checkpoint))
     return checkpoint
 
 
@@ -322,25 +324,6 @@ def _copy(info: TensorInfo) -> TensorInfo:
         "", "", info.shape, info.dtype, info.size_bytes, info.storage, info.stride, info.offset, info.device,
         info.layout, info.requires_grad, info.is_parameter,
     )  # fmt: skip
-
-
-# --- parts
-
-
-def _find_parts(checkpoint: Checkpoint) -> list[Part]:
-    """By the names at the top of the state, or one level below it (`app.model`)."""
-    parts = find_parts(checkpoint, "")
-    roles = {part.role for part in parts}
-    state = checkpoint.state
-    assert isinstance(state, dict)
-    if not roles & {"model", "optimizer"}:
-        for key, value in list(state.items())[:100]:
-            if isinstance(value, dict):
-                inner = Checkpoint("", "dcp", 0, state=value)
-                found = [part for part in find_parts(inner, "") if part.role not in roles]
-                parts += [Part(part.role, "", f"{key}.{part.prefix}", part.value) for part in found]
-                roles |= {part.role for part in found if part.role != "progress"}
-    return parts
 
 
 READER = DcpReader()
