@@ -73,7 +73,20 @@ _KNOWN: Mapping[Effect, str] = {
         pin_memory dataloader_pin_memory prefetch_factor persistent_workers push_to_hub hub_model_id
         gradient_checkpointing activation_checkpointing use_gradient_checkpointing
         config config_file local_rank node_rank master_addr master_port rdzv_endpoint timeout_minutes
-        fault kill_at_step max_runtime_minutes time_limit_minutes
+        fault kill_at_step max_runtime_minutes time_limit_minutes max_time
+        logging_strategy log_on_each_node logging_nan_inf_filter log_level_replica include_num_input_tokens_seen
+        trackio_space_id trackio_bucket_id trackio_static_space_id skip_memory_metrics log_with logger
+        eval_delay eval_on_start eval_do_concat_batches eval_use_gather_object eval_accumulation_steps
+        prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval do_train do_predict
+        save_on_each_node enable_jit_checkpoint enable_checkpointing checkpointing hub_token hub_private_repo
+        hub_strategy hub_always_push hub_revision overwrite_output_dir project_dir default_root_dir
+        gradient_checkpointing_kwargs activation_checkpointing_kwargs torch_empty_cache_steps
+        dataloader_prefetch_factor dataloader_persistent_workers dataloader_multiprocessing_context
+        initializer_range use_cache output_hidden_states output_attentions return_dict
+        limit_val_batches limit_test_batches limit_predict_batches check_val_every_n_epoch num_sanity_val_steps
+        enable_progress_bar enable_model_summary inference_mode barebones enable_autolog_hparams model_registry
+        detect_anomaly steps_per_print wall_clock_breakdown dump_state ddp_timeout
+        wandb_mode wandb_entity wandb_tags comment date
     """,
     Effect.COURSE: """
         lr learning_rate base_lr max_lr min_lr lr_min lr_max eta_min warmup warmup_steps warmup_iters warmup_ratio
@@ -86,6 +99,15 @@ _KNOWN: Mapping[Effect, str] = {
         ema_decay ema_beta early_stopping early_stopping_patience z_loss aux_loss_weight loss_weight
         lora_alpha lora_dropout stop_after skip_nonfinite nonfinite_action loss_scale init_scale
         init_loss_scale growth_interval
+        optim_args label_smoothing_factor neftune_noise_alpha average_tokens_across_devices gradient_clip_algorithm
+        min_epochs min_steps max_train_steps max_epochs_no_improve cooldown_steps decay_steps num_warmup_steps
+        num_training_steps warmup_num_steps warmup_min_lr warmup_max_lr total_num_steps lr_end power num_cycles
+        hidden_act activation activation_function hidden_dropout_prob attention_probs_dropout_prob dropout_rate
+        attention_dropout_prob classifier_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
+        layer_norm_eps layer_norm_epsilon rms_norm_eps norm_eps rope_theta rope_base rope_scaling rope_parameters
+        sliding_window scale_attn_weights scale_attn_by_inverse_layer_idx logit_scale problem_type
+        router_aux_loss_coef initial_scale_power loss_scale_window hysteresis min_loss_scale
+        amsgrad maximize rho alpha centered muon_momentum muon_lr temperature
     """,
     Effect.EXACTNESS: """
         seed data_seed random_seed manual_seed batch_size mini_batch_size micro_batch_size global_batch_size
@@ -98,7 +120,22 @@ _KNOWN: Mapping[Effect, str] = {
         compile torch_compile use_compile compile_mode deterministic deterministic_algorithms benchmark
         device device_type num_threads threads world_size num_nodes num_gpus devices accelerator strategy
         fsdp ddp backend flash attn_implementation fused foreach
-        ema use_ema pytorch_version torch_version
+        ema use_ema pytorch_version torch_version transformers_version deepspeed_version lightning_version
+        train_micro_batch_size_per_gpu auto_find_batch_size per_gpu_train_batch_size tokens_per_batch
+        split_batches dispatch_batches even_batches ignore_data_skip full_determinism overfit_batches fast_dev_run
+        limit_train_batches dataloader_drop_last dataloader_in_order dataloader_config remove_unused_columns
+        train_sampling_strategy group_by_length length_column_name label_names max_length max_seq_length max_source_length
+        max_target_length block_len num_samples max_train_samples dataset_config dataset_config_name streaming_data
+        reload_dataloaders_every_n_epochs use_distributed_sampler sync_batchnorm preprocessing_num_workers
+        use_cpu no_cuda use_mps_device half_precision_backend fp16_opt_level bf16_enabled fp16_enabled
+        torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config dynamo_backend
+        reorder_and_upcast_attn
+        accelerator_config parallelism_config deepspeed fsdp_config fsdp_plugin deepspeed_plugin megatron_lm_plugin
+        zero_optimization offload_optimizer offload_param overlap_comm contiguous_gradients reduce_scatter
+        reduce_bucket_size allgather_bucket_size allgather_partitions round_robin_gradients prescale_gradients
+        ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend plugins
+        tensor_parallel_size pipeline_parallel_size data_parallel_size context_parallel_size sequence_parallel
+        tp_size pp_size dp_size cp_size dp_replicate dp_shard rng_types step_scheduler_with_optimizer
     """,
     Effect.IMPOSSIBLE: """
         n_layer n_layers num_layers num_hidden_layers layers n_head n_heads num_heads num_attention_heads
@@ -108,22 +145,41 @@ _KNOWN: Mapping[Effect, str] = {
         bias tie_weights tie_word_embeddings use_bias arch architecture model model_name model_type
         model_name_or_path optimizer optim optimizer_type optimizer_name lora_rank lora_r lora_target_modules
         patch_size num_experts position_embedding
+        attention_bias mlp_bias qkv_bias n_inner num_labels num_local_experts type_vocab_size
+        image_size num_channels hidden_sizes depths encoder_layers decoder_layers encoder_ffn_dim decoder_ffn_dim
+        num_decoder_layers num_encoder_layers d_kv add_cross_attention is_encoder_decoder architectures
+        padded_vocab_size n_query_groups ffn_hidden_size num_query_groups kv_channels zero_stage
+        target_modules modules_to_save optim_target_modules use_dora quantization_config
     """,
 }
 _EFFECT_OF = {key: effect for effect, keys in _KNOWN.items() for key in keys.split()}
+# What stands under these is of one kind, whatever it is called. Of others (`model.foo`) nothing is said.
+_GROUPS: Mapping[Effect, str] = {
+    Effect.SAFE: "wandb tensorboard mlflow logging logger loggers log checkpoint checkpointing profiler evaluation",
+    Effect.COURSE: "scheduler lr_scheduler lr_scheduler_kwargs schedule lr_schedule",
+    Effect.EXACTNESS: """
+        data dataset datasets dataloader data_loader datamodule train_data sampler tokenizer
+        zero_optimization fsdp fsdp_config ddp deepspeed accelerator_config parallelism_config amp
+    """,
+}
+_GROUP_OF = {key: effect for effect, keys in _GROUPS.items() for key in keys.split()}
+# These tell which one it is of what stands before them: `optimizer.name` is the optimizer.
+_WHICH = frozenset({"name", "type", "path", "_target_", "class_name", "class_path", "cls", "kind"})
 
 
 def effect_of(key: str) -> Effect:
-    """The effect on a resume of changing the hyperparameter `key` (a dotted path; its last known part decides).
+    """The effect on a resume of changing the hyperparameter `key`, a dotted path, whose last part decides.
 
     An unknown key is `Effect.UNKNOWN`: nothing is guessed from how a name looks.
     """
     parts = key.lower().replace("-", "_").split(".")
-    for part in reversed(parts):
-        effect = _EFFECT_OF.get(part)
-        if effect is not None:
-            return effect
-    return Effect.UNKNOWN
+    if len(parts) > 1 and parts[-1] in _WHICH and parts[-2] in _EFFECT_OF:
+        return _EFFECT_OF[parts[-2]]
+    if parts[-2:] == ["zero_optimization", "stage"]:
+        return Effect.IMPOSSIBLE  # the optimizer's state is shared out in another way
+    if parts[-1] in _EFFECT_OF:
+        return _EFFECT_OF[parts[-1]]
+    return next((_GROUP_OF[part] for part in reversed(parts[:-1]) if part in _GROUP_OF), Effect.UNKNOWN)
 
 
 def compare_hparams(a: Mapping[str, object], b: Mapping[str, object]) -> list[HparamChange]:

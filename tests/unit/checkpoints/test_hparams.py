@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ckpt_tui.checkpoints.hparams import Effect, compare_hparams, effect_of, same_value
@@ -39,7 +41,24 @@ NAN = float("nan")
         ("optimizer.lr", Effect.COURSE),
         ("model.d-model", Effect.IMPOSSIBLE),
         ("Trainer.Max_Epochs", Effect.COURSE),
+        ("warmup_steps", Effect.COURSE),
+        ("data_seed", Effect.EXACTNESS),
+        ("num_train_epochs", Effect.COURSE),
+        ("save_steps", Effect.SAFE),
+        ("num_hidden_layers", Effect.IMPOSSIBLE),
+        ("train_micro_batch_size_per_gpu", Effect.EXACTNESS),
+        ("zero_optimization.stage", Effect.IMPOSSIBLE),
+        ("zero_optimization.sub_group_size", Effect.EXACTNESS),
+        ("optimizer.name", Effect.IMPOSSIBLE),
+        ("optimizer.params.lr", Effect.COURSE),
+        ("scheduler.type", Effect.COURSE),
+        ("dataset.name", Effect.EXACTNESS),
+        ("wandb.whatever", Effect.SAFE),
+        ("data.whatever", Effect.EXACTNESS),
         # not guessed
+        ("config.whatever", Effect.UNKNOWN),
+        ("model.whatever", Effect.UNKNOWN),
+        ("optimizer.whatever", Effect.UNKNOWN),
         ("my_lr_like_thing", Effect.UNKNOWN),
         ("", Effect.UNKNOWN),
     ],
@@ -55,6 +74,34 @@ def test_every_flag_of_the_bundled_trainer_is_classified() -> None:
 
     unknown = [item.name for item in dataclasses.fields(Config) if effect_of(item.name) == Effect.UNKNOWN]
     assert not unknown
+
+
+def test_the_settings_of_the_common_frameworks_are_classified() -> None:
+    """By the names in their own sources, read and not imported: that takes seconds."""
+    import ast
+    import importlib.util
+
+    def names(module: str, cls: str) -> list[str]:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        assert spec is not None
+        assert spec.submodule_search_locations
+        path = Path(spec.submodule_search_locations[0], *module.split(".")[1:]).with_suffix(".py")
+        tree = ast.parse(path.read_text())
+        found = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls)
+        fields = [node.target.id for node in found.body
+                  if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]  # fmt: skip
+        init = next((n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        of_init = [] if init is None else [arg.arg for arg in (*init.args.args, *init.args.kwonlyargs)]
+        return [name for name in (*fields, *of_init) if name != "self" and not name.startswith("_")]
+
+    for module, cls, at_most in (
+        ("transformers.training_args", "TrainingArguments", 2),
+        ("lightning.pytorch.trainer.trainer", "Trainer", 2),
+    ):
+        settings = names(module, cls)
+        assert len(settings) > 30, cls
+        unknown = [name for name in settings if effect_of(name) == Effect.UNKNOWN]
+        assert len(unknown) <= at_most, (cls, unknown)
 
 
 def test_words() -> None:
