@@ -25,6 +25,7 @@ from tests.builders.zip_formats import export_bytes, npy_bytes, npz_bytes, packa
 
 BUILDERS: dict[str, Callable[[], bytes]] = {
     "torch-zip": lambda: save_bytes(training_state()),
+    "json": lambda: b'{"step": 7, "weights": {"w": [[1.5, 2], [3, NaN]], "b": [1]}, "args": {"lr": 0.5}}',
     "safetensors": lambda: save({"a": torch.ones(4, 4), "b": torch.zeros(3, dtype=torch.bfloat16)}),
     "torch-legacy": lambda: legacy_bytes(training_state()),
     "pickle": lambda: pickle.dumps({"a": np.arange(6.0), "b": torch.ones(3), "args": argparse.Namespace(lr=0.5)}, 4),

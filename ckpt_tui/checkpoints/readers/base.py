@@ -39,7 +39,15 @@ if TYPE_CHECKING:
 
 
 # In the order in which they are asked: `inspect` imports them one by one until one knows the file.
-FILE_READERS: tuple[str, ...] = ("torch_zip", "safetensors", "torch_legacy", "torch_tar", "numpy_files", "pickle")
+FILE_READERS: tuple[str, ...] = (
+    "torch_zip",
+    "safetensors",
+    "torch_legacy",
+    "torch_tar",
+    "numpy_files",
+    "pickle",
+    "json_checkpoint",
+)
 DIRECTORY_READERS: tuple[str, ...] = (
     "hf_trainer",
     "accelerate",

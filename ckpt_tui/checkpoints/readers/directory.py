@@ -10,7 +10,6 @@ from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Part, Severity, Storage
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.text import safe_text
 
 _MAX_FILES = 100_000
 _MAX_DEPTH = 4  # of directories below the checkpoint; Accelerate and DeepSpeed use two
@@ -71,14 +70,9 @@ class Listing:
 
     def read_json(self, file: str) -> object:
         """A JSON file; NaN and Infinity are taken, as Hugging Face writes them. CkptError when it is none."""
-        import json
+        from ckpt_tui.checkpoints.bounded_json import parse_json
 
-        raw = self.read_text(file)
-        try:
-            return json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            reason = f"{self.path_of(file)} is no JSON: {safe_text(error, 100)}"
-            raise CkptError("Damaged checkpoint", reason, _HINT) from None
+        return parse_json(self.read_text(file), self.path_of(file))
 
 
 class Parts:

@@ -51,7 +51,7 @@ class HfTrainerReader:
         for file in _rng_files(listing):
             parts.add(file, "rng")
         if state is not None:
-            _add_progress(parts.checkpoint.progress, state)
+            add_trainer_state(parts.checkpoint.progress, state)
         if _is_resumable(parts):
             if state is not None:
                 _add_data_position(parts, state, settings)
@@ -121,7 +121,7 @@ def _rank(file: str) -> int | None:
     return int(digits) if file == f"rng_state_{digits}.pth" and digits.isdecimal() and len(digits) < 9 else None
 
 
-def _add_progress(progress: dict[str, object], state: dict[object, object]) -> None:
+def add_trainer_state(progress: dict[str, object], state: dict[object, object]) -> None:
     """What trainer_state.json tells: the step, the last losses of its history, the best so far."""
     step = state.get("global_step")
     if type(step) is int:
