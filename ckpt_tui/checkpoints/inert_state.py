@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import (
     DTYPE_SIZES,
     CompositeRef,
     OpaqueObject,
-    Storage,
+    ShardedTensor,
     TensorInfo,
     TensorRef,
     Verdict,
@@ -57,22 +58,33 @@ class Change:
 @dataclass(slots=True)
 class InertState:
     """state: plain data and `TensorRef`s with infos of their own. literals: bytes of storages that were no storages
-    (numpy arrays), by key. changed: written in another form; left_out: not written at all."""
+    (numpy arrays), by key. changed: written in another form; left_out: not written at all. kept: what tells the
+    tensors of the original that are in it (see `identity`)."""
 
     state: object = None
     literals: dict[str, bytes] = field(default_factory=dict)
     changed: list[Change] = field(default_factory=list)
     left_out: list[Change] = field(default_factory=list)
+    kept: set[object] = field(default_factory=set)
+
+
+def identity(info: TensorInfo) -> object:
+    """The same for two tensors that show the same elements of one storage."""
+    return (info.storage, info.offset, info.shape, info.stride, info.dtype) if info.storage else id(info)
 
 
 def make_inert(
     state: object,
     is_lost: Callable[[TensorInfo], bool],
+    assemble: Callable[[ShardedTensor], str],
     limits: ReadLimits = DEFAULT_LIMITS,
     is_big_endian: bool = False,
 ) -> InertState:
-    """`state` without tensors that are lost: a dict's key is left out with its value, in a list None stands there."""
-    return _Maker(is_lost, limits, is_big_endian).make(state)
+    """`state` without tensors that are lost: a dict's key is left out with its value, in a list None stands there.
+
+    assemble: gives the key of a new storage in which the pieces of a tensor lie together; "" when one is lost.
+    """
+    return _Maker(is_lost, assemble, limits, is_big_endian).make(state)
 
 
 class _Frame:
@@ -88,8 +100,15 @@ class _Frame:
 
 
 class _Maker:
-    def __init__(self, is_lost: Callable[[TensorInfo], bool], limits: ReadLimits, is_big_endian: bool) -> None:
+    def __init__(
+        self,
+        is_lost: Callable[[TensorInfo], bool],
+        assemble: Callable[[ShardedTensor], str],
+        limits: ReadLimits,
+        is_big_endian: bool,
+    ) -> None:
         self.is_lost = is_lost
+        self.assemble = assemble
         self.limits = limits
         self.is_big_endian = is_big_endian
         self.made = InertState()
@@ -184,20 +203,39 @@ class _Maker:
             self.changed("a quantized tensor, written as its integers: scale and zero point are not known")
         elif info.layout != "strided" or (info.dtype not in DTYPE_SIZES) or info.dtype.startswith("quint"):
             return self.left_out(f"it is a tensor of layout {info.layout}, dtype {info.dtype}")
+        self.made.kept.add(identity(info))
         return TensorRef(copy)
 
     def composite(self, value: CompositeRef) -> object:
         """A tensor made of others: sparse ones as they are, others by their parts."""
         info = value.info
         layout = info.layout
+        if isinstance(info, ShardedTensor):
+            return self.sharded(value, info)
         if info.storage:
             if any(isinstance(part, TensorRef) for part in value.parts.values()):
                 self.changed("a tensor with attributes, written without them")
             return self.tensor(TensorRef(info))
         if layout not in SPARSE_LAYOUTS:
             self.changed(f"a {layout} tensor or one of a subclass, written as a dict of its parts")
+            self.made.kept.add(identity(info))
             return _Frame(value, "dict", iter(value.parts.items()))
         return _Frame(value, "composite", iter(value.parts.items()))
+
+    def sharded(self, value: CompositeRef, info: ShardedTensor) -> object:
+        """A tensor in pieces: put together when all are whole, else the pieces that are."""
+        key = self.assemble(info)
+        if key:
+            whole = TensorInfo(
+                info.name, "", info.shape, info.dtype, info.size_bytes, key, _contiguous(info.shape),
+                requires_grad=info.requires_grad,
+            )  # fmt: skip
+            self.made.kept.add(identity(info))
+            self.made.kept.update(identity(piece) for _, piece in info.chunks)
+            return TensorRef(whole)
+        self.changed("a tensor of which pieces are lost, written as those that are not and where each begins")
+        parts = {"shape": info.shape, "offsets": [offsets for offsets, _ in info.chunks], **value.parts}
+        return _Frame(value, "dict", iter(parts.items()))
 
     def finished(self, frame: _Frame) -> object:
         target = frame.target
@@ -210,6 +248,7 @@ class _Maker:
             assert isinstance(target, dict)
             if len(target) < len(frame.source.parts) or not target:
                 return _LEFT_OUT  # one of its parts is lost
+            self.made.kept.add(identity(frame.source.info))
             info = copy_info(frame.source.info)
             info.name = frame.source.info.name
             return CompositeRef(info, -1, target)
@@ -287,11 +326,6 @@ class _Maker:
         return ".".join(str(key)[:200] for key in self.path[:64])
 
 
-def new_storages(made: InertState, is_big_endian: bool) -> dict[str, Storage]:
-    """Storages for the literals of a state, so that they count as the others do."""
-    return {key: Storage(key, "", None, len(data), None, is_big_endian) for key, data in made.literals.items()}
-
-
 def _put(frame: _Frame, key: object, value: object) -> None:
     is_left_out = isinstance(value, _LeftOut)
     if isinstance(frame.target, dict):
@@ -318,14 +352,17 @@ def _numpy_dtype(value: object) -> tuple[str, bool] | None:
 
 
 def _array_info(shape: tuple[object, ...], dtype: str, is_fortran: bool, num_bytes: int) -> TensorInfo | None:
-    extents = [extent for extent in shape if type(extent) is int and extent >= 0]
-    strides = []
-    step = 1
-    for extent in extents if is_fortran else reversed(extents):
-        strides.append(step)
-        step *= max(extent, 1)
-    elements = 0 if 0 in extents else step
-    if len(extents) != len(shape) or elements * DTYPE_SIZES[dtype] != num_bytes:
+    extents = tuple(extent for extent in shape if type(extent) is int and extent >= 0)
+    if len(extents) != len(shape) or prod(extents) * DTYPE_SIZES[dtype] != num_bytes:
         return None
-    stride = tuple(strides if is_fortran else reversed(strides))
-    return TensorInfo("", "", tuple(extents), dtype, num_bytes, "", stride)
+    stride = _contiguous(extents[::-1])[::-1] if is_fortran else _contiguous(extents)
+    return TensorInfo("", "", extents, dtype, num_bytes, "", stride)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        stride.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(stride))

@@ -18,6 +18,7 @@ from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, T
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
+from ckpt_tui.checkpoints.zip_walk import FoundRecord
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.text import count, safe_text, size
 
@@ -29,7 +30,8 @@ _USE_BACKUP = "Use a backup: `ckpt-tui list` on its directory shows which checkp
 class Source:
     """Where the bytes of a whole storage lie: `stored_bytes` at `offset` of the file at `path`.
 
-    crc32: of the elements, as they were just read. is_vouched: a checksum in the file says the same.
+    crc32: of the elements, as they were just read. is_vouched: a checksum in the file says the same. spans: where the
+    bytes lie one after another (path, offset, size), of a storage that is put together from pieces.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Source:
     is_vouched: bool
     is_deflated: bool = False
     is_big_endian: bool = False
+    spans: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Examined:
     missing: list[LostTensor] = field(default_factory=list)
     has_names: bool = True
     has_checksums: bool = False
+    records: list[FoundRecord] | None = None  # of a walk; None: the archive's own directory tells them
     is_damaged: bool = False
     bytes_read: int = 0
 
@@ -154,7 +158,10 @@ def _of_reader(checkpoint: Checkpoint) -> Examined:
 
 def _of_zip(broken: BrokenZip, problem: CkptError | None) -> Examined:
     is_damaged = problem is not None or broken.is_walked or not broken.has_names
-    examined = Examined(broken.checkpoint, has_names=broken.has_names, has_checksums=broken.has_checksums)
+    records = broken.records if broken.is_walked else None
+    examined = Examined(
+        broken.checkpoint, has_names=broken.has_names, has_checksums=broken.has_checksums, records=records
+    )
     examined.lost_storages.update(broken.lost)
     is_damaged |= any(finding.severity == Severity.ERROR for finding in broken.checkpoint.findings)
     examined.is_damaged = is_damaged or bool(broken.lost)
@@ -219,7 +226,7 @@ def _verify(
         if storage.key in examined.lost_storages:
             continue
         if storage.offset is None:
-            examined.lost_storages[storage.key] = f"the bytes of {storage.key} are not there"
+            examined.lost_storages[storage.key] = f"the bytes of {storage.key} are not in the file"
         else:
             by_file.setdefault(storage.file, []).append(storage)
     if "" not in by_file and not Path(checkpoint.path).is_dir():
@@ -257,7 +264,7 @@ def _verify_file(
 ) -> None:
     lost = examined.lost_storages
     with RegularFile(path) as file:
-        regions, others = [], _other_records(path, storages)
+        regions, others = [], _other_records(examined, path, storages)
         of_region: dict[int, Storage | None] = {}
         for storage in storages:
             assert storage.offset is not None
@@ -312,20 +319,27 @@ def _why_lost(storage: Storage, outcome: RegionResult, has_checksums: bool) -> s
     return ""
 
 
-def _other_records(path: str, storages: list[Storage]) -> list[Region]:
+def _other_records(examined: Examined, path: str, storages: list[Storage]) -> list[Region]:
     """Records of an archive that are not just one storage: what describes it, or holds a storage and a header."""
-    from ckpt_tui.checkpoints.archive import read_archive
+    from ckpt_tui.checkpoints.archive import Record, read_archive
 
-    try:
-        archive = read_archive(path)
-    except CkptError:
-        return []
-    if archive is None:
-        return []
+    records: list[Record] = []
+    if examined.records is not None and path == examined.checkpoint.path:
+        records = [
+            Record(r.name, r.offset, r.size_bytes, r.compressed_bytes, r.crc32 or 0, not r.method)
+            for r in examined.records
+            if r.is_complete
+        ]
+    else:
+        try:
+            archive = read_archive(path)
+        except CkptError:
+            return []
+        records = archive.records if archive is not None else []
     taken = {(storage.offset, storage.size_bytes) for storage in storages}
     return [
         Region(r.name, r.offset, r.size_bytes, r.crc32 or None, stored_bytes=None if r.is_stored else r.stored_bytes)
-        for r in archive.records
+        for r in records
         if (r.offset, r.size_bytes) not in taken
     ]
 

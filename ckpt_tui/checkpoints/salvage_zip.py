@@ -17,7 +17,7 @@ from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
-from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
+from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
 from ckpt_tui.checkpoints.zip_walk import DESCRIPTOR_BYTES, FoundRecord, ZipWalk
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text, size
@@ -38,6 +38,7 @@ class BrokenZip:
     is_walked: bool = False
     has_checksums: bool = False  # of any record
     lost: dict[str, str] = field(default_factory=dict)
+    records: list[FoundRecord] = field(default_factory=list)
 
 
 def open_broken_zip(
@@ -186,6 +187,9 @@ class _Reader:
     def finish(self) -> None:
         """Join tensors and records."""
         checkpoint, broken = self.checkpoint, self.broken
+        broken.records = list(self.records.values())
+        if self.prefix is None and not any(map(_is_pickle, broken.records)) and self._read_other_format():
+            return
         if self.prefix is None:
             self._list_raw_records()
         elif any(f"{self.prefix}{name}" in self.records for name in ("constants.pkl", "code/__torch__.py")):
@@ -214,6 +218,24 @@ class _Reader:
                 key, "", record.offset, record.size_bytes, record.crc32 or None, is_big,
                 record.compressed_bytes if record.method else None,
             )  # fmt: skip
+
+    def _read_other_format(self) -> bool:
+        """Let the readers of other zip formats (NumPy's, torch.export's) look at what is whole."""
+        from ckpt_tui.checkpoints.readers.torch_zip import READER
+
+        index = ZipIndex()
+        index.entries = [
+            ZipEntry(r.name, 0, r.offset, r.size_bytes, r.compressed_bytes, r.method, r.crc32 or 0, 0)
+            for r in self.broken.records
+            if r.is_complete and r.name not in self.ambiguous
+        ]
+        try:
+            found = READER.read_records(self.descriptor, self.checkpoint.size_bytes, self.path, self.limits, index)
+        except CkptError:
+            return False
+        found.findings += self.checkpoint.findings
+        self.broken.checkpoint = found
+        return True
 
     def _list_raw_records(self) -> None:
         """Without data.pkl nobody knows what the storages are: bytes under the names of their records."""

@@ -75,19 +75,28 @@ def _write(
             if isinstance(piece, bytes):
                 target.add(piece)
                 continue
-            if piece.path not in opened:
-                if len(opened) >= _MAX_OPEN_FILES:
-                    os.close(opened.pop(next(iter(opened))))
-                opened[piece.path] = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
-            for num_bytes in target.copy(opened[piece.path], piece):
-                if on_bytes is not None:
-                    on_bytes(num_bytes)
-                if is_cancelled is not None and is_cancelled():
-                    raise Cancelled
+            for part in _parts(piece):
+                if part.path not in opened:
+                    if len(opened) >= _MAX_OPEN_FILES:
+                        os.close(opened.pop(next(iter(opened))))
+                    opened[part.path] = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+                for num_bytes in target.copy(opened[part.path], part):
+                    if on_bytes is not None:
+                        on_bytes(num_bytes)
+                    if is_cancelled is not None and is_cancelled():
+                        raise Cancelled
         target.flush()
     finally:
         for source in opened.values():
             os.close(source)
+
+
+def _parts(piece: Source) -> Iterator[Source]:
+    """The runs of bytes that a storage is copied from."""
+    if not piece.spans:
+        yield piece
+    for path, offset, num_bytes in piece.spans:
+        yield Source(path, offset, num_bytes, num_bytes, 0, piece.is_vouched)
 
 
 class _Target:

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ckpt_tui.checkpoints.inert_state import Change, InertState, make_inert
+from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
 from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.salvage import Examined, LostTensor, Source, examine
+from ckpt_tui.checkpoints.salvage_pieces import assemble
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.writers.pickle_writer import StorageKeys, write_pickle
 from ckpt_tui.checkpoints.writers.pieces import NewFile
@@ -91,12 +92,13 @@ def plan_salvage(
     inert = make_inert(
         state,
         lambda info: bool(reasons[id(info)] if id(info) in reasons else examined.lost_reason(info)),
+        lambda tensor: assemble(examined, tensor),
         is_big_endian=_is_big_endian(examined),
     )
     written = name_tensors(inert.state, DEFAULT_LIMITS, [])
     plan = SalvagePlan(
         path, out, checkpoint.format, "", examined.is_damaged, examined.has_names, examined,
-        _lost_tensors(examined, written, is_flat), changed=inert.changed, left_out=inert.left_out,
+        _lost_tensors(examined, inert.kept), changed=inert.changed, left_out=inert.left_out,
     )  # fmt: skip
     _add_figures(plan, written)
     _add_progress(plan)
@@ -167,15 +169,11 @@ def _state_to_write(checkpoint: Checkpoint) -> tuple[object, bool]:
     return flat, True
 
 
-def _lost_tensors(examined: Examined, written: list[TensorInfo], is_flat: bool) -> list[LostTensor]:
+def _lost_tensors(examined: Examined, kept: set[object]) -> list[LostTensor]:
     """Every tensor of the original that OUT will not hold, with the reason."""
-    kept = Counter(tensor.name for tensor in written)
-    by_file = not is_flat and isinstance(examined.checkpoint.state, dict)
     lost: list[LostTensor] = []
     for tensor in examined.checkpoint.tensors:
-        name = f"{tensor.file}.{tensor.name}" if tensor.file and by_file else tensor.name
-        if kept[name] > 0:
-            kept[name] -= 1
+        if identity(tensor) in kept:
             continue
         reason = examined.lost_reason(tensor)
         if not reason and not tensor.storage and tensor.device != "meta":
