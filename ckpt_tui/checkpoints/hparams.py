@@ -124,8 +124,8 @@ _KNOWN: Mapping[Effect, str] = {
         train_micro_batch_size_per_gpu auto_find_batch_size per_gpu_train_batch_size tokens_per_batch
         split_batches dispatch_batches even_batches ignore_data_skip full_determinism overfit_batches fast_dev_run
         limit_train_batches dataloader_drop_last dataloader_in_order dataloader_config remove_unused_columns
-        train_sampling_strategy group_by_length length_column_name label_names max_length max_seq_length max_source_length
-        max_target_length block_len num_samples max_train_samples dataset_config dataset_config_name streaming_data
+        train_sampling_strategy group_by_length length_column_name label_names max_length max_seq_length
+        max_source_length max_target_length block_len num_samples max_train_samples dataset_config dataset_config_name streaming_data
         reload_dataloaders_every_n_epochs use_distributed_sampler sync_batchnorm preprocessing_num_workers
         use_cpu no_cuda use_mps_device half_precision_backend fp16_opt_level bf16_enabled fp16_enabled
         torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config dynamo_backend
