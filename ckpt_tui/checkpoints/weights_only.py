@@ -60,8 +60,7 @@ def weights_only(checkpoint: Checkpoint) -> WeightsOnly:
     """The answer to "can I load this with weights_only=True, and if not, what is in the way?" """
     refuses = []
     for ref in checkpoint.globals:
-        name = ref.name if ref.name in ALLOWED else _of_python_3(ref.name)
-        if name not in ALLOWED and name not in refuses:
+        if not is_taken(ref.name) and (name := _of_python_3(ref.name)) not in refuses:
             refuses.append(name)
     if checkpoint.format == "torchscript":
         return WeightsOnly(False, refuses, "torch.load takes no TorchScript archive with weights_only")
@@ -82,6 +81,11 @@ def weights_only(checkpoint: Checkpoint) -> WeightsOnly:
     if any(finding.severity is Severity.ERROR for finding in checkpoint.findings):
         return WeightsOnly(None, [], "it is damaged")
     return WeightsOnly(True, []) if protocol == 2 else WeightsOnly(None, [], "its pickle has not protocol 2")
+
+
+def is_taken(name: str) -> bool:
+    """Whether a global is one that torch's safe loader takes."""
+    return name in ALLOWED or _of_python_3(name) in ALLOWED
 
 
 def _protocol(checkpoint: Checkpoint) -> object:

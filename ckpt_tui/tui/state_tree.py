@@ -7,6 +7,7 @@ recurses, and a branch is only as deep as somebody opens it.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from itertools import accumulate
 from math import prod
 from typing import overload
 
+from ckpt_tui.checkpoints.contents import PartFile
 from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorInfo, TensorRef
 from ckpt_tui.text import ELLIPSIS, metric, plural, safe_text, short_count
 
 MAX_OPENED_BY_ITSELF = 1000
 MAX_FLAT_LEAVES = 200_000  # what a filter over the whole tree looks at
+TREE_SORTS: tuple[str, ...] = ("", "size", "name", "elements")
 _MAX_KEPT_WEIGHTS = 10_000
 _MAX_KEPT_FILTERS = 16
 _MAX_PATH = 4000
@@ -112,7 +115,7 @@ class Node:
     value: object
     is_module: bool = False
     is_open: bool = False
-    is_file: bool = False
+    file: PartFile | None = None  # of a directory, on its first level
     children: list[Node] = field(default_factory=list)
 
     @property
@@ -235,14 +238,23 @@ def shape_text(shape: tuple[int, ...]) -> str:
 class StateTree:
     """The open rows of the tree. `rows` is one list that is spliced, so that a view can keep hold of it."""
 
-    def __init__(self, state: object, weights: Weights, *, of_files: bool = False) -> None:
-        """of_files: the state is that of a directory, its keys are names of files and not of modules."""
+    def __init__(self, state: object, weights: Weights, *, files: Sequence[PartFile] = ()) -> None:
+        """files: of a directory, whose state is by their names."""
         self.weights = weights
-        self._root = Node("", "", -1, state)
-        if of_files and isinstance(state, dict):
-            self.rows = [Node(str(file), key_text(file), 0, value, is_file=True) for file, value in state.items()]
+        self.sort = ""
+        self.is_reversed = False
+        self._root = Node("", "", -1, state, is_open=True)
+        if files and isinstance(state, dict):
+            of_file = {file.name: file for file in files}
+            unread = [(file.name, None) for file in files if file.name not in state]
+            self._root.children = [
+                Node(str(name), key_text(name), 0, value, file=of_file.get(str(name)))
+                for name, value in [*unread, *state.items()]
+            ]
         else:
-            self.rows = children_of(self._root) if self._root.can_open else [Node("", "(the file)", 0, state)]
+            can_open = self._root.can_open
+            self._root.children = children_of(self._root) if can_open else [Node("", "(the file)", 0, state)]
+        self.rows = list(self._root.children)
         self.index_of_weights = 0  # the row that `open_weights` opened first
         self._leaves: tuple[list[str], list[str], list[object]] | None = None  # texts to look at, paths, values
         self._kept: dict[tuple[str, ...], Sequence[int]] = {}
@@ -263,7 +275,7 @@ class StateTree:
             return
         node.children = node.children or children_of(node)
         node.is_open = True
-        self.rows[index + 1 : index + 1] = list(_shown(node.children))
+        self.rows[index + 1 : index + 1] = list(self._shown(node.children))
 
     def close(self, index: int) -> None:
         node = self.rows[index]
@@ -322,6 +334,38 @@ class StateTree:
                 break
             index += 1
 
+    def sort_by(self, sort: str, *, is_reversed: bool = False) -> None:
+        """Order what stands side by side by one of `TREE_SORTS`; what is open stays open."""
+        self.sort, self.is_reversed = sort, is_reversed
+        self.rows[:] = self._shown(self._root.children)
+
+    def _shown(self, nodes: list[Node]) -> Iterator[Node]:
+        """`nodes` in order and, below each that was left open, its own."""
+        stack = [iter(self._ordered(nodes))]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                continue
+            yield node
+            if node.is_open:
+                stack.append(iter(self._ordered(node.children)))
+
+    def _ordered(self, nodes: list[Node]) -> Sequence[Node]:
+        if not self.sort:
+            return nodes[::-1] if self.is_reversed else nodes
+        if self.sort == "name":
+            return sorted(nodes, key=lambda node: natural(node.label), reverse=self.is_reversed)
+
+        def weight(node: Node) -> int:
+            tensor = node.tensor
+            if tensor is not None and tensor.storage:
+                return tensor.size_bytes if self.sort == "size" else tensor.num_elements
+            below = self.weight(node)
+            return below.size_bytes if self.sort == "size" else below.num_elements
+
+        return sorted(nodes, key=weight, reverse=not self.is_reversed)
+
     def prepare_filter(self) -> None:
         """Walk the whole state once, for `matching`: for a worker, it takes half a second for 100,000 tensors."""
         if self._leaves is None:
@@ -343,6 +387,14 @@ class StateTree:
         assert self._leaves is not None
         texts, paths, values = self._leaves
         return Leaves(positions_holding(tuple(words), texts, self._kept), paths, values)
+
+
+_NUMBERS = re.compile(r"\d+")
+
+
+def natural(name: str) -> str:
+    """What sorts names as a person counts: `h.2` before `h.10`."""
+    return _NUMBERS.sub(lambda match: match[0].lstrip("0")[:400].rjust(12, "0"), name)
 
 
 def positions_holding(
@@ -437,19 +489,6 @@ def _entries(value: object) -> Sequence[tuple[object, object]]:
             found.append(("(state)", value.state))
         return [*found, *enumerate(value.items), *value.entries.items()]
     return ()
-
-
-def _shown(nodes: list[Node]) -> Iterator[Node]:
-    """`nodes` and, below each that was left open, its own."""
-    stack = [iter(nodes)]
-    while stack:
-        node = next(stack[-1], None)
-        if node is None:
-            stack.pop()
-            continue
-        yield node
-        if node.is_open:
-            stack.append(iter(node.children))
 
 
 def node_amount(node: Node, weight: Weight) -> str:

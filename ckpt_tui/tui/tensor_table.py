@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from operator import attrgetter
@@ -10,7 +9,7 @@ from typing import Any
 
 from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo
 from ckpt_tui.text import ELLIPSIS, count
-from ckpt_tui.tui.state_tree import positions_holding, shape_text
+from ckpt_tui.tui.state_tree import natural, positions_holding, shape_text
 
 IN_FILE_ORDER = ""
 LARGEST_FIRST = frozenset({"size", "elements"})  # where a person looks for the greatest
@@ -110,14 +109,7 @@ class TensorTable:
     def _names(self) -> dict[int, str]:
         """What sorts names as a person counts: `h.2` before `h.10`."""
         if self._natural_names is None:
-            numbers = re.compile(r"\d+")
-            padded: dict[str, str] = {}
-
-            def pad(match: re.Match[str]) -> str:
-                digits = match[0]
-                return padded.get(digits) or padded.setdefault(digits, digits.lstrip("0")[:400].rjust(12, "0"))
-
-            self._natural_names = {id(tensor): numbers.sub(pad, full_name(tensor)) for tensor in self.all}
+            self._natural_names = {id(tensor): natural(full_name(tensor)) for tensor in self.all}
         return self._natural_names
 
     def _sharing(self) -> dict[str, list[TensorInfo]]:

@@ -22,6 +22,7 @@ from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
 from ckpt_tui.tui.screens.inspect_text import derive
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
+from tests.builders import frameworks
 from tests.builders.checkpoints_by_hand import checkpoint_of, hostile_checkpoint, small_gpt, tensor_info
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
@@ -121,12 +122,77 @@ async def test_what_a_filter_found_is_shown_in_its_place_when_the_filter_goes(op
         assert (tree.cursor_row.path, tree.cursor_row.depth) == ("model.h.3.mlp.up.weight", 4)
 
 
+async def test_the_tree_is_sorted_by_key_and_by_title(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        tree = app.screen.query_one("#tree", VirtualList)
+        assert [node.label for node in tree.rows[:2]] == ["step", "model"]
+        await pilot.press("z")
+        assert "largest first" in seen_text(app)
+        assert tree.rows[0].label == "model"
+        assert tree.cursor_row is not None
+        assert tree.cursor_row.label == "model", "the cursor stays on what it was on"
+        top = next(number for number, line in enumerate(seen(app)) if "size ↓" in line)
+        await pilot.click(offset=(seen(app)[top].index("name"), top))
+        await pilot.pause()
+        assert [node.label for node in tree.rows if node.depth == 0] == ["args", "model", "step"]
+        await pilot.press("Z")
+        assert [node.label for node in tree.rows if node.depth == 0] == ["step", "model", "args"]
+
+
+async def test_a_directory_shows_what_each_file_is_and_what_is_missing(tmp_path: Path) -> None:
+    frameworks.hf_trainer(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    app = ScreenApp(InspectScreen(str(tmp_path)))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "8 files · 1 missing · hf-trainer" in seen(app)[0]
+        rows = [" ".join(line.split()) for line in seen(app)]
+        assert any(row.startswith("model-00002-of-00002.safetensors MISSING") for row in rows)
+        assert any("optimizer.pt optimizer" in row for row in rows)
+        await pilot.press("n")
+        await pilot.pause()
+        top = next(line for line in seen(app) if "dtype" in line)
+        assert "file" in top
+        await pilot.press("slash", *"optimizer.pt exp_avg_sq", "enter")
+        tensors = app.screen.query_one("#tensors", VirtualList)
+        assert {tensor.file for tensor in tensors.rows} == {"optimizer.pt"}
+        await pilot.press("p")
+        await pilot.pause()
+        assert "weights_only=True refuses it: 1 name" in seen_text(app)
+
+
+async def test_the_screen_lives_while_a_file_is_opened_and_esc_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def slow(path: str) -> None:
+        assert go.wait(10)
+
+    monkeypatch.setattr(inspect_module, "open_for_inspection", slow)
+    app = ScreenApp(InspectScreen("/run/slow.pt"))
+    try:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: "ms    Esc leaves it" in seen_text(app))
+            for key in ("n", "z", "slash", "t"):
+                await pilot.press(key)
+            assert "opening ..." in seen_text(app)
+            await pilot.press("escape")
+            assert app.has_ended
+            go.set()
+    finally:
+        go.set()
+
+
 async def test_the_key_line_presses_its_keys_and_follows_the_view(opens: Callable[..., None]) -> None:
     opens(small_gpt())
     app = ScreenApp(InspectScreen("/run/a.pt"))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        assert "z sort" not in seen(app)[-1], "a tree keeps the order of the file"
+        await pilot.press("s")
+        await pilot.pause()
+        assert "z sort" not in seen(app)[-1], "settings keep their order"
         await pilot.press("n")
         await pilot.pause()
         assert "z sort" in seen(app)[-1]

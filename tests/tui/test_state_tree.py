@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorRef
+from ckpt_tui.checkpoints.contents import files_of
+from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, OpaqueObject, TensorRef
 from ckpt_tui.tui.state_tree import StateTree, Weights, summary
 from tests.builders.checkpoints_by_hand import checkpoint_of, small_gpt, tensor_info
 
@@ -136,7 +137,8 @@ def test_a_directory_shows_its_files_first_whatever_dots_their_names_have() -> N
         "shards/optim.0.pt": {"0": TensorRef(tensors[1])},
         "trainer_state.json": {"global_step": 5},
     }
-    tree = StateTree(state, Weights(tensors), of_files=True)
+    files = files_of(Checkpoint("/run", "hf-trainer", 0, tensors, state=state))
+    tree = StateTree(state, Weights(tensors), files=files)
     assert labels(tree) == ["model.safetensors", "shards/optim.0.pt", "trainer_state.json"]
     assert [tree.weight(node).num_tensors for node in tree.rows] == [1, 1, 0]
     tree.open(0)
@@ -169,3 +171,24 @@ def test_many_tied_tensors_cost_no_more_than_others() -> None:
         assert weights.of(f"m.{i}").num_elements == 128 * 64
     assert weights.of("m").num_elements == 128 * 64
     assert time.perf_counter() - started < 1.0, "a search through all repeats for each row takes 10 s"
+
+
+def test_branches_are_sorted_side_by_side_and_what_is_open_stays_open() -> None:
+    names = {"h.10.w": (4,), "h.2.w": (64,), "h.2.b": (2,), "emb.w": (8,), "emb.b": (1,)}
+    tensors = [tensor_info(name, shape) for name, shape in names.items()]
+    tree = StateTree({tensor.name: TensorRef(tensor) for tensor in tensors}, Weights(tensors))
+    tree.open(0)
+    as_in_file = ["h", "  10.w", "  2", "emb"]
+    assert labels(tree) == as_in_file
+    tree.sort_by("size")
+    assert labels(tree) == ["h", "  2", "  10.w", "emb"]
+    tree.sort_by("name")
+    assert labels(tree) == ["emb", "h", "  2", "  10.w"]
+    tree.open(2)
+    assert labels(tree) == ["emb", "h", "  2", "    b", "    w", "  10.w"]
+    tree.sort_by("elements", is_reversed=True)
+    assert labels(tree) == ["emb", "h", "  10.w", "  2", "    b", "    w"]
+    tree.close(3)
+    tree.sort_by("")
+    assert labels(tree) == as_in_file
+    assert tree.reveal("h.2.b") == 4, "the weight comes first in the file"

@@ -7,9 +7,10 @@ read when asked for, streamed, and stop when the screen is left.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, indexOf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -21,12 +22,13 @@ from textual.widgets import ContentSwitcher, Input
 
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
+from ckpt_tui.text import duration
 from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
 from ckpt_tui.tui.screens import inspect_text as text
 from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
-from ckpt_tui.tui.state_tree import Node
+from ckpt_tui.tui.state_tree import TREE_SORTS, Node
 from ckpt_tui.tui.styled import error_content
 from ckpt_tui.tui.tensor_table import IN_FILE_ORDER, sort_words
 from ckpt_tui.tui.widgets.key_line import KeyLine
@@ -62,8 +64,8 @@ class InspectScreen(WorkScreen[None]):
         ("inspect.pickle", "p", "view('pickle')", "views", "pickle", "Every global that its pickles name"),
         ("inspect.findings", "f", "view('findings')", "views", "findings", "What is wrong or odd"),
         ("inspect.filter", "slash", "filter", "inspect", "filter", "Filter as you type; Esc clears"),
-        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort tensors by the next column; a click on a title too"),
-        ("inspect.reverse", "Z", "reverse", "order", "reverse", "Turn the order of the tensors around"),
+        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort by the next column; a click on a title too"),
+        ("inspect.reverse", "Z", "reverse", "order", "reverse", "Turn the order around"),
         ("inspect.statistics", "x", "statistics", "inspect", "statistics", "Min, max, mean, NaN, histogram"),
         ("inspect.validate", "v", "validate", "inspect", "validate", "Check this checkpoint at every level"),
         ("inspect.open", "right,l", "open_branch", "move", "open branch", "Open the branch under the cursor"),
@@ -76,7 +78,9 @@ class InspectScreen(WorkScreen[None]):
         super().__init__()
         self.path = path
         self.opened: Opened | None = None
-        self._sort, self._is_reversed = IN_FILE_ORDER, False
+        self._sort, self._is_reversed = IN_FILE_ORDER, False  # of the list of tensors; the tree has its own
+        self._not_filled = set(VIEW_KEYS)
+        self._started_at = time.monotonic()
         self._filters = dict.fromkeys(VIEW_KEYS, "")
         self._statistics: dict[tuple[str, str], TensorStatistics | CkptError] = {}
         self._reading: TensorInfo | None = None
@@ -110,6 +114,11 @@ class InspectScreen(WorkScreen[None]):
         self._list("tree").set_empty_text("opening ...")
         self._list("tree").focus()
         self.start_work("open", partial(open_for_inspection, self.path))
+        self._clock = self.set_interval(0.5, self._show_elapsed)
+
+    def _show_elapsed(self) -> None:
+        elapsed_s = time.monotonic() - self._started_at
+        self._list("tree").set_empty_text(f"opening ... {duration(elapsed_s)}    Esc leaves it")
 
     def on_resize(self) -> None:
         self._show_facts()
@@ -129,7 +138,7 @@ class InspectScreen(WorkScreen[None]):
 
     def _tensor_cells(self, tensor: TensorInfo) -> tuple[Cell, ...]:
         assert self.opened is not None
-        return rows.tensor_cells(self.opened.table, tensor)
+        return rows.tensor_cells(self.opened.table, tensor, in_file_order=self._sort == IN_FILE_ORDER)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -141,6 +150,7 @@ class InspectScreen(WorkScreen[None]):
 
     def work_failed(self, group: str, error: CkptError) -> None:
         if group == "open":
+            self._clock.stop()
             self._show_problem(error)
         elif self._reading is not None:
             self._keep_statistics(self._reading, error)
@@ -150,6 +160,7 @@ class InspectScreen(WorkScreen[None]):
         self._show_detail()
 
     def _opened(self, opened: Opened) -> None:
+        self._clock.stop()
         self.opened = opened
         checkpoint = opened.checkpoint
         errors = any(finding.severity is Severity.ERROR for finding in checkpoint.findings)
@@ -172,7 +183,7 @@ class InspectScreen(WorkScreen[None]):
             "findings": "nothing wrong was noticed while opening it; v validates every byte",
         }.items():
             self._list(name).set_empty_text(words)
-            self._fill(name)
+        self._fill(self.view)
         self._show_facts()
         self._show_rule()
         self._show_detail()
@@ -196,7 +207,7 @@ class InspectScreen(WorkScreen[None]):
         if view == "tree":
             return opened.tree.matching(words) if words else opened.tree.rows
         if view in ("settings", "optimizer"):
-            facts = (rows.setting_facts if view == "settings" else rows.optimizer_facts)(opened.checkpoint)
+            facts = rows.setting_facts(opened.checkpoint) if view == "settings" else opened.optimizer_facts()
             return [
                 fact for fact in facts if not words or (not fact.is_heading and _holds(words, fact.key, fact.value))
             ]
@@ -205,6 +216,7 @@ class InspectScreen(WorkScreen[None]):
         return [f for f in sorted_by_severity(opened.checkpoint.findings) if _holds(words, f.where, f.message, f.code)]
 
     def _fill(self, view: str, *, keep_cursor: bool = True) -> None:
+        self._not_filled.discard(view)
         self._list(view).set_rows(self._rows_of(view), keep_cursor=keep_cursor)
         if self._filters[view]:
             self._list(view).set_empty_text(f"nothing here holds `{self._filters[view]}`; Esc clears the filter")
@@ -228,11 +240,19 @@ class InspectScreen(WorkScreen[None]):
             counts = f"{shown:,} of {total:,}" if shown != total else f"{shown:,}"
             if view == "tree" and self.opened.tree.leaves_cut and self._filters[view]:
                 counts += " (of the first 200,000 values)"
-            order = sort_words(self._sort, self._is_reversed)
-            if view == "tensors" and order:
-                counts = f"{order} ── {counts}"
+            words = self._order_words(view)
+            if words:
+                counts = f"{words} ── {counts}"
         rule = text.rule_content(self._filters[view], counts, max(self.size.width, 10))
         self.show("rule", rule)
+
+    def _order_words(self, view: str) -> str:
+        assert self.opened is not None
+        if view == "pickle":
+            return text.weights_only_words(self.opened.weights_only)
+        if view == "tree" and not self._filters["tree"]:
+            return sort_words(self.opened.tree.sort, self.opened.tree.is_reversed)
+        return sort_words(self._sort, self._is_reversed) if view == "tensors" else ""
 
     def _show_detail(self) -> None:
         self.show("detail", self._detail(max(self.size.width - 2, 10)))
@@ -266,11 +286,21 @@ class InspectScreen(WorkScreen[None]):
             self.action_statistics()
 
     @on(VirtualList.TitlePressed, "#tensors")
-    def _title_pressed(self, message: VirtualList.TitlePressed) -> None:
+    def _tensor_title_pressed(self, message: VirtualList.TitlePressed) -> None:
         if self.opened is not None:
             sort = rows.sort_of_column(self.opened.table, message.column)
             if sort is not None:
                 self._sort_by(sort, is_reversed=sort == self._sort and not self._is_reversed)
+
+    @on(VirtualList.TitlePressed, "#tree")
+    def _tree_title_pressed(self, message: VirtualList.TitlePressed) -> None:
+        if self.opened is not None:
+            tree = self.opened.tree
+            sort = {"share": "size"}.get(
+                rows.TREE_COLUMNS[message.column].title, rows.TREE_COLUMNS[message.column].title
+            )
+            if sort in TREE_SORTS:
+                self._sort_by(sort, is_reversed=sort == tree.sort and not tree.is_reversed)
 
     @on(ViewTabs.Chosen)
     def _tab_chosen(self, message: ViewTabs.Chosen) -> None:
@@ -296,6 +326,8 @@ class InspectScreen(WorkScreen[None]):
 
     def action_view(self, view: str) -> None:
         self._end_filter()
+        if self.opened is not None and view in self._not_filled:
+            self._fill(view)
         self.query_one("#lists", ContentSwitcher).current = view
         self.query_one(ViewTabs).active = view
         self._list(view).focus()
@@ -307,7 +339,7 @@ class InspectScreen(WorkScreen[None]):
         if self.opened is None and action in ("filter", "sort", "reverse", "statistics"):
             return False
         if action in ("sort", "reverse"):
-            return self.view == "tensors"
+            return self.view == "tensors" or (self.view == "tree" and not self._filters["tree"])
         return action != "statistics" or self.view in ("tree", "tensors")
 
     def action_filter(self) -> None:
@@ -346,20 +378,37 @@ class InspectScreen(WorkScreen[None]):
     def action_sort(self) -> None:
         if self.opened is None:
             return
-        sorts = self.opened.table.sorts
-        self._sort_by(sorts[(sorts.index(self._sort) + 1) % len(sorts)], is_reversed=False)
+        if self.view == "tree":
+            sorts, now = TREE_SORTS, self.opened.tree.sort
+        else:
+            sorts, now = self.opened.table.sorts, self._sort
+        self._sort_by(sorts[(sorts.index(now) + 1) % len(sorts)], is_reversed=False)
 
     def action_reverse(self) -> None:
-        if self.opened is not None:
+        if self.opened is None:
+            return
+        if self.view == "tree":
+            self._sort_by(self.opened.tree.sort, is_reversed=not self.opened.tree.is_reversed)
+        else:
             self._sort_by(self._sort, is_reversed=not self._is_reversed)
 
     def _sort_by(self, sort: str, *, is_reversed: bool) -> None:
-        self._sort, self._is_reversed = sort, is_reversed
-        tensors = self._list("tensors")
+        """Sort the view that is shown; what was under the cursor in the tree stays there, a list begins anew."""
         assert self.opened is not None
-        tensors.set_columns(rows.tensor_columns(self.opened.table, sort, is_reversed))
-        self._fill("tensors", keep_cursor=False)
-        tensors.action_move_to_start()
+        shown = self._list(self.view)
+        if self.view == "tree":
+            row = shown.cursor_row
+            self.opened.tree.sort_by(sort, is_reversed=is_reversed)
+            shown.set_columns(rows.tree_columns(sort, is_reversed))
+            if not self._filters["tree"]:
+                shown.rows_changed(self.opened.tree.rows, from_index=0)
+                if row is not None:
+                    shown.cursor = indexOf(self.opened.tree.rows, row)
+        else:
+            self._sort, self._is_reversed = sort, is_reversed
+            shown.set_columns(rows.tensor_columns(self.opened.table, sort, is_reversed))
+            self._fill("tensors", keep_cursor=False)
+            shown.action_move_to_start()
         self._show_rule()
 
     def action_statistics(self) -> None:

@@ -17,7 +17,8 @@ from ckpt_tui.checkpoints.model import (
     Verdict,
 )
 from ckpt_tui.checkpoints.moments import moments_of
-from ckpt_tui.text import metric, safe_text, short_count, size
+from ckpt_tui.checkpoints.weights_only import is_taken
+from ckpt_tui.text import metric, plural, safe_text, short_count, size
 from ckpt_tui.tui.judgement import severity_words
 from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
 from ckpt_tui.tui.styled import bar
@@ -39,8 +40,8 @@ class Fact(NamedTuple):
 
 
 TREE_COLUMNS = (
-    Column("name", 20, grows=True, keep="middle"),
-    Column("value", 22, keep="start"),
+    Column("name", 27, grows=True, keep="middle"),
+    Column("value", 18, grows=True, keep="start"),
     Column("elements", 8, align="right", priority=1),
     Column("size", 8, align="right"),
     Column("share", BAR_CELLS, priority=2),
@@ -60,8 +61,9 @@ FACT_COLUMNS = (Column("name", 28, keep="middle"), Column("value", 8, grows=True
 GLOBAL_COLUMNS = (
     Column("verdict", 11),
     Column("name", 20, grows=True, keep="middle"),
-    Column("why", 24, priority=1),
-    Column("named in", 14, keep="end", priority=2),
+    Column("weights_only", 12, priority=1),
+    Column("why", 24, priority=2),
+    Column("named in", 14, keep="end", priority=3),
 )
 FINDING_COLUMNS = (
     Column("severity", 9),
@@ -70,19 +72,32 @@ FINDING_COLUMNS = (
 )
 
 
+def tree_columns(sort: str = "", is_reversed: bool = False) -> tuple[Column, ...]:
+    """The columns of the tree; the one that it is sorted by says so."""
+    mark = " ↓" if (sort in LARGEST_FIRST) != is_reversed else " ↑"
+    short = {"elements": "elems"}
+    return tuple(
+        replace(column, title=short.get(sort, sort) + mark) if column.title == sort else column
+        for column in TREE_COLUMNS
+    )
+
+
 def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...]:
     """A row of the tree: indented by depth, opened with a mark that says whether there is more below."""
     mark = ("▾ " if node.is_open else "▸ ") if node.can_open else "  "
     weight = tree.weight(node)
     tensor = node.tensor
     if tensor is not None:
-        value: Cell = f"{shape_text(tensor.shape)} {tensor.dtype}"
+        layout = "" if tensor.layout == "strided" else f" {tensor.layout}"
+        value: Cell = f"{shape_text(tensor.shape)} {tensor.dtype}{layout}"
+    elif node.file is not None:
+        value = ("MISSING", "error") if node.file.is_missing else (", ".join(node.file.roles), "dim")
     elif node.is_module:
         value = ("", "dim")
     elif node.can_open:
         value = (summary(node.value, 80), "dim")
     else:
-        value = summary(node.value, 400)
+        value = value_text(node.label, node.value, 400)
     label = "  " * min(node.depth, 20) + mark + node.label
     name: Cell = (label, "strong") if node.can_open else label
     num_bytes = tensor.size_bytes if tensor is not None else weight.size_bytes
@@ -113,10 +128,11 @@ def sort_of_column(table: TensorTable, index: int) -> str | None:
     return {"share": "size"}.get(names[index], names[index]) if index < len(names) else None
 
 
-def tensor_cells(table: TensorTable, tensor: TensorInfo) -> tuple[Cell, ...]:
+def tensor_cells(table: TensorTable, tensor: TensorInfo, *, in_file_order: bool = True) -> tuple[Cell, ...]:
     share = tensor.size_bytes / table.largest_bytes if table.largest_bytes else 0.0
-    # What a sparse or nested tensor is made of stands below it, a little to the right.
-    name: Cell = ("  " + tensor.name, "dim") if tensor.is_component else tensor.name
+    name: Cell = tensor.name
+    if tensor.is_component:  # what a sparse or nested tensor is made of: below it, a little to the right
+        name = ("  " * in_file_order + tensor.name, "dim")
     layout = "" if tensor.layout == "strided" else tensor.layout
     return (
         name,
@@ -142,7 +158,8 @@ def global_cells(ref: GlobalRef) -> tuple[Cell, ...]:
         Verdict.DANGEROUS: ("✖", "error"),
     }[ref.verdict]
     word = "DANGEROUS" if ref.verdict is Verdict.DANGEROUS else ref.verdict.value
-    return ((f"{glyph} {word}", role), ref.name, (ref.reason, "dim"), (ref.where, "dim"))
+    taken: Cell = ("takes", "dim") if is_taken(ref.name) else "refuses"
+    return ((f"{glyph} {word}", role), ref.name, taken, (ref.reason, "dim"), (ref.where, "dim"))
 
 
 def finding_cells(finding: Finding) -> tuple[Cell, ...]:
@@ -261,7 +278,7 @@ def safety_words(checkpoint: Checkpoint) -> tuple[str, str]:
         return "✖ DANGEROUS to load", "error"
     if checkpoint.safety == "unknown":
         unknown = [ref.name for ref in checkpoint.globals if ref.verdict is Verdict.UNKNOWN]
-        return f"? {len(unknown)} unknown name{'s' if len(unknown) != 1 else ''} in its pickle", "warning"
+        return f"? not safe to load: {plural(len(unknown), 'unknown name')}", "warning"
     return "✓ safe to open", "good"
 
 

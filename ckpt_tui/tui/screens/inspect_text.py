@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from ckpt_tui.checkpoints.contents import PartFile, files_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
+from ckpt_tui.checkpoints.weights_only import WeightsOnly, weights_only
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, fit, metric, plural, short_count, size
-from ckpt_tui.tui.screens.inspect_rows import Fact, progress_words, safety_words, when
-from ckpt_tui.tui.state_tree import Node, StateTree, Weights, summary
+from ckpt_tui.tui.screens.inspect_rows import Fact, optimizer_facts, progress_words, safety_words, when
+from ckpt_tui.tui.state_tree import Node, StateTree, Weight, Weights, summary
 from ckpt_tui.tui.styled import Part, histogram_bars, line, lines, parts_width, spread
 from ckpt_tui.tui.tensor_table import TensorTable, full_name
 from ckpt_tui.tui.widgets.virtual_list import fit_cell
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.values import TensorStatistics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Opened:
     """What the opening worker hands over: the checkpoint and what is slow to derive from it."""
 
@@ -29,11 +32,21 @@ class Opened:
     table: TensorTable
     tree: StateTree
     weights: Weights
+    files: Sequence[PartFile]
+    weights_only: WeightsOnly
+    _optimizer: list[Fact] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """What a filter and a sort need: for a worker."""
+        """What a filter, a sort and the other views need: for a worker."""
         self.table.prepare()
         self.tree.prepare_filter()
+        self.optimizer_facts()
+
+    def optimizer_facts(self) -> list[Fact]:
+        """Made once: it joins every moment with its parameter."""
+        if not self._optimizer:
+            self._optimizer.extend(optimizer_facts(self.checkpoint))
+        return self._optimizer
 
 
 def open_for_inspection(path: str) -> Opened:
@@ -50,9 +63,10 @@ def open_for_inspection(path: str) -> Opened:
 
 def derive(checkpoint: Checkpoint) -> Opened:
     weights = Weights(checkpoint.tensors)
-    tree = StateTree(checkpoint.state, weights)
+    files = files_of(checkpoint)
+    tree = StateTree(checkpoint.state, weights, files=files)
     tree.open_weights()
-    return Opened(checkpoint, TensorTable(checkpoint), tree, weights)
+    return Opened(checkpoint, TensorTable(checkpoint), tree, weights, files, weights_only(checkpoint))
 
 
 def unopened_content(path: str, words: str, width: int) -> Content:
@@ -72,6 +86,8 @@ def facts_content(path: str, opened: Opened, width: int) -> Content:
     saved_at = when(checkpoint.progress.get("saved_at"))
     for saved in (f" · saved {saved_at}", f" · saved {saved_at[11:]}", "") if saved_at else ("",):
         right: list[Part] = [(f"{checkpoint.format} · {size(checkpoint.size_bytes)}{saved} · ", "dim"), verdict]
+        if opened.files:
+            right[:0] = _files_words(opened.files)
         room = width - parts_width(right) - 2
         if room >= min(len(name), 24):
             top = spread([(_fit(name, room), "strong")], right, width)
@@ -79,14 +95,34 @@ def facts_content(path: str, opened: Opened, width: int) -> Content:
     return lines(line((_fit(name, width), "strong")), _progress_line(opened, [verdict, "  ", *damage], width))
 
 
+def _files_words(files: Sequence[PartFile]) -> list[Part]:
+    num_missing = sum(file.is_missing for file in files)
+    missing: list[Part] = [(f"{num_missing:,} missing", "error"), (" · ", "dim")] if num_missing else []
+    return [(f"{plural(len(files) - num_missing, 'file')} · ", "dim"), *missing]
+
+
 def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
     total = opened.weights.total
-    models = (opened.weights.of(key) for key in ("model", "state_dict"))
-    model = next((weight for weight in models if weight.num_tensors), None)
+    models = [part for part in opened.checkpoint.parts if part.role == "model"]
+    paths = [".".join(word for word in (part.file, part.prefix.removesuffix(".")) if word) for part in models]
+    found = [weight for path in dict.fromkeys(paths) if path and (weight := opened.weights.of(path)).num_tensors]
+    model = Weight(
+        sum(weight.num_tensors for weight in found), sum(weight.num_elements for weight in found),
+        sum(weight.size_bytes for weight in found),
+    ) if found else None  # fmt: skip
     amount = f"{short_count(model.num_elements)} parameters" if model else f"{short_count(total.num_elements)} elements"
     right = f"{amount}, {plural(total.num_tensors, 'tensor')}"
     progress = "  ".join(progress_words(opened.checkpoint)) or "it tells of no step"
     return spread([*before, progress], [(right, "dim")], width)
+
+
+def weights_only_words(found: WeightsOnly) -> str:
+    """For the line above the globals: whether torch's own safe loader takes the file."""
+    if found.loads:
+        return "weights_only=True takes it"
+    if found.loads is None:
+        return ""
+    return f"weights_only=True refuses it{': ' + plural(len(found.refuses), 'name') if found.refuses else ''}"
 
 
 def rule_content(filter_text: str, counts: str, width: int) -> Content:
@@ -99,7 +135,9 @@ def rule_content(filter_text: str, counts: str, width: int) -> Content:
 def row_content(row: object, tree: StateTree, width: int) -> Content:
     """What is under the cursor, when it is not a tensor, with everything that its row had no room for."""
     if isinstance(row, Node):
-        facts = [] if row.is_module else [summary(row.value, 1000)]
+        facts = [] if row.is_module or row.file is not None else [summary(row.value, 1000)]
+        if row.file is not None:
+            facts = ["it is not there" if row.file.is_missing else ", ".join(row.file.roles) or summary(row.value)]
         weight = tree.weight(row)
         if weight.num_tensors:
             facts.append(f"{plural(weight.num_tensors, 'tensor')}, {count(weight.num_elements)} elements")
