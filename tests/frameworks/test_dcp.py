@@ -181,6 +181,37 @@ def test_what_lies_beside_the_pieces_belongs_to_it(tmp_path: Path) -> None:
     assert checkpoint.has == ["model", "optimizer"]
 
 
+@pytest.mark.parametrize("kind", ["hf-trainer", "accelerate"])
+def test_fsdp_s_sharded_states_are_parts_of_a_larger_checkpoint(tmp_path: Path, kind: str) -> None:
+    """Transformers and Accelerate keep weights and optimizer in a distributed checkpoint each."""
+    state = distributed.dcp_state()
+    root = tmp_path / ("checkpoint-7" if kind == "hf-trainer" else "checkpoint_0")
+    distributed.dcp(root / "pytorch_model_fsdp_0", {"model": state["model"]})
+    distributed.dcp(root / "optimizer_0", {"optimizer": state["optimizer"]})
+    if kind == "hf-trainer":
+        (root / "trainer_state.json").write_text('{"global_step": 7, "log_history": []}')
+        torch.save({"cpu": torch.get_rng_state()}, root / "rng_state.pth")
+        torch.save(state["scheduler"], root / "scheduler.pt")
+    else:
+        torch.save({"step": 7, "torch_manual_seed": torch.get_rng_state()}, root / "random_states_0.pkl")
+    checkpoint = open_checkpoint(root)
+    assert checkpoint.format == kind
+    assert [finding for finding in checkpoint.findings if finding.severity == "error"] == []
+    assert checkpoint.safety == "safe"
+    assert {"model", "optimizer", "rng"} <= set(checkpoint.has)
+    assert count_parameters(model_tensors(checkpoint)) == 4 * 8 + 8 + 8 + 8 + 8 * 2 + 2
+    assert checkpoint.optimizer["num_parameters"] == 6
+    weight = next(tensor for tensor in model_tensors(checkpoint) if tensor.name == "model.0.weight")
+    assert weight.file == "pytorch_model_fsdp_0"
+    expected = state["model"]
+    assert isinstance(expected, dict)
+    assert torch.equal(bytes_of(checkpoint, weight), expected["0.weight"])
+    (root / "optimizer_0" / ".metadata").unlink()
+    (lost,) = [finding for finding in open_checkpoint(root).findings if finding.severity == "error"]
+    assert lost.where == "optimizer_0"
+    assert "the save never finished" in lost.message
+
+
 def test_an_asynchronous_save_is_the_same(tmp_path: Path) -> None:
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp

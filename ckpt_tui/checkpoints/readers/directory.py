@@ -122,7 +122,8 @@ class Parts:
     def add_directory(self, folder: str, role: str = "") -> Checkpoint | None:
         """Read a directory in the listing as a checkpoint of its own layout, and take what is in it.
 
-        role: what all of it is; without one its reader says what its parts are.
+        role: what all of it is, unless its reader knows which part of it that is; without one its reader says what
+        its parts are.
         """
         from ckpt_tui.checkpoints.registry import open_directory
 
@@ -134,13 +135,14 @@ class Parts:
             self.note("unreadable-part", Severity.ERROR, folder, message, error.hint or _HINT)
             return None
         self._take_directory(folder, found)
-        if role:
+        named = [part for part in found.parts if part.role == role]
+        if role and not named:
             files = sorted({tensor.file for tensor in found.tensors}) or [folder]
             values = [found.state, *[None] * (len(files) - 1)]
             self.checkpoint.parts += [Part(role, file, "", value) for file, value in zip(files, values, strict=True)]
         else:
             self.checkpoint.parts += [
-                Part(part.role, _below(folder, part.file), part.prefix, part.value) for part in found.parts
+                Part(part.role, _below(folder, part.file), part.prefix, part.value) for part in named or found.parts
             ]
         return found
 
