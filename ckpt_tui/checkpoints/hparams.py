@@ -125,11 +125,11 @@ _KNOWN: Mapping[Effect, str] = {
         split_batches dispatch_batches even_batches ignore_data_skip full_determinism overfit_batches fast_dev_run
         limit_train_batches dataloader_drop_last dataloader_in_order dataloader_config remove_unused_columns
         train_sampling_strategy group_by_length length_column_name label_names max_length max_seq_length
-        max_source_length max_target_length block_len num_samples max_train_samples dataset_config dataset_config_name streaming_data
-        reload_dataloaders_every_n_epochs use_distributed_sampler sync_batchnorm preprocessing_num_workers
-        use_cpu no_cuda use_mps_device half_precision_backend fp16_opt_level bf16_enabled fp16_enabled
-        torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config dynamo_backend
-        reorder_and_upcast_attn
+        max_source_length max_target_length block_len num_samples max_train_samples dataset_config
+        dataset_config_name streaming_data reload_dataloaders_every_n_epochs use_distributed_sampler
+        sync_batchnorm preprocessing_num_workers use_cpu no_cuda use_mps_device half_precision_backend
+        fp16_opt_level bf16_enabled fp16_enabled torch_compile_backend torch_compile_mode
+        use_liger_kernel liger_kernel_config dynamo_backend reorder_and_upcast_attn
         accelerator_config parallelism_config deepspeed fsdp_config fsdp_plugin deepspeed_plugin megatron_lm_plugin
         zero_optimization offload_optimizer offload_param overlap_comm contiguous_gradients reduce_scatter
         reduce_bucket_size allgather_bucket_size allgather_partitions round_robin_gradients prescale_gradients

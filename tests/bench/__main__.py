@@ -1,7 +1,7 @@
 """`python -m tests.bench`: the figures of BUDGETS that exist so far, each as a ratio in one run.
 
 A benchmark and not a test: a busy machine changes every time but hardly a ratio. Needs the extras `trainer` and
-`dev` and 3 GB of disk for the reference files, which are kept for the next run.
+`dev` and 4 GB of disk for the reference files, which are kept for the next run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import inspecting, reading, salvaging, training, watching
+from tests.bench import comparing, inspecting, reading, salvaging, training, watching
 from tests.bench.measure import Row
 from tests.bench.reference_files import ReferenceFiles
 
-PARTS = ("reading", "inspecting", "salvaging", "watching", "training")
+PARTS = ("reading", "comparing", "inspecting", "salvaging", "watching", "training")
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     files = ReferenceFiles(options.files)
     parts = {
         "reading": lambda: reading.rows(files, options.repeats),
+        "comparing": lambda: comparing.rows(files, options.repeats),
         "inspecting": lambda: inspecting.rows(files, options.repeats),
         "salvaging": lambda: salvaging.rows(files, options.repeats),
         "watching": lambda: watching.rows(files, options.repeats),

@@ -1,4 +1,4 @@
-"""The rows about reading checkpoints: inspect, validate, diff."""
+"""The rows about reading checkpoints: inspect, validate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TESTZIP = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).testzip()"
 
 
 def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
-    first, second = files.t1_pair()
+    first = files.t1_pair()[0]
     size_gb = first.stat().st_size / 1e9
 
     sides = in_turn(
@@ -108,15 +108,3 @@ def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
                 f">= {budget:.0f}x faster" if budget else "-",
                 faster >= budget if budget else None,
             )
-
-    diff = in_turn({"ours": lambda: run_process([CKPT_TUI, "diff", str(first), str(second)], expect=(1,))}, repeats)[
-        "ours"
-    ]
-    yield Row(
-        "diff by value, T1 against a changed T1",
-        f"{diff.wall_s:.2f} s {diff.peak_mb:.0f} MB",
-        f"reading both: {2 * size_gb:.1f} GB",
-        f"{2 * size_gb / diff.wall_s:.1f} GB/s",
-        ">= 1.5 GB/s, <= 150 MB",
-        2 * size_gb / diff.wall_s >= 1.5 and diff.peak_mb <= 150,
-    )  # fmt: skip

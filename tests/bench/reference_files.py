@@ -1,8 +1,8 @@
 """The reference files of the budgets, made once and kept in a cache directory (`--files`, default under /tmp).
 
 T1: 0.9 GB torch training checkpoint (72 weights of 1024x1024, AdamW state, RNG states, args; about 300 records).
-T1b: the same after one change of a weight. T30k, T100k: so many small tensors. S1: 1 GB safetensors.
-L3, L6: logs of 10^3 and 10^6 lines.
+T1b: the same after one change of a weight; T1c: after a change of every one. T30k, T100k: so many small tensors.
+S1: 1 GB safetensors. L3, L6: logs of 10^3 and 10^6 lines.
 """
 
 from __future__ import annotations
@@ -32,6 +32,18 @@ torch.save(whole, sys.argv[1])
 model["layers.7.weight"][5, 5] += 1
 whole["args"].lr = 2e-3
 torch.save(whole, sys.argv[2])
+"""
+
+_MAKE_T1C = """
+import sys, torch
+from pathlib import Path
+whole = torch.load(Path(sys.argv[1]).with_name("T1.pt"), weights_only=False)
+tensors = list(whole["model"].values())
+for moments in whole["optimizer"]["state"].values():
+    tensors += [moments["exp_avg"], moments["exp_avg_sq"]]
+for tensor in tensors:
+    tensor.mul_(1.001)
+torch.save(whole, sys.argv[1])
 """
 
 _MAKE_T30K = """
@@ -74,6 +86,11 @@ class ReferenceFiles:
     def t1_pair(self) -> tuple[Path, Path]:
         first, second = self._by_script(_MAKE_T1, "T1.pt", "T1b.pt")
         return first, second
+
+    def t1c(self) -> Path:
+        """T1 after a change of every weight and moment."""
+        self.t1_pair()
+        return self._by_script(_MAKE_T1C, "T1c.pt")[0]
 
     def t30k(self) -> Path:
         return self._by_script(_MAKE_T30K, "T30k.pt")[0]
