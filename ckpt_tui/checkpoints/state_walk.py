@@ -61,6 +61,8 @@ def name_tensors(state: object, limits: ReadLimits, findings: list[Finding]) -> 
                 place = id(value)
                 if place in on_path:
                     continue  # a cycle: it is being listed already
+                if kind is StorageRef and isinstance(container, OpaqueObject):
+                    continue  # what a tensor was to be made of that makes no sense
                 if kind is CompositeRef or kind is StorageRef:
                     assert isinstance(value, TensorRef)
                     info = _listed(value, (".".join(path) + "." if path else "") + _key_text(key), len(tensors))

@@ -87,8 +87,8 @@ def _find_directory(
     """(start, size, number of records, where it must have ended)."""
     tail_start = max(file_bytes - _END.size - _MAX_COMMENT - _LOCATOR.size, 0)
     tail = read_exactly(descriptor, file_bytes - tail_start, base + tail_start, path)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
+    at = tail.rfind(b"PK\x05\x06", 0, max(len(tail) - _END.size + 4, 0))
+    if at < 0:
         raise CkptError(
             "Damaged checkpoint",
             f"{path} is cut short: its zip central directory is missing, which is written last. "
@@ -181,9 +181,10 @@ def _locate(descriptor: int, directory_start: int, path: str, index: ZipIndex, b
     note = _Notes(index.findings)
     for entry in index.entries:
         name = entry.name
-        if name in seen:
+        plain_name = name.lower()  # torch does not tell capitals from small letters
+        if plain_name in seen:
             note("duplicate-record", name, "this name is in the archive twice: programs disagree which one they read")
-        seen.add(name)
+        seen.add(plain_name)
         raw_name = name.encode("utf-8", "surrogateescape")
         header_end = entry.header_offset + size_local + len(raw_name)
         header = (

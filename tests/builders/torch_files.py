@@ -59,4 +59,5 @@ def zip_of(pickled: bytes, names: tuple[str, ...] = ("archive/data.pkl",)) -> by
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in names:
             archive.writestr(name, pickled)
+        archive.writestr(f"{names[0].rpartition('/')[0]}/version", "3\n")
     return buffer.getvalue()

@@ -47,7 +47,7 @@ def read(
     checkpoint = Checkpoint(path, "torch-export", file_bytes, findings=index.findings)
     first = index.entries[0].name
     root = "" if first in (*_OLD_STATES, "serialized_exported_program.json") else first[: first.find("/") + 1]
-    _Export(descriptor, checkpoint, limits, root, by_name).read()
+    _Export(descriptor, checkpoint, limits, root, by_name, index.entries).read()
     for note in ("byteorder", "archive_version", "version"):
         entry = by_name.get(root + note)
         if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
@@ -63,13 +63,20 @@ class _Export:
     """One archive being read: fills the checkpoint's state, globals and findings."""
 
     def __init__(
-        self, descriptor: int, checkpoint: Checkpoint, limits: ReadLimits, root: str, by_name: dict[str, ZipEntry]
+        self,
+        descriptor: int,
+        checkpoint: Checkpoint,
+        limits: ReadLimits,
+        root: str,
+        by_name: dict[str, ZipEntry],
+        entries: list[ZipEntry],
     ) -> None:
         self.descriptor = descriptor
         self.checkpoint = checkpoint
         self.limits = limits
         self.root = root
         self.by_name = by_name
+        self.entries = entries
         self.known: set[str] = set()
         self.num_pickles = 0
         self.num_malformed = 0
@@ -90,6 +97,7 @@ class _Export:
             for name in _OLD_STATES:
                 self.add_archive(name, state)
             self.add_archive("serialized_example_inputs.pt", None)
+        self.judge_doubles()
         libraries = [n for n in names if n.startswith("data/aotinductor/") and n.endswith((".so", ".dylib", ".pyd"))]
         if libraries:
             message = f"{plural(len(libraries), 'compiled library', 'compiled libraries')}: loading runs machine code"
@@ -97,6 +105,22 @@ class _Export:
             reason = "machine code that loading the archive runs"
             self.checkpoint.globals.append(GlobalRef(libraries[0], Verdict.UNKNOWN, reason, self.checkpoint.path))
         self.checkpoint.state = next(iter(states.values())) if len(states) == 1 else states
+
+    def judge_doubles(self) -> None:
+        """Records whose name comes twice, with capitals or not: torch may take either, so each is judged."""
+        seen: dict[str, ZipEntry] = {}
+        for entry in self.entries:
+            other = seen.setdefault(entry.name.lower(), entry)
+            if other is entry:
+                continue
+            for one in (other, entry):
+                if one.offset is None or not one.size_bytes or not self.is_within_limits(one.name):
+                    continue
+                head = read_exactly(self.descriptor, min(4, one.size_bytes), one.offset, self.checkpoint.path)
+                if head == b"PK\x03\x04":
+                    add_archive(self.descriptor, one, self.checkpoint, self.limits, self.known)
+                else:
+                    add_pickle(self.descriptor, one, self.checkpoint, self.limits, self.known)
 
     def add_table(self, folder: str, config: str, state: dict[object, object]) -> None:
         """The tensors of a JSON table: {"config": {name: {path_name, is_param, use_pickle, tensor_meta}}}."""

@@ -70,7 +70,7 @@ def read(
 
 def _is_pickle(descriptor: int, entry: ZipEntry, root: str, path: str) -> bool:
     """Whether a record is a pickle: by its name, or by how it begins and ends, since it may have any name."""
-    name = entry.name[len(root) :]
+    name = entry.name[len(root) :].lower()  # torch does not tell capitals from small letters
     if name.endswith(".py") or entry.offset is None or not entry.size_bytes:
         return False
     if name.startswith(".data/"):

@@ -11,7 +11,7 @@ from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity
 from ckpt_tui.checkpoints.readers.zip_records import HINT, add_pickle, join_storages
 from ckpt_tui.checkpoints.state_walk import name_tensors
-from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
+from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, plural, safe_text, size
 
@@ -30,6 +30,12 @@ class TorchZipReader:
     def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits, base: int = 0) -> Checkpoint:
         """base: where the archive begins, for one of several in a file."""
         index = read_zip_index(descriptor, file_bytes, path, limits, base)
+        return self.read_records(descriptor, file_bytes, path, limits, index, base)
+
+    def read_records(
+        self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits, index: ZipIndex, base: int = 0
+    ) -> Checkpoint:
+        """The same, of records that are known already: salvage finds them without a central directory."""
         entries, findings = index.entries, index.findings
         by_name = {entry.name: entry for entry in entries}
         first = entries[0].name if entries else ""
@@ -57,6 +63,9 @@ class TorchZipReader:
             message = f"{plural(len(outside), 'record')} not in {where}: torch refuses such an archive"
             findings.append(Finding("outside-folder", Severity.WARNING, outside[0], message, HINT))
         in_root = f"{root}data.pkl".lower()
+        if not outside and all(entry.name.lower() != in_root for entry in pickles):
+            message = f"torch looks for {safe_text(root, 80)}data.pkl, which is not there"
+            findings.append(Finding("outside-folder", Severity.WARNING, pickles[0].name, message, HINT))
         pickles.sort(key=lambda entry: entry.name.lower() != in_root)
         prefix = _decode_every(descriptor, pickles, checkpoint, limits)
         for note in ("version", "byteorder"):
@@ -64,6 +73,9 @@ class TorchZipReader:
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
                 raw = read_exactly(descriptor, entry.size_bytes, entry.offset, path)
                 checkpoint.metadata[note] = raw.decode("ascii", "replace").strip()
+        if prefix == root and root and f"{prefix}version" not in by_name and f"{prefix}.data/version" not in by_name:
+            message = "it has no record called version, which torch.save always writes: torch refuses it"
+            findings.append(Finding("no-version", Severity.WARNING, prefix, message, HINT))
         constants = f"{prefix}constants.pkl".lower()
         if f"{prefix}code/__torch__.py" in by_name or any(
             entry.name.endswith(_L) and entry.name.lower() == constants for entry in entries

@@ -28,8 +28,9 @@ def add_torchscript(
     checkpoint.format = "torchscript"
     known = {ref.name for ref in checkpoint.globals}
     root = checkpoint.state
-    pickles = [e for e in entries if e.name.startswith(prefix) and e.name.endswith(".pkl")]
-    pickles = [e for e in pickles if e.name != f"{prefix}data.pkl"]
+    # torch does not tell capitals from small letters.
+    pickles = [e for e in entries if e.name.startswith(prefix) and e.name[-4:].lower() == ".pkl"]
+    pickles = [e for e in pickles if e.name.rpartition("/")[2].lower() != "data.pkl"]
     for number, entry in enumerate(pickles):
         if number >= _MAX_PICKLES:
             message = f"{plural(len(pickles) - number, 'more pickle')}: more than such an archive has, not looked at"
@@ -69,8 +70,8 @@ def judge_code(
     descriptor: int, checkpoint: Checkpoint, entries: list[ZipEntry], prefix: str, limits: ReadLimits, known: set[str]
 ) -> None:
     """Say that there is code, and whether it writes files; decode the pickles beside it."""
-    sources = [e for e in entries if e.name.startswith(f"{prefix}code/") and e.name.endswith(".py")]
-    debug = [e for e in entries if e.name.startswith(prefix) and e.name.endswith(".debug_pkl")]
+    sources = [e for e in entries if e.name.startswith(f"{prefix}code/") and e.name[-3:].lower() == ".py"]
+    debug = [e for e in entries if e.name.startswith(prefix) and e.name[-10:].lower() == ".debug_pkl"]
     findings, path = checkpoint.findings, checkpoint.path
     if sources:
         message = (

@@ -31,7 +31,7 @@ LOOKS = {
     "office document": (
         zip_bytes(Record("word/document.xml", b"<xml/>")), "Not a checkpoint", "word/document.xml", "",
     ),
-    "NumPy archive": (zip_bytes(Record("a.npy", b"\x93NUMPY")), "Not a checkpoint", "it holds a.npy", "NumPy archives"),
+    "NumPy archive": (zip_bytes(Record("a.npy", b"\x93NUMPY")), "Damaged checkpoint", "none of its arrays", ""),
     "empty zip": (zip_bytes(), "Not a checkpoint", "it holds nothing", ""),
 }  # fmt: skip
 
