@@ -21,6 +21,7 @@ from ckpt_tui.checkpoints.elements import (
     stop_if,
 )
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.sharded_elements import reader_of
 
 _DOT_ELEMENTS = 8192  # longer ones BLAS gives to threads of its own, which spin against each other on a busy machine
 
@@ -41,7 +42,7 @@ def count_nonfinite(
 ) -> Nonfinite:
     """Count NaN and Inf of one tensor. Raises CkptError where its elements cannot be read, and Cancelled."""
     bits = FLOAT_BITS.get(tensor.dtype)
-    with ElementReader(checkpoint, tensor) as reader:
+    with reader_of(checkpoint, tensor) as reader:
         if bits is None:
             return Nonfinite(tensor.num_elements, 0, 0, None)
         nan = inf = position = 0
@@ -176,7 +177,7 @@ def tensor_statistics(
     moments = _Moments()
     histogram: Array = np.zeros(bins, dtype=np.int64)
     passes = 2 if bins else 1
-    with ElementReader(checkpoint, tensor) as reader:
+    with reader_of(checkpoint, tensor) as reader:
         kept: Array | None = None
         for words in reader.blocks():
             stop_if(is_cancelled)

@@ -457,6 +457,43 @@ def test_damage_in_a_piece_names_the_tensor(two: Path) -> None:
     assert "model.weight.chunks.1" in finding.message
 
 
+def test_statistics_of_a_tensor_in_pieces_are_those_of_the_whole(tmp_path: Path) -> None:
+    from ckpt_tui.checkpoints.values import count_nonfinite, tensor_statistics
+
+    checkpoint = open_checkpoint(SAMPLE)
+    truth = truth_of(SAMPLE, tmp_path)
+    for tensor in checkpoint.tensors:
+        expected = truth.get(tensor.name)
+        if tensor.layout == "sharded":
+            assert isinstance(expected, torch.Tensor)
+            found = tensor_statistics(checkpoint, tensor)
+            assert found.num_elements == expected.numel()
+            assert found.min == expected.min().item()
+            assert found.max == expected.max().item()
+            assert found.mean == pytest.approx(expected.double().mean().item(), rel=1e-9)
+            assert found.std == pytest.approx(expected.double().std().item(), rel=1e-6, abs=1e-9)
+            assert count_nonfinite(checkpoint, tensor).nan == 0
+
+
+def test_the_first_nan_of_a_tensor_in_pieces_is_where_it_is_in_the_whole(two: Path) -> None:
+    """`columns` is 3 x 5, cut into 3 + 2 columns: row 1 of the second piece begins at element 8 of the whole."""
+    from ckpt_tui.checkpoints.values import count_nonfinite
+
+    checkpoint = open_checkpoint(two)
+    whole = next(tensor for tensor in checkpoint.tensors if tensor.name == "columns")
+    piece = next(tensor for tensor in checkpoint.tensors if tensor.name == "columns.chunks.1")
+    storage = checkpoint.storages[piece.storage]
+    assert storage.offset is not None
+    assert piece.shape == (3, 2)
+    path = two / storage.file
+    raw = bytearray(path.read_bytes())
+    at = storage.offset + 4 * (piece.offset + piece.stride[0])
+    raw[at : at + 4] = torch.tensor(torch.nan).numpy().tobytes()
+    path.write_bytes(raw)
+    counted = count_nonfinite(checkpoint, whole)
+    assert (counted.nan, counted.first_bad_index) == (1, 8)
+
+
 def test_nan_in_a_piece_is_counted(tmp_path: Path) -> None:
     state = {"model": {"weight": torch.tensor([1.0, torch.nan, torch.inf])}}
     distributed.dcp(tmp_path, state)
