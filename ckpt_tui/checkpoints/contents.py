@@ -57,7 +57,8 @@ def files_of(checkpoint: Checkpoint) -> list[PartFile]:
     for file in files.values():
         if not file.is_missing:
             try:
-                file.size_bytes = os.stat(os.path.join(checkpoint.path, file.name)).st_size  # noqa: PTH116 - no pathlib: 5 ms
+                file.size_bytes = os.stat(os.path.join(checkpoint.path, file.name)).st_size
             except (OSError, ValueError):
                 file.size_bytes = None  # a part of a file, or one that went away
-    return list(files.values())
+    # DeepSpeed's weights by parameter, a distributed checkpoint's parts: in the state, and no files.
+    return [f for f in files.values() if f.is_missing or f.roles or f.num_tensors or f.size_bytes is not None]

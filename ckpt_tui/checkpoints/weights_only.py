@@ -68,9 +68,12 @@ def weights_only(checkpoint: Checkpoint) -> WeightsOnly:
         return WeightsOnly(False, refuses, "torch.load takes no tar file with weights_only")
     if checkpoint.format == "pickle":
         return WeightsOnly(False, refuses, "it was not written by torch.save")
+    if checkpoint.format == "dcp":
+        reason = "torch.distributed.checkpoint opens .metadata as any pickle, without a safe mode"
+        return WeightsOnly(None, [], reason)
     if checkpoint.format not in _BY_TORCH_LOAD:
         is_directory = any(part.file for part in checkpoint.parts)
-        if is_directory and checkpoint.globals and checkpoint.format != "dcp":
+        if is_directory and checkpoint.globals:
             return WeightsOnly(False if refuses else None, refuses, "" if refuses else "its files load one by one")
         return WeightsOnly(None, refuses, "torch.load is not what opens it")
     if refuses:
