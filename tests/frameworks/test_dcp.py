@@ -14,6 +14,7 @@ import torch
 from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.checkpoints.state_walk import tensor_references
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders import distributed
@@ -239,6 +240,14 @@ def test_the_sample_is_what_its_script_makes(tmp_path: Path) -> None:
     for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
         if mine.storage:
             assert torch.allclose(bytes_of(ours, mine), bytes_of(theirs, other))
+
+
+@pytest.mark.parametrize("kind", ["one process", "two ranks"])
+def test_every_reference_leads_to_its_tensor(saved: Path, kind: str) -> None:
+    checkpoint = open_checkpoint(saved if kind == "one process" else SAMPLE)
+    references = list(tensor_references(checkpoint.state))
+    assert {reference.index for reference in references} == set(range(len(checkpoint.tensors)))
+    assert all(checkpoint.tensors[reference.index] is reference.info for reference in references)
 
 
 # --- damage

@@ -14,6 +14,7 @@ from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, ShardedTensor, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.readers.zero_partitions import boxes_of
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.checkpoints.state_walk import tensor_references
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.samples import make_deepspeed
@@ -158,6 +159,14 @@ def test_boxes_make_up_every_span_of_a_row(shape: tuple[int, ...]) -> None:
                 assert box.reshape(-1).tolist() == list(range(first, first + box.numel()))
                 found += box.reshape(-1).tolist()
             assert found == list(range(begin, end))
+
+
+@pytest.mark.parametrize("name", list(make_deepspeed.SAMPLES))
+def test_every_reference_leads_to_its_tensor(name: str) -> None:
+    checkpoint = open_checkpoint(SAMPLES / name)
+    references = list(tensor_references(checkpoint.state))
+    assert {reference.index for reference in references} == set(range(len(checkpoint.tensors)))
+    assert all(checkpoint.tensors[reference.index] is reference.info for reference in references)
 
 
 # --- damage

@@ -370,7 +370,11 @@ class _Step:
         from ckpt_tui.checkpoints.state_walk import tensor_references
 
         parts, checkpoint = self.parts, self.parts.checkpoint
-        start = len(checkpoint.tensors)
+        # Of stage 3 these are the weights: its model files have placeholders without elements.
+        start, moved = (0, len(made.tensors)) if self.stage == 3 else (len(checkpoint.tensors), 0)
+        if moved:
+            for reference in tensor_references(parts.state):
+                reference.index += moved
         optimizer = {"state": states, "param_groups": named_groups(ranks, groups)}
         for reference in tensor_references([weights, states]):
             reference.index += start
@@ -378,7 +382,7 @@ class _Step:
         for tensor in made.tensors:
             if tensor.storage and tensor.storage not in checkpoint.storages:
                 checkpoint.storages[tensor.storage] = Storage(tensor.storage, "", None, 0)
-        checkpoint.tensors += made.tensors
+        checkpoint.tensors[start:start] = made.tensors
         shared = first.get("shared_params")
         for name, source in list(shared.items())[:_MAX_NAMES] if isinstance(shared, dict) else ():
             if source in weights and name not in weights:
