@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from ckpt_tui.checkpoints.diff import Diff
+from ckpt_tui.checkpoints.diff import Diff, PartChange
 from ckpt_tui.checkpoints.hparams import Effect, HparamChange
+from ckpt_tui.checkpoints.module_changes import ModuleChange
 from ckpt_tui.checkpoints.state_diff import ValueChange
 from ckpt_tui.checkpoints.tensor_changes import TensorChange
 from ckpt_tui.errors import CkptError
@@ -183,3 +184,74 @@ async def test_two_real_files_are_compared(tmp_path: Path) -> None:
         assert "1 of 1 tensor" in seen_text(app), "opens on the tensors, where the difference is"
         assert "0.183" in seen_text(app), "1 / sqrt(1 + 4 + 9 + 16)"
         assert "1.000" in seen_text(app)
+
+
+def of_modules() -> Diff:
+    names = [f"model.h.{i}.{part}.weight" for i in range(12) for part in ("attn", "mlp")]
+    modules = [ModuleChange("", 24, 2, 0.02, 0.5), ModuleChange("h", 24, 2, 0.02, 0.5)]
+    modules += [ModuleChange(f"h.{i}", 2, 2 if i == 1 else 0, 0.25 if i == 1 else 0.0, 0.5) for i in (1, *range(2, 12))]
+    modules += [ModuleChange(f"h.1.{part}", 1, 1, 0.2, 0.5) for part in ("attn", "mlp")]
+    return diff(
+        tensors=tuple(change(name, 0.2 if "h.1." in name else 0.1) for name in names),
+        modules=tuple(modules),
+        parts=(PartChange("optimizer", "a", 48, 3_000_000), PartChange("progress", "a", names=("step", "epoch"))),
+        prefix_b="module._orig_mod.",
+    )
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (40, 12)])
+async def test_modules_and_what_only_one_side_has(compares: Callable[..., None], size: tuple[int, int]) -> None:
+    compares(of_modules())
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        if size[0] >= 80:
+            assert "names of b without module._orig_mod.; only in a: optimizer, progress" in seen_text(app)
+        await pilot.press("m")
+        text = seen_text(app)
+        assert "h.1 " in text, "modules at the depth where there are several"
+        assert "2 of 2" in text
+        assert "h.2 " not in text, "only those that changed"
+        await pilot.press("plus")
+        assert "h.1.attn" in seen_text(app)
+        assert "h.1.mlp" in seen_text(app)
+        await pilot.press("plus", "minus", "minus", "minus", "minus")
+        assert "hole model)" in seen_text(app) or size[0] < 80
+        await pilot.press("plus", "plus", "a")
+        assert "h.2 " in seen_text(app) or size[1] < 24
+        await pilot.press("home", "enter")
+        await pilot.pause()
+        text = seen_text(app)
+        assert "h.1.attn" in text, "Enter on a module shows its tensors"
+        assert "h.11." not in text
+        await pilot.press("escape", "o")
+        text = seen_text(app)
+        assert "only in a" in text
+        assert "48 tensors" in text or size[0] < 80
+
+
+async def test_a_directory_and_a_file_are_compared(tmp_path: Path) -> None:
+    names = [f"layers.{i}.w" for i in range(4)]
+    shards = tmp_path / "sharded"
+    shards.mkdir()
+    whole = {}
+    for number, half in enumerate((names[:2], names[2:]), start=1):
+        header = {n: {"dtype": "F32", "shape": [2], "data_offsets": [8 * i, 8 * i + 8]} for i, n in enumerate(half)}
+        raw = json.dumps(header).encode()
+        content = struct.pack("<Q", len(raw)) + raw + struct.pack("<4f", *[float(number)] * 4)
+        (shards / f"model-0000{number}-of-00002.safetensors").write_bytes(content)
+        whole |= {f"model.{n}": number for n in half}
+    index = {n: f"model-0000{1 + (i > 1)}-of-00002.safetensors" for i, n in enumerate(names)}
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    header = {n: {"dtype": "F32", "shape": [2], "data_offsets": [8 * i, 8 * i + 8]} for i, n in enumerate(whole)}
+    raw = json.dumps(header).encode()
+    numbers = [float(value) for value in whole.values() for _ in range(2)]
+    numbers[-1] += 1
+    (tmp_path / "one.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + struct.pack("<8f", *numbers))
+    app = ScreenApp(DiffScreen(str(shards), str(tmp_path / "one.safetensors")))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        assert "1 of 4 tensors" in text
+        assert "names of b without model." in text
+        assert "layers.3.w" in text

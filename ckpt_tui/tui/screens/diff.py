@@ -6,8 +6,8 @@ Both files are opened and compared in a thread, streamed; nothing of either is k
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -18,44 +18,35 @@ from textual.content import Content
 from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import duration, fit, metric, plural, size
-from ckpt_tui.tui.judgement import effect_role
+from ckpt_tui.text import fit, metric
+from ckpt_tui.tui.screens.diff_rows import (
+    CHANGE_ROLES,
+    MODULE_COLUMNS,
+    OTHER_COLUMNS,
+    SETTING_COLUMNS,
+    TENSOR_COLUMNS,
+    module_cells,
+    note_content,
+    other_cells,
+    row_content,
+    setting_cells,
+    short_path,
+    verdict_content,
+)
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
-from ckpt_tui.tui.state_tree import shape_text, summary
+from ckpt_tui.tui.state_tree import shape_text
 from ckpt_tui.tui.styled import bar, error_content, line, lines
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
-from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.diff import Diff
-    from ckpt_tui.checkpoints.hparams import HparamChange
-    from ckpt_tui.checkpoints.state_diff import ValueChange
+    from ckpt_tui.checkpoints.module_changes import ModuleChange
     from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
-VIEW_KEYS = {"settings": "s", "tensors": "n", "other": "o"}
-SETTING_COLUMNS = (
-    Column("setting", 16, keep="middle"),
-    Column("a", 14, grows=True),
-    Column("b", 14, grows=True),
-    Column("a resume with it", 18),
-)
-TENSOR_COLUMNS = (
-    Column("tensor", 30, grows=True, keep="middle"),
-    Column("change", 9),
-    Column("relative L2", 11, align="right"),
-    Column("max abs", 9, align="right"),
-    Column("cosine", 9, align="right", priority=1),
-    Column("", 10, priority=2),
-    Column("shape", 14, align="right", priority=3),
-)
-OTHER_COLUMNS = (
-    Column("value", 24, grows=True, keep="middle"),
-    Column("change", 9),
-    Column("a", 18),
-    Column("b", 18),
-)
-_CHANGE_ROLES = {"added": "good", "removed": "error", "shape": "error", "dtype": "warning", "unknown": "warning"}
+VIEW_KEYS = {"settings": "s", "tensors": "n", "modules": "m", "other": "o"}
+_NUM_MODULES = 8  # rows at least, where the model parts into as many
 
 
 class DiffScreen(WorkScreen[None]):
@@ -66,13 +57,16 @@ class DiffScreen(WorkScreen[None]):
     KEYS: ClassVar[tuple[Key, ...]] = (
         ("diff.settings", "s", "view('settings')", "views", "settings", "Hyperparameters that differ"),
         ("diff.tensors", "n", "view('tensors')", "views", "tensors", "Tensors, most changed first"),
+        ("diff.modules", "m", "view('modules')", "views", "modules", "Modules, most changed first; Enter: its tensors"),
+        ("diff.deeper", "plus", "deeper(1)", "depth", "deeper", "Modules inside these"),
+        ("diff.shallower", "minus", "deeper(-1)", "depth", "shallower", "Modules around these"),
         ("diff.other", "o", "view('other')", "views", "other", "Everything else that differs"),
         ("diff.filter", "slash", "filter", "diff", "filter", "Only names that hold these words; Esc clears"),
         ("diff.same", "a", "toggle_same", "diff", "all/changed", "Show tensors that are the same too, or not"),
         ("diff.swap", "x", "swap", "diff", "swap", "Compare the other way round"),
         ("diff.leave", "escape", "leave", "diff", "stop/back", "Stop comparing, or go back"),
     )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS, hidden_groups=("views", "move", "depth"))
 
     def __init__(self, path_a: str, path_b: str) -> None:
         super().__init__()
@@ -81,6 +75,8 @@ class DiffScreen(WorkScreen[None]):
         self.diff: Diff | None = None
         self._progress = ""
         self._largest = 0.0
+        self._largest_module = 0.0
+        self._depth = 0
         self._with_same = False
         self._words: list[str] = []
 
@@ -91,6 +87,7 @@ class DiffScreen(WorkScreen[None]):
         with ContentSwitcher(initial="settings", id="lists"):
             yield VirtualList[Any](SETTING_COLUMNS, setting_cells, id="settings")
             yield VirtualList[Any](TENSOR_COLUMNS, self._tensor_cells, id="tensors")
+            yield VirtualList[Any](MODULE_COLUMNS, self._module_cells, id="modules")
             yield VirtualList[Any](OTHER_COLUMNS, other_cells, id="other")
         with Vertical(id="problem"):
             yield Words(id="problem_text")
@@ -134,19 +131,23 @@ class DiffScreen(WorkScreen[None]):
         self._show_facts()
 
     def work_done(self, group: str, result: Any) -> None:
+        from ckpt_tui.checkpoints.module_changes import shown_depth
+
         diff: Diff = result
         self.diff, self._progress = diff, ""
-        finite = [t.relative_l2 for t in diff.tensors if t.relative_l2 is not None and math.isfinite(t.relative_l2)]
-        self._largest = max(finite, default=0.0)
+        self._largest = _largest(diff.tensors)
+        self._depth = shown_depth(diff.modules, _NUM_MODULES)
         counts = {
             "settings": len(diff.hyperparameters),
             "tensors": len(diff.changed_tensors),
-            "other": diff.num_other,
+            "modules": len([module for module in self._modules() if module.num_changed]),
+            "other": diff.num_other + len(diff.parts),
         }
         views = [View(name, key, f"{name} {counts[name]:,}") for name, key in VIEW_KEYS.items()]
         self.query_one(ViewTabs).set_views(views)
         self._list("settings").set_empty_text("the same settings in both")
         self._list("tensors").set_empty_text(f"all {len(diff.tensors):,} tensors are the same in both; a shows them")
+        self._list("modules").set_empty_text("no module changed; a shows them")
         self._list("other").set_empty_text("everything else is the same in both")
         self._show_rows()
         self._show_facts()
@@ -160,18 +161,30 @@ class DiffScreen(WorkScreen[None]):
         tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
         self._list("settings").set_rows([row for row in self.diff.hyperparameters if self._holds(row.key)])
         self._list("tensors").set_rows([row for row in tensors if self._holds(row.name)])
-        self._list("other").set_rows([row for row in self.diff.other if self._holds(row.path)])
+        modules = self._modules()
+        self._largest_module = _largest(modules)
+        self._list("modules").set_rows([row for row in modules if self._holds(row.name)])
+        parts = [row for row in self.diff.parts if self._holds(row.part)]
+        self._list("other").set_rows([*parts, *(row for row in self.diff.other if self._holds(row.path))])
+
+    def _modules(self) -> list[ModuleChange]:
+        """The modules at the depth that is shown; those that did not change only where everything is shown."""
+        found = self.diff.modules if self.diff is not None else ()
+        return [m for m in found if m.depth == self._depth and (m.num_changed or self._with_same)]
 
     def _holds(self, name: str) -> bool:
         lowered = name.lower()
         return all(word in lowered for word in self._words)
 
+    def _module_cells(self, module: ModuleChange) -> tuple[Cell, ...]:
+        return module_cells(module, _share(module.relative_l2, self._largest_module))
+
     def _tensor_cells(self, tensor: TensorChange) -> tuple[Cell, ...]:
         relative = tensor.relative_l2
-        share = relative / self._largest if relative is not None and self._largest and math.isfinite(relative) else 0.0
+        share = _share(relative, self._largest)
         return (
             tensor.name,
-            (tensor.change, _CHANGE_ROLES.get(tensor.change, "" if tensor.change == "value" else "dim")),
+            (tensor.change, CHANGE_ROLES.get(tensor.change, "" if tensor.change == "value" else "dim")),
             metric(relative),
             metric(tensor.max_abs),
             "-" if tensor.cosine is None else f"{tensor.cosine:.6f}",
@@ -194,6 +207,10 @@ class DiffScreen(WorkScreen[None]):
             rows.append(shown if self._words else verdict_content(self.diff))
         else:
             rows.append(line("could not be compared" if self.query_one("#problem").display else "stopped"))
+        note = note_content(self.diff) if self.diff is not None else None
+        self.set_class(note is not None, "-noted")
+        if note is not None:
+            rows.append(note)
         self.show("facts", lines(*rows))
 
     def _show_detail(self) -> None:
@@ -224,13 +241,28 @@ class DiffScreen(WorkScreen[None]):
         self._list(view).focus()
         self._show_detail()
 
+    @on(VirtualList.Selected, "#modules")
+    def _module_chosen(self, message: VirtualList.Selected) -> None:
+        """The tensors of a module: those whose names hold its name."""
+        module: ModuleChange | None = message.virtual_list.cursor_row
+        if module is not None:
+            self.query_one("#filter", Input).value = f"{module.name}." if module.name else ""
+            self.action_view("tensors")
+
+    def action_deeper(self, step: int) -> None:
+        depths = {module.depth for module in self.diff.modules} if self.diff is not None else set()
+        if self._depth + step in depths:
+            self._depth += step
+            self._show_rows()
+        self.action_view("modules")
+
     def action_toggle_same(self) -> None:
         self._with_same = not self._with_same
         self._show_rows()
-        self.action_view("tensors")
+        self.action_view("modules" if self.view == "modules" else "tensors")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return self.diff is not None or action not in ("filter", "toggle_same", "swap")
+        return self.diff is not None or action not in ("filter", "toggle_same", "swap", "deeper")
 
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
@@ -264,54 +296,10 @@ class DiffScreen(WorkScreen[None]):
             self.dismiss(None)
 
 
-def short_path(path: str, other: str) -> str:
-    """Its name where that tells the two apart, else the whole path."""
-    name = Path(path).name
-    return name if name and name != Path(other).name else path
+def _largest(changes: Iterable[TensorChange | ModuleChange]) -> float:
+    relative = (change.relative_l2 for change in changes)
+    return max((value for value in relative if value is not None and math.isfinite(value)), default=0.0)
 
 
-def setting_cells(change: HparamChange) -> tuple[Cell, ...]:
-    a = ("(not there)", "dim") if change.change == "added" else summary(change.a)
-    b = ("(not there)", "dim") if change.change == "removed" else summary(change.b)
-    return (change.key, a, b, (change.effect.words, effect_role(change.effect.value)))
-
-
-def other_cells(change: ValueChange) -> tuple[Cell, ...]:
-    a: Cell = "" if change.change == "added" else summary(change.a)
-    b: Cell = "" if change.change == "removed" else summary(change.b)
-    return (change.path, (change.change, _CHANGE_ROLES.get(change.change, "")), a, b)
-
-
-def verdict_content(diff: Diff) -> Content:
-    """The answer in one line: the same, or how much differs; what was read for it."""
-    read = f"  {size(diff.bytes_read)} read in {duration(diff.seconds)}"
-    num_unknown = sum(tensor.change == "unknown" for tensor in diff.tensors)
-    if diff.is_same and not num_unknown:
-        return line(("= the same in every setting, tensor and value", "good"), (read, "dim"))
-    words = [
-        plural(len(diff.hyperparameters), "setting"),
-        f"{len(diff.changed_tensors) - num_unknown:,} of {plural(len(diff.tensors), 'tensor')}",
-        plural(diff.num_other, "other value"),
-    ]
-    unknown = f", {num_unknown:,} could not be compared" if num_unknown else ""
-    return line(("≠ ", "warning"), f"{', '.join(words)} differ{unknown}", (read, "dim"))
-
-
-def row_content(row: Any) -> Content:
-    """One difference in full."""
-    from ckpt_tui.checkpoints.hparams import HparamChange
-    from ckpt_tui.checkpoints.tensor_changes import TensorChange
-
-    if isinstance(row, TensorChange):
-        sides = [
-            f"{side}: {shape_text(shape)} {dtype}" if shape is not None else f"{side}: not there"
-            for side, shape, dtype in (("a", row.shape_a, row.dtype_a), ("b", row.shape_b, row.dtype_b))
-        ]
-        is_alike = (row.shape_a, row.dtype_a) == (row.shape_b, row.dtype_b)
-        notes = row.reason or (f"{row.num_nonfinite:,} pairs are not finite" if row.num_nonfinite else "")
-        return lines(line((row.name, "strong")), line(sides[1][3:] if is_alike else "  ".join(sides)), line(notes))
-    if isinstance(row, HparamChange):
-        values = line(summary(row.a, 900), (" -> ", "dim"), summary(row.b, 900))
-        return lines(line((row.key, "strong")), values, line((row.effect.explanation, effect_role(row.effect.value))))
-    a, b = summary(row.a, 900), summary(row.b, 900)
-    return lines(line((row.path, "strong")), line(("a  ", "dim"), a), line(("b  ", "dim"), b))
+def _share(relative: float | None, largest: float) -> float:
+    return relative / largest if relative is not None and largest and math.isfinite(relative) else 0.0
