@@ -18,9 +18,7 @@ from ckpt_tui.checkpoints.model import (
     ShardedTensor,
     TensorInfo,
     TensorRef,
-    Verdict,
 )
-from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef
 from ckpt_tui.checkpoints.state_walk import copy_info
 
@@ -77,14 +75,16 @@ def make_inert(
     state: object,
     is_lost: Callable[[TensorInfo], bool],
     assemble: Callable[[ShardedTensor], str],
+    dangerous: frozenset[str] = frozenset(),
     limits: ReadLimits = DEFAULT_LIMITS,
     is_big_endian: bool = False,
 ) -> InertState:
     """`state` without tensors that are lost: a dict's key is left out with its value, in a list None stands there.
 
     assemble: gives the key of a new storage in which the pieces of a tensor lie together; "" when one is lost.
+    dangerous: names of what the file would call and nobody should; nothing is made of what it gives them.
     """
-    return _Maker(is_lost, assemble, limits, is_big_endian).make(state)
+    return _Maker(is_lost, assemble, dangerous, limits, is_big_endian).make(state)
 
 
 class _Frame:
@@ -104,11 +104,13 @@ class _Maker:
         self,
         is_lost: Callable[[TensorInfo], bool],
         assemble: Callable[[ShardedTensor], str],
+        dangerous: frozenset[str],
         limits: ReadLimits,
         is_big_endian: bool,
     ) -> None:
         self.is_lost = is_lost
         self.assemble = assemble
+        self.dangerous = dangerous
         self.limits = limits
         self.is_big_endian = is_big_endian
         self.made = InertState()
@@ -266,35 +268,32 @@ class _Maker:
             return _Frame(value, "set", iter(enumerate(value.items)))
         if name == "numpy.ndarray":
             return self.array(value)
-        module, _, last = name.rpartition(".")
-        if judge(module, last)[0] is Verdict.DANGEROUS:
+        if name in self.dangerous:
             return self.left_out(f"it is {name}, which is dangerous")
         if name.startswith(_PATHS):
             words = [word for word in value.args if type(word) is str]
             self.changed("a path, written as text")
             return "/".join(words).replace("//", "/") if words else "."
         state, args = value.state, value.args
-        if isinstance(state, dict) and "_modules" in state:
-            parts = [part for part in _MODULE_PARTS if isinstance(state.get(part), dict)]
-            self.changed(f"a module ({name}), written as a dict of what it holds")
-            others = [(key, item) for key, item in state.items() if key not in parts]
-            return _Frame(value, "dict", iter([item for part in parts for item in state[part].items()] + others))
-        if isinstance(state, dict) and not value.items and not value.entries:
-            self.changed(f"{name}, written as a dict of its attributes")
-            return _Frame(value, "dict", iter([*enumerate(args), *state.items()] if _holds(args) else state.items()))
-        if value.entries:
-            self.changed(f"{name}, written as a dict")
-            return _Frame(value, "dict", iter(value.entries.items()))
-        if value.items:
-            self.changed(f"{name}, written as a list")
-            return _Frame(value, "list", iter(enumerate(value.items)))
-        if len(args) == 1 and type(args[0]) in _PLAIN and state is None:
+        if len(args) == 1 and type(args[0]) in _PLAIN and state is None and not value.items and not value.entries:
             self.changed(f"{name}, written as its value")
             return args[0]
-        if _holds(args):
-            self.changed(f"{name}, written as what it was built from")
-            return _Frame(value, "dict", iter(enumerate(args)))
-        return self.left_out(f"it is {name}")
+        if value.items and not value.entries and not isinstance(state, dict):
+            self.changed(f"{name}, written as a list")
+            return _Frame(value, "list", iter(enumerate(value.items)))
+        pairs: list[tuple[object, object]] = list(enumerate(args)) if _holds(args) else []
+        if isinstance(state, dict):
+            parts = [part for part in _MODULE_PARTS if "_modules" in state and isinstance(state.get(part), dict)]
+            for part in parts:  # its tensors get the names that its state dict would give them
+                pairs += state[part].items()
+            pairs += [(key, item) for key, item in state.items() if key not in parts]
+        elif state is not None:
+            pairs.append(("state", state))
+        pairs += [*enumerate(value.items), *value.entries.items()]
+        if not pairs:
+            return self.left_out(f"it is {name}")
+        self.changed(f"{name}, written as a dict of what it holds")
+        return _Frame(value, "dict", iter(pairs))
 
     def array(self, value: OpaqueObject) -> object:
         """A numpy array as a tensor of the same elements, so that no numpy is needed to load it."""

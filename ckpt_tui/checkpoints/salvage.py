@@ -134,6 +134,7 @@ def examine(
 def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
     from ckpt_tui.checkpoints.registry import open_file
 
+    checkpoint: Checkpoint | None = None
     problem: CkptError | None = None
     try:
         checkpoint = open_file(path, limits)
@@ -148,24 +149,36 @@ def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] |
             broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled)
         except CkptError as error:
             raise (problem or error) from None
-    return _of_zip(broken, problem)
+    if checkpoint is None or broken.is_walked or not broken.has_names:
+        return _of_zip(broken)
+    # Its directory and its data.pkl hold: the reader knows more of it, but for records behind damaged headers.
+    examined = _of_reader(checkpoint)
+    for key, storage in checkpoint.storages.items():
+        if storage.offset is None and key in broken.checkpoint.storages:
+            checkpoint.storages[key] = broken.checkpoint.storages[key]
+            if key in broken.lost:
+                examined.lost_storages[key] = broken.lost[key]
+    return examined
 
 
 def _of_reader(checkpoint: Checkpoint) -> Examined:
-    is_damaged = any(finding.severity == Severity.ERROR for finding in checkpoint.findings)
-    return Examined(checkpoint, is_damaged=is_damaged)
+    return Examined(checkpoint, is_damaged=_says_damage(checkpoint))
 
 
-def _of_zip(broken: BrokenZip, problem: CkptError | None) -> Examined:
-    is_damaged = problem is not None or broken.is_walked or not broken.has_names
-    records = broken.records if broken.is_walked else None
-    examined = Examined(
-        broken.checkpoint, has_names=broken.has_names, has_checksums=broken.has_checksums, records=records
+def _of_zip(broken: BrokenZip) -> Examined:
+    return Examined(
+        broken.checkpoint,
+        lost_storages=dict(broken.lost),
+        has_names=broken.has_names,
+        has_checksums=broken.has_checksums,
+        records=broken.records if broken.is_walked else None,
+        is_damaged=True,
     )
-    examined.lost_storages.update(broken.lost)
-    is_damaged |= any(finding.severity == Severity.ERROR for finding in broken.checkpoint.findings)
-    examined.is_damaged = is_damaged or bool(broken.lost)
-    return examined
+
+
+def _says_damage(checkpoint: Checkpoint) -> bool:
+    """Whether its reader found bytes missing or wrong; NaN and dangerous names are no damage."""
+    return any(f.severity == Severity.ERROR and f.level in ("structure", "integrity") for f in checkpoint.findings)
 
 
 def _open_directory(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
@@ -222,11 +235,14 @@ def _verify(
 ) -> None:
     checkpoint = examined.checkpoint
     by_file: dict[str, list[Storage]] = {}
+    as_text: set[str] = set()
     for storage in checkpoint.storages.values():
         if storage.key in examined.lost_storages:
             continue
         if storage.offset is None:
             examined.lost_storages[storage.key] = f"the bytes of {storage.key} are not in the file"
+            if not examined.is_damaged:  # its reader sees nothing wrong: its elements stand there as text
+                as_text.add(storage.key)
         else:
             by_file.setdefault(storage.file, []).append(storage)
     if "" not in by_file and not Path(checkpoint.path).is_dir():
@@ -238,7 +254,7 @@ def _verify(
         path = os.path.join(checkpoint.path, *file.split("/")) if file else checkpoint.path
         _verify_file(examined, path, storages, on_bytes, is_cancelled)
     _keep_empty(examined)
-    examined.is_damaged |= bool(examined.lost_storages) or bool(examined.missing)
+    examined.is_damaged |= bool(examined.lost_storages.keys() - as_text) or bool(examined.missing)
 
 
 def _keep_empty(examined: Examined) -> None:

@@ -192,8 +192,8 @@ class _Reader:
             return
         if self.prefix is None:
             self._list_raw_records()
-        elif any(f"{self.prefix}{name}" in self.records for name in ("constants.pkl", "code/__torch__.py")):
-            checkpoint.format = "torchscript"
+        elif broken.is_walked and f"{self.prefix}constants.pkl" in self.records and self._read_other_format():
+            return  # TorchScript: it has tensors among its constants, too
         prefix = self.prefix or ""
         for name in ("version", "byteorder"):
             text = self._small(name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
-from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef, Verdict
 from ckpt_tui.checkpoints.salvage import Examined, LostTensor, Source, examine
 from ckpt_tui.checkpoints.salvage_pieces import assemble
 from ckpt_tui.checkpoints.state_walk import name_tensors
@@ -93,6 +93,7 @@ def plan_salvage(
         state,
         lambda info: bool(reasons[id(info)] if id(info) in reasons else examined.lost_reason(info)),
         lambda tensor: assemble(examined, tensor),
+        frozenset(ref.name for ref in checkpoint.globals if ref.verdict is Verdict.DANGEROUS),
         is_big_endian=_is_big_endian(examined),
     )
     written = name_tensors(inert.state, DEFAULT_LIMITS, [])
