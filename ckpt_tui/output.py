@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +52,11 @@ class Style:
 
 def wrapped(sentence: str, style: Style, indent: int = 0) -> list[str]:
     """A sentence in lines that leave `indent` of the terminal's width; whole where nobody looks."""
-    return textwrap.wrap(sentence, style.width - indent) if style.width and style.width > indent + 20 else [sentence]
+    if not style.width or style.width <= indent + 20 or len(sentence) <= style.width - indent:
+        return [sentence]
+    from textwrap import wrap  # compiles its patterns when it is imported: 2 ms
+
+    return wrap(sentence, style.width - indent)
 
 
 @dataclass(frozen=True, slots=True)

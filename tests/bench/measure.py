@@ -12,6 +12,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from pathlib import Path
 
 REPO = Path(__file__).parents[2]
 PYTHON = sys.executable
+# As on a person's machine, where Python keeps what it has compiled; first runs fill this, and no median is one.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "ckpt-tui-bench-pycache"))
 CKPT_TUI = str(Path(sys.executable).with_name("ckpt-tui"))
 
 
