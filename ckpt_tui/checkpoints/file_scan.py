@@ -5,10 +5,9 @@ Also finds holes that a crash left: where no checksum tells, zeros from page to 
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ckpt_tui.checkpoints.archive import Archive, Record
@@ -170,7 +169,7 @@ class FileScan:
             yield Finding("checksum", Severity.ERROR, safe_text(self.path), message, USE_ANOTHER, "integrity")
         if self.num_unknown:
             message = f"{plural(self.num_unknown, 'record')} compressed by an unknown method; damage cannot be seen"
-            where = safe_text(self.file or Path(self.path).name)
+            where = safe_text(self.file or os.path.basename(self.path))
             yield Finding("unknown-compression", Severity.WARNING, where, message, level="integrity")
             found.unvouched_bytes += 1
         if unrecorded and self.has_checksums:
@@ -259,7 +258,7 @@ class FileScan:
         outcome.differs = True
         algorithm = digest.partition(":")[0]
         message = f"{algorithm} of the file is {actual}, recorded was {expected}: it is not the file that was saved"
-        where = safe_text(self.file or Path(self.path).name)
+        where = safe_text(self.file or os.path.basename(self.path))
         outcome.findings.append(Finding("digest", Severity.ERROR, where, message, USE_ANOTHER, "integrity"))
 
 
@@ -278,6 +277,8 @@ def _whole_digest(digest: str) -> tuple[Any, str]:
     if algorithm == "crc32":
         return Crc32Digest(), expected.rjust(8, "0")
     if algorithm in ("sha256", "sha1", "md5", "blake2b", "sha512"):
+        import hashlib
+
         return hashlib.new(algorithm, usedforsecurity=False), expected
     return None, ""
 

@@ -6,7 +6,6 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 _RECENT_S = 5.0  # what changed less than this ago is looked at twice
 _WAIT_S = 0.4
@@ -34,7 +33,7 @@ class Stamp:
 
 def stamp_of(path: str) -> Stamp:
     """Raises OSError when there is nothing, ValueError for what can be no path."""
-    status = Path(path).stat()
+    status = os.stat(path)
     place = (status.st_ino, status.st_dev)
     if not stat.S_ISDIR(status.st_mode):
         return Stamp(place, False, {"": (status.st_size, status.st_mtime_ns)})
@@ -43,7 +42,7 @@ def stamp_of(path: str) -> Stamp:
         for name in names:
             inner = os.path.join(folder, name)
             try:
-                found = Path(inner).stat()
+                found = os.stat(inner)
             except OSError:
                 continue  # a link to nothing, or gone meanwhile
             if stat.S_ISREG(found.st_mode):

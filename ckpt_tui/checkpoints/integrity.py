@@ -21,7 +21,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ckpt_tui.checkpoints.archive import Archive, read_archive
 from ckpt_tui.checkpoints.file_scan import USE_ANOTHER, FileOutcome, FileScan
@@ -79,7 +78,7 @@ def check_bytes(checkpoint: Checkpoint, checks: ByteChecks) -> ByteFindings:
     for storage in checkpoint.storages.values():
         by_file[storage.file].append(storage)
     suspicious: set[str] = set()
-    if Path(checkpoint.path).is_dir():
+    if os.path.isdir(checkpoint.path):
         for file, file_bytes, is_part in _files_of(checkpoint, by_file):
             outcome = _scan_part(checkpoint, file, by_file.get(file, []), by_storage, is_part, checks)
             _add(outcome, file, file_bytes, found, tally)
@@ -134,7 +133,7 @@ def _scan_part(
             return FileOutcome()
         if archive is None and not storages and file not in checks.digests:
             outcome = FileOutcome()
-            outcome.unvouched_bytes = max(Path(path).stat().st_size, 1)
+            outcome.unvouched_bytes = max(os.path.getsize(path), 1)
             return outcome
         return _scan(path, file, storages, by_storage, archive, checks)
     except (CkptError, OSError) as error:
@@ -180,7 +179,7 @@ def _why_not_checked(checkpoint: Checkpoint, tally: _Tally, findings: list[Findi
     """What nothing vouches for; nothing to add where a finding has said it."""
     if any(finding.code in ("checksum-not-recorded", "unknown-compression") for finding in findings):
         return []
-    where = safe_text(Path(checkpoint.path).name)
+    where = safe_text(os.path.basename(checkpoint.path.rstrip("/")))
     hint = "A run's log or registry may hold a digest."
     if not tally.vouched_bytes:
         message = "no checksums are recorded in it, so that a changed byte cannot be seen"

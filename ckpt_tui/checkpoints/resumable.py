@@ -9,11 +9,11 @@ resume exactly, so that the other one is missed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ckpt_tui.checkpoints.facts import optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
@@ -128,7 +128,7 @@ def _count(value: object) -> int | None:
 
 def step_in_name(path: str) -> int | None:
     """The step in a file's name: `rolling_step_000500.pt`, `checkpoint-500`, `epoch=3-step=500.ckpt`."""
-    matches = _STEP_IN_NAME.findall(Path(path).name)
+    matches = _STEP_IN_NAME.findall(os.path.basename(path.rstrip("/")))
     return int(matches[-1]) if matches else None
 
 

@@ -7,11 +7,11 @@ not checked, never passed.
 from __future__ import annotations
 
 import math
+import os
 import stat
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.archive import is_archive
@@ -126,12 +126,12 @@ class _Judge:
         self.format = ""
         self.step: int | None = None
         self.size_bytes = 0
-        self.name = safe_text(Path(path).name or path)
+        self.name = safe_text(os.path.basename(path.rstrip("/")) or path)
 
     def run(self) -> str:
         """Judge; gives the verdict."""
         try:
-            kind = Path(self.path).stat().st_mode
+            kind = os.stat(self.path).st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 error = CkptError("Not a file", f"{self.name} is a device, a pipe or a socket")
                 return self._could_not(unreadable(self.name, error))

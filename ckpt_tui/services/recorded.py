@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ckpt_tui.checkpoints.archive import records_checksums
 from ckpt_tui.services.registry import read_registry
@@ -60,17 +59,17 @@ def expected_of(path: str) -> Expected:
 def recorded_facts(path: str) -> RecordedFacts:
     """What the records in the directory of `path` say of that file. Never raises; `NOTHING` when they say nothing."""
     try:
-        status = Path(path).stat()
+        status = os.stat(path)
     except (OSError, ValueError):
         return NOTHING
     directory, name = os.path.split(os.path.realpath(path))
     for entry in read_registry(directory):
         if entry.name == name and entry.size_bytes == status.st_size and entry.digest:
             return RecordedFacts(entry.digest, entry.step, entry.describes(status) and entry.mtime is not None)
-    return _from_log(Path(directory) / LOG_NAME, name, status)
+    return _from_log(os.path.join(directory, LOG_NAME), name, status)
 
 
-def _from_log(log: Path, name: str, status: os.stat_result) -> RecordedFacts:
+def _from_log(log: str, name: str, status: os.stat_result) -> RecordedFacts:
     saved = _saves_in(log).get(name)
     if saved is None or saved.size_bytes != status.st_size or not saved.digest:
         return NOTHING
@@ -90,7 +89,7 @@ class _Save:
 _remembered: tuple[tuple[str, int, int, int], dict[str, _Save]] | None = None
 
 
-def _saves_in(log: Path) -> dict[str, _Save]:
+def _saves_in(log: str) -> dict[str, _Save]:
     """The last save under each name, from the end of the log; read again only when the log has changed."""
     global _remembered
     from ckpt_tui.events.codec import decode
@@ -99,7 +98,7 @@ def _saves_in(log: Path) -> dict[str, _Save]:
     try:
         with open(log, "rb") as file:
             status = os.fstat(file.fileno())
-            key = (str(log), status.st_ino, status.st_size, status.st_mtime_ns)
+            key = (log, status.st_ino, status.st_size, status.st_mtime_ns)
             known = _remembered  # one look: another thread may replace it
             if known is not None and known[0] == key:
                 return known[1]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING
@@ -137,6 +136,8 @@ def validate_all(
         for group in groups:
             yield from judge(group)
         return
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="validate")
     try:
         waiting: set[Future[list[Judged]]] = {pool.submit(judge, group) for group in groups}

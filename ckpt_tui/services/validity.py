@@ -8,21 +8,22 @@ is corrupt or cannot be written is ignored. Never writes into a run directory.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.recorded import Expected, expected_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_RECORDS = 4000
 MAX_FINDINGS = 12  # kept of each; a person reads the first ones
@@ -35,38 +36,14 @@ NOT_CHECKED = "not-checked"
 _CLOCK_TICK_NS = 10_000_000
 
 
-class _Finding(msgspec.Struct, array_like=True):
-    code: str
-    severity: str
-    where: str
-    message: str
-    hint: str
-    level: str
-
-
-class _Record(msgspec.Struct):
-    identity: list[int]
-    checked_at: float
-    verdict: str
-    levels: dict[str, str]
-    findings: list[_Finding]
-    bytes_checked: int
-    seconds: float
-    format: str
-    step: int | None
-    size_bytes: int
-    asked: list[str] = []
-    digest: str | None = None
-
-
-class _Records(msgspec.Struct):
-    version: int
-    records: dict[str, _Record]
-
+# A record is a Validation as JSON has it, with the `identity` of what was validated and `checked_at`. Written and read
+# by the standard library: msgspec would be faster on thousands of records, and costs `validate` 25 ms to import.
+_Record = dict[str, Any]
+_Records = dict[str, _Record]
 
 _VERSION = 2
 _thread_lock = threading.Lock()
-_loaded: tuple[str, tuple[int, int, int], dict[str, _Record]] | None = None
+_loaded: tuple[str, tuple[int, int, int], _Records] | None = None
 
 
 def identity(path: str) -> tuple[int, ...] | None:
@@ -108,29 +85,32 @@ def recall(path: str) -> Validation | None:
     key = os.path.realpath(path)
     records = _load()
     record = records.get(key)
-    if record is None or tuple(record.identity) != now:
+    if record is None or tuple(record["identity"]) != now:
         record = _of_another_name(records, key, now)
-    if record is None:
+    return _validation(record, path) if record is not None else None
+
+
+def _validation(record: _Record, path: str) -> Validation | None:
+    """What a record says; None when it is none."""
+    try:
+        return Validation(
+            path=path,
+            verdict=str(record["verdict"]),
+            levels=dict(record["levels"]),
+            findings=tuple(Finding(f[0], Severity(f[1]), *f[2:]) for f in record["findings"]),
+            bytes_checked=int(record["bytes_checked"]),
+            seconds=float(record["seconds"]),
+            format=str(record["format"]),
+            step=record["step"],
+            size_bytes=int(record["size_bytes"]),
+            asked=tuple(record["asked"]),
+            digest=record["digest"],
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
         return None
-    findings = tuple(
-        Finding(f.code, _severity(f.severity), f.where, f.message, f.hint, f.level) for f in record.findings
-    )
-    return Validation(
-        path=path,
-        verdict=record.verdict,
-        levels=dict(record.levels),
-        findings=findings,
-        bytes_checked=record.bytes_checked,
-        seconds=record.seconds,
-        format=record.format,
-        step=record.step,
-        size_bytes=record.size_bytes,
-        asked=tuple(record.asked),
-        digest=record.digest,
-    )
 
 
-def _of_another_name(records: dict[str, _Record], key: str, now: tuple[int, ...]) -> _Record | None:
+def _of_another_name(records: _Records, key: str, now: tuple[int, ...]) -> _Record | None:
     """What is known of the same bytes under another name (a hard link) in the same directory.
 
     Only among names without a step in them: there the verdict depends on the name, too.
@@ -140,7 +120,7 @@ def _of_another_name(records: dict[str, _Record], key: str, now: tuple[int, ...]
         return None
     wanted = list(now)
     for other, record in records.items():
-        if record.identity == wanted and os.path.dirname(other) == directory and not _says_step(other):
+        if record["identity"] == wanted and os.path.dirname(other) == directory and not _says_step(other):
             return record
     return None
 
@@ -166,27 +146,27 @@ def remember(validation: Validation) -> bool:
 def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
     records = dict(_load())
     old = records.pop(key, None)
-    if old is not None and tuple(old.identity) == now and len(old.asked) > len(validation.asked):
+    if old is not None and old["identity"] == list(now) and len(old["asked"]) > len(validation.asked):
         return True
-    records[key] = _Record(
-        identity=list(now),
-        checked_at=time.time(),
-        verdict=str(validation.verdict),
-        levels={str(level): str(word) for level, word in validation.levels.items()},
-        findings=[
-            _Finding(f.code, str(f.severity), f.where[:500], f.message[:2000], f.hint[:1000], f.level)
+    records[key] = {
+        "identity": list(now),
+        "checked_at": time.time(),
+        "verdict": str(validation.verdict),
+        "levels": {str(level): str(word) for level, word in validation.levels.items()},
+        "findings": [
+            [f.code, str(f.severity), f.where[:500], f.message[:2000], f.hint[:1000], f.level]
             for f in validation.findings[:MAX_FINDINGS]
         ],
-        bytes_checked=validation.bytes_checked,
-        seconds=validation.seconds,
-        format=validation.format,
-        step=validation.step,
-        size_bytes=validation.size_bytes,
-        asked=list(validation.asked),
-        digest=validation.digest,
-    )
+        "bytes_checked": validation.bytes_checked,
+        "seconds": validation.seconds,
+        "format": validation.format,
+        "step": validation.step,
+        "size_bytes": validation.size_bytes,
+        "asked": list(validation.asked),
+        "digest": validation.digest,
+    }
     if len(records) > MAX_RECORDS:
-        newest = sorted(records.items(), key=lambda item: item[1].checked_at)[-MAX_RECORDS:]
+        newest = sorted(records.items(), key=lambda item: float(item[1]["checked_at"]))[-MAX_RECORDS:]
         records = dict(newest)
     return _save(records)
 
@@ -255,10 +235,16 @@ def highest_level(validation: Validation) -> str | None:
 
 def cache_file() -> Path:
     """Where the records are kept."""
+    from pathlib import Path
+
+    return Path(_cache_path())
+
+
+def _cache_path() -> str:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # the XDG specification: a relative one counts as unset
         base = os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "ckpt-tui" / "validations.json"
+    return os.path.join(base, "ckpt-tui", "validations.json")
 
 
 @contextmanager
@@ -270,8 +256,8 @@ def _only_writer() -> Iterator[None]:
     with _thread_lock:
         descriptor = None
         with suppress(OSError):
-            directory = cache_file().parent
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = os.path.dirname(_cache_path())
+            os.makedirs(directory, exist_ok=True)
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
@@ -290,45 +276,49 @@ def _may_have_changed_since(path: str, now: tuple[int, ...], started_ns: int) ->
     return max(newest_ns, status.st_mtime_ns, status.st_ctime_ns) > started_ns - _CLOCK_TICK_NS
 
 
-def _severity(word: str) -> Severity:
-    try:
-        return Severity(word)
-    except ValueError:
-        return Severity.WARNING
-
-
-def _load() -> dict[str, _Record]:
+def _load() -> _Records:
     """The records on disk, read again only when the file has changed."""
     global _loaded
-    path = cache_file()
+    path = _cache_path()
     try:
-        status = path.stat()
+        status = os.stat(path)
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if _loaded is not None and _loaded[:2] == (str(path), stamp):
+        if _loaded is not None and _loaded[:2] == (path, stamp):
             return _loaded[2]
         if status.st_size > MAX_CACHE_BYTES:
             return {}
-        decoded = msgspec.json.decode(path.read_bytes(), type=_Records)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        with open(path, "rb") as file:
+            held = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
         return {}
-    records = decoded.records if decoded.version == _VERSION else {}
-    _loaded = (str(path), stamp, records)
+    records: _Records = {}
+    if isinstance(held, dict) and held.get("version") == _VERSION and isinstance(held.get("records"), dict):
+        records = {key: record for key, record in held["records"].items() if _is_record(record)}
+    _loaded = (path, stamp, records)
     return records
 
 
-def _save(records: dict[str, _Record]) -> bool:
+def _is_record(record: object) -> bool:
+    """Whether what has to be at hand to find and to sort records is there; the rest is looked at when it is used."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("identity"), list)
+        and isinstance(record.get("asked"), list)
+        and isinstance(record.get("checked_at"), (int, float))
+    )
+
+
+def _save(records: _Records) -> bool:
     """Replace the cache file in one rename. A home that cannot be written only means that nothing is kept."""
-    path = cache_file()
-    temporary = None
+    path = _cache_path()
+    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".validations-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(_Records(version=_VERSION, records=records)))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(json.dumps({"version": _VERSION, "records": records}).encode())
         os.replace(temporary, path)
-    except (OSError, UnicodeError):  # a name that is not UTF-8 cannot be written down: its verdict is not kept
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
         return False
     return True

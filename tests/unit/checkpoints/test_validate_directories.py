@@ -27,7 +27,7 @@ def zips(tmp_path: Path) -> Path:
     directory = tmp_path / "checkpoint-5"
     directory.mkdir()
     frameworks.shards(directory, pickled=True)
-    torch.save({"last_epoch": 5, "_last_lr": [0.1]}, directory / "scheduler.pt")
+    torch.save({"last_epoch": 5, "_last_lr": [0.1]}, directory / "vocabulary.pt")
     age(directory)
     return directory
 
@@ -69,8 +69,8 @@ def test_what_matches_and_what_nothing_vouches_for_is_said(zips: Path) -> None:
     [
         ("pytorch_model-00001-of-00002.bin", "data/0"),
         ("pytorch_model-00002-of-00002.bin", "data/1"),
-        ("scheduler.pt", "version"),
-        ("scheduler.pt", ".data/serialization_id"),
+        ("vocabulary.pt", "version"),
+        ("vocabulary.pt", ".data/serialization_id"),
     ],
 )
 def test_a_flipped_bit_in_any_archive_of_it_is_found(file: str, record: str, zips: Path) -> None:
@@ -117,13 +117,13 @@ def test_a_missing_shard_is_damage_of_the_structure(zips: Path) -> None:
 
 
 def test_a_cut_file_is_named_once_and_the_rest_is_checked(zips: Path) -> None:
-    for name in ("scheduler.pt", "pytorch_model-00001-of-00002.bin"):
+    for name in ("vocabulary.pt", "pytorch_model-00001-of-00002.bin"):
         raw = (zips / name).read_bytes()
         (zips / name).write_bytes(raw[: len(raw) // 2])
     age(zips)
     validation = validate(zips)
     assert (validation.verdict, validation.levels["integrity"]) == ("damaged", "fail")
-    for name in ("scheduler.pt", "pytorch_model-00001-of-00002.bin"):
+    for name in ("vocabulary.pt", "pytorch_model-00001-of-00002.bin"):
         assert sum(f.severity == "error" and f.where.startswith(name) for f in validation.findings) == 1, name
     assert validation.bytes_checked > 0
 
