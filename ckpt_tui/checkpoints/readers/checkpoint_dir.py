@@ -49,8 +49,8 @@ class CheckpointDirReader:
         has_progress = any(file in listing.files for file in (*_PROGRESS, *_RECIPE_STATES, _YAML_PROGRESS))
         if "optimizer" in roles and (has_model or has_progress or len(roles) > 1):
             return "checkpoint-dir"
-        others = roles - {"model"}
-        return "checkpoint-dir" if has_model and (has_progress or others) else None
+        has_others = "model" in roles and len(roles) > 1
+        return "checkpoint-dir" if has_others or (has_model and has_progress) else None
 
     def read(self, listing: Listing, limits: ReadLimits) -> Checkpoint:
         parts = Parts(listing, "checkpoint-dir", limits)
