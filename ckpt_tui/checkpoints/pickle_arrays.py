@@ -24,10 +24,7 @@ _NUMPY_DTYPES = {
 
 
 class InPlace:
-    """What was found in one pickle. `places`: where in the source a bytes value lies, by the value's id.
-
-    has_unopened: something was given to torch's opener that could not be decoded, so that what it does is not known.
-    """
+    """What was found in one pickle. `places`: where in the source a bytes value lies, by the value's id."""
 
     def __init__(self, source: PickleSource, record: str, limits: ReadLimits) -> None:
         self.source = source
@@ -39,18 +36,15 @@ class InPlace:
         self.globals: list[GlobalRef] = []
         self.num_opened = 0
         self.num_opened_bytes = 0
-        self.has_unopened = False
 
     def call(self, name: str, arguments: tuple[object, ...]) -> object:
-        """What a call of the opener, or of numpy's for a buffer, gives; None when it makes no sense."""
+        """What a call of torch's opener, or of numpy's for a buffer, gives; None when it cannot be decoded."""
         if name in FROM_BUFFER:
             if len(arguments) != 4:
                 return None
             raw, dtype, shape, order = arguments
             return self._array(shape, dtype, order == "F", raw)
-        found = self._opened(arguments[0]) if len(arguments) == 1 else None
-        self.has_unopened |= found is None
-        return found
+        return self._opened(arguments[0]) if len(arguments) == 1 else None
 
     def array(self, state: object) -> TensorRef | None:
         """The array that BUILD gives (version, shape, dtype, is Fortran order, raw bytes); None for one of objects."""

@@ -6,6 +6,9 @@ prefixes, because a harmless module reaches others by attributes (`torch.seriali
 
 from __future__ import annotations
 
+from ckpt_tui.checkpoints.dangerous_globals import danger_of
+from ckpt_tui.checkpoints.known_libraries import LIBRARY_FAMILIES
+from ckpt_tui.checkpoints.known_torch import TORCH_FAMILIES
 from ckpt_tui.checkpoints.model import Verdict
 
 STORAGE_DTYPES = {
@@ -154,90 +157,20 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("settings of TRL", "trl.trainer.reward_config", "RewardConfig"),
 )  # fmt: skip
 
-KNOWN: dict[str, str] = {f"{module}.{name}": reason for reason, module, names in _FAMILIES for name in names.split()}
-
-# For the word "dangerous" only: a name that is in neither list is unknown, and not opened for that either.
-_DANGEROUS_MODULES = {
-    "os": "runs commands and changes files", "posix": "runs commands and changes files",
-    "nt": "runs commands and changes files", "subprocess": "runs commands", "pty": "runs commands",
-    "commands": "runs commands", "sys": "reaches into the interpreter", "importlib": "imports code",
-    "imp": "imports code", "runpy": "runs code", "code": "runs code", "codeop": "runs code", "pdb": "runs code",
-    "bdb": "runs code", "timeit": "runs code", "cProfile": "runs code", "profile": "runs code", "trace": "runs code",
-    "pip": "installs code", "ctypes": "calls machine code", "cffi": "calls machine code", "marshal": "loads code",
-    "socket": "talks to the network", "urllib": "talks to the network", "requests": "talks to the network",
-    "httplib": "talks to the network", "http": "talks to the network", "webbrowser": "opens programs",
-    "shutil": "changes files", "tempfile": "changes files", "multiprocessing": "starts processes",
-    "asyncio": "starts processes", "threading": "starts threads", "signal": "sends signals",
-    "pickle": "opens another pickle", "_pickle": "opens another pickle", "cPickle": "opens another pickle",
-    "dill": "opens another pickle", "cloudpickle": "builds functions", "joblib": "opens another pickle",
-    "operator": "reaches any attribute", "_operator": "reaches any attribute", "inspect": "reaches any attribute",
-    "pydoc": "imports code", "pkgutil": "imports code", "zipimport": "imports code", "site": "runs code",
-    "distutils": "runs commands", "setuptools": "runs commands", "doctest": "runs code", "test": "runs code",
-}  # fmt: skip
-_DANGEROUS_NAMES = {
-    **{
-        f"{module}.{name}": "runs code or reaches any attribute"
-        for module in ("builtins", "__builtin__")
-        for name in [
-            "eval",
-            "exec",
-            "execfile",
-            "compile",
-            "open",
-            "file",
-            "getattr",
-            "setattr",
-            "delattr",
-            "__import__",
-            "apply",
-            "input",
-            "globals",
-            "locals",
-            "vars",
-            "map",
-            "filter",
-            "reload",
-            "breakpoint",
-            "exit",
-            "quit",
-            "memoryview",
-            "type",
-        ]
-    },
-    "torch.load": "opens another pickle",
-    "torch.storage._load_from_bytes": "opens another pickle",
-    "torch.hub.load": "downloads and runs code",
-    "torch.jit.load": "loads code",
-    "torch.jit._script.unpackage_script_module": "loads code",
-    "torch.jit.unsupported_tensor_ops.execWrapper": "runs code",
-    "torch._dynamo.guards.GuardBuilder.get": "runs code",
-    "torch.utils._config_module.load_config": "opens another pickle",
-    "torch.distributed.rpc.internal._run_function": "runs code",
-    "numpy.load": "opens another pickle",
-    "numpy.testing._private.utils.runstring": "runs code",
-    "types.CodeType": "builds code",
-    "types.FunctionType": "builds code",
-    "functools.partial": "calls whatever it is given",
-    "functools.reduce": "calls whatever it is given",
-    "logging.config.listen": "runs code that it receives",
+KNOWN: dict[str, str] = {
+    f"{module}.{name}": reason
+    for families in (TORCH_FAMILIES, LIBRARY_FAMILIES, _FAMILIES)
+    for reason, module, names in families
+    for name in names.split()
 }
 
 
 def judge(module: str, name: str) -> tuple[Verdict, str]:
     """What is known of a global, and why. By its whole name, as the file writes it."""
-    full = f"{module}.{name}"
-    reason = KNOWN.get(full)
+    reason = KNOWN.get(f"{module}.{name}")
     if reason is not None:
         return Verdict.KNOWN, reason
-    reason = _DANGEROUS_NAMES.get(full)
-    if reason is None:
-        reason = _DANGEROUS_MODULES.get(module.split(".", 1)[0])
-    if reason is None:
-        # `torch.serialization` + `os.system`: a module reached through the attributes of another one.
-        for part in full.split(".")[1:-1]:
-            if part in ("os", "sys", "subprocess", "importlib", "ctypes", "builtins", "__builtins__", "__globals__"):
-                reason = "reaches a dangerous module through another one"
-                break
+    reason = danger_of(module, name)
     if reason is not None:
         return Verdict.DANGEROUS, reason
     return Verdict.UNKNOWN, "not on the list of what training checkpoints need; loading it would run its code"

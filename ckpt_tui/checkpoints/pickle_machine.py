@@ -15,6 +15,7 @@ from struct import error as struct_error
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, TensorRef, Verdict
 from ckpt_tui.checkpoints.pickle_arrays import ARRAY, FROM_BUFFER, OPENER, InPlace
+from ckpt_tui.checkpoints.pickle_conditional import CONDITIONAL, ConditionalCalls
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
 from ckpt_tui.checkpoints.pickle_source import MAX_KEPT_BYTES, DistantBytes, PickleSource, Window
@@ -131,19 +132,12 @@ class UnsoundPickleError(CkptError):
 
 def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
     found = []
-    in_place = machine.in_place
+    in_place, conditional = machine.in_place, machine.conditional
     for (module, name), global_name in machine.names.items():
         verdict, reason = judge(module, name)
-        if (
-            in_place is not None
-            and global_name.type_name == OPENER
-            and in_place.num_opened
-            and not in_place.has_unopened
-        ):
-            verdict, reason = (
-                Verdict.KNOWN,
-                "opens torch files that lie in the pickle; they were decoded and judged too",
-            )
+        harmless = conditional.reason(global_name.type_name) if conditional is not None else None
+        if harmless is not None:
+            verdict, reason = Verdict.KNOWN, harmless
         found.append(GlobalRef(global_name.type_name, verdict, reason, record))
     return found if in_place is None else found + in_place.globals
 
@@ -167,6 +161,7 @@ class _Machine:
         self.start = 0  # ... and the pickle, for messages
         self.is_cut = False
         self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
+        self.conditional: ConditionalCalls | None = None  # when it names one of those
         self.names: dict[tuple[str, str], GlobalName] = {}
         self.copied = 0
         self.odd_keys: dict[str, object] = {}
@@ -375,9 +370,17 @@ class _Machine:
         self.data = data
         return data
 
+    def named(self, module: str, name: str) -> GlobalName:
+        """The global of this name, made when it is new."""
+        return self.names.get((module, name)) or self.name(module, name)
+
     def name(self, module: str, name: str) -> GlobalName:
         """The global of this name, the same one each time."""
         found = self.names[(module, name)] = GlobalName(f"{module}.{name}")
+        if found.type_name in CONDITIONAL:
+            if self.conditional is None:
+                self.conditional = ConditionalCalls(self.named)
+            self.conditional.add(found)
         return found
 
     def call(self, function: object, arguments: object) -> object:
@@ -401,13 +404,19 @@ class _Machine:
                 self.num_malformed += 1
                 return OpaqueObject(function.type_name, arguments)
             except (TypeError, ValueError, UnicodeError, struct_error):
-                if self.in_place is not None:
-                    # The one builder that calls what it is given: an opener that it calls was not looked into.
-                    self.in_place.has_unopened |= any(getattr(a, "type_name", "") == OPENER for a in arguments)
+                if self.conditional is not None:
+                    self.conditional.note_arguments(arguments)
                 return OpaqueObject(function.type_name, arguments)
         name = function.type_name
-        if self.in_place is not None and (name == OPENER or name in FROM_BUFFER):
-            made = self.in_place.call(name, arguments)
+        if self.conditional is not None:
+            self.conditional.note_arguments(arguments)
+            if name in CONDITIONAL and name != OPENER:
+                made = self.conditional.call(name, arguments)
+                return OpaqueObject(name, arguments) if made is None else made
+        if name == OPENER or (self.in_place is not None and name in FROM_BUFFER):
+            made = self.in_place.call(name, arguments) if self.in_place is not None else None
+            if self.conditional is not None and name == OPENER:
+                self.conditional.note_call(name, is_innocent=made is not None)
             return OpaqueObject(name, arguments) if made is None else made
         if name in _NEW_OBJECT and arguments:
             if name.endswith("_reconstructor"):

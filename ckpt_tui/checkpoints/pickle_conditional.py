@@ -1,0 +1,74 @@
+"""Globals that are dangerous in general, and harmless as honest pickles call them: each call is looked at.
+
+`getattr(Class, "Inner")` is how a nested class is pickled, `getitem(typing.Union, ...)` a type hint, `type(None)` its
+class, and torch's `_load_from_bytes` holds a tensor's storage. One call of another kind, or one of them handed to
+something that may call it, and the name is dangerous again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ckpt_tui.checkpoints.model import OpaqueObject
+from ckpt_tui.checkpoints.pickle_arrays import OPENER
+from ckpt_tui.checkpoints.pickle_globals import KNOWN
+from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
+
+_GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
+_GETITEM = frozenset({"operator.getitem", "_operator.getitem"})
+_TYPE = frozenset({"builtins.type", "__builtin__.type"})
+_REASONS = {
+    **dict.fromkeys(_GETATTR, "names inner classes here, which are judged by their whole names"),
+    **dict.fromkeys(_GETITEM, "builds type hints here"),
+    **dict.fromkeys(_TYPE, "names the class of None here"),
+    OPENER: "opens torch files that lie in the pickle; they were decoded and judged too",
+}
+CONDITIONAL = frozenset(_REASONS)
+
+
+class ConditionalCalls:
+    """Those that one pickle names, and how it calls them. name: gives the global of a module and a name."""
+
+    def __init__(self, name: Callable[[str, str], GlobalName]) -> None:
+        self._name = name
+        self._functions: list[GlobalName] = []
+        self._innocent: set[str] = set()
+        self._misused: set[str] = set()
+
+    def add(self, function: GlobalName) -> None:
+        self._functions.append(function)
+
+    def note_arguments(self, arguments: tuple[object, ...]) -> None:
+        """What a call is given: one of them as an argument may be called by the function that gets it."""
+        for function in self._functions:
+            if any(item is function for item in arguments):
+                self._misused.add(function.type_name)
+
+    def note_call(self, name: str, *, is_innocent: bool) -> None:
+        (self._innocent if is_innocent else self._misused).add(name)
+
+    def call(self, name: str, arguments: tuple[object, ...]) -> object:
+        """What a call gives, when it is one of the harmless ones; None otherwise."""
+        made = self._made(name, arguments)
+        self.note_call(name, is_innocent=made is not None)
+        return made
+
+    def _made(self, name: str, arguments: tuple[object, ...]) -> object:
+        first = arguments[0] if arguments else None
+        if name in _TYPE:
+            return self._name("builtins", "NoneType") if arguments == (None,) else None
+        if len(arguments) != 2 or type(first) is not GlobalName:
+            return None
+        second = arguments[1]
+        if name in _GETATTR:
+            is_plain = type(second) is str and second.isidentifier() and not second.startswith("__")
+            return self._name(first.type_name, str(second)) if is_plain else None
+        if name in _GETITEM and first.type_name.startswith("typing.") and first.type_name in KNOWN:
+            return OpaqueObject(first.type_name, (second,))
+        return None
+
+    def reason(self, name: str) -> str | None:
+        """Why one of them is harmless in this pickle; None when it is not."""
+        if name in self._innocent and name not in self._misused:
+            return _REASONS[name]
+        return None
