@@ -7,10 +7,11 @@ is held against the files: that is the reader's work.
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject
+from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict
 from ckpt_tui.checkpoints.pickle_machine import decode_pickle
 from ckpt_tui.checkpoints.pickle_rebuild import dtype_name
 from ckpt_tui.errors import CkptError
+from ckpt_tui.text import safe_text
 
 _MAX_DIMENSIONS = 64
 _MAX_EXTENT = 1 << 63
@@ -94,7 +95,9 @@ def decode_metadata(raw: bytes, file: str, limits: ReadLimits) -> DcpMetadata:
     fields = _fields(decoded.root, "Metadata")
     listed = fields.get("state_dict_metadata")
     if not isinstance(listed, dict):
-        raise CkptError("Damaged checkpoint", f"{file} does not list what was saved", _HINT)
+        dangerous = [safe_text(ref.name, 60) for ref in decoded.globals if ref.verdict is Verdict.DANGEROUS][:3]
+        warning = f"; it calls for {', '.join(dangerous)}: do not load it" if dangerous else ""
+        raise CkptError("Damaged checkpoint", f"{file} does not list what was saved{warning}", _HINT)
     if len(listed) > limits.max_tensors:
         raise CkptError("Not readable", f"{file} lists more tensors than a checkpoint can have")
     found = DcpMetadata()

@@ -7,7 +7,7 @@ are what weights are. Protocols 0 and 1 have no header: a file is only taken for
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, OpaqueObject, Severity, TensorRef
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, OpaqueObject, Severity, TensorRef, Verdict
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
 from ckpt_tui.checkpoints.pickle_source import MemorySource, PickleSource
@@ -128,6 +128,8 @@ def _decodes(head: bytes, file_bytes: int) -> bool:
         return False
     if not _are_names(decoded.globals):
         return False
+    if any(ref.verdict is Verdict.DANGEROUS for ref in decoded.globals):
+        return True  # whatever follows it: pickle.load reads no further, and has run it by then
     if file_bytes > len(head):
         return decoded.end >= _MIN_SOUND_BYTES
     is_value = isinstance(decoded.root, (dict, list, tuple, TensorRef, OpaqueObject))
