@@ -51,12 +51,24 @@ def module_changes(changes: Iterable[TensorChange]) -> tuple[ModuleChange, ...]:
 
 
 def shown_depth(modules: tuple[ModuleChange, ...], num_rows: int) -> int:
-    """The depth at which a model is best looked at in about `num_rows` rows: where it first parts into as many."""
+    """The depth at which a model is best looked at: that of its numbered layers, else where it parts into about
+    `num_rows`."""
     counts: dict[int, int] = {}
+    layers: dict[int, int] = {}
     for module in modules:
         counts[module.depth] = counts.get(module.depth, 0) + 1
-    deep = [depth for depth, num in sorted(counts.items()) if num >= num_rows]
-    return deep[0] if deep else max(counts, key=lambda depth: (counts[depth], -depth), default=0)
+        if module.name.rpartition(".")[2].isdecimal():
+            layers[module.depth] = layers.get(module.depth, 0) + 1
+    numbered = [depth for depth, num in sorted(layers.items()) if num > 1]
+    wide = [depth for depth, num in sorted(counts.items()) if num >= num_rows]
+    found = numbered or wide
+    return found[0] if found else max(counts, key=lambda depth: (counts[depth], -depth), default=0)
+
+
+def at_depth(modules: tuple[ModuleChange, ...], depth: int) -> list[ModuleChange]:
+    """The modules of that depth, and those above that have none in them: together the whole model, each once."""
+    parents = {module.name.rpartition(".")[0] for module in modules if module.name}
+    return [m for m in modules if m.depth == depth or (m.depth < depth and m.name not in parents)]
 
 
 def _by_change(module: ModuleChange) -> tuple[float, float, str]:

@@ -233,16 +233,16 @@ def _tensor_row(change: TensorChange) -> list[Cell]:
 
 def _module_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     """The modules of the model at the depth where it parts into several, most changed first."""
-    from ckpt_tui.checkpoints.module_changes import shown_depth
+    from ckpt_tui.checkpoints.module_changes import at_depth, shown_depth
 
     depth = shown_depth(diff.modules, _MAX_MODULES)
-    at_depth = [module for module in diff.modules if module.depth == depth]
-    changed = [module for module in at_depth if module.num_changed]
-    if not diff.with_values or len(at_depth) < 2 or not changed:
+    modules = at_depth(diff.modules, depth)
+    changed = [module for module in modules if module.num_changed]
+    if not diff.with_values or len(modules) < 2 or not changed:
         return
     whole = next((module for module in diff.modules if not module.name), None)
     of_whole = "" if whole is None else f"; the whole model {_figure(whole.relative_l2)}"
-    yield f"modules: {len(changed):,} of {len(at_depth):,} changed, by relative L2{of_whole}"
+    yield f"modules: {len(changed):,} of {len(modules):,} changed, by relative L2{of_whole}"
     columns = [
         Column("module", shrink=True, keep="end"), Column("tensors", "right"), Column("relative L2", "right"),
         Column("max abs", "right"),

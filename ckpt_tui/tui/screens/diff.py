@@ -58,15 +58,15 @@ class DiffScreen(WorkScreen[None]):
         ("diff.settings", "s", "view('settings')", "views", "settings", "Hyperparameters that differ"),
         ("diff.tensors", "n", "view('tensors')", "views", "tensors", "Tensors, most changed first"),
         ("diff.modules", "m", "view('modules')", "views", "modules", "Modules, most changed first; Enter: its tensors"),
-        ("diff.deeper", "plus", "deeper(1)", "depth", "deeper", "Modules inside these"),
-        ("diff.shallower", "minus", "deeper(-1)", "depth", "shallower", "Modules around these"),
+        ("diff.deeper", "plus", "deeper(1)", "depth", "deeper", "The modules inside these"),
+        ("diff.shallower", "minus", "deeper(-1)", "depth", "up", "The modules around these"),
         ("diff.other", "o", "view('other')", "views", "other", "Everything else that differs"),
         ("diff.filter", "slash", "filter", "diff", "filter", "Only names that hold these words; Esc clears"),
         ("diff.same", "a", "toggle_same", "diff", "all/changed", "Show tensors that are the same too, or not"),
         ("diff.swap", "x", "swap", "diff", "swap", "Compare the other way round"),
         ("diff.leave", "escape", "leave", "diff", "stop/back", "Stop comparing, or go back"),
     )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS, hidden_groups=("views", "move", "depth"))
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
 
     def __init__(self, path_a: str, path_b: str) -> None:
         super().__init__()
@@ -169,8 +169,10 @@ class DiffScreen(WorkScreen[None]):
 
     def _modules(self) -> list[ModuleChange]:
         """The modules at the depth that is shown; those that did not change only where everything is shown."""
-        found = self.diff.modules if self.diff is not None else ()
-        return [m for m in found if m.depth == self._depth and (m.num_changed or self._with_same)]
+        from ckpt_tui.checkpoints.module_changes import at_depth
+
+        found = at_depth(self.diff.modules, self._depth) if self.diff is not None else []
+        return [module for module in found if module.num_changed or self._with_same]
 
     def _holds(self, name: str) -> bool:
         lowered = name.lower()
@@ -238,6 +240,7 @@ class DiffScreen(WorkScreen[None]):
     def action_view(self, view: str) -> None:
         self.query_one("#lists", ContentSwitcher).current = view
         self.query_one(ViewTabs).active = view
+        self.refresh_bindings()
         self._list(view).focus()
         self._show_detail()
 
@@ -262,6 +265,8 @@ class DiffScreen(WorkScreen[None]):
         self.action_view("modules" if self.view == "modules" else "tensors")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "deeper" and self.view != "modules":
+            return False
         return self.diff is not None or action not in ("filter", "toggle_same", "swap", "deeper")
 
     def action_filter(self) -> None:

@@ -98,11 +98,12 @@ def verdict_content(diff: Diff) -> Content:
     """The answer in one line: the same, or how much differs; what was read for it."""
     read = f"  {size(diff.bytes_read)} read in {duration(diff.seconds)}"
     num_unknown = sum(tensor.change == "unknown" for tensor in diff.tensors)
+    num_tensors = sum(not tensor.is_in_absent_part for tensor in diff.tensors)
     if diff.is_same and not num_unknown:
         return line(("= the same in every setting, tensor and value", "good"), (read, "dim"))
     words = [
         plural(len(diff.hyperparameters), "setting"),
-        f"{len(diff.changed_tensors) - num_unknown:,} of {plural(len(diff.tensors), 'tensor')}",
+        f"{len(diff.changed_tensors) - num_unknown:,} of {plural(num_tensors, 'tensor')}",
         plural(diff.num_other, "other value"),
     ]
     unknown = f", {num_unknown:,} could not be compared" if num_unknown else ""
