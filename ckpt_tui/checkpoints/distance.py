@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ckpt_tui.checkpoints.elements import (
     BLOCK_ELEMENTS,
     COMPLEX,
@@ -24,6 +22,7 @@ from ckpt_tui.checkpoints.elements import (
     stop_if,
 )
 from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
+from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.values import dot, safe_to_square, to_float64
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import plural, safe_text

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ckpt_tui.checkpoints.inflated import InflatedStorage
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Storage, TensorInfo
+from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.text import count, safe_text
 

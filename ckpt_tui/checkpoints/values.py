@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from ckpt_tui.checkpoints.elements import (
     COMPLEX,
     FLOAT_BITS,
@@ -21,6 +19,7 @@ from ckpt_tui.checkpoints.elements import (
     stop_if,
 )
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.sharded_elements import reader_of
 
 _DOT_ELEMENTS = 8192  # longer ones BLAS gives to threads of its own, which spin against each other on a busy machine

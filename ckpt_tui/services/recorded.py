@@ -92,9 +92,6 @@ _remembered: tuple[tuple[str, int, int, int], dict[str, _Save]] | None = None
 def _saves_in(log: str) -> dict[str, _Save]:
     """The last save under each name, from the end of the log; read again only when the log has changed."""
     global _remembered
-    from ckpt_tui.events.codec import decode
-    from ckpt_tui.events.schema import CheckpointRestored, CheckpointSaved
-
     try:
         with open(log, "rb") as file:
             status = os.fstat(file.fileno())
@@ -106,6 +103,9 @@ def _saves_in(log: str) -> dict[str, _Save]:
             tail = file.read(_MAX_LOG_BYTES)
     except OSError:
         return {}
+    from ckpt_tui.events.codec import decode
+    from ckpt_tui.events.schema import CheckpointRestored, CheckpointSaved
+
     saves: dict[str, _Save] = {}
     position = tail.find(b'"checkpoint_')
     while position >= 0:  # nearly every line is a step: they are jumped over
