@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Finding, GlobalRef, OpaqueObject, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.pickle_globals import FROM_BUFFER
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
 from ckpt_tui.checkpoints.pickle_source import DistantBytes, MemorySource, PickleSource
 from ckpt_tui.errors import CkptError
 
-OPENER = "torch.storage._load_from_bytes"
-FROM_BUFFER = frozenset({"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"})
-ARRAY = "numpy.ndarray"
 _MAX_DIMENSIONS = 64
 _MAX_BYTES = 1 << 62
 _NUMPY_DTYPES = {

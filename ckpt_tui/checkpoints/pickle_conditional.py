@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ckpt_tui.checkpoints.model import OpaqueObject
-from ckpt_tui.checkpoints.pickle_arrays import OPENER
-from ckpt_tui.checkpoints.pickle_globals import KNOWN
+from ckpt_tui.checkpoints.pickle_globals import KNOWN, OPENER
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
 
 _GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
@@ -23,7 +22,6 @@ _REASONS = {
     **dict.fromkeys(_TYPE, "names the class of None here"),
     OPENER: "opens torch files that lie in the pickle; they were decoded and judged too",
 }
-CONDITIONAL = frozenset(_REASONS)
 
 
 class ConditionalCalls:

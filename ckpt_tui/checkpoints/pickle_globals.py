@@ -6,7 +6,6 @@ prefixes, because a harmless module reaches others by attributes (`torch.seriali
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.dangerous_globals import danger_of
 from ckpt_tui.checkpoints.known_libraries import LIBRARY_FAMILIES
 from ckpt_tui.checkpoints.known_torch import TORCH_FAMILIES
 from ckpt_tui.checkpoints.model import Verdict
@@ -157,6 +156,17 @@ _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("settings of TRL", "trl.trainer.reward_config", "RewardConfig"),
 )  # fmt: skip
 
+# Names that stand for something special in a pickle.
+OPENER = "torch.storage._load_from_bytes"
+FROM_BUFFER = frozenset({"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"})
+# Dangerous in general, harmless as honest pickles call them: `pickle_conditional` looks at each call.
+CONDITIONAL = frozenset(
+    {
+        OPENER, "builtins.getattr", "__builtin__.getattr", "operator.getitem", "_operator.getitem", "builtins.type",
+        "__builtin__.type",
+    }
+)  # fmt: skip
+
 KNOWN: dict[str, str] = {
     f"{module}.{name}": reason
     for families in (TORCH_FAMILIES, LIBRARY_FAMILIES, _FAMILIES)
@@ -170,6 +180,8 @@ def judge(module: str, name: str) -> tuple[Verdict, str]:
     reason = KNOWN.get(f"{module}.{name}")
     if reason is not None:
         return Verdict.KNOWN, reason
+    from ckpt_tui.checkpoints.dangerous_globals import danger_of
+
     reason = danger_of(module, name)
     if reason is not None:
         return Verdict.DANGEROUS, reason

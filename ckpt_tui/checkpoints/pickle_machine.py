@@ -14,13 +14,16 @@ from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, TensorRef, Verdict
-from ckpt_tui.checkpoints.pickle_arrays import ARRAY, FROM_BUFFER, OPENER, InPlace
-from ckpt_tui.checkpoints.pickle_conditional import CONDITIONAL, ConditionalCalls
-from ckpt_tui.checkpoints.pickle_globals import judge
+from ckpt_tui.checkpoints.pickle_globals import CONDITIONAL, FROM_BUFFER, OPENER, judge
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
-from ckpt_tui.checkpoints.pickle_source import MAX_KEPT_BYTES, DistantBytes, PickleSource, Window
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text
+
+TYPE_CHECKING = False  # what few pickles need is imported when one does: `inspect` has a budget of 70 ms altogether
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.pickle_arrays import InPlace
+    from ckpt_tui.checkpoints.pickle_conditional import ConditionalCalls
+    from ckpt_tui.checkpoints.pickle_source import DistantBytes, PickleSource, Window
 
 _INT32 = Struct("<i").unpack_from
 _UINT32 = Struct("<I").unpack_from
@@ -37,6 +40,7 @@ _MAX_TUPLE_KEYS = (
 )
 _HIGHEST_PROTOCOL = 5
 _MAX_ARRAY_MEMO = 64  # entries back to where an array was memoised before its state was read
+_MAX_KEPT_BYTES = 16_384  # of one bytes value; longer ones stay in the file, where the pickle is read from one
 _MAX_TEXT_BYTES = 1 << 20  # a longer one stays in the file, where arrays are asked for: protocols 0 to 2 write them so
 
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
@@ -94,10 +98,14 @@ def decode_stream(
     resolve: what a persistent id stands for. takes_arrays: arrays and tensors whose bytes lie in the pickle become
     tensors. Raises as `decode_pickle` does; OSError as it comes.
     """
+    from ckpt_tui.checkpoints.pickle_source import Window
+
     machine = _Machine(b"", 0, limits, resolve)
     machine.window = Window(source, start, limits.max_pickle_bytes)
     machine.base = machine.start = start
     if takes_arrays:
+        from ckpt_tui.checkpoints.pickle_arrays import InPlace
+
         machine.in_place = InPlace(source, record, limits)
     return _decoded(machine, record)
 
@@ -351,6 +359,8 @@ class _Machine:
         """A text that is left where it lies; None when it is not there as a whole, or is needed."""
         if self.in_place is None or self.base + position + num_bytes > self.in_place.source.end:
             return None
+        from ckpt_tui.checkpoints.pickle_source import DistantBytes
+
         text = DistantBytes(self.in_place.source, self.base + position, num_bytes)
         text.type_name = "builtins.str"
         return text
@@ -379,6 +389,8 @@ class _Machine:
         found = self.names[(module, name)] = GlobalName(f"{module}.{name}")
         if found.type_name in CONDITIONAL:
             if self.conditional is None:
+                from ckpt_tui.checkpoints.pickle_conditional import ConditionalCalls
+
                 self.conditional = ConditionalCalls(self.named)
             self.conditional.add(found)
         return found
@@ -431,7 +443,7 @@ class _Machine:
     def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
         """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""
         target = stack[-1]
-        if type(target) is not OpaqueObject or target.type_name != ARRAY or self.in_place is None:
+        if type(target) is not OpaqueObject or target.type_name != "numpy.ndarray" or self.in_place is None:
             return False
         tensor = self.in_place.array(state)
         if tensor is None:
@@ -532,7 +544,9 @@ class _Machine:
             width, kind = _COUNTED[code]
             num_bytes = int.from_bytes(self.piece(position, width)[0], "little", signed=code in _SIGNED_COUNTS)
             begin = position + width
-            if self.window is not None and num_bytes > MAX_KEPT_BYTES and kind in ("bytes", "str8"):
+            if self.window is not None and num_bytes > _MAX_KEPT_BYTES and kind in ("bytes", "str8"):
+                from ckpt_tui.checkpoints.pickle_source import DistantBytes
+
                 source = self.window.source
                 if self.base + begin + num_bytes <= source.end:
                     push(DistantBytes(source, self.base + begin, num_bytes))

@@ -9,7 +9,6 @@ from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.model import OpaqueObject
 from ckpt_tui.text import count
 
-MAX_KEPT_BYTES = 16_384  # of one bytes value; longer ones stay in the file
 _FIRST_WINDOW = 4_096
 _MAX_WINDOW = 1 << 20
 
