@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 pytest.importorskip("transformers")
 
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
+from ckpt_tui.checkpoints.facts import count_parameters, model_name, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.checkpoints.resumable import check_resume
@@ -211,3 +212,41 @@ def test_sharded_weights(saved: Path, tmp_path: Path) -> None:
     assert check_resume(checkpoint).outcome == "pass"
     (saved / files[1]).unlink()
     assert _missing(open_checkpoint(saved)) == {files[1]}
+
+
+def test_fsdp_keeps_sharded_weights_and_optimizer_in_directories(saved: Path) -> None:
+    weights = loaded(saved / "model.safetensors")
+    for file in ("model.safetensors", "optimizer.pt"):
+        (saved / file).unlink()
+    names = list(weights)
+    moments = {name: {"exp_avg": weights[name] * 2, "exp_avg_sq": weights[name] * 3} for name in names}
+    optimizer = {"state": moments, "param_groups": [{"lr": 0.5, "betas": (0.9, 0.99), "params": names}]}
+    # As accelerate's save_fsdp_model and save_fsdp_optimizer call it.
+    dcp.save({"model": weights}, checkpoint_id=saved / "pytorch_model_fsdp_0")
+    dcp.save({"optimizer": optimizer}, checkpoint_id=saved / "optimizer_0")
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "hf-trainer"
+    assert checkpoint.findings == []
+    ours = {model_name(checkpoint, tensor): tensor for tensor in model_tensors(checkpoint)}
+    assert set(ours) == set(weights)
+    for name, expected in weights.items():
+        assert torch.equal(values_of(checkpoint, ours[name]), expected)
+    assert checkpoint.optimizer["num_parameters"] == len(names)
+    assert check_resume(checkpoint).outcome == "pass"
+
+
+def test_deepspeed_keeps_its_step_in_a_directory(saved: Path) -> None:
+    for file in ("optimizer.pt", "scheduler.pt"):
+        (saved / file).unlink()
+    samples = Path(__file__).parents[1] / "samples" / "deepspeed" / "zero2"
+    shutil.copytree(samples, saved, dirs_exist_ok=True)
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "hf-trainer"
+    assert checkpoint.findings == []
+    assert checkpoint.has == ["model", "optimizer", "scheduler", "rng", "dataloader"]
+    assert {tensor.file for tensor in model_tensors(checkpoint)} == {"model.safetensors"}  # not once more from ZeRO
+    assert any(tensor.file.startswith("global_step3/") for tensor in checkpoint.tensors)
+    (saved / "latest").unlink()
+    assert _missing(open_checkpoint(saved)) == {"latest"}
+    (saved / "model.safetensors").unlink()
+    assert "model" in open_checkpoint(saved).has

@@ -10,7 +10,8 @@ from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity
 from ckpt_tui.checkpoints.plain import entries_of
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts
 from ckpt_tui.checkpoints.readers.sharded import add_configs, add_json, add_weights, count_bytes, judge_rest, weights_of
-from ckpt_tui.text import plural
+from ckpt_tui.errors import CkptError
+from ckpt_tui.text import plural, safe_text
 
 _STATE = "trainer_state.json"
 _SETTINGS = "training_args.bin"
@@ -90,9 +91,19 @@ def _add_model(parts: Parts) -> None:
         parts.add(_FSDP_WEIGHTS, "model")
         found = True
     for folder in _folders(parts.listing):
-        role = "" if folder.startswith("global_step") else "optimizer" if folder.startswith("optimizer") else "model"
-        parts.add_directory(folder, role)
-        found = found or role != "optimizer"
+        if folder.startswith("optimizer_"):
+            parts.add_directory(folder, "optimizer")
+        elif folder.startswith("pytorch_model_fsdp_"):
+            parts.add_directory(folder, "model")
+            found = True
+    step = _deepspeed_step(parts)
+    if step:
+        num_parts = len(parts.checkpoint.parts)
+        parts.add_directory(step)
+        if found:  # ZeRO's first stages keep the module once more: it is there, and not counted twice
+            added = parts.checkpoint.parts[num_parts:]
+            parts.checkpoint.parts[num_parts:] = [part for part in added if part.role != "model"]
+        found = True
     if not found:
         parts.missing("weights", "there is no file of weights: nothing can be loaded from it")
 
@@ -103,9 +114,27 @@ def _folders(listing: Listing) -> list[str]:
     return sorted(name for name in heads if _is_part_folder(name))
 
 
+def _deepspeed_step(parts: Parts) -> str:
+    """The directory of DeepSpeed's that a resume takes: what `latest` names, else the last one. "" without one."""
+    steps = [folder for folder in _folders(parts.listing) if folder.startswith("global_step")]
+    if not steps:
+        return ""
+    try:
+        named = parts.listing.read_text("latest", 4096).decode("utf-8", "replace").strip()
+    except (CkptError, OSError):
+        named = ""
+    if named in steps:
+        return named
+    last = max(steps, key=lambda folder: int(folder.removeprefix("global_step")))
+    what = f"it names {safe_text(named, 80)}, which is not there" if named else "it is not there, or empty"
+    hint = f"Write the name of the step into it: {last}"
+    parts.note("missing-part", Severity.WARNING, "latest", f"{what}: DeepSpeed finds no step to load", hint, "resume")
+    return last
+
+
 def _is_part_folder(name: str) -> bool:
     for stem in ("global_step", "pytorch_model_fsdp_", "optimizer_"):
-        if name.startswith(stem) and name[len(stem) :].isdecimal():
+        if name.startswith(stem) and name[len(stem) :].isdecimal() and len(name) < 40:
             return True
     return False
 
