@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 
 pytest.importorskip("accelerate")
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
+from ckpt_tui.checkpoints.facts import count_parameters, model_name, model_tensors
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.checkpoints.resumable import check_resume
-from tests.builders.truth import check_file
+from tests.builders.truth import check_file, values_of
 
 
 class Progress:
@@ -119,3 +121,47 @@ def test_without_an_optimizer_it_cannot_be_resumed_exactly(saved: Path) -> None:
     checkpoint = open_checkpoint(saved)
     assert "moments start at zero" in checkpoint.findings[0].message
     assert check_resume(checkpoint).outcome == "fail"
+
+
+def test_fsdp_keeps_sharded_weights_and_optimizer_in_directories(saved: Path) -> None:
+    weights = {"a.weight": torch.randn(3, 2), "a.bias": torch.randn(3)}
+    for file in ("model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin"):
+        (saved / file).unlink()
+    moments = {name: {"exp_avg": tensor * 2, "exp_avg_sq": tensor * 3} for name, tensor in weights.items()}
+    optimizer = {"state": moments, "param_groups": [{"lr": 0.5, "params": list(weights)}]}
+    dcp.save({"model": weights}, checkpoint_id=saved / "pytorch_model_fsdp_0")
+    dcp.save({"optimizer": optimizer}, checkpoint_id=saved / "optimizer_0")
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "accelerate"
+    assert checkpoint.findings == []
+    ours = {model_name(checkpoint, tensor): tensor for tensor in model_tensors(checkpoint)}
+    assert set(ours) == set(weights)
+    for name, expected in weights.items():
+        assert torch.equal(values_of(checkpoint, ours[name]), expected)
+    assert checkpoint.optimizer["num_parameters"] == 2
+
+
+def test_deepspeed_keeps_its_part_in_a_directory(saved: Path) -> None:
+    for file in ("model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin"):
+        (saved / file).unlink()
+    samples = Path(__file__).parents[1] / "samples" / "deepspeed" / "zero2" / "global_step3"
+    shutil.copytree(samples, saved / "pytorch_model")
+    (saved / "latest").write_text("pytorch_model")
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "accelerate"
+    assert checkpoint.findings == []
+    assert {"model", "optimizer", "rng"} <= set(checkpoint.has)
+
+
+def test_models_in_folders_as_diffusers_scripts_keep_them(saved: Path) -> None:
+    for file in ("model.safetensors", "model_1.safetensors"):
+        (saved / file).unlink()
+    for folder in ("unet", "unet_ema"):
+        (saved / folder).mkdir()
+        save_file({"w": torch.ones(4)}, saved / folder / "diffusion_pytorch_model.safetensors")
+        (saved / folder / "config.json").write_text('{"_class_name": "UNet"}')
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "accelerate"
+    assert checkpoint.findings == []
+    assert [tensor.file for tensor in model_tensors(checkpoint)] == ["unet/diffusion_pytorch_model.safetensors"]
+    assert "ema" in checkpoint.has
