@@ -18,6 +18,7 @@ from ckpt_tui.services.names import KINDS, NameFacts, read_name
 from ckpt_tui.services.registry import RegistryEntry, read_registry
 
 if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.model import Checkpoint
     from ckpt_tui.checkpoints.validate import Validation
 
 Check = Literal["remembered", "structure", "full"]
@@ -25,6 +26,10 @@ UNCHECKED = "unchecked"
 
 # Files with these endings are often something else (data, tokenizers): listed only if their content is a checkpoint.
 _AMBIGUOUS_SUFFIXES = (".bin", ".tar", ".pkl", ".npz")
+_PLAIN_SUFFIXES = (".pkl", ".npz")  # any program's: what is in them has to say that it is a training's
+# What a file in a directory of any name has to end with, for the directory to be looked into.
+_PART_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".index.json", ".pkl")
+_MAX_PART_NAMES = 500
 # Verdicts of files that nothing resumes from. `incomplete` still loads: what is missing was not there to restore.
 _BAD = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
 _NO_RESUME = _BAD | {"incomplete"}
@@ -42,6 +47,7 @@ class CatalogEntry:
     resume), None when unchecked or when not even the first held. note: what is wrong, in a few words, or "".
     backup_of: the name that this file stands in for. same_as: other names with the same bytes (hard links).
     resume_takes: `--resume auto` would start from it. removed_next: retention removes it at the next save of its kind.
+    is_weights_only: it was opened, and holds nothing but a model.
     """
 
     name: str
@@ -61,6 +67,7 @@ class CatalogEntry:
     resume_takes: bool = False
     removed_next: bool = False
     same_as: tuple[str, ...] = ()
+    is_weights_only: bool = False
 
     @property
     def is_bad(self) -> bool:
@@ -70,7 +77,8 @@ class CatalogEntry:
     @property
     def can_resume(self) -> bool:
         """Nothing is known that would keep a training from resuming from it."""
-        return self.validity not in _NO_RESUME and not self.name.endswith(".safetensors")
+        is_weights = self.is_weights_only or self.name.endswith(".safetensors")
+        return self.validity not in _NO_RESUME and not is_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +202,30 @@ def _scan(directory: str) -> Iterable[tuple[str, NameFacts, os.stat_result]]:
                 if not is_directory and not stat.S_ISREG(status.st_mode):
                     continue
                 facts = read_name(item.name, is_directory=is_directory)
+                if facts is None and is_directory and _may_be_checkpoint(item.path):
+                    facts = NameFacts("other")
                 if facts is not None:
                     found.append((item.name, facts, status))
     except OSError as error:
         raise from_os_error(error, directory, "list") from error
     return sorted(found, key=lambda row: row[0])
+
+
+def _may_be_checkpoint(directory: str) -> bool:
+    """Whether a directory whose name says nothing holds a checkpoint: by its names first, for there may be many."""
+    from ckpt_tui.checkpoints.registry import sniff
+
+    if names.is_temporary(os.path.basename(directory)):
+        return False
+    try:
+        with os.scandir(directory) as listing:
+            inside = [item.name for _, item in zip(range(_MAX_PART_NAMES), listing, strict=False)]
+    except OSError:
+        return False
+    speaks = any(
+        name.endswith(_PART_SUFFIXES) or name == ".metadata" or name.startswith("global_step") for name in inside
+    )
+    return speaks and sniff(directory) is not None
 
 
 def _describe(
@@ -245,6 +272,13 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
         return replace(entry, validity="damaged", note=error.message or error.title), {}
     progress = checkpoint.progress
     step = _integer(progress.get("step"))
+    name = entry.name.lower()
+    if name.endswith(_AMBIGUOUS_SUFFIXES) and not checkpoint.tensors:
+        return None  # training_args.bin
+    if name.endswith(_PLAIN_SUFFIXES) and not _is_of_training(checkpoint, step):
+        return None
+    if checkpoint.format == "accelerate":
+        entry = replace(entry, step=None)  # it numbers its saves, not their steps
     epoch, val_loss = _number(progress.get("epoch")), _number(progress.get("val_loss"))
     saved_at = _number(progress.get("saved_at"))
     errors = [finding for finding in checkpoint.findings if finding.severity == "error"]
@@ -256,8 +290,14 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
         saved_at=saved_at if saved_at is not None else entry.saved_at,
         validity="damaged" if errors else entry.validity,
         note=errors[0].message if errors else entry.note,
+        is_weights_only=bool(checkpoint.has) and set(checkpoint.has) <= {"model", "ema"},
     )
     return opened, checkpoint.hyperparameters
+
+
+def _is_of_training(checkpoint: Checkpoint, step: int | None) -> bool:
+    """Whether a file of a plain format holds what a training saves, and not just anybody's arrays or objects."""
+    return step is not None or bool(set(checkpoint.has) - {"model"})
 
 
 def _relate(entries: list[CatalogEntry], groups: list[list[str]]) -> list[CatalogEntry]:

@@ -75,7 +75,8 @@ def _is_checkpoint(entry: os.DirEntry[str], *, inside_one: bool) -> bool:
             if inside_one and (facts is None or facts.step is None or name.startswith("global_step")):
                 return False
             return sniff(entry.path) is not None
-        if inside_one or not entry.is_file():
+        facts = read_name(name)
+        if not entry.is_file() or (inside_one and (facts is None or not facts.is_own)):
             return False
         return name.lower().endswith(_SUFFIXES) or sniff(entry.path) is not None
     except (OSError, CkptError):
