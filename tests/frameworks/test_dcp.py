@@ -398,6 +398,69 @@ def test_names_that_a_path_cannot_hold_end_nowhere_else(one: Path) -> None:
     assert state["nested"]["a"][10**9] == 1
 
 
+class Bombs:
+    """Metadata of some kB that claims as much as it can."""
+
+    @staticmethod
+    def the_same_pieces_for_every_tensor(metadata) -> None:  # type: ignore[no-untyped-def]
+        item = metadata.state_dict_metadata["rng_state"]
+        item.chunks = item.chunks * 5000
+        metadata.state_dict_metadata.update({f"t{number}": item for number in range(5000)})
+
+    @staticmethod
+    def pieces_that_all_meet(metadata) -> None:  # type: ignore[no-untyped-def]
+        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
+
+        properties = metadata.state_dict_metadata["model.0.weight"].properties
+        boxes = [ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([1, 1])) for _ in range(1000)]
+        for number in range(20):
+            item = TensorStorageMetadata(properties, torch.Size([1, 1000]), list(boxes))
+            metadata.state_dict_metadata[f"t{number}"] = item
+
+    @staticmethod
+    def a_path_of_containers_for_every_name(metadata) -> None:  # type: ignore[no-untyped-def]
+        tail = tuple("abcdefgh" * 7)
+        metadata.planner_data = {name: (name, *tail) for name in metadata.state_dict_metadata}
+        for number in range(20_000):
+            metadata.state_dict_metadata[f"b{number}"] = metadata.state_dict_metadata["step"]
+            metadata.planner_data[f"b{number}"] = (f"b{number}", *tail)
+
+    @staticmethod
+    def a_shape_beyond_everything(metadata) -> None:  # type: ignore[no-untyped-def]
+        metadata.state_dict_metadata["rng_state"].size = torch.Size([2**62] * 60)
+        metadata.state_dict_metadata["rng_state"].chunks[0].sizes = torch.Size([2**62] * 60)
+        metadata.state_dict_metadata["rng_state"].chunks[0].offsets = torch.Size([0] * 60)
+
+    @staticmethod
+    def a_long_name_for_many_pieces(metadata) -> None:  # type: ignore[no-untyped-def]
+        item = metadata.state_dict_metadata["rng_state"]
+        metadata.state_dict_metadata["n" * 100_000] = type(item)(
+            item.properties,
+            torch.Size([3000]),
+            [type(item.chunks[0])(torch.Size([i]), torch.Size([1])) for i in range(3000)],
+        )
+
+
+BOMBS = [name for name in vars(Bombs) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_metadata_that_claims_too_much_costs_little(one: Path, name: str) -> None:
+    import resource
+    import time
+
+    with Change(one) as metadata:
+        getattr(Bombs, name)(metadata)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        said = [finding.message for finding in open_checkpoint(one).findings]
+    except CkptError as error:
+        said = [error.message]
+    assert name == "a_path_of_containers_for_every_name" or said
+    assert time.process_time() - started < 3  # a second alone on a machine
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
 def test_every_rank_may_write_its_own_metadata(two: Path) -> None:
     """`use_collectives=False` leaves `__0.metadata`, `__1.metadata`, each with the pieces of its rank."""
     for rank in (0, 1):

@@ -6,7 +6,7 @@ own, followed by its pieces `NAME.chunks.0` ..., whose elements can be read.
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.chunk_cover import cover_problem
+from ckpt_tui.checkpoints.chunk_cover import judge_cover
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
     DTYPE_SIZES,
@@ -34,6 +34,9 @@ _METADATA = ".metadata"
 _MARK = b"torch.distributed.checkpoint.metadata"
 _MAX_HEAD_BYTES = 512
 _MAX_PIECES = 2_000_000
+_MAX_CONTAINERS = 10_000  # of the nested state, beyond two for each name
+_MAX_NAME_BYTES = 64 << 20  # of pieces, all together
+_MAX_PAIRS = 2_000_000  # of pieces that are held against each other, in all tensors
 _MAX_BESIDE = 20  # torch files beside the pieces: Lightning's meta.pt, Megatron's common.pt
 _HINT = "Copy it again, or use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 _ROLE_WORDS = (*MODEL_KEYS, *OPTIMIZER_KEYS)
@@ -158,6 +161,8 @@ class _Builder:
         self.reader = reader
         self.leaves: dict[str, object] = {}
         self.num_left_out = 0
+        self.name_bytes = 0
+        self.pairs_left = _MAX_PAIRS
 
     def run(self) -> None:
         wanted: list[tuple[str, bool, Place]] = []
@@ -207,10 +212,16 @@ class _Builder:
         chunks: list[object] = []
         for number, piece in enumerate(pieces):
             chunk_name = f"{name}.chunks.{number}"
+            self.name_bytes += len(chunk_name)
+            if self.name_bytes > _MAX_NAME_BYTES:
+                message = f"{checkpoint.path}: its names take more than {count(_MAX_NAME_BYTES)} bytes"
+                raise CkptError("Not readable", message, "It may have been made to harm.")
             reference = self.add_piece(name, chunk_name, piece.offsets, piece.sizes, item, is_component=True)
             chunks.append(reference)
             whole.chunks.append((piece.offsets, reference.info))
-        problem = cover_problem(item.shape, [(piece.offsets, piece.sizes) for piece in pieces])
+        boxes = [(piece.offsets, piece.sizes) for piece in pieces]
+        problem, num_pairs = judge_cover(item.shape, boxes, self.pairs_left)
+        self.pairs_left -= num_pairs
         if problem:
             self.reader.note("chunks-do-not-cover", name, f"{plural(len(pieces), 'piece')}: {problem}")
         self.leaves[name] = CompositeRef(whole, index, {"chunks": chunks})
@@ -284,6 +295,8 @@ def nested_state(leaves: dict[str, object], paths: dict[str, tuple[str | int, ..
         for depth, key in enumerate(path[:-1]):
             below = node.get(key)
             if below is None:
+                if len(containers) > 2 * len(leaves) + _MAX_CONTAINERS:
+                    break
                 made: dict[object, object] = {}
                 node[key] = below = made
                 containers.add(id(made))

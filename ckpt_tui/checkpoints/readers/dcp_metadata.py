@@ -16,6 +16,7 @@ from ckpt_tui.text import safe_text
 _MAX_DIMENSIONS = 64
 _MAX_EXTENT = 1 << 63
 _MAX_PATH = 64  # keys from the state dict down to a value; each level is a container of our own
+_MIN_CHUNK_BYTES = 8  # of the pickle; torch writes 40 for one piece and more
 _HINT = "Use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
 Extents = tuple[int, ...]
@@ -102,11 +103,17 @@ def decode_metadata(raw: bytes, file: str, limits: ReadLimits) -> DcpMetadata:
         raise CkptError("Not readable", f"{file} lists more tensors than a checkpoint can have")
     found = DcpMetadata()
     found.globals = decoded.globals
+    num_chunks = 0
     for key, value in listed.items():
         name = str(key)
         if isinstance(value, OpaqueObject) and value.type_name.endswith(".BytesStorageMetadata"):
             found.values[name] = None
             continue
+        chunks = _fields(value, "TensorStorageMetadata").get("chunks")
+        num_chunks += len(chunks) if isinstance(chunks, list) else 0
+        if num_chunks > len(raw) // _MIN_CHUNK_BYTES + 1:
+            message = f"{file} lists more pieces than its {len(raw):,} bytes can hold: the same ones again and again"
+            raise CkptError("Not readable", message, "It may have been made to harm.")
         item = _tensor_item(value)
         if item is None:
             found.num_malformed += 1

@@ -32,6 +32,7 @@ _MAX_VALUES_BYTES = 512 << 20
 _MAX_VALUES = 200_000
 _MAX_FINDINGS = 1000
 _MAX_CACHED_PICKLES = 10_000
+_MAX_CACHED_BYTES = 4096  # the pickle of one tensor has 150
 _ZIP_HEAD = b"PK"
 _HINT = "Copy it again, or use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
@@ -160,7 +161,7 @@ class PieceReader:
         decoded = self._decoded.get(raw)
         if decoded is None:
             decoded = decode_pickle(raw, f"{label}: {entry.name}", self.limits)
-            if len(self._decoded) < _MAX_CACHED_PICKLES:
+            if len(self._decoded) < _MAX_CACHED_PICKLES and len(raw) <= _MAX_CACHED_BYTES:
                 self._decoded[raw] = decoded
             self._take_globals(decoded.globals)
         if type(decoded.root) is not TensorRef or decoded.root.info.layout != "strided":

@@ -6,6 +6,9 @@ parameter, under `fp32.NAME` and `optimizer.state.NAME.exp_avg`: views of the pa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+
 from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity, Storage, TensorInfo, TensorRef
@@ -13,12 +16,13 @@ from ckpt_tui.checkpoints.readers.directory import Listing, Parts, is_inside
 from ckpt_tui.checkpoints.readers.zero_partitions import (
     Assembled,
     Flat,
+    Row,
     Shape,
     elements_of,
-    spans_of_stage_2,
     spans_of_stage_3,
 )
 from ckpt_tui.checkpoints.readers.zero_states import (
+    MAX_NAMES,
     add_steps,
     count_of,
     flat_of,
@@ -35,7 +39,7 @@ _MODEL_END = "_model_states.pt"
 _OPTIMIZER_END = "_optim_states.pt"
 _MAX_LATEST_BYTES = 4096
 _MAX_RANKS = 65_536
-_MAX_NAMES = 500_000
+_MAX_WORK = 20_000_000  # ranks that are looked at for all groups, of every moment
 _HINT = "Use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
 
@@ -209,16 +213,14 @@ class _Step:
         num_model_ranks = min(count_of(first.get("mp_world_size")) or 1, _MAX_RANKS)
         if not any("-model_" in file for file in model_files):  # pipelines have a file per layer
             prefixes = [f"zero_pp_rank_{rank}_" for rank in range(num_ranks)] if self.stage == 3 else [""]
-            self.note_absent([f"{p}mp_rank_{m:02d}{_MODEL_END}" for m in range(num_model_ranks) for p in prefixes])
+            self.note_absent(f"{p}mp_rank_{m:02d}{_MODEL_END}" for m in range(num_model_ranks) for p in prefixes)
         if self.stage and (optimizer_files or first.get("optimizer") is None):
             bf16 = any(file.removeprefix(self.folder).startswith("bf16_") for file in optimizer_files)
             start = "bf16_" if bf16 else ""
             self.note_absent(
-                [
-                    f"{start}zero_pp_rank_{rank}_mp_rank_{m:02d}{_OPTIMIZER_END}"
-                    for m in range(num_model_ranks)
-                    for rank in range(num_ranks)
-                ]
+                f"{start}zero_pp_rank_{rank}_mp_rank_{m:02d}{_OPTIMIZER_END}"
+                for m in range(num_model_ranks)
+                for rank in range(num_ranks)
             )
 
     def partition_count(self, state: dict[object, object]) -> int:
@@ -227,8 +229,8 @@ class _Step:
         numbers = [count_of(item) or 0 for item in count] if isinstance(count, list) else [count_of(count) or 0]
         return max(numbers, default=0)
 
-    def note_absent(self, names: list[str]) -> None:
-        for name in names:
+    def note_absent(self, names: Iterable[str]) -> None:
+        for name in islice(names, _MAX_RANKS):
             if self.folder + name not in self.parts.listing.files:
                 what = "optimizer states" if name.endswith(_OPTIMIZER_END) else "model states"
                 rank = name.partition("pp_rank_")[2].partition("_")[0]
@@ -247,13 +249,12 @@ class _Step:
         num_model_ranks = count_of(first.get("mp_world_size")) or 1
         if not groups or not self.optimizer_states or self.stage not in (1, 2, 3):
             return
-        if num_model_ranks > 1 or sum(map(len, groups)) > _MAX_NAMES:
-            message = (
-                "the flat partitions are listed as they are: parameters cut by tensor parallelism are not put together"
-            )
+        ranks = self.ranks()
+        if num_model_ranks > 1 or len(ranks) * len(groups) > _MAX_WORK:
+            why = "are cut by tensor parallelism" if num_model_ranks > 1 else "lie in too many pieces"
+            message = f"the flat partitions are listed as they are: the parameters in them {why}"
             self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
             return
-        ranks = self.ranks()
         made = Assembled()
         weights: dict[object, object] = {}
         states: dict[object, object] = {}
@@ -299,10 +300,13 @@ class _Step:
                 lengths = [sum(flat.sizes) for flat in flats if flat is not None]
                 if not lengths:
                     continue
+                row = Row(flats, max(lengths))
                 begin = 0
                 for place, (name, shape) in enumerate(shapes.items()):
+                    if made.is_cut:
+                        return
                     num_elements = elements_of(shape)
-                    pieces = spans_of_stage_2(flats, begin, num_elements, max(lengths))
+                    pieces = row.pieces(begin, num_elements)
                     self.put(name, kind, shape, pieces, made, weights, states, flats)
                     begin += num_elements
                     if isinstance(of_group, list) and place < len(of_group):
@@ -319,6 +323,8 @@ class _Step:
             begin = 0
             for shapes in groups:
                 for name, shape in shapes.items():
+                    if made.is_cut:
+                        return
                     num_elements = elements_of(shape)
                     pieces = spans_of_stage_3(flats, begin, num_elements)
                     self.put(name, kind, shape, pieces, made, weights, states, flats)
@@ -344,6 +350,8 @@ class _Step:
         shapes = shapes_of([first.get("frozen_param_shapes") or {}])
         states = list(self.model_states.values())
         for name, shape in (shapes[0] if shapes else {}).items():
+            if made.is_cut:
+                return
             flats: list[Flat | None] = []
             for state in states:
                 fragments = state.get("frozen_param_fragments")
@@ -384,7 +392,7 @@ class _Step:
                 checkpoint.storages[tensor.storage] = Storage(tensor.storage, "", None, 0)
         checkpoint.tensors[start:start] = made.tensors
         shared = first.get("shared_params")
-        for name, source in list(shared.items())[:_MAX_NAMES] if isinstance(shared, dict) else ():
+        for name, source in list(shared.items())[:MAX_NAMES] if isinstance(shared, dict) else ():
             if source in weights and name not in weights:
                 weights[name] = weights[source]
         parts.state["fp32"] = weights

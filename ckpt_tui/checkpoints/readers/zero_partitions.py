@@ -7,11 +7,14 @@ behind the other. The moments of the optimizer lie as the weights do.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, ShardedTensor, TensorInfo, TensorRef
 
 _MAX_PIECES = 300_000
+_MAX_NAME_BYTES = 256 << 20
 
 Shape = tuple[int, ...]
 
@@ -47,11 +50,12 @@ class Assembled:
     """The parameters under their names. tensors: each whole one followed by its pieces. lost: names of those of which
     pieces are missing. is_cut: there are more pieces than are listed."""
 
-    __slots__ = ("is_cut", "lost", "num_pieces", "tensors")
+    __slots__ = ("is_cut", "lost", "name_bytes", "num_pieces", "tensors")
 
     def __init__(self) -> None:
         self.tensors: list[TensorInfo] = []
         self.lost: dict[str, None] = {}
+        self.name_bytes = 0  # at most
         self.num_pieces = 0
         self.is_cut = False
 
@@ -59,8 +63,9 @@ class Assembled:
         self, name: str, shape: Shape, dtype: str, pieces: list[tuple[int, int, TensorInfo | None, int]]
     ) -> TensorRef | None:
         """One parameter from spans of flat tensors: a view when it lies in one, otherwise a whole with its pieces."""
-        self.num_pieces += len(pieces)
-        if self.num_pieces > _MAX_PIECES:
+        self.num_pieces += max(len(pieces), 1)
+        self.name_bytes += (2 * len(shape) * len(pieces) + 1) * len(name)
+        if self.num_pieces > _MAX_PIECES or self.name_bytes > _MAX_NAME_BYTES:
             self.is_cut = True
             return None
         index = len(self.tensors)
@@ -95,29 +100,36 @@ class Assembled:
         return CompositeRef(whole, index, {"chunks": chunks})
 
 
-def spans_of_stage_2(
-    ranks: list[Flat | None], begin: int, num_elements: int, rank_elements: int
-) -> list[tuple[int, int, TensorInfo | None, int]]:
-    """The pieces of a span of a group's row, which goes through all ranks; a lost rank had `rank_elements`."""
-    found: list[tuple[int, int, TensorInfo | None, int]] = []
-    at = done = 0
-    for flat in ranks:
-        size = rank_elements if flat is None else max(sum(flat.sizes), 0)
-        first, last = max(begin + done, at), min(begin + num_elements, at + size)
-        if first < last:
-            if flat is None:
-                found.append((done, last - first, None, 0))
-            else:
-                found += [
-                    (done + b, n, tensor, offset) for b, n, tensor, offset in flat.pieces(first - at, last - first)
-                ]
-            done += last - first
-        at += size
-        if at >= begin + num_elements:
-            break
-    if done < num_elements:
-        found.append((done, num_elements - done, None, 0))
-    return found
+class Row:
+    """The row of a group, which goes through all ranks; a rank that is lost had `rank_elements`."""
+
+    __slots__ = ("_flats", "_sizes", "_starts")
+
+    def __init__(self, flats: list[Flat | None], rank_elements: int) -> None:
+        self._flats = flats
+        self._sizes = [rank_elements if flat is None else sum(flat.sizes) for flat in flats]
+        self._starts = list(accumulate(self._sizes, initial=0))
+
+    def pieces(self, begin: int, num_elements: int) -> list[tuple[int, int, TensorInfo | None, int]]:
+        """The pieces of a span of it."""
+        found: list[tuple[int, int, TensorInfo | None, int]] = []
+        end = begin + num_elements
+        done = 0
+        rank = max(bisect_right(self._starts, begin) - 1, 0)
+        while rank < len(self._flats) and self._starts[rank] < end:
+            first = max(begin, self._starts[rank])
+            size = min(end, self._starts[rank + 1]) - first
+            flat = self._flats[rank]
+            if size > 0 and flat is None:
+                found.append((done, size, None, 0))
+            elif size > 0 and flat is not None:
+                inside = flat.pieces(first - self._starts[rank], size)
+                found += [(done + at, length, tensor, offset) for at, length, tensor, offset in inside]
+            done += max(size, 0)
+            rank += 1
+        if done < num_elements:
+            found.append((done, num_elements - done, None, 0))
+        return found
 
 
 def spans_of_stage_3(

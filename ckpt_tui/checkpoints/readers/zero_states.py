@@ -6,6 +6,8 @@ from ckpt_tui.checkpoints.model import OpaqueObject, Part, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.readers.dcp_metadata import is_extents
 from ckpt_tui.checkpoints.readers.zero_partitions import Flat, Shape
 
+MAX_NAMES = 200_000  # of parameters; a group counts as one more
+
 
 def count_of(value: object) -> int | None:
     """A count; an enum's value (`ZeroStageEnum(2)`)."""
@@ -28,8 +30,12 @@ def inner_optimizer(part: Part) -> Part:
 def shapes_of(listed: object) -> list[dict[str, Shape]]:
     """`param_shapes`: of every group the shapes by name. Nothing when it is not what DeepSpeed writes."""
     groups: list[dict[str, Shape]] = []
+    num_names = 0
     for group in listed if isinstance(listed, list) else ():
         if not isinstance(group, dict):
+            return []
+        num_names += len(group) + 1
+        if num_names > MAX_NAMES:
             return []
         shapes: dict[str, Shape] = {}
         for name, shape in group.items():
