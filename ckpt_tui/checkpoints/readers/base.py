@@ -51,10 +51,10 @@ FILE_READERS: tuple[str, ...] = (
 DIRECTORY_READERS: tuple[str, ...] = (
     "hf_trainer",
     "accelerate",
-    "checkpoint_dir",
-    "sharded",
     "dcp",
     "deepspeed",
+    "checkpoint_dir",
+    "sharded",
 )
 
 

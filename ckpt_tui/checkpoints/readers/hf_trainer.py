@@ -34,7 +34,8 @@ class HfTrainerReader:
             return "hf-trainer"
         if has_settings and (has_weights or "optimizer.pt" in files):
             return "hf-trainer"
-        return "hf-trainer" if "optimizer.pt" in files and _rng_files(listing) else None
+        is_other = "model.pt" in files  # a layout with a file for each part
+        return "hf-trainer" if "optimizer.pt" in files and _rng_files(listing) and not is_other else None
 
     def read(self, listing: Listing, limits: ReadLimits) -> Checkpoint:
         parts = Parts(listing, "hf-trainer", limits)
