@@ -136,11 +136,11 @@ def _absent_parts(a: Checkpoint, b: Checkpoint, matching: Matching, changes: lis
             tensors = [change for change in changes if change.part == role]
             side = "a" if role in matching.roles_a else "b"
             parts.append(PartChange(role, side, len(tensors), sum(tensor.size_bytes for tensor in tensors)))
-    absent = matching.roles_a ^ matching.roles_b
-    if not has_one_layout(a, b, absent):
-        if bool(a.progress) != bool(b.progress):
-            progress = a.progress or b.progress
-            parts.append(PartChange("progress", "a" if a.progress else "b", names=tuple(progress)))
+    is_one_layout = has_one_layout(a, b, matching.roles_a ^ matching.roles_b)
+    if bool(a.progress) != bool(b.progress) and (not is_one_layout or any(part.file for part in a.parts)):
+        progress = a.progress or b.progress
+        parts.append(PartChange("progress", "a" if a.progress else "b", names=tuple(progress)))
+    if not is_one_layout:
         rest_a, rest_b = rest_of(a), rest_of(b)
         for side, here, there in (("a", rest_a, rest_b), ("b", rest_b, rest_a)):
             names = tuple(name for name in here if name not in there)

@@ -164,7 +164,7 @@ _GROUPS: Mapping[Effect, str] = {
 }
 _GROUP_OF = {key: effect for effect, keys in _GROUPS.items() for key in keys.split()}
 # These tell which one it is of what stands before them: `optimizer.name` is the optimizer.
-_WHICH = frozenset({"name", "type", "path", "_target_", "class_name", "class_path", "cls", "kind"})
+_WHICH = frozenset({"name", "type", "path", "_target_", "class_name", "class_path", "cls", "kind", "enabled", "enable"})
 
 
 def effect_of(key: str) -> Effect:

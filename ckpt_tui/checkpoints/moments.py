@@ -40,7 +40,8 @@ def moments_of(checkpoint: Checkpoint) -> tuple[list[Moments], bool]:
     listed = optimizer.get("param_groups")
     groups = [group for group in listed if isinstance(group, Mapping)] if isinstance(listed, (list, tuple)) else []
     members = [_members(group) for group in groups] or [list(per_parameter)]
-    names = _recorded_names(groups, members) or _joined_names(members, per_parameter, _model_tensors(checkpoint))
+    names = _recorded_names(groups, members) or _own_names(members)
+    names = names or _joined_names(members, per_parameter, _model_tensors(checkpoint))
     found: list[Moments] = []
     for parameter in [parameter for group in members for parameter in group][:MAX_PARAMETERS]:
         values = per_parameter.get(parameter)
@@ -63,6 +64,12 @@ def _recorded_names(groups: list[Mapping[object, object]], members: list[list[ob
             return {}
         names.update(zip(parameters, map(str, recorded), strict=True))
     return names
+
+
+def _own_names(members: list[list[object]]) -> dict[object, str]:
+    """Saves of several ranks (FSDP, DCP) have the names themselves where torch has numbers."""
+    own = {item: item for group in members for item in group if isinstance(item, str) and not item.isdecimal()}
+    return dict(own) if len(own) == sum(map(len, members)) else {}
 
 
 def _joined_names(

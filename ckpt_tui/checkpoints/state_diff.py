@@ -115,17 +115,24 @@ def _role_changes(a: Checkpoint, b: Checkpoint, role: str) -> Iterator[ValueChan
     parts_a = [part for part in a.parts if part.role == role]
     parts_b = [part for part in b.parts if part.role == role]
     for p, q in zip(parts_a, parts_b, strict=False):
-        if role in ("model", "ema") and (_is_all_tensors(p.value) or _is_all_tensors(q.value)):
-            continue  # names differ by file and prefix, and tensors are compared by themselves
-        yield from _walk(_where(p), p.value, q.value)
+        if role in ("model", "ema"):  # names differ by file and prefix, and tensors are compared by themselves
+            yield from _walk(_where(p), _plain_entries(p.value), _plain_entries(q.value))
+        else:
+            yield from _walk(_where(p), p.value, q.value)
 
 
 def _where(part: Part) -> str:
     return ".".join(word for word in (part.file, part.prefix.removesuffix(".")) if word)
 
 
+def _plain_entries(value: object) -> dict[object, object]:
+    """What stands between the tensors of a state dict, such as a module's extra state."""
+    entries = value if isinstance(value, Mapping) else {}
+    return {key: item for key, item in entries.items() if isinstance(item, (str, bytes, int, float))}
+
+
 def _is_all_tensors(value: object) -> bool:
-    return not isinstance(value, Mapping) or all(isinstance(item, TensorRef) for item in value.values())
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, TensorRef) for item in value.values())
 
 
 def _walk(start: str, left: object, right: object) -> Iterator[ValueChange]:
@@ -142,6 +149,10 @@ def _walk(start: str, left: object, right: object) -> Iterator[ValueChange]:
             # Tensors that only one side has are among the tensors already.
             if not all(isinstance(value, TensorRef) or value is _MISSING for value in (x, y)):
                 yield from _leaf_change(path, x, y)
+            continue
+        if (x is _MISSING and _is_all_tensors(y)) or (y is _MISSING and _is_all_tensors(x)):
+            continue  # the same: the moments of a parameter that has a number on one side and a name on the other
+        if ".params." in path and {type(x), type(y)} == {int, str}:
             continue
         children_x, children_y = _children(x), _children(y)
         if children_x is None or children_y is None:

@@ -202,6 +202,25 @@ def test_moments_go_by_the_names_of_their_parameters(tmp_path: Path) -> None:
     assert (moment.name_b, moment.parameter) == ("optimizer.state.2.exp_avg", "one.weight")
 
 
+def test_moments_under_names_against_moments_under_numbers(net: Net, tmp_path: Path) -> None:
+    """As FSDP saves them, of a model without two tensors of one shape in one group left to guess."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    numbered = optimizer.state_dict()
+    names = [name for name, _ in model.named_parameters()]
+    groups = [dict(numbered["param_groups"][0], params=names)]
+    named = {"state": {names[i]: moments for i, moments in numbered["state"].items()}, "param_groups": groups}
+    a = save(tmp_path / "a.pt", {"model": model.state_dict(), "optimizer": numbered})
+    wrapped = {"module." + name: w for name, w in model.state_dict().items()}
+    found = diff(a, save(tmp_path / "b.pt", {"model": wrapped, "optimizer": named}))
+    assert found.is_same
+    moment = of(found, "optimizer.state.3.exp_avg")
+    assert (moment.name_b, moment.parameter) == ("optimizer.state.1.bias.exp_avg", "1.bias")
+
+
 def test_lightning_names_against_others(net: Net, tmp_path: Path) -> None:
     state = trained(net)
     a = save(tmp_path / "a.pt", state)

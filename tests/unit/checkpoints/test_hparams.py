@@ -52,6 +52,7 @@ NAN = float("nan")
         ("optimizer.name", Effect.IMPOSSIBLE),
         ("optimizer.params.lr", Effect.COURSE),
         ("scheduler.type", Effect.COURSE),
+        ("bf16.enabled", Effect.EXACTNESS),
         ("dataset.name", Effect.EXACTNESS),
         ("wandb.whatever", Effect.SAFE),
         ("data.whatever", Effect.EXACTNESS),
