@@ -68,8 +68,10 @@ def _recorded_names(groups: list[Mapping[object, object]], members: list[list[ob
 
 def _own_names(members: list[list[object]]) -> dict[object, str]:
     """Saves of several ranks (FSDP, DCP) have the names themselves where torch has numbers."""
-    own = {item: item for group in members for item in group if isinstance(item, str) and not item.isdecimal()}
-    return dict(own) if len(own) == sum(map(len, members)) else {}
+    own: dict[object, str] = {
+        item: item for group in members for item in group if isinstance(item, str) and not item.isdecimal()
+    }
+    return own if len(own) == sum(map(len, members)) else {}
 
 
 def _joined_names(
