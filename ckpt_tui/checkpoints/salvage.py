@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckpt_tui.checkpoints.archive import ZIP_HEAD, Record, read_archive
 from ckpt_tui.checkpoints.byte_pass import Region, RegionResult, read_once
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, TensorInfo
@@ -148,7 +149,8 @@ def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] |
         try:
             broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled)
         except CkptError as error:
-            raise (problem or error) from None
+            is_zip = os.pread(file.descriptor, 4, 0) == ZIP_HEAD
+            raise (error if problem is None or is_zip else problem) from None
     if checkpoint is None or broken.is_walked or not broken.has_names:
         return _of_zip(broken)
     # Its directory and its data.pkl hold: the reader knows more of it, but for records behind damaged headers.
@@ -337,8 +339,6 @@ def _why_lost(storage: Storage, outcome: RegionResult, has_checksums: bool) -> s
 
 def _other_records(examined: Examined, path: str, storages: list[Storage]) -> list[Region]:
     """Records of an archive that are not just one storage: what describes it, or holds a storage and a header."""
-    from ckpt_tui.checkpoints.archive import Record, read_archive
-
     records: list[Record] = []
     if examined.records is not None and path == examined.checkpoint.path:
         records = [

@@ -15,10 +15,7 @@ _WINDOW_BYTES = 1 << 20
 
 def assemble(examined: Examined, tensor: ShardedTensor) -> str:
     """Add a source of all elements of `tensor` in order; gives its key, "" when they are not all there as they are."""
-    from ckpt_tui.checkpoints.chunk_cover import cover_problem
-
-    boxes = [(offsets, piece.shape) for offsets, piece in tensor.chunks]
-    if not boxes or cover_problem(tensor.shape, boxes):
+    if not tensor.chunks or not all(_is_inside(tensor.shape, offsets, piece.shape) for offsets, piece in tensor.chunks):
         return ""
     spans: list[tuple[int, str, int, int]] = []  # (where in the tensor, path, where in the file, bytes), in bytes
     is_vouched = True
@@ -44,6 +41,12 @@ def assemble(examined: Examined, tensor: ShardedTensor) -> str:
     key = f"pieces of {tensor.name}"
     examined.sources[key] = Source(examined.checkpoint.path, 0, reach, reach, crc, is_vouched, spans=joined)
     return key
+
+
+def _is_inside(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+    if not len(shape) == len(offsets) == len(sizes):
+        return False
+    return all(o >= 0 and o + n <= limit for o, n, limit in zip(offsets, sizes, shape, strict=True))
 
 
 def _is_plain(piece: TensorInfo, source: Source, dtype: str) -> bool:

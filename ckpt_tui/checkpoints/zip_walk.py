@@ -30,8 +30,8 @@ _SIGNATURES = re.compile(rb"PK(?:\x03\x04|\x07\x08)")
 _HAS_DESCRIPTOR = 0x8
 _ENCRYPTED = 0x1
 _MAX_NAME_BYTES = 1024
-_FIRST_WINDOW_BYTES = 16 << 10  # small records end in it
-_WINDOW_BYTES = 1 << 20
+_WINDOWS_BYTES = (512, 16 << 10, 1 << 20)  # small records end in the first; the last one repeats
+_MAX_FALSE_LOOKS = 200_000  # of what looks like a header or descriptor; in tensors there is one in 2 GB
 _CACHE_BYTES = 64 << 10
 
 
@@ -73,6 +73,7 @@ class ZipWalk:
         self._cache = b""
         self._cache_start = 0
         self._prefix: bytes | None = None
+        self._num_looks = 0
         self.least_bytes: dict[str, int] = {}
         self.num_skipped_bytes = 0  # between records, where none could be recognised
         self.found_directory = False  # it came to where the central directory begins
@@ -98,7 +99,15 @@ class ZipWalk:
             if number > self._limits.max_zip_entries:
                 raise CkptError("Not readable", f"it holds more than {count(self._limits.max_zip_entries)} records")
             record, position = self._record(*head)
+            self._look(-1 if record.is_complete else 2)
             yield record
+
+    def _look(self, number: int) -> None:
+        """Count what looks like a record and is none. Raises CkptError at a number that no accident explains."""
+        self._num_looks += number
+        if self._num_looks > _MAX_FALSE_LOOKS:
+            reason = f"more than {count(_MAX_FALSE_LOOKS)} places in it look like records and are none"
+            raise CkptError("Not readable", reason, "It may have been made to harm.")
 
     def _header(self, position: int) -> tuple[str, int, int, int, int, int, int] | None:
         """(name, where its data begin, flags, method, crc, compressed, size) of a sound local header, or None."""
@@ -142,7 +151,7 @@ class ZipWalk:
         least = self.least_bytes.get(name, 0) if method == 0 else 0
         if start + least > self.file_bytes:
             # The rest of it is not there, and neither is anything behind it; unless its size is what is wrong.
-            following = self._next_header(start) if self.file_bytes - start > _WINDOW_BYTES else None
+            following = self._next_header(start) if self.file_bytes - start > _WINDOWS_BYTES[-1] else None
             end = self.file_bytes if following is None else following
             return FoundRecord(name, start, least, end - start, method, None, False), end
         for position, signature in self._signatures(start + least):
@@ -176,17 +185,18 @@ class ZipWalk:
 
     def _signatures(self, position: int) -> Iterator[tuple[int, bytes]]:
         """Every place from `position` on where a header or a descriptor could begin."""
-        window_bytes = _FIRST_WINDOW_BYTES
+        number = 0
         while position < self.file_bytes:
             if self._is_cancelled is not None and self._is_cancelled():
                 raise Cancelled
-            window = os.pread(self._descriptor, window_bytes, position)
+            window = os.pread(self._descriptor, _WINDOWS_BYTES[min(number, 2)], position)
+            number += 1
             if len(window) < 4:
                 return
             for match in _SIGNATURES.finditer(window):
+                self._look(1)
                 yield position + match.start(), match.group()
             position += len(window) - 3
-            window_bytes = _WINDOW_BYTES
 
     def _at(self, position: int, num_bytes: int) -> bytes:
         """Bytes of the file, fewer at its end; many small looks cost one read."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
 from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef, Verdict
@@ -85,6 +86,13 @@ def plan_salvage(
     is left; Cancelled.
     """
     _check_out(path, out)
+    with GarbageHeld():
+        return _plan(path, out, on_bytes, is_cancelled)
+
+
+def _plan(
+    path: str, out: str, on_bytes: Callable[[int], None] | None, is_cancelled: Callable[[], bool] | None
+) -> SalvagePlan:
     examined = examine(path, on_bytes=on_bytes, is_cancelled=is_cancelled)
     checkpoint = examined.checkpoint
     reasons = {id(tensor): examined.lost_reason(tensor) for tensor in checkpoint.tensors}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from pathlib import Path
@@ -16,6 +17,11 @@ from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
 from tests.contracts.test_readers import BUILDERS, DIRECTORY_BUILDERS
 
 warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def salvage(source: Path, out: Path) -> SalvagePlan | None:

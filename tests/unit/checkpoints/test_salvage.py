@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
+from ckpt_tui.checkpoints.salvage import Source
 from ckpt_tui.checkpoints.validate import validate_checkpoint
+from ckpt_tui.checkpoints.writers.torch_zip import torch_zip_pieces
 from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
 from ckpt_tui.checkpoints.zip_walk import ZipWalk
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
 from tests.builders.salvage_states import are_same, every_kind, leaves, saved
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +332,44 @@ def test_the_original_is_read_only_and_an_existing_file_is_never_replaced(whole:
     assert out.read_bytes() == b"mine"
     assert (broken.stat().st_mtime_ns, broken.stat().st_ino, hashlib.sha256(broken.read_bytes()).digest()) == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken.pt", "new.pt", "out.pt"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"PK\x03\x04" * 400_000,
+        b"PK\x03\x04" + b"PK\x07\x08" * 400_000,
+        (b"PK\x03\x04\x14\x00\x08\x00" + bytes(18) + b"\x01\x00\x00\x00a") * 120_000,
+    ],
+    ids=["signatures", "descriptors", "headers"],
+)
+def test_what_only_looks_like_records_is_given_up(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(raw)
+    with pytest.raises(CkptError, match="look like records") as caught:
+        plan_salvage(str(tmp_path / "x.pt"), str(tmp_path / "out.pt"))
+    assert "harm" in caught.value.hint
+
+
+def test_a_record_of_more_than_4_gib_gets_zip64_fields(tmp_path: Path) -> None:
+    huge = 5 << 30
+    source = Source("nowhere", 0, huge, huge, 123, is_vouched=True)
+    new_file = torch_zip_pieces(b"\x80\x02}.", [("0", source), ("1", b"abcd"), ("2", source), ("3", b"x")], "little")
+    path = tmp_path / "x.pt"
+    with open(path, "wb") as file:  # with holes where the storages are
+        for piece in new_file.pieces:
+            file.write(piece) if isinstance(piece, bytes) else file.seek(piece.size_bytes, 1)
+    assert path.stat().st_size == new_file.size_bytes
+    with open(path, "rb") as file:
+        index = read_zip_index(file.fileno(), new_file.size_bytes, str(path))
+        walked = list(ZipWalk(file.fileno(), new_file.size_bytes).records())
+    assert index.findings == []
+    sizes = {entry.name: (entry.offset, entry.size_bytes) for entry in index.entries}
+    assert sizes["archive/data/2"] == (new_file.storages[2].offset, huge)
+    assert all(offset is not None and offset % 64 == 0 for offset, _ in sizes.values())
+    assert sizes == {record.name: (record.offset, record.size_bytes) for record in walked}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.getinfo("archive/data/2").file_size == huge
+        assert archive.read("archive/data/3") == b"x"
+    reader = torch._C.PyTorchFileReader(str(path))
+    assert reader.get_record("data/3") == b"x"
+    assert reader.get_record_offset("data/2") == new_file.storages[2].offset

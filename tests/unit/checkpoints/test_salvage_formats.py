@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -25,6 +26,11 @@ from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
 from tests.builders.salvage_states import are_same, every_kind, leaves, saved
 
 SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def salvage(source: Path, out: Path) -> SalvagePlan:
