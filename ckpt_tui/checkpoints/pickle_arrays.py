@@ -32,6 +32,7 @@ class InPlace:
         self.storages: dict[str, Storage] = {}
         self.findings: list[Finding] = []
         self.globals: list[GlobalRef] = []
+        self.opened: set[int] = set()  # ids of the bytes values that were decoded here
         self.num_opened = 0
         self.num_opened_bytes = 0
 
@@ -109,9 +110,10 @@ class InPlace:
         self.num_opened += 1
         prefix = f"{self.num_opened}/"
         try:
-            nested = LegacyFile(source, start, f"{self.record}: bytes at {start:,}", self.limits, prefix)
+            nested = LegacyFile(source, start, f"{self.record}: bytes at {start:,}", self.limits, prefix, 1)
         except CkptError:
             return None
+        self.opened.add(id(raw))
         self.storages.update(nested.storages)
         self.findings += nested.findings
         self.globals += nested.globals

@@ -40,6 +40,9 @@ _MAX_TUPLE_KEYS = (
 )
 _HIGHEST_PROTOCOL = 5
 _MAX_ARRAY_MEMO = 64  # entries back to where an array was memoised before its state was read
+MAX_EMBEDDED = 2_000  # bytes values that are looked into for pickles
+_MIN_EMBEDDED_BYTES = 4
+_OPENINGS = frozenset({b"\x80", b"P", b"(", b"]", b"}", b"c"})  # first bytes of pickles, and of zip archives
 _MAX_KEPT_BYTES = 16_384  # of one bytes value; longer ones stay in the file, where the pickle is read from one
 _MAX_TEXT_BYTES = 1 << 20  # a longer one stays in the file, where arrays are asked for: protocols 0 to 2 write them so
 
@@ -92,17 +95,19 @@ def decode_stream(
     resolve: Callable[[object], object] = resolve_persistent_id,
     *,
     takes_arrays: bool = False,
+    depth: int = 0,
 ) -> DecodedPickle:
     """Interpret the pickle at `start` of a file, reading as far as it goes; long bytes values stay where they lie.
 
     resolve: what a persistent id stands for. takes_arrays: arrays and tensors whose bytes lie in the pickle become
-    tensors. Raises as `decode_pickle` does; OSError as it comes.
+    tensors. depth: in how many others it lies as bytes. Raises as `decode_pickle` does; OSError as it comes.
     """
     from ckpt_tui.checkpoints.pickle_source import Window
 
     machine = _Machine(b"", 0, limits, resolve)
     machine.window = Window(source, start, limits.max_pickle_bytes)
     machine.base = machine.start = start
+    machine.depth = depth
     if takes_arrays:
         from ckpt_tui.checkpoints.pickle_arrays import InPlace
 
@@ -117,7 +122,14 @@ def _decoded(machine: _Machine, record: str) -> DecodedPickle:
         raise UnsoundPickleError(record, machine, str(stop)) from None
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
         raise UnsoundPickleError(record, machine, safe_text(error, 80)) from None
-    return DecodedPickle(root, machine, record)
+    decoded = DecodedPickle(root, machine, record)
+    if machine.embedded:
+        from ckpt_tui.checkpoints.nested_pickles import judge_embedded
+
+        opened = machine.in_place.opened if machine.in_place is not None else ()
+        embedded = [value for value in machine.embedded if id(value) not in opened]
+        judge_embedded(decoded, embedded, record, machine.limits, machine.depth)
+    return decoded
 
 
 class UnsoundPickleError(CkptError):
@@ -168,6 +180,8 @@ class _Machine:
         self.base = 0  # where `data` begins in the source
         self.start = 0  # ... and the pickle, for messages
         self.is_cut = False
+        self.embedded: list[bytes | DistantBytes] = []  # bytes that begin like a pickle, or a file that holds one
+        self.depth = 0
         self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
         self.conditional: ConditionalCalls | None = None  # when it names one of those
         self.names: dict[tuple[str, str], GlobalName] = {}
@@ -380,6 +394,14 @@ class _Machine:
         self.data = data
         return data
 
+    def note_bytes(self, value: bytes) -> None:
+        """Keep bytes that may be a pickle: one with a header, one that ends as those without do, or an archive."""
+        first = value[:1]
+        if first in _OPENINGS and len(value) >= _MIN_EMBEDDED_BYTES:
+            is_likely = first == b"\x80" or value[:4] == b"PK\x03\x04" or value[-1:] == b"."
+            if is_likely and len(self.embedded) < MAX_EMBEDDED:
+                self.embedded.append(value)
+
     def named(self, module: str, name: str) -> GlobalName:
         """The global of this name, made when it is new."""
         return self.names.get((module, name)) or self.name(module, name)
@@ -411,7 +433,10 @@ class _Machine:
         builder = function.builder
         if builder is not None:
             try:
-                return builder(*arguments)
+                made = builder(*arguments)
+                if function.copies and type(made) is bytes:
+                    self.note_bytes(made)
+                return made
             except MalformedTensor:
                 self.num_malformed += 1
                 return OpaqueObject(function.type_name, arguments)
@@ -549,7 +574,10 @@ class _Machine:
 
                 source = self.window.source
                 if self.base + begin + num_bytes <= source.end:
-                    push(DistantBytes(source, self.base + begin, num_bytes))
+                    distant = DistantBytes(source, self.base + begin, num_bytes)
+                    if source.read(distant.offset, 1) in _OPENINGS and len(self.embedded) < MAX_EMBEDDED:
+                        self.embedded.append(distant)
+                    push(distant)
                     return begin + num_bytes
             piece, position = self.piece(begin, num_bytes)
             if kind == "int":
@@ -559,6 +587,8 @@ class _Machine:
             else:  # str8 is Python 2's str: text where it is, bytes where not
                 value = _old_string(piece) if kind == "str8" else piece
                 push(value)
+                if type(value) is bytes:
+                    self.note_bytes(value)
                 if self.in_place is not None:
                     self.in_place.places[id(value)] = (value, self.base + begin)
         elif code == 0x82 or code == 0x83 or code == 0x84:  # EXT1, EXT2, EXT4

@@ -61,11 +61,19 @@ class LegacyFile:
 
     root: the object; its storages are found under `prefix` and their key. Storages whose bytes are not there, or not
     to be found, are in `storages` without an offset and bytes; one that is cut has the bytes that are left.
+    depth: in how many other pickles it lies as bytes.
     """
 
     def __init__(
-        self, source: PickleSource, start: int, record: str, limits: ReadLimits = DEFAULT_LIMITS, prefix: str = ""
+        self,
+        source: PickleSource,
+        start: int,
+        record: str,
+        limits: ReadLimits = DEFAULT_LIMITS,
+        prefix: str = "",
+        depth: int = 0,
     ) -> None:
+        self.depth = depth
         self.source = source
         self.record = record
         self.limits = limits
@@ -110,7 +118,8 @@ class LegacyFile:
         self._add_views()
 
     def _pickle(self, name: str) -> object:
-        decoded = decode_stream(self.source, self.position, f"{self.record}: {name}", self.limits, self._resolve)
+        where = f"{self.record}: {name}"
+        decoded = decode_stream(self.source, self.position, where, self.limits, self._resolve, depth=self.depth)
         self.position = decoded.end
         self.globals += [ref for ref in decoded.globals if ref.name not in self._named]
         self._named.update(ref.name for ref in decoded.globals)
