@@ -9,10 +9,14 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.matching import Matching, Pair, view_of
 from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
 from ckpt_tui.errors import Cancelled, CkptError
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.distance import Distance
 
 _MAX_THREADS = 4  # a training may be running on the same machine
 _ALONE_BYTES = 4 << 20  # less than this is not worth a second thread
@@ -76,7 +80,7 @@ def compare_pairs(
     for pair in matching.pairs:
         if pair.a is not None and pair.b is not None:
             unique.setdefault((view_of(pair.a), view_of(pair.b)), pair)
-    found: dict[tuple[object, ...], TensorChange] = {}
+    found: dict[tuple[object, ...], _Outcome] = {}
 
     def compare(views: tuple[object, ...], stop: Callable[[], bool]) -> None:
         pair = unique[views]
@@ -142,6 +146,17 @@ def _work_through(
         raise errors[0]
 
 
+class _Outcome:
+    """What comparing two views gave."""
+
+    __slots__ = ("change", "distance", "reason")
+
+    def __init__(self, change: str, reason: str = "", distance: Distance | None = None) -> None:
+        self.change = change
+        self.reason = reason
+        self.distance = distance
+
+
 def _compare(
     a: Checkpoint,
     tensor_a: TensorInfo,
@@ -150,47 +165,47 @@ def _compare(
     with_values: bool,
     on_bytes: Callable[[int], None],
     is_cancelled: Callable[[], bool],
-) -> TensorChange:
-    def change(kind: str, reason: str = "") -> TensorChange:
-        return TensorChange(
-            "", kind, tensor_a.shape, tensor_b.shape, tensor_a.dtype, tensor_b.dtype, reason=reason,
-            size_bytes=max(tensor_a.size_bytes, tensor_b.size_bytes),
-        )  # fmt: skip
-
+) -> _Outcome:
     if tensor_a.shape != tensor_b.shape:
-        return change("shape")
+        return _Outcome("shape")
     dtype_differs = tensor_a.dtype != tensor_b.dtype
     if not dtype_differs and _same_by_checksum(a, tensor_a, b, tensor_b):
-        return replace(change("same"), relative_l2=0.0, max_abs=0.0)
+        return _Outcome("same")
     if not with_values:
-        return change("dtype") if dtype_differs else change("unknown", "values were not compared")
+        return _Outcome("dtype") if dtype_differs else _Outcome("unknown", "values were not compared")
     from ckpt_tui.checkpoints.distance import compare_tensors
 
     try:
         found = compare_tensors((a, tensor_a), (b, tensor_b), on_bytes=on_bytes, is_cancelled=is_cancelled)
     except CkptError as error:
-        return change("dtype" if dtype_differs else "unknown", error.message or error.title)
-    return replace(
-        change("dtype" if dtype_differs else "same" if found.is_equal else "value"),
-        relative_l2=found.relative_l2,
-        max_abs=found.max_abs,
-        cosine=found.cosine,
-        num_nonfinite=found.num_nonfinite,
-        norm_a=found.norm_a,
-        norm_change=found.norm_change,
-    )
+        return _Outcome("dtype" if dtype_differs else "unknown", error.message or error.title)
+    return _Outcome("dtype" if dtype_differs else "same" if found.is_equal else "value", distance=found)
 
 
-def _of_pair(change: TensorChange, pair: Pair) -> TensorChange:
-    """The change of two views under the names of one of the pairs that show them."""
-    assert pair.a is not None
-    assert pair.b is not None
-    return replace(
-        change,
-        name=_display_name(pair.a),
-        name_b=_display_name(pair.b),
+def _of_pair(outcome: _Outcome, pair: Pair) -> TensorChange:
+    """The outcome for two views under the names of one of the pairs that show them."""
+    a, b, found = pair.a, pair.b, outcome.distance
+    assert a is not None
+    assert b is not None
+    unread = 0.0 if outcome.change == "same" else None  # told by checksums
+    return TensorChange(
+        _display_name(a),
+        outcome.change,
+        a.shape,
+        b.shape,
+        a.dtype,
+        b.dtype,
+        relative_l2=unread if found is None else found.relative_l2,
+        max_abs=unread if found is None else found.max_abs,
+        cosine=None if found is None else found.cosine,
+        size_bytes=max(a.size_bytes, b.size_bytes),
+        num_nonfinite=0 if found is None else found.num_nonfinite,
+        reason=outcome.reason,
+        norm_a=None if found is None else found.norm_a,
+        norm_change=None if found is None else found.norm_change,
         part=pair.role,
         key=pair.name,
+        name_b=_display_name(b),
         parameter=pair.parameter,
         is_tied=pair.is_tied,
     )
