@@ -44,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    if args.level != "structure":
+        from ckpt_tui.checkpoints.read_ahead import start_reading
+
+        start_reading(args.paths[0])
     from ckpt_tui.services.validation_run import bytes_of, find_checkpoints, validate_all
 
     levels = LEVEL_CHOICES[: LEVEL_CHOICES.index(args.level) + 1]

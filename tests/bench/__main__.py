@@ -12,11 +12,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import comparing, inspecting, reading, salvaging, training, watching
+from tests.bench import comparing, inspecting, reading, salvaging, training, validating, watching
 from tests.bench.measure import Row
 from tests.bench.reference_files import ReferenceFiles
 
-PARTS = ("reading", "comparing", "inspecting", "salvaging", "watching", "training")
+PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "watching", "training")
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     files = ReferenceFiles(options.files)
     parts = {
         "reading": lambda: reading.rows(files, options.repeats),
+        "validating": lambda: validating.rows(files, options.repeats),
         "comparing": lambda: comparing.rows(files, options.repeats),
         "inspecting": lambda: inspecting.rows(files, options.repeats),
         "salvaging": lambda: salvaging.rows(files, options.repeats),
