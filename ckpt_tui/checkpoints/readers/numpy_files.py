@@ -18,9 +18,10 @@ from ckpt_tui.checkpoints.model import (
     Storage,
     TensorInfo,
     TensorRef,
+    Verdict,
 )
-from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle
-from ckpt_tui.checkpoints.readers.zip_records import HINT, join_storages, read_record, storage_of
+from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, join_storages, storage_of
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex
 from ckpt_tui.errors import CkptError
@@ -79,7 +80,18 @@ class _Header:
 
     @property
     def holds_objects(self) -> bool:
-        return isinstance(self.descr, str) and self.descr.lstrip("<>|=") == "O"
+        """Whether numpy would unpickle the elements: also where only one field of a structure is an object."""
+        waiting: list[object] = [self.descr]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, str):
+                if "O" in part or "object" in part:
+                    return True
+            elif isinstance(part, list):
+                waiting += part
+            elif isinstance(part, tuple):
+                waiting += part[1:]  # the first is the field's name
+        return False
 
 
 def _extent(data: bytes) -> tuple[int, int]:
@@ -123,8 +135,8 @@ class NumpyReader:
         if header.holds_objects:
             if rest > limits.max_pickle_bytes:
                 raise CkptError("Not readable", f"{path}: a pickle of {count(rest)} bytes is more than an array needs")
-            data = read_exactly(descriptor, file_bytes, 0, path)
-            checkpoint.state = _objects(data, header.num_bytes, "", checkpoint, limits, set())
+            decoded = decode_pickle(read_exactly(descriptor, file_bytes, 0, path), path, limits, header.num_bytes)
+            checkpoint.state, checkpoint.globals = decoded.root, decoded.globals
         elif not header.dtype:
             checkpoint.state = _described(header)
         else:
@@ -142,27 +154,26 @@ def read(
     """An archive of them (`np.savez`): an array under the name of each record."""
     checkpoint = Checkpoint(path, "npz", file_bytes, findings=index.findings)
     state: dict[object, object] = {}
-    known: set[str] = set()
-    pickled_bytes = num_bad = 0
+    budget = PickleBudget(checkpoint)
+    num_bad = 0
     for entry in index.entries:
         name = entry.name.removesuffix(".npy")
         try:
             header = _Header(_first_bytes(descriptor, entry, path))
-            if not header.holds_objects:
-                value = _array(header, entry, checkpoint)
+            if header.holds_objects:
+                decoded = add_pickle(descriptor, entry, checkpoint, limits, budget, header.num_bytes)
+                value = _described(header) if isinstance(decoded, CkptError) else decoded.root
             else:
-                pickled_bytes += max(entry.size_bytes, entry.compressed_bytes)
-                if pickled_bytes > limits.max_pickle_bytes:
-                    raise ValueError("more pickle than an archive of arrays can need")
-                value = _objects(
-                    read_record(descriptor, entry, path), header.num_bytes, entry.name, checkpoint, limits, known
-                )
+                value = _array(header, entry, checkpoint)
         except (ValueError, CkptError) as error:
             num_bad += 1
             if num_bad <= _MAX_FINDINGS:
                 message = (error.message if isinstance(error, CkptError) else str(error)).removeprefix(f"{path}: ")
                 finding = Finding("unreadable-array", Severity.ERROR, entry.name, safe_text(message), HINT)
                 checkpoint.findings.append(finding)
+            if num_bad == 1:
+                reason = "an array that could not be read: whether it is a pickle is not known"
+                checkpoint.globals.append(GlobalRef(entry.name, Verdict.UNKNOWN, reason, path))
             continue
         state.setdefault(name, value)  # a second one of this name is a finding of the index
     if not state:
@@ -233,24 +244,6 @@ def _tensor(header: _Header, key: str, start: int) -> TensorRef:
 def _described(header: _Header) -> OpaqueObject:
     """An array whose elements are no numbers of torch's: its shape, and its dtype as numpy writes it."""
     return OpaqueObject("numpy.ndarray", (header.shape, safe_text(header.descr, 2000)))
-
-
-def _objects(data: bytes, start: int, name: str, checkpoint: Checkpoint, limits: ReadLimits, known: set[str]) -> object:
-    """An array of Python objects, which is a pickle."""
-    record = f"{checkpoint.path}: {name}" if name else checkpoint.path
-    named: list[GlobalRef] = []
-    try:
-        decoded = decode_pickle(data, record, limits, start)
-        named = decoded.globals
-        return decoded.root
-    except UnsoundPickleError as error:
-        named = error.globals
-        if not name:
-            raise
-        raise ValueError(error.message) from None
-    finally:
-        checkpoint.globals += [ref for ref in named if ref.name not in known]
-        known.update(ref.name for ref in named)
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:

@@ -19,7 +19,14 @@ from ckpt_tui.checkpoints.model import (
     TensorRef,
     Verdict,
 )
-from ckpt_tui.checkpoints.readers.zip_records import HINT, add_archive, add_pickle, join_storages, read_record
+from ckpt_tui.checkpoints.readers.zip_records import (
+    HINT,
+    PickleBudget,
+    add_archive,
+    add_pickle,
+    join_storages,
+    read_record,
+)
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex
 from ckpt_tui.errors import CkptError
@@ -77,7 +84,7 @@ class _Export:
         self.root = root
         self.by_name = by_name
         self.entries = entries
-        self.known: set[str] = set()
+        self.budget = PickleBudget(checkpoint)
         self.num_pickles = 0
         self.num_malformed = 0
 
@@ -118,9 +125,9 @@ class _Export:
                     continue
                 head = read_exactly(self.descriptor, min(4, one.size_bytes), one.offset, self.checkpoint.path)
                 if head == b"PK\x03\x04":
-                    add_archive(self.descriptor, one, self.checkpoint, self.limits, self.known)
+                    add_archive(self.descriptor, one, self.checkpoint, self.limits, self.budget)
                 else:
-                    add_pickle(self.descriptor, one, self.checkpoint, self.limits, self.known)
+                    add_pickle(self.descriptor, one, self.checkpoint, self.limits, self.budget)
 
     def add_table(self, folder: str, config: str, state: dict[object, object]) -> None:
         """The tensors of a JSON table: {"config": {name: {path_name, is_param, use_pickle, tensor_meta}}}."""
@@ -164,7 +171,7 @@ class _Export:
         if head == b"PK\x03\x04":
             self.add_archive(record, state, name)
         elif self.is_within_limits(record):
-            decoded = add_pickle(self.descriptor, entry, self.checkpoint, self.limits, self.known)
+            decoded = add_pickle(self.descriptor, entry, self.checkpoint, self.limits, self.budget)
             if not isinstance(decoded, CkptError):
                 state[name] = decoded.root
 
@@ -173,7 +180,7 @@ class _Export:
         entry = self.by_name.get(self.root + record)
         if entry is None or not entry.size_bytes or not self.is_within_limits(record):
             return
-        found = add_archive(self.descriptor, entry, self.checkpoint, self.limits, self.known)
+        found = add_archive(self.descriptor, entry, self.checkpoint, self.limits, self.budget)
         if found is None or state is None:
             return
         if name is not None:
@@ -185,6 +192,8 @@ class _Export:
         self.num_pickles += 1
         if self.num_pickles == _MAX_PICKLES:
             self.note("several-pickles", Severity.WARNING, record, "more pickles than an export has: not looked at")
+            unknown = GlobalRef(record, Verdict.UNKNOWN, "it was not looked at", self.checkpoint.path)
+            self.checkpoint.globals.append(unknown)
         return self.num_pickles < _MAX_PICKLES
 
     def note(

@@ -11,7 +11,7 @@ from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, Verdict
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle
 from ckpt_tui.checkpoints.readers.torchscript import judge_code, know_own_classes
-from ckpt_tui.checkpoints.readers.zip_records import HINT, add_pickle, join_storages, read_record
+from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, join_storages, read_record
 from ckpt_tui.checkpoints.state_walk import name_tensors, tensor_references
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex
 from ckpt_tui.errors import CkptError
@@ -39,7 +39,7 @@ def read(
                 continue
             checkpoint.metadata[note] = words if note == "extern_modules" else " ".join(words)
     states: dict[object, object] = {}
-    known: set[str] = set()
+    budget = PickleBudget(checkpoint)
     pickled_bytes = num_pickles = 0
     for entry in index.entries:
         if not _is_pickle(descriptor, entry, root, path):
@@ -49,15 +49,16 @@ def read(
         if num_pickles > _MAX_PICKLES or pickled_bytes > limits.max_pickle_bytes:
             message = "more pickles than such an archive has: it and those behind it are not looked at"
             checkpoint.findings.append(Finding("several-pickles", Severity.WARNING, entry.name, message, HINT))
+            checkpoint.globals.append(GlobalRef(entry.name, Verdict.UNKNOWN, "it was not looked at", path))
             break
-        decoded = add_pickle(descriptor, entry, checkpoint, limits, known)
+        decoded = add_pickle(descriptor, entry, checkpoint, limits, budget)
         if isinstance(decoded, DecodedPickle):
             for reference in tensor_references(decoded.root):  # TorchScript's keys are whole names of records
                 reference.info.storage = reference.info.storage.removesuffix(".storage")
             states[_state_name(entry.name, root)] = decoded.root
     sources = {name[len(root) :]: name for name in by_name if name.endswith(".py") and not name.startswith(hidden)}
     _judge_sources(checkpoint, sources)
-    judge_code(descriptor, checkpoint, index.entries, f"{hidden}ts_code/", limits, known)
+    judge_code(descriptor, checkpoint, index.entries, f"{hidden}ts_code/", limits, budget)
     know_own_classes(checkpoint)
     checkpoint.state = next(iter(states.values())) if len(states) == 1 else states
     byteorder = by_name.get(f"{root}byteorder")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity
-from ckpt_tui.checkpoints.readers.zip_records import HINT, add_pickle, join_storages
+from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, join_storages
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
 from ckpt_tui.errors import CkptError
@@ -67,7 +67,8 @@ class TorchZipReader:
             message = f"torch looks for {safe_text(root, 80)}data.pkl, which is not there"
             findings.append(Finding("outside-folder", Severity.WARNING, pickles[0].name, message, HINT))
         pickles.sort(key=lambda entry: entry.name.lower() != in_root)
-        prefix = _decode_every(descriptor, pickles, checkpoint, limits)
+        budget = PickleBudget(checkpoint, is_nested=base > 0)
+        prefix = _decode_every(descriptor, pickles, checkpoint, limits, budget)
         for note in ("version", "byteorder"):
             entry = by_name.get(prefix + note)
             if entry is not None and entry.offset is not None and entry.method == 0 and entry.size_bytes <= 64:
@@ -82,7 +83,7 @@ class TorchZipReader:
         ):
             from ckpt_tui.checkpoints.readers.torchscript import add_torchscript
 
-            add_torchscript(descriptor, checkpoint, entries, prefix, limits)
+            add_torchscript(descriptor, checkpoint, entries, prefix, limits, budget)
         checkpoint.tensors += name_tensors(checkpoint.state, limits, findings)
         join_storages(checkpoint, prefix, by_name)
         return checkpoint
@@ -108,10 +109,10 @@ def _judge_hidden(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoi
         return
     message = "a data.pkl in an archive of another kind: torch.load takes it for a checkpoint of its own"
     checkpoint.findings.append(Finding("several-formats", Severity.ERROR, pickles[0].name, message, HINT))
-    known = {ref.name for ref in checkpoint.globals}
     _check_amount(pickles, checkpoint.path, limits)
+    budget = PickleBudget(checkpoint)
     for entry in pickles:
-        add_pickle(descriptor, entry, checkpoint, limits, known)
+        add_pickle(descriptor, entry, checkpoint, limits, budget)
 
 
 def _check_amount(pickles: list[ZipEntry], path: str, limits: ReadLimits) -> None:
@@ -124,7 +125,9 @@ def _check_amount(pickles: list[ZipEntry], path: str, limits: ReadLimits) -> Non
         )
 
 
-def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoint, limits: ReadLimits) -> str:
+def _decode_every(
+    descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoint, limits: ReadLimits, budget: PickleBudget
+) -> str:
     """Fill state and globals; gives the prefix of the records that belong to the state.
 
     Programs disagree which of several data.pkl they load, so each is decoded and its globals judged. The first that
@@ -132,11 +135,10 @@ def _decode_every(descriptor: int, pickles: list[ZipEntry], checkpoint: Checkpoi
     """
     findings = checkpoint.findings
     shown: ZipEntry | None = None
-    known: set[str] = set()
     _check_amount(pickles, checkpoint.path, limits)
     first_error: CkptError | None = None
     for entry in pickles:
-        decoded = add_pickle(descriptor, entry, checkpoint, limits, known)
+        decoded = add_pickle(descriptor, entry, checkpoint, limits, budget)
         if isinstance(decoded, CkptError):
             first_error = first_error or decoded
         elif shown is None:

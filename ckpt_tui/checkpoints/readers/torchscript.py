@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, OpaqueObject, Severity, Verdict
-from ckpt_tui.checkpoints.readers.zip_records import HINT, add_pickle, read_record
+from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, read_record
 from ckpt_tui.checkpoints.state_walk import tensor_references
 from ckpt_tui.checkpoints.zip_index import ZipEntry
 from ckpt_tui.errors import CkptError
@@ -17,16 +17,20 @@ from ckpt_tui.text import count, plural
 
 _MAX_PICKLES = 16
 _MAX_CODE_BYTES = 16 << 20  # of source that is looked through
-_MAX_DEBUG_BYTES = 4 << 20  # of pickles that say which line the code came from: nothing but texts in honest files
+_MAX_DEBUG_BYTES = 2 << 20  # of pickles that say which line the code came from: nothing but texts in honest files
 _WRITES = (b"torch.save(", b"torch.from_file(", b"ops.aten.save(", b"ops.aten.from_file(")
 
 
 def add_torchscript(
-    descriptor: int, checkpoint: Checkpoint, entries: list[ZipEntry], prefix: str, limits: ReadLimits
+    descriptor: int,
+    checkpoint: Checkpoint,
+    entries: list[ZipEntry],
+    prefix: str,
+    limits: ReadLimits,
+    budget: PickleBudget,
 ) -> None:
     """Add what an archive of TorchScript holds beside its data.pkl, which is decoded already, to its state."""
     checkpoint.format = "torchscript"
-    known = {ref.name for ref in checkpoint.globals}
     root = checkpoint.state
     # torch does not tell capitals from small letters.
     pickles = [e for e in entries if e.name.startswith(prefix) and e.name[-4:].lower() == ".pkl"]
@@ -35,8 +39,9 @@ def add_torchscript(
         if number >= _MAX_PICKLES:
             message = f"{plural(len(pickles) - number, 'more pickle')}: more than such an archive has, not looked at"
             checkpoint.findings.append(Finding("several-pickles", Severity.WARNING, entry.name, message, HINT))
+            _unknown(checkpoint, entry)
             break
-        decoded = add_pickle(descriptor, entry, checkpoint, limits, known)
+        decoded = add_pickle(descriptor, entry, checkpoint, limits, budget)
         if isinstance(decoded, CkptError):
             continue
         name = entry.name[len(prefix) : -len(".pkl")]
@@ -54,7 +59,7 @@ def add_torchscript(
                 value = {f"c{place}": item for place, item in enumerate(value)}
         if value not in ({}, (), []) and isinstance(root, OpaqueObject):
             root.entries[name] = value  # beside the attributes of the module, as the code sees them
-    judge_code(descriptor, checkpoint, entries, prefix, limits, known)
+    judge_code(descriptor, checkpoint, entries, prefix, limits, budget)
     know_own_classes(checkpoint)
 
 
@@ -66,8 +71,18 @@ def know_own_classes(checkpoint: Checkpoint) -> None:
             checkpoint.globals[place] = GlobalRef(ref.name, Verdict.KNOWN, reason, ref.where)
 
 
+def _unknown(checkpoint: Checkpoint, entry: ZipEntry) -> None:
+    """What was not looked at is not safe."""
+    checkpoint.globals.append(GlobalRef(entry.name, Verdict.UNKNOWN, "it was not looked at", checkpoint.path))
+
+
 def judge_code(
-    descriptor: int, checkpoint: Checkpoint, entries: list[ZipEntry], prefix: str, limits: ReadLimits, known: set[str]
+    descriptor: int,
+    checkpoint: Checkpoint,
+    entries: list[ZipEntry],
+    prefix: str,
+    limits: ReadLimits,
+    budget: PickleBudget,
 ) -> None:
     """Say that there is code, and whether it writes files; decode the pickles beside it."""
     sources = [e for e in entries if e.name.startswith(f"{prefix}code/") and e.name[-3:].lower() == ".py"]
@@ -89,23 +104,25 @@ def judge_code(
         if left < 0:
             message = f"only the first {count(_MAX_CODE_BYTES >> 20)} MB of code are looked through"
             findings.append(Finding("code-not-read", Severity.WARNING, entry.name, message, level="safety"))
+            _unknown(checkpoint, entry)
             break
         try:
             source = read_record(descriptor, entry, path)
         except CkptError as error:
             findings.append(Finding("unreadable-code", Severity.ERROR, entry.name, error.message, HINT))
+            _unknown(checkpoint, entry)
             continue
         for words in _WRITES:
             name = words[:-1].decode()
-            if words in source and name not in known:
-                known.add(name)
+            if words in source and name not in budget.names:
+                budget.names.add(name)
                 reason = "the archive's TorchScript code reads or writes files with it"
                 checkpoint.globals.append(GlobalRef(name, Verdict.DANGEROUS, reason, f"{path}: {entry.name}"))
     left = _MAX_DEBUG_BYTES
     for entry in debug:
         left -= entry.size_bytes
         if left < 0:
-            message = f"{plural(len(debug), 'pickle')} of source positions: only the first 4 MB of them are looked at"
+            message = f"{plural(len(debug), 'pickle')} of source positions: only the first 2 MB of them are looked at"
             findings.append(Finding("debug-not-read", Severity.INFO, entry.name, message, level="safety"))
             break
-        add_pickle(descriptor, entry, checkpoint, limits, known)
+        add_pickle(descriptor, entry, checkpoint, limits, budget)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo
+from ckpt_tui.checkpoints.model import (
+    DTYPE_SIZES,
+    Checkpoint,
+    Finding,
+    GlobalRef,
+    Severity,
+    Storage,
+    TensorInfo,
+    Verdict,
+)
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.zip_index import ZipEntry
 from ckpt_tui.errors import CkptError
@@ -13,6 +22,37 @@ from ckpt_tui.text import count, size
 HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
 _MAX_FINDINGS = 100
 _MAX_INFLATED_BYTES = 64 << 20  # torch stores its pickles as they are; a thousandth of this can hold a bomb
+_FREE_OPCODES = 1_000_000  # of compressed pickles, for all of an archive: they take about a second at worst
+_OPCODES_A_BYTE = 2  # more for each compressed byte: of 30,000 tensors it holds 1.8
+
+
+class PickleBudget:
+    """What the pickles of one archive may cost, however many there are. names: globals that are listed already.
+
+    Records that lie over each other would be decoded again and again, and a compressed one can stand for a thousand
+    times its size.
+    """
+
+    __slots__ = ("free_opcodes", "names", "stored_bytes")
+
+    def __init__(self, checkpoint: Checkpoint, is_nested: bool = False) -> None:
+        self.names = {ref.name for ref in checkpoint.globals}
+        self.stored_bytes = checkpoint.size_bytes  # every byte of the file once
+        self.free_opcodes = 0 if is_nested else _FREE_OPCODES
+
+    def limits_of(self, entry: ZipEntry, limits: ReadLimits) -> ReadLimits:
+        """The limits for one more pickle; CkptError when it is one too many."""
+        self.stored_bytes -= entry.compressed_bytes
+        if self.stored_bytes < 0:
+            raise CkptError("Not readable", "pickles that lie over each other: more bytes than the file has")
+        if not entry.method:
+            return limits
+        from dataclasses import replace
+
+        earned = _OPCODES_A_BYTE * entry.compressed_bytes
+        allowed = min(limits.max_opcodes, earned + self.free_opcodes)
+        self.free_opcodes -= min(max(entry.size_bytes - earned, 0), self.free_opcodes)  # an opcode has a byte at least
+        return replace(limits, max_opcodes=allowed)
 
 
 def read_record(descriptor: int, entry: ZipEntry, path: str, max_bytes: int = _MAX_INFLATED_BYTES) -> bytes:
@@ -39,28 +79,25 @@ def read_record(descriptor: int, entry: ZipEntry, path: str, max_bytes: int = _M
     return data
 
 
-def decode_record(descriptor: int, entry: ZipEntry, path: str, limits: ReadLimits) -> DecodedPickle:
-    """The pickle in a record."""
-    return decode_pickle(read_record(descriptor, entry, path), f"{path}: {entry.name}", limits)
-
-
 def add_pickle(
-    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, known: set[str]
+    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, budget: PickleBudget, start: int = 0
 ) -> DecodedPickle | CkptError:
-    """Decode a pickle and add what it names to the checkpoint; the error, and a finding, when it does not decode.
-
-    known: the names of globals that are listed already.
-    """
-    findings = checkpoint.findings
+    """Decode the pickle in a record, from its byte `start` on, and add what it names to the checkpoint; the error, and
+    a finding, when it does not decode: what it would do is not known then."""
+    findings, path = checkpoint.findings, checkpoint.path
     decoded: DecodedPickle | CkptError
     try:
-        decoded = decode_record(descriptor, entry, checkpoint.path, limits)
+        allowed = budget.limits_of(entry, limits)
+        data = read_record(descriptor, entry, path)
+        decoded = decode_pickle(data, f"{path}: {entry.name}", allowed, start)
         named = decoded.globals
     except CkptError as error:
         decoded = error
         named = error.globals if isinstance(error, UnsoundPickleError) else []
-        message = error.message.removeprefix(f"{checkpoint.path}: ")
+        message = error.message.removeprefix(f"{path}: ")
         findings.append(Finding("unreadable-pickle", Severity.ERROR, entry.name, message, HINT))
+        reason = "a pickle that could not be decoded to its end: what it would do is not known"
+        named = [*named, GlobalRef(entry.name, Verdict.UNKNOWN, reason, path)]
     else:
         if decoded.end < entry.size_bytes:
             rest = f"{count(entry.size_bytes - decoded.end)} bytes follow the end of the pickle"
@@ -68,8 +105,8 @@ def add_pickle(
         if decoded.num_malformed:
             broken = f"{count(decoded.num_malformed)} of its tensors have shapes or strides that no tensor can have"
             findings.append(Finding("malformed-tensor", Severity.ERROR, entry.name, broken, HINT))
-    checkpoint.globals += [ref for ref in named if ref.name not in known]
-    known.update(ref.name for ref in named)
+    checkpoint.globals += [ref for ref in named if ref.name not in budget.names]
+    budget.names.update(ref.name for ref in named)
     return decoded
 
 
@@ -129,7 +166,7 @@ _ELEMENTS_PER_BYTE = {"quint4x2": 2, "quint2x4": 4}
 
 
 def add_archive(
-    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, known: set[str]
+    descriptor: int, entry: ZipEntry, checkpoint: Checkpoint, limits: ReadLimits, budget: PickleBudget
 ) -> Checkpoint | None:
     """Read an archive of torch.save that is a record of this one: its storages, globals and findings are added to
     the checkpoint, its state is ready to be walked again. None, and a finding, when it cannot be read."""
@@ -142,8 +179,12 @@ def add_archive(
         checkpoint.findings.append(Finding("unreadable-part", Severity.ERROR, where, message, HINT))
         return None
     try:
+        budget.limits_of(entry, limits)
         found = READER.read(descriptor, entry.size_bytes, path, limits, entry.offset)
     except CkptError as error:
+        budget.names.add(where)
+        reason = "an archive that could not be read: what loading it would do is not known"
+        checkpoint.globals.append(GlobalRef(where, Verdict.UNKNOWN, reason, path))
         message = (error.message or error.title).replace(f"{path}: ", "").replace(f"{path} is ", "")
         checkpoint.findings.append(Finding("unreadable-part", Severity.ERROR, where, message, HINT))
         return None
@@ -151,8 +192,8 @@ def add_archive(
         place = f"{where}: {finding.where}" if finding.where else where
         note = Finding(finding.code, finding.severity, place, finding.message, finding.hint, finding.level)
         checkpoint.findings.append(note)
-    checkpoint.globals += [ref for ref in found.globals if ref.name not in known]
-    known.update(ref.name for ref in found.globals)
+    checkpoint.globals += [ref for ref in found.globals if ref.name not in budget.names]
+    budget.names.update(ref.name for ref in found.globals)
     for storage in found.storages.values():
         key = f"{where}:{storage.key}"
         checkpoint.storages[key] = Storage(

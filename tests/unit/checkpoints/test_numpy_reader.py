@@ -144,6 +144,15 @@ def test_objects_are_decoded_and_judged(tmp_path: Path, kind: str) -> None:
     assert not mark.exists()
 
 
+def test_objects_in_a_field_of_a_structure_are_found(tmp_path: Path) -> None:
+    array = np.zeros(2, dtype=[("n", "<f4"), ("inner", [("o", "O")])])
+    array["inner"]["o"][0] = Payload()
+    np.savez(tmp_path / "x.npz", rows=array)
+    assert open_checkpoint(tmp_path / "x.npz").safety == "dangerous"
+    np.savez(tmp_path / "y.npz", rows=np.zeros(2, dtype=[("Other name", "<f4")]))
+    assert open_checkpoint(tmp_path / "y.npz").safety == "safe"
+
+
 # --- reading what is compressed
 
 
@@ -276,6 +285,7 @@ def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
     checkpoint = open_checkpoint(path)
     assert [(finding.code, finding.where) for finding in checkpoint.findings] == [("unreadable-array", "bad.npy")]
     assert list(checkpoint.state) == ["good"]
+    assert checkpoint.safety == "unknown"  # numpy may read a header that we do not
 
 
 def test_a_file_cut_short_or_with_more_behind(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -295,3 +298,68 @@ def test_names_with_escapes_and_traversal_are_only_names(tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.split("\n"))
     assert len(shown) < 20_000
+
+
+# --- what many, compressed or overlapping pickles may cost
+
+
+@functools.cache
+def _packed(data: bytes) -> bytes:
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+def _deflated(name: str, data: bytes) -> Record:
+    truth = {"method": 8, "size": len(data), "crc": 0}
+    return Record(name, _packed(data), truth, dict(truth))
+
+
+def _busy_work(num_bytes: int) -> bytes:
+    """A pickle that does nothing for long: one opcode a byte, of the slowest."""
+    return b"\x8f0" * (num_bytes // 2) + b"cos\nsystem\n."
+
+
+_NPY_OF_OBJECTS = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+_NPY = b"\x93NUMPY\1\0" + len(_NPY_OF_OBJECTS).to_bytes(2, "little") + _NPY_OF_OBJECTS
+_LONG = _busy_work(8_000_000)
+_LONG_ARRAY = _NPY + _LONG
+BOMBS = {
+    "data.pkl": lambda: [Record(_PKL, _PICKLE), _deflated(_PKL, _LONG)],
+    "many of them": lambda: [Record(_PKL, _PICKLE), *(_deflated(f"archive/{i}/data.pkl", _LONG) for i in range(3))],
+    "package": lambda: [*DECOYS["package"], *(_deflated(f"archive/{i}.pkl", _LONG) for i in range(3))],
+    "numpy": lambda: [*DECOYS["numpy"], *(_deflated(f"archive/{i}.npy", _LONG_ARRAY) for i in range(3))],
+    "torchscript": lambda: [
+        Record(_PKL, _PICKLE), *DECOYS["torchscript"], *(_deflated(f"archive/{i}.pkl", _LONG) for i in range(3)),
+        *(_deflated(f"archive/code/{i}.py.debug_pkl", _LONG) for i in range(3)),
+    ],
+    "inside another": lambda: [
+        *DECOYS["export"],
+        Record("archive/data/sample_inputs/model.pt", zip_bytes(_deflated(_PKL, _LONG), _VERSION)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_compressed_pickles_end_early_and_are_not_safe(tmp_path: Path, kind: str) -> None:
+    data = _archive(*BOMBS[kind]())
+    assert len(data) < 100_000
+    before = time.process_time()
+    checkpoint = _open(tmp_path, data)
+    assert time.process_time() - before < 4  # about one when nothing else runs; 12 without the limit
+    assert checkpoint.safety in ("unknown", "dangerous")
+    assert [f for f in checkpoint.findings if f.code in ("unreadable-pickle", "unreadable-part", "debug-not-read")]
+
+
+def test_pickles_that_lie_over_each_other_are_decoded_as_often_as_the_file_has_bytes(tmp_path: Path) -> None:
+    work = _busy_work(200_000)
+    record = Record("archive/0.pkl", work)
+    honest = zip_bytes(*DECOYS["package"], record)
+    place = honest.index(b"archive/0.pkl") - 30
+    others = [
+        Record(f"archive/{i}.pkl", b"", {"at": place, "packed": len(work), "size": len(work)}) for i in range(900)
+    ]
+    before = time.process_time()
+    checkpoint = _open(tmp_path, zip_bytes(*DECOYS["package"], record, *others))
+    assert time.process_time() - before < 3
+    assert checkpoint.safety == "dangerous"
+    assert "overlapping-records" in [finding.code for finding in checkpoint.findings]
