@@ -6,7 +6,7 @@ Nothing that a file names as code is carried over, and every change is listed by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -78,13 +78,17 @@ def make_inert(
     dangerous: frozenset[str] = frozenset(),
     limits: ReadLimits = DEFAULT_LIMITS,
     is_big_endian: bool = False,
+    only_tensors: bool = False,
 ) -> InertState:
     """`state` without tensors that are lost: a dict's key is left out with its value, in a list None stands there.
 
     assemble: gives the key of a new storage in which the pieces of a tensor lie together; "" when one is lost.
     dangerous: names of what the file would call and nobody should; nothing is made of what it gives them.
+    only_tensors: leave every other value out.
     """
-    return _Maker(is_lost, assemble, dangerous, limits, is_big_endian).make(state)
+    maker = _Maker(is_lost, assemble, dangerous, limits, is_big_endian)
+    maker.only_tensors = only_tensors
+    return maker.make(state)
 
 
 class _Frame:
@@ -113,6 +117,7 @@ class _Maker:
         self.dangerous = dangerous
         self.limits = limits
         self.is_big_endian = is_big_endian
+        self.only_tensors = False
         self.made = InertState()
         self.done: dict[int, object] = {}  # containers that stand in several places stay one
         self.kept: list[object] = []  # so that no id() is used twice
@@ -155,6 +160,8 @@ class _Maker:
     def leaf(self, value: object) -> object:
         """What is written for a value; a `_Frame` for one whose children have to be looked at first."""
         kind = type(value)
+        if self.only_tensors and not isinstance(value, (TensorRef, dict, list, tuple)):
+            return _LEFT_OUT
         if kind in _PLAIN:
             if kind is int and isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
                 return self.left_out("it is a number that no loader takes")
@@ -241,6 +248,8 @@ class _Maker:
 
     def finished(self, frame: _Frame) -> object:
         target = frame.target
+        if self.only_tensors and not any(item is not None for item in _values(target)):
+            return _LEFT_OUT
         if frame.kind == "tuple":
             return tuple(target)
         if frame.kind == "set":
@@ -332,6 +341,10 @@ def _put(frame: _Frame, key: object, value: object) -> None:
             frame.target[key] = value
     elif frame.kind != "set" or not is_left_out:
         frame.target.append(None if is_left_out else value)
+
+
+def _values(target: dict[object, object] | list[object]) -> Iterable[object]:
+    return target.values() if isinstance(target, dict) else target
 
 
 def _holds(args: tuple[object, ...]) -> bool:

@@ -8,6 +8,7 @@ checksums nothing vouches for the bytes, and that is said.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,7 @@ class Examined:
     lost_storages: dict[str, str] = field(default_factory=dict)
     missing: list[LostTensor] = field(default_factory=list)
     has_names: bool = True
+    has_own_names: bool = True  # False: they are those of another checkpoint, and no other value is known
     has_checksums: bool = False
     records: list[FoundRecord] | None = None  # of a walk; None: the archive's own directory tells them
     is_damaged: bool = False
@@ -111,18 +113,20 @@ def examine(
     path: str,
     limits: ReadLimits = DEFAULT_LIMITS,
     *,
+    names_from: str | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Examined:
     """Look at everything in the checkpoint at `path`, a file or a directory, and read all of its bytes once.
 
+    names_from: another checkpoint of the same run, for the names and shapes where those of a torch zip are lost.
     Raises CkptError when there is nothing to get back from it, and Cancelled.
     """
     try:
         if "\0" not in path and Path(path).is_dir():
             examined = _open_directory(path, limits, is_cancelled)
         else:
-            examined = _open_file(path, limits, is_cancelled)
+            examined = _open_file(path, limits, is_cancelled, names_from)
         _verify(examined, on_bytes, is_cancelled)
     except OSError as error:
         raise from_os_error(error, safe_text(path, 1000)) from error
@@ -132,9 +136,12 @@ def examine(
 # --- opening
 
 
-def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
+def _open_file(
+    path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None, names_from: str | None = None
+) -> Examined:
     from ckpt_tui.checkpoints.registry import open_file
 
+    other = open_file(names_from, limits) if names_from is not None else None
     checkpoint: Checkpoint | None = None
     problem: CkptError | None = None
     try:
@@ -147,11 +154,13 @@ def _open_file(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] |
         problem = error
     with RegularFile(path) as file:
         try:
-            broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled)
+            broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled, other)
         except CkptError as error:
+            if error.title == "Not of the same kind":
+                raise
             is_zip = os.pread(file.descriptor, 4, 0) == ZIP_HEAD
             raise (error if problem is None or is_zip else problem) from None
-    if checkpoint is None or broken.is_walked or not broken.has_names:
+    if checkpoint is None or broken.is_walked or not (broken.has_names and broken.has_own_names):
         return _of_zip(broken)
     # Its directory and its data.pkl hold: the reader knows more of it, but for records behind damaged headers.
     examined = _of_reader(checkpoint)
@@ -172,6 +181,7 @@ def _of_zip(broken: BrokenZip) -> Examined:
         broken.checkpoint,
         lost_storages=dict(broken.lost),
         has_names=broken.has_names,
+        has_own_names=broken.has_own_names,
         has_checksums=broken.has_checksums,
         records=broken.records if broken.is_walked else None,
         is_damaged=True,
@@ -308,7 +318,8 @@ def _verify_file(
             if outcome.checksum_differs or outcome.missing_bytes or outcome.problem:
                 bad.append(outcome.region)
             continue
-        reason = _why_lost(found, outcome, examined.has_checksums)
+        is_vouched = bool(found.crc32) or _lies_in(found, others)
+        reason = _why_lost(found, outcome, examined.has_checksums and not is_vouched)
         if reason:
             lost[found.key] = reason
             continue
@@ -316,13 +327,28 @@ def _verify_file(
         examined.sources[found.key] = Source(
             path, found.offset, found.size_bytes,
             found.size_bytes if found.deflated_bytes is None else found.deflated_bytes,
-            outcome.crc32, bool(found.crc32), found.deflated_bytes is not None, found.is_big_endian,
+            outcome.crc32, is_vouched, found.deflated_bytes is not None, found.is_big_endian,
         )  # fmt: skip
     for region in bad:
         _judge_bad_record(examined, region)
 
 
-def _why_lost(storage: Storage, outcome: RegionResult, has_checksums: bool) -> str:
+def _lies_in(storage: Storage, records: list[Region]) -> bool:
+    """Whether a record with a checksum holds the storage and more: an array in data.pkl, or behind its own header."""
+    assert storage.offset is not None
+    place = bisect_right(records, storage.offset, key=_offset) - 1
+    record = records[place] if place >= 0 else None
+    if record is None or not record.crc32:
+        return False
+    stored = record.size_bytes if record.stored_bytes is None else record.stored_bytes
+    return storage.offset + (storage.deflated_bytes or storage.size_bytes) <= record.offset + stored
+
+
+def _offset(record: Region) -> int:
+    return record.offset
+
+
+def _why_lost(storage: Storage, outcome: RegionResult, needs_checksum: bool) -> str:
     key = storage.key
     if not outcome.is_read:
         return f"{key} overlaps others so often that it was not read"
@@ -332,7 +358,7 @@ def _why_lost(storage: Storage, outcome: RegionResult, has_checksums: bool) -> s
         return f"{key} {outcome.problem}"
     if outcome.checksum_differs and storage.crc32:
         return f"{key} is not what was written: its checksum differs"
-    if has_checksums and not storage.crc32 and outcome.crc32 and storage.size_bytes:
+    if needs_checksum and outcome.crc32 and storage.size_bytes:
         return f"{key} has no checksum, and everything else in the file has one"
     return ""
 
@@ -355,7 +381,7 @@ def _other_records(examined: Examined, path: str, storages: list[Storage]) -> li
     taken = {(storage.offset, storage.size_bytes) for storage in storages}
     return [
         Region(r.name, r.offset, r.size_bytes, r.crc32 or None, stored_bytes=None if r.is_stored else r.stored_bytes)
-        for r in records
+        for r in sorted(records, key=lambda record: record.offset)
         if (r.offset, r.size_bytes) not in taken
     ]
 

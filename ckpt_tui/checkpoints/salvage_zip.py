@@ -35,6 +35,7 @@ class BrokenZip:
 
     checkpoint: Checkpoint
     has_names: bool = True
+    has_own_names: bool = True  # False: they are those of another checkpoint
     is_walked: bool = False
     has_checksums: bool = False  # of any record
     lost: dict[str, str] = field(default_factory=dict)
@@ -47,10 +48,14 @@ def open_broken_zip(
     path: str,
     limits: ReadLimits,
     is_cancelled: Callable[[], bool] | None = None,
+    names_from: Checkpoint | None = None,
 ) -> BrokenZip:
-    """Everything that is left of a torch zip. Raises CkptError when it holds no record of one."""
+    """Everything that is left of a torch zip. Raises CkptError when it holds no record of one.
+
+    names_from: another checkpoint of the same run, which tells what the storages are when data.pkl is lost.
+    """
     broken = BrokenZip(Checkpoint(path, "torch-zip", file_bytes))
-    reader = _Reader(descriptor, path, limits, broken)
+    reader = _Reader(descriptor, path, limits, broken, names_from)
     if not reader.by_directory(file_bytes):
         reader.by_walk(ZipWalk(descriptor, file_bytes, limits, is_cancelled))
     reader.finish()
@@ -60,7 +65,10 @@ def open_broken_zip(
 class _Reader:
     """Records of one file, and the state that its pickle gives them."""
 
-    def __init__(self, descriptor: int, path: str, limits: ReadLimits, broken: BrokenZip) -> None:
+    def __init__(
+        self, descriptor: int, path: str, limits: ReadLimits, broken: BrokenZip, names_from: Checkpoint | None
+    ) -> None:
+        self.names_from = names_from
         self.descriptor = descriptor
         self.path = path
         self.limits = limits
@@ -190,7 +198,9 @@ class _Reader:
         broken.records = list(self.records.values())
         if self.prefix is None and not any(map(_is_pickle, broken.records)) and self._read_other_format():
             return
-        if self.prefix is None:
+        if self.prefix is None and self.names_from is not None:
+            self._take_names(self.names_from)
+        elif self.prefix is None:
             self._list_raw_records()
         elif broken.is_walked and f"{self.prefix}constants.pkl" in self.records and self._read_other_format():
             return  # TorchScript: it has tensors among its constants, too
@@ -237,6 +247,39 @@ class _Reader:
         self.broken.checkpoint = found
         return True
 
+    def _take_names(self, other: Checkpoint) -> None:
+        """Let the storages be what those of the same records are in another checkpoint, if every one has its size."""
+        checkpoint = self.checkpoint
+        found = self._raw_names()
+        self.prefix = found[0].removesuffix(found[0][found[0].rindex("data/") :]) if found else ""
+        problem = "no storage was found" if not found else ""
+        for name in found:
+            record, key = self.records[name], name.removeprefix(self.prefix)
+            expected = other.storages.get(key)
+            if expected is None:
+                problem = f"{key} is not in it"
+            elif record.is_complete and record.size_bytes != expected.size_bytes:
+                problem = f"{key} has {count(record.size_bytes)} bytes, there {count(expected.size_bytes)}"
+        if problem:
+            raise CkptError(
+                "Not of the same kind",
+                f"{safe_text(other.path)} does not tell what {safe_text(self.path)} holds: {problem}",
+                "Give another checkpoint of the same run with --names-from, or none.",
+            )
+        problem = f"{self.pickle_problem}: names and shapes are those of {safe_text(other.path)}"
+        checkpoint.findings.append(Finding("names-from-other", Severity.ERROR, "data.pkl", problem))
+        checkpoint.state, checkpoint.tensors = other.state, other.tensors
+        self.broken.has_own_names = False
+        for tensor in checkpoint.tensors:
+            if tensor.storage:
+                self.tensors_by_key.setdefault(tensor.storage, []).append(tensor)
+
+    def _raw_names(self) -> list[str]:
+        """The records of storages, in the order of their numbers."""
+        found = [name for name in self.records if "/data/" in f"/{name}" and name.rpartition("/")[2].isdigit()]
+        found.sort(key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2][:18])))
+        return found
+
     def _list_raw_records(self) -> None:
         """Without data.pkl nobody knows what the storages are: bytes under the names of their records."""
         checkpoint = self.checkpoint
@@ -244,8 +287,7 @@ class _Reader:
         problem = f"{self.pickle_problem}: names, shapes, dtypes, step and settings are lost"
         checkpoint.findings.append(Finding("no-names", Severity.ERROR, "data.pkl", problem))
         state: dict[object, object] = {}
-        found = [name for name in self.records if "/data/" in f"/{name}" and name.rpartition("/")[2].isdigit()]
-        found.sort(key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2][:18])))
+        found = self._raw_names()
         self.prefix = found[0].removesuffix(found[0][found[0].rindex("data/") :]) if found else ""
         for name in found:
             key = name.removeprefix(self.prefix)

@@ -28,6 +28,7 @@ EXAMPLES = (
     "ckpt-tui salvage broken.pt -o saved.pt --dry-run",
     "ckpt-tui salvage model.safetensors -o saved.safetensors",
     "ckpt-tui salvage checkpoint-500 -o saved.pt --json",
+    "ckpt-tui salvage latest.pt -o saved.pt --names-from latest_backup.pt",
 )
 _MAX_SHOWN = 12
 _MAX_CHANGES_SHOWN = 4
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="BROKEN", help="damaged checkpoint, a file or a directory")
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="new file; never one that is there already")
     parser.add_argument("--dry-run", action="store_true", help="say what can be got back, and write nothing")
+    parser.add_argument(
+        "--names-from",
+        metavar="OTHER",
+        help="when the names in BROKEN are lost: take names and shapes from this checkpoint of the same run",
+    )
     parser.add_argument("--force", action="store_true", help="even when nothing is damaged: write it as plain data")
 
 
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
     try:
         with out.progress("reading", _bytes_of(args.path)) as progress:
-            plan = plan_salvage(args.path, args.out, on_bytes=progress.advance)
+            plan = plan_salvage(args.path, args.out, names_from=args.names_from, on_bytes=progress.advance)
     except CkptError as error:
         if error.title not in _NOTHING_LEFT:
             raise
@@ -92,6 +98,7 @@ def _as_data(plan: SalvagePlan, is_done: bool) -> dict[str, object]:
         "out_bytes": plan.new_file.size_bytes if plan.new_file is not None else None,
         "damaged": plan.is_damaged,
         "names_known": plan.has_names,
+        "names_from_other": not plan.examined.has_own_names,
         "num_tensors": plan.num_tensors,
         "num_salvaged": plan.num_written,
         "bytes": plan.num_bytes,
@@ -143,7 +150,13 @@ def _lines(plan: SalvagePlan, is_done: bool, is_dry: bool, is_good: bool, style:
     if not plan.has_names:
         yield from wrapped(
             "Its data.pkl is lost, and with it names, shapes, dtypes, step and settings: what is left are the bytes of "
-            "its storages, as uint8 tensors under the names of their records.", style,
+            "its storages, as uint8 tensors under the names of their records. Another checkpoint of the same run can "
+            "tell what they are: --names-from OTHER.", style,
+        )  # fmt: skip
+    elif not plan.examined.has_own_names:
+        yield from wrapped(
+            "Its data.pkl is lost: names and shapes are those of the other checkpoint, whose storages have the same "
+            "numbers and sizes. Step, settings and all other values are lost.", style,
         )  # fmt: skip
     yield from _lost_lines(plan, style)
     yield from _change_lines("Written in another form", plan.changed, style)

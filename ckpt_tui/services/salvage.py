@@ -77,23 +77,29 @@ def plan_salvage(
     path: str,
     out: str,
     *,
+    names_from: str | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> SalvagePlan:
     """Read all of the checkpoint and decide what OUT will hold; nothing is written.
 
+    names_from: another checkpoint of the same run, which tells what the storages are when data.pkl is lost.
     Raises CkptError when the checkpoint cannot be looked at, when OUT is no place to write to, or when nothing at all
     is left; Cancelled.
     """
     _check_out(path, out)
     with GarbageHeld():
-        return _plan(path, out, on_bytes, is_cancelled)
+        return _plan(path, out, names_from, on_bytes, is_cancelled)
 
 
 def _plan(
-    path: str, out: str, on_bytes: Callable[[int], None] | None, is_cancelled: Callable[[], bool] | None
+    path: str,
+    out: str,
+    names_from: str | None,
+    on_bytes: Callable[[int], None] | None,
+    is_cancelled: Callable[[], bool] | None,
 ) -> SalvagePlan:
-    examined = examine(path, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    examined = examine(path, names_from=names_from, on_bytes=on_bytes, is_cancelled=is_cancelled)
     checkpoint = examined.checkpoint
     reasons = {id(tensor): examined.lost_reason(tensor) for tensor in checkpoint.tensors}
     state, is_flat = _state_to_write(checkpoint)
@@ -103,6 +109,7 @@ def _plan(
         lambda tensor: assemble(examined, tensor),
         frozenset(ref.name for ref in checkpoint.globals if ref.verdict is Verdict.DANGEROUS),
         is_big_endian=_is_big_endian(examined),
+        only_tensors=not examined.has_own_names,
     )
     written = name_tensors(inert.state, DEFAULT_LIMITS, [])
     plan = SalvagePlan(
@@ -226,7 +233,7 @@ def _add_progress(plan: SalvagePlan) -> None:
         return
     if not checkpoint.parts:
         add_facts(checkpoint)
-    plan.progress = dict(checkpoint.progress)
+    plan.progress = dict(checkpoint.progress) if plan.examined.has_own_names else {}
     lost = Counter((tensor.file, tensor.name) for tensor in plan.lost)
     for role in dict.fromkeys(part.role for part in checkpoint.parts):
         parts = [part for part in checkpoint.parts if part.role == role]

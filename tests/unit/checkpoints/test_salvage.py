@@ -373,3 +373,42 @@ def test_a_record_of_more_than_4_gib_gets_zip64_fields(tmp_path: Path) -> None:
     reader = torch._C.PyTorchFileReader(str(path))
     assert reader.get_record("data/3") == b"x"
     assert reader.get_record_offset("data/2") == new_file.storages[2].offset
+
+
+def test_another_checkpoint_of_the_run_can_tell_the_names(tmp_path: Path) -> None:
+    def state(step: int, size: int = 6) -> dict[str, Any]:
+        torch.manual_seed(step)
+        weight = torch.randn(4, size)
+        return {
+            "step": step, "model": {"w": weight, "tied": weight, "b": torch.randn(4)}, "args": {"lr": 0.1, "list": [1]},
+            "optimizer": {"state": {0: {"exp_avg": torch.randn(4, size).t()}}},
+        }  # fmt: skip
+
+    raw = bytearray(saved(state(200)))
+    raw[:200] = bytes(200)  # a torn page: data.pkl is gone
+    broken, other, out = tmp_path / "broken.pt", tmp_path / "other.pt", tmp_path / "out.pt"
+    broken.write_bytes(raw)
+    other.write_bytes(saved(state(100)))
+    plan = plan_salvage(str(broken), str(out), names_from=str(other))
+    carry_out(plan)
+    got, truth = torch.load(out, weights_only=True), state(200)
+    assert set(got) == {"model", "optimizer"}  # the other's step and settings are not this one's
+    assert plan.progress == {}
+    assert plan.lost == []
+    for place, value in leaves(got):
+        expected = dict(leaves(truth))[place]
+        assert isinstance(expected, torch.Tensor)
+        assert isinstance(value, torch.Tensor)
+        assert are_same(value, expected)
+    assert got["model"]["w"].data_ptr() == got["model"]["tied"].data_ptr()
+    # One of another shape tells nothing, and its sizes give it away.
+    other.write_bytes(saved(state(100, size=7)))
+    with pytest.raises(CkptError, match=r"Not of the same kind.*has 96 bytes, there 112"):
+        plan_salvage(str(broken), str(tmp_path / "new.pt"), names_from=str(other))
+    other.write_bytes(saved({"model": {"w": torch.ones(4, 6)}}))
+    with pytest.raises(CkptError, match="Not of the same kind"):
+        plan_salvage(str(broken), str(tmp_path / "new.pt"), names_from=str(other))
+    # Where the names are whole they stay.
+    broken.write_bytes(saved(state(200))[:-50])
+    plan = plan_salvage(str(broken), str(tmp_path / "new.pt"), names_from=str(other))
+    assert plan.progress["step"] == 200

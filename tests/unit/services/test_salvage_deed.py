@@ -205,6 +205,7 @@ def test_json_names_everything_that_is_lost(broken: Path, capsys: pytest.Capture
     code, envelope = salvage(broken, "-o", out, capsys=capsys)
     data = envelope["data"]
     assert (code, data["done"], data["damaged"], data["names_known"]) == (0, True, True, True)
+    assert data["names_from_other"] is False
     assert data["out_bytes"] == out.stat().st_size
     assert data["progress"]["step"] == 500
     assert data["num_salvaged"] + len(data["lost"]) == data["num_tensors"]
