@@ -101,7 +101,7 @@ def _lines(
     yield _first_line(checkpoint, style)
     yield from _warnings(checkpoint, everything, style)
     shown = [f"{key} {_progress(key, value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
-    yield "  ".join(shown) if shown else "it tells of no step"
+    yield from wrapped("  ".join(shown) or "it tells of no step", style)
     tensors = text.plural(sum(not tensor.is_component for tensor in checkpoint.tensors), "tensor")
     yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
     if checkpoint.has:
@@ -231,15 +231,14 @@ def _optimizer(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterat
     yield ""
     moments = optimizer.get("state")
     names = ", ".join(text.safe_text(name, 40) for name in moments) if isinstance(moments, dict) else ""
-    yield f"optimizer {text.safe_text(optimizer.get('type', 'of unknown type'), 40)}" + (
-        f", state: {names}" if names else ""
-    )
+    kind = text.safe_text(optimizer.get("type", "of unknown type"), 40)
+    yield from wrapped(f"optimizer {kind}" + (f", state: {names}" if names else ""), style)
     for number, group in enumerate(groups if everything else groups[:_SHOWN_GROUPS]):
         if isinstance(group, dict):
             parts = [
                 f"{key} {_typed(group[key])}" for key in ("lr", "betas", "momentum", "weight_decay") if key in group
             ]
-            yield f"  group {number}: {text.plural(group['num_parameters'], 'tensor')}  {'  '.join(parts)}"
+            yield f"  group {number}: {'  '.join([text.plural(group['num_parameters'], 'tensor'), *parts])}"
     yield from _more(len(groups), _SHOWN_GROUPS, everything, style)
 
 

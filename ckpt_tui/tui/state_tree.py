@@ -20,11 +20,13 @@ from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorInfo, T
 from ckpt_tui.text import ELLIPSIS, metric, plural, safe_text, short_count
 
 MAX_OPENED_BY_ITSELF = 1000
+MAX_LEVELS_OPENED_BY_ITSELF = 12
 MAX_FLAT_LEAVES = 200_000  # what a filter over the whole tree looks at
 TREE_SORTS: tuple[str, ...] = ("", "size", "name", "elements")
 _MAX_KEPT_WEIGHTS = 10_000
 _MAX_KEPT_FILTERS = 16
-_MAX_PATH = 4000
+_MAX_PATH = 1000
+_MAX_WALK_DEPTH = 25_000  # each level holds a path; the deepest honest state has 3,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,9 @@ class StateTree:
         named = next((i for i, node in enumerate(self.rows) if node.label in ("model", "state_dict")), heaviest)
         index = named
         self.index_of_weights = max(index, 0)
-        while 0 <= index < len(self.rows) and self.rows[index].can_open:
+        for _ in range(MAX_LEVELS_OPENED_BY_ITSELF):  # a state may hold nothing but itself
+            if not 0 <= index < len(self.rows) or not self.rows[index].can_open:
+                break
             node = self.rows[index]
             if isinstance(node.value, Sized) and node.is_module and len(node.value) > MAX_OPENED_BY_ITSELF:
                 break
@@ -460,6 +464,8 @@ def _walk_leaves(state: object) -> Iterator[tuple[str, object]]:
             if id(value) in seen:
                 continue
             below = _entries(value)
+            if below and len(stack) >= _MAX_WALK_DEPTH:
+                continue
             if below:
                 seen.add(id(value))
                 stack.append((path, iter(below)))

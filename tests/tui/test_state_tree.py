@@ -192,3 +192,12 @@ def test_branches_are_sorted_side_by_side_and_what_is_open_stays_open() -> None:
     tree.sort_by("")
     assert labels(tree) == as_in_file
     assert tree.reveal("h.2.b") == 4, "the weight comes first in the file"
+
+
+def test_a_state_that_holds_nothing_but_itself_is_opened_a_few_levels_deep() -> None:
+    state: dict[str, Any] = {}
+    state["me"] = state
+    tree = StateTree(state, NO_WEIGHTS)
+    tree.open_weights()
+    assert 1 < len(tree.rows) < 20
+    assert len(tree.matching(["me"])) == 0, "there is no leaf in it"
