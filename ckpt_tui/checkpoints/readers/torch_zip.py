@@ -1,7 +1,7 @@
 """torch.save's zip archives: `*/data.pkl` decoded inertly, one stored record per storage.
 
-Left out of the state: what stands beside a container or a tensor and not in it, which is the `_metadata` of a state
-dict (versions of its modules), and attributes of tensors and parameters. Their globals are judged all the same.
+Left out of the state: what stands beside a container and not in it, which is the `_metadata` of a state dict (versions
+of its modules), and attributes of tensors that hold no tensor. Their globals are judged all the same.
 """
 
 from __future__ import annotations

@@ -45,12 +45,12 @@ def add_torchscript(
         if isinstance(decoded, CkptError):
             continue
         name = entry.name[len(prefix) : -len(".pkl")]
+        if name == "traced_inputs":
+            continue  # judged and left out: their shapes are kept, their elements are not
         folder = "constants" if name == "bytecode" else name  # bytecode shares the constants' records
         for reference in tensor_references(decoded.root):
             info = reference.info
-            if name == "traced_inputs":
-                info.storage, info.device = "", "meta"  # their shapes are kept, their elements are not
-            elif info.storage.startswith("data/"):
+            if info.storage.startswith("data/"):
                 info.storage = f"{folder}/{info.storage[5:]}"
         value = decoded.root
         if name == "constants":
