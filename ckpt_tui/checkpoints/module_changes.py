@@ -77,18 +77,20 @@ def _by_change(module: ModuleChange) -> tuple[float, float, str]:
 
 
 class _Sum:
-    __slots__ = ("largest", "norm_a", "norm_change", "num_changed", "num_compared", "num_tensors")
+    __slots__ = ("largest", "norm_a", "norm_change", "num_changed", "num_compared", "num_tensors", "views")
 
     def __init__(self) -> None:
         self.num_tensors = self.num_changed = self.num_compared = 0
         self.norm_a = self.norm_change = 0.0
         self.largest: float | None = None
+        self.views: set[int] = set()  # tied tensors count once
 
     def add(self, change: TensorChange) -> None:
         self.num_tensors += 1
         self.num_changed += change.change not in ("same", "unknown")
-        if change.is_tied or change.norm_a is None or change.norm_change is None:
+        if change.norm_a is None or change.norm_change is None or change.view in self.views:
             return
+        self.views.add(change.view)
         self.num_compared += 1
         self.norm_a = math.hypot(self.norm_a, change.norm_a)
         self.norm_change = math.hypot(self.norm_change, change.norm_change)

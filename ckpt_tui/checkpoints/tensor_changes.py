@@ -34,7 +34,7 @@ class TensorChange:
     part: its role (model, optimizer ...), "" where that is not known. key: its name inside that part, without a
     wrapper's prefix. name_b: its path in b. parameter: whose moment it is, where an optimizer's parameters have names.
     is_tied: one side has it only under the name of a tensor that it shares its bytes with. is_in_absent_part: the other
-    side has nothing of that part.
+    side has nothing of that part. view: the same number for tied tensors, which show the same bytes of both sides.
     """
 
     name: str
@@ -57,6 +57,7 @@ class TensorChange:
     parameter: str = ""
     is_tied: bool = False
     is_in_absent_part: bool = False
+    view: int = -1
 
 
 def compare_pairs(
@@ -90,10 +91,12 @@ def compare_pairs(
 
     _work_through(unique, compare, sum(p.a.size_bytes for p in unique.values() if p.a) * with_values, is_cancelled)
     changes: list[TensorChange] = []
+    numbers = {views: number for number, views in enumerate(unique)}
     absent = matching.roles_a ^ matching.roles_b
     for pair in matching.pairs:
         if pair.a is not None and pair.b is not None:
-            changes.append(_of_pair(found[view_of(pair.a), view_of(pair.b)], pair))
+            views = (view_of(pair.a), view_of(pair.b))
+            changes.append(_of_pair(found[views], pair, numbers[views]))
         else:
             changes.append(_only_one(pair, pair.role in absent))
     _sum_up_components(matching.pairs, changes)
@@ -182,7 +185,7 @@ def _compare(
     return _Outcome("dtype" if dtype_differs else "same" if found.is_equal else "value", distance=found)
 
 
-def _of_pair(outcome: _Outcome, pair: Pair) -> TensorChange:
+def _of_pair(outcome: _Outcome, pair: Pair, view: int) -> TensorChange:
     """The outcome for two views under the names of one of the pairs that show them."""
     a, b, found = pair.a, pair.b, outcome.distance
     assert a is not None
@@ -208,6 +211,7 @@ def _of_pair(outcome: _Outcome, pair: Pair) -> TensorChange:
         name_b=_display_name(b),
         parameter=pair.parameter,
         is_tied=pair.is_tied,
+        view=view,
     )
 
 

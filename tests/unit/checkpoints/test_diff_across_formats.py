@@ -291,6 +291,17 @@ def test_modules_are_summed_up_exactly(tmp_path: Path) -> None:
         assert diff(*paths).modules[0].name in ("h.1.attn", "h.1.mlp")
 
 
+def test_tied_weights_count_once_in_their_module(net: Net, tmp_path: Path) -> None:
+    a = save(tmp_path / "a.pt", net.state_dict())
+    before = torch.cat([p.detach().double().flatten() for p in net.parameters()])
+    with torch.no_grad():
+        net.wte.weight.mul_(1.5)
+    after = torch.cat([p.detach().double().flatten() for p in net.parameters()])
+    modules = {module.name: module for module in diff(a, save(tmp_path / "b.pt", net.state_dict())).modules}
+    assert modules["lm_head"].relative_l2 == pytest.approx(0.5)
+    assert modules[""].relative_l2 == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-9)
+
+
 def test_sparse_tensors_change_with_their_components(tmp_path: Path) -> None:
     dense = torch.diag(torch.arange(1.0, 6.0))
     a = save(tmp_path / "a.pt", {"w": dense.to_sparse(), "v": torch.ones(2)})
