@@ -253,6 +253,15 @@ def _tensors(
     if not chosen:
         yield f"no tensor's name matches {text.safe_text(pattern, 80)}" if pattern else "no tensors in it"
         return
+    order = list(range(len(chosen)))
+    if statistics:
+        bad = {position for position, values in statistics.items() if values.get("nan") or values.get("inf")}
+        read = text.plural(len(statistics), "tensor")
+        if bad:
+            yield style.paint(f"{len(bad):,} of {read} hold NaN or Inf; they come first", "bad")
+        else:
+            yield f"no NaN and no Inf in {read}"
+        order.sort(key=lambda position: position not in bad)
     files = {tensor.file for tensor in chosen}
     columns = [Column("tensor", shrink=True, keep="end"), Column("shape"), Column("dtype"), Column("size", "right")]
     if len(files) > 1:
@@ -260,7 +269,8 @@ def _tensors(
     words = ("min", "max", "mean", "std", "nan", "inf") if statistics else ()
     columns += [Column(word, "right") for word in words]
     rows: list[list[Cell]] = []
-    for position, tensor in enumerate(chosen if everything else chosen[:_SHOWN_TENSORS]):
+    for position in order if everything else order[:_SHOWN_TENSORS]:
+        tensor = chosen[position]
         shape = text.safe_text(" x ".join(map(str, tensor.shape)) or "scalar", 40)
         dtype = tensor.dtype if tensor.layout == "strided" else f"{tensor.dtype} {text.safe_text(tensor.layout, 20)}"
         name: Cell = text.safe_text(tensor.name)
@@ -270,15 +280,15 @@ def _tensors(
         if len(files) > 1:
             row.insert(1, (text.safe_text(tensor.file), "dim"))
         values = statistics.get(position, {})
-        row += [_statistic(values.get(word)) for word in words]
+        row += [_statistic(word, values.get(word)) for word in words]
         rows.append(row)
     yield from table(columns, rows, style)
     yield from _more(len(chosen), _SHOWN_TENSORS, everything, style)
 
 
-def _statistic(value: object) -> str:
+def _statistic(word: str, value: object) -> Cell:
     if type(value) is int:
-        return text.count(value)
+        return (text.count(value), "bad") if value and word in ("nan", "inf") else text.count(value)
     return text.metric(value) if type(value) is float else "-"
 
 
