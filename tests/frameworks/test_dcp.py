@@ -213,6 +213,27 @@ def test_fsdp_s_sharded_states_are_parts_of_a_larger_checkpoint(tmp_path: Path, 
     assert "the save never finished" in lost.message
 
 
+def test_tensors_saved_as_safetensors_are_read(tmp_path: Path) -> None:
+    """`SerializationFormat.SAFETENSORS`: the tensors of a file are one safetensors file at its end, at one offset."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
+
+    weights = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
+    writer = FileSystemWriter(tmp_path, serialization_format=SerializationFormat.SAFETENSORS)
+    dcp.save({"model": weights, "step": 4}, storage_writer=writer, no_dist=True)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.findings == []
+    assert checkpoint.progress == {"step": 4}
+    for tensor in checkpoint.tensors:
+        assert torch.equal(bytes_of(checkpoint, tensor), weights[tensor.name.removeprefix("model.")])
+    assert {tensor.name for tensor in checkpoint.tensors} == {"model.w", "model.b"}
+    result = validate_checkpoint(str(tmp_path))
+    assert (result.verdict, result.levels["integrity"]) == ("valid", "not-checked")
+    path = tmp_path / "__0_0.distcp"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert validate_checkpoint(str(tmp_path)).verdict == "damaged"
+
+
 def test_an_asynchronous_save_is_the_same(tmp_path: Path) -> None:
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp

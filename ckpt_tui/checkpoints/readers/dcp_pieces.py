@@ -6,6 +6,8 @@ so that the work does not grow beyond the files' size whatever the metadata clai
 
 from __future__ import annotations
 
+import os
+
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
@@ -22,6 +24,7 @@ from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, decode_pickle
 from ckpt_tui.checkpoints.readers.dcp_metadata import Place
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
+from ckpt_tui.checkpoints.readers.safetensors import READER as SAFETENSORS
 from ckpt_tui.checkpoints.readers.torch_zip import READER as TORCH_ZIP
 from ckpt_tui.checkpoints.zip_index import read_zip_index
 from ckpt_tui.errors import CkptError
@@ -60,6 +63,7 @@ class PieceReader:
         self.globals: dict[str, GlobalRef] = {}
         self.lost: dict[tuple[str, str], list[str]] = {}  # (file, what is wrong with it): the names lost by that
         self._decoded: dict[bytes, DecodedPickle] = {}
+        self._blobs: dict[tuple[str, int], dict[str, tuple[TensorInfo, Storage]]] = {}
         self._value_bytes = 0
         self._num_values = 0
 
@@ -94,6 +98,12 @@ class PieceReader:
                 if last is not None and last[0] == span:
                     found[id(place)] = last[1]  # the same bytes under two names
                     continue
+                if is_tensor and not place.transforms and place.offset >= end:
+                    self._look_for_safetensors(opened.descriptor, file, opened.file_bytes, place.offset)
+                if is_tensor and (file, place.offset) in self._blobs:
+                    end, before = opened.file_bytes, name  # it goes to the end of the file
+                    found[id(place)] = self._from_safetensors(file, name, place)
+                    continue
                 if place.offset + place.length > opened.file_bytes:
                     piece = Piece("short")
                     self.lost.setdefault((file, "short"), []).append(name)
@@ -112,6 +122,34 @@ class PieceReader:
                         self.note("unreadable-piece", name, message)
                 last = (span, piece)
                 found[id(place)] = piece
+
+    def _look_for_safetensors(self, descriptor: int, file: str, file_bytes: int, offset: int) -> None:
+        """Keep the tensors of a safetensors file that begins there: all of a file's tensors in one, at one place."""
+        head = os.pread(descriptor, 10, offset)
+        if head[:2] == _ZIP_HEAD or head[8:9] != b"{" or int.from_bytes(head[:8], "little") > file_bytes - offset:
+            return
+        try:
+            found = SAFETENSORS.read(descriptor, file_bytes - offset, safe_text(file), self.limits, offset)
+        except CkptError:
+            return  # what lies there is judged as any other piece
+        for finding in found.findings:
+            self.note(finding.code, finding.where or safe_text(file), finding.message, finding.severity)
+        self._blobs[(file, offset)] = {
+            tensor.name: (tensor, found.storages[tensor.storage]) for tensor in found.tensors
+        }
+
+    def _from_safetensors(self, file: str, name: str, place: Place) -> Piece:
+        tensor, storage = self._blobs[(file, place.offset)].pop(name, (None, None))
+        if tensor is None or storage is None:
+            self.note("missing-chunk", name, f"it is not among the tensors of {safe_text(file)}: it is lost")
+            return Piece("not in its file")
+        piece = Piece()
+        key = tensor.storage = f"{file}:{place.offset}/{name}"
+        tensor.name = ""
+        piece.value = TensorRef(tensor)
+        piece.tensors.append(tensor)
+        piece.storages.append(Storage(key, file, storage.offset, storage.size_bytes))
+        return piece
 
     def note(self, code: str, where: str, message: str, severity: Severity = Severity.ERROR) -> None:
         """Add a finding, up to a thousand."""

@@ -25,8 +25,9 @@ class SafetensorsReader:
     def sniff(self, head: bytes, file_bytes: int) -> str | None:
         return "safetensors" if len(head) > 8 and head[8:9] == b"{" and head[6:8] == b"\0\0" else None
 
-    def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits) -> Checkpoint:
-        header_bytes = int.from_bytes(read_exactly(descriptor, 8, 0, path), "little")
+    def read(self, descriptor: int, file_bytes: int, path: str, limits: ReadLimits, base: int = 0) -> Checkpoint:
+        """base: where it begins, when it is embedded in a file; `file_bytes` are its own then."""
+        header_bytes = int.from_bytes(read_exactly(descriptor, 8, base, path), "little")
         if header_bytes > file_bytes - 8:
             raise _damaged(
                 path,
@@ -38,7 +39,7 @@ class SafetensorsReader:
                 f"{path}: a header of {size(header_bytes)} is too large: up to {size(limits.max_json_bytes)} is read",
                 "It may have been made to harm.",
             )
-        header = _parse(read_exactly(descriptor, header_bytes, 8, path), path)
+        header = _parse(read_exactly(descriptor, header_bytes, base + 8, path), path)
         metadata = header.pop("__metadata__", {})
         checkpoint = Checkpoint(path, "safetensors", file_bytes)
         if isinstance(metadata, dict):
@@ -52,7 +53,7 @@ class SafetensorsReader:
             state[name] = TensorRef(info, len(checkpoint.tensors))
             checkpoint.tensors.append(info)
             is_there = data_start + end <= file_bytes
-            checkpoint.storages[name] = Storage(name, "", data_start + begin if is_there else None, end - begin)
+            checkpoint.storages[name] = Storage(name, "", base + data_start + begin if is_there else None, end - begin)
             if not is_there:
                 checkpoint.findings.append(
                     Finding(
