@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpt_tui.checkpoints import state_diff
+from ckpt_tui.checkpoints import state_diff, tensor_changes
 from ckpt_tui.checkpoints.diff import Diff, diff_checkpoints
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject
 from ckpt_tui.errors import Cancelled, CkptError
@@ -237,3 +238,44 @@ def test_a_history_that_grew_is_one_difference_and_not_one_a_row() -> None:
         ("loss_history", "40 items", "60 items, 20 different"),
         ("step", 40, 60),
     ]
+
+
+def test_cancelling_ends_every_thread(tmp_path: Path) -> None:
+    tensors = {f"t{i}": torch.randn(200_000) for i in range(12)}
+    a = raw_checkpoint(tmp_path / "a", tensors)
+    b = raw_checkpoint(tmp_path / "b", {name: t + 1 for name, t in tensors.items()})
+    num_before = threading.active_count()
+    asked: list[str] = []
+
+    def is_cancelled() -> bool:
+        asked.append(threading.current_thread().name)
+        return len(asked) > 10
+
+    with pytest.raises(Cancelled):
+        diff_checkpoints(a, b, is_cancelled=is_cancelled)
+    assert threading.active_count() == num_before
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {f"t{i}": torch.randn(200_000) for i in range(12)}
+    a = raw_checkpoint(tmp_path / "a", tensors)
+    b = raw_checkpoint(tmp_path / "b", {name: t + 1 for name, t in tensors.items()})
+    seen: list[int] = []
+
+    def count(num_bytes: int) -> None:
+        seen.append(num_bytes)
+        if len(seen) == 7:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        diff_checkpoints(a, b, on_bytes=count)
+
+
+def test_several_threads_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {f"t{i}": torch.randn(150_000) for i in range(12)}
+    a = raw_checkpoint(tmp_path / "a", tensors)
+    b = raw_checkpoint(tmp_path / "b", {name: t * 1.01 for name, t in tensors.items()})
+    several = diff_checkpoints(a, b)
+    monkeypatch.setattr(tensor_changes, "_MAX_THREADS", 1)
+    assert diff_checkpoints(a, b).tensors == several.tensors
+    assert several.bytes_read == 2 * 12 * 150_000 * 4
