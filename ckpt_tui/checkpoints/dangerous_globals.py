@@ -18,7 +18,8 @@ _INTERPRETER = "reaches into the interpreter"
 
 # what it does -> modules, by the first parts of their names
 _MODULES = {
-    _RUNS_COMMANDS: "os posix nt subprocess _posixsubprocess _winapi pty commands popen2 distutils setuptools "
+    "runs commands and changes files": "os posix nt",
+    _RUNS_COMMANDS: "subprocess _posixsubprocess _winapi pty commands popen2 distutils setuptools "
     "pkg_resources ensurepip venv pexpect ptyprocess paramiko platform.popen "
     "numpy.distutils numpy.f2py torch.utils.cpp_extension torch.utils.collect_env torch.utils.bottleneck mailcap "
     "_osx_support _aix_support _pyrepl antigravity",

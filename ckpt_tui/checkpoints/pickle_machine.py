@@ -384,9 +384,9 @@ class _Machine:
         self.position = position
         if self.window is None:
             raise _Stop("it goes on where its bytes end")
-        if self.window.num_read + needed > self.limits.max_pickle_bytes:
-            raise _Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
         data = self.window.at(self.base + position, needed, is_jump=position > len(self.data))
+        if data is None and needed <= self.window.source.end - self.base - position:
+            raise _Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
         if data is None:
             self.is_cut = True
             raise _Stop("it is cut short")

@@ -7,6 +7,7 @@ import collections
 import json
 import pickle
 import sysconfig
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,25 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.readers.pickle import READER
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.errors import CkptError
+from tests.builders.hostile_pickles import HAZARDS
+from tests.builders.legacy_files import legacy_bytes
 from tests.builders.pickle_routes import payload_routes, text
 from tests.unit.checkpoints.test_torch_legacy_reader import assert_holds, raw_elements
 
 _ARRAY_DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?", "c8", "c16", ">f4", ">i8"]
+
+
+_OPENED = legacy_bytes(None)
+_MORE_HAZARDS = {
+    "many long bytes": b"\x80\x04](" + (b"B\x20\x4e\0\0" + bytes(20_000)) * 300 + b"e.",
+    "a line without an end": b"\x80\x02c" + b"a" * 2_000_000,
+    "a text of 2 GB": b"\x80\x02X\xff\xff\xff\x7f" + b"a" * 1000,
+    "one array again and again": b"\x80\x04C\x08aaaaaaaa\x940" + b"cnumpy._core.numeric\n_frombuffer\n(h\x00cnumpy\n"
+    b"dtype\nX\x02\0\0\0f8\x85RK\x01\x85X\x01\0\0\0CtR0" * 10_000 + b"N.",
+    "one file opened again and again": b"\x80\x04B" + len(_OPENED).to_bytes(4, "little") + _OPENED + b"\x940"
+    b"ctorch.storage\n_load_from_bytes\n\x940" + b"h\x01h\x00\x85R0" * 10_000 + b"N.",
+    "many pickles in bytes": b"\x80\x04](" + b"C\x0e\x80\x02cos\nsystem\n." * 50_000 + b"e.",
+}  # fmt: skip
 
 
 def _open(tmp_path: Path, data: bytes) -> Checkpoint:
@@ -107,8 +123,6 @@ def test_an_opener_of_anything_else_stays_dangerous(tmp_path: Path) -> None:
 
 
 def test_a_payload_in_a_tensor_of_a_pickle(tmp_path: Path) -> None:
-    from tests.builders.legacy_files import legacy_bytes
-
     inner = legacy_bytes({"w": torch.ones(2)})
     at = inner.index(b".", 15) + 1  # behind the protocol version
     inner = inner[:at] + b"\x80\x02cos\nsystem\n(X\x01\x00\x00\x00xtR0" + inner[at:]
@@ -188,6 +202,24 @@ def _texts() -> list[bytes]:
 def test_text_is_never_taken_for_a_pickle() -> None:
     claimed = [data[:60] for data in _texts() if READER.sniff(data[:512], len(data)) is not None]
     assert claimed == []
+
+
+@pytest.mark.parametrize("kind", ["pickle", "legacy"])
+@pytest.mark.parametrize("hazard", [*HAZARDS, *_MORE_HAZARDS])
+def test_a_hazard_ends_soon(tmp_path: Path, hazard: str, kind: str) -> None:
+    pickled = {**HAZARDS, **_MORE_HAZARDS}[hazard]
+    if kind == "legacy":
+        head, tail = legacy_bytes(None).split(pickle.dumps(None, 2) + pickle.dumps([], 2))
+        pickled = head + pickled + pickle.dumps([], 2) + tail
+    path = tmp_path / "x"
+    path.write_bytes(pickled)
+    began = time.process_time()
+    try:
+        found = open_checkpoint(path).format
+    except CkptError as error:
+        found = error.title
+    assert found in (kind, f"torch-{kind}", "Damaged checkpoint", "Not readable", "Not a checkpoint")
+    assert time.process_time() - began < 2.0  # twice what is allowed: the machine is shared
 
 
 def test_a_large_file_costs_no_memory(tmp_path: Path) -> None:
