@@ -226,22 +226,24 @@ def _rebuild_from_type(function: object, _type: object, arguments: object, state
 
 
 def _with_attributes(tensor: object, state: object) -> object:
-    """A tensor and what its Python object carries beside it; (attributes, slots) where its class has both."""
-    attributes = state[0] if type(state) is tuple and len(state) == 2 else state
-    if not isinstance(tensor, TensorRef) or type(attributes) is not dict:
+    """A tensor and what its Python object carries beside it: attributes, or (attributes, slots) as of a DTensor."""
+    found = state if type(state) is tuple and len(state) == 2 else (state,)
+    groups = [group for group in found if type(group) is dict and group]
+    if not isinstance(tensor, TensorRef) or not groups:
         return tensor
-    if attributes.get("_is_param") is True:
+    if any(group.get("_is_param") is True for group in groups):
         tensor.info.is_parameter = True
     # A hostile pickle calls this with the same large dict again and again: it is neither searched nor copied.
-    is_small = len(attributes) <= _MAX_ATTRIBUTES
-    if tensor.info.layout == "jagged" or (is_small and not any(map(_can_hold, attributes.values()))):
+    groups = [group for group in groups if len(group) > _MAX_ATTRIBUTES or any(map(_can_hold, group.values()))]
+    if tensor.info.layout == "jagged" or not groups:
         return tensor  # a jagged tensor's attributes are its components again
-    if type(tensor) is not CompositeRef:
-        return CompositeRef(tensor.info, -1, attributes)
-    parts = tensor.parts
-    is_small = is_small and len(parts) <= _MAX_ATTRIBUTES
-    merged = {**parts, **attributes} if is_small else {"parts": parts, "attributes": attributes}
-    return CompositeRef(tensor.info, -1, merged)
+    if type(tensor) is CompositeRef:
+        groups.insert(0, tensor.parts)
+    if len(groups) == 1:
+        return CompositeRef(tensor.info, -1, groups[0])
+    if all(len(group) <= _MAX_ATTRIBUTES for group in groups):
+        return CompositeRef(tensor.info, -1, {name: part for group in groups for name, part in group.items()})
+    return CompositeRef(tensor.info, -1, dict(enumerate(groups)))
 
 
 def _can_hold(value: object) -> bool:

@@ -290,6 +290,47 @@ def test_a_wrapper_subclass_shows_itself_and_what_it_holds(tmp_path: Path) -> No
     assert f"{__name__}.Wrapper" in [ref.name for ref in checkpoint.globals]
 
 
+class Slotted(Wrapper):
+    """As a DTensor has it: its parts in slots, so that its state is a pair."""
+
+    __slots__ = ("local",)
+
+    def __init__(self, inner: torch.Tensor) -> None:
+        self.local = inner
+
+    def __reduce_ex__(self, protocol: int) -> tuple[object, ...]:
+        function, arguments = self._reduce_ex_internal(protocol)
+        return torch._tensor._rebuild_from_type_v2, (function, type(self), arguments, ({}, {"local": self.local}))
+
+
+def test_parts_in_slots_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(save_bytes({"v": Slotted(_grid())}))
+    checkpoint = open_checkpoint(path)
+    assert [tensor.name for tensor in checkpoint.tensors] == ["v", "v.local"]
+    check(checkpoint, checkpoint.tensors[1], _grid())
+
+
+def test_a_distributed_tensor_shows_its_local_one(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        tensor = distribute_tensor(_grid(), init_device_mesh("cpu", (1,)), [Shard(0)])
+        torch.save({"w": tensor, "p": torch.nn.Parameter(tensor)}, tmp_path / "x.pt")
+    finally:
+        distributed.destroy_process_group()
+    checkpoint = open_checkpoint(tmp_path / "x.pt")
+    by_name = {tensor.name: tensor for tensor in checkpoint.tensors if "mesh" not in tensor.name}
+    assert list(by_name) == ["w", "w._local_tensor", "p", "p._local_tensor"]
+    whole, local, parameter, again = by_name.values()
+    assert (whole.shape, whole.storage, parameter.is_parameter) == ((4, 6), "", True)
+    check(checkpoint, local, _grid())
+    assert again.storage == local.storage
+
+
 def test_meta_tensors_have_no_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(save_bytes({
