@@ -22,8 +22,6 @@ from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.sharded_elements import reader_of
 
-_DOT_ELEMENTS = 8192  # longer ones BLAS gives to threads of its own, which spin against each other on a busy machine
-
 
 @dataclass(frozen=True, slots=True)
 class Nonfinite:
@@ -259,12 +257,5 @@ def safe_to_square(values: Array) -> Array:
 
 
 def dot(a: Array, b: Array) -> Array:
-    """The dot product, in runs that BLAS does not share out between threads of its own."""
-    if a.dtype != np.float64 or b.dtype != np.float64:
-        return np.einsum("i,i->", a, b)
-    if len(a) <= _DOT_ELEMENTS:
-        return np.dot(a, b)
-    return sum(
-        float(np.dot(a[start : start + _DOT_ELEMENTS], b[start : start + _DOT_ELEMENTS]))
-        for start in range(0, len(a), _DOT_ELEMENTS)
-    )
+    """The dot product. BLAS has no threads here (`numpy_alone`): they spin against each other on a busy machine."""
+    return np.dot(a, b) if a.dtype == b.dtype == np.float64 else np.einsum("i,i->", a, b)
