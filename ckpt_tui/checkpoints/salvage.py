@@ -12,17 +12,20 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.archive import ZIP_HEAD, Record, read_archive
 from ckpt_tui.checkpoints.byte_pass import Region, RegionResult, read_once
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, TensorInfo
 from ckpt_tui.checkpoints.opening import RegularFile
-from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
 from ckpt_tui.checkpoints.zip_walk import FoundRecord
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.text import count, safe_text, size
+
+if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.readers.directory import Listing
 
 _ZIP_FORMATS = ("torch-zip", "torchscript")
 _USE_BACKUP = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
@@ -195,7 +198,7 @@ def _says_damage(checkpoint: Checkpoint) -> bool:
 
 def _open_directory(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
     """All files that can be read; one that cannot is examined by itself, and what is whole of it joins the others."""
-    from ckpt_tui.checkpoints.readers.directory import Parts
+    from ckpt_tui.checkpoints.readers.directory import Listing, Parts
     from ckpt_tui.checkpoints.registry import open_checkpoint
 
     checkpoint = open_checkpoint(path, limits)
@@ -260,7 +263,7 @@ def _verify(
     if "" not in by_file and not Path(checkpoint.path).is_dir():
         by_file[""] = []
     for file, storages in by_file.items():
-        if file and not is_inside(file):
+        if file and not _is_inside(file):
             examined.lost_storages.update(dict.fromkeys((s.key for s in storages), "it lies outside of the checkpoint"))
             continue
         path = os.path.join(checkpoint.path, *file.split("/")) if file else checkpoint.path
@@ -281,6 +284,12 @@ def _keep_empty(examined: Examined) -> None:
         if not num_elements:
             del examined.lost_storages[key]
             examined.sources[key] = Source(examined.checkpoint.path, 0, 0, 0, 0, is_vouched=True)
+
+
+def _is_inside(file: str) -> bool:
+    from ckpt_tui.checkpoints.readers.directory import is_inside
+
+    return is_inside(file)
 
 
 def _verify_file(

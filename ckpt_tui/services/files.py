@@ -14,6 +14,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from ckpt_tui.services.durable import remove_if_there as remove_if_there
+from ckpt_tui.services.durable import sync_directory as sync_directory
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -46,18 +49,6 @@ def content_of(path: str) -> Content | None:
         return None
     is_directory = stat.S_ISDIR(status.st_mode)
     return Content(status.st_size, status.st_mtime_ns, status.st_ino, is_directory)
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable. File systems that cannot (some network ones) are left alone."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def make_directory(path: str) -> None:
@@ -137,14 +128,6 @@ def link_or_move(source: str, target: str) -> None:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EISDIR, errno.EACCES):
             raise
         os.rename(source, target)
-
-
-def remove_if_there(path: str) -> None:
-    """Remove a file of our own making."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def content_mode(path: str) -> int | None:

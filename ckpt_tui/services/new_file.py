@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from threading import Thread
 
 from ckpt_tui.checkpoints.byte_pass import Region, read_once
 from ckpt_tui.checkpoints.salvage import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
-from ckpt_tui.services.files import remove_if_there, sync_directory
+from ckpt_tui.services.durable import remove_if_there, sync_directory
 from ckpt_tui.text import safe_text
 
 _WINDOW_BYTES = 1 << 20
@@ -43,8 +44,8 @@ def write_new_file(
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             _write(descriptor, new_file, on_bytes, is_cancelled)
-            os.fsync(descriptor)
-            _read_back(descriptor, new_file, on_bytes, is_cancelled)
+            with _Flush(descriptor):  # while the device works, what it got is read back
+                _read_back(descriptor, new_file, on_bytes, is_cancelled)
         finally:
             os.close(descriptor)
         check(temporary)
@@ -97,6 +98,29 @@ def _parts(piece: Source) -> Iterator[Source]:
         yield piece
     for path, offset, num_bytes in piece.spans:
         yield Source(path, offset, num_bytes, num_bytes, 0, piece.is_vouched)
+
+
+class _Flush:
+    """`with _Flush(descriptor):` the file is flushed to the device meanwhile. Raises its OSError at the end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._error: OSError | None = None
+        self._thread = Thread(target=self._run, name="flush")
+
+    def _run(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._error = error
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
 
 
 class _Target:

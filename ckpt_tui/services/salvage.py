@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
-from ckpt_tui.checkpoints.model import Checkpoint, Severity, TensorInfo, TensorRef, Verdict
+from ckpt_tui.checkpoints.model import Checkpoint, Severity, ShardedTensor, TensorInfo, TensorRef, Verdict
 from ckpt_tui.checkpoints.salvage import Examined, LostTensor, Source, examine
-from ckpt_tui.checkpoints.salvage_pieces import assemble
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.writers.pickle_writer import StorageKeys, write_pickle
 from ckpt_tui.checkpoints.writers.pieces import NewFile
@@ -106,7 +105,7 @@ def _plan(
     inert = make_inert(
         state,
         lambda info: bool(reasons[id(info)] if id(info) in reasons else examined.lost_reason(info)),
-        lambda tensor: assemble(examined, tensor),
+        lambda tensor: _assembled(examined, tensor),
         frozenset(ref.name for ref in checkpoint.globals if ref.verdict is Verdict.DANGEROUS),
         is_big_endian=_is_big_endian(examined),
         only_tensors=not examined.has_own_names,
@@ -168,6 +167,12 @@ def _check_out(path: str, out: str) -> None:
             )
     except OSError as error:
         raise from_os_error(error, safe_text(os.path.dirname(out) or ".", 1000), "write") from error
+
+
+def _assembled(examined: Examined, tensor: ShardedTensor) -> str:
+    from ckpt_tui.checkpoints.salvage_pieces import assemble
+
+    return assemble(examined, tensor)
 
 
 def _state_to_write(checkpoint: Checkpoint) -> tuple[object, bool]:

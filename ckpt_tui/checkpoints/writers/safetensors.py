@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from ckpt_tui.checkpoints.model import TensorInfo
 from ckpt_tui.checkpoints.salvage import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile, NewStorage
@@ -31,6 +29,8 @@ def fits(tensor: TensorInfo, source: Source) -> bool:
 
 def safetensors_pieces(tensors: list[tuple[TensorInfo, Source]], metadata: dict[str, str]) -> NewFile:
     """A file of these tensors in this order; each must fit (see `fits`)."""
+    import json
+
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for tensor, source in tensors:
