@@ -123,6 +123,14 @@ def test_without_an_optimizer_it_cannot_be_resumed_exactly(saved: Path) -> None:
     assert check_resume(checkpoint).outcome == "fail"
 
 
+@pytest.mark.parametrize("state", [{"w": torch.ones(2)}, {"shadow": {"w": torch.ones(2)}}])
+def test_the_tensors_of_a_registered_object_are_not_the_model(saved: Path, state: dict[str, object]) -> None:
+    torch.save(state, saved / "custom_checkpoint_0.pkl")
+    checkpoint = open_checkpoint(saved)
+    assert {tensor.file for tensor in model_tensors(checkpoint)} == {"model.safetensors", "model_1.safetensors"}
+    assert "custom_checkpoint_0.pkl" in {tensor.file for tensor in checkpoint.tensors}
+
+
 def test_fsdp_keeps_sharded_weights_and_optimizer_in_directories(saved: Path) -> None:
     weights = {"a.weight": torch.randn(3, 2), "a.bias": torch.randn(3)}
     for file in ("model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin"):

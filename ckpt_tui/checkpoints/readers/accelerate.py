@@ -155,11 +155,11 @@ def _ranked(listing: Listing, prefix: str, suffix: str) -> list[int]:
 
 
 def _add_custom(parts: Parts, file: str) -> None:
-    """A registered object's state: progress and settings are taken from it; a bare dict of tensors is not the model."""
+    """A registered object's state: progress and settings are taken from it; its tensors are not the model."""
     found = parts.add(file, "custom")
     if found is not None:
         parts.checkpoint.parts.pop()
-        parts.checkpoint.parts += [part for part in find_parts(found, file) if part.role != "model" or part.prefix]
+        parts.checkpoint.parts += [part for part in find_parts(found, file) if part.role != "model"]
 
 
 def _say_what_is_missing(parts: Parts) -> None:
