@@ -219,10 +219,11 @@ def _tensor_row(change: TensorChange) -> list[Cell]:
         note = f"{change.num_nonfinite:,} NaN or Inf"
     elif change.reason:
         note = change.reason
-    elif change.parameter:
-        note = f"of {change.parameter}"
+    name = change.name
+    if change.parameter:  # the number that it has in the optimizer says nothing
+        name = f"{change.parameter}: {change.name.rpartition('.')[2]}"
     return [
-        text.safe_text(change.name, 120),
+        text.safe_text(name, 120),
         change.change,
         _figure(change.relative_l2),
         _figure(change.max_abs),

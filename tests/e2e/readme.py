@@ -32,6 +32,9 @@ _MASKS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     # Names of tensors and values: which come first, and where they are cut, differs.
     (re.compile(r"…?\w+(\.\w+){2,}|…[\w.]+"), "NAME"),
+    # ... also in the tables of modules and of moments.
+    (re.compile(r"^ +[\w.…]+(?= +\d[\d,]* of \d[\d,]* )"), "  NAME"),
+    (re.compile(r"^ +[\w.…]+: exp_avg(_sq)?(?= )"), "  NAME"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "TIME"),
     (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓]{2,}"), "BAR"),
