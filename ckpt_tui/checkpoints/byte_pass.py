@@ -72,16 +72,24 @@ class Digest(Protocol):
 
 
 class Crc32Digest:
-    """CRC-32 with hashlib's shape."""
+    """CRC-32 with hashlib's shape. Of neighbouring stretches of a file it can be joined, so that threads share it."""
 
     def __init__(self) -> None:
         from isal import isal_zlib
 
         self._crc32: Callable[[memoryview, int], int] = isal_zlib.crc32
+        self._combine: Callable[[int, int, int], int] = isal_zlib.crc32_combine
         self.value = 0
+        self.num_bytes = 0
 
     def update(self, data: memoryview, /) -> None:
         self.value = self._crc32(data, self.value)
+        self.num_bytes += len(data)
+
+    def add(self, next_stretch: Crc32Digest) -> None:
+        """As if what `next_stretch` was fed with had been fed to this one."""
+        self.value = self._combine(self.value, next_stretch.value, next_stretch.num_bytes)
+        self.num_bytes += next_stretch.num_bytes
 
     def hexdigest(self) -> str:
         return f"{self.value:08x}"
@@ -114,9 +122,10 @@ def read_once(
     fails, and Cancelled.
     """
     in_order = sorted(regions, key=lambda region: region.offset)
-    shares = [in_order] if digest is not None else _shares(in_order, file_bytes)
+    # Of the digests only a CRC can be made of parts.
+    shares = _shares(in_order, file_bytes) if digest is None or isinstance(digest, Crc32Digest) else [in_order]
     if len(shares) == 1:
-        window = _Window(descriptor, file_bytes, digest, find_zero_pages, on_bytes, is_cancelled)
+        window = _Window(descriptor, (0, file_bytes), digest, find_zero_pages, on_bytes, is_cancelled)
         _read_share(window, in_order, 2 * file_bytes + WINDOW_BYTES)
         if digest is not None:
             window.finish()
@@ -135,12 +144,17 @@ def read_once(
             return stopped.is_set() or (is_cancelled is not None and is_cancelled())
 
     results: list[PassResult | None] = [None] * len(shares)
+    edges = [0, *(share[0].offset - share[0].offset % PAGE_BYTES for share in shares[1:]), file_bytes]
+    digests = [Crc32Digest() if digest is not None else None for _ in shares]
     errors: list[BaseException] = []
 
     def read(place: int) -> None:
-        window = _Window(descriptor, file_bytes, None, find_zero_pages, advance, is_stopped)
+        stretch = (edges[place], edges[place + 1])
+        window = _Window(descriptor, stretch, digests[place], find_zero_pages, advance, is_stopped)
         try:
             _read_share(window, shares[place], 2 * file_bytes // len(shares) + WINDOW_BYTES)
+            if digest is not None:
+                window.finish()
             results[place] = window.result
         except BaseException as error:  # noqa: BLE001 - raised again where the threads were started
             errors.append(error)
@@ -157,6 +171,9 @@ def read_once(
     if errors:
         # The others were only told to stop.
         raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+    for part in digests:
+        if isinstance(digest, Crc32Digest) and part is not None:
+            digest.add(part)
     return _joined([result for result in results if result is not None])
 
 
@@ -251,21 +268,23 @@ def _read_share(window: _Window, in_order: Sequence[Region], most_bytes: int) ->
 
 
 class _Window:
-    """A sliding view of the file: refilled forwards, from a page boundary, as far as it goes."""
+    """A sliding view of the file: refilled forwards, from a page boundary, as far as it goes.
+
+    stretch: the bytes of the file that the digest is fed with.
+    """
 
     def __init__(
         self,
         descriptor: int,
-        file_bytes: int,
+        stretch: tuple[int, int],
         digest: Digest | None,
         find_zero_pages: bool,
         on_bytes: Callable[[int], None] | None,
         is_cancelled: Callable[[], bool] | None,
     ) -> None:
         self._descriptor = descriptor
-        self._file_bytes = file_bytes
         self._digest = digest
-        self._digested = 0
+        self._digested, self._digest_end = stretch
         self._find_zero_pages: Callable[[memoryview, int], list[bool]] | None = None
         if find_zero_pages:
             from ckpt_tui.checkpoints.elements import zero_pages
@@ -274,8 +293,7 @@ class _Window:
         self._on_bytes = on_bytes
         self._is_cancelled = is_cancelled
         self._buffer = memoryview(bytearray(WINDOW_BYTES))
-        self._start = self._end = 0
-        self._read_up_to = 0
+        self._start = self._end = self._read_up_to = self._digested if digest is not None else 0
         self.result = PassResult()
 
     def view(self, position: int, size: int) -> memoryview:
@@ -300,8 +318,8 @@ class _Window:
         return size if available >= size else available - available % _ELEMENT_BYTES
 
     def finish(self) -> None:
-        """Read on to the end, for the digest."""
-        while self._digested < self._file_bytes and self._fill(self._digested):
+        """Read on to the end of the stretch, for the digest."""
+        while self._digested < self._digest_end and self._fill(self._digested):
             pass
 
     def _fill(self, start: int) -> int:
@@ -315,9 +333,10 @@ class _Window:
             raise CkptError("Cannot read", message, "The disk or the network mount may be failing.") from error
         self._start, self._end = start, start + received
         data = self._buffer[:received]
-        if self._digest is not None and self._start <= self._digested < self._end:
-            self._digest.update(data[self._digested - self._start :])
-            self._digested = self._end
+        if self._digest is not None and self._start <= self._digested < min(self._end, self._digest_end):
+            end = min(self._end, self._digest_end)
+            self._digest.update(data[self._digested - self._start : end - self._start])
+            self._digested = end
         if self._find_zero_pages is not None:
             self._note_zero_pages(data)
         new_bytes = self._end - max(self._read_up_to, self._start)

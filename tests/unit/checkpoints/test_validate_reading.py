@@ -115,3 +115,21 @@ def test_holes_across_the_border_of_two_shares(tmp_path: Path) -> None:
     validation = validate(path)
     assert codes(validation) == {"hole"}
     assert "bytes 4,096 to 61,440" in words_of(validation)
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_threads_share_a_crc_of_the_whole_file(whole: Path, copy: Path) -> None:
+    import zlib
+
+    content = whole.read_bytes()
+    digest = f"crc32:{zlib.crc32(content):08x}"
+    shared = validate(whole, digest=digest)
+    assert shared.levels == ALL_PASS
+    assert shared.bytes_checked >= len(content)
+    for place in [0, 1, *range(7, len(content), 97), len(content) - 1]:
+        raw = bytearray(content)
+        raw[place] ^= 16
+        keep_time(copy, bytes(raw))
+        found = validate(copy, levels=("integrity",), digest=digest)
+        assert found.verdict != "valid", place
+        assert "digest" in codes(found) or found.levels["structure"] == "fail", place
