@@ -106,9 +106,13 @@ def bar(fraction: float, width: int) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
-def histogram_bars(counts: Sequence[int]) -> str:
-    """Counts as one line of blocks; empty buckets stay empty, the smallest of the others is still seen."""
+def histogram_bars(counts: Sequence[int], height: int = 1) -> list[str]:
+    """Counts as `height` lines of blocks, the highest first; empty buckets stay empty, the smallest of the others is
+    still seen. No lines where there is nothing to draw."""
     highest = max(counts, default=0)
     if highest <= 0:
-        return ""
-    return "".join(" " if count <= 0 else "▁▂▃▄▅▆▇█"[min(7, count * 8 // (highest + 1))] for count in counts)
+        return []
+    steps = [max(-(-count * 8 * height // highest), 0) for count in counts]  # eighths of a line, rounded up
+    return [
+        "".join(" ▁▂▃▄▅▆▇█"[max(0, min(step - 8 * below, 8))] for step in steps) for below in range(height - 1, -1, -1)
+    ]

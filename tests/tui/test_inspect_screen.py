@@ -21,6 +21,7 @@ from ckpt_tui.tui import theme
 from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
 from ckpt_tui.tui.screens.inspect_text import derive
+from ckpt_tui.tui.styled import histogram_bars
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders import frameworks
 from tests.builders.checkpoints_by_hand import checkpoint_of, hostile_checkpoint, small_gpt, tensor_info
@@ -266,6 +267,30 @@ async def test_statistics_are_read_on_request_and_loud_about_nan(
             assert words in seen_text(app)
         await pilot.press("down")
         assert "✖ nan" not in seen_text(app)
+
+
+def test_a_histogram_of_several_lines_is_the_one_of_one_line_in_more_steps() -> None:
+    counts = (0, 1, 4, 9, 4, 1)
+    assert histogram_bars(counts) == [" ▁▄█▄▁"]
+    assert histogram_bars(counts, 3) == ["   █  ", "  ▃█▃ ", " ▃███▃"]
+    assert histogram_bars((0, 10**9, 1), 2) == [" █ ", " █▁"]
+    assert histogram_bars(()) == histogram_bars((0, 0), 4) == []
+
+
+async def test_a_high_terminal_draws_a_high_histogram(
+    opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(small_gpt())
+    monkeypatch.setattr(values, "tensor_statistics", lambda *_, **__: STATISTICS)
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("n", "x")
+        await settled(pilot)
+        drawn = [line for line in seen(app) if any(bar in line for bar in "▁▂▃▄▅▆▇█")][-4:]
+        assert [line.strip() for line in drawn[:2]] == ["█", "█"]
+        assert drawn[3].strip().startswith("-0.213  ")
+        assert "first at element 17" in drawn[3]
 
 
 async def test_leaving_stops_what_is_being_read(opens: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.values import TensorStatistics
 
 PREPARE_DELAY_S = 0.1
+ROOMY = 34  # lines from which on a histogram gets more than one
 FILTER_PLACEHOLDER = "words that the name, shape or dtype must hold"
 VIEW_KEYS = {
     "tree": "t",
@@ -55,7 +56,7 @@ class InspectScreen(WorkScreen[None]):
     """One checkpoint. `path` is a file or a directory."""
 
     CSS_PATH = "inspect.tcss"
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall"), (ROOMY, "-roomy")]  # noqa: RUF012 - Textual's way
     KEYS: ClassVar[tuple[Key, ...]] = (
         ("inspect.tree", "t", "view('tree')", "views", "tree", "The whole state, by module"),
         ("inspect.tensors", "n", "view('tensors')", "views", "tensors", "Every tensor: name, shape, dtype, size"),
@@ -174,6 +175,7 @@ class InspectScreen(WorkScreen[None]):
         ]
         self.query_one(ViewTabs).set_views(views)
         self._list("tensors").set_columns(rows.tensor_columns(opened.table))
+        self._list("tree").set_columns(rows.tree_columns(has_files=bool(opened.files)))
         for name, words in {
             "tree": "there is no state in it, only tensors (n)",
             "tensors": "no tensors",
@@ -268,7 +270,8 @@ class InspectScreen(WorkScreen[None]):
             known: TensorStatistics | CkptError | str | None = self._reading_text or "reading ..."
         else:
             known = self._statistics.get((tensor.file, tensor.name))
-        return text.tensor_content(tensor, self.opened.table, known, width)
+        height = text.HISTOGRAM_LINES if self.size.height >= ROOMY else 1
+        return text.tensor_content(tensor, self.opened.table, known, width, height)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -399,7 +402,7 @@ class InspectScreen(WorkScreen[None]):
         if self.view == "tree":
             row = shown.cursor_row
             self.opened.tree.sort_by(sort, is_reversed=is_reversed)
-            shown.set_columns(rows.tree_columns(sort, is_reversed))
+            shown.set_columns(rows.tree_columns(sort, is_reversed, has_files=bool(self.opened.files)))
             if not self._filters["tree"]:
                 shown.rows_changed(self.opened.tree.rows, from_index=0)
                 if row is not None:

@@ -72,12 +72,17 @@ FINDING_COLUMNS = (
 )
 
 
-def tree_columns(sort: str = "", is_reversed: bool = False) -> tuple[Column, ...]:
-    """The columns of the tree; the one that it is sorted by says so."""
+def tree_columns(sort: str = "", is_reversed: bool = False, *, has_files: bool = False) -> tuple[Column, ...]:
+    """The columns of the tree; the one that it is sorted by says so. Names of shards differ in their middle only, so
+    they get the room of the bars where there is little."""
     mark = " ↓" if (sort in LARGEST_FIRST) != is_reversed else " ↑"
     short = {"elements": "elems"}
     return tuple(
-        replace(column, title=short.get(sort, sort) + mark) if column.title == sort else column
+        replace(
+            column,
+            title=short.get(sort, sort) + mark if column.title == sort else column.title,
+            width=36 if has_files and column.title == "name" else column.width,
+        )
         for column in TREE_COLUMNS
     )
 

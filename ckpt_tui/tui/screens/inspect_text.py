@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.values import TensorStatistics
 
 
+HISTOGRAM_LINES = 4  # where the terminal is high
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Opened:
     """What the opening worker hands over: the checkpoint and what is slow to derive from it."""
@@ -155,7 +158,11 @@ def row_content(row: object, tree: StateTree, width: int) -> Content:
 
 
 def tensor_content(
-    tensor: TensorInfo, table: TensorTable, known: TensorStatistics | CkptError | str | None, width: int
+    tensor: TensorInfo,
+    table: TensorTable,
+    known: TensorStatistics | CkptError | str | None,
+    width: int,
+    height: int = 1,
 ) -> Content:
     """A tensor's name, its facts and place, and its statistics: known, failed, being read (text), or not asked for."""
     name = line((_fit(full_name(tensor), width), "strong"))
@@ -166,7 +173,7 @@ def tensor_content(
         return lines(name, place, line((known, "accent"), ("  Esc stops", "dim")))
     if isinstance(known, CkptError):
         return lines(name, line(("✖ ", "error"), (known.title, "error"), f": {known.message}"), line(known.hint))
-    return lines(name, place, statistics_line(known, width), histogram_line(known, width))
+    return lines(name, place, statistics_line(known, width), *histogram_lines(known, width, height))
 
 
 def statistics_line(statistics: TensorStatistics, width: int) -> Content:
@@ -192,19 +199,22 @@ def statistics_line(statistics: TensorStatistics, width: int) -> Content:
     return line(*parts)
 
 
-def histogram_line(statistics: TensorStatistics, width: int) -> Content:
+def histogram_lines(statistics: TensorStatistics, width: int, height: int = 1) -> list[Content]:
     """Bars between the least and the greatest finite value, and where the first one that is not finite stands."""
-    bars = histogram_bars(statistics.histogram)
-    left: list[Part] = [(bars, "accent")] if bars else [("no finite values to draw", "dim")]
+    drawn = histogram_bars(statistics.histogram, height)
     low, high = f"{metric(statistics.min)} ", f" {metric(statistics.max)}"
-    if bars and len(low) + len(high) + len(bars) <= width:
-        left = [(low, "dim"), (bars, "accent"), (high, "dim")]
+    if not drawn or len(low) + len(high) + len(drawn[0]) > width:
+        low = high = ""
+    upper = [line(" " * len(low), (bars, "accent")) for bars in drawn[:-1]]
+    left: list[Part] = [("no finite values to draw", "dim")]
+    if drawn:
+        left = [(low, "dim"), (drawn[-1], "accent"), (high, "dim")]
     right: list[Part] = []
     if statistics.first_bad_index is not None:
         right = [(f"first at element {count(statistics.first_bad_index)}", "error")]
     elif statistics.is_magnitude:
         right = [("magnitudes of complex numbers", "dim")]
-    return spread(left, right, width)
+    return [*upper, spread(left, right, width)]
 
 
 def _fit(text: str, width: int) -> str:
