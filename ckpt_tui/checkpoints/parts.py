@@ -4,7 +4,7 @@ what is in them where the name says nothing."""
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, TensorRef
-from ckpt_tui.checkpoints.plain import entries_of
+from ckpt_tui.checkpoints.plain import entries_of, visible_settings
 
 MODEL_KEYS = (
     "model", "model_state_dict", "state_dict", "model_state", "module", "net", "weights", "network_weights",
@@ -54,6 +54,8 @@ def find_parts(checkpoint: Checkpoint, file: str) -> list[Part]:
     if isinstance(checkpoint.state, OpaqueObject) and "_modules" in state:
         # A whole module, as torch.save(model) writes it: its submodules may be called anything.
         return [Part("model", file, "", state), Part("progress", file, "", state)]
+    if isinstance(checkpoint.state, OpaqueObject) and not checkpoint.tensors:
+        return [Part("settings", file, "", visible_settings(state))]  # training_args.bin, a Namespace by itself
     parts = _named_parts(state, file, "")
     if not any(part.role in ("model", "optimizer") for part in parts):
         for key, value in list(state.items())[:100]:  # Composer's `state`, or whatever holds all of it

@@ -8,6 +8,7 @@ _MAX_NODES = 10_000
 _MAX_DEPTH = 20
 _MAX_ITEMS = 1000
 _MAX_ENTRIES = 5000
+_SECRETS = ("hub_token", "push_to_hub_token")  # as transformers masks them where it shows its arguments
 
 
 def entries_of(value: object) -> dict[object, object] | None:
@@ -26,6 +27,15 @@ def entries_of(value: object) -> dict[object, object] | None:
                 return entries_of(state[key])
         return value.entries if value.entries and value.type_name.endswith("ConfigDict") else state
     return value.entries or None
+
+
+def visible_settings(entries: dict[object, object]) -> dict[object, object]:
+    """The attributes of a settings object without what is not a setting, or is a secret."""
+    return {
+        key: "hidden" if key in _SECRETS and value is not None else value
+        for key, value in entries.items()
+        if isinstance(key, str) and not key.startswith("_") and key != "distributed_state"
+    }
 
 
 def plain_value(value: object) -> object:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity
-from ckpt_tui.checkpoints.plain import entries_of
+from ckpt_tui.checkpoints.plain import entries_of, visible_settings
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts
 from ckpt_tui.checkpoints.readers.sharded import add_configs, add_json, add_weights, count_bytes, judge_rest, weights_of
 from ckpt_tui.errors import CkptError
@@ -18,7 +18,6 @@ _SETTINGS = "training_args.bin"
 _OPTIMIZERS = ("optimizer.pt", "optimizer.bin")  # .bin: FSDP with a full state dict
 _FSDP_WEIGHTS = "pytorch_model_fsdp.bin"
 _MAX_HISTORY = 1_000_000
-_SECRETS = ("hub_token", "push_to_hub_token")
 
 
 class HfTrainerReader:
@@ -76,12 +75,7 @@ def _add_settings(parts: Parts) -> dict[object, object]:
     entries = entries_of(found.state) if found is not None else None
     if entries is None:
         return {}
-    settings = {
-        key: "hidden" if key in _SECRETS and value is not None else value
-        for key, value in entries.items()
-        if isinstance(key, str) and not key.startswith("_") and key != "distributed_state"
-    }
-    parts.checkpoint.parts[num_parts] = Part("settings", _SETTINGS, "", settings)
+    parts.checkpoint.parts[num_parts] = Part("settings", _SETTINGS, "", visible_settings(entries))
     return entries
 
 

@@ -192,6 +192,13 @@ def test_what_is_no_part_is_not_one(tmp_path: Path) -> None:
     assert checkpoint.hyperparameters == {"lr": 1}
 
 
+def test_settings_by_themselves(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, argparse.Namespace(lr=0.5, max_steps=-1, optim="adamw", hub_token="x", _n_gpu=0))
+    assert checkpoint.hyperparameters == {"lr": 0.5, "max_steps": -1, "optim": "adamw", "hub_token": "hidden"}
+    assert checkpoint.progress == {}
+    assert checkpoint.has == []
+
+
 OPTIMIZERS: dict[str, tuple[str, State]] = {
     "AdamW": ("AdamW", {}), "Adam": ("Adam", {}), "NAdam": ("NAdam", {}), "Adamax": ("Adamax", {}),
     "RMSprop": ("RMSprop", {"momentum": 0.9}), "Adadelta": ("Adadelta", {}), "Adagrad": ("Adagrad", {}),
