@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH = 24
 _MAX_MODULES = 100_000
+_MAX_NAME_CHARS = 2000  # longer ones count in the whole model only
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ def module_changes(changes: Iterable[TensorChange]) -> tuple[ModuleChange, ...]:
     """Every module that holds a tensor of the model, at every depth, most changed first."""
     sums: dict[str, _Sum] = {}
     for change in changes:
-        words = change.key.split(".")[:-1]
-        for depth in range(min(len(words), _MAX_DEPTH) + 1):
+        words = change.key.split(".", _MAX_DEPTH)[:-1] if len(change.key) <= _MAX_NAME_CHARS else []
+        for depth in range(len(words) + 1):
             name = ".".join(words[:depth])
             found = sums.get(name)
             if found is None:

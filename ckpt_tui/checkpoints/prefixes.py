@@ -23,6 +23,7 @@ _INNER_WRAPPERS = frozenset(
     {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 )
 _MAX_CHAIN = 4  # wrappers around one another
+_MAX_WORDS = 16  # of a prefix: a name can be a million dots
 _ENOUGH = 0.5  # of the names of the smaller side must agree after the change
 _RIVAL = 0.5  # another choice that makes this share of them agree too: it could be either
 
@@ -137,7 +138,9 @@ def _part_prefixes(whole: Mapping[str, Shape], part: Mapping[str, Shape]) -> Cou
     votes: Counter[str] = Counter()
     for name, shape in whole.items():
         dot = name.find(".")
-        while dot >= 0:
+        for _ in range(_MAX_WORDS):
+            if dot < 0:
+                break
             if part.get(name[dot + 1 :]) == shape:
                 votes[name[: dot + 1]] += 1
             dot = name.find(".", dot + 1)

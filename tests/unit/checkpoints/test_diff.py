@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -238,6 +239,16 @@ def test_a_history_that_grew_is_one_difference_and_not_one_a_row() -> None:
         ("loss_history", "40 items", "60 items, 20 different"),
         ("step", 40, 60),
     ]
+
+
+def test_names_of_a_million_dots(tmp_path: Path) -> None:
+    started = time.monotonic()
+    checkpoints = []
+    for letter in "ab":
+        names = [f"{letter}{'.' * 400_000}", letter + ".x" * 200_000, ".".join(["model"] * 100_000)]
+        checkpoints.append(raw_checkpoint(tmp_path / letter, {name: torch.ones(2) for name in names}))
+    assert len(diff_checkpoints(*checkpoints).tensors) == 5
+    assert time.monotonic() - started < 10
 
 
 def test_cancelling_ends_every_thread(tmp_path: Path) -> None:
