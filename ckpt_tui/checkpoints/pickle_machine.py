@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from codecs import escape_decode
 from collections.abc import Callable
-from itertools import islice, repeat
+from itertools import repeat
 from struct import Struct
 from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, TensorRef, Verdict
-from ckpt_tui.checkpoints.pickle_globals import CONDITIONAL, FROM_BUFFER, OPENER, judge
-from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, MalformedTensor, StorageRef, resolve_persistent_id
+from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict
+from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED, OPENINGS, PickleCalls, RanOut, Stop, build
+from ckpt_tui.checkpoints.pickle_globals import judge
+from ckpt_tui.checkpoints.pickle_rebuild import resolve_persistent_id
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text
 
 TYPE_CHECKING = False  # what few pickles need is imported when one does: `inspect` has a budget of 70 ms altogether
 if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.pickle_arrays import InPlace
-    from ckpt_tui.checkpoints.pickle_conditional import ConditionalCalls
-    from ckpt_tui.checkpoints.pickle_source import DistantBytes, PickleSource, Window
+    from ckpt_tui.checkpoints.pickle_source import DistantBytes, PickleSource
 
 _INT32 = Struct("<i").unpack_from
 _UINT32 = Struct("<I").unpack_from
@@ -33,32 +32,11 @@ _FLOAT64 = Struct(">d").unpack_from
 
 _CHECK_EVERY = 16_384  # opcodes between looks at the limits
 _MAX_INT_BYTES = 1024  # random states hold 128 bits; Python refuses to print more than 4,300 digits
-_MAX_PLAIN_INT = (1 << 61) - 1  # larger ones can share one hash, which makes a dict of them quadratic
-_MAX_KEY_NODES = 256
-_MAX_TUPLE_KEYS = (
-    2_000  # of one pickle; tuples can be made to share one hash, which is not seeded, and no file has many
-)
 _HIGHEST_PROTOCOL = 5
-_MAX_ARRAY_MEMO = 64  # entries back to where an array was memoised before its state was read
-MAX_EMBEDDED = 2_000  # bytes values that are looked into for pickles
-_MIN_EMBEDDED_BYTES = 4
-_OPENINGS = frozenset({b"\x80", b"P", b"(", b"]", b"}", b"c"})  # first bytes of pickles, and of zip archives
 _MAX_KEPT_BYTES = 16_384  # of one bytes value; longer ones stay in the file, where the pickle is read from one
 _MAX_TEXT_BYTES = 1 << 20  # a longer one stays in the file, where arrays are asked for: protocols 0 to 2 write them so
 
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
-
-
-class _Stop(Exception):  # noqa: N818 - a limit, not an error of ours
-    """The pickle asks for more than a limit, or is not one."""
-
-
-class _RanOut(_Stop):
-    """An operand goes beyond what is in memory. needed: bytes from the opcode on."""
-
-    def __init__(self, what: str, needed: int) -> None:
-        super().__init__(what)
-        self.needed = needed
 
 
 class DecodedPickle:
@@ -118,7 +96,7 @@ def decode_stream(
 def _decoded(machine: _Machine, record: str) -> DecodedPickle:
     try:
         root = machine.run()
-    except _Stop as stop:
+    except Stop as stop:
         raise UnsoundPickleError(record, machine, str(stop)) from None
     except (IndexError, KeyError, struct_error, UnicodeError, ValueError, TypeError, OverflowError) as error:
         raise UnsoundPickleError(record, machine, safe_text(error, 80)) from None
@@ -162,7 +140,7 @@ def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
     return found if in_place is None else found + in_place.globals
 
 
-class _Machine:
+class _Machine(PickleCalls):
     """One pickle being read. `position` is where the opcode that is being read begins, roughly: for messages."""
 
     def __init__(
@@ -172,23 +150,13 @@ class _Machine:
         limits: ReadLimits,
         resolve: Callable[[object], object] = resolve_persistent_id,
     ) -> None:
-        self.data = data
+        super().__init__(data, limits)
         self.position = start
-        self.limits = limits
         self.resolve = resolve
-        self.window: Window | None = None  # where more bytes come from
         self.base = 0  # where `data` begins in the source
         self.start = 0  # ... and the pickle, for messages
         self.is_cut = False
-        self.embedded: list[bytes | DistantBytes] = []  # bytes that begin like a pickle, or a file that holds one
         self.depth = 0
-        self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
-        self.conditional: ConditionalCalls | None = None  # when it names one of those
-        self.names: dict[tuple[str, str], GlobalName] = {}
-        self.copied = 0
-        self.odd_keys: dict[str, object] = {}
-        self.num_tuple_keys = 0
-        self.num_malformed = 0
 
     def run(self) -> object:
         """The loop. Opcodes of tensors come first and inline; `_rare` has the rest."""
@@ -203,9 +171,9 @@ class _Machine:
             self.position = position
             num_opcodes += _CHECK_EVERY
             if num_opcodes > limits.max_opcodes + _CHECK_EVERY:
-                raise _Stop(f"more than {count(limits.max_opcodes)} opcodes")
+                raise Stop(f"more than {count(limits.max_opcodes)} opcodes")
             if len(stack) + len(marks) > limits.max_stack or len(memo) > limits.max_memo:
-                raise _Stop("its stack or memo grows without end")
+                raise Stop("its stack or memo grows without end")
             try:
                 for _ in repeat(None, _CHECK_EVERY):
                     try:
@@ -242,7 +210,7 @@ class _Machine:
                     elif code == 0x58:  # BINUNICODE
                         end = position + 4 + _UINT32(data, position)[0]
                         if end > size:
-                            raise _RanOut("a text goes beyond the end", end - position + 1)
+                            raise RanOut("a text goes beyond the end", end - position + 1)
                         push(str(data[position + 4 : end], "utf-8", "surrogatepass"))
                         position = end
                     elif code == 0x52:  # REDUCE
@@ -261,7 +229,7 @@ class _Machine:
                     elif code == 0x8C:  # SHORT_BINUNICODE
                         end = position + 1 + data[position]
                         if end > size:
-                            raise _RanOut("a text goes beyond the end", end - position + 1)
+                            raise RanOut("a text goes beyond the end", end - position + 1)
                         push(str(data[position + 1 : end], "utf-8", "surrogatepass"))
                         position = end
                     elif code == 0x85:  # TUPLE1
@@ -315,7 +283,7 @@ class _Machine:
                     elif code == 0x62:  # BUILD
                         state = stack.pop()
                         if self.in_place is None or not self.build_array(stack, state, memo):
-                            _build(stack[-1], state)
+                            build(stack[-1], state)
                     elif code == 0x81:  # NEWOBJ
                         arguments = stack.pop()
                         stack[-1] = self.call(stack[-1], arguments)
@@ -340,7 +308,7 @@ class _Machine:
                             push = stack.append
                         else:
                             position = self.rare(code, position, stack, memo)
-            except (IndexError, ValueError, struct_error, _RanOut) as problem:
+            except (IndexError, ValueError, struct_error, RanOut) as problem:
                 # Nothing was done yet of an opcode whose operand is not there as a whole: it is read again with more.
                 self.position = position
                 needed = self.lacking(problem, code, size - position)
@@ -358,7 +326,7 @@ class _Machine:
         """How many bytes from the opcode on it needs to be read again; 0 when more bytes do not help."""
         if self.window is None:
             return 0
-        if type(problem) is _RanOut:
+        if type(problem) is RanOut:
             return problem.needed
         if _OPERAND_BYTES.get(code, 0) > available:
             return _OPERAND_BYTES[code] + 1
@@ -383,141 +351,16 @@ class _Machine:
         """What follows in the source from `position` on: at least `needed` bytes."""
         self.position = position
         if self.window is None:
-            raise _Stop("it goes on where its bytes end")
+            raise Stop("it goes on where its bytes end")
         data = self.window.at(self.base + position, needed, is_jump=position > len(self.data))
         if data is None and needed <= self.window.source.end - self.base - position:
-            raise _Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
+            raise Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
         if data is None:
             self.is_cut = True
-            raise _Stop("it is cut short")
+            raise Stop("it is cut short")
         self.base += position
         self.data = data
         return data
-
-    def note_bytes(self, value: bytes) -> None:
-        """Keep bytes that may be a pickle: one with a header, one that ends as those without do, or an archive."""
-        first = value[:1]
-        if first in _OPENINGS and len(value) >= _MIN_EMBEDDED_BYTES:
-            is_likely = first == b"\x80" or value[:4] == b"PK\x03\x04" or value[-1:] == b"."
-            if is_likely and len(self.embedded) < MAX_EMBEDDED:
-                self.embedded.append(value)
-
-    def named(self, module: str, name: str) -> GlobalName:
-        """The global of this name, made when it is new."""
-        return self.names.get((module, name)) or self.name(module, name)
-
-    def name(self, module: str, name: str) -> GlobalName:
-        """The global of this name, the same one each time."""
-        found = self.names[(module, name)] = GlobalName(f"{module}.{name}")
-        if found.type_name in CONDITIONAL:
-            if self.conditional is None:
-                from ckpt_tui.checkpoints.pickle_conditional import ConditionalCalls
-
-                self.conditional = ConditionalCalls(self.named)
-            self.conditional.add(found)
-        return found
-
-    def call(self, function: object, arguments: object) -> object:
-        """What a call stands for. Nothing is called but our own builders."""
-        if type(arguments) is not tuple:
-            raise _Stop("a call whose arguments are no tuple")
-        if type(function) is not GlobalName:
-            return OpaqueObject("result of a call", (function, *arguments[:16]))
-        if function.copies and arguments:
-            first = arguments[0]
-            if isinstance(first, (str, bytes, list, tuple, dict)):
-                self.copied += len(first)
-                num_bytes = len(self.data) if self.window is None else self.window.num_read
-                if self.copied > max(num_bytes, 4096) * 4:
-                    raise _Stop("it copies the same data again and again")
-        builder = function.builder
-        if builder is not None:
-            try:
-                made = builder(*arguments)
-                if function.copies and type(made) is bytes:
-                    self.note_bytes(made)
-                return made
-            except MalformedTensor:
-                self.num_malformed += 1
-                return OpaqueObject(function.type_name, arguments)
-            except (TypeError, ValueError, UnicodeError, struct_error):
-                if self.conditional is not None:
-                    self.conditional.note_arguments(arguments)
-                return OpaqueObject(function.type_name, arguments)
-        name = function.type_name
-        if self.conditional is not None:
-            self.conditional.note_arguments(arguments)
-            if name in CONDITIONAL and name != OPENER:
-                made = self.conditional.call(name, arguments)
-                return OpaqueObject(name, arguments) if made is None else made
-        if name == OPENER or (self.in_place is not None and name in FROM_BUFFER):
-            made = self.in_place.call(name, arguments) if self.in_place is not None else None
-            if self.conditional is not None and name == OPENER:
-                self.conditional.note_call(name, is_innocent=made is not None)
-            return OpaqueObject(name, arguments) if made is None else made
-        if name in _NEW_OBJECT and arguments:
-            if name.endswith("_reconstructor"):
-                return self.reconstruct(arguments)
-            kind = arguments[0]
-            if type(kind) is GlobalName and kind.type_name not in _NEW_OBJECT:
-                return self.call(kind, arguments[1:] if name.endswith("__newobj__") else _positional(arguments))
-        if name in _SETS and len(arguments) == 1 and type(arguments[0]) is list:
-            return OpaqueObject(name, items=arguments[0])
-        return OpaqueObject(name, arguments)
-
-    def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
-        """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""
-        target = stack[-1]
-        if type(target) is not OpaqueObject or target.type_name != "numpy.ndarray" or self.in_place is None:
-            return False
-        tensor = self.in_place.array(state)
-        if tensor is None:
-            return False
-        stack[-1] = tensor
-        for key in islice(reversed(memo), _MAX_ARRAY_MEMO):
-            if memo[key] is target:
-                memo[key] = tensor
-        return True
-
-    def reconstruct(self, arguments: tuple[object, ...]) -> object:
-        """copyreg._reconstructor(class, base, state): how protocols 0 and 1 build an object."""
-        kind = arguments[0]
-        if type(kind) is not GlobalName or kind.type_name in _NEW_OBJECT:
-            return OpaqueObject("result of a call", arguments[:16])
-        rest = arguments[2:3] if len(arguments) > 2 and arguments[2] is not None else ()
-        return self.call(kind, rest)
-
-    def set_items(self, target: object, pairs: list[object]) -> None:
-        if len(pairs) % 2:
-            raise _Stop("a key without a value")
-        if type(target) is dict:
-            entries: dict[object, object] = target
-        elif type(target) is OpaqueObject:
-            entries = target.entries
-        else:
-            raise _Stop("items set on something that takes none")
-        at = 0
-        for key in pairs[::2]:
-            entries[key if type(key) is str else self.hashable(key)] = pairs[at + 1]
-            at += 2
-
-    def extend(self, target: object, values: list[object]) -> None:
-        if type(target) is list:
-            target.extend(values)
-        elif type(target) is OpaqueObject:
-            target.items.extend(values)
-        else:
-            raise _Stop("items added to something that takes none")
-
-    def hashable(self, key: object) -> object:
-        """`key`, or a text for it when it cannot be a key here (an object), or must not (deep, or made to collide)."""
-        if _is_plain_key(key) and (type(key) is not tuple or self.num_tuple_keys < _MAX_TUPLE_KEYS):
-            self.num_tuple_keys += type(key) is tuple
-            return key
-        kind = key.type_name if isinstance(key, OpaqueObject) else type(key).__name__
-        text = f"<{kind[:200]} #{len(self.odd_keys) + 1}>"
-        self.odd_keys[text] = key
-        return text
 
     def line(self, position: int) -> tuple[bytes, int]:
         end = self.data.index(b"\n", position)
@@ -526,9 +369,9 @@ class _Machine:
     def piece(self, position: int, num_bytes: int) -> tuple[bytes, int]:
         end = position + num_bytes
         if num_bytes < 0:
-            raise _Stop("a negative number of bytes is announced")
+            raise Stop("a negative number of bytes is announced")
         if end > len(self.data):
-            raise _RanOut(f"{count(num_bytes)} bytes are announced, fewer are there", end - self.position + 1)
+            raise RanOut(f"{count(num_bytes)} bytes are announced, fewer are there", end - self.position + 1)
         return self.data[position:end], end
 
     def rare_marked(self, code: int, position: int, taken: list[object], stack: list[object]) -> int:
@@ -557,13 +400,13 @@ class _Machine:
         data, push = self.data, stack.append
         if code == 0x80:  # PROTO
             if data[position] > _HIGHEST_PROTOCOL:
-                raise _Stop(f"protocol {data[position]} is not known")
+                raise Stop(f"protocol {data[position]} is not known")
             return position + 1
         if code == 0x95:  # FRAME
             end = len(data) if self.window is None else self.window.source.end - self.base
             if _UINT64(data, position)[0] > end - position - 8:
                 self.is_cut = True
-                raise _Stop("a frame goes beyond the end")
+                raise Stop("a frame goes beyond the end")
             return position + 8
         if code in _COUNTED:
             width, kind = _COUNTED[code]
@@ -575,7 +418,7 @@ class _Machine:
                 source = self.window.source
                 if self.base + begin + num_bytes <= source.end:
                     distant = DistantBytes(source, self.base + begin, num_bytes)
-                    if source.read(distant.offset, 1) in _OPENINGS and len(self.embedded) < MAX_EMBEDDED:
+                    if source.read(distant.offset, 1) in OPENINGS and len(self.embedded) < MAX_EMBEDDED:
                         self.embedded.append(distant)
                     push(distant)
                     return begin + num_bytes
@@ -616,7 +459,7 @@ class _Machine:
         elif code in b"IFLSVgpP":
             return self.text_opcode(code, position, stack, memo)
         else:
-            raise _Stop(f"0x{code:02x} is no opcode")
+            raise Stop(f"0x{code:02x} is no opcode")
         return position
 
     def text_opcode(self, code: int, position: int, stack: list[object], memo: dict[int, object]) -> int:
@@ -630,7 +473,7 @@ class _Machine:
             stack.append(_decimal(line.rstrip(b"L")))
         elif code == 0x53:  # STRING
             if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-                raise _Stop("a text without quotes")
+                raise Stop("a text without quotes")
             stack.append(_old_string(escape_decode(line[1:-1])[0]))
         elif code == 0x56:  # UNICODE
             stack.append(str(line, "raw-unicode-escape"))
@@ -655,25 +498,11 @@ _OPERAND_BYTES = {
 }  # fmt: skip
 _LINES = {0x63: 2, 0x69: 2, **dict.fromkeys(b"IFLSVgpP", 1)}
 _SIGNED_COUNTS = frozenset({0x8B, 0x54})
-_NEW_OBJECT = frozenset(
-    f"{module}.{name}"
-    for module in ("copyreg", "copy_reg")
-    for name in ("__newobj__", "__newobj_ex__", "_reconstructor")
-)
-_SETS = frozenset(
-    {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset", "collections.deque"}
-)
-
-
-def _positional(arguments: tuple[object, ...]) -> tuple[object, ...]:
-    """The positional arguments of copyreg.__newobj_ex__(class, args, kwargs)."""
-    given = arguments[1] if len(arguments) > 1 else ()
-    return given if type(given) is tuple else ()
 
 
 def _text(value: object) -> str:
     if type(value) is not str:
-        raise _Stop("the name of a global is no text")
+        raise Stop("the name of a global is no text")
     return value
 
 
@@ -692,48 +521,3 @@ def _old_string(piece: bytes) -> object:
         return piece.decode("ascii")
     except UnicodeDecodeError:
         return piece
-
-
-def _is_plain_key(key: object) -> bool:
-    """Whether hashing `key` is cheap and shallow. A tuple nested 100,000 deep would end the process."""
-    kind = type(key)
-    if kind is int:
-        return -_MAX_PLAIN_INT < key < _MAX_PLAIN_INT  # type: ignore[operator]
-    if kind in (str, bytes, bool, float) or key is None:
-        return True
-    if kind is not tuple:
-        return False
-    waiting = [(key, 0)]
-    num_nodes = 0
-    while waiting:
-        items, depth = waiting.pop()
-        assert isinstance(items, tuple)
-        num_nodes += len(items)
-        if depth > 8 or num_nodes > _MAX_KEY_NODES:
-            return False
-        for item in items:
-            if type(item) is tuple:
-                waiting.append((item, depth + 1))
-            elif not _is_plain_key(item):
-                return False
-    return True
-
-
-def _build(target: object, state: object) -> None:
-    """BUILD: keep the state of an object. OrderedDict's attributes and a tensor's are not part of the tree."""
-    if type(target) is OpaqueObject:
-        target.state = state
-    elif type(target) not in (
-        dict,
-        list,
-        tuple,
-        GlobalName,
-        TensorRef,
-        CompositeRef,
-        StorageRef,
-        str,
-        int,
-        float,
-        bytes,
-    ):
-        raise _Stop("a state given to something that takes none")
