@@ -16,6 +16,8 @@ ELLIPSIS = "…"
 # surrogates, line and paragraph separators. Private use and unassigned are escaped too: no terminal agrees on them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
 
+_MAX_COUNT_BITS = 1000
+
 
 def safe_text(value: object, limit: int = 200) -> str:
     """`value` as one line of visible characters, at most `limit` of them; everything else is shown escaped.
@@ -129,6 +131,8 @@ def short_age(seconds: float | None) -> str:
 
 def count(number: int | float | None) -> str:
     """A count with thousands separated: `12,700`."""
+    if isinstance(number, int):  # a file can claim one that no float holds, and that Python does not print
+        return f"{number:,}" if number.bit_length() < _MAX_COUNT_BITS else "more than 10^300"
     return "-" if number is None else f"{number:,.0f}"
 
 

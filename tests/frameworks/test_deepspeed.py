@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,7 +173,64 @@ def test_every_reference_leads_to_its_tensor(name: str) -> None:
     assert all(checkpoint.tensors[reference.index] is reference.info for reference in references)
 
 
+def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write one of the files again with something else in it."""
+    state = torch.load(path, weights_only=False)
+    change(state)
+    torch.save(state, path)
+
+
+def test_a_dynamic_loss_scale_is_the_scaler(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by DeepSpeed itself: it refuses fp16 on a CPU."""
+    module = types.ModuleType("deepspeed.runtime.fp16.loss_scaler")
+    scaler = type("DynamicLossScaler", (), {"__module__": module.__name__})
+    module.DynamicLossScaler = module.LossScaler = scaler  # type: ignore[attr-defined]
+    stages = types.ModuleType("deepspeed.runtime.zero.config")
+    stages.ZeroStageEnum = type("ZeroStageEnum", (int,), {"__module__": stages.__name__})  # type: ignore[attr-defined]
+    fragments = types.ModuleType("deepspeed.utils.tensor_fragment")
+    fragments.fragment_address = type("fragment_address", (), {"__module__": fragments.__name__})  # type: ignore[attr-defined]
+    for name in (
+        "deepspeed",
+        "deepspeed.runtime",
+        "deepspeed.runtime.fp16",
+        "deepspeed.runtime.zero",
+        "deepspeed.utils",
+    ):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for made in (module, stages, fragments):
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    instance = scaler()
+    instance.__dict__.update(cur_scale=65536.0, cur_iter=3, raise_error_at_min_scale=True)
+    path = copy / "zero2" / "global_step3" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    changed(path, lambda state: state["optimizer_state_dict"].update(loss_scaler=instance))
+    checkpoint = open_checkpoint(copy / "zero2")
+    assert checkpoint.has == ["model", "optimizer", "scheduler", "scaler"]
+    assert checkpoint.safety == "safe"
+
+
 # --- damage
+
+
+@pytest.mark.parametrize("claim", ["ranks", "names", "the same group", "a shape"])
+def test_states_that_claim_too_much_cost_little(copy: Path, claim: str) -> None:
+    def claims(state: dict[str, Any]) -> None:
+        if claim == "ranks":
+            state.update(dp_world_size=2**39, mp_world_size=1)
+        elif claim == "names":
+            state["param_shapes"] = [{f"p{number}": torch.Size([1]) for number in range(150_000)}]
+        elif claim == "the same group":
+            state["param_shapes"] = state["param_shapes"] * 100_000
+        else:
+            state["param_shapes"][0]["first.weight"] = torch.Size([2**62] * 60)
+
+    changed(copy / "zero1_two_ranks" / "global_step3" / "mp_rank_00_model_states.pt", claims)
+    started = time.process_time()
+    checkpoint = open_checkpoint(copy / "zero1_two_ranks")
+    assert time.process_time() - started < 4  # a second alone on a machine
+    assert len(checkpoint.findings) <= 1001
+    codes = {finding.code for finding in checkpoint.findings}
+    expected = {"ranks": "missing-part", "names": "shapes-do-not-fit", "a shape": "shapes-do-not-fit"}
+    assert claim == "the same group" or expected[claim] in codes
 
 
 @pytest.fixture

@@ -30,10 +30,11 @@ from ckpt_tui.checkpoints.readers.zero_states import (
     inner_optimizer,
     moment_names,
     named_groups,
+    scaler_part,
     shapes_of,
 )
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import plural, safe_text
+from ckpt_tui.text import count, plural, safe_text
 
 _MODEL_END = "_model_states.pt"
 _OPTIMIZER_END = "_optim_states.pt"
@@ -199,6 +200,9 @@ class _Step:
             is_first = False
         for file, state in self.optimizer_states.items():
             checkpoint.parts.append(Part("optimizer", file, "", state))
+        scaler = next((part for part in map(scaler_part, self.optimizer_states.items()) if part is not None), None)
+        if scaler is not None:
+            checkpoint.parts.append(scaler)
         if self.stage is not None:
             checkpoint.metadata["zero_stage"] = self.stage
 
@@ -301,6 +305,10 @@ class _Step:
                 if not lengths:
                     continue
                 row = Row(flats, max(lengths))
+                needed = sum(map(elements_of, shapes.values()))
+                if needed > row.num_elements:
+                    self.note_misfit(f"group {number}", needed, row.num_elements)
+                    return
                 begin = 0
                 for place, (name, shape) in enumerate(shapes.items()):
                     if made.is_cut:
@@ -320,6 +328,11 @@ class _Step:
             flats = [flat_of(rank, kind, None, 3) for rank in ranks]
             if not any(flat is not None for flat in flats):
                 continue
+            needed = sum(-(-elements_of(shape) // len(flats)) for shapes in groups for shape in shapes.values())
+            held = min(sum(flat.sizes) for flat in flats if flat is not None)
+            if needed > held:
+                self.note_misfit("a rank", needed, held)
+                return
             begin = 0
             for shapes in groups:
                 for name, shape in shapes.items():
@@ -329,6 +342,13 @@ class _Step:
                     pieces = spans_of_stage_3(flats, begin, num_elements)
                     self.put(name, kind, shape, pieces, made, weights, states, flats)
                     begin += -(-num_elements // len(flats))
+
+    def note_misfit(self, whose: str, needed: int, held: int) -> None:
+        message = (
+            f"the parameters of {whose} have {count(needed)} elements, the partitions {count(held)}: "
+            "they are not of the same save"
+        )
+        self.parts.note("shapes-do-not-fit", Severity.ERROR, self.folder.rstrip("/"), message, _HINT)
 
     def put(
         self, name: str, kind: str, shape: Shape, pieces: list[tuple[int, int, TensorInfo | None, int]],

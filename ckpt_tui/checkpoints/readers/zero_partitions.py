@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, ShardedTensor, TensorInfo, TensorRef
 
-_MAX_PIECES = 300_000
+_MAX_PIECES = 200_000
 _MAX_NAME_BYTES = 256 << 20
 
 Shape = tuple[int, ...]
@@ -103,12 +103,13 @@ class Assembled:
 class Row:
     """The row of a group, which goes through all ranks; a rank that is lost had `rank_elements`."""
 
-    __slots__ = ("_flats", "_sizes", "_starts")
+    __slots__ = ("_flats", "_sizes", "_starts", "num_elements")
 
     def __init__(self, flats: list[Flat | None], rank_elements: int) -> None:
         self._flats = flats
         self._sizes = [rank_elements if flat is None else sum(flat.sizes) for flat in flats]
         self._starts = list(accumulate(self._sizes, initial=0))
+        self.num_elements = self._starts[-1]
 
     def pieces(self, begin: int, num_elements: int) -> list[tuple[int, int, TensorInfo | None, int]]:
         """The pieces of a span of it."""

@@ -121,3 +121,15 @@ def add_steps(
                     moments = states.get(name)
                     if isinstance(moments, dict):
                         moments.setdefault(key, value)
+
+
+def scaler_part(item: tuple[str, dict[object, object]]) -> Part | None:
+    """The loss scale of a training in fp16, in the states of one rank; a fixed one of 1 is none."""
+    file, state = item
+    inner = state.get("optimizer_state_dict")
+    scaler = inner.get("loss_scaler") if isinstance(inner, dict) else None
+    if not isinstance(scaler, OpaqueObject) or not isinstance(scaler.state, dict) or not scaler.state:
+        return None
+    if not scaler.type_name.endswith(".DynamicLossScaler") and scaler.state.get("cur_scale") == 1:
+        return None
+    return Part("scaler", file, "optimizer_state_dict.loss_scaler.", scaler.state)
