@@ -36,6 +36,8 @@ class ValueChange:
 
 def value_changes(a: Checkpoint, b: Checkpoint, absent: frozenset[str]) -> Iterator[ValueChange]:
     """Every value that differs. absent: roles that only one side has at all; what is in them is not listed."""
+    if isinstance(a.state, OpaqueObject) != isinstance(b.state, OpaqueObject):
+        return  # a whole module against weights: its attributes are code, and only its tensors have another side
     has_settings = bool(a.hyperparameters or b.hyperparameters)
     if _layout(a, absent) == _layout(b, absent):
         yield from _walk("", _pruned(a, absent, has_settings), _pruned(b, absent, has_settings))

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -13,6 +14,7 @@ from safetensors.torch import save_file, save_model
 from ckpt_tui.checkpoints.diff import Diff, diff_checkpoints
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.tensor_changes import TensorChange
+from tests.builders.tar_files import tar_bytes
 
 torch.set_num_threads(1)
 Weights = dict[str, torch.Tensor]
@@ -263,6 +265,45 @@ def test_the_old_format_against_the_new(net: Net, tmp_path: Path) -> None:
     found = diff(tmp_path / "old.pt", save(tmp_path / "new.pt", state))
     assert found.is_same
     assert set(changes(found)) == {"same"}
+
+
+class Scored(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = torch.nn.Linear(6, 5)
+        self.norm = torch.nn.BatchNorm1d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.score(x))
+
+
+@pytest.mark.parametrize("kind", ["whole module", "TorchScript", "torch.export", "npz", "compressed npz", "tar"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_against_what_else_can_hold_them(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Scored().eval()
+    a, b = save(tmp_path / "a.pt", module.state_dict()), tmp_path / "b"
+    with torch.no_grad():
+        module.score.bias[2] += 1
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    if kind == "whole module":
+        save(b, module)
+    elif kind == "TorchScript":
+        torch.jit.save(torch.jit.script(module), b)
+    elif kind == "torch.export":
+        b = tmp_path / "b.pt2"
+        torch.export.save(torch.export.export(module, (torch.ones(2, 6),)), b)
+    elif kind == "tar":
+        b.write_bytes(tar_bytes(dict(module.state_dict())))
+    else:
+        b = tmp_path / "b.npz"
+        (np.savez_compressed if kind == "compressed npz" else np.savez)(b, **arrays)
+    for found in (diff(a, b), diff(b, a)):
+        assert [t.key for t in found.changed_tensors] == ["score.bias"]
+        assert found.changed_tensors[0].max_abs == pytest.approx(1)
+        assert len(found.tensors) == len(arrays)
+        assert not found.other
+        assert not found.parts
 
 
 def test_modules_are_summed_up_exactly(tmp_path: Path) -> None:
