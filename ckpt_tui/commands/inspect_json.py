@@ -27,6 +27,7 @@ def inspect_data(
                 "bytes": tensor.size_bytes, "storage": tensor.storage, "stride": tensor.stride,
                 "offset": tensor.offset, "device": tensor.device, "layout": tensor.layout,
                 "component": tensor.is_component, "at_byte": _at_byte(checkpoint, tensor),
+                "in_file": _in_file(checkpoint, tensor),
                 **statistics.get(position, {}),
             }
             for position, tensor in enumerate(chosen)
@@ -60,6 +61,12 @@ def inspect_data(
             for finding in checkpoint.findings
         ],
     }  # fmt: skip
+
+
+def _in_file(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
+    """The file that `at_byte` counts in: of a distributed checkpoint's tensors one of many."""
+    storage = checkpoint.storages.get(tensor.storage)
+    return tensor.file if storage is None else storage.file
 
 
 def _at_byte(checkpoint: Checkpoint, tensor: TensorInfo) -> int | None:
