@@ -179,7 +179,7 @@ def _why_not_checked(checkpoint: Checkpoint, tally: _Tally, findings: list[Findi
     """What nothing vouches for; nothing to add where a finding has said it."""
     if any(finding.code in ("checksum-not-recorded", "unknown-compression") for finding in findings):
         return []
-    where = safe_text(os.path.basename(checkpoint.path.rstrip("/")))
+    where = safe_text(os.path.basename(os.path.abspath(checkpoint.path)))
     hint = "A run's log or registry may hold a digest."
     if not tally.vouched_bytes:
         message = "no checksums are recorded in it, so that a changed byte cannot be seen"

@@ -27,7 +27,7 @@ class Unopened:
 
 def judge_unopened(path: str, error: CkptError, before: Stamp) -> Unopened:
     """What to say of the checkpoint at `path`, which could not be opened because of `error`."""
-    name = safe_text(os.path.basename(path.rstrip("/")) or path)
+    name = safe_text(os.path.basename(os.path.abspath(path)) or path)
     if error.title in _UNREADABLE:
         return unreadable(name, error)
     if grows(path, before):
@@ -50,7 +50,7 @@ def judge_unopened(path: str, error: CkptError, before: Stamp) -> Unopened:
 
 def judge_empty(path: str, before: Stamp) -> Unopened:
     """A file without a byte."""
-    name = safe_text(os.path.basename(path.rstrip("/")) or path)
+    name = safe_text(os.path.basename(os.path.abspath(path)) or path)
     if grows(path, before):
         return Unopened("incomplete", still_growing(name, "it is incomplete, still growing"))
     message = "the file is empty: a save was cut off before its first byte, or the disk was full"

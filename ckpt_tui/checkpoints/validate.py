@@ -126,7 +126,7 @@ class _Judge:
         self.format = ""
         self.step: int | None = None
         self.size_bytes = 0
-        self.name = safe_text(os.path.basename(path.rstrip("/")) or path)
+        self.name = safe_text(os.path.basename(os.path.abspath(path)) or path)
 
     def run(self) -> str:
         """Judge; gives the verdict."""
@@ -215,10 +215,12 @@ class _Judge:
         from ckpt_tui.checkpoints.resumable import check_resume, step_of
 
         self.step = step_of(checkpoint)
-        if "resume" in self.wanted:
-            found = check_resume(checkpoint, self.expected_step)
-            self.findings += found.findings
-            self.levels["resume"] = found.outcome
+        if "resume" not in self.wanted or self.levels["structure"] == "fail":
+            return  # what is missing would only be said a second time, as if a resume did without it
+        found = check_resume(checkpoint, self.expected_step)
+        is_sound = "fail" not in self.levels.values()
+        self.findings += [finding for finding in found.findings if is_sound or finding.code != "not-exact"]
+        self.levels["resume"] = found.outcome
 
     def _set_level(self, level: str, outcome: str = "pass") -> None:
         """Fail a level that has an error among its findings."""
@@ -286,6 +288,7 @@ class _Judge:
 def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
     """Tensors whose storage is missing, or too small for their shape, strides and offset."""
     findings = []
+    has_lost = any(finding.severity == Severity.ERROR for finding in checkpoint.findings)
     for tensor in checkpoint.tensors:
         if tensor.layout != "strided" or tensor.device == "meta" or not tensor.num_elements:
             continue
@@ -295,6 +298,8 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
             message = f"its storage {safe_text(tensor.storage)} is not in the file"
             findings.append(Finding("storage-missing", Severity.ERROR, name, message, ANOTHER))
             continue
+        if storage.offset is None and has_lost:
+            continue  # its reader has said which file or record is missing
         if item is None or len(tensor.stride) != len(tensor.shape):
             continue
         reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) + 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 import zipfile
@@ -168,3 +170,16 @@ def test_names_that_lead_outside_are_never_read(tmp_path: Path) -> None:
 def test_a_directory_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     assert validate(tmp_path).verdict == "not-a-checkpoint"
+
+
+def test_what_is_lost_is_said_once_and_nothing_is_said_of_a_resume() -> None:
+    """A piece of a distributed checkpoint is missing: its reader names it, nobody else repeats it for every tensor."""
+    sample = Path(__file__).parents[2] / "samples" / "dcp_two_ranks"
+    with tempfile.TemporaryDirectory() as directory:
+        broken = Path(shutil.copytree(sample, Path(directory) / "step_7"))
+        (broken / "__1_0.distcp").unlink()
+        age(broken)
+        validation = validate(broken)
+    assert (validation.verdict, validation.levels["resume"]) == ("damaged", "not-checked")
+    assert [f.where for f in validation.findings if f.severity == "error"] == ["__1_0.distcp"]
+    assert "can be resumed" not in words_of(validation)
