@@ -112,6 +112,7 @@ class _Sums:
         self._num_nonfinite = self._num_pairs = 0
         self._is_equal = True
         self._memory: dict[str, Array] = {}
+        self._halves: Array | None = None
 
     def add(self, words_a: Array, words_b: Array, repeats: int) -> None:
         """Take one block of each; every pair stands `repeats` times in the tensors."""
@@ -172,10 +173,19 @@ class _Sums:
 
     def _values(self, name: str, words: Array, dtype: str) -> Array:
         """Values in float64; of complex numbers, and what is compared with them, real and imaginary parts in turn."""
-        if dtype in ("float32", "float16") and not self._is_complex:
+        if not self._is_complex:
             values = self._space(name, len(words))
-            np.copyto(values, words.view(dtype))
-            return values
+            if dtype in ("float32", "float16"):
+                np.copyto(values, words.view(dtype))
+                return values
+            if dtype == "bfloat16":  # the upper half of a float32
+                if self._halves is None or len(self._halves) < len(words):
+                    self._halves = np.empty(len(values), np.uint32)
+                wide = self._halves[: len(words)]
+                np.copyto(wide, words)
+                np.left_shift(wide, 16, out=wide)
+                np.copyto(values, wide.view(np.float32))
+                return values
         values = to_float64(words, dtype)
         return values.astype(np.complex128, copy=False).view(np.float64) if self._is_complex else values
 
