@@ -21,6 +21,7 @@ _MAX_FINDINGS = 100
 _SNIFF_LIMITS = ReadLimits(max_opcodes=1_000, max_stack=1_000, max_memo=1_000)
 _FIRST_OPCODES = b"(]}c"  # of a container or an object: what protocols 0 and 1 begin with
 _MIN_SOUND_BYTES = 16  # of a pickle without a header that goes on behind the first bytes of a file
+_JOBLIB = ("joblib.numpy_pickle.NumpyArrayWrapper", "sklearn.externals.joblib.numpy_pickle.NumpyArrayWrapper")
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
 
 
@@ -64,6 +65,8 @@ class _Stream:
             try:
                 decoded = decode_stream(self.source, position, record, self.limits, takes_arrays=True)
             except UnsoundPickleError as error:
+                if any(ref.name in _JOBLIB for ref in error.globals):
+                    raise _from_joblib(self.checkpoint.path) from None
                 if not roots:
                     raise
                 self.say_rest(position, error)
@@ -101,6 +104,11 @@ class _Stream:
             self.checkpoint.findings.append(
                 Finding("trailing-data", Severity.WARNING, where, rest, "Compare its size.")
             )
+
+
+def _from_joblib(path: str) -> CkptError:
+    what = f"{path} was written by joblib, which puts the bytes of arrays between the opcodes of its pickle"
+    return CkptError("Not readable", what, "Opening it runs what it names. Its writer can save the arrays as .npz.")
 
 
 _OPENINGS = frozenset(bytes([code]) for code in _FIRST_OPCODES)

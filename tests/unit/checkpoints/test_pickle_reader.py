@@ -6,6 +6,7 @@ import argparse
 import collections
 import json
 import pickle
+import pickletools
 import sysconfig
 import time
 import warnings
@@ -139,6 +140,59 @@ def test_no_route_runs_anything(tmp_path: Path, route: str) -> None:
     checkpoint = _open(tmp_path, b"\x80\x04" + payload_routes(marker)[route] + b".")
     assert checkpoint.safety == "dangerous"
     assert not marker.exists()
+
+
+def _as_python_2(raw: bytes) -> bytes:
+    """The same pickle with its texts and bytes as Python 2 wrote them: SHORT_BINSTRING and BINSTRING."""
+    old = bytearray(raw)
+    for opcode, _, position in pickletools.genops(raw):
+        if opcode.name in ("SHORT_BINBYTES", "BINBYTES", "BINUNICODE"):
+            assert position is not None
+            old[position] = {"SHORT_BINBYTES": 0x55, "BINBYTES": 0x54, "BINUNICODE": 0x54}[opcode.name]
+    return bytes(old)
+
+
+def test_arrays_that_python_2_pickled(tmp_path: Path) -> None:
+    """CIFAR's batches and the models of the first detectron are such files."""
+    arrays = {"data": np.arange(20_000, dtype="f4"), "ascii": np.frombuffer(b"words" * 4, "u1"), "n": np.arange(300)}
+    raw = _as_python_2(pickle.dumps(arrays, 3))
+    assert all((value == arrays[key.decode()]).all() for key, value in pickle.loads(raw, encoding="bytes").items())
+    checkpoint = _open(tmp_path, raw)
+    assert [tensor.name for tensor in checkpoint.tensors] == list(arrays)
+    assert all(raw_elements(checkpoint, name) == array.tobytes() for name, array in arrays.items())
+
+
+def test_a_legacy_file_that_python_2_wrote(tmp_path: Path) -> None:
+    state = {"w": torch.arange(3.0), "step": 2}
+    pieces = legacy_bytes(state)
+    end = pieces.rindex(b".", 0, -20) + 1
+    path = tmp_path / "x.pt"
+    stream, position = b"", 0
+    while position < end:
+        length = _length_of_first(pieces[position:])
+        stream += _as_python_2(pieces[position : position + length])
+        position += length
+    path.write_bytes(stream + pieces[end:])
+    assert torch.load(path, weights_only=False)["w"].tolist() == [0.0, 1.0, 2.0]
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == "torch-legacy"
+    assert checkpoint.progress == {"step": 2}
+    assert_holds(checkpoint, state)
+
+
+def _length_of_first(raw: bytes) -> int:
+    """How long the first pickle is."""
+    *_, (_, _, last) = pickletools.genops(raw)
+    assert last is not None
+    return last + 1
+
+
+def test_a_file_of_joblib_is_called_so(tmp_path: Path) -> None:
+    raw = b"\x80\x03cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}b\xff\xff\0\0 the bytes of an array"
+    path = tmp_path / "x.joblib"
+    path.write_bytes(raw)
+    with pytest.raises(CkptError, match="joblib"):
+        open_checkpoint(path)
 
 
 def test_a_payload_without_a_header(tmp_path: Path) -> None:
