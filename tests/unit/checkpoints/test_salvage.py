@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import zipfile
@@ -24,6 +25,7 @@ from ckpt_tui.checkpoints.zip_walk import ZipWalk
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
 from tests.builders.salvage_states import are_same, every_kind, leaves, saved
+from tests.builders.zip_files import Record, zip_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +314,39 @@ def test_an_archive_inside_a_tensor_is_not_taken_for_the_outer_one(tmp_path: Pat
     assert plan.lost == []
     assert bytes(loaded["inner"].tolist()) == inner
     assert loaded["after"].tolist() == list(range(9))
+
+
+def test_without_any_hint_what_looks_like_a_record_inside_a_tensor_is_told_apart(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(5)}, tmp_path / "other.pt")  # its records begin with `other/`
+    inner = (tmp_path / "other.pt").read_bytes() + b"PK\x07\x08" + bytes(20) + b"PK\x03\x04" + bytes(60)
+    (tmp_path / "other.pt").unlink()
+    raw = bytearray(saved({"inner": torch.frombuffer(bytearray(inner), dtype=torch.uint8), "after": torch.arange(9)}))
+    raw[raw.index(b"inner")] ^= 1  # no names, and so no sizes
+    plan, state = salvaged(tmp_path, bytes(raw[: raw.rindex(b"archive/data.pkl") - 46]))
+    assert not plan.has_names
+    assert bytes(state["data/0"].tolist()) == inner
+    assert set(state) == {"data/0", "data/1"}
+
+
+def test_a_record_that_is_there_twice_is_not_guessed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(saved({"w": torch.ones(3), "x": torch.zeros(2)}))) as archive:
+        pickled = archive.read("archive/data.pkl")
+    names = ("data.pkl", "data/0", "data/1", "data/0")
+    contents = (pickled, b"\x01" * 12, b"\x02" * 8, b"\x03" * 12)
+    raw = zip_bytes(*(Record(f"archive/{name}", data) for name, data in zip(names, contents, strict=True)))
+    plan, state = salvaged(tmp_path, raw[: raw.index(b"PK\x01\x02")])
+    assert [(tensor.name, "twice" in tensor.reason) for tensor in plan.lost] == [("w", True)]
+    assert set(state) == {"x"}
+
+
+def test_a_storage_that_lost_its_checksum_is_lost_where_others_have_theirs(tmp_path: Path) -> None:
+    raw = bytearray(saved({"w": torch.arange(300.0), "x": torch.arange(3.0)}))
+    crc = zlib.crc32(torch.arange(300.0).numpy().tobytes()).to_bytes(4, "little")
+    at = raw.index(b"PK\x07\x08" + crc) + 4
+    raw[at : at + 4] = bytes(4)
+    plan, state = salvaged(tmp_path, bytes(raw[: raw.index(b"PK\x01\x02")]))
+    assert ["no checksum" in tensor.reason for tensor in plan.lost] == [True]
+    assert set(state) == {"x"}
 
 
 def test_the_original_is_read_only_and_an_existing_file_is_never_replaced(whole: bytes, tmp_path: Path) -> None:
