@@ -24,7 +24,7 @@ class PartFile:
 
 def holds_files(checkpoint: Checkpoint) -> bool:
     """Whether its state is by files, as that of a directory is."""
-    return any(part.file for part in checkpoint.parts) or any(tensor.file for tensor in checkpoint.tensors)
+    return any(part.file for part in checkpoint.parts) or any(tensor.file for tensor in checkpoint.tensors[:1])
 
 
 def files_of(checkpoint: Checkpoint) -> list[PartFile]:

@@ -47,13 +47,18 @@ class Weights:
 
     def __init__(self, tensors: Sequence[TensorInfo]) -> None:
         # Lists of numbers and texts only: 100,000 pairs would cost as much again in garbage collection.
-        names = [f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name for tensor in tensors]
+        if any(tensor.file for tensor in tensors):
+            names = [f"{tensor.file}.{tensor.name}" if tensor.file else tensor.name for tensor in tensors]
+        else:
+            names = [tensor.name for tensor in tensors]
         order = sorted(range(len(names)), key=names.__getitem__)
         self._names = [names[index] for index in order]
         ordered = [tensors[index] for index in order]
-        self._elements = list(accumulate(map(_own_elements, ordered), initial=0))
-        self._bytes = list(accumulate(map(_own_bytes, ordered), initial=0))
-        self._components = list(accumulate((tensor.is_component for tensor in ordered), initial=0))
+        sizes: dict[tuple[int, ...], int] = {shape: prod(shape) for shape in {tensor.shape for tensor in ordered}}
+        elements = [0 if tensor.is_component else sizes[tensor.shape] for tensor in ordered]
+        self._elements = list(accumulate(elements, initial=0))
+        self._bytes = list(accumulate([t.size_bytes if _has_own_bytes(t) else 0 for t in ordered], initial=0))
+        self._components = list(accumulate([tensor.is_component for tensor in ordered], initial=0))
         self._repeats: list[tuple[int, int, int, int]] = []  # (place, place of the one before, elements, bytes)
         if len({tensor.storage for tensor in tensors}) < len(tensors):
             self._find_repeats(ordered)
@@ -67,7 +72,8 @@ class Weights:
                 continue
             view = (tensor.storage, tensor.offset, tensor.shape, tensor.stride)
             if view in last_place:
-                self._repeats.append((place, last_place[view], _own_elements(tensor), tensor.size_bytes))
+                repeated = 0 if tensor.is_component else tensor.num_elements
+                self._repeats.append((place, last_place[view], repeated, tensor.size_bytes))
             last_place[view] = place
 
     def of(self, path: str) -> Weight:
@@ -97,14 +103,9 @@ class Weights:
         return Weight(high - low - self._components[high] + self._components[low], elements, num_bytes)
 
 
-def _own_elements(tensor: TensorInfo) -> int:
-    """Elements that a tensor adds: a component's are in the tensor that it belongs to."""
-    return 0 if tensor.is_component else prod(tensor.shape)
-
-
-def _own_bytes(tensor: TensorInfo) -> int:
-    """Bytes that a tensor adds: those of one that is made of others are its components'."""
-    return tensor.size_bytes if tensor.storage or tensor.device == "meta" else 0
+def _has_own_bytes(tensor: TensorInfo) -> bool:
+    """The bytes of a tensor that is made of others are its components'."""
+    return bool(tensor.storage) or tensor.device == "meta"
 
 
 @dataclass(slots=True, eq=False)
@@ -164,8 +165,8 @@ def _mapping_children(mapping: Mapping[object, object], prefix: str, depth: int)
     modules: dict[str, dict[object, object]] = {}
     rows: list[Node] = []
     for key, value in mapping.items():
-        head, dot, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
-        if not dot or not head or not rest:
+        head, _, rest = key.partition(".") if isinstance(key, str) else ("", "", "")
+        if not head or not rest:
             rows.append(Node(_join(prefix, key), key_text(key), depth, value))
             continue
         below = modules.get(head)

@@ -124,20 +124,18 @@ def _at_95(seconds: Sequence[float]) -> float:
 
 
 async def _ours(path: str) -> dict[str, float]:
-    from ckpt_tui.checkpoints.registry import open_checkpoint
-    from ckpt_tui.tui.screens import inspect as module
     from ckpt_tui.tui.screens import inspect_text
+    from ckpt_tui.tui.screens.inspect import InspectScreen
     from tests.builders.screen_app import ScreenApp
 
     decoded_at = [0.0]
 
-    def open_and_note(path: str, *args: Any) -> Any:
-        checkpoint = open_checkpoint(path)
+    def derive_and_note(checkpoint: Any) -> Any:
         decoded_at[0] = time.perf_counter()
-        return inspect_text.derive(checkpoint)
+        return derive(checkpoint)
 
-    module.open_for_inspection = open_and_note
-    screen = module.InspectScreen(path)
+    derive, inspect_text.derive = inspect_text.derive, derive_and_note
+    screen = InspectScreen(path)
     app = ScreenApp(screen)
     paints = Paints(app)
     figures: dict[str, float] = {}

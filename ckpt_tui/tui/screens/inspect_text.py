@@ -56,11 +56,14 @@ def open_for_inspection(path: str) -> Opened:
     """Read `path` and derive what the views need. Runs in a thread."""
     import gc
 
+    from ckpt_tui.checkpoints.garbage import GarbageHeld
     from ckpt_tui.checkpoints.registry import open_checkpoint
 
-    opened = derive(open_checkpoint(path))
-    # Half a million objects that stay: the collector, which stops the screen for 50 ms each time, need not see them.
-    gc.freeze()
+    with GarbageHeld():
+        opened = derive(open_checkpoint(path))
+        # Half a million objects that stay: the collector, which stops the screen for 50 ms each time, need not see
+        # them.
+        gc.freeze()
     return opened
 
 
