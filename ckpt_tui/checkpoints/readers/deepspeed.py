@@ -11,36 +11,17 @@ from itertools import islice
 
 from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts, is_inside
-from ckpt_tui.checkpoints.readers.zero_partitions import (
-    Assembled,
-    Flat,
-    Row,
-    Shape,
-    elements_of,
-    spans_of_stage_3,
-)
-from ckpt_tui.checkpoints.readers.zero_states import (
-    MAX_NAMES,
-    add_steps,
-    count_of,
-    flat_of,
-    flat_row,
-    inner_optimizer,
-    moment_names,
-    named_groups,
-    scaler_part,
-    shapes_of,
-)
+from ckpt_tui.checkpoints.readers.zero_assembly import Assembly
+from ckpt_tui.checkpoints.readers.zero_states import count_of, inner_optimizer, partition_count, scaler_part
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import count, plural, safe_text
+from ckpt_tui.text import safe_text
 
 _MODEL_END = "_model_states.pt"
 _OPTIMIZER_END = "_optim_states.pt"
 _MAX_LATEST_BYTES = 4096
 _MAX_RANKS = 65_536
-_MAX_WORK = 20_000_000  # ranks that are looked at for all groups, of every moment
 _HINT = "Use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
 
@@ -144,7 +125,7 @@ class _Step:
         self.stage = self.find_stage()
         self.add_parts()
         self.tell_missing(model_files, [file for file in here if file.endswith(_OPTIMIZER_END)])
-        self.assemble()
+        Assembly(self.parts, self.folder.rstrip("/"), self.model_states, self.optimizer_states, self.stage).run()
 
     def add(self, file: str) -> dict[object, object] | None:
         """Read a file; its parts are named later, when the stage is known."""
@@ -212,7 +193,7 @@ class _Step:
         """Name the ranks that wrote nothing, or whose files were lost."""
         first = next(iter(self.model_states.values()), {})
         num_ranks = count_of(first.get("dp_world_size")) or 1
-        counts = [self.partition_count(state) for state in self.optimizer_states.values()]
+        counts = [partition_count(state) for state in self.optimizer_states.values()]
         num_ranks = min(max([num_ranks, *counts]), _MAX_RANKS)
         num_model_ranks = min(count_of(first.get("mp_world_size")) or 1, _MAX_RANKS)
         if not any("-model_" in file for file in model_files):  # pipelines have a file per layer
@@ -227,12 +208,6 @@ class _Step:
                 for rank in range(num_ranks)
             )
 
-    def partition_count(self, state: dict[object, object]) -> int:
-        inner = state.get("optimizer_state_dict")
-        count = inner.get("partition_count") if isinstance(inner, dict) else None
-        numbers = [count_of(item) or 0 for item in count] if isinstance(count, list) else [count_of(count) or 0]
-        return max(numbers, default=0)
-
     def note_absent(self, names: Iterable[str]) -> None:
         for name in islice(names, _MAX_RANKS):
             if self.folder + name not in self.parts.listing.files:
@@ -242,185 +217,6 @@ class _Step:
                 self.parts.missing(
                     self.folder + name, f"it is not there: the {what} {whose}; what was in it is lost", _HINT
                 )
-
-    # --- parameters of flat partitions
-
-    def assemble(self) -> None:
-        """List weights and moments by parameter."""
-        first_file = next(iter(self.model_states), "")
-        first = self.model_states.get(first_file, {})
-        groups = shapes_of(first.get("param_shapes"))
-        num_model_ranks = count_of(first.get("mp_world_size")) or 1
-        if not groups or not self.optimizer_states or self.stage not in (1, 2, 3):
-            return
-        ranks = self.ranks()
-        if num_model_ranks > 1 or len(ranks) * len(groups) > _MAX_WORK:
-            why = "are cut by tensor parallelism" if num_model_ranks > 1 else "lie in too many pieces"
-            message = f"the flat partitions are listed as they are: the parameters in them {why}"
-            self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
-            return
-        made = Assembled()
-        weights: dict[object, object] = {}
-        states: dict[object, object] = {}
-        kinds = moment_names(ranks)
-        if self.stage == 3:
-            self.assemble_stage_3(groups, ranks, kinds, made, weights, states)
-            self.add_frozen(first, made, weights)
-        else:
-            self.assemble_stage_2(groups, ranks, kinds, made, weights, states)
-        self.take(first, made, weights, states, groups, ranks)
-        if made.lost:
-            names = list(made.lost)
-            shown = ", ".join(safe_text(name, 80) for name in names[:3])
-            more = f" and {plural(len(names) - 3, 'more')}" if names[3:] else ""
-            message = f"parts of {shown}{more} lay in partitions that are lost"
-            self.parts.note("lost-partition", Severity.ERROR, self.folder.rstrip("/"), message, _HINT)
-        if made.is_cut:
-            message = "it has more pieces than are listed by parameter; the flat partitions are listed as they are"
-            self.parts.note("not-assembled", Severity.INFO, self.folder.rstrip("/"), message)
-
-    def ranks(self) -> list[dict[object, object] | None]:
-        """The `optimizer_state_dict` of every rank, None where it is lost."""
-        by_rank: dict[int, dict[object, object]] = {}
-        num_ranks = 0
-        for file, state in self.optimizer_states.items():
-            inner = state.get("optimizer_state_dict")
-            number = file.rpartition("pp_rank_")[2].partition("_")[0]
-            if isinstance(inner, dict) and number.isascii() and number.isdigit() and len(number) < 6:
-                by_rank[int(number)] = inner
-                num_ranks = max(num_ranks, min(self.partition_count(state), _MAX_RANKS))
-        num_ranks = max(num_ranks, max(by_rank, default=-1) + 1)
-        return [by_rank.get(rank) for rank in range(min(num_ranks, _MAX_RANKS))]
-
-    def assemble_stage_2(
-        self, groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None], kinds: list[str],
-        made: Assembled, weights: dict[object, object], states: dict[object, object],
-    ) -> None:  # fmt: skip
-        paddings = next((rank.get("param_alignment_paddings") for rank in ranks if rank is not None), None)
-        for number, shapes in enumerate(groups):
-            of_group = paddings[number] if isinstance(paddings, list) and number < len(paddings) else None
-            for kind in ("", *kinds):
-                flats = [flat_of(rank, kind, number, 2) for rank in ranks]
-                lengths = [sum(flat.sizes) for flat in flats if flat is not None]
-                if not lengths:
-                    continue
-                row = Row(flats, max(lengths))
-                needed = sum(map(elements_of, shapes.values()))
-                if needed > row.num_elements:
-                    self.note_misfit(f"group {number}", needed, row.num_elements)
-                    return
-                begin = 0
-                for place, (name, shape) in enumerate(shapes.items()):
-                    if made.is_cut:
-                        return
-                    num_elements = elements_of(shape)
-                    pieces = row.pieces(begin, num_elements)
-                    self.put(name, kind, shape, pieces, made, weights, states, flats)
-                    begin += num_elements
-                    if isinstance(of_group, list) and place < len(of_group):
-                        begin += count_of(of_group[place]) or 0
-
-    def assemble_stage_3(
-        self, groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None], kinds: list[str],
-        made: Assembled, weights: dict[object, object], states: dict[object, object],
-    ) -> None:  # fmt: skip
-        for kind in ("", *kinds):
-            flats = [flat_of(rank, kind, None, 3) for rank in ranks]
-            if not any(flat is not None for flat in flats):
-                continue
-            needed = sum(-(-elements_of(shape) // len(flats)) for shapes in groups for shape in shapes.values())
-            held = min(sum(flat.sizes) for flat in flats if flat is not None)
-            if needed > held:
-                self.note_misfit("a rank", needed, held)
-                return
-            begin = 0
-            for shapes in groups:
-                for name, shape in shapes.items():
-                    if made.is_cut:
-                        return
-                    num_elements = elements_of(shape)
-                    pieces = spans_of_stage_3(flats, begin, num_elements)
-                    self.put(name, kind, shape, pieces, made, weights, states, flats)
-                    begin += -(-num_elements // len(flats))
-
-    def note_misfit(self, whose: str, needed: int, held: int) -> None:
-        message = (
-            f"the parameters of {whose} have {count(needed)} elements, the partitions {count(held)}: "
-            "they are not of the same save"
-        )
-        self.parts.note("shapes-do-not-fit", Severity.ERROR, self.folder.rstrip("/"), message, _HINT)
-
-    def put(
-        self, name: str, kind: str, shape: Shape, pieces: list[tuple[int, int, TensorInfo | None, int]],
-        made: Assembled, weights: dict[object, object], states: dict[object, object], flats: list[Flat | None],
-    ) -> None:  # fmt: skip
-        dtype = next((t.dtype for flat in flats if flat for t in flat.tensors if t is not None), "float32")
-        reference = made.add(f"optimizer.state.{name}.{kind}" if kind else f"fp32.{name}", shape, dtype, pieces)
-        if reference is None:
-            return
-        if not kind:
-            weights[name] = reference
-        else:
-            moments = states.setdefault(name, {})
-            assert isinstance(moments, dict)
-            moments[kind] = reference
-
-    def add_frozen(self, first: dict[object, object], made: Assembled, weights: dict[object, object]) -> None:
-        """Parameters that are not trained, which stage 3 cuts as well, and buffers, which are in the model's file."""
-        shapes = shapes_of([first.get("frozen_param_shapes") or {}])
-        states = list(self.model_states.values())
-        for name, shape in (shapes[0] if shapes else {}).items():
-            if made.is_cut:
-                return
-            flats: list[Flat | None] = []
-            for state in states:
-                fragments = state.get("frozen_param_fragments")
-                found = fragments.get(name) if isinstance(fragments, dict) else None
-                flats.append(flat_row([found]) if isinstance(found, TensorRef) else None)
-            pieces = spans_of_stage_3(flats, 0, elements_of(shape))
-            self.put(name, "", shape, pieces, made, weights, {}, flats)
-        module, listed = first.get("module"), first.get("buffer_names")
-        for name in listed if isinstance(listed, list) else ():
-            buffer = module.get(name) if isinstance(module, dict) and isinstance(name, str) else None
-            if isinstance(buffer, TensorRef) and buffer.info.storage and name not in weights:
-                info = buffer.info
-                copy = TensorInfo(
-                    f"fp32.{name}", "", info.shape, info.dtype, info.size_bytes, info.storage, info.stride, info.offset
-                )
-                weights[name] = TensorRef(copy, len(made.tensors))
-                made.tensors.append(copy)
-
-    def take(
-        self, first: dict[object, object], made: Assembled, weights: dict[object, object],
-        states: dict[object, object], groups: list[dict[str, Shape]], ranks: list[dict[object, object] | None],
-    ) -> None:  # fmt: skip
-        """Put what was assembled into the checkpoint."""
-        from ckpt_tui.checkpoints.state_walk import tensor_references
-
-        parts, checkpoint = self.parts, self.parts.checkpoint
-        # Of stage 3 these are the weights: its model files have placeholders without elements.
-        start, moved = (0, len(made.tensors)) if self.stage == 3 else (len(checkpoint.tensors), 0)
-        if moved:
-            for reference in tensor_references(parts.state):
-                reference.index += moved
-        optimizer = {"state": states, "param_groups": named_groups(ranks, groups)}
-        for reference in tensor_references([weights, states]):
-            reference.index += start
-        add_steps(ranks, groups, states)
-        for tensor in made.tensors:
-            if tensor.storage and tensor.storage not in checkpoint.storages:
-                checkpoint.storages[tensor.storage] = Storage(tensor.storage, "", None, 0)
-        checkpoint.tensors[start:start] = made.tensors
-        shared = first.get("shared_params")
-        for name, source in list(shared.items())[:MAX_NAMES] if isinstance(shared, dict) else ():
-            if source in weights and name not in weights:
-                weights[name] = weights[source]
-        parts.state["fp32"] = weights
-        parts.state["optimizer"] = optimizer
-        if self.stage == 3:
-            checkpoint.parts.insert(0, Part("model", "", "fp32.", weights))
-        place = next((i for i, part in enumerate(checkpoint.parts) if part.role == "optimizer"), 0)
-        checkpoint.parts.insert(place, Part("optimizer", "", "optimizer.", optimizer))
 
 
 READER = DeepSpeedReader()

@@ -133,3 +133,11 @@ def scaler_part(item: tuple[str, dict[object, object]]) -> Part | None:
     if not scaler.type_name.endswith(".DynamicLossScaler") and scaler.state.get("cur_scale") == 1:
         return None
     return Part("scaler", file, "optimizer_state_dict.loss_scaler.", scaler.state)
+
+
+def partition_count(state: dict[object, object]) -> int:
+    """How many ranks shared the partitions, as one of their files says."""
+    inner = state.get("optimizer_state_dict")
+    count = inner.get("partition_count") if isinstance(inner, dict) else None
+    numbers = [count_of(item) or 0 for item in count] if isinstance(count, list) else [count_of(count) or 0]
+    return max(numbers, default=0)
