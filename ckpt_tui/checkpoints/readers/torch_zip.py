@@ -41,7 +41,8 @@ class TorchZipReader:
         first = entries[0].name if entries else ""
         root = first[: first.find("/") + 1]  # where torch looks: the folder of the first record
         # torch does not tell capitals from small letters: it takes DATA.PKL where that comes first.
-        pickles = [e for e in entries if e.name.endswith(_L) and e.name.rpartition("/")[2].lower() == "data.pkl"]
+        candidates = [entry for entry in entries if entry.name.endswith(_L)]
+        pickles = [entry for entry in candidates if entry.name.rpartition("/")[2].lower() == "data.pkl"]
         sibling = "" if base else _sibling(entries, by_name, root, bool(pickles))  # one inside another goes no deeper
         if sibling:
             module = __import__(f"ckpt_tui.checkpoints.readers.{sibling}", fromlist=["read"])
@@ -78,9 +79,7 @@ class TorchZipReader:
             message = "it has no record called version, which torch.save always writes: torch refuses it"
             findings.append(Finding("no-version", Severity.WARNING, prefix, message, HINT))
         constants = f"{prefix}constants.pkl".lower()
-        if f"{prefix}code/__torch__.py" in by_name or any(
-            entry.name.endswith(_L) and entry.name.lower() == constants for entry in entries
-        ):
+        if f"{prefix}code/__torch__.py" in by_name or any(entry.name.lower() == constants for entry in candidates):
             from ckpt_tui.checkpoints.readers.torchscript import add_torchscript
 
             add_torchscript(descriptor, checkpoint, entries, prefix, limits, budget)
