@@ -51,22 +51,22 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
         raise from_os_error(error, where) from error
 
 
-def open_file(path: str, limits: ReadLimits) -> Checkpoint:
-    """What the reader of a file says, without facts."""
+def open_file(path: str, limits: ReadLimits, *, as_part: bool = False) -> Checkpoint:
+    """What the reader of a file says, without facts. as_part: of a directory that is the checkpoint."""
     with RegularFile(path) as file:
         head = read_exactly(file.descriptor, min(_HEAD_BYTES, file.file_bytes), 0, path)
-        for reader in file_readers():
+        for reader in file_readers(of_parts=as_part):
             if reader.sniff(head, file.file_bytes) is not None:
                 return reader.read(file.descriptor, file.file_bytes, path, limits)
     raise _not_a_checkpoint(path, head)
 
 
-def open_directory(path: str, limits: ReadLimits) -> Checkpoint:
-    """What the reader of a directory says, without facts."""
+def open_directory(path: str, limits: ReadLimits, *, as_part: bool = False) -> Checkpoint:
+    """What the reader of a directory says, without facts. as_part: of another one that is the checkpoint."""
     from ckpt_tui.checkpoints.readers.directory import Listing
 
     listing = Listing(path)
-    for reader in directory_readers():
+    for reader in directory_readers(of_parts=as_part):
         if reader.sniff(listing) is not None:
             return reader.read(listing, limits)
     raise _not_a_checkpoint_directory(path, listing.names)

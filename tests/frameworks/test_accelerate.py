@@ -161,6 +161,15 @@ def test_deepspeed_keeps_its_part_in_a_directory(saved: Path) -> None:
     assert {"model", "optimizer", "rng"} <= set(checkpoint.has)
 
 
+def test_directories_in_directories_are_not_followed_without_end(saved: Path) -> None:
+    folder = saved
+    for _ in range(30):
+        folder = Path(shutil.copytree(saved, folder / "optimizer_0", ignore=shutil.ignore_patterns("optimizer_0")))
+    checkpoint = open_checkpoint(saved)
+    assert checkpoint.format == "accelerate"
+    assert not any(tensor.file.startswith("optimizer_0/optimizer_0") for tensor in checkpoint.tensors)
+
+
 def test_models_in_folders_as_diffusers_scripts_keep_them(saved: Path) -> None:
     for file in ("model.safetensors", "model_1.safetensors"):
         (saved / file).unlink()

@@ -58,14 +58,18 @@ DIRECTORY_READERS: tuple[str, ...] = (
 )
 
 
-def file_readers() -> Iterator[Reader]:
-    """The readers of files, each imported when it is asked for."""
-    return (_module(name).READER for name in FILE_READERS)
+# They open other files or directories, so that one as a part of another would be opened without end.
+_OPEN_OTHERS = ("json_checkpoint", "hf_trainer", "accelerate", "checkpoint_dir")
 
 
-def directory_readers() -> Iterator[DirectoryReader]:
-    """The readers of directories, each imported when it is asked for."""
-    return (_module(name).READER for name in DIRECTORY_READERS)
+def file_readers(*, of_parts: bool = False) -> Iterator[Reader]:
+    """The readers of files, each imported when it is asked for. of_parts: those for a part of a directory."""
+    return (_module(name).READER for name in FILE_READERS if not (of_parts and name in _OPEN_OTHERS))
+
+
+def directory_readers(*, of_parts: bool = False) -> Iterator[DirectoryReader]:
+    """The readers of directories, each imported when it is asked for. of_parts: those for a part of another."""
+    return (_module(name).READER for name in DIRECTORY_READERS if not (of_parts and name in _OPEN_OTHERS))
 
 
 def _module(name: str):  # type: ignore[no-untyped-def]

@@ -106,7 +106,7 @@ class Parts:
             return None
         path = self.listing.path_of(file)
         try:
-            found = open_file(path, self.limits)
+            found = open_file(path, self.limits, as_part=True)
         except CkptError as error:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, file, message, error.hint or _HINT)
@@ -129,7 +129,7 @@ class Parts:
 
         path = self.listing.path_of(folder)
         try:
-            found = open_directory(path, self.limits)
+            found = open_directory(path, self.limits, as_part=True)
         except CkptError as error:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, folder, message, error.hint or _HINT)

@@ -131,7 +131,7 @@ def judge_rest(parts: Parts) -> None:
     rest = [file for file in parts.listing.files if "/" not in file and file.endswith(_PICKLED)]
     for file in [file for file in rest if file not in parts.state][:_MAX_JUDGED]:
         try:
-            found = open_file(parts.listing.path_of(file), parts.limits)
+            found = open_file(parts.listing.path_of(file), parts.limits, as_part=True)
         except (CkptError, OSError):
             continue  # not a part of what is shown, and perhaps no pickle at all
         parts.take_globals(file, found)

@@ -164,6 +164,17 @@ def test_an_index_that_cannot_be_read(tmp_path: Path, content: str) -> None:
         assert len(checkpoint.tensors) == 3
 
 
+@pytest.mark.parametrize("name", [_FIRST, "other.index.json", "pytorch_model.bin"])
+def test_an_index_is_no_shard(tmp_path: Path, name: str) -> None:
+    shards(tmp_path)
+    _change_index(tmp_path, lambda weight_map: weight_map.update({"embed.weight": name, "again": _INDEX}))
+    (tmp_path / name).write_bytes((tmp_path / _INDEX).read_bytes())
+    for path in (tmp_path, tmp_path / _INDEX):
+        checkpoint = open_checkpoint(path)  # and does not open them in turn without end
+        assert {("unreadable-part", name), ("unreadable-part", _INDEX)} <= _codes(checkpoint)
+        assert len(checkpoint.tensors) == 2
+
+
 def test_shards_without_an_index(tmp_path: Path) -> None:
     shards(tmp_path)
     (tmp_path / _INDEX).unlink()
