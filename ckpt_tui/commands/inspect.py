@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ckpt-tui inspect checkpoints/latest.pt",
     "ckpt-tui inspect model.safetensors --filter '*attn*' --stats",
+    "ckpt-tui inspect checkpoint-500/ --screen",
     "ckpt-tui inspect latest.pt --json",
 )
 # Together about 60 lines when everything is there.
@@ -40,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="checkpoint: a file, or a directory that is one")
     parser.add_argument("--filter", metavar="GLOB", help="only tensors whose name matches, as in '*.attn.*'")
     parser.add_argument("--all", action="store_true", help="every tensor, module and setting, however many")
+    parser.add_argument("--screen", action="store_true", help="look at it on a screen: tree, filter, sort, histograms")
     parser.add_argument("--stats", action="store_true", help="read the tensors: min, max, mean, std, norm, NaN, Inf")
 
 
-def run(args: argparse.Namespace, out: Output) -> CommandResult:
+def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
+    if args.screen:
+        return _on_screen(args)
     import gc
 
     from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
@@ -69,6 +73,28 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     return CommandResult(
         data=data, view=lambda s: _lines(checkpoint, chosen, num_parameters, statistics, args.all, args.filter, s)
     )
+
+
+def _on_screen(args: argparse.Namespace) -> int:
+    """The same on a screen: tree, filter, sort, histograms."""
+    import os
+    import sys
+
+    from ckpt_tui.errors import CkptError
+
+    if args.json or args.stats or args.filter or args.all:
+        raise CkptError("Usage", "--screen goes with none of --json, --stats, --filter, --all")
+    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise CkptError(
+            "No terminal",
+            "the screen draws on a terminal, and this is not one (or TERM is dumb)",
+            "Without --screen the same is printed.",
+        )
+    from ckpt_tui.tui.inspect_app import InspectApp
+
+    app = InspectApp(args.path)
+    app.run()
+    return app.return_code or 0
 
 
 def _statistics(checkpoint: Checkpoint, chosen: list[TensorInfo], out: Output) -> dict[int, dict[str, object]]:

@@ -16,9 +16,12 @@ from textual.widgets import Input
 from ckpt_tui.checkpoints import values
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.values import TensorStatistics
+from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.tui import theme
+from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.screens import inspect as inspect_module
+from ckpt_tui.tui.screens.help import rows as help_rows
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
 from ckpt_tui.tui.screens.inspect_text import derive
 from ckpt_tui.tui.styled import histogram_bars
@@ -495,3 +498,29 @@ async def test_a_real_file_that_was_cut_is_explained(tmp_path: Path, num_bytes: 
         await settled(pilot)
         assert "✖" in seen(app)[1] + seen(app)[5], seen_text(app)
         assert "A bug in ckpt-tui" not in seen_text(app)
+
+
+async def test_the_screen_by_itself_for_a_checkpoint_of_no_run(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "w.safetensors", [1.0, 2.0])
+    app = InspectApp(str(tmp_path / "w.safetensors"), env={"TERM": "xterm-256color", "LANG": "C.UTF-8"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "w.safetensors" in seen(app)[0]
+        assert "q quit" in seen(app)[-1]
+        await pilot.press("question_mark")
+        await settled(pilot)
+        assert "On the screen: Inspect a checkpoint" in seen_text(app) + str(list(help_rows(has_overview=False)))
+        assert "roll back" not in str(list(help_rows(has_overview=False)))
+        await pilot.press("escape")
+        await settled(pilot)
+        assert app.is_running
+        await pilot.press("escape")
+    assert app.return_code == 0
+
+
+def test_the_screen_wants_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_safetensors(tmp_path / "w.safetensors", [1.0])
+    assert main(["inspect", str(tmp_path / "w.safetensors"), "--screen"]) == 2
+    assert "No terminal" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "w.safetensors"), "--screen", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["errors"][0]["title"] == "Usage"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
@@ -26,26 +26,26 @@ LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "pag
 Row = tuple[str, str, str]  # key, label, tooltip; a heading has the last only
 
 
-def rows(readonly: bool = False) -> list[Row]:
-    """The whole help, heading by heading."""
+def rows(readonly: bool = False, *, has_overview: bool = True) -> list[Row]:
+    """The whole help, heading by heading. has_overview: there is a run on the screen behind."""
     found: list[Row] = []
     by_group: dict[str, list[Row]] = {}
-    for key in (*keys.OVERVIEW_KEYS, *keys.APP_KEYS):
+    for key in (*(keys.OVERVIEW_KEYS if has_overview else ()), *keys.APP_KEYS):
         if not (readonly and key.is_act):
             by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
     by_group["Lists"] = list(LIST_KEYS)
     for group, lines in by_group.items():
         found += [("", "", group), *lines, ("", "", "")]
-    for title, lines in _file_screens():
+    for title, lines in _file_screens(FILE_SCREENS if has_overview else ("inspect", "validate")):
         found += [("", "", title), *lines, ("", "", "")]
     return found[:-1]
 
 
-def _file_screens() -> Iterator[tuple[str, list[Row]]]:
+def _file_screens(names: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
     from ckpt_tui.tui.app import SCREENS, screen_class
 
     for screen in SCREENS:
-        if screen.name in FILE_SCREENS:
+        if screen.name in names:
             table: Iterable[Any] = getattr(screen_class(screen.name), "KEYS", ())
             yield f"On the screen: {screen.title}", [(keys.key_words(row[1]), row[4], row[5]) for row in table]
 
@@ -85,7 +85,7 @@ class HelpScreen(Screen[None]):
     def on_mount(self) -> None:
         self.query_one("#help_rule", RuleLine).set("keys", [("Esc goes back", "dim")])
         help_list = self.query_one("#help_list", VirtualList)
-        help_list.set_rows(rows(self.cockpit.readonly))
+        help_list.set_rows(rows(self.cockpit.readonly, has_overview=getattr(self.app, "has_overview", True)))
         help_list.focus()
 
     def action_leave(self) -> None:

@@ -1,0 +1,45 @@
+"""The inspect screen by itself, for a checkpoint of no run: `ckpt-tui inspect PATH --screen`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from textual.app import App
+from textual.binding import BindingType
+
+from ckpt_tui.tui import keys, theme
+from ckpt_tui.tui.screens.inspect import InspectScreen
+
+
+class InspectApp(App[None]):
+    """Ends when its screen is left. Nothing in it changes anything."""
+
+    TITLE = "ckpt-tui"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(
+        key for key in keys.APP_KEYS if key.id in ("app.help", "app.quit")
+    )
+    readonly = True
+    has_overview = False  # the help leaves its keys out
+
+    def __init__(self, path: str, *, env: Mapping[str, str] | None = None) -> None:
+        self.look = theme.choose(os.environ if env is None else env)
+        super().__init__(ansi_color=True if self.look.ansi else None)
+        self.register_theme(theme.OWN_THEME)
+        self.theme = self.look.theme_name
+        self.animation_level = "none"
+        self.path = path
+
+    def on_mount(self) -> None:
+        self.push_screen(InspectScreen(self.path), self._left)
+
+    def _left(self, _: Any) -> None:
+        self.exit()
+
+    def action_help(self) -> None:
+        from ckpt_tui.tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
