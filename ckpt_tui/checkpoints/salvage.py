@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.checkpoints.archive import ZIP_HEAD, Record, read_archive
 from ckpt_tui.checkpoints.byte_pass import Region, RegionResult, read_once
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, TensorInfo
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, Part, Severity, Storage, TensorInfo
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
 from ckpt_tui.checkpoints.zip_walk import FoundRecord
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.readers.directory import Listing
 
 _ZIP_FORMATS = ("torch-zip", "torchscript")
+_ROLES = {
+    "optimizer": "optimizer", "scheduler": "scheduler", "scaler": "scaler", "rng_state": "rng", "random_states": "rng",
+    "model": "model", "pytorch_model": "model", "adapter_model": "model", "diffusion_pytorch_model": "model",
+}  # fmt: skip
 _USE_BACKUP = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
 
 
@@ -215,9 +219,17 @@ def _open_directory(path: str, limits: ReadLimits, is_cancelled: Callable[[], bo
                 continue  # that it cannot be read has been said
             if found.has_names:
                 parts.take(file, found.checkpoint)
+                role = _role_of(file)
+                checkpoint.parts += [Part(role, file, "", found.checkpoint.state)] if role else []
                 examined.lost_storages.update({f"{file}:{key}": why for key, why in found.lost_storages.items()})
     examined.missing = _not_in_any_shard(checkpoint, listing)
     return examined
+
+
+def _role_of(file: str) -> str:
+    """What a file of a directory is, by the names that the common writers give it."""
+    name = file.rpartition("/")[2]
+    return next((role for begin, role in _ROLES.items() if name.startswith(begin)), "")
 
 
 def _not_in_any_shard(checkpoint: Checkpoint, listing: Listing) -> list[LostTensor]:

@@ -90,9 +90,9 @@ class ZipWalk:
                     self.found_directory = True
                     return
                 following = self._next_header(position + 1)
-                self.num_skipped_bytes += (self.file_bytes if following is None else following) - position
                 if following is None:
-                    return
+                    return  # the beginning of a record, or zeros where the rest of the file should be
+                self.num_skipped_bytes += following - position
                 position = following
                 continue
             number += 1

@@ -3,7 +3,8 @@
 For "failed finding central directory", a download or a save that was cut off, flipped bytes, holes, missing shards.
 Every tensor that is whole goes into OUT, with the step, settings and other state; what is lost is named. A tensor
 whose checksum differs is lost. OUT holds plain data only: it opens with torch.load(weights_only=True), or is
-safetensors where the original was (or where OUT ends in .safetensors). The original is never touched.
+safetensors where the original was (or where OUT ends in .safetensors). A directory becomes one file: shards one dict
+of tensors, other layouts a dict of their files. The original is never touched.
 
 exit codes: 0 OUT was written, 1 it was not: nothing could be got back, or nothing is damaged, 2 not a checkpoint, or
 no place to write
@@ -203,7 +204,7 @@ def _lost_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
         shape = " x ".join(str(extent) for extent in tensor.shape) if tensor.shape else ""
         rows.append(
             [
-                text.safe_text(tensor.name),
+                text.safe_text(f"{tensor.file}: {tensor.name}" if tensor.file else tensor.name),
                 (text.safe_text(shape, 40) or "scalar") if tensor.shape is not None else "?",
                 text.safe_text(tensor.dtype, 20) or "?",
                 text.size(tensor.size_bytes) if tensor.size_bytes is not None else "?",

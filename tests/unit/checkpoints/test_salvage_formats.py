@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save, save_file
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
+from tests.builders import frameworks
 from tests.builders.salvage_states import are_same, every_kind, leaves, saved
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -269,6 +270,29 @@ def test_a_cut_shard_of_a_pickled_model_is_walked(tmp_path: Path) -> None:
     assert set(got) == {"a", "b"}
     assert [tensor.name for tensor in plan.lost] == ["c"]
     assert torch.equal(got["b"], parts[1]["b"])
+
+
+def test_a_trainer_s_directory_is_salvaged_file_by_file(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    frameworks.hf_trainer(folder)
+    raw = (folder / "optimizer.pt").read_bytes()
+    truth = torch.load(folder / "optimizer.pt", weights_only=True)
+    (folder / "optimizer.pt").write_bytes(raw[: len(raw) // 2])
+    (folder / "scheduler.pt").unlink()
+    plan = salvage(folder, tmp_path / "out.pt")
+    parts = {part.role: part for part in plan.parts}
+    assert parts["model"].is_whole
+    assert 0 < parts["optimizer"].num_written < parts["optimizer"].num_tensors
+    assert {tensor.file for tensor in plan.lost} == {"optimizer.pt"}
+    got = load(tmp_path / "out.pt")
+    there = got["optimizer.pt"]
+    assert there["param_groups"] == truth["param_groups"]
+    kept = [place for place, value in leaves(there["state"]) if isinstance(value, torch.Tensor)]
+    assert len(kept) == parts["optimizer"].num_written
+    assert all(torch.equal(there["state"][n][name], truth["state"][n][name]) for n, name in kept)
+    weights = load_file(folder / "model-00001-of-00002.safetensors")
+    assert all(torch.equal(got["model-00001-of-00002.safetensors"][name], weights[name]) for name in weights)
 
 
 def test_tensors_in_pieces_are_put_together_as_torch_does(tmp_path: Path) -> None:
