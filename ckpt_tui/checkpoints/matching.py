@@ -45,6 +45,10 @@ class Matching:
 def match_tensors(a: Checkpoint, b: Checkpoint) -> Matching:
     """Pair the tensors of two checkpoints."""
     labels_a, labels_b = _labels(a), _labels(b)
+    have_models = [any(role == "model" for role, _ in labels) for labels in (labels_a, labels_b)]
+    if any(have_models):
+        # Weights under a name that nothing is known of (`params`): what is no other part can only be the model.
+        labels_a, labels_b = (_with_model(labels_a), _with_model(labels_b))
     parameters_a, parameters_b = _moment_names(a), _moment_names(b)
     if not parameters_a or not parameters_b:
         parameters_a = parameters_b = {}
@@ -98,6 +102,12 @@ def _labels(checkpoint: Checkpoint) -> list[Key]:
             of_file.setdefault(part.file, []).append(part)
     prefixes = {file: _prefixes(parts) for file, parts in of_file.items()}
     return [_label(tensor.name, prefixes.get(tensor.file, ())) for tensor in checkpoint.tensors]
+
+
+def _with_model(labels: list[Key]) -> list[Key]:
+    if any(role == "model" for role, _ in labels):
+        return labels
+    return [(role or "model", name) for role, name in labels]
 
 
 def _prefixes(parts: list[Part]) -> tuple[tuple[str, str, str], ...]:

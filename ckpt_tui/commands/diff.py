@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui import text
 from ckpt_tui.commands.diff_json import diff_data, plain, settings_data
 from ckpt_tui.errors import CkptError
-from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
+from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table, wrapped
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.diff import Diff, PartChange
@@ -105,7 +105,7 @@ def _settings_view(checkpoint: Checkpoint, other: str, changes: list[HparamChang
         return
     yield from _setting_lines(changes, style)
     for effect in dict.fromkeys(change.effect for change in changes):
-        yield f"  {style.paint(effect.words, _EFFECT_ROLES[effect.value])}: {effect.explanation}"
+        yield from (f"  {words}" for words in wrapped(f"{effect.words}: {effect.explanation}", style, indent=2))
 
 
 def _side_line(label: str, checkpoint: Checkpoint, style: Style) -> str:
@@ -155,7 +155,7 @@ def _part_lines(diff: Diff, style: Style) -> Iterator[str]:
     for side in ("a", "b"):
         parts = [part for part in diff.parts if part.side == side]
         if parts:
-            yield f"only in {side}: " + "; ".join(_part_words(part) for part in parts)
+            yield from wrapped(f"only in {side}: " + "; ".join(_part_words(part) for part in parts), style)
 
 
 def _part_words(part: PartChange) -> str:

@@ -162,6 +162,15 @@ def test_what_could_be_either_is_not_matched(net: Net, tmp_path: Path) -> None:
     assert "same" not in changes(diff(save(tmp_path / "net.pt", net.state_dict()), block)), "any of three blocks"
 
 
+def test_weights_under_a_name_that_is_not_known(net: Net, tmp_path: Path) -> None:
+    plain = save(tmp_path / "plain.pt", net.state_dict())
+    for key in ("params", "generator_weights"):
+        found = diff(plain, save(tmp_path / f"{key}.pt", {key: net.state_dict(), "iter": 5}))
+        assert set(changes(found)) == {"same"}
+    two = save(tmp_path / "two.pt", {"params": net.state_dict(), "params_ema": net.state_dict()})
+    assert "same" not in changes(diff(plain, two)), "either could be meant"
+
+
 def test_names_that_agree_are_left_alone_whatever_they_begin_with(net: Net, tmp_path: Path) -> None:
     weights = {"model." + name: w for name, w in net.state_dict().items()}
     a, b = save(tmp_path / "a.pt", weights), save(tmp_path / "b.pt", weights | {"model.wte.weight": torch.ones(12, 6)})
