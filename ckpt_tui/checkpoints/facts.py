@@ -136,8 +136,12 @@ def _optimizer_kind(moments: dict[str, int], groups: list[object]) -> str | None
     """The optimizer's class by what it keeps, else by the settings of its groups."""
     settings = [group for group in groups if isinstance(group, dict)]
     if "exp_avg_sq" in moments and "mu_product" not in moments:
-        decoupled = {group.get("decoupled_weight_decay") for group in settings}
-        return "AdamW" if decoupled == {True} else "Adam" if decoupled == {False} else "Adam or AdamW"
+        # A file may have anything here: only the values are compared, never hashed.
+        decoupled = [group.get("decoupled_weight_decay") for group in settings]
+        if decoupled and all(value is True for value in decoupled):
+            return "AdamW"
+        is_plain = decoupled and all(value is False for value in decoupled)
+        return "Adam" if is_plain else "Adam or AdamW"
     for name, kind in _KEPT_BY.items():
         if name in moments:
             return kind

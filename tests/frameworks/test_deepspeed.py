@@ -211,6 +211,18 @@ def test_a_dynamic_loss_scale_is_the_scaler(copy: Path, monkeypatch: pytest.Monk
 # --- damage
 
 
+def test_settings_of_another_type_are_taken_as_they_are(copy: Path) -> None:
+    path = copy / "zero0" / "global_step3" / "mp_rank_00_model_states.pt"
+
+    def odd(state: dict[str, Any]) -> None:
+        state["optimizer"]["param_groups"][0]["decoupled_weight_decay"] = [1, {}]
+        state["shared_params"] = {"a": ["b"]}
+        state["buffer_names"] = [["c"], None]
+
+    changed(path, odd)
+    assert open_checkpoint(copy / "zero0").optimizer["type"] == "Adam or AdamW"
+
+
 @pytest.mark.parametrize("claim", ["ranks", "names", "the same group", "a shape"])
 def test_states_that_claim_too_much_cost_little(copy: Path, claim: str) -> None:
     def claims(state: dict[str, Any]) -> None:
