@@ -171,6 +171,9 @@ def test_a_call_of_another_kind_stays_dangerous(tmp_path: Path, misuse: str) -> 
     path = tmp_path / "x.pt"
     path.write_bytes(zip_of(_MISUSES[misuse] + b"."))
     assert open_checkpoint(path).safety == "dangerous"
+    # A harmless call before it changes nothing.
+    path.write_bytes(zip_of(_ATTRIBUTE + b"(" + _CLASS + text("Inner") + b"tR0" + _MISUSES[misuse] + b"."))
+    assert open_checkpoint(path).safety == ("dangerous" if misuse != "never called" else "unknown")
 
 
 def test_an_inner_name_is_judged_as_a_whole() -> None:
