@@ -419,6 +419,13 @@ def test_names_that_a_path_cannot_hold_end_nowhere_else(one: Path) -> None:
     assert state["nested"]["a"][10**9] == 1
 
 
+@pytest.mark.parametrize("offset", [2**63, 2**70, -1])
+def test_a_place_that_no_file_can_have_is_a_finding(one: Path, offset: int) -> None:
+    with Change(one) as metadata:
+        place_of(metadata, "rng_state").offset = offset
+    assert codes(open_checkpoint(one)) in (["truncated"], ["missing-chunk", "metadata-odd"])
+
+
 class Bombs:
     """Metadata of some kB that claims as much as it can."""
 

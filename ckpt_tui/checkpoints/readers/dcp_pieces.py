@@ -98,7 +98,7 @@ class PieceReader:
                 if last is not None and last[0] == span:
                     found[id(place)] = last[1]  # the same bytes under two names
                     continue
-                if is_tensor and not place.transforms and place.offset >= end:
+                if is_tensor and not place.transforms and end <= place.offset < opened.file_bytes:
                     self._look_for_safetensors(opened.descriptor, file, opened.file_bytes, place.offset)
                 if is_tensor and (file, place.offset) in self._blobs:
                     end, before = opened.file_bytes, name  # it goes to the end of the file
