@@ -52,28 +52,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.services.salvage import carry_out, plan_salvage
+    from ckpt_tui.services.salvage import ReadBackError
 
     try:
-        with out.progress("reading", _bytes_of(args.path)) as progress:
-            plan = plan_salvage(args.path, args.out, names_from=args.names_from, on_bytes=progress.advance)
+        plan, is_done = _salvage(args, out, trusts_checksums=not args.dry_run)
+    except ReadBackError:  # more is damaged than what is missing: read all of it first
+        plan, is_done = _salvage(args, out, trusts_checksums=False)
     except CkptError as error:
         if error.title not in _NOTHING_LEFT:
             raise
         data: dict[str, object] = {"path": args.path, "out": args.out, "done": False}
         return CommandResult(data, exit_code=ExitCode.DIFFERENT, errors=[_with_path(error, args.path)])
-    is_done = False
-    if plan.new_file is not None and (plan.is_damaged or args.force) and not args.dry_run:
-        # Each byte is read and written, and then read back.
-        with out.progress("writing", 2 * plan.new_file.size_bytes) as progress:
-            carry_out(plan, on_bytes=progress.advance)
-        is_done = True
     is_good = plan.new_file is not None and (plan.is_damaged or args.force)
     return CommandResult(
         data=_as_data(plan, is_done),
-        view=lambda style: _lines(plan, is_done, args.dry_run, is_good, style),
+        view=lambda style: _lines(plan, is_done, is_good, style),
         exit_code=ExitCode.OK if is_good else ExitCode.DIFFERENT,
     )
+
+
+def _salvage(args: argparse.Namespace, out: Output, *, trusts_checksums: bool) -> tuple[SalvagePlan, bool]:
+    """The plan, and whether it was carried out."""
+    from ckpt_tui.services.salvage import carry_out, plan_salvage
+
+    with out.progress("reading", _bytes_of(args.path)) as progress:
+        plan = plan_salvage(
+            args.path,
+            args.out,
+            names_from=args.names_from,
+            trusts_checksums=trusts_checksums,
+            on_bytes=progress.advance,
+        )
+    if plan.new_file is None or args.dry_run or not (plan.is_damaged or args.force):
+        return plan, False
+    # Each byte is read and written, and then read back.
+    with out.progress("writing", 2 * plan.new_file.size_bytes) as progress:
+        carry_out(plan, on_bytes=progress.advance)
+    return plan, True
 
 
 def _bytes_of(path: str) -> int | None:
@@ -130,7 +145,7 @@ def _as_data(plan: SalvagePlan, is_done: bool) -> dict[str, object]:
 # --- text for eyes
 
 
-def _lines(plan: SalvagePlan, is_done: bool, is_dry: bool, is_good: bool, style: Style) -> Iterator[str]:
+def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Iterator[str]:
     path, out = text.safe_text(plan.path, 1000), text.safe_text(plan.out, 1000)
     if not plan.is_damaged and not is_good:
         yield style.paint(f"{style.glyph('✓', 'ok')} nothing is damaged in {path}", "good")

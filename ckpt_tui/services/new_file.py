@@ -26,6 +26,10 @@ _MAX_OPEN_FILES = 64
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 
 
+class ReadBackError(CkptError):
+    """What was written is not what it should be: the original is not what it was said to be, or a disk fails."""
+
+
 def write_new_file(
     out: str,
     new_file: NewFile,
@@ -224,7 +228,7 @@ def _read_back(
     result = read_once(descriptor, file_bytes, regions, on_bytes=on_bytes, is_cancelled=is_cancelled)
     wrong = [outcome.region.name for outcome in result.regions if outcome.checksum_differs or outcome.missing_bytes]
     if wrong or file_bytes != new_file.size_bytes:
-        raise CkptError(
+        raise ReadBackError(
             "Cannot write",
             f"{safe_text(wrong[0] if wrong else 'the new file', 200)} does not read back as it was read",
             "Something writes the original, or a disk fails: copy it somewhere else and salvage the copy.",

@@ -22,6 +22,7 @@ from ckpt_tui.checkpoints.writers.pieces import NewFile
 from ckpt_tui.checkpoints.writers.safetensors import fits, safetensors_pieces
 from ckpt_tui.checkpoints.writers.torch_zip import torch_zip_pieces
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services.new_file import ReadBackError as ReadBackError
 from ckpt_tui.services.new_file import write_new_file
 from ckpt_tui.text import safe_text, size
 
@@ -77,28 +78,34 @@ def plan_salvage(
     out: str,
     *,
     names_from: str | None = None,
+    trusts_checksums: bool = False,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> SalvagePlan:
     """Read all of the checkpoint and decide what OUT will hold; nothing is written.
 
     names_from: another checkpoint of the same run, which tells what the storages are when data.pkl is lost.
+    trusts_checksums: leave the reading of a truncated zip to `carry_out`, which raises `ReadBackError` when a storage
+    is not what its checksum says; the plan then has to be made again without.
     Raises CkptError when the checkpoint cannot be looked at, when OUT is no place to write to, or when nothing at all
     is left; Cancelled.
     """
     _check_out(path, out)
     with GarbageHeld():
-        return _plan(path, out, names_from, on_bytes, is_cancelled)
+        return _plan(path, out, names_from, trusts_checksums, on_bytes, is_cancelled)
 
 
 def _plan(
     path: str,
     out: str,
     names_from: str | None,
+    trusts_checksums: bool,
     on_bytes: Callable[[int], None] | None,
     is_cancelled: Callable[[], bool] | None,
 ) -> SalvagePlan:
-    examined = examine(path, names_from=names_from, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    examined = examine(
+        path, names_from=names_from, trusts_checksums=trusts_checksums, on_bytes=on_bytes, is_cancelled=is_cancelled
+    )
     checkpoint = examined.checkpoint
     reasons = {id(tensor): examined.lost_reason(tensor) for tensor in checkpoint.tensors}
     state, is_flat = _state_to_write(checkpoint)

@@ -19,7 +19,7 @@ import torch
 from ckpt_tui import cli
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import Cancelled, CkptError
-from ckpt_tui.services.salvage import SalvagePlan, carry_out, plan_salvage
+from ckpt_tui.services.salvage import ReadBackError, SalvagePlan, carry_out, plan_salvage
 from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.salvage_states import every_kind, saved
 
@@ -217,6 +217,26 @@ def test_json_names_everything_that_is_lost(broken: Path, capsys: pytest.Capture
     assert data["parts"]["model"] == {"salvaged": 3, "tensors": 3}
     validation = validate_checkpoint(str(out), levels=("structure", "integrity"))
     assert validation.verdict == "valid"
+
+
+def test_damage_besides_the_cut_is_found_while_it_is_written(
+    broken: Path, cut: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, tied = broken.with_name("out.pt"), every_kind()["model"]["embed.weight"].numpy().tobytes()
+    raw = bytearray(cut)
+    raw[cut.index(tied) + 7] ^= 2
+    broken.write_bytes(raw)
+    plan = plan_salvage(str(broken), str(out), trusts_checksums=True)
+    assert not plan.examined.is_verified
+    with pytest.raises(ReadBackError):
+        carry_out(plan)
+    assert names_in(broken.parent) == ["broken.pt"]
+    code, envelope = salvage(broken, "-o", out, capsys=capsys)
+    assert (code, envelope["data"]["done"]) == (0, True)
+    lost = {tensor["name"]: tensor["reason"] for tensor in envelope["data"]["lost"]}
+    assert "checksum" in lost["model.embed.weight"]
+    assert "embed.weight" not in torch.load(out, weights_only=True)["model"]
+    assert names_in(broken.parent) == ["broken.pt", "out.pt"]
 
 
 def test_text_says_what_came_back_what_is_lost_and_what_to_do(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
