@@ -112,14 +112,16 @@ class InspectScreen(WorkScreen[None]):
         self.query_one("#problem").display = False
         self._show_facts()
         self._show_rule()
-        self._list("tree").set_empty_text("opening ...")
+        for view in VIEW_KEYS:
+            self._list(view).set_empty_text("opening ...")
         self._list("tree").focus()
         self.start_work("open", partial(open_for_inspection, self.path))
         self._clock = self.set_interval(0.5, self._show_elapsed)
 
     def _show_elapsed(self) -> None:
         elapsed_s = time.monotonic() - self._started_at
-        self._list("tree").set_empty_text(f"opening ... {duration(elapsed_s)}    Esc leaves it")
+        for view in VIEW_KEYS:
+            self._list(view).set_empty_text(f"opening ... {duration(elapsed_s)}    Esc leaves it")
 
     def on_resize(self) -> None:
         self._show_facts()
@@ -333,7 +335,7 @@ class InspectScreen(WorkScreen[None]):
             self._fill(view)
         self.query_one("#lists", ContentSwitcher).current = view
         self.query_one(ViewTabs).active = view
-        self._list(view).focus()
+        self.set_focus(self._list(view))
         self.refresh_bindings()
         self._show_rule()
         self._show_detail()
@@ -352,7 +354,7 @@ class InspectScreen(WorkScreen[None]):
         field.value = self._filters[self.view]
         field.display = True
         self.query_one("#rule").display = False
-        field.focus()
+        self.set_focus(field)  # at once, so that the next letter goes into it
 
     def _clear_filter(self) -> None:
         """Every row again, the cursor where it was: what was found is seen in its place."""
@@ -376,7 +378,7 @@ class InspectScreen(WorkScreen[None]):
             field.display = False
             self.query_one("#rule").display = True
             self._show_rule()
-            self._list(self.view).focus()
+            self.set_focus(self._list(self.view))
 
     def action_sort(self) -> None:
         if self.opened is None:
