@@ -6,8 +6,8 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text
 
 MAX_JSON_BYTES = 64 << 20  # a trainer_state.json of 250,000 log entries has 44 MB
-_MAX_CONTAINERS = 2_000_000
-_MAX_VALUES = 5_000_000
+_MAX_CONTAINERS = 1_000_000
+_MAX_VALUES = 3_000_000
 _HINT = "Copy it again, or use another checkpoint: `ckpt-tui list` on its directory shows which are valid."
 
 

@@ -30,7 +30,7 @@ _YAML = ("config.yaml", "config.yml", "hparams.yaml", "args.yaml")
 _YAML_PROGRESS = "CKPT.yaml"  # SpeechBrain
 _RECIPE_STATES = ("recipe_state/recipe_state.pt", "recipe_state.pt", "training_state.pt", "trainer_state.pt")
 _METRICS = "metrics.csv"
-_MAX_YAML_BYTES = 4 << 20
+_MAX_YAML_BYTES = 1 << 20
 _TAIL_BYTES = 64 << 10
 _COSTS = {
     "model": "nothing can be loaded from it",
