@@ -267,7 +267,7 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
     except CkptError as error:
         if not os.path.lexists(entry.path):
             return None  # retention of a live training removed it since the directory was listed
-        if os.path.isdir(entry.path):
+        if os.path.isdir(entry.path) and error.title != "Damaged checkpoint":
             return replace(entry, note=error.title), {}  # a layout that we cannot read says nothing about it
         return replace(entry, validity="damaged", note=error.message or error.title), {}
     progress = checkpoint.progress

@@ -271,6 +271,17 @@ def test_every_reference_leads_to_its_tensor(saved: Path, kind: str) -> None:
     assert all(checkpoint.tensors[reference.index] is reference.info for reference in references)
 
 
+def test_a_run_s_list_has_them_and_no_resume_takes_an_unfinished_one(tmp_path: Path) -> None:
+    from ckpt_tui.services.catalog import read_catalog
+
+    for name in ("step-7", "step-9"):
+        shutil.copytree(SAMPLE, tmp_path / name)
+    (tmp_path / "step-9" / ".metadata").unlink()
+    catalog = read_catalog(str(tmp_path))
+    found = {entry.name: (entry.step, entry.validity, entry.resume_takes) for entry in catalog.entries}
+    assert found == {"step-7": (7, "unchecked", True), "step-9": (9, "damaged", False)}
+
+
 # --- damage
 
 
