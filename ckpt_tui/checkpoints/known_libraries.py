@@ -43,6 +43,16 @@ LIBRARY_FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("settings", "lightning_fabric.utilities.data", "AttributeDict"),
     ("settings", "lightning.pytorch.utilities.parsing", "AttributeDict"),
     ("settings", "pytorch_lightning.utilities.parsing", "AttributeDict"),
+    ("settings", "lightning.pytorch.utilities.enums", "GradClipAlgorithmType"),
+    ("settings of transformers", "transformers.utils.generic", "PaddingStrategy TensorType"),
+    ("settings of transformers", "transformers.trainer_utils", "HPSearchBackend"),
+    ("settings of accelerate", "accelerate.utils.dataclasses", "AutocastKwargs ComputeEnvironment CustomDtype "
+     "DDPCommunicationHookType DataLoaderConfiguration DistributedDataParallelKwargs FP8BackendType GradScalerKwargs "
+     "InitProcessGroupKwargs LoggerType SageMakerDistributedType TorchContextParallelConfig TorchTensorParallelConfig"),
+    ("settings of PEFT", "peft.tuners.lora.config", "ArrowConfig CordaConfig EvaConfig LoftQConfig LoraRuntimeConfig"),
+    ("settings of DeepSpeed", "deepspeed.runtime.zero.offload_config", "OffloadDeviceEnum OffloadStateTypeEnum"),
+    ("settings of FSDP", "torch.distributed.fsdp.api", "LocalOptimStateDictConfig StateDictSettings"),
+    ("settings of FSDP", "torch.distributed.fsdp.fully_sharded_data_parallel", "OptimStateKeyType"),
     ("settings", "omegaconf.dictconfig", "DictConfig"),
     ("settings", "omegaconf.listconfig", "ListConfig"),
     ("settings", "omegaconf.base", "ContainerMetadata Metadata UnionNode SCMode"),
