@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.distance import Distance
 
 _MAX_THREADS = 4  # a training may be running on the same machine
+_MAX_NESTED = 4  # a tensor made of tensors made of tensors
 _ALONE_BYTES = 4 << 20  # less than this is not worth a second thread
 
 
@@ -240,23 +241,44 @@ def _display_name(tensor: TensorInfo) -> str:
 
 def _sum_up_components(pairs: tuple[Pair, ...], changes: list[TensorChange]) -> None:
     """A tensor that is made of others (sparse, nested) has changed when one of them has."""
-    whole: int | None = None
+    wholes: dict[tuple[str, str], int] = {}
     for place, pair in enumerate(pairs):
         of_a = pair.a or pair.b
         assert of_a is not None
-        if not of_a.is_component:
-            is_made_of_others = not of_a.storage and of_a.layout != "strided" and not isinstance(of_a, ShardedTensor)
-            whole = place if is_made_of_others and pair.a is not None and pair.b is not None else None
-            if whole is not None and changes[whole].change == "unknown" and _layouts_agree(pair):
-                changes[whole] = replace(changes[whole], change="same", reason="")
-        elif whole is not None and changes[whole].change in ("same", "value"):
-            part, known = changes[place], changes[whole]
-            if part.change == "unknown":
-                changes[whole] = replace(known, change="unknown", reason=part.reason)
-            elif part.change != "same":
-                word = part.name.rpartition(".")[2]
-                reason = f"{known.reason}, {word}" if known.reason else f"its {word}"
-                changes[whole] = replace(known, change="value", reason=reason)
+        if of_a.is_component:
+            continue
+        is_made_of_others = not of_a.storage and of_a.layout != "strided" and not isinstance(of_a, ShardedTensor)
+        if is_made_of_others and changes[place].change == "unknown" and _layouts_agree(pair):
+            wholes[pair.role, pair.name] = place
+    met: set[int] = set()
+    for place, pair in enumerate(pairs):
+        component = pair.a or pair.b
+        assert component is not None
+        whole = _whole_of(pair, wholes) if component.is_component else None
+        if whole is None:
+            continue
+        if whole not in met:
+            met.add(whole)
+            changes[whole] = replace(changes[whole], change="same", reason="")
+        if changes[whole].change == "unknown":
+            continue
+        part, known = changes[place], changes[whole]
+        if part.change == "unknown":
+            changes[whole] = replace(known, change="unknown", reason=part.reason)
+        elif part.change != "same":
+            word = part.name.rpartition(".")[2]
+            reason = f"{known.reason}, {word}" if known.reason else f"its {word}"
+            changes[whole] = replace(known, change="value", reason=reason)
+
+
+def _whole_of(pair: Pair, wholes: dict[tuple[str, str], int]) -> int | None:
+    """Where the tensor stands that this one is a component of, or a component's component."""
+    name = pair.name
+    for _ in range(_MAX_NESTED):
+        name = name.rpartition(".")[0]
+        if (pair.role, name) in wholes:
+            return wholes[pair.role, name]
+    return None
 
 
 def _layouts_agree(pair: Pair) -> bool:

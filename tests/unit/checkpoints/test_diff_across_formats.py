@@ -360,6 +360,12 @@ def test_sparse_tensors_change_with_their_components(tmp_path: Path) -> None:
     found = diff(a, b)
     assert {t.name for t in found.changed_tensors} == {"w", "w.values"}
     assert of(found, "w").reason == "its values"
+    # Another layout with components of its own beside one that did not change.
+    c = save(tmp_path / "c.pt", {"w": dense.to_sparse_csr(), "v": torch.ones(2), "same": dense.to_sparse()})
+    other = diff(save(tmp_path / "d.pt", {"w": dense.to_sparse(), "v": torch.ones(2), "same": dense.to_sparse()}), c)
+    assert of(other, "same").change == "same"
+    assert of(other, "w").change == "unknown"
+    assert {t.change for t in other.tensors if t.name.startswith("w.")} >= {"removed", "added"}
 
 
 @pytest.fixture(scope="module")
