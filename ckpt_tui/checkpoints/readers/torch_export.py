@@ -134,17 +134,18 @@ class _Export:
         entry = self.by_name.get(f"{self.root}{folder}{config}")
         if entry is None:
             return
-        import json
+        from ckpt_tui.checkpoints.bounded_json import MAX_JSON_BYTES, parse_json
 
         try:
-            if entry.size_bytes > self.limits.max_json_bytes:
+            if entry.size_bytes > min(self.limits.max_json_bytes, MAX_JSON_BYTES):
                 raise CkptError("Not readable", "it is larger than such a table can be")
-            table = json.loads(read_record(self.descriptor, entry, self.checkpoint.path))["config"].items()
+            found = parse_json(read_record(self.descriptor, entry, self.checkpoint.path), folder + config)
+            table = found["config"].items()  # type: ignore[index]
         except CkptError as error:
             message = error.message.removeprefix(f"{self.checkpoint.path}: ")
             self.note("unreadable-part", Severity.ERROR, folder + config, message)
             return
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             message = f"it is no table of tensors: {safe_text(error, 80)}"
             self.note("unreadable-part", Severity.ERROR, folder + config, message)
             return
