@@ -158,15 +158,15 @@ def _num_at_once(paths: Sequence[str]) -> int:
 
 def _same_content(paths: Sequence[str]) -> list[list[int]]:
     """Places in `paths` of the same bytes: hard links, as long as no name says a step that has to agree."""
-    from ckpt_tui.checkpoints.resumable import step_in_name
-
     groups: dict[object, list[int]] = {}
     for index, path in enumerate(paths):
         key: object = index
         try:
             status = os.stat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and step_in_name(path) is None:
-                key = (status.st_dev, status.st_ino)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                from ckpt_tui.checkpoints.resumable import step_in_name
+
+                key = (status.st_dev, status.st_ino) if step_in_name(path) is None else index
         except (OSError, ValueError):
             pass
         groups.setdefault(key, []).append(index)
