@@ -418,7 +418,7 @@ class _Machine(PickleCalls):
                 source = self.window.source
                 if self.base + begin + num_bytes <= source.end:
                     distant = DistantBytes(source, self.base + begin, num_bytes)
-                    if source.read(distant.offset, 1) in OPENINGS and len(self.embedded) < MAX_EMBEDDED:
+                    if distant.head[:1] in OPENINGS and len(self.embedded) < MAX_EMBEDDED:
                         self.embedded.append(distant)
                     push(distant)
                     return begin + num_bytes

@@ -11,6 +11,7 @@ from ckpt_tui.text import count
 
 _FIRST_WINDOW = 4_096
 _MAX_WINDOW = 1 << 20
+_HEAD_BYTES = 64  # what is shown of a value that is not read
 
 
 class PickleSource:
@@ -53,15 +54,16 @@ class MemorySource(PickleSource):
 
 
 class DistantBytes(OpaqueObject):
-    """A bytes value that was left where it lies: `num_bytes` from `offset` of `source` on."""
+    """A bytes value that was left where it lies: `num_bytes` from `offset` of `source` on, of which `head` is known."""
 
-    __slots__ = ("num_bytes", "offset", "source")
+    __slots__ = ("head", "num_bytes", "offset", "source")
 
     def __init__(self, source: PickleSource, offset: int, num_bytes: int) -> None:
         super().__init__("builtins.bytes", (f"{count(num_bytes)} bytes",))
         self.source = source
         self.offset = offset
         self.num_bytes = num_bytes
+        self.head = source.read(offset, min(num_bytes, _HEAD_BYTES))
 
 
 class Window:

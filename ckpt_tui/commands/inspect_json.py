@@ -129,6 +129,11 @@ def as_json(state: object) -> object:
             if isinstance(value, (list, tuple)):
                 return [convert(item, depth + 1) for item in value]
             if isinstance(value, OpaqueObject):
+                left_in_file = getattr(
+                    value, "num_bytes", None
+                )  # bytes that were not read: `pickle_source.DistantBytes`
+                if left_in_file is not None and value.type_name == "builtins.bytes":
+                    return {"bytes": left_in_file, "hex": getattr(value, "head", b"")[:_MAX_BYTES].hex()}
                 kept: dict[str, object] = {"type": value.type_name}
                 for word in ("args", "state", "items", "entries"):
                     inner = getattr(value, word)

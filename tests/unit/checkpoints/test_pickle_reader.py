@@ -21,6 +21,7 @@ import torch
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.readers.pickle import READER
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
+from ckpt_tui.commands.inspect_json import as_json
 from ckpt_tui.errors import CkptError
 from tests.builders.hostile_pickles import HAZARDS
 from tests.builders.legacy_files import legacy_bytes
@@ -212,6 +213,14 @@ def test_settings_and_objects(tmp_path: Path, protocol: int) -> None:
 def test_a_long_pickle_is_read_in_windows(tmp_path: Path, protocol: int) -> None:
     state = {f"key {n}": {"x": [n, float(n), "é" * (n % 90)], "y": (None, -n, n << 40)} for n in range(3000)}
     assert _open(tmp_path, pickle.dumps(state, protocol)).state == state
+
+
+def test_long_bytes_are_shown_as_short_ones_are(tmp_path: Path) -> None:
+    state = as_json(_open(tmp_path, pickle.dumps({"short": b"ab", "long": b"x" * 50_000}, 4)).state)
+    assert isinstance(state, dict)
+    assert state["short"] == {"bytes": 2, "hex": "6162"}
+    assert state["long"]["bytes"] == 50_000
+    assert state["long"]["hex"].startswith("7878")
 
 
 def test_pickles_in_a_row(tmp_path: Path) -> None:
