@@ -10,111 +10,19 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ckpt_tui.checkpoints.archive import ZIP_HEAD, Record, read_archive
+from ckpt_tui.checkpoints.archive import Record, read_archive
 from ckpt_tui.checkpoints.byte_pass import Region, RegionResult, read_once
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, Part, Severity, Storage, TensorInfo
+from ckpt_tui.checkpoints.model import Finding, Severity, Storage
 from ckpt_tui.checkpoints.opening import RegularFile
-from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
-from ckpt_tui.checkpoints.zip_walk import FoundRecord
+from ckpt_tui.checkpoints.salvage_facts import Examined, Source
+from ckpt_tui.checkpoints.salvage_open import open_damaged_directory, open_damaged_file
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.text import count, safe_text, size
+from ckpt_tui.text import safe_text, size
 
-if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.readers.directory import Listing
-
-_ZIP_FORMATS = ("torch-zip", "torchscript")
-_ROLES = {
-    "optimizer": "optimizer", "scheduler": "scheduler", "scaler": "scaler", "rng_state": "rng", "random_states": "rng",
-    "model": "model", "pytorch_model": "model", "adapter_model": "model", "diffusion_pytorch_model": "model",
-}  # fmt: skip
 _USE_BACKUP = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the bytes of a whole storage lie: `stored_bytes` at `offset` of the file at `path`.
-
-    crc32: of the elements, as they were just read. is_vouched: a checksum in the file says the same. spans: where the
-    bytes lie one after another (path, offset, size), of a storage that is put together from pieces.
-    """
-
-    path: str
-    offset: int
-    size_bytes: int
-    stored_bytes: int
-    crc32: int
-    is_vouched: bool
-    is_deflated: bool = False
-    is_big_endian: bool = False
-    spans: tuple[tuple[str, int, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LostTensor:
-    """A tensor that is not got back. shape and dtype: None and "" where nothing tells them any more."""
-
-    name: str
-    file: str
-    shape: tuple[int, ...] | None
-    dtype: str
-    size_bytes: int | None
-    reason: str
-
-
-@dataclass(slots=True)
-class Examined:
-    """A damaged checkpoint, and what of it is whole. `sources` and `lost_storages` are by storage key.
-
-    is_damaged: False when nothing at all is wrong with it. missing: tensors that an index names and no file holds.
-    """
-
-    checkpoint: Checkpoint
-    sources: dict[str, Source] = field(default_factory=dict)
-    lost_storages: dict[str, str] = field(default_factory=dict)
-    missing: list[LostTensor] = field(default_factory=list)
-    has_names: bool = True
-    has_own_names: bool = True  # False: they are those of another checkpoint, and no other value is known
-    has_checksums: bool = False
-    is_verified: bool = True  # every storage was read and compared with its checksum
-    records: list[FoundRecord] | None = None  # of a walk; None: the archive's own directory tells them
-    is_damaged: bool = False
-    bytes_read: int = 0
-
-    def lost_reason(self, tensor: TensorInfo) -> str:
-        """Why a tensor that lies on a storage cannot be got back; "" when it can."""
-        if not tensor.storage or tensor.device == "meta":
-            return ""
-        reason = self.lost_storages.get(tensor.storage)
-        if reason is not None:
-            return reason
-        source = self.sources.get(tensor.storage)
-        if source is None:
-            return f"{tensor.storage} was not found"
-        needed = bytes_needed(tensor)
-        if needed is None:
-            return "its shape, strides and offset do not go together"
-        if needed > source.size_bytes:
-            return f"it needs {count(needed)} bytes, {tensor.storage} has {count(source.size_bytes)}"
-        return ""
-
-
-def bytes_needed(tensor: TensorInfo) -> int | None:
-    """Bytes of the storage up to the last element that a tensor shows; None when its numbers make no sense."""
-    from ckpt_tui.checkpoints.model import DTYPE_SIZES
-
-    if len(tensor.shape) != len(tensor.stride) or min((*tensor.shape, *tensor.stride, tensor.offset)) < 0:
-        return None
-    item = DTYPE_SIZES.get(tensor.dtype)
-    if item is None:
-        return None
-    if not tensor.num_elements:
-        return 0
-    return (tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) + 1) * item
 
 
 def examine(
@@ -134,131 +42,14 @@ def examine(
     """
     try:
         if "\0" not in path and Path(path).is_dir():
-            examined = _open_directory(path, limits, is_cancelled)
+            examined = open_damaged_directory(path, limits, is_cancelled)
         else:
-            examined = _open_file(path, limits, is_cancelled, names_from)
+            examined = open_damaged_file(path, limits, is_cancelled, names_from)
         examined.is_verified = not (trusts_checksums and examined.records is not None)
         _verify(examined, on_bytes, is_cancelled)
     except OSError as error:
         raise from_os_error(error, safe_text(path, 1000)) from error
     return examined
-
-
-# --- opening
-
-
-def _open_file(
-    path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None, names_from: str | None = None
-) -> Examined:
-    from ckpt_tui.checkpoints.registry import open_file
-
-    other = open_file(names_from, limits) if names_from is not None else None
-    checkpoint: Checkpoint | None = None
-    problem: CkptError | None = None
-    try:
-        checkpoint = open_file(path, limits)
-        if checkpoint.format not in _ZIP_FORMATS:
-            return _of_reader(checkpoint)
-    except CkptError as error:
-        if error.title in ("Not found", "No permission", "Cannot read", "A directory", "Not a directory"):
-            raise
-        problem = error
-    with RegularFile(path) as file:
-        try:
-            broken = open_broken_zip(file.descriptor, file.file_bytes, path, limits, is_cancelled, other)
-        except CkptError as error:
-            if error.title == "Not of the same kind":
-                raise
-            is_zip = os.pread(file.descriptor, 4, 0) == ZIP_HEAD
-            raise (error if problem is None or is_zip else problem) from None
-    if checkpoint is None or broken.is_walked or not (broken.has_names and broken.has_own_names):
-        return _of_zip(broken)
-    # Its directory and its data.pkl hold: the reader knows more of it, but for records behind damaged headers.
-    examined = _of_reader(checkpoint)
-    for key, storage in checkpoint.storages.items():
-        if storage.offset is None and key in broken.checkpoint.storages:
-            checkpoint.storages[key] = broken.checkpoint.storages[key]
-            if key in broken.lost:
-                examined.lost_storages[key] = broken.lost[key]
-    return examined
-
-
-def _of_reader(checkpoint: Checkpoint) -> Examined:
-    return Examined(checkpoint, is_damaged=_says_damage(checkpoint))
-
-
-def _of_zip(broken: BrokenZip) -> Examined:
-    return Examined(
-        broken.checkpoint,
-        lost_storages=dict(broken.lost),
-        has_names=broken.has_names,
-        has_own_names=broken.has_own_names,
-        has_checksums=broken.has_checksums,
-        records=broken.records if broken.is_walked else None,
-        is_damaged=True,
-    )
-
-
-def _says_damage(checkpoint: Checkpoint) -> bool:
-    """Whether its reader found bytes missing or wrong; NaN and dangerous names are no damage."""
-    return any(f.severity == Severity.ERROR and f.level in ("structure", "integrity") for f in checkpoint.findings)
-
-
-def _open_directory(path: str, limits: ReadLimits, is_cancelled: Callable[[], bool] | None) -> Examined:
-    """All files that can be read; one that cannot is examined by itself, and what is whole of it joins the others."""
-    from ckpt_tui.checkpoints.readers.directory import Listing, Parts
-    from ckpt_tui.checkpoints.registry import open_checkpoint
-
-    checkpoint = open_checkpoint(path, limits)
-    examined = _of_reader(checkpoint)
-    listing = Listing(path)
-    damaged = [f.where for f in checkpoint.findings if f.code == "unreadable-part" and f.where in listing.files]
-    if damaged and isinstance(checkpoint.state, dict):
-        parts = Parts(listing, checkpoint.format, limits)
-        parts.checkpoint, parts.state = checkpoint, checkpoint.state
-        for file in damaged:
-            try:
-                found = _open_file(listing.path_of(file), limits, is_cancelled)
-            except CkptError:
-                continue  # that it cannot be read has been said
-            if found.has_names:
-                parts.take(file, found.checkpoint)
-                role = _role_of(file)
-                checkpoint.parts += [Part(role, file, "", found.checkpoint.state)] if role else []
-                examined.lost_storages.update({f"{file}:{key}": why for key, why in found.lost_storages.items()})
-    examined.missing = _not_in_any_shard(checkpoint, listing)
-    return examined
-
-
-def _role_of(file: str) -> str:
-    """What a file of a directory is, by the names that the common writers give it."""
-    name = file.rpartition("/")[2]
-    return next((role for begin, role in _ROLES.items() if name.startswith(begin)), "")
-
-
-def _not_in_any_shard(checkpoint: Checkpoint, listing: Listing) -> list[LostTensor]:
-    """Tensors that an index of shards names, and no shard holds."""
-    held = {tensor.name for tensor in checkpoint.tensors}
-    missing: list[LostTensor] = []
-    for file in listing.files:
-        if "/" in file or ".index." not in file or not file.endswith(".json"):
-            continue
-        try:
-            index = listing.read_json(file)
-        except (CkptError, OSError):
-            continue
-        weight_map = index.get("weight_map") if isinstance(index, dict) else None
-        if isinstance(weight_map, dict):
-            for name, shard in weight_map.items():
-                if name not in held:
-                    held.add(name)
-                    shown = safe_text(shard)
-                    reason = f"its shard {shown} " + ("does not hold it" if shard in listing.files else "is missing")
-                    missing.append(LostTensor(str(name), str(shard), None, "", None, reason))
-    return missing
-
-
-# --- reading every byte once
 
 
 def _verify(

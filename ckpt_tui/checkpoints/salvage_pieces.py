@@ -7,7 +7,7 @@ from itertools import product
 from math import prod
 
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, ShardedTensor, TensorInfo
-from ckpt_tui.checkpoints.salvage import Examined, Source
+from ckpt_tui.checkpoints.salvage_facts import Examined, Source
 
 _MAX_SPANS = 1_000_000
 _WINDOW_BYTES = 1 << 20

@@ -22,6 +22,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table, wrapped
 
 if TYPE_CHECKING:
+    from ckpt_tui.checkpoints.inert_state import Change
     from ckpt_tui.services.salvage import SalvagePlan
 
 EXAMPLES = (
@@ -231,7 +232,7 @@ def _lost_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
         yield style.paint(f"  and {len(plan.lost) - _MAX_SHOWN:,} more: --json names all", "dim")
 
 
-def _change_lines(title: str, changes: list, style: Style) -> Iterator[str]:  # type: ignore[type-arg]
+def _change_lines(title: str, changes: list[Change], style: Style) -> Iterator[str]:
     if not changes:
         return
     shown = [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from threading import Thread
 
 from ckpt_tui.checkpoints.byte_pass import Region, read_once
-from ckpt_tui.checkpoints.salvage import Source
+from ckpt_tui.checkpoints.salvage_facts import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.services.durable import remove_if_there, sync_directory

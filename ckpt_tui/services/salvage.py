@@ -15,7 +15,8 @@ from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
 from ckpt_tui.checkpoints.model import Checkpoint, Severity, ShardedTensor, TensorInfo, TensorRef, Verdict
-from ckpt_tui.checkpoints.salvage import Examined, LostTensor, Source, examine
+from ckpt_tui.checkpoints.salvage import examine
+from ckpt_tui.checkpoints.salvage_facts import Examined, LostTensor, Source
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.writers.pickle_writer import StorageKeys, write_pickle
 from ckpt_tui.checkpoints.writers.pieces import NewFile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.salvage import Source
+from ckpt_tui.checkpoints.salvage_facts import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.model import TensorInfo
-from ckpt_tui.checkpoints.salvage import Source
+from ckpt_tui.checkpoints.salvage_facts import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile, NewStorage
 
 DTYPE_CODES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ckpt_tui.checkpoints.salvage import Source
+from ckpt_tui.checkpoints.salvage_facts import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile, NewStorage
 
 _LOCAL = Struct("<4s5H3I2H")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
-from ckpt_tui.checkpoints.salvage import Source
+from ckpt_tui.checkpoints.salvage_facts import Source
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.checkpoints.writers.torch_zip import torch_zip_pieces
 from ckpt_tui.checkpoints.zip_index import ZipEntry, read_zip_index
