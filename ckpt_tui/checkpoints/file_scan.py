@@ -57,6 +57,14 @@ class FileScan:
         self.num_unknown = archive.num_unknown if archive is not None else 0
         records = archive.records if archive is not None else [_own_record(s) for s in self.storage_at.values()]
         self.records = {record.offset: record for record in records if record.size_bytes or record.crc32}
+        # Elements that lie inside a record or under another storage, not at the head of their own record: the pass does
+        # not see them as numbers, so each tensor of theirs is looked at by itself.
+        self.unseen = {
+            s.key
+            for s in storages
+            if s.offset is not None and s.size_bytes
+            if s.offset not in self.records or self.storage_at[s.offset].key != s.key
+        }
         # An archive written with checksums off has 0 everywhere; so do formats that have none.
         self.has_checksums = any(record.crc32 for record in records)
 
@@ -98,7 +106,7 @@ class FileScan:
             self.storage_at[read.region.offset].key
             for read in result.regions
             if (read.is_suspicious or read.problem) and read.region.offset in self.storage_at
-        }
+        } | self.unseen
         return outcome
 
     def _region(self, record: Record, with_numbers: bool) -> Region:

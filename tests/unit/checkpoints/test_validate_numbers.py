@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckpt_tui.checkpoints import registry
+from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.validate import Validation
 from tests.builders.raw_tensors import swapped
@@ -220,3 +223,22 @@ def test_chunks_of_a_distributed_checkpoint(tmp_path: Path) -> None:
     validation = validate(tmp_path / "dcp", levels=("numbers",))
     told = {name.partition("model.")[2]: both for name, both in counts(validation).items()}
     assert told == truth(tensors), words_of(validation)
+
+
+def test_numbers_that_do_not_begin_where_their_record_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may find a storage inside a record: it is looked at all the same."""
+    path = save(tmp_path / "w.pt", {"w": torch.tensor([1.0, 2.0, torch.nan, 4.0]), "v": torch.ones(4)})
+    open_it = registry.open_checkpoint
+
+    def inside(where: str) -> Checkpoint:
+        checkpoint = open_it(where)
+        for tensor in checkpoint.tensors:
+            key = tensor.storage
+            storage = checkpoint.storages[key]
+            assert storage.offset is not None
+            checkpoint.storages[key] = replace(storage, offset=storage.offset + 4, size_bytes=12)
+            tensor.shape = (3,)
+        return checkpoint
+
+    monkeypatch.setattr(registry, "open_checkpoint", inside)
+    assert counts(validate(path, levels=("integrity", "numbers"))) == {"w": (1, 0)}
