@@ -112,6 +112,7 @@ class GlobalRef:
     verdict: Verdict
     reason: str = ""
     where: str = ""  # the record whose pickle names it
+    is_in_bytes: bool = False  # only in bytes that the pickle holds: loading the file does not reach it
 
 
 @dataclass(frozen=True, slots=True)

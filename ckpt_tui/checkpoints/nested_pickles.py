@@ -76,7 +76,8 @@ def _add(listed: dict[str, GlobalRef], ref: GlobalRef, place: _Place, record: st
     where = f"{record}: inside bytes at {place.path}" if place.path else f"{record}: inside bytes"
     before = listed.get(ref.name)
     if before is None or _ORDER[before.verdict] < _ORDER[verdict]:
-        listed[ref.name] = GlobalRef(ref.name, verdict, reason, where)
+        is_in_bytes = before is None or before.is_in_bytes
+        listed[ref.name] = GlobalRef(ref.name, verdict, reason, where, is_in_bytes)
 
 
 def _names_in(value: bytes | DistantBytes, record: str, limits: ReadLimits, depth: int) -> list[GlobalRef]:

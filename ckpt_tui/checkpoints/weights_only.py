@@ -60,7 +60,7 @@ def weights_only(checkpoint: Checkpoint) -> WeightsOnly:
     """The answer to "can I load this with weights_only=True, and if not, what is in the way?" """
     refuses = []
     for ref in checkpoint.globals:
-        if not is_taken(ref.name) and (name := _of_python_3(ref.name)) not in refuses:
+        if not ref.is_in_bytes and not is_taken(ref.name) and (name := _of_python_3(ref.name)) not in refuses:
             refuses.append(name)
     if checkpoint.format == "torchscript":
         return WeightsOnly(False, refuses, "torch.load takes no TorchScript archive with weights_only")

@@ -196,7 +196,7 @@ class Parts:
             if ref.name not in self._named:
                 self._named.add(ref.name)
                 where = f"{file}: {ref.where.rpartition(': ')[2]}"
-                self.checkpoint.globals.append(GlobalRef(ref.name, ref.verdict, ref.reason, where))
+                self.checkpoint.globals.append(GlobalRef(ref.name, ref.verdict, ref.reason, where, ref.is_in_bytes))
 
     def add_data(self, file: str, value: object, role: str = "") -> None:
         """Take plain data that the caller has read itself (JSON, text)."""

@@ -199,6 +199,32 @@ def test_no_payload_runs_and_each_is_told(
         assert "calls for" in json.dumps(inspected["errors"])
 
 
+INSIDE_BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "pickle in bytes of a zip": lambda payload: save_bytes({"net": payload, "step": 1}),
+    "pickle in bytes of a pickle": lambda payload: pickle.dumps({"net": payload, "step": 1}),
+    "zip in bytes of a pickle": lambda payload: pickle.dumps({"w": zip_of(payload)}),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("container", list(INSIDE_BYTES))
+def test_a_payload_in_bytes_is_told_and_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], container: str, route: str
+) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "x"
+    path.write_bytes(INSIDE_BYTES[container](routes(marker)[route]))
+    data = json.loads(_told(capsys, "inspect", str(path), "--json"))["data"]
+    assert not marker.exists()
+    # Loading the outer file gives bytes: it does not run what is in them.
+    assert data["safety"] == "unknown"
+    odd = [ref for ref in data["globals"] if ref["verdict"] != "known"]
+    assert odd
+    assert all("inside bytes" in ref["reason"] for ref in odd if ref["name"] in ("posix.system", "subprocess.Popen"))
+    if container.endswith("of a zip"):
+        assert (data["weights_only"]["loads"], data["weights_only"]["refuses"]) == (True, [])
+        assert torch.load(path, weights_only=True)["step"] == 1
+
+
 def test_bytes_that_are_no_pickle_raise_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.pt"
     words = {
