@@ -234,6 +234,43 @@ def test_tensors_saved_as_safetensors_are_read(tmp_path: Path) -> None:
     assert validate_checkpoint(str(tmp_path)).verdict == "damaged"
 
 
+def test_safetensors_of_every_rank_are_one_checkpoint(tmp_path: Path) -> None:
+    """`HuggingFaceStorageWriter(save_distributed=True)`, whose files say where in its tensor each piece begins."""
+    import json
+
+    import torch.distributed.checkpoint as dcp
+    from safetensors.torch import save_file
+
+    weights = {"w": torch.arange(21.0).reshape(7, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
+    dcp.save(
+        weights, storage_writer=dcp.HuggingFaceStorageWriter(tmp_path / "one", save_distributed=True), no_dist=True
+    )
+    one = open_checkpoint(tmp_path / "one")
+    assert (one.format, one.findings, one.has) == ("dcp", [], ["model"])
+    assert {t.name: t.shape for t in one.tensors} == {"w": (7, 3), "b": (3,)}
+    (written,) = (tmp_path / "one").glob("*.safetensors")
+    assert written.name == "shard-00001-model-00001-of-00001.safetensors"
+    # The same from two ranks, as that writer would: 4 and 3 rows.
+    two = tmp_path / "two"
+    two.mkdir()
+    for rank, (begin, end) in enumerate(((0, 4), (4, 7))):
+        told = {"w": {"saved_offsets": [begin, 0]}, **({"b": {"saved_offsets": [0]}} if not rank else {})}
+        pieces = {"w": weights["w"][begin:end].clone(), **({"b": weights["b"]} if not rank else {})}
+        metadata = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(told)}
+        save_file(pieces, two / f"shard-0000{rank + 1}-model-00001-of-00001.safetensors", metadata)
+    checkpoint = open_checkpoint(two)
+    assert (checkpoint.format, checkpoint.findings) == ("dcp", [])
+    assert count_parameters(model_tensors(checkpoint)) == 21 + 3
+    for name, reference in leaves_of(checkpoint.state).items():
+        assert isinstance(reference, TensorRef)
+        assert checkpoint.tensors[reference.index] is reference.info
+        assert torch.equal(value_of(checkpoint, reference), weights[name])
+    assert validate_checkpoint(str(two)).verdict == "valid"
+    (two / "shard-00001-model-00001-of-00001.safetensors").unlink()
+    found = {finding.code for finding in open_checkpoint(two).findings}
+    assert found == {"missing-part", "chunks-do-not-cover"}
+
+
 def test_an_asynchronous_save_is_the_same(tmp_path: Path) -> None:
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp

@@ -54,6 +54,7 @@ DIRECTORY_READERS: tuple[str, ...] = (
     "dcp",
     "deepspeed",
     "checkpoint_dir",
+    "dcp_safetensors",
     "sharded",
 )
 
