@@ -13,7 +13,7 @@ import os
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, Verdict
 from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED
-from ckpt_tui.checkpoints.pickle_globals import KNOWN
+from ckpt_tui.checkpoints.pickle_globals import known_reason
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef
 from ckpt_tui.checkpoints.pickle_source import DistantBytes, MemorySource, PickleSource
@@ -161,7 +161,7 @@ def _places(root: object, wanted: set[int]) -> dict[int, _Place]:
             continue
         seen.add(id(value))
         children, name = _children(value)
-        if name and not opener and name not in KNOWN and name not in _PLAIN:
+        if name and not opener and not known_reason(name) and name not in _PLAIN:
             opener = name
         for key, child in children:
             if isinstance(child, (bytes, dict, list, tuple, OpaqueObject, CompositeRef)):

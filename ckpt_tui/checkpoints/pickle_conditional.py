@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ckpt_tui.checkpoints.model import OpaqueObject
-from ckpt_tui.checkpoints.pickle_globals import KNOWN, OPENER
+from ckpt_tui.checkpoints.pickle_globals import OPENER, known_reason
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
 
 _GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
@@ -61,7 +61,7 @@ class ConditionalCalls:
         if name in _GETATTR:
             is_plain = type(second) is str and second.isidentifier() and not second.startswith("__")
             return self._name(first.type_name, str(second)) if is_plain else None
-        if name in _GETITEM and first.type_name.startswith("typing.") and first.type_name in KNOWN:
+        if name in _GETITEM and first.type_name.startswith("typing.") and known_reason(first.type_name):
             return OpaqueObject(first.type_name, (second,))
         return None
 

@@ -6,8 +6,6 @@ prefixes, because a harmless module reaches others by attributes (`torch.seriali
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.known_libraries import LIBRARY_FAMILIES
-from ckpt_tui.checkpoints.known_torch import TORCH_FAMILIES
 from ckpt_tui.checkpoints.model import Verdict
 
 STORAGE_DTYPES = {
@@ -167,17 +165,37 @@ CONDITIONAL = frozenset(
     }
 )  # fmt: skip
 
-KNOWN: dict[str, str] = {
-    f"{module}.{name}": reason
-    for families in (TORCH_FAMILIES, LIBRARY_FAMILIES, _FAMILIES)
-    for reason, module, names in families
-    for name in names.split()
-}
+_known = {f"{module}.{name}": reason for reason, module, names in _FAMILIES for name in names.split()}
+_has_all = False
+
+
+def known_reason(full_name: str) -> str | None:
+    """Why a global is harmless; None when it is not known to be."""
+    reason = _known.get(full_name)
+    if reason is None and not _has_all:
+        known_names()
+        reason = _known.get(full_name)
+    return reason
+
+
+def known_names() -> dict[str, str]:
+    """Every known name with its reason. Those that few files hold are imported now, and not for the others."""
+    global _has_all
+    if not _has_all:
+        from ckpt_tui.checkpoints.known_libraries import LIBRARY_FAMILIES
+        from ckpt_tui.checkpoints.known_torch import TORCH_FAMILIES
+
+        for families in (TORCH_FAMILIES, LIBRARY_FAMILIES):
+            for reason, module, names in families:
+                for name in names.split():
+                    _known.setdefault(f"{module}.{name}", reason)
+        _has_all = True
+    return _known
 
 
 def judge(module: str, name: str) -> tuple[Verdict, str]:
     """What is known of a global, and why. By its whole name, as the file writes it."""
-    reason = KNOWN.get(f"{module}.{name}")
+    reason = known_reason(f"{module}.{name}")
     if reason is not None:
         return Verdict.KNOWN, reason
     from ckpt_tui.checkpoints.dangerous_globals import danger_of

@@ -14,7 +14,7 @@ import torch
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from ckpt_tui.checkpoints.dangerous_globals import DANGEROUS_MODULES, DANGEROUS_NAMES, danger_of
-from ckpt_tui.checkpoints.pickle_globals import KNOWN, judge
+from ckpt_tui.checkpoints.pickle_globals import judge, known_names
 from ckpt_tui.checkpoints.pickle_machine import decode_pickle
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from tests.builders.pickle_routes import text
@@ -136,8 +136,8 @@ def test_what_runs_code_is_not_safe(name: str) -> None:
 
 
 def test_no_name_is_known_and_dangerous() -> None:
-    both = [name for name in KNOWN if name in DANGEROUS_NAMES]
-    both += [name for name in KNOWN if name.partition(".")[0] in DANGEROUS_MODULES]
+    both = [name for name in known_names() if name in DANGEROUS_NAMES]
+    both += [name for name in known_names() if name.partition(".")[0] in DANGEROUS_MODULES]
     assert set(both) <= {"io.BytesIO", "io.StringIO", "_io.BytesIO", "_io.StringIO"}
     assert all(danger_of(*name.rpartition(".")[::2]) for name in DANGEROUS_NAMES)
 
