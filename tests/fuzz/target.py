@@ -116,10 +116,12 @@ def _judge(path: str) -> None:
 def _show(path: str) -> None:
     """The text for people holds no control character."""
     style = Style(width=80, colour=False, unicode=True)
-    arguments = argparse.Namespace(path=path, filter=None, all=True, stats=False)
+    arguments = argparse.Namespace(path=path, filter=None, all=True, stats=False, screen=False)
     lines: list[str] = []
     try:
-        view = inspect.run(arguments, Output("inspect")).view
+        result = inspect.run(arguments, Output("inspect"))
+        assert not isinstance(result, int)
+        view = result.view
         assert view is not None
         lines += view(style)
     except CkptError as error:
