@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from ckpt_tui.checkpoints import values
@@ -90,6 +91,23 @@ async def test_filter_as_you_type_sort_and_esc_one_thing_at_a_time(opens: Callab
         assert not app.has_ended
         await pilot.press("escape")
         assert app.has_ended
+
+
+async def test_letters_that_come_at_once_go_into_the_filter(opens: Callable[..., None]) -> None:
+    """As over a slow line, where keys arrive in bunches: `o` and `p` would show other views."""
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        for key in ("n", "slash", *"proj", "space", "x"):
+            app.post_message(events.Key(key, {"slash": "/", "space": " "}.get(key, key)))
+        tensors = app.screen.query_one("#tensors", VirtualList)
+        await until(pilot, lambda: app.screen.query_one("#filter", Input).value == "proj x")
+        await settled(pilot)
+        assert [tensor.name for tensor in tensors.rows] == [f"model.h.{i}.attn.proj.weight" for i in range(4)]
+        await pilot.press("enter", "t")
+        await settled(pilot)
+        assert "23 entries" in seen_text(app), "the keys mean views again"
 
 
 async def test_every_column_sorts_by_its_title_and_says_so(opens: Callable[..., None]) -> None:

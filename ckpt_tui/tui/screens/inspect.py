@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter, indexOf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
@@ -276,6 +276,25 @@ class InspectScreen(WorkScreen[None]):
         return text.tensor_content(tensor, self.opened.table, known, width, height)
 
     # -- messages -----------------------------------------------------------------------------------------------
+
+    async def on_key(self, event: events.Key) -> None:
+        """Letters that follow `/` closely go into the filter, as on a slow line, where keys come in bunches.
+
+        The app runs a binding only after a key has gone up to it; by then the next letters are on their way to a list,
+        and `o` would show the optimizer. So the screen, which they pass, opens views and filter by itself.
+        """
+        field = self.query_one("#filter", Input)
+        if field.display:
+            if event.is_printable and event.character and self.opened is not None:
+                field.insert_text_at_cursor(event.character)
+                event.stop()
+            return
+        active = self.active_bindings.get(event.key)
+        if active is None or active.node is not self or not active.enabled:
+            return
+        if active.binding.action == "filter" or active.binding.action.startswith("view("):
+            event.stop()
+            await self.run_action(active.binding.action)
 
     @on(VirtualList.Moved)
     def _cursor_moved(self, message: VirtualList.Moved) -> None:
