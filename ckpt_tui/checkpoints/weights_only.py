@@ -75,7 +75,7 @@ def weights_only(checkpoint: Checkpoint) -> WeightsOnly:
         is_directory = any(part.file for part in checkpoint.parts)
         if is_directory and checkpoint.globals:
             return WeightsOnly(False if refuses else None, refuses, "" if refuses else "its files load one by one")
-        return WeightsOnly(None, refuses, "torch.load is not what opens it")
+        return WeightsOnly(None, [], "torch.load is not what opens it")
     if refuses:
         return WeightsOnly(False, refuses)
     protocol = _protocol(checkpoint)

@@ -112,3 +112,8 @@ def _judge_sources(checkpoint: Checkpoint, sources: dict[str, str]) -> None:
                 reason = f"its Python source is in the archive ({safe_text(source, 80)}), and loading runs it"
                 checkpoint.globals[place] = GlobalRef(ref.name, Verdict.UNKNOWN, reason, ref.where)
                 break
+    named = {ref.name for ref in checkpoint.globals}
+    for module, source in list(modules.items())[:_MAX_LISTED]:
+        if not any(name == module or name.startswith(f"{module}.") for name in named):
+            reason = f"Python source in the archive ({safe_text(source, 80)}): importing it from there runs it"
+            checkpoint.globals.append(GlobalRef(module, Verdict.UNKNOWN, reason, checkpoint.path))

@@ -90,3 +90,13 @@ def test_a_known_name_whose_source_is_in_the_archive_is_not_known(archive: Path,
     verdicts = {ref.name: ref.verdict for ref in checkpoint.globals}
     assert verdicts["torch.nn.modules.linear.Linear"] == "unknown"
     assert verdicts["os.system"] == "dangerous"
+
+
+def test_code_that_no_pickle_names_is_unknown_all_the_same(archive: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(archive.read_bytes())
+    with zipfile.ZipFile(path, "a") as more:
+        more.writestr("net/never/named.py", "import os; os.system('id')")
+    verdicts = {ref.name: ref for ref in open_checkpoint(path).globals}
+    assert verdicts["never.named"].verdict == "unknown"
+    assert "importing it from there runs it" in verdicts["never.named"].reason
