@@ -208,6 +208,21 @@ def test_a_dynamic_loss_scale_is_the_scaler(copy: Path, monkeypatch: pytest.Monk
     assert checkpoint.safety == "safe"
 
 
+def test_a_pipeline_has_a_file_for_every_layer(tmp_path: Path) -> None:
+    """By hand, as `PipelineModule.save_state_dict` names them: DeepSpeed's pipelines need more than a CPU."""
+    folder = tmp_path / "global_step5"
+    folder.mkdir()
+    (tmp_path / "latest").write_text("global_step5")
+    torch.save({"weight": torch.ones(2, 3)}, folder / "layer_00-model_00-model_states.pt")
+    torch.save({"weight": torch.ones(4)}, folder / "layer_01-model_00-model_states.pt")
+    run = {"module": None, "optimizer": {"state": {}, "param_groups": []}, "global_steps": 5, "dp_world_size": 1}
+    torch.save({**run, "mp_world_size": 1, "ds_config": {}}, folder / "mp_rank_00_model_states.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert (checkpoint.format, checkpoint.findings) == ("deepspeed", [])
+    assert checkpoint.progress == {"step": 5}
+    assert count_parameters(model_tensors(checkpoint)) == 10
+
+
 # --- damage
 
 

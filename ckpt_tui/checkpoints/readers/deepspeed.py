@@ -11,7 +11,7 @@ from itertools import islice
 
 from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity
+from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity, TensorRef
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts, is_inside
 from ckpt_tui.checkpoints.readers.zero_assembly import Assembly
 from ckpt_tui.checkpoints.readers.zero_states import count_of, inner_optimizer, partition_count, scaler_part
@@ -19,6 +19,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text
 
 _MODEL_END = "_model_states.pt"
+_LAYER_END = "-model_states.pt"  # of a pipeline: a file per layer
 _OPTIMIZER_END = "_optim_states.pt"
 _MAX_LATEST_BYTES = 4096
 _MAX_RANKS = 65_536
@@ -45,7 +46,9 @@ class DeepSpeedReader:
 
 
 def _is_state(file: str) -> bool:
-    return file.endswith((_MODEL_END, _OPTIMIZER_END)) and ("mp_rank_" in file or "-model_" in file)
+    if file.endswith(_LAYER_END):
+        return "layer_" in file
+    return file.endswith((_MODEL_END, _OPTIMIZER_END)) and "mp_rank_" in file
 
 
 def _latest(listing: Listing) -> str:
@@ -113,7 +116,8 @@ class _Step:
             (name for name in listing.files if name.startswith(self.folder) and _is_state(name)), key=_natural
         )
         here = [name for name in here if "/" not in name.removeprefix(self.folder)]
-        model_files = [name for name in here if name.endswith(_MODEL_END)]
+        model_files = [name for name in here if not name.endswith(_OPTIMIZER_END)]
+        model_files.sort(key=self.is_of_layer)  # the others tell of the run
         for file in model_files:
             state = self.add(file)
             if state is not None:
@@ -139,6 +143,10 @@ class _Step:
         self.parts.note("odd-part", Severity.ERROR, file, "it holds no dict of states, as DeepSpeed writes", _HINT)
         return None
 
+    def is_of_layer(self, file: str) -> bool:
+        """Whether a file has the weights of a layer of a pipeline, or of an expert, and nothing else."""
+        return not file.removeprefix(self.folder).startswith(("mp_rank_", "zero_pp_rank_"))
+
     def find_stage(self) -> int | None:
         """ZeRO's stage: as the optimizer's states say, or the settings."""
         for state in self.optimizer_states.values():
@@ -161,7 +169,8 @@ class _Step:
         checkpoint = self.parts.checkpoint
         is_first = True
         for file, state in self.model_states.items():
-            found = find_parts(Checkpoint("", "torch-zip", 0, state=state), file)
+            tensors = [value.info for value in state.values() if isinstance(value, TensorRef)]
+            found = find_parts(Checkpoint("", "torch-zip", 0, tensors=tensors, state=state), file)
             for part in found:
                 if part.role == "model" and self.stage == 3:
                     continue
@@ -196,7 +205,7 @@ class _Step:
         counts = [partition_count(state) for state in self.optimizer_states.values()]
         num_ranks = min(max([num_ranks, *counts]), _MAX_RANKS)
         num_model_ranks = min(count_of(first.get("mp_world_size")) or 1, _MAX_RANKS)
-        if not any("-model_" in file for file in model_files):  # pipelines have a file per layer
+        if not any(file.endswith(_LAYER_END) for file in model_files):
             prefixes = [f"zero_pp_rank_{rank}_" for rank in range(num_ranks)] if self.stage == 3 else [""]
             self.note_absent(f"{p}mp_rank_{m:02d}{_MODEL_END}" for m in range(num_model_ranks) for p in prefixes)
         if self.stage and (optimizer_files or first.get("optimizer") is None):

@@ -81,7 +81,7 @@ class Assembly:
         num_ranks = 0
         for file, state in self.optimizer_states.items():
             inner = state.get("optimizer_state_dict")
-            number = file.rpartition("pp_rank_")[2].partition("_")[0]
+            number = file.rpartition("zero_pp_rank_")[2].partition("_")[0]  # experts' files begin with expp_rank_
             if isinstance(inner, dict) and number.isascii() and number.isdigit() and len(number) < 6:
                 by_rank[int(number)] = inner
                 num_ranks = max(num_ranks, min(partition_count(state), _MAX_RANKS))
