@@ -32,6 +32,7 @@ EXAMPLES = (
     "ckpt-tui diff latest.pt new_config.json",
     "ckpt-tui diff latest.pt --set lr=1e-4 --set batch_size=64",
     "ckpt-tui diff a.pt b.pt --all --json",
+    "ckpt-tui diff a.pt b.pt --screen",
 )
 _MAX_ROWS = 20
 _MAX_PARTS = 6
@@ -45,11 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", nargs="?", help="checkpoint to compare with it, or settings of a new run")
     parser.add_argument("--set", dest="settings", metavar="KEY=VALUE", action="append", default=[],
                         help="a setting of the new run; the others stay as they were")  # fmt: skip
+    parser.add_argument("--screen", action="store_true", help="look at it on a screen: most changed first, by module")
     parser.add_argument("--no-values", action="store_true", help="compare names, shapes and dtypes only")
     parser.add_argument("--all", action="store_true", help=f"show every difference, not only the {_MAX_ROWS} largest")
 
 
-def run(args: argparse.Namespace, out: Output) -> CommandResult:
+def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
+    if args.screen:
+        return _on_screen(args)
     if args.settings or (args.b is not None and _is_settings(args.b)):
         return _compare_settings(args)
     if args.b is None:
@@ -68,6 +72,26 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         view=lambda style: _lines(a, b, diff, style, show_all=args.all),
         exit_code=ExitCode.OK if diff.is_same else ExitCode.DIFFERENT,
     )
+
+
+def _on_screen(args: argparse.Namespace) -> int:
+    """The same on a screen: most changed first, by module, with a filter."""
+    import os
+    import sys
+
+    if args.json or args.settings or args.no_values or args.all or args.b is None:
+        raise CkptError("Usage", "--screen takes two checkpoints, and none of --json, --set, --no-values, --all")
+    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise CkptError(
+            "No terminal",
+            "the screen draws on a terminal, and this is not one (or TERM is dumb)",
+            "Without --screen the same is printed.",
+        )
+    from ckpt_tui.tui.diff_app import DiffApp
+
+    app = DiffApp(args.a, args.b)
+    app.run()
+    return app.return_code or 0
 
 
 def _is_settings(path: str) -> bool:

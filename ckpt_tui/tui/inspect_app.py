@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
+from textual.screen import Screen
 
 from ckpt_tui.tui import keys, theme
 from ckpt_tui.tui.screens.inspect import InspectScreen
@@ -33,7 +34,11 @@ class InspectApp(App[None]):
         self.path = path
 
     def on_mount(self) -> None:
-        self.push_screen(InspectScreen(self.path), self._left)
+        self.push_screen(self.only_screen(), self._left)
+
+    def only_screen(self) -> Screen[Any]:
+        """What it shows; the comparison by itself is another."""
+        return InspectScreen(self.path)
 
     def _left(self, _: Any) -> None:
         self.exit()

@@ -1,0 +1,22 @@
+"""The diff screen by itself, for two checkpoints of no run: `ckpt-tui diff A B --screen`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textual.screen import Screen
+
+from ckpt_tui.tui.inspect_app import InspectApp
+from ckpt_tui.tui.screens.diff import DiffScreen
+
+
+class DiffApp(InspectApp):
+    """Ends when its screen is left. Nothing in it changes anything."""
+
+    def __init__(self, path_a: str, path_b: str, *, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(path_a, env=env)
+        self.path_b = path_b
+
+    def only_screen(self) -> Screen[Any]:
+        return DiffScreen(self.path, self.path_b)
