@@ -124,6 +124,13 @@ def test_an_opener_of_anything_else_stays_dangerous(tmp_path: Path) -> None:
         assert checkpoint.safety == "dangerous"
 
 
+def test_a_file_that_is_opened_again_and_again_is_not_followed(tmp_path: Path) -> None:
+    """An honest pickle opens each once; what is not looked into counts as what it may be."""
+    assert _open(tmp_path, _MORE_HAZARDS["one file opened again and again"]).safety == "dangerous"
+    once = b"\x80\x04ctorch.storage\n_load_from_bytes\nB" + len(_OPENED).to_bytes(4, "little") + _OPENED + b"\x85R."
+    assert _open(tmp_path, once).safety == "safe"
+
+
 def test_a_payload_in_a_tensor_of_a_pickle(tmp_path: Path) -> None:
     inner = legacy_bytes({"w": torch.ones(2)})
     at = inner.index(b".", 15) + 1  # behind the protocol version
