@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.cli import COMMANDS
 from tests.e2e.readme import README, mask, masked, parse, run_all
 
@@ -43,3 +44,10 @@ def test_a_list_of_files_may_break_elsewhere() -> None:
     assert masked(first) == masked(second) == masked(third)
     assert masked(first) != masked(["13 newer: latest.pt and 7 more.", "undone"])
     assert mask("A resume then starts from latest.pt, step 3.") != mask("A resume then starts from best.pt, step 3.")
+
+
+def test_every_format_that_is_read_is_in_the_table_with_a_test_that_is_there() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|.*`(tests/[^`]+)` \|$", README.read_text("utf-8"), re.MULTILINE)
+    formats = {name for reader in (*file_readers(), *directory_readers()) for name in reader.formats}
+    assert {name for name, _ in rows} == formats | {"lightning"}
+    assert all((README.parent / test).exists() for _, test in rows)
