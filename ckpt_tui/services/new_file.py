@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from threading import Thread
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 
 from ckpt_tui.checkpoints.byte_pass import Region, read_once
 from ckpt_tui.checkpoints.salvage_facts import Source
@@ -23,6 +25,7 @@ _WINDOW_BYTES = 1 << 20
 _COPY_BYTES = 8 << 20
 _HAND_OVER_BYTES = 8 << 20
 _MAX_OPEN_FILES = 64
+_BATCH_BYTES = 32 << 20  # read back at a time, while it is still in the cache
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 
 
@@ -41,15 +44,23 @@ def write_new_file(
 
     on_bytes hears of every byte twice: written, and read back. Raises CkptError, and Cancelled.
     """
+    lock = Lock()
+
+    def advance(num_bytes: int) -> None:
+        with lock:  # two threads tell
+            if on_bytes is not None:
+                on_bytes(num_bytes)
+
     folder, name = os.path.split(out)
     temporary = os.path.join(folder, f".{name}.tmp-{os.getpid()}")
     try:
         _remove_leftovers(folder or ".", name)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _write(descriptor, new_file, on_bytes, is_cancelled)
-            with _Flush(descriptor):  # while the device works, what it got is read back
-                _read_back(descriptor, new_file, on_bytes, is_cancelled)
+            with _ReadBack(descriptor, new_file, advance, is_cancelled) as read_back:
+                _write(descriptor, new_file, read_back, advance, is_cancelled)
+                os.fsync(descriptor)
+            read_back.judge()
         finally:
             os.close(descriptor)
         check(temporary)
@@ -67,7 +78,8 @@ def write_new_file(
 def _write(
     descriptor: int,
     new_file: NewFile,
-    on_bytes: Callable[[int], None] | None,
+    read_back: _ReadBack,
+    on_bytes: Callable[[int], None],
     is_cancelled: Callable[[], bool] | None,
 ) -> None:
     """All pieces, in order. What is written is compared afterwards, by reading it back."""
@@ -86,11 +98,12 @@ def _write(
                         os.close(opened.pop(next(iter(opened))))
                     opened[part.path] = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
                 for num_bytes in target.copy(opened[part.path], part):
-                    if on_bytes is not None:
-                        on_bytes(num_bytes)
+                    on_bytes(num_bytes)
                     if is_cancelled is not None and is_cancelled():
                         raise Cancelled
+            read_back.written(target.end)
         target.flush()
+        read_back.written(target.end, 0)
     finally:
         for source in opened.values():
             os.close(source)
@@ -104,27 +117,77 @@ def _parts(piece: Source) -> Iterator[Source]:
         yield Source(path, offset, num_bytes, num_bytes, 0, piece.is_vouched)
 
 
-class _Flush:
-    """`with _Flush(descriptor):` the file is flushed to the device meanwhile. Raises its OSError at the end."""
+class _ReadBack:
+    """Every storage as it lies in the new file, against the checksum of what was read: in a thread, while more is
+    written and while the device is waited for. `judge()` raises what it found."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        new_file: NewFile,
+        on_bytes: Callable[[int], None],
+        is_cancelled: Callable[[], bool] | None,
+    ) -> None:
         self._descriptor = descriptor
-        self._error: OSError | None = None
-        self._thread = Thread(target=self._run, name="flush")
+        self._new_file = new_file
+        self._on_bytes = on_bytes
+        self._is_cancelled = is_cancelled
+        self._waiting = deque(sorted(new_file.storages, key=lambda storage: storage.offset))
+        self._batches: SimpleQueue[list[Region] | None] = SimpleQueue()
+        self._stops = Event()
+        self._wrong: list[str] = []
+        self._num_right = 0
+        self._error: CkptError | Cancelled | None = None
+        self._thread = Thread(target=self._run, name="read back", daemon=True)
+
+    def written(self, end: int, least_bytes: int = _BATCH_BYTES) -> None:
+        """All before `end` is in the file: hand over what can be read, once it is worth it."""
+        if not self._waiting or end - self._waiting[0].offset < least_bytes:
+            return
+        batch = []
+        while self._waiting and self._waiting[0].offset + self._waiting[0].size_bytes <= end:
+            storage = self._waiting.popleft()
+            batch.append(Region(storage.key, storage.offset, storage.size_bytes, storage.crc32))
+        self._batches.put(batch)
 
     def _run(self) -> None:
         try:
-            os.fsync(self._descriptor)
-        except OSError as error:
+            while (batch := self._batches.get()) is not None:
+                size_bytes = self._new_file.size_bytes
+                result = read_once(
+                    self._descriptor, size_bytes, batch, on_bytes=self._on_bytes, is_cancelled=self._is_stopped
+                )
+                right = [r for r in result.regions if r.is_read and not r.checksum_differs and not r.missing_bytes]
+                self._num_right += len(right)
+                if len(right) < len(result.regions):
+                    self._wrong += [r.region.name for r in result.regions if r not in right]
+        except (CkptError, Cancelled) as error:
             self._error = error
 
-    def __enter__(self) -> None:
+    def _is_stopped(self) -> bool:
+        return self._stops.is_set() or (self._is_cancelled is not None and self._is_cancelled())
+
+    def __enter__(self) -> _ReadBack:
         self._thread.start()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._stops.set()
+        self._batches.put(None)
         self._thread.join()
-        if kind is None and self._error is not None:
+
+    def judge(self) -> None:
+        if self._error is not None:
             raise self._error
+        is_whole = os.fstat(self._descriptor).st_size == self._new_file.size_bytes
+        if not is_whole or self._num_right != len(self._new_file.storages):
+            place = safe_text(self._wrong[0] if self._wrong else "the new file", 200)
+            raise ReadBackError(
+                "Cannot write",
+                f"{place} does not read back as it was read",
+                "Something writes the original, or a disk fails: copy it somewhere else and salvage the copy.",
+            )
 
 
 class _Target:
@@ -136,6 +199,11 @@ class _Target:
         self._end = 0
         self._handed_over = 0
         self._kernel_copies = True
+
+    @property
+    def end(self) -> int:
+        """What is in the file, without what is gathered."""
+        return self._end
 
     def add(self, data: bytes) -> None:
         self._pending += data
@@ -214,25 +282,6 @@ class _Target:
         if self._end - self._handed_over >= _HAND_OVER_BYTES:
             os.posix_fadvise(self._descriptor, self._handed_over, self._end - self._handed_over, os.POSIX_FADV_DONTNEED)
             self._handed_over = self._end
-
-
-def _read_back(
-    descriptor: int,
-    new_file: NewFile,
-    on_bytes: Callable[[int], None] | None,
-    is_cancelled: Callable[[], bool] | None,
-) -> None:
-    """Every storage as it now lies in the new file, against the checksum of what was read from the original."""
-    regions = [Region(s.key, s.offset, s.size_bytes, s.crc32) for s in new_file.storages]
-    file_bytes = os.fstat(descriptor).st_size
-    result = read_once(descriptor, file_bytes, regions, on_bytes=on_bytes, is_cancelled=is_cancelled)
-    wrong = [outcome.region.name for outcome in result.regions if outcome.checksum_differs or outcome.missing_bytes]
-    if wrong or file_bytes != new_file.size_bytes:
-        raise ReadBackError(
-            "Cannot write",
-            f"{safe_text(wrong[0] if wrong else 'the new file', 200)} does not read back as it was read",
-            "Something writes the original, or a disk fails: copy it somewhere else and salvage the copy.",
-        )
 
 
 def _publish(temporary: str, out: str) -> None:

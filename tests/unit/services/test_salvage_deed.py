@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from ckpt_tui import cli
+from ckpt_tui.checkpoints.byte_pass import PassResult
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.services import new_file as new_file_module
 from ckpt_tui.services.salvage import ReadBackError, SalvagePlan, carry_out, plan_salvage
 from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.salvage_states import every_kind, saved
@@ -180,6 +182,11 @@ def test_where_hard_links_and_kernel_copies_cannot_be_it_is_done_all_the_same(
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(os, "copy_file_range", refuse)
     carry_out(plan_salvage(str(tmp_path / "broken.pt"), str(tmp_path / "without.pt")))
+    # What the thread that reads back cannot read was not compared.
+    monkeypatch.setattr(new_file_module, "read_once", lambda *_, **__: PassResult())
+    with pytest.raises(ReadBackError):
+        carry_out(plan_salvage(str(tmp_path / "broken.pt"), str(tmp_path / "never.pt")))
+    assert not (tmp_path / "never.pt").exists()
     assert with_them.read_bytes() == (tmp_path / "without.pt").read_bytes()
     assert torch.equal(torch.load(with_them, weights_only=True)["large"], large)
     assert torch.equal(torch.load(with_them, weights_only=True, mmap=True)["large"], large)
@@ -315,5 +322,6 @@ def slow(*arguments):
     return real(*arguments)
 os.copy_file_range = slow
 from ckpt_tui import cli
+from ckpt_tui.checkpoints.byte_pass import PassResult
 sys.exit(cli.main(sys.argv[1:]))
 """
