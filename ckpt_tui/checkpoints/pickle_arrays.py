@@ -117,7 +117,7 @@ class InPlace:
         self.storages.update(nested.storages)
         self.findings += nested.findings
         self.globals += nested.globals
-        return nested.root
+        return OpaqueObject("builtins.NoneType") if nested.root is None else nested.root  # None means: not decoded
 
 
 def _dtype(value: object) -> tuple[str, bool] | None:
