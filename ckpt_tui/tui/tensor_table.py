@@ -55,6 +55,7 @@ class TensorTable:
         self.all = checkpoint.tensors
         self.largest_bytes = max((tensor.size_bytes for tensor in self.all), default=0)
         self.has_files = len({tensor.file for tensor in self.all}) > 1
+        self.longest_dtype = max(map(len, {tensor.dtype for tensor in self.all}), default=0)
         self._storages: Mapping[str, Storage] = checkpoint.storages
         self._haystack: list[str] | None = None
         self._natural_names: dict[int, str] | None = None

@@ -150,6 +150,8 @@ class InspectScreen(WorkScreen[None]):
             self._opened(result)
         elif group == "statistics":
             self._keep_statistics(*result)
+        elif group == "prepare" and "tensors" in self._not_filled:
+            self._fill("tensors")  # so that the view is there when its key comes
 
     def work_failed(self, group: str, error: CkptError) -> None:
         if group == "open":
