@@ -126,27 +126,50 @@ def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object
 
 # What only one optimizer keeps for each parameter. In this order: several keep a momentum besides.
 _KEPT_BY = {
-    "exp_avg_sq_row": "Adafactor", "exp_avg_sq_col": "Adafactor", "mu_product": "NAdam", "exp_inf": "Adamax",
-    "acc_delta": "Adadelta", "square_avg": "RMSprop", "prev": "Rprop", "ax": "ASGD", "state2": "Adam with 8 bits",
-    "momentum_buffer": "SGD with momentum", "sum": "Adagrad", "exp_avg": "Lion",
+    "exp_avg_sq_row": "Adafactor", "exp_avg_sq_col": "Adafactor", "row_var": "Adafactor", "mu_product": "NAdam",
+    "exp_inf": "Adamax", "acc_delta": "Adadelta", "square_avg": "RMSprop", "prev": "Rprop", "ax": "ASGD",
+    "state2": "Adam with 8 bits", "exp_avg_sq": "Adam", "momentum_buffer": "SGD with momentum", "sum": "Adagrad",
+    "exp_avg": "Lion",
+}  # fmt: skip
+# Settings that only one optimizer's groups have, whatever it keeps: Muon's momentum is called as that of SGD.
+_SET_BY = {
+    "ns_steps": "Muon", "tolerance_grad": "LBFGS", "beta2_decay": "Adafactor", "lr_decay": "Adagrad",
+    "momentum_decay": "NAdam", "etas": "Rprop", "lambd": "ASGD", "rho": "Adadelta", "alpha": "RMSprop",
 }  # fmt: skip
 
 
 def _optimizer_kind(moments: dict[str, int], groups: list[object]) -> str | None:
     """The optimizer's class by what it keeps, else by the settings of its groups."""
     settings = [group for group in groups if isinstance(group, dict)]
-    if "exp_avg_sq" in moments and "mu_product" not in moments:
-        # A file may have anything here: only the values are compared, never hashed.
-        decoupled = [group.get("decoupled_weight_decay") for group in settings]
-        if decoupled and all(value is True for value in decoupled):
-            return "AdamW"
-        is_plain = decoupled and all(value is False for value in decoupled)
-        return "Adam" if is_plain else "Adam or AdamW"
-    for name, kind in _KEPT_BY.items():
-        if name in moments:
-            return kind
     first = settings[0] if settings else {}
-    return "SGD" if "dampening" in first and "nesterov" in first else None
+    if "ns_steps" in first:
+        return "Muon"
+    kind = next((kind for name, kind in _KEPT_BY.items() if name in moments), None)
+    if kind is None and not moments:
+        kind = next((kind for name, kind in _SET_BY.items() if name in first), None)
+        if kind is None and ("amsgrad" in first or "decoupled_weight_decay" in first):
+            kind = "Adam"
+    if kind is None and "tolerance_grad" in first:
+        return "LBFGS"
+    if kind == "Lion" and not moments.keys() <= {"exp_avg", "step"}:
+        return None  # Sophia, AdaBelief and others keep a first moment too
+    if kind == "Adam":
+        return _kind_of_adam(settings)
+    return kind or ("SGD" if "dampening" in first and "nesterov" in first else None)
+
+
+def _kind_of_adam(settings: list[dict[object, object]]) -> str:
+    """Which of those that keep Adam's two moments, by how its groups differ."""
+    # A file may have anything here: only the values are compared, never hashed.
+    decoupled = [group.get("decoupled_weight_decay") for group in settings]
+    if decoupled and all("decoupled_weight_decay" in group and "amsgrad" not in group for group in settings):
+        return "RAdam"
+    if decoupled and all("maximize" in group and "weight_decay" not in group for group in settings):
+        return "SparseAdam"
+    if decoupled and all(value is True for value in decoupled):
+        return "AdamW"
+    is_plain = decoupled and all(value is False for value in decoupled)
+    return "Adam" if is_plain else "Adam or AdamW"
 
 
 def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:

@@ -203,18 +203,37 @@ OPTIMIZERS: dict[str, tuple[str, State]] = {
     "AdamW": ("AdamW", {}), "Adam": ("Adam", {}), "NAdam": ("NAdam", {}), "Adamax": ("Adamax", {}),
     "RMSprop": ("RMSprop", {"momentum": 0.9}), "Adadelta": ("Adadelta", {}), "Adagrad": ("Adagrad", {}),
     "Rprop": ("Rprop", {}), "ASGD": ("ASGD", {}), "SGD with momentum": ("SGD", {"momentum": 0.9}), "SGD": ("SGD", {}),
+    "RAdam": ("RAdam", {}), "Muon": ("Muon", {}), "Adafactor": ("Adafactor", {}), "LBFGS": ("LBFGS", {}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", list(OPTIMIZERS))
 def test_the_optimizer_by_what_it_keeps(tmp_path: Path, kind: str) -> None:
     name, settings = OPTIMIZERS[kind]
-    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
     optimizer = getattr(torch.optim, name)([parameter], lr=0.1, **settings)
+    new = opened(tmp_path, {"optimizer": optimizer.state_dict()}).optimizer.get("type")
+    assert new in (kind, kind.removesuffix(" with momentum")) or kind == "Adamax", "before its first step"
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (parameter**2).sum()
+        value.backward()
+        return value
+
     for _ in range(2):
-        parameter.sum().backward()
-        optimizer.step()
+        optimizer.step(loss)
     assert opened(tmp_path, {"optimizer": optimizer.state_dict()}).optimizer["type"] == kind
+
+
+def test_sparse_adam_is_not_adam_and_a_first_moment_alone_is_not_lion(tmp_path: Path) -> None:
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SparseAdam(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    assert opened(tmp_path, {"optimizer": optimizer.state_dict()}).optimizer["type"] == "SparseAdam"
+    sophia = {"state": {0: {"step": 1, "exp_avg": torch.ones(2), "hessian": torch.ones(2)}}, "param_groups": [{}]}
+    assert "type" not in opened(tmp_path, {"optimizer": sophia}).optimizer
 
 
 @pytest.mark.parametrize(
