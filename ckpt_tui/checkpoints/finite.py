@@ -18,6 +18,9 @@ MAX_FINDINGS = 1000  # the rest are counted in one more
 _NOT_WEIGHTS = frozenset(
     {"loss_history", "metrics", "val_metrics", "best_metric", "train_loss", "val_loss", "losses", "history", "log"}
 )
+# What a best value is called that starts at Inf: Lightning's ModelCheckpoint (on by default) and EarlyStopping.
+_STARTS_AT_INF = ("kth_value", "best_score", "best_model_score", "current_score")
+_WEIGHTS = ("model", "optimizer", "ema")
 
 
 def judge_numbers(
@@ -59,7 +62,8 @@ def judge_numbers(
         if not counted.nan and not counted.inf:
             continue
         num_bad += 1
-        finding = _finding(tensor, counted.nan, counted.inf, counted.first_bad_index or 0, counted.is_mask)
+        is_metric = _is_metric(checkpoint, tensor)
+        finding = _finding(tensor, counted.nan, counted.inf, counted.first_bad_index or 0, counted.is_mask, is_metric)
         failed |= finding.severity == Severity.ERROR
         if num_bad <= MAX_FINDINGS:
             findings.append(finding)
@@ -76,7 +80,15 @@ def judge_numbers(
     return "not-checked" if num_unread else "pass", findings
 
 
-def _finding(tensor: TensorInfo, nan: int, inf: int, first: int, is_mask: bool) -> Finding:
+def _is_metric(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
+    """Whether it tells of the training and is no weight: by its name, or a single number beside model and optimizer."""
+    if not _NOT_WEIGHTS.isdisjoint(tensor.name.split(".")):
+        return True
+    weights = [part for part in checkpoint.parts if part.role in _WEIGHTS]
+    return tensor.num_elements == 1 and bool(weights) and not any(part.holds(tensor) for part in weights)
+
+
+def _finding(tensor: TensorInfo, nan: int, inf: int, first: int, is_mask: bool, is_metric: bool) -> Finding:
     name = safe_text(f"{tensor.file}: {tensor.name}" if tensor.file else tensor.name)
     index = []
     for extent in reversed(tensor.shape):
@@ -88,7 +100,10 @@ def _finding(tensor: TensorInfo, nan: int, inf: int, first: int, is_mask: bool) 
     if is_mask:
         message += "; only zeros and -Inf: an attention mask, as it should be"
         return Finding("mask", Severity.INFO, name, message, level="numbers")
-    if not _NOT_WEIGHTS.isdisjoint(tensor.name.split(".")):
+    if is_metric and not nan and tensor.name.endswith(_STARTS_AT_INF):
+        message += f"; {tensor.name.rpartition('.')[2]} before there is a best value, as it should be"
+        return Finding("no-best-value", Severity.INFO, name, message, level="numbers")
+    if is_metric:
         return Finding("nonfinite-metric", Severity.WARNING, name, message, level="numbers")
     hint = "Training on from it gives NaN. Go back to a checkpoint from before: `ckpt-tui rollback`."
     return Finding("nonfinite", Severity.ERROR, name, message, hint, "numbers")

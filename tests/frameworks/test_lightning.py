@@ -19,6 +19,7 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.resumable import check_resume
 from tests.builders.truth import tensors_in, values_of
+from tests.builders.validation import validate
 
 
 class Regression(lightning.LightningModule):
@@ -144,6 +145,15 @@ def test_the_steps_of_two_optimizers_are_counted_together(run: Path) -> None:
     assert checkpoint.progress["step"] == 8  # four batches
     assert checkpoint.progress["batch_in_epoch"] == 4
     _check_tensors(checkpoint)
+
+
+def test_a_callback_without_a_best_value_is_no_damage(run: Path) -> None:
+    path = run / "one" / "last.ckpt"
+    kept = _truth(path)["callbacks"]
+    assert isinstance(kept, dict)
+    assert any(torch.isinf(callback.get("kth_value", torch.ones(1))) for callback in kept.values())
+    found = validate(path)
+    assert (found.verdict, found.levels["numbers"]) == ("valid", "pass")
 
 
 def test_the_position_of_the_data_module_and_of_the_loops(run: Path) -> None:

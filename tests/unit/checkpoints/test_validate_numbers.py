@@ -85,6 +85,24 @@ def test_infinite_metrics_are_a_warning(tmp_path: Path) -> None:
     assert len(validation.findings) == 2
 
 
+def test_a_best_value_that_is_not_there_yet_is_infinite(tmp_path: Path) -> None:
+    """Lightning's ModelCheckpoint, which is on by default, and its EarlyStopping keep theirs as tensors."""
+    infinite, state = torch.tensor(float("inf")), full_state()
+    state["callbacks"] = {"ModelCheckpoint": {"kth_value": infinite}, "EarlyStopping": {"best_score": -infinite}}
+    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
+    assert (validation.verdict, codes(validation)) == ("valid", {"no-best-value"})
+    state["callbacks"] = {"EarlyStopping": {"best_score": torch.tensor(float("nan"))}}
+    validation = validate(save(tmp_path / "rolling_step_000500.pt", state))
+    assert (validation.verdict, codes(validation)) == ("valid", {"nonfinite-metric"})
+
+
+def test_a_single_weight_is_a_weight(tmp_path: Path) -> None:
+    state = full_state()
+    state["model"]["best_score"] = torch.tensor(float("inf"))
+    assert validate(save(tmp_path / "rolling_step_000500.pt", state)).verdict == "nonfinite"
+    assert validate(save(tmp_path / "w.pt", {"kth_value": torch.tensor(float("inf"))})).verdict == "nonfinite"
+
+
 def test_without_floats_numbers_do_not_apply(tmp_path: Path) -> None:
     assert validate(save(tmp_path / "w.pt", {"ids": torch.arange(10)})).levels["numbers"] == "not-applicable"
 
