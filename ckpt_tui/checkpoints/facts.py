@@ -12,6 +12,7 @@ from ckpt_tui.checkpoints.progress import PROGRESS_KEYS as PROGRESS_KEYS
 from ckpt_tui.checkpoints.progress import add_progress, add_progress_of_name
 
 ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "dataloader")
+_MAX_OPTIMIZERS = 100
 _VERSIONS = ("pytorch_version", "torch_version", "format_version", "pytorch-lightning_version", "version")
 
 
@@ -41,10 +42,16 @@ def add_facts(checkpoint: Checkpoint) -> None:
     add_progress_of_name(checkpoint.progress, checkpoint.path, checkpoint.format == "accelerate")
     found = {part.role for part in checkpoint.parts}
     checkpoint.has += [role for role in ROLES if role in found and role not in checkpoint.has]
-    for optimizer in optimizers_of(checkpoint):
-        if "param_groups" in optimizer.value:
-            checkpoint.optimizer = _optimizer_facts(optimizer.value, checkpoint.hyperparameters)
-            break
+    optimizers = [optimizer for optimizer in optimizers_of(checkpoint) if "param_groups" in optimizer.value]
+    # The settings name one type; DeepSpeed's others are the same optimizer on other ranks.
+    is_alone = len(optimizers) == 1 or checkpoint.format == "deepspeed"
+    settings = checkpoint.hyperparameters if is_alone else {}
+    if optimizers:
+        checkpoint.optimizer = _optimizer_facts(optimizers[0].value, settings)
+    if len(optimizers) > 1 and not is_alone:
+        checkpoint.optimizer["name"] = optimizers[0].where
+        others = optimizers[1:_MAX_OPTIMIZERS]
+        checkpoint.optimizer["others"] = [{**_optimizer_facts(o.value, {}), "name": o.where} for o in others]
 
 
 class OptimizerState:

@@ -39,6 +39,7 @@ SETTINGS_KEYS = (
     "args", "hyper_parameters", "datamodule_hyper_parameters", "hparams", "hyperparameters", "config", "cfg",
     "model_args", "train_args", "opt", "options", "init_args", "model_config", "model_kwargs", "training_args",
 )  # fmt: skip
+_BESIDE_TENSORS = ("_packed_params", "dtype", "_extra_state")  # of a layer's state
 _MAX_LOOKED_AT = 10_000  # keys of a state: a state dict of weights can have a million
 
 
@@ -126,7 +127,14 @@ def _is_like(role: str, value: object) -> bool:
 
 
 def _are_tensors(entries: dict[object, object]) -> bool:
-    return bool(entries) and all(isinstance(item, TensorRef) for item in entries.values())
+    """Whether a dict is a module's state: tensors, and what quantized layers and others keep beside them."""
+    if not entries:
+        return False
+    others = [key for key, item in entries.items() if not isinstance(item, TensorRef)]
+    return not others or (
+        len(others) < len(entries)
+        and all(isinstance(key, str) and key.rpartition(".")[2] in _BESIDE_TENSORS for key in others)
+    )
 
 
 def _holds_training(inner: dict[object, object]) -> bool:

@@ -26,6 +26,8 @@ _SHOWN_TENSORS = 10
 _SHOWN_SETTINGS = 10
 _SHOWN_MODULES = 8
 _SHOWN_GROUPS = 4
+_MAX_WRAPPERS = 3
+_SHOWN_OPTIMIZERS = 4
 _SHOWN_GLOBALS = 5
 _SHOWN_FINDINGS = 6
 _SHOWN_FILES = 12
@@ -239,8 +241,14 @@ def _settings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterato
 def _modules(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
     from ckpt_tui.checkpoints.facts import model_tensors, module_weights
 
-    prefix = next((part.prefix for part in checkpoint.parts if part.role == "model"), "")
-    weights = module_weights(model_tensors(checkpoint), prefix)
+    prefixes = [part.prefix for part in checkpoint.parts if part.role == "model"]
+    prefix = prefixes[0] if len(prefixes) == 1 else ""  # of two networks each keeps its name
+    tensors = model_tensors(checkpoint)
+    weights = module_weights(tensors, prefix)
+    for depth in range(2, _MAX_WRAPPERS + 2):  # below `transformer`, or what DDP and torch.compile wrap it in
+        if len(weights) > 1 or not weights:
+            break
+        weights = module_weights(tensors, prefix, depth)
     if len(weights) > 1:
         yield ""
         rows = [(text.safe_text(name, 60), text.count(n), text.size(num)) for name, (n, num) in weights.items()]
@@ -250,15 +258,25 @@ def _modules(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator
 
 
 def _optimizer(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
-    optimizer = checkpoint.optimizer
-    groups = optimizer.get("groups")
-    if not isinstance(groups, list):
+    if not isinstance(checkpoint.optimizer.get("groups"), list):
         return
     yield ""
+    yield from _one_optimizer(checkpoint.optimizer, everything, style)
+    others = checkpoint.optimizer.get("others")
+    if isinstance(others, list):
+        for other in others if everything else others[: _SHOWN_OPTIMIZERS - 1]:
+            yield from _one_optimizer(other, everything, style)
+        yield from _more(len(others) + 1, _SHOWN_OPTIMIZERS, everything, style)
+
+
+def _one_optimizer(optimizer: dict[str, object], everything: bool, style: Style) -> Iterator[str]:
+    groups = optimizer.get("groups")
+    assert isinstance(groups, list)
     moments = optimizer.get("state")
     names = ", ".join(text.safe_text(name, 40) for name in moments) if isinstance(moments, dict) else ""
     kind = text.safe_text(optimizer.get("type", "of unknown type"), 40)
-    yield from wrapped(f"optimizer {kind}" + (f", state: {names}" if names else ""), style)
+    name = f"{text.safe_text(optimizer['name'], 60)}: " if "name" in optimizer else ""
+    yield from wrapped(f"optimizer {name}{kind}" + (f", state: {names}" if names else ""), style)
     for number, group in enumerate(groups if everything else groups[:_SHOWN_GROUPS]):
         if isinstance(group, dict):
             parts = [

@@ -131,6 +131,15 @@ def test_the_tensors_of_a_registered_object_are_not_the_model(saved: Path, state
     assert "custom_checkpoint_0.pkl" in {tensor.file for tensor in checkpoint.tensors}
 
 
+def test_the_updates_of_averaged_weights_are_not_steps(saved: Path) -> None:
+    state = {"decay": 0.999, "num_updates": 3, "shadow": {"w": torch.ones(2)}}
+    torch.save(state, saved / "custom_checkpoint_0.pkl")
+    checkpoint = open_checkpoint(saved)
+    assert "step" not in checkpoint.progress
+    assert "ema" in checkpoint.has
+    assert {tensor.file for tensor in model_tensors(checkpoint)} == {"model.safetensors", "model_1.safetensors"}
+
+
 def test_fsdp_keeps_sharded_weights_and_optimizer_in_directories(saved: Path) -> None:
     weights = {"a.weight": torch.randn(3, 2), "a.bias": torch.randn(3)}
     for file in ("model.safetensors", "model_1.safetensors", "optimizer.bin", "optimizer_1.bin"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.facts import find_parts
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Severity
+from ckpt_tui.checkpoints.model import Checkpoint, Part, Severity
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts
 from ckpt_tui.checkpoints.readers.sharded import add_configs, add_weights, count_bytes, judge_rest, weights_of
 
@@ -155,10 +155,15 @@ def _ranked(listing: Listing, prefix: str, suffix: str) -> list[int]:
 
 
 def _add_custom(parts: Parts, file: str) -> None:
-    """A registered object's state: progress and settings are taken from it; its tensors are not the model."""
+    """A registered object's state: progress and settings are taken from it; its tensors are not the model. Of averaged
+    weights neither: they count their own updates."""
     found = parts.add(file, "custom")
-    if found is not None:
-        parts.checkpoint.parts.pop()
+    if found is None:
+        return
+    parts.checkpoint.parts.pop()
+    if found.tensors and isinstance(found.state, dict) and "decay" in found.state:
+        parts.checkpoint.parts.append(Part("ema", file, "", found.state))
+    else:
         parts.checkpoint.parts += [part for part in find_parts(found, file) if part.role != "model"]
 
 

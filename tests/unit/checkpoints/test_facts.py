@@ -185,6 +185,16 @@ def test_both_optimizers_of_two_networks(tmp_path: Path) -> None:
     assert [found.where for found in optimizers_of(checkpoint)] == ["optim_g", "optim_d"]
 
 
+def test_the_state_of_quantized_layers_is_a_model(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 2))
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}).state_dict()
+    assert not all(isinstance(value, torch.Tensor) for value in quantized.values())
+    checkpoint = opened(tmp_path, quantized)
+    assert checkpoint.has == ["model"]
+    assert count_parameters(model_tensors(checkpoint)) == 8 * 2 + 2 + 2  # scale and zero point are buffers
+    assert opened(tmp_path, {"w": torch.ones(2), "dtype": "float32", "other": 3}).has == []
+
+
 def test_what_is_no_part_is_not_one(tmp_path: Path) -> None:
     state = {"optim": torch.float32, "scheduler": "cosine", "opt": {"lr": 1}, "model": "vit", "rng_state": rng()}
     checkpoint = opened(tmp_path, state)

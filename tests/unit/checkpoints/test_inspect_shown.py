@@ -73,6 +73,28 @@ def test_moments_are_joined_to_the_parameters_names(inspect) -> None:  # type: i
     assert joined["0.bias"] == {"exp_avg": "optimizer.state.2.exp_avg", "exp_avg_sq": "optimizer.state.2.exp_avg_sq"}
 
 
+def test_two_networks_and_their_optimizers(inspect) -> None:  # type: ignore[no-untyped-def]
+    nets = {"G": torch.nn.Linear(4, 5), "D": torch.nn.Linear(5, 1)}
+    state: dict[str, object] = {name: net.state_dict() for name, net in nets.items()}
+    state["optG"] = torch.optim.Adam(nets["G"].parameters(), lr=0.5).state_dict()
+    state["optD"] = torch.optim.SGD(nets["D"].parameters(), lr=0.25).state_dict()
+    rows = [" ".join(line.split()) for line in inspect(state).splitlines()]
+    assert [row for row in rows if row.startswith(("G ", "D "))] == ["G 25 100 B", "D 6 24 B"]
+    first = rows.index("optimizer optG: Adam")
+    assert rows[first + 2] == "optimizer optD: SGD"
+    assert "lr 0.25" in rows[first + 3]
+    found = json.loads(inspect(state, "--json"))["data"]["optimizer"]
+    assert [found["name"], *(other["name"] for other in found["others"])] == ["optG", "optD"]
+
+
+def test_modules_below_a_wrapper_are_told_apart(inspect) -> None:  # type: ignore[no-untyped-def]
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
+    wrapped = {f"_orig_mod.module.{name}": tensor for name, tensor in model.state_dict().items()}
+    rows = [" ".join(line.split()) for line in inspect({"model": wrapped}).splitlines()]
+    assert "_orig_mod.module.0 25 100 B" in rows
+    assert "_orig_mod.module.1 18 72 B" in rows
+
+
 def test_everything_at_once_fits_into_about_sixty_lines(inspect) -> None:  # type: ignore[no-untyped-def]
     state = _training(**{f"setting_{i}": i for i in range(40)})
     state["model"] = {f"m{i}.weight": torch.ones(2) for i in range(100)}
