@@ -14,6 +14,8 @@ from ckpt_tui.tui.screens.diff import DiffScreen
 class DiffApp(InspectApp):
     """Ends when its screen is left. Nothing in it changes anything."""
 
+    reachable_screens = ("diff",)
+
     def __init__(self, path_a: str, path_b: str, *, env: Mapping[str, str] | None = None) -> None:
         super().__init__(path_a, env=env)
         self.path_b = path_b

@@ -24,6 +24,7 @@ class InspectApp(App[None]):
     )
     readonly = True
     has_overview = False  # the help leaves its keys out
+    reachable_screens: ClassVar[tuple[str, ...]] = ("inspect", "validate")  # and has the keys of these
 
     def __init__(self, path: str, *, env: Mapping[str, str] | None = None) -> None:
         self.look = theme.choose(os.environ if env is None else env)

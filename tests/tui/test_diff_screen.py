@@ -24,7 +24,7 @@ from ckpt_tui.tui.screens.diff import DiffScreen
 from ckpt_tui.tui.screens.work import worker_is_cancelled
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
-from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen_text, settled, until
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
 Shape = tuple[int, ...]
 
@@ -70,6 +70,22 @@ def compares(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diff | CkptError], No
         monkeypatch.setattr(DiffScreen, "_compare", compare)
 
     return give
+
+
+async def test_a_filter_that_nothing_holds_says_nothing_of_the_checkpoints(compares: Callable[..., None]) -> None:
+    compares(DIFFERENT)
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("slash", *"zz[", "enter")
+        for key in "snmo":
+            await pilot.press(key)
+            await settled(pilot)
+            assert "nothing here holds `zz[`" in seen_text(app), seen_text(app)
+            assert "the same" not in seen_text(app), "it would be taken for the result"
+        await pilot.press("escape")
+        await settled(pilot)
+        assert "step" in seen_text(app)
 
 
 async def test_settings_come_with_what_they_do_to_a_resume(compares: Callable[..., None]) -> None:
@@ -271,6 +287,14 @@ async def test_the_screen_by_itself_for_two_checkpoints_of_no_run(tmp_path: Path
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         assert "1 of 1 tensor" in seen_text(app)
+        await pilot.press("question_mark")
+        await settled(pilot)
+        shown = seen(app)
+        assert "On the screen: Compare two checkpoints" in shown[1], "first the keys of the screen behind"
+        assert any("Compare the other way round" in line for line in shown)
+        assert not any("Inspect a checkpoint" in line for line in shown), "cannot be reached from here"
+        await pilot.press("escape")
+        await settled(pilot)
         await pilot.press("escape")
     assert app.return_code == 0
 

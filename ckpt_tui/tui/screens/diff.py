@@ -145,10 +145,6 @@ class DiffScreen(WorkScreen[None]):
         }
         views = [View(name, key, f"{name} {counts[name]:,}") for name, key in VIEW_KEYS.items()]
         self.query_one(ViewTabs).set_views(views)
-        self._list("settings").set_empty_text("the same settings in both")
-        self._list("tensors").set_empty_text(f"all {len(diff.tensors):,} tensors are the same in both; a shows them")
-        self._list("modules").set_empty_text("no module changed; a shows them")
-        self._list("other").set_empty_text("everything else is the same in both")
         self._show_rows()
         self._show_facts()
         self.refresh_bindings()
@@ -158,6 +154,7 @@ class DiffScreen(WorkScreen[None]):
     def _show_rows(self) -> None:
         if self.diff is None:
             return
+        self._show_empty_texts(self.diff)
         tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
         self._list("settings").set_rows([row for row in self.diff.hyperparameters if self._holds(row.key)])
         self._list("tensors").set_rows([row for row in tensors if self._holds(row.name)])
@@ -166,6 +163,18 @@ class DiffScreen(WorkScreen[None]):
         self._list("modules").set_rows([row for row in modules if self._holds(row.name)])
         parts = [row for row in self.diff.parts if self._holds(row.part)]
         self._list("other").set_rows([*parts, *(row for row in self.diff.other if self._holds(row.path))])
+
+    def _show_empty_texts(self, diff: Diff) -> None:
+        """What a list says that has no rows: with a filter, nothing about the checkpoints."""
+        texts = {
+            "settings": "the same settings in both",
+            "tensors": f"all {len(diff.tensors):,} tensors are the same in both; a shows them",
+            "modules": "no module changed; a shows them",
+            "other": "everything else is the same in both",
+        }
+        filtered = f"nothing here holds `{' '.join(self._words)}`; Esc shows all" if self._words else ""
+        for view, text in texts.items():
+            self._list(view).set_empty_text(filtered or text)
 
     def _modules(self) -> list[ModuleChange]:
         """The modules at the depth that is shown; those that did not change only where everything is shown."""

@@ -26,28 +26,43 @@ LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "pag
 Row = tuple[str, str, str]  # key, label, tooltip; a heading has the last only
 
 
-def rows(readonly: bool = False, *, has_overview: bool = True) -> list[Row]:
-    """The whole help, heading by heading. has_overview: there is a run on the screen behind."""
+def rows(
+    readonly: bool = False, *, has_overview: bool = True, names: Sequence[str] = FILE_SCREENS, behind: str = ""
+) -> list[Row]:
+    """The whole help, heading by heading. has_overview: there is a run behind it. names, behind: of SCREENS."""
     found: list[Row] = []
     by_group: dict[str, list[Row]] = {}
+    others: dict[str, list[Row]] = {}
+    for name, title, lines in _file_screens(names):
+        (by_group if name == behind else others)[title] = lines  # first the keys of where a person is
     for key in (*(keys.OVERVIEW_KEYS if has_overview else ()), *keys.APP_KEYS):
         if not (readonly and key.is_act):
             by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
     by_group["Lists"] = list(LIST_KEYS)
-    for group, lines in by_group.items():
+    for group, lines in (by_group | others).items():
         found += [("", "", group), *lines, ("", "", "")]
-    for title, lines in _file_screens(FILE_SCREENS if has_overview else ("inspect", "validate")):
-        found += [("", "", title), *lines, ("", "", "")]
     return found[:-1]
 
 
-def _file_screens(names: Sequence[str]) -> Iterator[tuple[str, list[Row]]]:
+def _file_screens(names: Sequence[str]) -> Iterator[tuple[str, str, list[Row]]]:
     from ckpt_tui.tui.app import SCREENS, screen_class
 
     for screen in SCREENS:
         if screen.name in names:
             table: Iterable[Any] = getattr(screen_class(screen.name), "KEYS", ())
-            yield f"On the screen: {screen.title}", [(keys.key_words(row[1]), row[4], row[5]) for row in table]
+            yield (
+                screen.name,
+                f"On the screen: {screen.title}",
+                [(keys.key_words(row[1]), row[4], row[5]) for row in table],
+            )
+
+
+def _name_of(screen: Screen[Any]) -> str:
+    """What a screen is called in SCREENS."""
+    from ckpt_tui.tui.app import SCREENS
+
+    name = type(screen).__name__
+    return next((row.name for row in SCREENS if row.class_path.endswith(f":{name}")), "")
 
 
 def cells_of(row: Row) -> tuple[Cell, ...]:
@@ -85,7 +100,10 @@ class HelpScreen(Screen[None]):
     def on_mount(self) -> None:
         self.query_one("#help_rule", RuleLine).set("keys", [("Esc goes back", "dim")])
         help_list = self.query_one("#help_list", VirtualList)
-        help_list.set_rows(rows(self.cockpit.readonly, has_overview=getattr(self.app, "has_overview", True)))
+        has_overview = getattr(self.app, "has_overview", True)
+        names = getattr(self.app, "reachable_screens", FILE_SCREENS)
+        behind = _name_of(self.app.screen_stack[-2])
+        help_list.set_rows(rows(self.cockpit.readonly, has_overview=has_overview, names=names, behind=behind))
         help_list.focus()
 
     def action_leave(self) -> None:
