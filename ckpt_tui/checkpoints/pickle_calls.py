@@ -5,6 +5,7 @@ Bounded: a value that is copied again and again, keys that are deep or made to c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from struct import error as struct_error
 
@@ -71,6 +72,8 @@ class PickleCalls:
         self.embedded: list[bytes | DistantBytes] = []  # bytes that begin like a pickle, or a file that holds one
         self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
         self.conditional: ConditionalCalls | None = None  # when it names one of those
+        self.changed: set[str] = set()  # classes and functions whose own attributes it sets
+        self.calls_object = False  # it calls something that is no global: an object that it made
 
     def note_bytes(self, value: bytes) -> None:
         """Keep bytes that may be a pickle: one with a header, one that ends as those without do, or an archive."""
@@ -99,7 +102,10 @@ class PickleCalls:
         """What a call stands for. Nothing is called but our own builders."""
         if type(arguments) is not tuple:
             raise Stop("a call whose arguments are no tuple")
+        if self.conditional is not None:
+            self.note_held(arguments)
         if type(function) is not GlobalName:
+            self.calls_object = True
             return OpaqueObject("result of a call", (function, *arguments[:16]))
         if function.copies and arguments:
             first = arguments[0]
@@ -119,15 +125,11 @@ class PickleCalls:
                 self.num_malformed += 1
                 return OpaqueObject(function.type_name, arguments)
             except (TypeError, ValueError, UnicodeError, struct_error):
-                if self.conditional is not None:
-                    self.conditional.note_arguments(arguments)
                 return OpaqueObject(function.type_name, arguments)
         name = function.type_name
-        if self.conditional is not None:
-            self.conditional.note_arguments(arguments)
-            if name in CONDITIONAL and name != OPENER:
-                made = self.conditional.call(name, arguments)
-                return OpaqueObject(name, arguments) if made is None else made
+        if self.conditional is not None and name in CONDITIONAL and name != OPENER:
+            made = self.conditional.call(name, arguments)
+            return OpaqueObject(name, arguments) if made is None else made
         if name == OPENER or (self.in_place is not None and name in FROM_BUFFER):
             made = self.in_place.call(name, arguments) if self.in_place is not None else None
             if self.conditional is not None and name == OPENER:
@@ -139,9 +141,24 @@ class PickleCalls:
             kind = arguments[0]
             if type(kind) is GlobalName and kind.type_name not in _NEW_OBJECT:
                 return self.call(kind, arguments[1:] if name.endswith("__newobj__") else _positional(arguments))
+            self.calls_object = True  # its `__new__` may be any function that the pickle put there
         if name in _SETS and len(arguments) == 1 and type(arguments[0]) is list:
             return OpaqueObject(name, items=arguments[0])
         return OpaqueObject(name, arguments)
+
+    def note_held(self, values: Iterable[object]) -> None:
+        """What is handed over or put away, for the names that are harmless only where they are called at once."""
+        if self.conditional is not None:
+            num_bytes = len(self.data) if self.window is None else self.window.num_read
+            self.conditional.note_values(values, num_bytes)
+
+    def build(self, target: object, state: object) -> None:
+        """BUILD: keep the state of an object. Given to a class or a function, it changes what those do for all."""
+        if self.conditional is not None:
+            self.note_held((state,) if type(state) is not dict else ())
+        if type(target) is GlobalName and state is not None:
+            self.changed.add(target.type_name)
+        build(target, state)
 
     def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
         """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""
@@ -160,7 +177,10 @@ class PickleCalls:
     def reconstruct(self, arguments: tuple[object, ...]) -> object:
         """copyreg._reconstructor(class, base, state): how protocols 0 and 1 build an object."""
         kind = arguments[0]
+        if len(arguments) > 1 and type(arguments[1]) is not GlobalName:
+            self.calls_object = True  # as a base, its `__new__` and `__init__` are called
         if type(kind) is not GlobalName or kind.type_name in _NEW_OBJECT:
+            self.calls_object = True
             return OpaqueObject("result of a call", arguments[:16])
         rest = arguments[2:3] if len(arguments) > 2 and arguments[2] is not None else ()
         return self.call(kind, rest)
@@ -168,6 +188,8 @@ class PickleCalls:
     def set_items(self, target: object, pairs: list[object]) -> None:
         if len(pairs) % 2:
             raise Stop("a key without a value")
+        if self.conditional is not None:
+            self.note_held(pairs)
         if type(target) is dict:
             entries: dict[object, object] = target
         elif type(target) is OpaqueObject:
@@ -180,6 +202,8 @@ class PickleCalls:
             at += 2
 
     def extend(self, target: object, values: list[object]) -> None:
+        if self.conditional is not None:
+            self.note_held(values)
         if type(target) is list:
             target.extend(values)
         elif type(target) is OpaqueObject:

@@ -7,7 +7,7 @@ something that may call it, and the name is dangerous again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ckpt_tui.checkpoints.model import OpaqueObject
 from ckpt_tui.checkpoints.pickle_globals import OPENER, known_reason
@@ -32,15 +32,29 @@ class ConditionalCalls:
         self._functions: list[GlobalName] = []
         self._innocent: set[str] = set()
         self._misused: set[str] = set()
+        self._num_looked_at = 0
 
     def add(self, function: GlobalName) -> None:
         self._functions.append(function)
 
-    def note_arguments(self, arguments: tuple[object, ...]) -> None:
-        """What a call is given: one of them as an argument may be called by the function that gets it."""
-        for function in self._functions:
-            if any(item is function for item in arguments):
-                self._misused.add(function.type_name)
+    def note_values(self, values: Iterable[object], num_bytes: int) -> None:
+        """What a call is given, or an object or container holds: whoever gets one of them may call it.
+
+        Tuples are made without a word, so they are looked into. num_bytes: of the pickle; an honest one has no more
+        items than that, and a hostile one that makes us look at the same tuples again and again is not followed.
+        """
+        waiting = [values]
+        while waiting:
+            for item in waiting.pop():
+                if type(item) is GlobalName:
+                    if any(item is function for function in self._functions):
+                        self._misused.add(item.type_name)
+                elif type(item) is tuple and item:
+                    self._num_looked_at += len(item)
+                    waiting.append(item)
+            if self._num_looked_at > 4 * max(num_bytes, 4096):
+                self._misused.update(function.type_name for function in self._functions)
+                return
 
     def note_call(self, name: str, *, is_innocent: bool) -> None:
         (self._innocent if is_innocent else self._misused).add(name)

@@ -14,7 +14,7 @@ from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict
-from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED, OPENINGS, PickleCalls, RanOut, Stop, build
+from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED, OPENINGS, PickleCalls, RanOut, Stop
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import resolve_persistent_id
 from ckpt_tui.errors import CkptError
@@ -136,7 +136,12 @@ def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
         harmless = conditional.reason(global_name.type_name) if conditional is not None else None
         if harmless is not None:
             verdict, reason = Verdict.KNOWN, harmless
+        if global_name.type_name in machine.changed:
+            verdict, reason = Verdict.DANGEROUS, "the pickle changes it for the whole program, which no honest one does"
         found.append(GlobalRef(global_name.type_name, verdict, reason, record))
+    if machine.calls_object:
+        reason = "it calls an object that it made, not a function that it names: what runs then is not known"
+        found.append(GlobalRef("object.__call__", Verdict.UNKNOWN, reason, record))
     return found if in_place is None else found + in_place.globals
 
 
@@ -283,7 +288,7 @@ class _Machine(PickleCalls):
                     elif code == 0x62:  # BUILD
                         state = stack.pop()
                         if self.in_place is None or not self.build_array(stack, state, memo):
-                            build(stack[-1], state)
+                            self.build(stack[-1], state)
                     elif code == 0x81:  # NEWOBJ
                         arguments = stack.pop()
                         stack[-1] = self.call(stack[-1], arguments)
@@ -376,6 +381,8 @@ class _Machine(PickleCalls):
 
     def rare_marked(self, code: int, position: int, taken: list[object], stack: list[object]) -> int:
         """Opcodes that take everything above the mark."""
+        if self.conditional is not None:
+            self.note_held(taken)
         if code == 0x6C:  # LIST
             stack.append(taken)
         elif code == 0x64:  # DICT

@@ -6,6 +6,9 @@ import importlib
 import inspect
 import io
 import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +166,13 @@ _MISUSES = {
     "never called": _ATTRIBUTE,
     "a class made by type": b"c__builtin__\ntype\n(" + text("X") + b")}tR",
     "an item of a dict": b"c_operator\ngetitem\n(}" + text("x") + b"tR",
+    "put into an object, which calls it": b"cargparse\nNamespace\n)R}" + text("__setstate__") + _ATTRIBUTE + b"sb",
+    "put into an object in one go": b"cargparse\nNamespace\n)R}(" + text("__new__") + _ATTRIBUTE + b"ub",
+    "in a tuple of a state": b"cargparse\nNamespace\n)RN" + _ATTRIBUTE + b"\x85\x86b",
+    "appended": b"]" + _ATTRIBUTE + b"a",
+    "appended in a tuple": b"](" + _ATTRIBUTE + b"\x85e",
+    "in a list": b"(" + _ATTRIBUTE + b"l",
+    "in a dict": b"(" + text("x") + _ATTRIBUTE + b"d",
 }  # fmt: skip
 
 
@@ -174,6 +184,84 @@ def test_a_call_of_another_kind_stays_dangerous(tmp_path: Path, misuse: str) -> 
     # A harmless call before it changes nothing.
     path.write_bytes(zip_of(_ATTRIBUTE + b"(" + _CLASS + text("Inner") + b"tR0" + _MISUSES[misuse] + b"."))
     assert open_checkpoint(path).safety == ("dangerous" if misuse != "never called" else "unknown")
+
+
+# An attribute of anything, with no name that is dangerous in itself: each really runs `touch`.
+_INNOCENT = (
+    _ATTRIBUTE + b"(czoneinfo\nZoneInfo\n" + text("_unpickle") + b"tR0"
+    b"c_operator\ngetitem\n(ctyping\nOptional\nctyping\nAny\ntR0"
+)  # fmt: skip
+
+
+def _duck(function: bytes) -> bytes:
+    return (
+        b"cargparse\nNamespace\n)R}(" + text("__new__") + function + text("__init__") + b"cbuiltins\nslice\nub"
+    )  # fmt: skip
+
+
+def _by_base(marker: object) -> bytes:
+    """copyreg._reconstructor calls `__new__` of whatever it is given as a base."""
+    call = b"ccopy_reg\n_reconstructor\n("
+    attribute, item = _duck(_ATTRIBUTE), _duck(b"c_operator\ngetitem\n")
+    names = call + b"ccopy_reg\n__newobj__\n" + attribute + text("__globals__") + b"tR"
+    run = call + call + names + item + text("__builtins__") + b"tR" + item + text("eval") + b"tR"
+    return _INNOCENT + run + b"(" + text(f"__import__('os').system('touch {marker}')") + b"tR"
+
+
+def _by_class(marker: object) -> bytes:
+    """The state of a class is set as its attributes: now calling an object of it is getattr."""
+    caller = b"cargparse\nNamespace\n"
+    caller += b"N}" + text("__call__") + _ATTRIBUTE + b"s\x86b)Rq\x01"
+    item = b"ccollections\nUserDict\n"
+    item += b"N}" + text("__call__") + b"c_operator\ngetitem\ns\x86b)Rq\x02"
+    names = b"h\x01(ccopy_reg\n__newobj__\n" + text("__globals__") + b"tR"
+    run = b"h\x02(h\x02(" + names + text("__builtins__") + b"tR" + text("eval") + b"tR"
+    return (
+        _INNOCENT
+        + caller
+        + b"0"
+        + item
+        + b"0"
+        + run
+        + b"("
+        + text(f"__import__('os').system('touch {marker}')")
+        + b"tR"
+    )
+
+
+@pytest.mark.parametrize("route", [_by_base, _by_class])
+def test_an_attribute_reached_by_detours_is_dangerous(tmp_path: Path, route: Callable[[object], bytes]) -> None:
+    marker = tmp_path / "ran"
+    payload = b"\x80\x02" + route(marker) + b"."
+    subprocess.run([sys.executable, "-c", f"import pickle; pickle.loads({payload!r})"], timeout=30, check=False)
+    assert marker.exists(), "else this proves nothing"
+    (tmp_path / "x.pt").write_bytes(zip_of(payload))
+    assert open_checkpoint(tmp_path / "x.pt").safety == "dangerous"
+
+
+def test_the_state_of_a_class_changes_it_for_the_whole_program() -> None:
+    (ref,) = decode_pickle(b"cargparse\nNamespace\nN}" + text("x") + b"K\x01s\x86b.", "x").globals
+    assert ref.verdict.value == "dangerous"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"cargparse\nNamespace\n)R(K\x01tR",
+        b"ccopyreg\n__newobj__\n(cargparse\nNamespace\n)RK\x01tR",
+        b"ccopyreg\n_reconstructor\n(cbuiltins\nobject\ncargparse\nNamespace\n)RNtR",
+    ],
+)
+def test_a_call_of_an_object_is_unknown(call: bytes) -> None:
+    verdicts = {ref.name: ref.verdict.value for ref in decode_pickle(call + b".", "x").globals}
+    assert verdicts.pop("object.__call__") == "unknown"
+    assert set(verdicts.values()) == {"known"}
+
+
+def test_tuples_in_tuples_are_not_followed_without_end() -> None:
+    bomb = b"K\x01" + b"".join(b"q\x00h\x00\x86" for _ in range(60))
+    refs = decode_pickle(_ATTRIBUTE + b"(" + _CLASS + text("Inner") + b"tR0]" + bomb + b"a.", "x").globals
+    assert {ref.name: ref.verdict.value for ref in refs}["__builtin__.getattr"] == "dangerous"
 
 
 def test_an_inner_name_is_judged_as_a_whole() -> None:
