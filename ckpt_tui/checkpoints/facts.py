@@ -10,9 +10,11 @@ from ckpt_tui.checkpoints.plain import entries_of as entries_of
 from ckpt_tui.checkpoints.plain import plain_value
 from ckpt_tui.checkpoints.progress import PROGRESS_KEYS as PROGRESS_KEYS
 from ckpt_tui.checkpoints.progress import add_progress, add_progress_of_name
+from ckpt_tui.checkpoints.scalar import number_of
 
 ROLES = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "dataloader")
 _MAX_OPTIMIZERS = 100
+_MAX_RATES = 1000  # groups whose learning rate is read when it is a tensor
 _VERSIONS = ("pytorch_version", "torch_version", "format_version", "pytorch-lightning_version", "version")
 
 
@@ -25,7 +27,9 @@ def add_facts(checkpoint: Checkpoint) -> None:
         if entries is None:
             continue
         if part.role == "progress":
-            add_progress(checkpoint.progress, entries)
+            # Of mere weights one may be called `step`, too.
+            is_weights = any(other.role == "model" and other.value is part.value for other in checkpoint.parts)
+            add_progress(checkpoint.progress, entries, None if is_weights else lambda v: number_of(checkpoint, v))
             for key in _VERSIONS:
                 if isinstance(entries.get(key), (str, int)):
                     checkpoint.metadata.setdefault(key, entries[key])
@@ -47,11 +51,13 @@ def add_facts(checkpoint: Checkpoint) -> None:
     is_alone = len(optimizers) == 1 or checkpoint.format == "deepspeed"
     settings = checkpoint.hyperparameters if is_alone else {}
     if optimizers:
-        checkpoint.optimizer = _optimizer_facts(optimizers[0].value, settings)
+        checkpoint.optimizer = _optimizer_facts(checkpoint, optimizers[0].value, settings)
     if len(optimizers) > 1 and not is_alone:
         checkpoint.optimizer["name"] = optimizers[0].where
         others = optimizers[1:_MAX_OPTIMIZERS]
-        checkpoint.optimizer["others"] = [{**_optimizer_facts(o.value, {}), "name": o.where} for o in others]
+        checkpoint.optimizer["others"] = [
+            {**_optimizer_facts(checkpoint, o.value, {}), "name": o.where} for o in others
+        ]
 
 
 class OptimizerState:
@@ -96,7 +102,9 @@ def _optimizers_in(value: object, where: str) -> list[OptimizerState]:
     return []
 
 
-def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object]) -> dict[str, object]:
+def _optimizer_facts(
+    checkpoint: Checkpoint, optimizer: dict[object, object], settings: dict[str, object]
+) -> dict[str, object]:
     """Type as far as its state tells, groups without their parameters, which moments each parameter has."""
     groups = optimizer.get("param_groups")
     states = optimizer.get("state")
@@ -110,6 +118,9 @@ def _optimizer_facts(optimizer: dict[object, object], settings: dict[str, object
             num_parameters += listed
             plain = plain_value({key: value for key, value in group.items() if key != "params"})
             assert isinstance(plain, dict)
+            rate = number_of(checkpoint, group.get("lr")) if len(kept) < _MAX_RATES else None
+            if rate is not None:
+                plain["lr"] = rate
             kept.append({**plain, "num_parameters": listed})
     moments: dict[str, int] = {}
     for state in states.values() if isinstance(states, dict) else ():

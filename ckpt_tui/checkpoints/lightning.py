@@ -6,6 +6,7 @@ Its `epoch` counts from 0 and is the one running; `global_step` counts the steps
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.model import Checkpoint, Part
+from ckpt_tui.checkpoints.scalar import number_of
 
 _OWN_KEYS = frozenset(
     {"state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers", "hyper_parameters", "MixedPrecision",
@@ -33,6 +34,9 @@ def add_lightning(checkpoint: Checkpoint, state: dict[object, object], file: str
             for word, key in (("best_checkpoint", "best_model_path"), ("monitor", "monitor")):
                 if isinstance(kept.get(key), str):
                     progress.setdefault(word, kept[key])
+            score = number_of(checkpoint, kept.get("best_model_score"))
+            if score is not None and kept.get("monitor"):
+                progress.setdefault("best_metric", score)
     if "optimizer_states" not in state:
         return  # weights only: they have loops too, and nothing to resume
     if loop:

@@ -5,7 +5,9 @@ Light on purpose: `inspect` loads it every time.
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.model import OpaqueObject
+from collections.abc import Callable
+
+from ckpt_tui.checkpoints.model import OpaqueObject, TensorRef
 from ckpt_tui.checkpoints.plain import entries_of, plain_value
 
 # Optimizer steps before iterations: litgpt and others count both, and accumulate several of the latter into a step.
@@ -40,18 +42,25 @@ _EPOCH_WORDS = frozenset({"epoch", "epochs", "ep"})
 _VAGUE_WORDS = frozenset({"checkpoint", "ckpt"})  # of steps for most, of epochs for some
 
 
-def add_progress(progress: dict[str, object], state: dict[object, object]) -> None:
-    """Take step, epoch, losses and time from a state, but for what is known already."""
+def add_progress(
+    progress: dict[str, object], state: dict[object, object], read: Callable[[object], object] | None = None
+) -> None:
+    """Take step, epoch, losses and time from a state, but for what is known already. read: gives the number in a
+    tensor, for scripts that save a loss without `.item()`."""
+
+    def taken(place: dict[object, object], key: str) -> object:
+        value = place.get(key)
+        return read(value) if read is not None and isinstance(value, TensorRef) else value
+
     places = _places(state)
     for place in places:
         for key in _STEPS:
-            step = _whole(place.get(key))
-            if "step" not in progress and step is not None:
+            if "step" not in progress and (step := _whole(taken(place, key))) is not None:
                 progress["step"] = step
     for word, keys in _VALUES.items():
         for place in places:
             for key in keys:
-                value = place.get(key)
+                value = None if word in progress else taken(place, key)
                 if word not in progress and type(value) in (_WORDS if word in _IN_WORDS else _NUMBERS):
                     progress[word] = value
     for place in places:

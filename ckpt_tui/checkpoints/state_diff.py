@@ -212,7 +212,10 @@ def _leaf_change(path: str, x: object, y: object) -> Iterator[ValueChange]:
         if num_different:
             yield ValueChange(path, "changed", _shown(x), f"{_shown(y)}, {num_different:,} different")
     elif _has_inside(x) or _has_inside(y) or not same_value(x, y):
-        yield ValueChange(path, "changed", _shown(x), _shown(y))
+        left, right = _shown(x), _shown(y)
+        if isinstance(y, (bytes, bytearray)) and left == right:
+            right = f"{right}, of other content"
+        yield ValueChange(path, "changed", left, right)
 
 
 def _shown(value: object) -> object:

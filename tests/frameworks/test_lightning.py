@@ -116,6 +116,9 @@ def test_the_checkpoint_after_an_epoch(run: Path) -> None:
     assert progress["batch_in_epoch"] == 4
     assert progress["monitor"] == "val_loss"
     assert progress["best_checkpoint"] == str(path)
+    callbacks = truth["callbacks"]
+    assert isinstance(callbacks, dict)
+    assert progress["best_metric"] in [float(c["best_model_score"]) for c in callbacks.values() if c.get("monitor")]
     assert checkpoint.metadata["pytorch-lightning_version"] == lightning.__version__
     assert checkpoint.hyperparameters == {"lr": 0.1, "dim": 4, "two": False, "batch_size": 2}
     assert checkpoint.has == ["model", "optimizer", "scheduler", "dataloader"]

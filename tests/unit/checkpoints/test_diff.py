@@ -178,7 +178,7 @@ def test_objects_and_kinds() -> None:
     assert other({"o": thing("A", x=1)}, {"o": thing("A", x=2)}) == [("o.x", "changed", 1, 2)]
     assert other({"o": thing("A")}, {"o": thing("B")}) == [("o", "changed", "A", "B")]
     assert other({"o": {"x": 1}}, {"o": 3}) == [("o", "changed", "1 entry", 3)]
-    assert other({"o": b"ab"}, {"o": b"cd"}) == [("o", "changed", "2 bytes", "2 bytes")]
+    assert other({"o": b"ab"}, {"o": b"cd"}) == [("o", "changed", "2 bytes", "2 bytes, of other content")]
 
 
 def test_integers_of_thousands_of_digits() -> None:
@@ -290,3 +290,9 @@ def test_several_threads_give_what_one_gives(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(tensor_changes, "_MAX_THREADS", 1)
     assert diff_checkpoints(a, b).tensors == several.tensors
     assert several.bytes_read == 2 * 12 * 150_000 * 4
+
+
+def test_bytes_of_one_length_are_told_apart() -> None:
+    assert other({"blob": b"1" * 40}, {"blob": b"2" * 40}) == [
+        ("blob", "changed", "40 bytes", "40 bytes, of other content")
+    ]

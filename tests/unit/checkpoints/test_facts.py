@@ -17,6 +17,7 @@ from ckpt_tui.checkpoints.facts import count_parameters, model_tensors, optimize
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.progress import numbers_in_name
 from ckpt_tui.checkpoints.registry import open_checkpoint
+from ckpt_tui.checkpoints.scalar import number_of
 
 State = dict[str, Any]
 
@@ -193,6 +194,43 @@ def test_the_state_of_quantized_layers_is_a_model(tmp_path: Path) -> None:
     assert checkpoint.has == ["model"]
     assert count_parameters(model_tensors(checkpoint)) == 8 * 2 + 2 + 2  # scale and zero point are buffers
     assert opened(tmp_path, {"w": torch.ones(2), "dtype": "float32", "other": 3}).has == []
+
+
+SCALARS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8]
+
+
+@pytest.mark.parametrize("dtype", SCALARS)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_numbers_that_were_saved_as_tensors(tmp_path: Path, dtype: torch.dtype, is_zip: bool) -> None:
+    many = torch.tensor([1, 2, 3, 100], dtype=dtype)
+    state = {"model": weights(), "iter_num": torch.tensor(300), "best_val_loss": many[3], "val_metrics": {"acc": 0.5}}
+    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
+    progress = open_checkpoint(tmp_path / "x.pt").progress
+    assert progress == {"step": 300, "best_val_loss": 100, "acc": 0.5}
+
+
+def test_the_rate_of_an_optimizer_that_keeps_it_as_a_tensor(tmp_path: Path) -> None:
+    parameters = [torch.nn.Parameter(tensor) for tensor in weights().values()]
+    optimizer = torch.optim.AdamW(parameters, lr=torch.tensor(0.25))
+    groups = opened(tmp_path, {"optimizer": optimizer.state_dict()}).optimizer["groups"]
+    assert isinstance(groups, list)
+    assert groups[0]["lr"] == 0.25
+
+
+def test_a_weight_is_no_step(tmp_path: Path) -> None:
+    assert opened(tmp_path, {"step": torch.tensor(300), "loss": torch.tensor(1.0)}).progress == {}
+
+
+def test_a_number_that_is_not_in_the_file_is_none(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, {"model": weights(), "loss": torch.tensor(1.5), "many": torch.ones(2)})
+    assert isinstance(checkpoint.state, dict)
+    assert number_of(checkpoint, checkpoint.state["loss"]) == 1.5
+    assert number_of(checkpoint, checkpoint.state["many"]) is None
+    assert number_of(checkpoint, 1.5) is None
+    (tmp_path / "x.pt").write_bytes(b"")
+    assert number_of(checkpoint, checkpoint.state["loss"]) is None
+    (tmp_path / "x.pt").unlink()
+    assert number_of(checkpoint, checkpoint.state["loss"]) is None
 
 
 def test_what_is_no_part_is_not_one(tmp_path: Path) -> None:
