@@ -37,6 +37,14 @@ def safe_text(value: object, limit: int = 200) -> str:
     return text
 
 
+def shell_word(path: str) -> str:
+    """A path as a command that is suggested must have it: `ckpt-tui validate 'a b.pt'`."""
+    shown = safe_text(path, 1000)
+    if shown and all(char.isalnum() or char in "@%+=:,./-_~" for char in shown):
+        return shown
+    return "'" + shown.replace("'", "'\\''") + "'"
+
+
 def _escape(char: str) -> str:
     if " " <= char <= "~":
         return char

@@ -12,7 +12,7 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import safe_text, shell_word
 
 _HEAD_BYTES = 512
 _MAX_LOOKED_INTO = 100  # names in a directory that is no checkpoint
@@ -86,7 +86,7 @@ def _not_a_checkpoint_directory(path: str, names: set[str]) -> CkptError:
     return CkptError(
         "Not a checkpoint",
         f"{path} is a directory of checkpoints, not one of them: it holds {shown}{more}",
-        f"Name one of them, or list them all: ckpt-tui list {path}",
+        f"Name one of them, or list them all: ckpt-tui list {shell_word(path)}",
     )
 
 

@@ -13,7 +13,6 @@ from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.salvage_facts import Examined, LostTensor
 from ckpt_tui.checkpoints.salvage_zip import BrokenZip, open_broken_zip
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.readers.directory import Listing
@@ -130,7 +129,6 @@ def _not_in_any_shard(checkpoint: Checkpoint, listing: Listing) -> list[LostTens
             for name, shard in weight_map.items():
                 if name not in held:
                     held.add(name)
-                    shown = safe_text(shard)
-                    reason = f"its shard {shown} " + ("does not hold it" if shard in listing.files else "is missing")
+                    reason = f"its shard {'does not hold it' if shard in listing.files else 'is missing'}"
                     missing.append(LostTensor(str(name), str(shard), None, "", None, reason))
     return missing

@@ -12,7 +12,7 @@ from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import count
+from ckpt_tui.text import count, shell_word
 
 _END = Struct("<4s4H2IH")
 _LOCATOR = Struct("<4sIQI")
@@ -94,7 +94,7 @@ def _find_directory(
             f"{path} is cut short: its zip central directory is missing, which is written last. "
             f"{count(file_bytes)} bytes are there; the save or the copy did not finish",
             "Use a backup (`ckpt-tui list` on its directory shows which are valid), or get back what is whole: "
-            f"ckpt-tui salvage {path} -o OUT",
+            f"ckpt-tui salvage {shell_word(path)} -o OUT",
         )
     _, _, _, _, num_entries, size, start, comment = _END.unpack_from(tail, at)
     end = tail_start + at

@@ -230,7 +230,8 @@ def _tensor_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
         yield from table(columns, [_tensor_row(change) for change in shown], style, indent="  ")
         if len(changes) > len(shown):
             of_part = f" of {text.safe_text(part, 40)}" if part else ""
-            yield style.paint(f"  and {len(changes) - len(shown):,} more{of_part} that changed less: --all", "dim")
+            less = " that changed less" if all(change.change == "value" for change in changes[len(shown) :]) else ""
+            yield style.paint(f"  and {len(changes) - len(shown):,} more{of_part}{less}: --all", "dim")
 
 
 def _tensor_row(change: TensorChange) -> list[Cell]:
@@ -266,7 +267,7 @@ def _module_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     if not diff.with_values or len(modules) < 2 or not changed:
         return
     whole = next((module for module in diff.modules if not module.name), None)
-    of_whole = "" if whole is None else f"; the whole model {_figure(whole.relative_l2)}"
+    of_whole = "" if whole is None or whole.relative_l2 is None else f"; the whole model {_figure(whole.relative_l2)}"
     yield f"modules: {len(changed):,} of {len(modules):,} changed, by relative L2{of_whole}"
     columns = [
         Column("module", shrink=True, keep="end"), Column("tensors", "right"), Column("relative L2", "right"),

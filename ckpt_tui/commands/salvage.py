@@ -148,6 +148,7 @@ def _as_data(plan: SalvagePlan, is_done: bool) -> dict[str, object]:
 
 def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Iterator[str]:
     path, out = text.safe_text(plan.path, 1000), text.safe_text(plan.out, 1000)
+    backup = "Nothing was written. Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
     if not plan.is_damaged and not is_good:
         yield style.paint(f"{style.glyph('✓', 'ok')} nothing is damaged in {path}", "good")
         yield "Nothing was written: copy it as it is. --force writes it again as plain data."
@@ -159,11 +160,17 @@ def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Ite
         f"{text.size(plan.num_bytes)}{of_step}"
     )
     if not is_good:
-        yield style.paint(f"{style.glyph('✖', 'x')} nothing can be got back from {path}", "bad") + f": {figures}"
+        what = f": {figures}" if plan.num_tensors else ""
+        yield style.paint(f"{style.glyph('✖', 'x')} nothing can be got back from {path}", "bad") + what
     else:
         word = "can be salvaged" if not is_done else "salvaged"
         yield style.paint(f"{style.glyph('✓', 'ok')} {word}", "good") + f"  {figures}"
     yield from _part_lines(plan, style)
+    if not (is_good or plan.num_tensors or plan.has_names):
+        yield from wrapped("No tensor of it is whole, and its data.pkl, which names them, is lost.", style)
+        yield from wrapped(backup, style)
+        return
+    yield from _damage_lines(plan, style)
     if not plan.has_names:
         yield from wrapped(
             "Its data.pkl is lost, and with it names, shapes, dtypes, step and settings: what is left are the bytes of "
@@ -176,13 +183,13 @@ def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Ite
             "numbers and sizes. Step, settings and all other values are lost.", style,
         )  # fmt: skip
     yield from _lost_lines(plan, style)
-    yield from _change_lines("Written in another form", plan.changed, style)
+    yield from _change_lines("Written in another form", plan.changed if is_good else [], style)
     yield from _change_lines("Left out", plan.left_out, style)
     if plan.num_unvouched:
         what = f"{text.plural(plan.num_unvouched, 'tensor')} had no checksum: nothing vouches for those bytes."
         yield style.paint(what, "warn")
     if not is_good:
-        yield "Nothing was written. Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
+        yield from wrapped(backup, style)
         return
     assert plan.new_file is not None
     kind = _FORMATS[plan.out_format]
@@ -191,9 +198,10 @@ def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Ite
             f"Nothing was written (--dry-run); {out} would take {text.size(plan.new_file.size_bytes)}.", "dim"
         )
         return
-    yield f"Written to {out}: {kind}, {text.size(plan.new_file.size_bytes)}, read back and compared; safe to open."
+    size = text.size(plan.new_file.size_bytes)
+    yield from wrapped(f"Written to {out}: {kind}, {size}, read back and compared; safe to open.", style)
     yield from wrapped(_advice(plan), style)
-    yield f"Check it: {style.paint(f'ckpt-tui validate {out}', 'accent')}"
+    yield f"Check it: {style.paint(f'ckpt-tui validate {text.shell_word(plan.out)}', 'accent')}"
 
 
 def _part_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
@@ -206,11 +214,21 @@ def _part_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
         yield from wrapped(", ".join(words), style)
 
 
+def _damage_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
+    """What was wrong, where no tensor that is lost says it."""
+    errors = [finding for finding in plan.examined.checkpoint.findings if finding.severity.value == "error"]
+    if plan.is_damaged and not plan.lost and errors:
+        where, message = text.safe_text(errors[0].where, 200), text.safe_text(errors[0].message, 400)
+        yield from wrapped(f"What was damaged: {where}: {message}", style)
+
+
 def _lost_lines(plan: SalvagePlan, style: Style) -> Iterator[str]:
     if not plan.lost:
         return
-    known = sum(tensor.size_bytes or 0 for tensor in plan.lost)
-    yield style.paint(f"lost: {text.plural(len(plan.lost), 'tensor')}, {text.size(known)}", "bad")
+    num_unknown = sum(tensor.size_bytes is None for tensor in plan.lost)
+    sizes = [text.size(plan.num_bytes - plan.bytes_written)] if num_unknown < len(plan.lost) else []
+    sizes += [f"{'' if not sizes else f'{num_unknown:,} '}of unknown size"] if num_unknown else []
+    yield style.paint(f"lost: {text.plural(len(plan.lost), 'tensor')}, {' and '.join(sizes)}", "bad")
     columns = [
         Column("tensor", shrink=True, keep="end"), Column("shape"), Column("dtype"), Column("size", align="right"),
         Column("why", shrink=True),

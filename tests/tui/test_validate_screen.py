@@ -19,7 +19,7 @@ from ckpt_tui.errors import Cancelled
 from ckpt_tui.events.codec import encode
 from ckpt_tui.events.schema import CheckpointSaved
 from ckpt_tui.services import validity
-from ckpt_tui.tui.screens.validate import ValidateScreen
+from ckpt_tui.tui.screens.validate import ValidateScreen, levels_content
 from ckpt_tui.tui.screens.work import ByteProgress
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
@@ -43,6 +43,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Validation]:
     return answers
 
 
+def test_the_levels_of_mere_weights_fit_on_80_columns() -> None:
+    assert len(levels_content(validation("a.pt", resume="not-applicable")).plain.rstrip()) <= 78
+
+
 async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation]) -> None:
     judged["latest.pt"] = validation("/run/latest.pt", "damaged", FINDINGS, integrity="fail", numbers="not-checked")
     app = ScreenApp(ValidateScreen(["/run/latest.pt"]))
@@ -52,7 +56,7 @@ async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation
         for words in (
             "Validate latest.pt",
             "✖ damaged  10.4 MB in 500 ms, 20.8 MB/s",
-            "structure ✓ pass   integrity ✖ fail   resume ✓ pass   - not checked: numbers",
+            "structure ✓ pass  integrity ✖ fail  resume ✓ pass  - not checked: numbers",
             "✖ error    structure  data/41",
             "▲ warning  resume     rng_state",
             "latest_backup.pt is valid.",

@@ -290,10 +290,10 @@ def levels_content(validation: Validation | None) -> Content:
         if outcome in others:
             others[outcome].append(level)
         else:
-            parts += [f"{level} ", outcome_words(outcome), "   "]
+            parts += [f"{level} ", outcome_words(outcome), "  "]
     for outcome, words in (("not-checked", "not checked"), ("not-applicable", "does not apply")):
         if others[outcome]:
-            parts.append((f"- {words}: {', '.join(others[outcome])}   ", "dim"))
+            parts.append((f"- {words}: {', '.join(others[outcome])}  ", "dim"))
     return line(*parts)
 
 

@@ -184,6 +184,18 @@ def test_diff_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diff_command.EXAMPLES
 
 
+def test_tensors_that_only_one_side_has_are_not_said_to_have_changed_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({f"a.w{i}": torch.ones(2) for i in range(30)}, tmp_path / "a.pt")
+    torch.save({f"b.w{i}": torch.ones(2) for i in range(30)}, tmp_path / "b.pt")
+    assert main(["diff", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]) == 1
+    out = capsys.readouterr().out
+    assert " more of " in out
+    assert "changed less" not in out
+    assert "the whole model -" not in out
+
+
 def test_integers_of_thousands_of_digits_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for number in (10**6000, 10**6001):

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.services import new_file as new_file_module
 from ckpt_tui.services.salvage import ReadBackError, SalvagePlan, carry_out, plan_salvage
 from tests.builders.crashing import failing_at, file_operations, killed_at
+from tests.builders.frameworks import shards
 from tests.builders.salvage_states import every_kind, saved
 
 
@@ -257,6 +259,44 @@ def test_text_says_what_came_back_what_is_lost_and_what_to_do(broken: Path, caps
     assert f"ckpt-tui validate {out}" in said
     assert cli.main(["salvage", str(broken), "-o", str(out)]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_text_where_no_tensor_is_lost_says_what_was_damaged(
+    tmp_path: Path, cut: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, out = tmp_path / "a b.pt", tmp_path / "it's.pt"
+    broken.write_bytes(saved({"model": {"w": torch.ones(3)}})[:-1])
+    assert cli.main(["salvage", str(broken), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 tensor" in said
+    assert "What was damaged: end: its central directory" in said
+    command = said.splitlines()[-1].removeprefix("Check it: ")
+    assert shlex.split(command) == ["ckpt-tui", "validate", str(out)], "it can be pasted"
+
+
+def test_text_where_nothing_is_left_promises_nothing(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert cli.main(["salvage", str(broken), "-o", str(broken.with_name("out.pt"))]) == 1
+    said = capsys.readouterr().out
+    assert "nothing can be got back" in said
+    assert "0 of 0" not in said
+    assert "--names-from" not in said, "there are no bytes that a name could be given to"
+    assert "Nothing was written" in said
+
+
+def test_text_of_lost_shards_gives_no_size_that_nothing_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "model").mkdir()
+    shards(tmp_path / "model")
+    names = sorted((tmp_path / "model").glob("*-of-*"))
+    names[-1].unlink()
+    assert cli.main(["salvage", str(tmp_path / "model"), "-o", str(tmp_path / "out.pt")]) == 0
+    said = capsys.readouterr().out
+    assert "of unknown size" in said
+    assert ", 0 B" not in said
+    assert "its shard is missing" in said
 
 
 def test_a_whole_checkpoint_is_left_alone_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
