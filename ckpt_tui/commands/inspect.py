@@ -131,7 +131,10 @@ def _lines(
     shown = [f"{key} {_progress(key, value)}" for key, value in checkpoint.progress.items() if key != "saved_at"][:8]
     yield from wrapped("  ".join(shown) or "it tells of no step", style)
     tensors = text.plural(sum(not tensor.is_component for tensor in checkpoint.tensors), "tensor")
-    yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
+    if "model" in checkpoint.has:
+        yield f"{text.short_count(num_parameters)} parameters and buffers in the model, {tensors} in all"
+    elif checkpoint.tensors:
+        yield f"no part of it is known to be a model, {tensors} in all"
     if checkpoint.has:
         yield f"has {', '.join(checkpoint.has)}"
     yield from _weights_only(checkpoint, everything, style)
@@ -180,7 +183,7 @@ def _warnings(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterato
 
 def _weights_only(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
     """Whether torch.load takes it as it is, and what is in the way."""
-    if not checkpoint.globals and checkpoint.format != "torchscript":
+    if not checkpoint.globals and not checkpoint.format.startswith(("torch", "pickle")):
         return
     from ckpt_tui.checkpoints.weights_only import weights_only
 

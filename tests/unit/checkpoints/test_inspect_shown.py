@@ -73,6 +73,15 @@ def test_moments_are_joined_to_the_parameters_names(inspect) -> None:  # type: i
     assert joined["0.bias"] == {"exp_avg": "optimizer.state.2.exp_avg", "exp_avg_sq": "optimizer.state.2.exp_avg_sq"}
 
 
+def test_without_a_model_none_is_counted(inspect) -> None:  # type: ignore[no-untyped-def]
+    shown = inspect([{"w": torch.ones(2)}, {"v": torch.ones(3)}])
+    assert "no part of it is known to be a model, 2 tensors in all" in shown
+    shown = inspect({"epoch": 3})
+    assert "parameters" not in shown
+    assert "torch.load(weights_only=True) takes it" in shown
+    assert "no tensors in it" in shown
+
+
 def test_two_networks_and_their_optimizers(inspect) -> None:  # type: ignore[no-untyped-def]
     nets = {"G": torch.nn.Linear(4, 5), "D": torch.nn.Linear(5, 1)}
     state: dict[str, object] = {name: net.state_dict() for name, net in nets.items()}
