@@ -301,7 +301,8 @@ def _figure(value: float | None) -> str:
 
 def _other_lines(diff: Diff, style: Style, show_all: bool) -> Iterator[str]:
     if not diff.num_other:
-        yield style.paint("other state: the same", "dim")
+        if not any(part.part == "other" for part in diff.parts):  # it has been said who has it
+            yield style.paint("other state: the same", "dim")
         return
     yield f"other state: {text.plural(diff.num_other, 'difference')}"
     shown = diff.other if show_all else diff.other[:_MAX_ROWS]

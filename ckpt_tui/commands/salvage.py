@@ -151,6 +151,13 @@ def _lines(plan: SalvagePlan, is_done: bool, is_good: bool, style: Style) -> Ite
     backup = "Nothing was written. Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
     if not plan.is_damaged and not is_good:
         yield style.paint(f"{style.glyph('✓', 'ok')} nothing is damaged in {path}", "good")
+        dangerous = [ref.name for ref in plan.examined.checkpoint.globals if ref.verdict.value == "dangerous"]
+        if dangerous:
+            names = ", ".join(text.safe_text(name, 80) for name in dangerous[:3]) + (", ..." if dangerous[3:] else "")
+            said = wrapped(f"But loading it can run code: its pickle names {names}.", style)
+            yield from (style.paint(line, "bad") for line in said)
+            yield "Nothing was written. --force writes it as plain data, without that."
+            return
         yield "Nothing was written: copy it as it is. --force writes it again as plain data."
         return
     step = plan.progress.get("step")

@@ -43,8 +43,11 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Validation]:
     return answers
 
 
-def test_the_levels_of_mere_weights_fit_on_80_columns() -> None:
-    assert len(levels_content(validation("a.pt", resume="not-applicable")).plain.rstrip()) <= 78
+@pytest.mark.parametrize("integrity", ["pass", "not-checked"])
+def test_the_levels_of_mere_weights_fit_on_80_columns(integrity: str) -> None:
+    shown = levels_content(validation("a.pt", integrity=integrity, resume="not-applicable")).plain.rstrip()
+    assert len(shown) <= 78
+    assert shown.endswith(": resume")
 
 
 async def test_one_file_with_its_levels_and_reasons(judged: dict[str, Validation]) -> None:

@@ -291,7 +291,9 @@ def levels_content(validation: Validation | None) -> Content:
             others[outcome].append(level)
         else:
             parts += [f"{level} ", outcome_words(outcome), "  "]
-    for outcome, words in (("not-checked", "not checked"), ("not-applicable", "does not apply")):
+    # Both at once have to fit on 80 columns, as for every safetensors.
+    is_short = all(others.values())
+    for outcome, words in (("not-checked", "not checked"), ("not-applicable", "n/a" if is_short else "does not apply")):
         if others[outcome]:
             parts.append((f"- {words}: {', '.join(others[outcome])}  ", "dim"))
     return line(*parts)

@@ -196,6 +196,15 @@ def test_tensors_that_only_one_side_has_are_not_said_to_have_changed_less(
     assert "the whole model -" not in out
 
 
+def test_other_state_of_one_side_is_not_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pt")
+    torch.save({"model": {"w": torch.ones(2)}, "x": "y"}, tmp_path / "b.pt")
+    assert main(["diff", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]) == 1
+    out = capsys.readouterr().out
+    assert "only in b: other state (x)" in out
+    assert "other state: the same" not in out
+
+
 def test_integers_of_thousands_of_digits_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for number in (10**6000, 10**6001):

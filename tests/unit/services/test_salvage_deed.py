@@ -274,6 +274,14 @@ def test_text_where_no_tensor_is_lost_says_what_was_damaged(
     assert shlex.split(command) == ["ckpt-tui", "validate", str(out)], "it can be pasted"
 
 
+def test_a_whole_file_that_can_run_code_is_not_to_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "evil.pt").write_bytes(saved({"w": torch.ones(3), "x": Runs()}))
+    assert cli.main(["salvage", str(tmp_path / "evil.pt"), "-o", str(tmp_path / "out.pt")]) == 1
+    said = capsys.readouterr().out
+    assert "can run code: its pickle names posix.system" in said
+    assert "copy it" not in said
+
+
 def test_text_where_nothing_is_left_promises_nothing(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken.write_bytes(broken.read_bytes()[:100])
     assert cli.main(["salvage", str(broken), "-o", str(broken.with_name("out.pt"))]) == 1
