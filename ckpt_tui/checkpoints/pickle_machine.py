@@ -113,7 +113,8 @@ def _decoded(machine: _Machine, record: str) -> DecodedPickle:
 class UnsoundPickleError(CkptError):
     """A pickle that ends in nonsense. `globals`: what it names before that, which loading it would have reached.
 
-    is_cut: it is sound as far as it goes, and its end is missing. position: how far that is, about.
+    is_cut: it is sound as far as it goes, and its end is missing. is_too_much: so it is, and it is longer than is read.
+    position: how far that is, about.
     """
 
     def __init__(self, record: str, machine: _Machine, reason: str) -> None:
@@ -125,6 +126,7 @@ class UnsoundPickleError(CkptError):
         super().__init__("Damaged checkpoint", message, _HINT)
         self.globals = names
         self.is_cut = machine.is_cut
+        self.is_too_much = machine.is_too_much
         self.position = position
 
 
@@ -161,6 +163,7 @@ class _Machine(PickleCalls):
         self.base = 0  # where `data` begins in the source
         self.start = 0  # ... and the pickle, for messages
         self.is_cut = False
+        self.is_too_much = False
         self.depth = 0
 
     def run(self) -> object:
@@ -176,6 +179,7 @@ class _Machine(PickleCalls):
             self.position = position
             num_opcodes += _CHECK_EVERY
             if num_opcodes > limits.max_opcodes + _CHECK_EVERY:
+                self.is_too_much = True
                 raise Stop(f"more than {count(limits.max_opcodes)} opcodes")
             if len(stack) + len(marks) > limits.max_stack or len(memo) > limits.max_memo:
                 raise Stop("its stack or memo grows without end")
@@ -359,6 +363,7 @@ class _Machine(PickleCalls):
             raise Stop("it goes on where its bytes end")
         data = self.window.at(self.base + position, needed, is_jump=position > len(self.data))
         if data is None and needed <= self.window.source.end - self.base - position:
+            self.is_too_much = True
             raise Stop(f"it has more than {count(self.limits.max_pickle_bytes)} bytes beside its arrays")
         if data is None:
             self.is_cut = True

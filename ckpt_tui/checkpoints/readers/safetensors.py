@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import (
+    DTYPE_SIZES,
+    Checkpoint,
+    Finding,
+    GlobalRef,
+    Severity,
+    Storage,
+    TensorInfo,
+    TensorRef,
+    Verdict,
+)
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, safe_text, size
 
@@ -14,6 +24,12 @@ _DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
     "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool", "C64": "complex64",
 }  # fmt: skip
+# Of a file that is a pickle at the same time: with them it can step over the header's zeros.
+_PICKLE_OPCODES = frozenset(
+    b"()]}0124:BCFGIJKLMNSTUVXacdeghijlopqrstu\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96"
+)
+_MAX_OPCODES = 200_000  # honest headers end as a pickle after a handful
+_MAX_PICKLE_BYTES = 16 << 20
 _HINT = "Download or save it again; safetensors has no checksum that could say more."
 
 
@@ -66,7 +82,30 @@ class SafetensorsReader:
                 )
         checkpoint.state = state
         _check_spans(spans, data_start, file_bytes, checkpoint)
+        _judge_as_pickle(descriptor, base, file_bytes, checkpoint, limits)
         return checkpoint
+
+
+def _judge_as_pickle(descriptor: int, base: int, file_bytes: int, checkpoint: Checkpoint, limits: ReadLimits) -> None:
+    """List what the file names when it is read as a pickle too: under the name x.pt torch.load takes it for one."""
+    first = read_exactly(descriptor, 1, base, checkpoint.path)
+    if first[0] not in _PICKLE_OPCODES:
+        return
+    from dataclasses import replace
+
+    from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_stream
+    from ckpt_tui.checkpoints.pickle_source import PickleSource
+
+    source = PickleSource(descriptor, base + file_bytes, checkpoint.path)
+    few = replace(limits, max_opcodes=_MAX_OPCODES, max_pickle_bytes=_MAX_PICKLE_BYTES)
+    try:
+        found = decode_stream(source, base, "the file as a pickle", few).globals
+    except UnsoundPickleError as error:
+        found = error.globals
+        if error.is_too_much:
+            reason = "the file is a long pickle too: what it names was not looked at"
+            found.append(GlobalRef("pickle.load", Verdict.UNKNOWN, reason, checkpoint.path))
+    checkpoint.globals += [ref for ref in found if all(part.isidentifier() for part in ref.name.split("."))]
 
 
 def _parse(raw: bytes, path: str) -> dict[str, object]:

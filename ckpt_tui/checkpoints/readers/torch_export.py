@@ -104,6 +104,7 @@ class _Export:
             for name in _OLD_STATES:
                 self.add_archive(name, state)
             self.add_archive("serialized_example_inputs.pt", None)
+        self.judge_programs()
         self.judge_doubles()
         libraries = [n for n in names if n.startswith("data/aotinductor/") and n.endswith((".so", ".dylib", ".pyd"))]
         if libraries:
@@ -112,6 +113,17 @@ class _Export:
             reason = "machine code that loading the archive runs"
             self.checkpoint.globals.append(GlobalRef(libraries[0], Verdict.UNKNOWN, reason, self.checkpoint.path))
         self.checkpoint.state = next(iter(states.values())) if len(states) == 1 else states
+
+    def judge_programs(self) -> None:
+        """Every JSON beside the weights' tables; by their names without capitals, as torch finds them."""
+        from ckpt_tui.checkpoints.readers.export_program import judge_program
+
+        for entry in self.entries:
+            name = entry.name.lower()
+            if name.endswith(".json") and not name.endswith(("_weights_config.json", "_constants_config.json")):
+                if not self.is_within_limits(entry.name):
+                    return
+                judge_program(self.descriptor, entry, self.checkpoint, self.limits)
 
     def judge_doubles(self) -> None:
         """Records whose name comes twice, with capitals or not: torch may take either, so each is judged."""

@@ -7,6 +7,8 @@ though it can call nothing of Python, torch's operators write files (tried: `tor
 
 from __future__ import annotations
 
+import re
+
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, OpaqueObject, Severity, Verdict
 from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, read_record
@@ -18,7 +20,11 @@ from ckpt_tui.text import count, plural
 _MAX_PICKLES = 16
 _MAX_CODE_BYTES = 16 << 20  # of source that is looked through
 _MAX_DEBUG_BYTES = 2 << 20  # of pickles that say which line the code came from: nothing but texts in honest files
-_WRITES = (b"torch.save(", b"torch.from_file(", b"ops.aten.save(", b"ops.aten.from_file(")
+# Between the parts of a name there may be blanks, line ends and comments; a name may stand for another one.
+_GAP = rb"(?:[\s\\]|#[^\n]*\n)*"
+_WRITES = _GAP.join((rb"\b(torch|ops", rb"\.", rb"aten)", rb"\.", rb"(save|from_file)\b"))
+_MAY_WRITE = rb"\b(?:save|from_file|write_file|read_file)\b"
+_GETATTR = rb"\bgetattr\b(?!\([^\"'#\\]*\"[^\"'#\\\n]*\"\))"  # not as torch writes it: getattr(self, "0")
 
 
 def add_torchscript(
@@ -112,12 +118,16 @@ def judge_code(
             findings.append(Finding("unreadable-code", Severity.ERROR, entry.name, error.message, HINT))
             _unknown(checkpoint, entry)
             continue
-        for words in _WRITES:
-            name = words[:-1].decode()
-            if words in source and name not in budget.names:
-                budget.names.add(name)
-                reason = "the archive's TorchScript code reads or writes files with it"
-                checkpoint.globals.append(GlobalRef(name, Verdict.DANGEROUS, reason, f"{path}: {entry.name}"))
+        where = f"{path}: {entry.name}"
+        names = {f"{'torch' if m[1] == b'torch' else 'ops.aten'}.{m[2].decode()}" for m in re.finditer(_WRITES, source)}
+        for name in sorted(names - budget.names):
+            reason = "the archive's TorchScript code reads or writes files with it"
+            checkpoint.globals.append(GlobalRef(name, Verdict.DANGEROUS, reason, where))
+        budget.names |= names
+        if not names and (found := re.search(_MAY_WRITE, source) or re.search(_GETATTR, source)):
+            words = found[0].decode("ascii")
+            reason = f"the archive's code may reach torch's operators for files: it says {words}"
+            checkpoint.globals.append(GlobalRef("torch.save", Verdict.UNKNOWN, reason, where))
     left = _MAX_DEBUG_BYTES
     for entry in debug:
         left -= entry.size_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.errors import CkptError
+from tests.builders.pickle_routes import text
 from tests.builders.safetensors_files import entry, safetensors_bytes
 
 _TWICE = b'{"layer.w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"layer.w":{}}'
@@ -138,3 +140,40 @@ def test_tensors_and_metadata_are_what_the_library_says(tmp_path: Path) -> None:
             assert storage.offset is not None
             raw = path.read_bytes()[storage.offset : storage.offset + storage.size_bytes]
             assert raw == bytes(truth.contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def _as_pickle(payload: bytes) -> bytes:
+    """safetensors that is a pickle too: its length is BINUNICODE with one, and short texts lead through the header."""
+    data = b"N" * 300 + payload
+    head = b'{"__metadata__":{"a":"'
+    last = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(data), len(data))
+    for text_bytes in range(40, 200):
+        num_bytes = ord("X") + 256 * text_bytes
+        fill = b"x" * (text_bytes - 3 - len(head))
+        room = num_bytes - len(head + fill + last)
+        first = (room - 10) % 128 - 2  # the last one begins ten bytes before the string ends
+        if 0x20 <= first < 0x7F:
+            chain = b"U" + bytes([first]) + b"y" * first + (b"U\x7e" + b"y" * 126) * (room // 128 + 1)
+            return num_bytes.to_bytes(8, "little") + head + fill + chain[:room] + last + data
+    raise AssertionError("no length fits")
+
+
+def test_one_that_is_a_pickle_too_is_judged_as_both(tmp_path: Path) -> None:
+    """Under the name x.pt, torch.load without weights_only takes it for a pickle, and runs it."""
+    marker = tmp_path / "ran"
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(_as_pickle(b"cos\nsystem\n" + text(f"touch {marker}") + b"\x85R."))
+    with safe_open(path, "pt") as file:
+        assert list(file.keys()) == ["w"]
+    checkpoint = open_checkpoint(path)
+    assert not marker.exists()
+    assert [tensor.name for tensor in checkpoint.tensors] == ["w"]
+    assert checkpoint.safety == "dangerous"
+    pickle.loads(path.read_bytes())
+    assert marker.exists(), "else this proves nothing"
+
+
+def test_a_long_pickle_that_hides_in_one_is_not_safe(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(_as_pickle(b"N0" * 200_000 + b"cos\nsystem\n" + text("id") + b"\x85R."))
+    assert open_checkpoint(path).safety == "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
+from ckpt_tui.checkpoints.readers.export_program import is_size
 from ckpt_tui.checkpoints.readers.torch_export import _DTYPES
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from tests.builders.torch_files import save_bytes
@@ -150,6 +152,76 @@ def test_a_payload_is_found_wherever_loading_unpickles(archive: Path, tmp_path: 
     checkpoint = open_checkpoint(_rewritten(archive, tmp_path / "x.pt2", change))
     assert checkpoint.safety == "dangerous"
     assert "os.system" in [ref.name for ref in checkpoint.globals]
+
+
+def _sized(tmp_path: Path, change: Callable[[str], str] = str) -> Path:
+    """An export whose sizes are texts; each of them changed."""
+
+    class Sized(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(x.shape[0] // 2, -1) * (x.shape[0] % 3 + 2 * x.shape[1] ** 2)
+
+    path = tmp_path / "sized.pt2"
+    dims = {0: 2 * torch.export.Dim("n", min=2, max=50), 1: torch.export.Dim("m", min=2)}
+    torch.export.save(torch.export.export(Sized(), (torch.ones(8, 4),), dynamic_shapes=(dims,)), path)
+
+    def rewrite(name: str, data: bytes) -> bytes:
+        if name != "models/model.json":
+            return data
+        program = json.loads(data)
+        waiting = [program]
+        while waiting:
+            value = waiting.pop()
+            waiting += value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+            if isinstance(value, dict) and "expr_str" in value:
+                value["expr_str"] = change(value["expr_str"])
+        return json.dumps(program).encode()
+
+    return _rewritten(path, tmp_path / "x.pt2", rewrite)
+
+
+def test_the_sizes_that_torch_writes_are_harmless(tmp_path: Path) -> None:
+    assert open_checkpoint(_sized(tmp_path)).safety == "safe"
+
+
+def test_a_size_that_is_a_program_is_dangerous(tmp_path: Path) -> None:
+    """It really is one: torch gives the text to sympy, which evaluates it."""
+    marker = tmp_path / "ran"
+    command = f"__import__('os').system('touch {marker}')"
+    path = _sized(tmp_path, lambda size: f"{command}+{size}")
+    checkpoint = open_checkpoint(path)
+    assert not marker.exists()
+    assert checkpoint.safety == "dangerous"
+    with contextlib.suppress(Exception):
+        torch.export.load(path)
+    assert marker.exists(), "else this proves nothing"
+
+
+def test_a_call_of_the_graph_that_runs_commands_is_dangerous(archive: Path, tmp_path: Path) -> None:
+    path = _rewritten(
+        archive, tmp_path / "x.pt2", lambda _, data: data.replace(b"torch.ops.aten.linear.default", b"torch.os.system")
+    )
+    assert [ref.name for ref in open_checkpoint(path).globals if ref.verdict == "dangerous"] == ["torch.os.system"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("s0", True),
+        ("2*s77 + Mod(s1, 3)", True),
+        ("Symbol('s77', positive=True, integer=True)", True),
+        ("FloorDiv(u0, 2)**2", True),
+        ("x", False),
+        ("s0.func", False),
+        ("[s0]", False),
+        ("s0 if s1 else 2", False),
+        ("exec('1')", False),
+        ("S('s0')", False),
+        ("Symbol('a(b)')", False),
+    ],
+)
+def test_what_is_a_size(size: str, expected: bool) -> None:
+    assert is_size(size) is expected
 
 
 def test_compiled_code_is_said(archive: Path, tmp_path: Path) -> None:

@@ -107,6 +107,34 @@ def test_the_code_is_said_to_be_a_program(archives: dict[str, Path]) -> None:
     assert "write files" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("written", "safety"),
+    [
+        ('torch.save (x, "/x")', "dangerous"),
+        ('torch. save(x, "/x")', "dangerous"),
+        ('torch.save\\\n(x, "/x")', "dangerous"),
+        ('torch.# a word\n  save(x, "/x")', "dangerous"),
+        ('ops .aten.save(x, "/x")', "dangerous"),
+        ('f = torch.save\n    f(x, "/x")', "dangerous"),
+        ('t = torch\n    t.save(x, "/x")', "unknown"),
+        ('getattr(torch, "sa\\166e")(x, "/x")', "unknown"),
+        ('getattr(torch, "sa" "ve")(x, "/x")', "unknown"),
+        ('getattr(torch, #"\n "sa\\166e")(x, "/x")', "unknown"),
+        ('getattr(self, "0")', "safe"),
+    ],
+)
+def test_code_that_writes_files_in_other_words_is_not_safe(tmp_path: Path, written: str, safety: str) -> None:
+    """Blanks, line ends and comments may stand between the parts of a name: torch takes them, and writes."""
+    module = torch.jit.script(torch.nn.Linear(2, 2))
+    module.save(str(tmp_path / "honest.pt"))
+    with zipfile.ZipFile(tmp_path / "honest.pt") as source, zipfile.ZipFile(tmp_path / "x.pt", "w") as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            copy.writestr(name, data + f"\n    {written}\n".encode() if name.endswith(".py") else data)
+    assert open_checkpoint(tmp_path / "honest.pt").safety == "safe"
+    assert open_checkpoint(tmp_path / "x.pt").safety == safety
+
+
 def test_code_that_writes_files_is_dangerous(tmp_path: Path) -> None:
     """It really does: torch's own operators write where the code says."""
     target = tmp_path / "written"
