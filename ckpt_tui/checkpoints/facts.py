@@ -208,6 +208,12 @@ def model_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
     return [t for t in checkpoint.tensors if t.file in whole or any(part.holds(t) for part in others)]
 
 
+def keeps_order(checkpoint: Checkpoint) -> bool:
+    """Whether the model's tensors stand as the model has them: safetensors sorts them, shards are apart."""
+    models = [part for part in checkpoint.parts if part.role == "model"]
+    return len(models) == 1 and not models[0].file.endswith(".safetensors")
+
+
 def model_name(checkpoint: Checkpoint, tensor: TensorInfo) -> str:
     """The name of a tensor of the model as the model knows it: without the part's prefix."""
     part = next((p for p in checkpoint.parts if p.role == "model" and p.prefix and p.holds(tensor)), None)

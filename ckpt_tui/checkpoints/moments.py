@@ -1,7 +1,8 @@
 """What an optimizer remembers of each parameter, under the parameter's name.
 
 torch saves moments under numbers. The names are joined only where there is one way to do it: every shape belongs to
-one group, and the model has as many tensors of it as the optimizer. Else the numbers stay: nothing is guessed.
+one group, the model has as many tensors of it as the optimizer, and where those are several, each group has its
+parameters in the model's order (which safetensors does not tell). Else the numbers stay: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.facts import optimizers_of
+from ckpt_tui.checkpoints.facts import keeps_order, optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.plain import entries_of
 
@@ -41,7 +42,7 @@ def moments_of(checkpoint: Checkpoint) -> tuple[list[Moments], bool]:
     groups = [group for group in listed if isinstance(group, Mapping)] if isinstance(listed, (list, tuple)) else []
     members = [_members(group) for group in groups] or [list(per_parameter)]
     names = _recorded_names(groups, members) or _own_names(members)
-    names = names or _joined_names(members, per_parameter, _model_tensors(checkpoint))
+    names = names or _joined_names(members, per_parameter, _model_tensors(checkpoint), keeps_order(checkpoint))
     found: list[Moments] = []
     for parameter in [parameter for group in members for parameter in group][:MAX_PARAMETERS]:
         values = per_parameter.get(parameter)
@@ -75,7 +76,10 @@ def _own_names(members: list[list[object]]) -> dict[object, str]:
 
 
 def _joined_names(
-    members: list[list[object]], per_parameter: Mapping[object, object], tensors: list[tuple[str, TensorInfo]]
+    members: list[list[object]],
+    per_parameter: Mapping[object, object],
+    tensors: list[tuple[str, TensorInfo]],
+    in_order: bool,
 ) -> dict[object, str]:
     of_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, info in tensors:
@@ -92,11 +96,20 @@ def _joined_names(
             places[shape].append(parameter)
     if any(len(parameters) != len(of_shape[shape]) for shape, parameters in places.items()):
         return {}
-    return {
+    is_by_shape = all(len(parameters) == 1 for parameters in places.values())
+    if not is_by_shape and not in_order:
+        return {}
+    names = {
         parameter: name
         for shape, parameters in places.items()
         for parameter, name in zip(parameters, of_shape[shape], strict=True)
     }
+    place = {name: number for number, (name, _) in enumerate(tensors)}
+    for group in () if is_by_shape else members:
+        order = [place[names[parameter]] for parameter in group]
+        if order != sorted(order):
+            return {}
+    return names
 
 
 def _model_tensors(checkpoint: Checkpoint) -> list[tuple[str, TensorInfo]]:

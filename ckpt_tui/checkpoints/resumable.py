@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ckpt_tui.checkpoints.facts import optimizers_of
+from ckpt_tui.checkpoints.facts import keeps_order, optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.parts import ROLE_KEYS
 from ckpt_tui.checkpoints.plain import entries_of
@@ -187,7 +187,7 @@ def _check_moments(checkpoint: Checkpoint) -> Iterator[Finding]:
             yield Finding("optimizer-shape", Severity.ERROR, where, message, hint, "resume")
         elif (
             len(groups) == 1
-            and _keeps_order(checkpoint)
+            and keeps_order(checkpoint)
             and not _is_in_order([info.shape for info in of_parameter.values()], shapes)
         ):
             message = "its moments come in another order than the model's parameters"
@@ -197,12 +197,6 @@ def _check_moments(checkpoint: Checkpoint) -> Iterator[Finding]:
         if adam and not per_parameter and step is not None and step > 0:
             message = f"no moments at step {count(step)}, though this optimizer keeps them"
             yield Finding("moments-missing", Severity.WARNING, where, message, level="resume")
-
-
-def _keeps_order(checkpoint: Checkpoint) -> bool:
-    """Whether the model's tensors stand as the model has them: safetensors sorts them."""
-    models = [part for part in checkpoint.parts if part.role == "model"]
-    return len(models) == 1 and not models[0].file.endswith(".safetensors")
 
 
 def _model_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:

@@ -50,7 +50,7 @@ def test_a_trainers_checkpoint_against_the_next_one(hf_run: Path) -> None:
         assert tensor.relative_l2 == pytest.approx(((y - x).norm() / x.norm()).item(), rel=1e-9)
     moments = [t for t in found.tensors if t.part == "optimizer"]
     assert moments
-    assert all(t.parameter in weights[0] for t in moments)
+    assert not any(t.parameter for t in moments), "safetensors does not tell in which order the model has them"
     assert "trainer_state.json.global_step" in {change.path for change in found.other}
     assert not found.parts
 

@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from ckpt_tui.checkpoints.facts import count_parameters, model_name, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint
+from ckpt_tui.checkpoints.moments import moments_of
 from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.checkpoints.resumable import check_resume
 from tests.builders.truth import check_file, loaded, values_of
@@ -90,6 +91,20 @@ def test_progress_is_that_of_the_trainer_state(run: Path) -> None:
     assert progress["best_metric"] == progress["val_loss"]
     assert progress["best_checkpoint"] == str(run / "checkpoint-2")
     assert progress["max_steps"] == 3
+
+
+def test_moments_are_under_no_other_parameters_name(run: Path, saved: Path) -> None:
+    """safetensors sorts the weights (bias before weight, h.10 before h.2), the optimizer has the model's order."""
+    assert moments_of(open_checkpoint(run / "checkpoint-2"))[1] is False
+    model = tiny_model()
+    (saved / "model.safetensors").unlink()
+    torch.save(model.state_dict(), saved / "pytorch_model.bin")
+    moments, are_named = moments_of(open_checkpoint(saved))
+    assert are_named
+    trainer = Trainer(model=model, args=TrainingArguments(output_dir=str(saved), report_to=[], use_cpu=True))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    assert [entry.parameter for entry in moments] == [names[id(p)] for group in groups for p in group["params"]]
 
 
 def test_settings_are_those_of_the_training_arguments(run: Path) -> None:

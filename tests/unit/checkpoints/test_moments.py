@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ckpt_tui.checkpoints.model import Checkpoint, TensorRef
@@ -48,6 +49,20 @@ def test_a_shape_in_two_groups_could_be_joined_in_two_ways_and_is_not() -> None:
 
 def test_a_frozen_parameter_of_the_same_shape_leaves_the_numbers() -> None:
     assert names(checkpoint([[0, 1]], [(8, 4), (12, 4)])) == ["parameter 0", "parameter 1"]
+
+
+def test_another_order_than_the_models_leaves_the_numbers() -> None:
+    found = checkpoint([[0, 1, 2, 3]], [(12,), (12, 4), (12, 4), (8, 4)])
+    assert names(found) == ["parameter 0", "parameter 1", "parameter 2", "parameter 3"]
+
+
+def test_a_model_whose_tensors_were_sorted_has_names_for_shapes_of_one_tensor_only() -> None:
+    found = checkpoint([[0, 1, 2, 3]], [(8, 4), (12, 4), (12,), (12, 4)])
+    assert names(found)[3] == "h.1.qkv.weight"
+    for number, part in enumerate(found.parts):
+        if part.role == "model":
+            found.parts[number] = dataclasses.replace(part, file="model.safetensors")
+    assert names(found) == ["parameter 0", "parameter 1", "parameter 2", "parameter 3"]
 
 
 def test_names_that_torch_recorded_are_taken() -> None:
