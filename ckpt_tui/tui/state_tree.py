@@ -324,7 +324,9 @@ class StateTree:
 
     def open_weights(self) -> None:
         """Open what a person comes for: the branch with most bytes, down to where it forks."""
-        heaviest = max(range(len(self.rows)), key=lambda i: self.weight(self.rows[i]).size_bytes, default=-1)
+        # In a directory the optimizer's file is the largest, and nobody's first question.
+        files = [i for i, node in enumerate(self.rows) if node.file is not None and "model" in node.file.roles]
+        heaviest = max(files or range(len(self.rows)), key=lambda i: self.weight(self.rows[i]).size_bytes, default=-1)
         named = next((i for i, node in enumerate(self.rows) if node.label in ("model", "state_dict")), heaviest)
         index = named
         self.index_of_weights = max(index, 0)

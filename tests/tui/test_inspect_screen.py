@@ -19,12 +19,13 @@ from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.values import TensorStatistics
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
+from ckpt_tui.text import cell_width
 from ckpt_tui.tui import theme
 from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.help import rows as help_rows
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
-from ckpt_tui.tui.screens.inspect_text import derive
+from ckpt_tui.tui.screens.inspect_text import derive, rule_content
 from ckpt_tui.tui.styled import histogram_bars
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders import frameworks
@@ -516,6 +517,21 @@ async def test_a_real_file_that_was_cut_is_explained(tmp_path: Path, num_bytes: 
         await settled(pilot)
         assert "✖" in seen(app)[1] + seen(app)[5], seen_text(app)
         assert "A bug in ckpt-tui" not in seen_text(app)
+
+
+@pytest.mark.parametrize("words", ["日本語", "x" * 90])
+def test_how_many_rows_a_filter_found_is_seen_whatever_the_filter(words: str) -> None:
+    rule = rule_content(words, "2 of 64", 80).plain
+    assert rule.endswith(" 2 of 64 ─")
+    assert cell_width(rule) == 80
+
+
+async def test_of_a_directory_the_model_is_shown_first(tmp_path: Path) -> None:
+    frameworks.hf_trainer(tmp_path)  # its optimizer.pt is the largest
+    app = ScreenApp(InspectScreen(str(tmp_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "> ▾ model-0000" in seen_text(app), seen_text(app)
 
 
 async def test_the_screen_by_itself_for_a_checkpoint_of_no_run(tmp_path: Path) -> None:

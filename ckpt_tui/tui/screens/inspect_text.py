@@ -13,7 +13,7 @@ from ckpt_tui.checkpoints.contents import PartFile, files_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.checkpoints.weights_only import WeightsOnly, weights_only
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import count, fit, metric, plural, short_count, size
+from ckpt_tui.text import cell_width, count, fit, metric, plural, short_count, size
 from ckpt_tui.tui.screens.inspect_rows import Fact, optimizer_facts, progress_words, safety_words, when
 from ckpt_tui.tui.state_tree import Node, StateTree, Weight, Weights, summary
 from ckpt_tui.tui.styled import Part, histogram_bars, line, lines, parts_width, spread
@@ -135,7 +135,10 @@ def rule_content(filter_text: str, counts: str, width: int) -> Content:
     """The line above a list: its filter at the left, how many rows it shows at the right."""
     left = f"─ / filter: {filter_text} " if filter_text else "─"
     right = f" {counts} ─" if counts else "─"
-    return line((fit(left + "─" * max(width - len(left) - len(right), 0) + right, width), "dim"))
+    room = max(width - cell_width(right), 1)
+    if cell_width(left) > room:
+        left = fit(left, room)  # a long filter gives way: that nothing is found must be seen
+    return line((fit(left + "─" * (room - cell_width(left)) + right, width), "dim"))
 
 
 def row_content(row: object, tree: StateTree, width: int) -> Content:
