@@ -196,7 +196,10 @@ def _setting_lines(changes: list[HparamChange], style: Style) -> Iterator[str]:
         yield style.paint("settings: the same", "dim")
         return
     yield f"settings: {text.plural(len(changes), 'difference')}, and what each does to a resume"
-    columns = [Column("setting"), Column("a", shrink=True), Column("b", shrink=True), Column("a resume with it")]
+    columns = [
+        Column("setting", shrink=True, keep="end"), Column("a", shrink=True), Column("b", shrink=True),
+        Column("a resume with it"),
+    ]  # fmt: skip
     rows: list[list[Cell]] = [
         [
             text.safe_text(change.key, 60),

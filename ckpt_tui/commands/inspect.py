@@ -285,7 +285,9 @@ def _one_optimizer(optimizer: dict[str, object], everything: bool, style: Style)
             parts = [
                 f"{key} {_typed(group[key])}" for key in ("lr", "betas", "momentum", "weight_decay") if key in group
             ]
-            yield f"  group {number}: {'  '.join([text.plural(group['num_parameters'], 'tensor'), *parts])}"
+            line = f"group {number}: {'  '.join([text.plural(group['num_parameters'], 'tensor'), *parts])}"
+            for part in wrapped(line, style, 2):
+                yield "  " + part
     yield from _more(len(groups), _SHOWN_GROUPS, everything, style)
 
 
@@ -329,8 +331,25 @@ def _tensors(
         values = statistics.get(position, {})
         row += [_statistic(word, values.get(word)) for word in words]
         rows.append(row)
+    for spare in ("size", "dtype", "std", "shape") if statistics else ():
+        if style.width is None or _least_width(columns, rows) <= style.width:
+            break
+        at = next(i for i, column in enumerate(columns) if column.title == spare)
+        del columns[at]
+        for row in rows:
+            del row[at]
     yield from table(columns, rows, style)
     yield from _more(len(chosen), _SHOWN_TENSORS, everything, style)
+
+
+def _least_width(columns: list[Column], rows: list[list[Cell]]) -> int:
+    """How wide a table must be when its columns that can shrink have shrunk."""
+    total = 2 * (len(columns) - 1)
+    for at, column in enumerate(columns):
+        cells = [row[at] for row in rows]
+        widest = max([len(column.title), *(text.cell_width(c[0] if isinstance(c, tuple) else c) for c in cells)])
+        total += min(widest, 12) if column.shrink else widest
+    return total
 
 
 def _statistic(word: str, value: object) -> Cell:

@@ -73,6 +73,16 @@ def test_moments_are_joined_to_the_parameters_names(inspect) -> None:  # type: i
     assert joined["0.bias"] == {"exp_avg": "optimizer.state.2.exp_avg", "exp_avg_sq": "optimizer.state.2.exp_avg_sq"}
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_statistics_fit_the_terminal(inspect, monkeypatch, columns: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    state = {f"model.layers.{i}.attention.weight": torch.randn(1234, 5) * 1e-7 for i in range(3)}
+    shown = inspect(state, "--stats")
+    assert "min" in shown
+    assert "nan  inf" in shown
+    assert max(map(len, shown.splitlines())) <= columns
+
+
 def test_without_a_model_none_is_counted(inspect) -> None:  # type: ignore[no-untyped-def]
     shown = inspect([{"w": torch.ones(2)}, {"v": torch.ones(3)}])
     assert "no part of it is known to be a model, 2 tensors in all" in shown
