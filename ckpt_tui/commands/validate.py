@@ -161,6 +161,8 @@ def _validation_lines(validation: Validation, style: Style, name_width: int, is_
     line, width = " ", 1
     for outcome, (with_glyph, without, role) in _OUTCOME_WORDS.items():
         names = [level for level, found in validation.levels.items() if found == outcome]
+        if outcome == "not-applicable" and any(finding.code == "not-exact" for finding in validation.findings):
+            names = ["an exact resume" if level == "resume" else level for level in names]  # another one works
         if not names:
             continue
         group = f"{style.glyph(with_glyph, without)} {', '.join(names)}"

@@ -50,6 +50,20 @@ def test_json_carries_what_is_promised(run_dir: Path, capsys: pytest.CaptureFixt
     assert {"path", "findings", "bytes_checked", "seconds"} <= set(result)
 
 
+def test_only_an_exact_resume_does_not_apply_where_another_works(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(weights.parameters(), lr=0.1).state_dict()
+    torch.save({"model": weights.state_dict(), "optimizer": optimizer, "step": 5}, run_dir / "latest.pt")
+    assert main(["validate", str(run_dir / "latest.pt")]) == 0
+    shown = capsys.readouterr().out
+    assert "does not apply: an exact resume" in shown
+    assert "it can be resumed from, but not exactly" in shown
+    assert main(["validate", str(run_dir / "rolling_step_000005.pt")]) == 0
+    assert "does not apply: resume" in capsys.readouterr().out
+
+
 def test_exit_codes(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = run_dir / "latest.pt", run_dir / "rolling_step_000005.pt"
     assert main(["validate", str(good)]) == 0
