@@ -56,6 +56,7 @@ class TensorTable:
         self.largest_bytes = max((tensor.size_bytes for tensor in self.all), default=0)
         self.has_files = len({tensor.file for tensor in self.all}) > 1
         self.longest_dtype = max(map(len, {tensor.dtype for tensor in self.all}), default=0)
+        self.longest_shape = max((len(shape_text(shape)) for shape in {tensor.shape for tensor in self.all}), default=0)
         self._storages: Mapping[str, Storage] = checkpoint.storages
         self._haystack: list[str] | None = None
         self._natural_names: dict[int, str] | None = None

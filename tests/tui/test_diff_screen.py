@@ -72,6 +72,15 @@ def compares(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diff | CkptError], No
     return give
 
 
+async def test_on_40_columns_tensors_are_told_apart(compares: Callable[..., None]) -> None:
+    compares(diff(tensors=(change("tokens.weight", 0.5), change("places.weight", 0.4))))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(40, 12)) as pilot:
+        await settled(pilot)
+        assert "> tokens.weight" in seen_text(app), seen_text(app)
+        assert "  places.weight" in seen_text(app)
+
+
 async def test_a_filter_that_nothing_holds_says_nothing_of_the_checkpoints(compares: Callable[..., None]) -> None:
     compares(DIFFERENT)
     app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))

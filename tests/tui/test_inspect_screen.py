@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from textual import events
 from textual.widgets import Input
 
@@ -524,6 +525,18 @@ def test_how_many_rows_a_filter_found_is_seen_whatever_the_filter(words: str) ->
     rule = rule_content(words, "2 of 64", 80).plain
     assert rule.endswith(" 2 of 64 ─")
     assert cell_width(rule) == 80
+
+
+async def test_on_40_columns_names_get_what_short_shapes_leave(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"m.tokens.weight": torch.ones(2), "m.places.weight": torch.ones(2)}, path)
+    app = ScreenApp(InspectScreen(str(path)))
+    async with app.run_test(size=(40, 12)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        await settled(pilot)
+        assert "tokens.weight" in seen_text(app).partition("shape")[2], seen_text(app)
+        assert "places.weight" in seen_text(app)
 
 
 async def test_of_a_directory_the_model_is_shown_first(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Validation]:
     return answers
 
 
+async def test_on_40_columns_files_are_told_apart(judged: dict[str, Validation]) -> None:
+    paths = [f"/run/rolling_step_{step:06d}.pt" for step in (50, 100)]
+    judged.update({Path(path).name: validation(path) for path in paths})
+    app = ScreenApp(ValidateScreen(paths))
+    async with app.run_test(size=(40, 12)) as pilot:
+        await settled(pilot)
+        assert "000050.pt" in seen_text(app), seen_text(app)
+        assert "000100.pt" in seen_text(app)
+
+
 @pytest.mark.parametrize("integrity", ["pass", "not-checked"])
 def test_the_levels_of_mere_weights_fit_on_80_columns(integrity: str) -> None:
     shown = levels_content(validation("a.pt", integrity=integrity, resume="not-applicable")).plain.rstrip()

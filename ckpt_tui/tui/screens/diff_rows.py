@@ -30,10 +30,10 @@ TENSOR_COLUMNS = (
     Column("tensor", 30, grows=True, keep="middle"),
     Column("change", 9),
     Column("relative L2", 11, align="right"),
-    Column("max abs", 9, align="right"),
-    Column("cosine", 9, align="right", priority=1),
-    Column("", 10, priority=2),
-    Column("shape", 14, align="right", priority=3),
+    Column("max abs", 9, align="right", priority=1),
+    Column("cosine", 9, align="right", priority=2),
+    Column("", 10, priority=3),
+    Column("shape", 14, align="right", priority=4),
 )
 MODULE_COLUMNS = (
     Column("module", 24, grows=True, keep="middle"),

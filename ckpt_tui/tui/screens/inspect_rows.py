@@ -118,7 +118,7 @@ def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...
 def tensor_columns(table: TensorTable, sort: str = "", is_reversed: bool = False) -> tuple[Column, ...]:
     """The columns of the list of tensors; the one that it is sorted by says so: `size ↓`."""
     mark = " ↓" if (sort in LARGEST_FIRST) != is_reversed else " ↑"
-    widths = {"dtype": max(min(table.longest_dtype, 16), 8)}
+    widths = {"dtype": max(min(table.longest_dtype, 16), 8), "shape": max(min(table.longest_shape, 14), 7)}
     return tuple(
         replace(column, title=name + (mark if name == sort else ""), width=widths.get(name, column.width))
         for name, column in _TENSOR_COLUMNS.items()

@@ -38,7 +38,7 @@ FILE_COLUMNS = (
     Column("verdict", 18),
     *(Column(level, 13, priority=2) for level in LEVELS),
     Column("step", 9, align="right", priority=1),
-    Column("size", 8, align="right"),
+    Column("size", 8, align="right", priority=1),
 )
 FINDING_COLUMNS = (
     Column("finding", 9),
