@@ -114,6 +114,24 @@ class GlobalRef:
     where: str = ""  # the record whose pickle names it
     is_in_bytes: bool = False  # only in bytes that the pickle holds: loading the file does not reach it
 
+    @property
+    def key(self) -> str:
+        """What a list holds once: one pickle may call a name harmlessly, and the next one not."""
+        return f"{self.name} {self.verdict}"
+
+
+_ORDER = {Verdict.KNOWN: 0, Verdict.UNKNOWN: 1, Verdict.DANGEROUS: 2}
+
+
+def worst_of_each(globals_: list[GlobalRef]) -> list[GlobalRef]:
+    """Each name once, in the order of their first places, with the worst verdict that it has anywhere."""
+    found: dict[str, GlobalRef] = {}
+    for ref in globals_:
+        before = found.setdefault(ref.name, ref)
+        if _ORDER[ref.verdict] > _ORDER[before.verdict]:
+            found[ref.name] = ref
+    return list(found.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

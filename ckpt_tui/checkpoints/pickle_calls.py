@@ -158,7 +158,8 @@ class PickleCalls:
             self.note_held((state,) if type(state) is not dict else ())
         if type(target) is GlobalName and state is not None:
             self.changed.add(target.type_name)
-        build(target, state)
+        if state is not None:  # pickle does nothing then
+            build(target, state)
 
     def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
         """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""

@@ -13,7 +13,7 @@ from struct import Struct
 from struct import error as struct_error
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict
+from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict, worst_of_each
 from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED, OPENINGS, PickleCalls, RanOut, Stop
 from ckpt_tui.checkpoints.pickle_globals import judge
 from ckpt_tui.checkpoints.pickle_rebuild import resolve_persistent_id
@@ -144,7 +144,7 @@ def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
     if machine.calls_object:
         reason = "it calls an object that it made, not a function that it names: what runs then is not known"
         found.append(GlobalRef("object.__call__", Verdict.UNKNOWN, reason, record))
-    return found if in_place is None else found + in_place.globals
+    return found if in_place is None else worst_of_each(found + in_place.globals)
 
 
 class _Machine(PickleCalls):
@@ -525,7 +525,10 @@ def _integer(value: int, num_bytes: int) -> object:
 def _decimal(line: bytes) -> object:
     if len(line) > 2 * _MAX_INT_BYTES:
         return OpaqueObject("builtins.int", (f"{count(len(line))} digits long",))
-    return int(line)
+    try:
+        return int(line)
+    except ValueError:
+        return int(line, 0)  # as C reads it: 0x10
 
 
 def _old_string(piece: bytes) -> object:

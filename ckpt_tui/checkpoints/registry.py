@@ -8,7 +8,7 @@ from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.facts import add_facts
 from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint
+from ckpt_tui.checkpoints.model import Checkpoint, worst_of_each
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
@@ -45,6 +45,7 @@ def open_checkpoint(path: str | os.PathLike[str], limits: ReadLimits = DEFAULT_L
         with GarbageHeld():
             is_directory = "\0" not in where and os.path.isdir(where)
             checkpoint = open_directory(where, limits) if is_directory else open_file(where, limits)
+            checkpoint.globals = worst_of_each(checkpoint.globals)
             add_facts(checkpoint)
             return checkpoint
     except OSError as error:

@@ -60,7 +60,7 @@ class DcpReader:
             parts.state = checkpoint.state
             for name in beside[:_MAX_BESIDE]:
                 parts.add(name)
-            checkpoint.globals = list({ref.name: ref for ref in reversed(checkpoint.globals)}.values())[::-1]
+            checkpoint.globals = list({ref.key: ref for ref in reversed(checkpoint.globals)}.values())[::-1]
         return checkpoint
 
 
@@ -82,8 +82,8 @@ def read_dcp(listing: Listing, limits: ReadLimits) -> Checkpoint:
     builder.run()
     checkpoint.findings += reader.findings
     reader.tell_losses(checkpoint)
-    known = {ref.name for ref in checkpoint.globals}
-    checkpoint.globals += [ref for ref in reader.globals.values() if ref.name not in known]
+    known = {ref.key for ref in checkpoint.globals}
+    checkpoint.globals += [ref for ref in reader.globals.values() if ref.key not in known]
     if metadata.num_malformed:
         message = f"{plural(metadata.num_malformed, 'entry', 'entries')} of it make no sense, and are left out"
         checkpoint.findings.append(Finding("metadata-odd", Severity.ERROR, _METADATA, message, _HINT))

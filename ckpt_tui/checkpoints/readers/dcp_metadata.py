@@ -86,8 +86,8 @@ class DcpMetadata:
         self.paths.update(other.paths)
         self.notes.update({key: value for key, value in other.notes.items() if key not in self.notes})
         self.num_malformed += other.num_malformed
-        known_names = {ref.name for ref in self.globals}
-        self.globals += [ref for ref in other.globals if ref.name not in known_names]
+        named = {ref.key for ref in self.globals}
+        self.globals += [ref for ref in other.globals if ref.key not in named]
 
 
 def decode_metadata(raw: bytes, file: str, limits: ReadLimits) -> DcpMetadata:

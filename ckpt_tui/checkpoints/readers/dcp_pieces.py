@@ -244,7 +244,7 @@ class PieceReader:
 
     def _take_globals(self, named: list[GlobalRef]) -> None:
         for ref in named:
-            self.globals.setdefault(ref.name, ref)
+            self.globals.setdefault(ref.key, ref)
 
     def tell_losses(self, checkpoint: Checkpoint) -> None:
         """Say which tensors are lost with a file that is missing, short or not inside."""

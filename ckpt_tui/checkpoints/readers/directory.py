@@ -7,11 +7,12 @@ import stat
 from dataclasses import replace
 
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Part, Severity, Storage
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Part, Severity, Storage, Verdict
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.errors import CkptError, from_os_error
 
 _MAX_FILES = 100_000
+_NO_PICKLES = (".safetensors", ".json", ".npy")  # what is damaged in such a file runs nothing
 _MAX_DEPTH = 4  # of directories below the checkpoint; Accelerate and DeepSpeed use two
 _MAX_TEXT_BYTES = 64 << 20
 _MAX_NOTES = 1000  # an index can name a million shards that are not there
@@ -110,6 +111,8 @@ class Parts:
         except CkptError as error:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, file, message, error.hint or _HINT)
+            if not file.endswith(_NO_PICKLES):
+                self._not_judged(file, error)
             return None
         except OSError as error:
             self.note("unreadable-part", Severity.ERROR, file, error.strerror or str(error), _HINT)
@@ -133,6 +136,7 @@ class Parts:
         except CkptError as error:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, folder, message, error.hint or _HINT)
+            self._not_judged(folder, error)
             return None
         self._take_directory(folder, found)
         named = [part for part in found.parts if part.role == role]
@@ -190,11 +194,17 @@ class Parts:
         for key, value in found.metadata.items():
             whole.metadata.setdefault(key, value)
 
+    def _not_judged(self, file: str, error: CkptError) -> None:
+        """What could not be decoded may name anything: the names before its damage, and that the rest is not known."""
+        reason = "it could not be decoded to its end: what loading it would do is not known"
+        named: list[GlobalRef] = getattr(error, "globals", [])
+        self.checkpoint.globals += [*named, GlobalRef(file, Verdict.UNKNOWN, reason, file)]
+
     def take_globals(self, file: str, found: Checkpoint) -> None:
         """Put what the pickles of `file` name among the globals, each name once."""
         for ref in found.globals:
-            if ref.name not in self._named:
-                self._named.add(ref.name)
+            if ref.key not in self._named:
+                self._named.add(ref.key)
                 where = f"{file}: {ref.where.rpartition(': ')[2]}"
                 self.checkpoint.globals.append(GlobalRef(ref.name, ref.verdict, ref.reason, where, ref.is_in_bytes))
 

@@ -81,8 +81,8 @@ class _Stream:
     def take(self, decoded: DecodedPickle) -> None:
         checkpoint = self.checkpoint
         for ref in decoded.globals:
-            if ref.name not in self.named:
-                self.named[ref.name] = ref
+            if ref.key not in self.named:
+                self.named[ref.key] = ref
                 checkpoint.globals.append(ref)
         checkpoint.storages.update(decoded.storages)
         room = _MAX_FINDINGS - len(checkpoint.findings)
@@ -93,7 +93,7 @@ class _Stream:
 
     def say_rest(self, position: int, error: UnsoundPickleError) -> None:
         """What follows the last sound pickle: another one that is damaged, or something else."""
-        self.checkpoint.globals += [ref for ref in error.globals if ref.name not in self.named]
+        self.checkpoint.globals += [ref for ref in error.globals if ref.key not in self.named]
         where = f"byte {count(position)}"
         rest = f"{count(self.source.end - position)} bytes follow the end of the pickle"
         if self.source.read(position, 1) == b"\x80":

@@ -7,7 +7,7 @@ torch swaps them as it writes on a big-endian one. Nothing is checksummed. Any o
 from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, GlobalRef, Severity, Storage
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, GlobalRef, Severity, Storage, Verdict
 from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
 from ckpt_tui.checkpoints.pickle_source import PickleSource
@@ -104,8 +104,9 @@ class LegacyFile:
         try:
             keys = self._pickle("storage keys")
         except UnsoundPickleError as error:
-            named = [ref for ref in error.globals if ref.name not in self._named]
-            self.globals += named
+            named = [ref for ref in error.globals if ref.key not in self._named]
+            reason = "a pickle that could not be decoded to its end: what it would do is not known"
+            self.globals += [*named, GlobalRef("storage keys", Verdict.UNKNOWN, reason, self.record)]
             message = error.message.removeprefix(f"{self.record}: ")
             self._note("unreadable-pickle", Severity.ERROR, "storage keys", message, _HINT)
             keys = None
@@ -121,8 +122,8 @@ class LegacyFile:
         where = f"{self.record}: {name}"
         decoded = decode_stream(self.source, self.position, where, self.limits, self._resolve, depth=self.depth)
         self.position = decoded.end
-        self.globals += [ref for ref in decoded.globals if ref.name not in self._named]
-        self._named.update(ref.name for ref in decoded.globals)
+        self.globals += [ref for ref in decoded.globals if ref.key not in self._named]
+        self._named.update(ref.key for ref in decoded.globals)
         if decoded.num_malformed:
             self.num_malformed += decoded.num_malformed
             broken = f"{count(decoded.num_malformed)} of its tensors have shapes or strides that no tensor can have"

@@ -27,7 +27,7 @@ _OPCODES_A_BYTE = 2  # more for each compressed byte: of 30,000 tensors it holds
 
 
 class PickleBudget:
-    """What the pickles of one archive may cost, however many there are. names: globals that are listed already.
+    """What the pickles of one archive may cost, however many there are. names: keys of those listed already.
 
     Records that lie over each other would be decoded again and again, and a compressed one can stand for a thousand
     times its size.
@@ -36,7 +36,7 @@ class PickleBudget:
     __slots__ = ("free_opcodes", "names", "stored_bytes")
 
     def __init__(self, checkpoint: Checkpoint, is_nested: bool = False) -> None:
-        self.names = {ref.name for ref in checkpoint.globals}
+        self.names = {ref.key for ref in checkpoint.globals}
         self.stored_bytes = checkpoint.size_bytes  # every byte of the file once
         self.free_opcodes = 0 if is_nested else _FREE_OPCODES
 
@@ -105,8 +105,8 @@ def add_pickle(
         if decoded.num_malformed:
             broken = f"{count(decoded.num_malformed)} of its tensors have shapes or strides that no tensor can have"
             findings.append(Finding("malformed-tensor", Severity.ERROR, entry.name, broken, HINT))
-    checkpoint.globals += [ref for ref in named if ref.name not in budget.names]
-    budget.names.update(ref.name for ref in named)
+    checkpoint.globals += [ref for ref in named if ref.key not in budget.names]
+    budget.names.update(ref.key for ref in named)
     return decoded
 
 
@@ -192,8 +192,8 @@ def add_archive(
         place = f"{where}: {finding.where}" if finding.where else where
         note = Finding(finding.code, finding.severity, place, finding.message, finding.hint, finding.level)
         checkpoint.findings.append(note)
-    checkpoint.globals += [ref for ref in found.globals if ref.name not in budget.names]
-    budget.names.update(ref.name for ref in found.globals)
+    checkpoint.globals += [ref for ref in found.globals if ref.key not in budget.names]
+    budget.names.update(ref.key for ref in found.globals)
     for storage in found.storages.values():
         key = f"{where}:{storage.key}"
         checkpoint.storages[key] = Storage(
