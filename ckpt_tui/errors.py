@@ -6,6 +6,19 @@ the screens into a dialog; anything else that is raised is a bug of ours and is 
 
 from __future__ import annotations
 
+import errno
+
+_NO_ROOM = "Make room, or give another place."
+_FAILING = "The disk or the network mount may be failing."
+_WHAT_TO_DO = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "The limit on a file's size is too low: see `ulimit -f`, or give a place on another file system.",
+    errno.EROFS: "The file system is read-only: give another place.",
+    errno.ENAMETOOLONG: "The name is too long: give a shorter one.",
+    errno.ELOOP: "Its symbolic links lead in a circle: `ls -l` shows them.",
+}
+
 
 class CkptError(Exception):
     """Something is wrong with what we were given, not with us."""
@@ -43,7 +56,7 @@ def from_os_error(error: OSError, path: object, doing: str = "read") -> CkptErro
             "Give the run directory: the one with events.jsonl and the checkpoints.",
         )
     reason = error.strerror or str(error)
-    return CkptError(f"Cannot {doing}", f"{where}: {reason}", "The disk or the network mount may be failing.")
+    return CkptError(f"Cannot {doing}", f"{where}: {reason}", _WHAT_TO_DO.get(error.errno or 0, _FAILING))
 
 
 class Cancelled(Exception):  # noqa: N818 - nothing is wrong: a person said stop

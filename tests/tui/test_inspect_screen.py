@@ -539,6 +539,15 @@ async def test_on_40_columns_names_get_what_short_shapes_leave(tmp_path: Path) -
         assert "places.weight" in seen_text(app)
 
 
+async def test_statistics_of_a_module_say_what_they_are_of(opens: Callable[..., None]) -> None:
+    opens(small_gpt())
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("x")
+        await until(pilot, lambda: any("of one tensor" in note.message for note in app._notifications))
+
+
 async def test_of_a_directory_the_model_is_shown_first(tmp_path: Path) -> None:
     frameworks.hf_trainer(tmp_path)  # its optimizer.pt is the largest
     app = ScreenApp(InspectScreen(str(tmp_path)))

@@ -442,7 +442,10 @@ class InspectScreen(WorkScreen[None]):
         if self.opened is None:
             return
         tensor = tensor_of(self._list(self.view).cursor_row)
-        if tensor is None or (tensor.file, tensor.name) in self._statistics or self._reading is tensor:
+        if tensor is None:
+            self.notify("Statistics are those of one tensor: go to one (n lists them all).", timeout=5, markup=False)
+            return
+        if (tensor.file, tensor.name) in self._statistics or self._reading is tensor:
             return
         self._reading, self._reading_text = tensor, ""
         progress = ByteProgress(self, "statistics", "reading", tensor.size_bytes)

@@ -102,6 +102,7 @@ def test_a_failing_device_is_said_and_leaves_nothing(broken: Path, code: int) ->
             broken.with_name("out.pt").unlink()
             continue
         assert os.strerror(code) in said.message
+        assert ("Make room" in said.hint) == (code == errno.ENOSPC), "a full disk is not a failing one"
         assert names_in(broken.parent) == ["broken.pt"]
 
 
