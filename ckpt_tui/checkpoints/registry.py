@@ -8,13 +8,14 @@ from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.facts import add_facts
 from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
-from ckpt_tui.checkpoints.model import Checkpoint, worst_of_each
+from ckpt_tui.checkpoints.model import Checkpoint, GlobalRef, Verdict, worst_of_each
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.base import directory_readers, file_readers
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.text import safe_text, shell_word
 
 _HEAD_BYTES = 512
+_TRIED_AS_TAR = ("torch-legacy", "pickle", "safetensors")  # what is no zip archive, torch.load tries as tar first
 _MAX_LOOKED_INTO = 100  # names in a directory that is no checkpoint
 
 
@@ -58,8 +59,29 @@ def open_file(path: str, limits: ReadLimits, *, as_part: bool = False) -> Checkp
         head = read_exactly(file.descriptor, min(_HEAD_BYTES, file.file_bytes), 0, path)
         for reader in file_readers(of_parts=as_part):
             if reader.sniff(head, file.file_bytes) is not None:
-                return reader.read(file.descriptor, file.file_bytes, path, limits)
+                checkpoint = reader.read(file.descriptor, file.file_bytes, path, limits)
+                if checkpoint.format in _TRIED_AS_TAR and _is_tar(
+                    read_exactly(file.descriptor, min(512, file.file_bytes), 0, path)
+                ):
+                    reason = "the file is a tar archive too, and torch.load opens it as that"
+                    checkpoint.globals.append(GlobalRef("tarfile.open", Verdict.DANGEROUS, reason, path))
+                return checkpoint
     raise _not_a_checkpoint(path, head)
+
+
+def _is_tar(header: bytes) -> bool:
+    """Whether Python takes 512 bytes for the header of a tar archive: by its checksum alone, however it is written."""
+    field = header[148:156]
+    if len(header) < 512 or not any(field):
+        return False
+    try:
+        binary = field[0] in (0x80, 0xFF)
+        claimed = int.from_bytes(field[1:], "big") if binary else int(field.split(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        return False
+    rest = header[:148] + header[156:]
+    num_high = sum(byte > 127 for byte in rest)
+    return claimed in (256 + sum(rest), 256 + sum(rest) - 256 * num_high)
 
 
 def open_directory(path: str, limits: ReadLimits, *, as_part: bool = False) -> Checkpoint:

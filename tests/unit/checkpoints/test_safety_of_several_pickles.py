@@ -95,3 +95,28 @@ def test_what_pickle_takes_is_read_on(tmp_path: Path, odd: bytes) -> None:
     assert open_checkpoint(tmp_path / "x.pkl").safety == "dangerous"
     pickle.loads(payload)
     assert marker.exists(), "else this proves nothing"
+
+
+@pytest.mark.parametrize("decoy", ["legacy", "pickle"])
+def test_a_file_that_is_a_tar_archive_too_is_dangerous(tmp_path: Path, decoy: str) -> None:
+    """torch.load tries tar before all but zip: the name of the first member is the beginning of the decoy."""
+    marker = tmp_path / "ran"
+    start = pickle.dumps(MAGIC_NUMBER, 2) + pickle.dumps(1001, 2) if decoy == "legacy" else b""
+    name = start + b"\x80\x02X" + struct.pack("<I", 512 - len(start) - 7)
+    rest = b"." + b"\x80\x02}." + pickle.dumps([], 2) if decoy == "legacy" else b"0}."
+    payload = b"\x80\x02cposix\nsystem\n(" + text(f"touch {marker}") + b"tR0}."
+    zero, empty = pickle.dumps(0, 2), pickle.dumps([], 2)
+    whole = b""
+    for member, data in ((name, rest), (b"storages", zero + empty), (b"tensors", zero), (b"pickle", payload)):
+        header = bytearray(member.ljust(512, b"\0"))
+        header[100:156] = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % len(data) + b"0" * 11 + b"\0" + b" " * 8
+        header[156:157], header[257:265] = b"0", b"ustar\x0000"
+        header[148:156] = b"%06o\0 " % sum(header)
+        whole += bytes(header) + data + b"\0" * (-len(data) % 512)
+    path = tmp_path / "x.pt"
+    path.write_bytes(whole + b"\0" * 1024)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format != "torch-tar", "else this proves nothing"
+    assert checkpoint.safety == "dangerous"
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "else this proves nothing"
