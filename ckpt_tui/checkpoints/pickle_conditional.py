@@ -43,7 +43,8 @@ class ConditionalCalls:
         Tuples are made without a word, so they are looked into. num_bytes: of the pickle; an honest one has no more
         items than that, and a hostile one that makes us look at the same tuples again and again is not followed.
         """
-        waiting = [values]
+        most = max(num_bytes, 4096)
+        waiting = [values] if self._num_looked_at <= most else []
         while waiting:
             for item in waiting.pop():
                 if type(item) is GlobalName:
@@ -52,8 +53,9 @@ class ConditionalCalls:
                 elif type(item) is tuple and item:
                     self._num_looked_at += len(item)
                     waiting.append(item)
-            if self._num_looked_at > 4 * max(num_bytes, 4096):
+            if self._num_looked_at > most:
                 self._misused.update(function.type_name for function in self._functions)
+                self._num_looked_at = 1 << 62  # and it stays so
                 return
 
     def note_call(self, name: str, *, is_innocent: bool) -> None:
