@@ -73,6 +73,9 @@ class PickleCalls:
         self.in_place: InPlace | None = None  # for arrays whose bytes lie in the pickle
         self.conditional: ConditionalCalls | None = None  # when it names one of those
         self.changed: set[str] = set()  # classes and functions whose own attributes it sets
+        self.has_forged_dtype = False
+        self.dtype_fields: dict[int, object] = {}  # by id: what numpy's dtypes keep of the pickle's dicts
+        self.used_dtypes: dict[int, object] = {}  # by id: dtypes that something has been made of
         self.calls_object = False  # it calls something that is no global: an object that it made
 
     def note_bytes(self, value: bytes) -> None:
@@ -107,6 +110,8 @@ class PickleCalls:
         if type(function) is not GlobalName:
             self.calls_object = True
             return OpaqueObject("result of a call", (function, *arguments[:16]))
+        if function.type_name[:6] == "numpy.":
+            self.note_used_dtypes(arguments)
         if function.copies and arguments:
             first = arguments[0]
             if isinstance(first, (str, bytes, list, tuple, dict)):
@@ -159,13 +164,44 @@ class PickleCalls:
         if type(target) is GlobalName and state is not None:
             self.changed.add(target.type_name)
         if state is not None:  # pickle does nothing then
+            if type(state) is tuple:
+                self.note_used_dtypes(state)
+            if type(target) is OpaqueObject and target.type_name == "numpy.dtype":
+                self.note_dtype(target, state)
             build(target, state)
+
+    def note_dtype(self, dtype: OpaqueObject, state: object) -> None:
+        """Look at the state of a numpy dtype: most are of plain numbers, and cannot lie."""
+        # An honest one gets its state once, before it is used: later it would change under what was made of it.
+        self.has_forged_dtype |= dtype.state is not None or id(dtype) in self.used_dtypes
+        is_plain = type(state) is tuple and state[2:5] == (None, None, None) and dtype.args[:1] != ("O8",)
+        if is_plain and type(dtype.args[0] if dtype.args else None) is str and str(dtype.args[0])[:1] in "biufcSUV":
+            return
+        from ckpt_tui.checkpoints.numpy_dtypes import fields_of, is_forged
+
+        self.has_forged_dtype |= is_forged(dtype, state)
+        fields = fields_of(state)
+        if type(fields) is dict:
+            self.dtype_fields[id(fields)] = fields
+            for field in fields.values():
+                if type(field) is tuple:
+                    self.note_used_dtypes(field)
+        if type(state) is tuple and len(state) > 2 and type(state[2]) is tuple:
+            self.note_used_dtypes(state[2])
+
+    def note_used_dtypes(self, values: tuple[object, ...]) -> None:
+        """Remember the dtypes among what a call or a state is given."""
+        for value in values[:16]:
+            if type(value) is OpaqueObject and value.type_name == "numpy.dtype":
+                self.used_dtypes[id(value)] = value
 
     def build_array(self, stack: list[object], state: object, memo: dict[int, object]) -> bool:
         """Put a tensor where numpy's array stands, also in the memo; False when it is none, or one of objects."""
         target = stack[-1]
         if type(target) is not OpaqueObject or target.type_name != "numpy.ndarray" or self.in_place is None:
             return False
+        if type(state) is tuple:
+            self.note_used_dtypes(state)
         tensor = self.in_place.array(state)
         if tensor is None:
             return False
@@ -193,6 +229,7 @@ class PickleCalls:
             self.note_held(pairs)
         if type(target) is dict:
             entries: dict[object, object] = target
+            self.has_forged_dtype |= id(target) in self.dtype_fields
         elif type(target) is OpaqueObject:
             entries = target.entries
         else:

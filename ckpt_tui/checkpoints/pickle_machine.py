@@ -140,6 +140,10 @@ def _judged(machine: _Machine, record: str) -> list[GlobalRef]:
             verdict, reason = Verdict.KNOWN, harmless
         if global_name.type_name in machine.changed:
             verdict, reason = Verdict.DANGEROUS, "the pickle changes it for the whole program, which no honest one does"
+        if machine.has_forged_dtype and global_name.type_name == "numpy.dtype":
+            from ckpt_tui.checkpoints.numpy_dtypes import REASON
+
+            verdict, reason = Verdict.DANGEROUS, REASON
         found.append(GlobalRef(global_name.type_name, verdict, reason, record))
     if machine.calls_object:
         reason = "it calls an object that it made, not a function that it names: what runs then is not known"
