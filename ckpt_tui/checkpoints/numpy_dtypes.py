@@ -59,7 +59,9 @@ def _describe(dtype: object, state: object, depth: int) -> tuple[int, bool]:
 
 
 def _by_name(name: object) -> tuple[int, bool]:
-    """Of `f8`, `U10`, `M8[ns]`, `O8`: (bytes, whether it is objects)."""
+    """Of `f8`, `U10`, `M8[ns]`, `O8`, ml_dtypes.bfloat16: (bytes, whether it is objects)."""
+    if isinstance(name, OpaqueObject) and name.type_name.startswith("ml_dtypes."):
+        return (2 if name.type_name.endswith("16") else 1), False
     if type(name) is not str or len(name) > 60:
         raise Forged
     word = name.lstrip("<>=|")

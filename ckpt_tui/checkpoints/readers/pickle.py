@@ -100,6 +100,9 @@ class _Stream:
             message = error.message.removeprefix(f"{self.checkpoint.path}: ")
             rest = f"{rest}; they begin like another one that is damaged: {message}"
             self.checkpoint.findings.append(Finding("trailing-pickle", Severity.ERROR, where, rest, _HINT))
+            reason = "a pickle that does not decode to its end: what it names after that is not known"
+            name = f"pickle at byte {position}"
+            self.checkpoint.globals.append(GlobalRef(name, Verdict.UNKNOWN, reason, self.checkpoint.path))
         else:
             self.checkpoint.findings.append(
                 Finding("trailing-data", Severity.WARNING, where, rest, "Compare its size.")

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ HONEST = {
     "titles": np.zeros(1, np.dtype({"names": ["a"], "formats": ["f4"], "titles": ["A"]})),
     "overlapping": np.zeros(1, np.dtype({"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 2]})),
     "void": np.zeros(2, "V9"),
+    "ml_dtypes": [np.zeros(2, ml_dtypes.bfloat16), np.zeros(2, ml_dtypes.float8_e4m3fn)],
     "twice": [np.zeros(2, [("a", "O")]), np.ones(3, [("a", "O")])],
 }
 

@@ -309,3 +309,12 @@ def test_a_large_file_costs_no_memory(tmp_path: Path) -> None:
     decoded = decode_stream(Counted(raw, "x", 0), 0, "x", takes_arrays=True)
     assert decoded.end == len(raw) > 16_000_000
     assert Counted.num_read < 200_000
+
+
+def test_a_second_pickle_that_does_not_decode_is_unknown(tmp_path: Path) -> None:
+    whole = pickle.dumps({"step": 1}, 2)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(whole + b"\x80\x02\xff\xff" + pickle.dumps({"step": 2}, 2))
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.safety == "unknown"
+    assert [finding.code for finding in checkpoint.findings] == ["trailing-pickle"]
