@@ -112,7 +112,7 @@ class Parts:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, file, message, error.hint or _HINT)
             if not file.endswith(_NO_PICKLES):
-                self._not_judged(file, error)
+                self.not_judged(file, error)
             return None
         except OSError as error:
             self.note("unreadable-part", Severity.ERROR, file, error.strerror or str(error), _HINT)
@@ -136,7 +136,7 @@ class Parts:
         except CkptError as error:
             message = (error.message or error.title).replace(f"{path}: ", "").removeprefix(f"{path} is ")
             self.note("unreadable-part", Severity.ERROR, folder, message, error.hint or _HINT)
-            self._not_judged(folder, error)
+            self.not_judged(folder, error)
             return None
         self._take_directory(folder, found)
         named = [part for part in found.parts if part.role == role]
@@ -194,7 +194,7 @@ class Parts:
         for key, value in found.metadata.items():
             whole.metadata.setdefault(key, value)
 
-    def _not_judged(self, file: str, error: CkptError) -> None:
+    def not_judged(self, file: str, error: CkptError) -> None:
         """What could not be decoded may name anything: the names before its damage, and that the rest is not known."""
         reason = "it could not be decoded to its end: what loading it would do is not known"
         named: list[GlobalRef] = getattr(error, "globals", [])

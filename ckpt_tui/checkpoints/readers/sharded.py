@@ -128,12 +128,21 @@ def judge_rest(parts: Parts) -> None:
     """Judge what the pickles that were not read as a part would call: whoever loads the directory may load them."""
     from ckpt_tui.checkpoints.registry import open_file
 
-    rest = [file for file in parts.listing.files if "/" not in file and file.endswith(_PICKLED)]
+    # PEFT keeps further adapters in directories of their names, and loads them from there.
+    rest = [
+        file
+        for file in parts.listing.files
+        if file.endswith("/adapter_model.bin") or ("/" not in file and file.endswith(_PICKLED))
+    ]
     for file in [file for file in rest if file not in parts.state][:_MAX_JUDGED]:
         try:
             found = open_file(parts.listing.path_of(file), parts.limits, as_part=True)
-        except (CkptError, OSError):
-            continue  # not a part of what is shown, and perhaps no pickle at all
+        except CkptError as error:
+            if error.title != "Not a checkpoint":  # a vocabulary, perhaps
+                parts.not_judged(file, error)
+            continue
+        except OSError:
+            continue
         parts.take_globals(file, found)
         if found.tensors:
             message = (

@@ -230,3 +230,19 @@ def test_other_directories_are_none(tmp_path: Path) -> None:
     assert sniff(tmp_path) is None
     with pytest.raises(CkptError, match="no layout that is known"):
         open_checkpoint(tmp_path)
+
+
+def test_pickles_beside_the_weights_are_judged_also_when_they_do_not_decode(tmp_path: Path) -> None:
+    payload = b"\x80\x02cposix\nsystem\n(X\x02\x00\x00\x00idtR"
+    for name, raw, safety in (
+        ("old/adapter_model.bin", payload + b".", "dangerous"),
+        ("extra.pkl", payload + b"\xff\xff", "dangerous"),
+        ("vocabulary.bin", b"a b c\n" * 100, "safe"),
+    ):
+        folder = tmp_path / name.replace("/", "_")
+        folder.mkdir()
+        save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+        (folder / "config.json").write_text('{"model_type": "x"}')
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(raw)
+        assert open_checkpoint(folder).safety == safety, name
