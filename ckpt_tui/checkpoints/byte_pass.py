@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 WINDOW_BYTES = 512 * 1024  # measured: smaller costs calls, larger leaves the cache
 PAGE_BYTES = 4096  # what a file system writes at a time: holes begin and end on it
 MAX_THREADS = 4  # more do not read faster: memory is what is waited for
-MIN_SHARE_BYTES = 32 * 1024 * 1024  # below this a thread costs more than it brings
-_MAX_SHARES = 10_000
+MIN_SHARE_BYTES = 64 * 1024 * 1024  # below this a thread costs more than it brings
 _MAX_RUNS = 10_000  # zero runs remembered
 _ELEMENT_BYTES = 16  # the largest element: slices of a region begin at a multiple of it
 
@@ -149,36 +148,21 @@ def read_once(
     edges = [0, *(share[0].offset - share[0].offset % PAGE_BYTES for share in shares[1:]), file_bytes]
     digests = [Crc32Digest() if digest is not None else None for _ in shares]
     errors: list[BaseException] = []
-    # Each thread takes the next share, so that the file is read from its beginning to its end: a disk, and the
-    # system's reading ahead, lose half of their speed on two places at once.
-    waiting = iter(range(len(shares)))
 
-    def read() -> None:
-        own = _own_descriptor(descriptor)
+    def read(place: int) -> None:
+        stretch = (edges[place], edges[place + 1])
+        window = _Window(descriptor, stretch, digests[place], find_zero_pages, advance, is_stopped)
         try:
-            read_shares(own)
-        finally:
-            os.close(own)
+            # Not divided among the shares: one record may be most of a file. Together they claim no more than it.
+            _read_share(window, shares[place], 2 * file_bytes + WINDOW_BYTES)
+            if digest is not None:
+                window.finish()
+            results[place] = window.result
+        except BaseException as error:  # noqa: BLE001 - raised again where the threads were started
+            errors.append(error)
+            stopped.set()  # what one thread cannot read the others need not
 
-    def read_shares(own: int) -> None:
-        while not stopped.is_set():
-            with lock:
-                place = next(waiting, None)
-            if place is None:
-                return
-            stretch = (edges[place], edges[place + 1])
-            window = _Window(own, stretch, digests[place], find_zero_pages, advance, is_stopped)
-            try:
-                _read_share(window, shares[place], 2 * file_bytes + WINDOW_BYTES)
-                if digest is not None:
-                    window.finish()
-                results[place] = window.result
-            except BaseException as error:  # noqa: BLE001 - raised again where the threads were started
-                errors.append(error)
-                stopped.set()  # what one thread cannot read the others need not
-
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1, len(shares))
-    threads = [Thread(target=read, name=f"read_{number}") for number in range(num_threads)]
+    threads = [Thread(target=read, args=(place,), name=f"read_{place}") for place in range(len(shares))]
     try:
         for thread in threads:
             thread.start()
@@ -195,23 +179,12 @@ def read_once(
     return _joined([result for result in results if result is not None])
 
 
-def _own_descriptor(descriptor: int) -> int:
-    """Another open file of the same content: the system's reading ahead follows one reader for each."""
-    try:
-        own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return os.dup(descriptor)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(own, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    return own
-
-
 def _shares(in_order: Sequence[Region], file_bytes: int) -> list[Sequence[Region]]:
     """Neighbouring regions in shares of about the same size; one share when there is little to read."""
     sizes = [region.size_bytes if region.stored_bytes is None else region.stored_bytes for region in in_order]
     total = sum(sizes)
-    num_shares = min(_MAX_SHARES, total // MIN_SHARE_BYTES)
-    if num_shares < 2 or total > file_bytes or min(MAX_THREADS, os.cpu_count() or 1) < 2:
+    num_shares = min(MAX_THREADS, os.cpu_count() or 1, total // MIN_SHARE_BYTES)
+    if num_shares < 2 or total > file_bytes:
         return [in_order]
     shares: list[Sequence[Region]] = []
     begin = taken = 0
