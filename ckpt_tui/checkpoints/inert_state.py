@@ -18,6 +18,7 @@ from ckpt_tui.checkpoints.model import (
     ShardedTensor,
     TensorInfo,
     TensorRef,
+    contiguous_stride,
 )
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef
 from ckpt_tui.checkpoints.state_walk import copy_info
@@ -236,7 +237,7 @@ class _Maker:
         key = self.assemble(info)
         if key:
             whole = TensorInfo(
-                info.name, "", info.shape, info.dtype, info.size_bytes, key, _contiguous(info.shape),
+                info.name, "", info.shape, info.dtype, info.size_bytes, key, contiguous_stride(info.shape),
                 requires_grad=info.requires_grad,
             )  # fmt: skip
             self.made.kept.add(identity(info))
@@ -367,14 +368,5 @@ def _array_info(shape: tuple[object, ...], dtype: str, is_fortran: bool, num_byt
     extents = tuple(extent for extent in shape if type(extent) is int and extent >= 0)
     if len(extents) != len(shape) or prod(extents) * DTYPE_SIZES[dtype] != num_bytes:
         return None
-    stride = _contiguous(extents[::-1])[::-1] if is_fortran else _contiguous(extents)
+    stride = contiguous_stride(extents[::-1])[::-1] if is_fortran else contiguous_stride(extents)
     return TensorInfo("", "", extents, dtype, num_bytes, "", stride)
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    stride: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        stride.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(stride))

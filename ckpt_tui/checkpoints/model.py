@@ -5,7 +5,7 @@ Nothing here holds tensor data: a `Storage` says where its bytes lie, `values.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -214,6 +214,16 @@ class OpaqueObject:
     state: object = None
     items: list[object] = field(default_factory=list)  # appended, for list subclasses
     entries: dict[object, object] = field(default_factory=dict)  # set, for dict subclasses
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """The stride, in elements, of a tensor of this shape without gaps and not transposed."""
+    stride: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        stride.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(stride))
 
 
 # Bytes of one element, by torch's dtype names. Sub-byte types are packed; their storage counts bytes.

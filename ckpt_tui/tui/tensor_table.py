@@ -7,22 +7,12 @@ from math import prod
 from operator import attrgetter
 from typing import Any
 
-from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo
+from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo, contiguous_stride
 from ckpt_tui.text import ELLIPSIS, count
 from ckpt_tui.tui.state_tree import natural, positions_holding, shape_text
 
 IN_FILE_ORDER = ""
 LARGEST_FIRST = frozenset({"size", "elements"})  # where a person looks for the greatest
-
-
-def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """The stride, in elements, of a tensor of this shape without gaps and not transposed."""
-    stride: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        stride.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(stride))
 
 
 def is_stride_unusual(tensor: TensorInfo) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ckpt_tui.tui.tensor_table import TensorTable, contiguous_stride, is_stride_unusual, sort_words
+from ckpt_tui.checkpoints.model import contiguous_stride
+from ckpt_tui.tui.tensor_table import TensorTable, is_stride_unusual, sort_words
 from tests.builders.checkpoints_by_hand import checkpoint_of, small_gpt, tensor_info
 
 

@@ -6,6 +6,8 @@ own, followed by its pieces `NAME.chunks.0` ..., whose elements can be read.
 
 from __future__ import annotations
 
+from math import prod
+
 from ckpt_tui.checkpoints.chunk_cover import judge_cover
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
@@ -19,6 +21,7 @@ from ckpt_tui.checkpoints.model import (
     Storage,
     TensorInfo,
     TensorRef,
+    contiguous_stride,
 )
 from ckpt_tui.checkpoints.parts import MODEL_KEYS, OPTIMIZER_KEYS
 from ckpt_tui.checkpoints.progress import add_progress
@@ -202,9 +205,9 @@ class _Builder:
             reference = self.add_piece(name, name, pieces[0].offsets, item.shape, item, is_component=False)
             self.leaves[name] = reference
             return
-        num_bytes = _num_elements(item.shape) * DTYPE_SIZES.get(item.dtype, 0)
+        num_bytes = prod(item.shape) * DTYPE_SIZES.get(item.dtype, 0)
         whole = ShardedTensor(
-            name, "", item.shape, item.dtype, num_bytes, "", _contiguous(item.shape), 0, "cpu", "sharded",
+            name, "", item.shape, item.dtype, num_bytes, "", contiguous_stride(item.shape), 0, "cpu", "sharded",
             item.requires_grad,
         )  # fmt: skip
         index = len(checkpoint.tensors)
@@ -246,9 +249,9 @@ class _Builder:
                 )
                 self.reader.note("piece-differs", shown_name, message)
         else:
-            num_bytes = _num_elements(sizes) * DTYPE_SIZES.get(item.dtype, 0)
+            num_bytes = prod(sizes) * DTYPE_SIZES.get(item.dtype, 0)
             key = f"{shown_name}: {piece.problem}"
-            info = TensorInfo("", "", sizes, item.dtype, num_bytes, key, _contiguous(sizes))
+            info = TensorInfo("", "", sizes, item.dtype, num_bytes, key, contiguous_stride(sizes))
             checkpoint.storages[key] = Storage(key, "", None, 0)
             reference = TensorRef(info)
             if not piece.problem:
@@ -314,22 +317,6 @@ def nested_state(leaves: dict[str, object], paths: dict[str, tuple[str | int, ..
         if isinstance(entries, dict) and list(entries) != [] and set(entries) == set(range(len(entries))):
             node[word_or_number] = [entries[number] for number in range(len(entries))]
     return root
-
-
-def _num_elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(strides))
 
 
 def _copy(info: TensorInfo) -> TensorInfo:

@@ -7,6 +7,7 @@ whole is: a file that is missing shows by its number, and by the gap that it lea
 from __future__ import annotations
 
 import json
+from math import prod
 
 from ckpt_tui.checkpoints.chunk_cover import judge_cover
 from ckpt_tui.checkpoints.exact_read import read_exactly
@@ -20,11 +21,11 @@ from ckpt_tui.checkpoints.model import (
     ShardedTensor,
     TensorInfo,
     TensorRef,
+    contiguous_stride,
 )
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.readers.dcp_metadata import is_extents
 from ckpt_tui.checkpoints.readers.directory import Listing, Parts
-from ckpt_tui.checkpoints.readers.zero_partitions import contiguous, elements_of
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import plural, safe_text
 
@@ -122,8 +123,10 @@ def _put_together(parts: Parts, by_name: dict[str, Pieces]) -> None:
             continue
         pieces = [piece for piece in pieces if len(piece[0]) == len(starts) and piece[1].dtype == first.dtype]
         shape = tuple(max(begins[dim] + t.shape[dim] for begins, t in pieces) for dim in range(len(starts)))
-        num_bytes = elements_of(shape) * DTYPE_SIZES.get(first.dtype, 0)
-        sharded = ShardedTensor(name, "", shape, first.dtype, num_bytes, "", contiguous(shape), 0, "cpu", "sharded")
+        num_bytes = prod(shape) * DTYPE_SIZES.get(first.dtype, 0)
+        sharded = ShardedTensor(
+            name, "", shape, first.dtype, num_bytes, "", contiguous_stride(shape), 0, "cpu", "sharded"
+        )
         sharded.chunks = pieces
         whole.tensors.append(sharded)
         chunks: list[object] = []

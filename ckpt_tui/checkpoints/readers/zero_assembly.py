@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ckpt_tui.checkpoints.model import Part, Severity, Storage, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.readers.directory import Parts
-from ckpt_tui.checkpoints.readers.zero_partitions import Assembled, Flat, Row, Shape, elements_of, spans_of_stage_3
+from ckpt_tui.checkpoints.readers.zero_partitions import Assembled, Flat, Row, Shape, spans_of_stage_3
 from ckpt_tui.checkpoints.readers.zero_states import (
     MAX_NAMES,
     add_steps,
@@ -98,7 +100,7 @@ class Assembly:
                 if not lengths:
                     continue
                 row = Row(flats, max(lengths))
-                needed = sum(map(elements_of, shapes.values()))
+                needed = sum(map(prod, shapes.values()))
                 if needed > row.num_elements:
                     self.note_misfit(f"group {number}", needed, row.num_elements)
                     return
@@ -106,7 +108,7 @@ class Assembly:
                 for place, (name, shape) in enumerate(shapes.items()):
                     if self.made.is_cut:
                         return
-                    num_elements = elements_of(shape)
+                    num_elements = prod(shape)
                     pieces = row.pieces(begin, num_elements)
                     self.put(name, kind, shape, pieces, flats)
                     begin += num_elements
@@ -118,7 +120,7 @@ class Assembly:
             flats = [flat_of(rank, kind, None, 3) for rank in self.ranks]
             if not any(flat is not None for flat in flats):
                 continue
-            needed = sum(-(-elements_of(shape) // len(flats)) for shapes in self.groups for shape in shapes.values())
+            needed = sum(-(-prod(shape) // len(flats)) for shapes in self.groups for shape in shapes.values())
             held = min(sum(flat.sizes) for flat in flats if flat is not None)
             if needed > held:
                 self.note_misfit("a rank", needed, held)
@@ -128,7 +130,7 @@ class Assembly:
                 for name, shape in shapes.items():
                     if self.made.is_cut:
                         return
-                    num_elements = elements_of(shape)
+                    num_elements = prod(shape)
                     pieces = spans_of_stage_3(flats, begin, num_elements)
                     self.put(name, kind, shape, pieces, flats)
                     begin += -(-num_elements // len(flats))
@@ -167,7 +169,7 @@ class Assembly:
                 fragments = state.get("frozen_param_fragments")
                 found = fragments.get(name) if isinstance(fragments, dict) else None
                 flats.append(flat_row([found]) if isinstance(found, TensorRef) else None)
-            pieces = spans_of_stage_3(flats, 0, elements_of(shape))
+            pieces = spans_of_stage_3(flats, 0, prod(shape))
             self.put(name, "", shape, pieces, flats)
         module, listed = self.first.get("module"), self.first.get("buffer_names")
         for name in listed if isinstance(listed, list) else ():

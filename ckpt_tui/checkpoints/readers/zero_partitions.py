@@ -10,8 +10,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
+from math import prod
 
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, CompositeRef, ShardedTensor, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import (
+    DTYPE_SIZES,
+    CompositeRef,
+    ShardedTensor,
+    TensorInfo,
+    TensorRef,
+    contiguous_stride,
+)
 
 _MAX_PIECES = 200_000
 _MAX_NAME_BYTES = 256 << 20
@@ -69,17 +77,17 @@ class Assembled:
             self.is_cut = True
             return None
         index = len(self.tensors)
-        num_elements = elements_of(shape)
+        num_elements = prod(shape)
         if len(pieces) == 1 and pieces[0][2] is not None:
             info = _view(name, shape, pieces[0][2], pieces[0][3])
             self.tensors.append(info)
             return TensorRef(info, index)
         num_bytes = num_elements * DTYPE_SIZES.get(dtype, 0)
         if not pieces:  # it has no elements
-            info = TensorInfo(name, "", shape, dtype, 0, "", contiguous(shape))
+            info = TensorInfo(name, "", shape, dtype, 0, "", contiguous_stride(shape))
             self.tensors.append(info)
             return TensorRef(info, index)
-        whole = ShardedTensor(name, "", shape, dtype, num_bytes, "", contiguous(shape), 0, "cpu", "sharded")
+        whole = ShardedTensor(name, "", shape, dtype, num_bytes, "", contiguous_stride(shape), 0, "cpu", "sharded")
         self.tensors.append(whole)
         chunks: list[object] = []
         for begin, size, tensor, offset in pieces:
@@ -87,9 +95,9 @@ class Assembled:
                 piece_name = f"{name}.chunks.{len(chunks)}"
                 if tensor is None:
                     self.lost[name] = None
-                    lost_bytes = elements_of(extents) * DTYPE_SIZES.get(dtype, 0)
+                    lost_bytes = prod(extents) * DTYPE_SIZES.get(dtype, 0)
                     key = f"{piece_name}: lost"
-                    piece = TensorInfo(piece_name, "", extents, dtype, lost_bytes, key, contiguous(extents))
+                    piece = TensorInfo(piece_name, "", extents, dtype, lost_bytes, key, contiguous_stride(extents))
                 else:
                     piece = _view(piece_name, extents, tensor, offset + first - begin)
                 piece.is_component = True
@@ -159,7 +167,7 @@ def boxes_of(shape: Shape, begin: int, end: int) -> Iterator[tuple[Shape, Shape,
     if not shape:
         yield (), (), 0
         return
-    row = elements_of(shape[1:])
+    row = prod(shape[1:])
     head_end = min(-(-begin // row) * row, end)
     tail_begin = max(end // row * row, head_end)
     for at, stop in ((begin, head_end), (tail_begin, end)):
@@ -171,25 +179,16 @@ def boxes_of(shape: Shape, begin: int, end: int) -> Iterator[tuple[Shape, Shape,
             yield (number, *starts), (1, *extents), number * row + inner
 
 
-def elements_of(shape: Shape) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total
-
-
-def contiguous(shape: Shape) -> Shape:
-    """The strides of a tensor of that shape that has its elements in a row."""
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(strides))
-
-
 def _view(name: str, shape: Shape, flat: TensorInfo, offset: int) -> TensorInfo:
-    num_bytes = elements_of(shape) * DTYPE_SIZES.get(flat.dtype, 0)
+    num_bytes = prod(shape) * DTYPE_SIZES.get(flat.dtype, 0)
     return TensorInfo(
-        name, "", shape, flat.dtype, num_bytes, flat.storage, contiguous(shape), flat.offset + offset, flat.device
+        name,
+        "",
+        shape,
+        flat.dtype,
+        num_bytes,
+        flat.storage,
+        contiguous_stride(shape),
+        flat.offset + offset,
+        flat.device,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.model import TensorInfo
+from ckpt_tui.checkpoints.model import TensorInfo, contiguous_stride
 from ckpt_tui.checkpoints.salvage_facts import Source
 from ckpt_tui.checkpoints.writers.pieces import NewFile, NewStorage
 
@@ -23,7 +23,7 @@ def fits(tensor: TensorInfo, source: Source) -> bool:
         and not tensor.offset
         and tensor.size_bytes == source.size_bytes
         and not (source.is_big_endian or tensor.is_conj or tensor.is_neg)
-        and tensor.stride == _contiguous(tensor.shape)
+        and tensor.stride == contiguous_stride(tensor.shape)
     )
 
 
@@ -48,12 +48,3 @@ def safetensors_pieces(tensors: list[tuple[TensorInfo, Source]], metadata: dict[
         offset += source.size_bytes
     pieces: list[bytes | Source] = [len(raw).to_bytes(8, "little") + raw, *(source for _, source in tensors)]
     return NewFile(pieces, storages, offset)
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    stride: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        stride.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(stride))
