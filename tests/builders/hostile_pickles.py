@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import struct
 
+from tests.builders.pickle_routes import text
+
 _M61 = (1 << 61) - 1
-
-
-def text(word: str) -> bytes:
-    raw = word.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
 
 
 def integer(value: int) -> bytes:

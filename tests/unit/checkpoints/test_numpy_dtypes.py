@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from tests.builders.pickle_routes import text
 
 HONEST = {
     "plain": np.arange(3, dtype=">i2"),
@@ -39,25 +39,21 @@ def test_what_numpy_writes_is_known(kind: str, protocol: int) -> None:
     assert _verdict(pickle.dumps(HONEST[kind], protocol)) == "known"
 
 
-def _text(word: str) -> bytes:
-    return b"X" + struct.pack("<I", len(word)) + word.encode()
-
-
 def _dtype(name: str) -> bytes:
-    return b"cnumpy\ndtype\n(" + _text(name) + b"\x89\x88tR"
+    return b"cnumpy\ndtype\n(" + text(name) + b"\x89\x88tR"
 
 
-def _state(fields: bytes, size: int, flags: int, names: bytes = b"(" + _text("a") + b"t", sub: bytes = b"N") -> bytes:
-    return b"(K\x03" + _text("|") + sub + names + fields + b"K" + bytes([size]) + b"K\x01K" + bytes([flags]) + b"t"
+def _state(fields: bytes, size: int, flags: int, names: bytes = b"(" + text("a") + b"t", sub: bytes = b"N") -> bytes:
+    return b"(K\x03" + text("|") + sub + names + fields + b"K" + bytes([size]) + b"K\x01K" + bytes([flags]) + b"t"
 
 
 def _field(dtype: bytes, offset: int = 0) -> bytes:
-    return b"}" + _text("a") + dtype + b"K" + bytes([offset]) + b"\x86s"
+    return b"}" + text("a") + dtype + b"K" + bytes([offset]) + b"\x86s"
 
 
 def _array(dtype: bytes, raw: str = "AAAAAAAA") -> bytes:
-    buffer = b"c_codecs\nencode\n(" + _text(raw) + _text("latin1") + b"tR"
-    return b"cnumpy._core.numeric\n_frombuffer\n(" + buffer + dtype + b"(K\x01t" + _text("C") + b"tR"
+    buffer = b"c_codecs\nencode\n(" + text(raw) + text("latin1") + b"tR"
+    return b"cnumpy._core.numeric\n_frombuffer\n(" + buffer + dtype + b"(K\x01t" + text("C") + b"tR"
 
 
 _OBJECTS = _field(_dtype("O8"))
@@ -68,8 +64,8 @@ FORGED = {
     "a subarray larger than the element": _array(
         _dtype("V8") + _state(b"N", 8, 0, b"N", b"(" + _dtype("f8") + b"(K\xfftt") + b"b"
     ) + b".",
-    "fields put there later": b"\x80\x02(" + _dtype("V8") + b"(K\x03" + _text("|") + b"N(" + _text("a") + b"t"
-    + _PLAIN + b"q\x05K\x08K\x01K\x00tb" + b"q\x060h\x05" + _text("a") + _dtype("O8") + b"K\x00\x86s0"
+    "fields put there later": b"\x80\x02(" + _dtype("V8") + b"(K\x03" + text("|") + b"N(" + text("a") + b"t"
+    + _PLAIN + b"q\x05K\x08K\x01K\x00tb" + b"q\x060h\x05" + text("a") + _dtype("O8") + b"K\x00\x86s0"
     + _array(b"h\x06") + b"l.",
     "a state after it was used": b"\x80\x02(" + _dtype("V8") + b"q\x060" + _array(b"h\x06")
     + b"h\x06" + _state(_OBJECTS, 8, 27) + b"bl.",

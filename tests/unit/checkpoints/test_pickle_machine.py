@@ -15,36 +15,16 @@ from ckpt_tui.checkpoints.pickle_machine import decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.commands.inspect_json import as_json
 from ckpt_tui.errors import CkptError
+from tests.builders.pickle_routes import payload_routes, text
 from tests.builders.torch_files import save_bytes, training_state
 
 _LIMITS = ReadLimits(max_opcodes=200_000, max_nodes=500_000)
 
 
-def _text(word: str) -> bytes:
-    raw = word.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _routes(marker: Path) -> dict[str, bytes]:
-    command = _text(f"touch {marker}")
-    stack_global = _text("os") + _text("system") + b"\x93"
-    return {
-        "REDUCE": b"cos\nsystem\n(" + command + b"tR.",
-        "INST": b"(" + command + b"ios\nsystem\n.",
-        "OBJ": b"(cos\nsystem\n" + command + b"o.",
-        "NEWOBJ": b"\x80\x02cos\nsystem\n(" + command + b"t\x81.",
-        "NEWOBJ_EX": b"\x80\x04" + stack_global + b"(" + command + b"t}\x92.",
-        "STACK_GLOBAL": b"\x80\x04" + stack_global + command + b"\x85R.",
-        "BUILD": b"cos\nsystem\n)R}(" + _text("__setstate__") + b"cos\nsystem\nub" + command + b"b.",
-        "newobj function": b"ccopyreg\n__newobj__\ncos\nsystem\n" + command + b"\x86R.",
-        "rebuild": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nN(" + command + b"tNtR.",
-    }
-
-
-@pytest.mark.parametrize("route", list(_routes(Path())))
+@pytest.mark.parametrize("route", list(payload_routes(Path())))
 def test_no_route_runs_anything(tmp_path: Path, route: str) -> None:
     marker = tmp_path / "ran"
-    decoded = decode_pickle(_routes(marker)[route], "data.pkl", _LIMITS)
+    decoded = decode_pickle(payload_routes(marker)[route] + b".", "data.pkl", _LIMITS)
     assert [ref.verdict for ref in decoded.globals if ref.name == "os.system"] == ["dangerous"]
     assert not marker.exists()
 
@@ -68,7 +48,7 @@ BOMBS = {
     "pop of nothing": b"0000.",
     "colliding keys": b"}(" + b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N"
                                         for n in range(1, 30_000)) + b"u.",
-    "copies": b"(" + _text("a" * 60_000) + b"q\x000" + (b"c_codecs\nencode\nh\x00\x85R0" * 5_000) + b".",
+    "copies": b"(" + text("a" * 60_000) + b"q\x000" + (b"c_codecs\nencode\nh\x00\x85R0" * 5_000) + b".",
 }  # fmt: skip
 
 
@@ -118,7 +98,7 @@ _HONEST = _honest_pickle()
 
 
 def test_a_dtype_that_cannot_be_a_name_makes_no_tensor() -> None:
-    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x01tQ"
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x01tQ"
     for name, is_tensor in (("float6_new", True), ("float8\x1b[2J", False), ("a" * 40, False)):
         call = b"ctorch._utils\n_rebuild_tensor_v3\n(" + storage + b"K\x00K\x01\x85K\x01\x85\x89Nctorch\n"
         root = decode_pickle(call + name.encode() + b"\ntR.", "data.pkl").root

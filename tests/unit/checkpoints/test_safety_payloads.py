@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import zipfile
@@ -23,21 +22,17 @@ import torch
 from safetensors.torch import save
 
 from ckpt_tui.cli import main
+from tests.builders.pickle_routes import text
 from tests.builders.torch_files import save_bytes, zip_of
-
-
-def _text(word: str) -> bytes:
-    raw = word.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
 
 
 def routes(marker: Path) -> dict[str, bytes]:
     """Pickles that create `marker` when they are loaded, each by another opcode."""
-    command = _text(f"touch {marker}")
+    command = text(f"touch {marker}")
     system = b"cposix\nsystem\n"
-    stacked = _text("posix") + _text("system") + b"\x93"
-    popen = _text("subprocess") + _text("Popen") + b"\x93"
-    words = b"(" + _text("touch") + _text(str(marker)) + b"l"
+    stacked = text("posix") + text("system") + b"\x93"
+    popen = text("subprocess") + text("Popen") + b"\x93"
+    words = b"(" + text("touch") + text(str(marker)) + b"l"
     return {
         "REDUCE": system + b"(" + command + b"tR.",
         "REDUCE protocol 4": b"\x80\x04" + stacked + command + b"\x85R.",
@@ -45,10 +40,10 @@ def routes(marker: Path) -> dict[str, bytes]:
         "OBJ": b"(" + popen + words + b"o.",
         "NEWOBJ": b"\x80\x02csubprocess\nPopen\n(" + words + b"t\x810csubprocess\nPopen\n" + words + b"\x85R.",
         "NEWOBJ_EX": b"\x80\x04" + popen + b"(" + words + b"t}\x920" + stacked + command + b"\x85R.",
-        "BUILD": b"ctypes\nSimpleNamespace\n)R}" + _text("x") + system + b"sb0" + stacked + command + b"\x85R.",
-        "getattr": b"cbuiltins\ngetattr\n(c__builtin__\n__import__\n(" + _text("os") + b"tR" + _text("system") + b"tR("
+        "BUILD": b"ctypes\nSimpleNamespace\n)R}" + text("x") + system + b"sb0" + stacked + command + b"\x85R.",
+        "getattr": b"cbuiltins\ngetattr\n(c__builtin__\n__import__\n(" + text("os") + b"tR" + text("system") + b"tR("
         + command + b"tR.",
-        "eval": b"cbuiltins\neval\n(" + _text(f"__import__('os').system('touch {marker}')") + b"tR.",
+        "eval": b"cbuiltins\neval\n(" + text(f"__import__('os').system('touch {marker}')") + b"tR.",
         "map": b"cbuiltins\nlist\n(cbuiltins\nmap\n(" + system + b"(" + command + b"ltRtR.",
         "after the result": b"(" + system + b"(" + command + b"tR0N0}.",
     }  # fmt: skip
