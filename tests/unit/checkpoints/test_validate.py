@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -15,21 +13,6 @@ from safetensors.torch import save_file
 
 from ckpt_tui.checkpoints.validate import LEVELS, validate_checkpoint
 from tests.builders.validation import ALL_PASS, codes, full_state, keep_time, records, save, validate, words_of
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("whole") / "rolling_step_000500.pt"
-    torch.save(full_state(), path)
-    # Old enough that a broken copy of it is not taken for one that is being written.
-    os.utime(path, (time.time() - 1000,) * 2)
-    return path
-
-
-@pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy2(whole, tmp_path / whole.name))
-
 
 # --- whole files
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,7 @@ from safetensors.torch import save_file
 
 from ckpt_tui.checkpoints import byte_pass
 from ckpt_tui.errors import Cancelled
-from tests.builders.validation import ALL_PASS, codes, full_state, keep_time, records, save, validate, words_of
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("whole") / "rolling_step_000500.pt"
-    torch.save(full_state(), path)
-    # Old enough that a broken copy of it is not taken for one that is being written.
-    os.utime(path, (time.time() - 1000,) * 2)
-    return path
-
-
-@pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy2(whole, tmp_path / whole.name))
+from tests.builders.validation import ALL_PASS, codes, keep_time, records, save, validate, words_of
 
 
 def test_cancel_stops_in_the_middle(tmp_path: Path) -> None:
