@@ -1,89 +1,19 @@
-"""How often to save: Young's and Daly's optimum from what was measured, and a what-if table.
-
-Formulas and their sources: J. W. Young, "A first order approximation to the optimum checkpoint interval" (1974);
-J. T. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps" (2006). Times in one unit.
-"""
+"""How often to save: the optimum from what a run's log measured, and a what-if table. Formulas: `save_interval`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ckpt_tui import text
 from ckpt_tui.run.health import median
 from ckpt_tui.run.state import Phase, RunState
-
-MAX_FAILURES_COUNTED = 500  # more make the interval no narrower than anybody needs
-PRIOR_MEAN_TIME_BETWEEN_FAILURES_S = 24 * 3600.0
-
-
-def young_interval(save_cost: float, mean_time_between_failures: float) -> float:
-    """sqrt(2 c M): compute time between saves."""
-    return math.sqrt(2 * save_cost * mean_time_between_failures)
-
-
-def daly_interval(save_cost: float, mean_time_between_failures: float) -> float:
-    """Daly's higher order estimate; M itself when a save costs twice M or more."""
-    c, m = save_cost, mean_time_between_failures
-    if c >= 2 * m:
-        return m
-    return math.sqrt(2 * c * m) * (1 + math.sqrt(c / (2 * m)) / 3 + c / (2 * m) / 9) - c
-
-
-def exact_interval(save_cost: float, mean_time_between_failures: float) -> float:
-    """The minimum of Daly's complete model, M (1 + W0(-exp(-1 - c/M))), by Newton's method on W e^W."""
-    ratio = save_cost / mean_time_between_failures
-    target = -math.exp(-1 - ratio)
-    w = -1 + math.sqrt(2 * ratio) if ratio < 0.5 else target
-    for _ in range(100):
-        e = math.exp(w)
-        step = (w * e - target) / (e * (w + 1))
-        w -= step
-        if abs(step) < 1e-14:
-            break
-    return mean_time_between_failures * (1 + w)
-
-
-def mean_time_between_failures(
-    observed_s: float, num_failures: int, prior_s: float = PRIOR_MEAN_TIME_BETWEEN_FAILURES_S
-) -> float:
-    """(T0 + T) / (1 + n): few failures lean on the prior T0, many on what was seen."""
-    return (prior_s + observed_s) / (1 + num_failures)
-
-
-def chi_square_quantile(probability: float, half_degrees: int) -> float:
-    """Of the chi-square distribution with 2 * half_degrees degrees of freedom, by bisection.
-
-    Even degrees of freedom make its upper tail a sum of Poisson terms: e^-h (1 + h + h^2/2! + ...), h = x/2.
-    """
-
-    def upper_tail(half: float) -> float:
-        term = total = 1.0
-        for i in range(1, half_degrees):
-            term *= half / i
-            total += term
-        return math.exp(-half) * total
-
-    low, high = 0.0, half_degrees + 10 * math.sqrt(half_degrees) + 20
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if upper_tail(middle) > 1 - probability else (low, middle)
-    return low + high
-
-
-def interval_between_failures(observed_s: float, num_failures: int) -> tuple[float, float | None]:
-    """95 % interval of the mean time between failures from what was seen alone; None: no upper end.
-
-    [2T / chi2(.975, 2n+2), 2T / chi2(.025, 2n)]; without a failure only its lower end T/3, 95 % from one side.
-    """
-    counted = min(num_failures, MAX_FAILURES_COUNTED)
-    if not counted:
-        return observed_s / 3, None
-    return (
-        2 * observed_s / chi_square_quantile(0.975, counted + 1),
-        2 * observed_s / chi_square_quantile(0.025, counted),
-    )
+from ckpt_tui.save_interval import (
+    daly_interval,
+    interval_between_failures,
+    mean_time_between_failures,
+    young_interval,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,23 +11,10 @@ from ckpt_tui.commands.advise import advise_lines
 from ckpt_tui.commands.status import status_lines
 from ckpt_tui.events.codec import decode
 from ckpt_tui.output import Style
-from ckpt_tui.run.advice import advise, chi_square_quantile, interval_between_failures
+from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.services.damage import read_judged_run
 from tests.builders.event_logs import worked_example
-
-
-@pytest.mark.parametrize(("p", "degrees", "expected"), [(0.975, 2, 7.3778), (0.025, 2, 0.0506), (0.975, 4, 11.1433),
-                                                        (0.025, 20, 9.5908), (0.95, 2, 5.9915)])  # fmt: skip
-def test_chi_square_quantiles_of_the_tables(p: float, degrees: int, expected: float) -> None:
-    assert chi_square_quantile(p, degrees // 2) == pytest.approx(expected, abs=1e-4)
-
-
-def test_interval_of_the_time_between_failures() -> None:
-    assert interval_between_failures(3600.0, 0) == (1200.0, None)
-    low, high = interval_between_failures(3600.0, 1)
-    assert (low, high) == (pytest.approx(7200 / 11.1433, rel=1e-4), pytest.approx(7200 / 0.0506356, rel=1e-4))
-    assert interval_between_failures(3600.0, 10**9)[0] > 0
 
 
 def test_advice_is_plain_english_and_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.run.advice import advise, daly_interval, exact_interval, young_interval
+from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Phase
 from ckpt_tui.run.wording import end_sentences, header_lines
@@ -61,14 +61,6 @@ def test_crash_banner() -> None:
 def test_phase_by_silence_and_process(silence_s: float, alive: bool | None, phase: Phase) -> None:
     fold = fold_of(worked_example(first_part_only=True))
     assert fold.state(1000 + 899 * 3.22 + silence_s, is_process_alive=alive).phase is phase
-
-
-@pytest.mark.parametrize(("m", "daly", "exact", "young"), [(1440, 116.69, 116.69, 120.0), (360, 56.71, 56.71, 60.0),
-                                                           (15, 9.14, 9.17, 12.25)])  # fmt: skip
-def test_golden_vectors_of_young_and_daly(m: float, daly: float, exact: float, young: float) -> None:
-    assert daly_interval(5, m) == pytest.approx(daly, abs=0.006)
-    assert exact_interval(5, m) == pytest.approx(exact, abs=0.006)
-    assert young_interval(5, m) == pytest.approx(young, abs=0.006)
 
 
 @settings(max_examples=25, deadline=None)
