@@ -80,10 +80,10 @@ class GPT(nn.Module):
             x = block(x)
         return self.head(self.norm(x))
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of the next byte."""
-        logits = self(inputs)
-        return functional.cross_entropy(logits.view(-1, VOCABULARY_SIZE).float(), targets.reshape(-1))
+
+def next_byte_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats."""
+    return functional.cross_entropy(logits.view(-1, VOCABULARY_SIZE).float(), targets.reshape(-1))
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

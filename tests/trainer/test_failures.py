@@ -15,11 +15,11 @@ import torch
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
+from trainer import step
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.state import BadCheckpointError, load
 from trainer.config import parse
 from trainer.loop import Training
-from trainer.model import GPT
 
 
 class NoSignals:
@@ -68,14 +68,14 @@ def test_a_full_disk_fails_the_save_and_not_the_training(
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", failing_write)
-    real_save = training.saver.save
+    real_save = training.checkpoints.save
 
-    def save(state: dict, kinds: set, *rest: str) -> str | None:
+    def save(state: dict, kinds: set) -> None:
         nonlocal is_full
         is_full = state["step"] == 10
-        return real_save(state, kinds, *rest)
+        real_save(state, kinds)
 
-    monkeypatch.setattr(training.saver, "save", save)
+    monkeypatch.setattr(training.checkpoints, "save", save)
     assert training.run() == 0
     assert os.fsync is fsync
     [failed] = [event for event in events(training) if event.name == "checkpoint_failed"]
@@ -89,13 +89,13 @@ def test_a_full_disk_fails_the_save_and_not_the_training(
 
 def test_a_loss_that_is_not_finite_is_skipped(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
     training = make()
-    real = GPT.loss
+    real = step.next_byte_loss
 
-    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = real(model, inputs, targets)
-        return value * math.nan if model.training and training.progress.step == 7 else value
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = real(logits, targets)
+        return value * math.nan if training.model.training and training.progress.step == 7 else value
 
-    monkeypatch.setattr(GPT, "loss", loss)
+    monkeypatch.setattr(step, "next_byte_loss", loss)
     assert training.run() == 0
     [told] = [event for event in events(training) if event.name == "nonfinite"]
     assert (told.step, told.what, told.action) == (8, "loss", "skipped")
@@ -104,10 +104,10 @@ def test_a_loss_that_is_not_finite_is_skipped(make: Callable[..., Training], mon
 
 def test_weights_that_are_not_finite_are_never_saved(make: Callable[..., Training]) -> None:
     training = make()
-    assert training.saver.save(training._state(), {"rolling"}) == "rolling_step_000000.pt"
+    assert training.checkpoints.save_now(training.state.gather(), {"rolling"}) == "rolling_step_000000.pt"
     with torch.no_grad():
         training.model.norm.weight[3] = math.inf
-    assert training.saver.save(training._state(), {"best"}) is None
+    assert training.checkpoints.save_now(training.state.gather(), {"best"}) is None
     [failed] = [event for event in events(training) if event.name == "checkpoint_failed"]
     assert (failed.stage, failed.error) == ("snapshot", "model.norm.weight is not finite: such a state is not saved")
     assert not Path(training.directory, "best_model.pt").exists()
@@ -115,7 +115,7 @@ def test_weights_that_are_not_finite_are_never_saved(make: Callable[..., Trainin
 
 def test_a_training_that_diverges_ends_so(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
     training = make("--max_steps", "200")
-    monkeypatch.setattr(GPT, "loss", lambda model, *_: (model.norm.weight * math.nan).sum())
+    monkeypatch.setattr(step, "next_byte_loss", lambda logits, _: logits.sum() * math.nan)
     assert training.run() == 1
     assert (events(training)[-1].name, events(training)[-1].status) == ("run_end", "diverged")
     # Nothing can be better than a number that is none.
@@ -128,15 +128,15 @@ def test_an_error_in_a_batch_is_told_and_resumed_exactly(
     from trainer.checkpoint.state import fingerprint
 
     training = make("--dropout", "0.2")
-    real = GPT.loss
+    real = step.next_byte_loss
 
-    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = real(model, inputs, targets)
-        if model.training and training.progress.step == 7:
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = real(logits, targets)
+        if training.model.training and training.progress.step == 7:
             raise RuntimeError("out of memory")
         return value
 
-    monkeypatch.setattr(GPT, "loss", loss)
+    monkeypatch.setattr(step, "next_byte_loss", loss)
     assert training.run() == 1
     error, saved, end = [e for e in events(training) if e.name in ("error", "checkpoint_saved", "run_end")][-3:]
     assert (error.type, error.message) == ("RuntimeError", "out of memory")
@@ -157,7 +157,7 @@ def test_an_error_in_a_batch_is_told_and_resumed_exactly(
 
 def test_a_newer_format_is_refused_politely(make: Callable[..., Training], tmp_path: Path) -> None:
     training = make()
-    torch.save({**training._state(), "format_version": 99}, tmp_path / "future.pt")
+    torch.save({**training.state.gather(), "format_version": 99}, tmp_path / "future.pt")
     with pytest.raises(BadCheckpointError, match="newer than this trainer"):
         load(str(tmp_path / "future.pt"))
 

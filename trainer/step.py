@@ -1,0 +1,84 @@
+"""One optimizer step: forward and backward in passes, clip, update. What is not finite never reaches the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import Config
+from trainer.model import next_byte_loss
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """seconds: what the step took, without what was done before and after it."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    is_finite: bool
+    seconds: float
+
+
+class Stepper:
+    """Takes steps with one model and its optimizer.
+
+    model: whose weights are saved. network: what is called for a forward pass; the model, or what wraps it.
+    is_updating: whether the optimizer is at work on the weights; then they belong to no step.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, device: torch.device
+    ) -> None:
+        self.model = model
+        self.network = model
+        self.optimizer = optimizer
+        self.device = device
+        self.is_updating = False
+        self._num_passes = config.passes_per_step
+        self._grad_clip = config.grad_clip or math.inf
+        self._dtype = {"bf16": torch.bfloat16}.get(config.precision)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch, in the precision that was asked for."""
+        inputs, targets = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        with self._autocast():
+            return next_byte_loss(self.network(inputs), targets)
+
+    def take(self, inputs: Tensor, targets: Tensor, lr: float) -> StepResult:
+        """One step on one batch. The gradients are gone when it returns or raises."""
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        try:
+            loss = self._accumulate(inputs, targets)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip).item()
+            is_finite = math.isfinite(loss) and math.isfinite(norm)
+            if is_finite:
+                self.is_updating = True
+                self.optimizer.step()
+                self.is_updating = False
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss, norm, lr, is_finite, time.perf_counter() - started)
+
+    def _accumulate(self, inputs: Tensor, targets: Tensor) -> float:
+        """Gradients of the whole batch, pass by pass; gives its mean loss."""
+        num = self._num_passes
+        loss = 0.0
+        for some_inputs, some_targets in zip(inputs.chunk(num), targets.chunk(num), strict=True):
+            part = self.loss(some_inputs, some_targets) / num
+            part.backward()
+            loss += part.item()
+        return loss
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)

@@ -1,0 +1,78 @@
+"""The whole state of a training as one dict (SPEC section 3), and back into the objects that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.checkpoint.state import restore_rng_state, rng_state
+from trainer.config import Config
+from trainer.data import TrainData
+from trainer.model import apply_settings
+from trainer.progress import Progress
+from trainer.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a batch begins: what taking it changes before the weights are touched."""
+
+    epoch: int
+    position: int
+    generator: Tensor
+    cuda_generators: list[Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The parts of a training that a checkpoint holds."""
+
+    config: Config
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    data: TrainData
+    progress: Progress
+
+    def gather(self) -> dict[str, Any]:
+        """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones."""
+        progress = self.progress
+        return {
+            "step": progress.step, "epoch": self.data.epoch,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.schedule.state_dict(progress.step), "scaler": None, "ema": None,
+            "train_loss": progress.train_loss, "val_loss": progress.val_loss, "val_metrics": dict(progress.val_metrics),
+            "loss_history": [list(point) for point in progress.history], "rng_state": rng_state(),
+            "dataloader_state": {**self.data.state_dict(), "sums": progress.sums()},
+            "args": self.config.as_args(), "best_metric": progress.best,
+        }  # fmt: skip
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """A checkpoint's state into all parts. Random numbers last: what comes before may draw some.
+
+        Raises KeyError, TypeError, ValueError or RuntimeError when it does not fit.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        apply_settings(self.optimizer, self.config)
+        self.schedule.load_state_dict(state["scheduler"])
+        self.data.load_state_dict(state["dataloader_state"])
+        self.progress.load(state)
+        restore_rng_state(state["rng_state"])
+
+    def mark(self) -> Mark:
+        """To be taken before a batch is."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return Mark(self.data.epoch, self.data.position, torch.get_rng_state(), cuda)
+
+    def rewind(self, mark: Mark) -> None:
+        """To where a batch begins that was started and is not in the weights."""
+        self.data.begin_epoch(mark.epoch)
+        self.data.position = mark.position
+        torch.set_rng_state(mark.generator)
+        if mark.cuda_generators:
+            torch.cuda.set_rng_state_all(mark.cuda_generators)
