@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from trainer.checkpoint.policy import Policy
+
 
 def _setting(default: Any, text: str, **options: Any) -> Any:
     return field(default=default, metadata={"help": text, **options})
@@ -88,6 +90,12 @@ class Config:
     def as_args(self) -> dict[str, Any]:
         """Plain types only, as checkpoints and the log hold them."""
         return {**asdict(self), "data": list(self.data)}
+
+    def checkpoint_policy(self) -> Policy:
+        return Policy(
+            keep_rolling=self.keep_checkpoints, keep_emergency=self.keep_emergency_checkpoints,
+            monitor=self.monitor, monitor_mode=self.monitor_mode,
+        )  # fmt: skip
 
     @property
     def passes_per_step(self) -> int:

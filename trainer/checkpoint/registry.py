@@ -61,7 +61,7 @@ class Registry:
 def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """What the registry tells of a checkpoint's content."""
     return {
-        "step": state["step"], "epoch": state["epoch"],
+        "step": state["step"], "epoch": state.get("epoch"),
         "metrics": {"train_loss": state.get("train_loss"), "val_loss": state.get("val_loss")},
         "digest": digest, "time": state.get("timestamp"),
     }  # fmt: skip
@@ -100,8 +100,8 @@ def _read_facts(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:  # not by name and mapped: torch cannot open a name that is not UTF-8
             state = torch.load(file, map_location="cpu", weights_only=True)
-        step, epoch = state["step"], state["epoch"]
-        if type(step) is not int or type(epoch) is not int:
+        step, epoch = state["step"], state.get("epoch")
+        if type(step) is not int or type(epoch) not in (int, type(None)):
             return {}
         return facts_of(state, digest_of_file(path))
     except Exception:  # noqa: BLE001  a damaged file makes torch raise nearly anything; the resume says what is wrong

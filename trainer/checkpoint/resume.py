@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import names
 from trainer.checkpoint.publish import PublishError, digest_of_file, publish
 from trainer.checkpoint.registry import Registry
-from trainer.checkpoint.state import BadCheckpointError, load
+from trainer.checkpoint.state import NEEDED, BadCheckpointError, load
 from trainer.errors import UsageError
 
 _BEFORE_BACKUPS = {
@@ -46,7 +47,7 @@ def candidates(registry: Registry) -> list[str]:
     return [entry["path"] for entry in sorted(registry.entries.values(), key=order)]
 
 
-def find(directory: str, wanted: str, registry: Registry) -> Source | None:
+def find(directory: str, wanted: str, registry: Registry, needed: Collection[str] = NEEDED) -> Source | None:
     """The checkpoint that `--resume wanted` means, verified and loaded; None when there is nothing yet (auto).
 
     Raises UsageError when what was asked for is not there or cannot be used.
@@ -64,7 +65,7 @@ def find(directory: str, wanted: str, registry: Registry) -> Source | None:
     rejected: list[tuple[str, str]] = []
     for name, path in tried:
         try:
-            return Source(name, path, _proven_digest(path, registry.entries.get(name)), load(path), rejected)
+            return Source(name, path, _proven_digest(path, registry.entries.get(name)), load(path, needed), rejected)
         except (BadCheckpointError, OSError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             rejected.append((name, reason))
@@ -82,7 +83,7 @@ def _proven_digest(path: str, entry: dict[str, Any] | None) -> str:
     return digest
 
 
-def put_latest_back(directory: str, registry: Registry, log: EventWriter) -> bool:
+def put_latest_back(directory: str, registry: Registry, log: EventWriter | None) -> bool:
     """Give a missing `latest.pt` back from its backup, as bytes of its own, if the backup is whole."""
     backup = os.path.join(directory, names.LATEST_BACKUP)
     if os.path.exists(os.path.join(directory, names.LATEST)) or not os.path.exists(backup):
@@ -95,10 +96,12 @@ def put_latest_back(directory: str, registry: Registry, log: EventWriter) -> boo
         print(f"{names.LATEST} is missing and cannot be put back from {names.LATEST_BACKUP}: {error}", flush=True)
         return False
     registry.sync()
-    log.emit(
-        CheckpointRestored(
-            step=step, path=names.LATEST, source=names.LATEST_BACKUP, by="trainer", why=f"{names.LATEST} was missing"
-        )
-    )
+    if log is not None:
+        log.emit(
+            CheckpointRestored(
+                step=step, path=names.LATEST, source=names.LATEST_BACKUP, by="trainer",
+                why=f"{names.LATEST} was missing",
+            )
+        )  # fmt: skip
     print(f"{names.LATEST} was missing: put back from {names.LATEST_BACKUP} (step {step})", flush=True)
     return True

@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ckpt_tui.events.schema import CheckpointFailed, CheckpointRemoved, CheckpointSaved, Disk
+from ckpt_tui.events.schema import CheckpointFailed, CheckpointRemoved, CheckpointSaved, Disk, Event
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import names
+from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import Published, PublishError, publish
 from trainer.checkpoint.registry import Registry, facts_of
 from trainer.checkpoint.retention import removable
 from trainer.checkpoint.state import Buffer, first_nonfinite, stamped
-from trainer.config import Config
 
 _DISK_EVERY = 10
+# What must be finite for a state to be worth keeping.
+_FINITE = ("model", "optimizer", "ema")
 
 
 @dataclass(frozen=True)
@@ -37,32 +39,26 @@ class SaveFailure:
 
 
 class Saver:
-    """Saves into one run directory.
-
-    protected: names that retention leaves alone (what this session was resumed from).
-    unproven: names whose content was found bad; it does not become a backup of anything.
-    last_step: the step of the newest checkpoint of this session, -1 for none.
-    """
+    """Saves into one run directory. last_step: of the newest checkpoint of this session, -1 for none."""
 
     def __init__(
         self,
         directory: str,
-        config: Config,
-        log: EventWriter,
+        policy: Policy,
+        log: EventWriter | None,
         registry: Registry,
-        *,
-        protected: Collection[str] = (),
-        unproven: Collection[str] = (),
+        say: Callable[[str], None],
     ) -> None:
-        self._directory = directory
-        self._config = config
-        self._log = log
-        self._registry = registry
-        self._protected = frozenset(protected)
-        self._unproven = set(unproven)
+        self._directory, self._policy, self._log, self._registry, self._say = directory, policy, log, registry, say
+        self._protected: frozenset[str] = frozenset()
+        self._unproven: set[str] = set()
         self._buffer = Buffer()
         self._num_saves = 0
         self.last_step = -1
+
+    def resumed_from(self, name: str, rejected: Collection[str], step: int) -> None:
+        """`name` stays whatever retention says; what was `rejected` does not become a backup of anything."""
+        self._protected, self._unproven, self.last_step = frozenset({name}), set(rejected), step
 
     def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> str | None:
         """Save `state` as the latest checkpoint and as one of each of `kinds` (rolling, emergency, best, epoch).
@@ -109,7 +105,7 @@ class Saver:
             primary.append(names.rolling_name(step))
             backups.append(names.ROLLING_BACKUP)
         if "epoch" in kinds:
-            primary.append(names.epoch_name(round(state["epoch"])))
+            primary.append(names.epoch_name(round(state.get("epoch", 0))))
         if "best" in kinds:
             primary.append(names.BEST)
             backups.append(names.BEST_BACKUP)
@@ -124,7 +120,7 @@ class Saver:
         return name
 
     def _snapshot(self, state: Mapping[str, Any], checkpoint_type: str) -> memoryview:
-        bad = first_nonfinite({"model": state["model"], "optimizer": state["optimizer"]})
+        bad = first_nonfinite({key: state[key] for key in _FINITE if key in state})
         if bad is not None:
             raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
         self._buffer.clear()
@@ -149,7 +145,7 @@ class Saver:
                 seen.add(entry["inode"])
                 bytes_by_kind[entry["kind"]] += entry["bytes"]
         free = shutil.disk_usage(self._directory).free
-        self._log.emit(
+        self._emit(
             Disk(
                 step=step, bytes_by_kind=bytes_by_kind, count_by_kind=count_by_kind, free_bytes=free,
                 saves_that_fit=free // max(needed_bytes, 1),
@@ -158,10 +154,8 @@ class Saver:
 
     def _failed(self, step: int, failure: SaveFailure) -> None:
         kept = names.LATEST if os.path.exists(os.path.join(self._directory, names.LATEST)) else ""
-        self._log.emit(
-            CheckpointFailed(step=step, path=failure.path, stage=failure.stage, error=failure.error, kept=kept)
-        )
-        print(f"\nsave of {failure.path} failed ({failure.stage}): {failure.error}", flush=True)
+        self._emit(CheckpointFailed(step=step, path=failure.path, stage=failure.stage, error=failure.error, kept=kept))
+        self._say(f"save of {failure.path} failed ({failure.stage}): {failure.error}")
 
     def _finish(
         self,
@@ -176,8 +170,8 @@ class Saver:
         facts = {**facts_of(state, published.digest), "time": time.time()}
         removed = removable(
             names.checkpoints_in(self._directory),
-            keep_rolling=self._config.keep_checkpoints,
-            keep_emergency=self._config.keep_emergency_checkpoints,
+            keep_rolling=self._policy.keep_rolling,
+            keep_emergency=self._policy.keep_emergency,
             step=step,
             protected=self._protected | set(written),
         )
@@ -187,21 +181,25 @@ class Saver:
                 os.unlink(os.path.join(self._directory, name))
                 gone.append((name, rule))
             except OSError as error:
-                print(f"\n{name} could not be removed: {error.strerror}", flush=True)
+                self._say(f"{name} could not be removed: {error.strerror}")
         self._registry.sync(dict.fromkeys(written, facts))
         try:
-            config = self._config
-            best = {"metric": config.monitor, "mode": config.monitor_mode, "value": state["best_metric"]}
+            policy = self._policy
+            best = {"metric": policy.monitor, "mode": policy.monitor_mode, "value": state.get("best_metric")}
             self._registry.write(best)
         except PublishError as error:
             self._failed(step, SaveFailure("registry.json", error.stage, error.reason))
         seconds = time.monotonic() - started
         kind = next((kind for kind in ("emergency", "rolling", "epoch", "best") if kind in kinds), "latest")
-        self._log.emit(
+        self._emit(
             CheckpointSaved(
                 step=step, path=primary[0], kind=kind, bytes=published.size_bytes, digest=published.digest,
-                save_seconds=seconds, stall_seconds=seconds, val_loss=state["val_loss"], names=written,
+                save_seconds=seconds, stall_seconds=seconds, val_loss=state.get("val_loss"), names=written,
             )
         )  # fmt: skip
         for name, rule in gone:
-            self._log.emit(CheckpointRemoved(step=step, path=name, reason=rule))
+            self._emit(CheckpointRemoved(step=step, path=name, reason=rule))
+
+    def _emit(self, event: Event) -> None:
+        if self._log is not None:
+            self._log.emit(event)

@@ -7,7 +7,7 @@ import random
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ def first_nonfinite(state: Any, path: str = "") -> str | None:
     return None
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: str, needed: Collection[str] = NEEDED) -> dict[str, Any]:
     """A checkpoint's state, after every record's checksum was found right: torch.load itself does not look at them.
 
     Raises BadCheckpointError.
@@ -154,13 +154,13 @@ def load(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise BadCheckpointError("it does not hold a training state")
-    missing = [key for key in NEEDED if key not in state]
+    missing = [key for key in needed if key not in state]
     if missing:
         raise BadCheckpointError(f"it lacks {', '.join(missing)}")
     version = state.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BadCheckpointError(f"its format version {version!r} is newer than this trainer ({FORMAT_VERSION})")
-    nonfinite = first_nonfinite({"model": state["model"], "optimizer": state["optimizer"]})
+    nonfinite = first_nonfinite({key: state[key] for key in ("model", "optimizer") if key in state})
     if nonfinite is not None:
         raise BadCheckpointError(f"{nonfinite} is not finite")
     return state

@@ -1,0 +1,119 @@
+"""Saves, keeps and finds the checkpoints of one run directory, from any training loop:
+
+    checkpoints = Checkpointer("runs/mine", log=log)
+    if source := checkpoints.find("auto"):
+        model.load_state_dict(source.state["model"])
+    ...
+        checkpoints.poll()
+        checkpoints.save({"step": step, "model": model.state_dict(), "optimizer": ...}, {"rolling"})
+    checkpoints.close()
+
+Two calls never raise for what files and disks do: a save that failed is told (log, terminal) and training goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any
+
+from ckpt_tui.events.writer import EventWriter
+from trainer.checkpoint.lock import DirectoryLock
+from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.publish import remove_leftovers
+from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.resume import Source, find, put_latest_back
+from trainer.checkpoint.save import Saver
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+class Checkpointer:
+    """The checkpoints of `directory`, which is made if it is missing.
+
+    log: where events go; None: nowhere.
+    needed: keys without which a checkpoint is not one to resume from.
+    takes_lock: take the directory's lock until `close`, and clear what dead sessions left half written. False: the
+    caller did. Raises UsageError when another process trains there.
+    say: gets lines for a person.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        policy: Policy | None = None,
+        *,
+        log: EventWriter | None = None,
+        needed: Collection[str] = ("step",),
+        takes_lock: bool = True,
+        say: Callable[[str], None] = _print,
+    ) -> None:
+        self.directory = os.fspath(directory)
+        self.policy = policy or Policy()
+        self._log, self._needed, self._say = log, needed, say
+        os.makedirs(self.directory, exist_ok=True)
+        self._lock = DirectoryLock(self.directory) if takes_lock else None
+        if takes_lock:
+            remove_leftovers(self.directory)
+        self.registry = Registry(self.directory)
+        self.registry.sync()
+        self._saver = Saver(self.directory, self.policy, log, self.registry, say)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the newest durable checkpoint of this session, the one it was resumed from included; -1: none."""
+        return self._saver.last_step
+
+    def find(self, wanted: str = "auto") -> Source | None:
+        """The checkpoint that `wanted` means, verified and loaded, None when there is nothing yet (auto).
+
+        wanted: auto (the newest valid of any kind), latest, best, a name in the directory or a path. Retention leaves
+        it alone from now on. Raises UsageError when what was asked for is not there or cannot be used.
+        """
+        source = find(self.directory, wanted, self.registry, self._needed)
+        if source is not None:
+            self._saver.resumed_from(source.name, [name for name, _ in source.rejected], int(source.state["step"]))
+            put_latest_back(self.directory, self.registry, self._log)
+        return source
+
+    def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> None:
+        """Save `state` as the latest checkpoint and one of each of `kinds`: rolling, emergency, best, epoch.
+
+        When it returns, the tensors may change: what was saved are their values now. checkpoint_type: regular,
+        emergency.
+        """
+        if self.policy.save_best_only and kinds:
+            kinds = set(kinds) & {"best", "emergency"}
+            if not kinds:
+                return
+        self._saver.save(state, kinds, checkpoint_type)
+
+    def save_now(
+        self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
+    ) -> str | None:
+        """As `save`, and wait until it is durable: the name that was written, None when that failed."""
+        return self._saver.save(state, kinds, checkpoint_type)
+
+    def poll(self) -> None:
+        """Tell what became of the save in flight. To be called at each step; costs next to nothing."""
+
+    def wait(self) -> None:
+        """Until the save in flight is durable or has failed."""
+
+    def close(self) -> None:
+        """Wait for the last save and let go of the directory."""
+        self.wait()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
