@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,12 @@ def remove_leftovers(directory: str) -> list[str]:
     removed = []
     for name in os.listdir(directory):
         if _LEFTOVER.fullmatch(name):
+            path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, name))
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
                 removed.append(name)
     return sorted(removed)
 

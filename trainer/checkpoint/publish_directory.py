@@ -1,0 +1,360 @@
+"""The one way in which a checkpoint that is a directory comes into being: as `publish` does it for a file.
+
+Written into a temporary directory beside, every file flushed and its digest put in a manifest, renamed, parent
+flushed. At every moment each name holds the whole old directory or the whole new one, or for an instant, on a
+filesystem that cannot exchange two names, nothing: then the other names of the same content are there. What fails or
+dies before leaves a temporary directory that nobody takes for a checkpoint, and that `remove_leftovers` clears.
+
+Several names share their bytes: the files are hard links, the directories that hold them are not.
+
+    temporary = new_directory(run, "rolling_step_000500")
+    ...                                            # write files below it, from any process
+    commit(run, temporary, ["rolling_step_000500", "latest"])
+
+Of files that another library writes, several processes may each `seal_files` their own, and give the facts to the one
+that commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.checkpoint.publish import Published, PublishError
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA = "ckpt-tui/manifest/1"
+_CHUNK_BYTES = 4 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_numbers = itertools.count()
+
+
+class BadDirectoryError(Exception):
+    """A directory that is not what its manifest says; the message names the file."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file of a checkpoint directory. path: relative, with `/`. digest: `crc32:<hex>` of all of it."""
+
+    path: str
+    bytes: int
+    digest: str
+
+
+def new_directory(directory: str, name: str) -> str:
+    """An empty temporary directory beside where `name` is to be. Raises PublishError."""
+    path = os.path.join(directory, f".tmp-{name}.d-{os.getpid()}-{next(_numbers)}")
+    try:
+        os.mkdir(path)
+    except OSError as error:
+        raise PublishError("write", error) from error
+    return path
+
+
+def write_file(path: str, data: bytes | memoryview) -> FileFacts:
+    """A file of a temporary directory: written, flushed, and found to hold what memory holds. Raises PublishError."""
+    view = memoryview(data)
+    stage, expected = "write", 0
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            at = 0
+            while at < len(view):
+                at += os.write(fd, view[at:])
+            stage, expected = "sync", crc32(view)
+            os.fsync(fd)
+            stage = "verify"
+            found, size_bytes = _checksum(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PublishError(stage, error) from error
+    name = os.path.basename(path)
+    if (found, size_bytes) != (expected, len(view)):
+        raise PublishError("verify", f"{name} holds crc32 {found:08x}, memory holds {expected:08x}")
+    return FileFacts(name, size_bytes, f"crc32:{found:08x}")
+
+
+def seal_files(directory: str, files: Iterable[str] | None = None) -> list[FileFacts]:
+    """Flush files below `directory` that somebody else wrote, and give their digests; all of them when none are named.
+
+    Of a zip (what torch.save writes) each record is held against the checksum that was computed while it was in
+    memory; of other files the digest says what was in the file when it was flushed. Raises PublishError.
+    """
+    facts = []
+    for file in files if files is not None else _files_below(directory):
+        path = os.path.join(directory, *file.split("/"))
+        stage = "sync"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+                stage = "verify"
+                value, size_bytes = _checksum(fd)
+            finally:
+                os.close(fd)
+            _check_records(path, file)
+        except OSError as error:
+            raise PublishError(stage, error) from error
+        facts.append(FileFacts(file, size_bytes, f"crc32:{value:08x}"))
+    return facts
+
+
+def commit(
+    directory: str,
+    temporary: str,
+    names: Sequence[str],
+    *,
+    sealed: Sequence[FileFacts] = (),
+    about: Mapping[str, Any] | None = None,
+    previous: Mapping[str, str] | None = None,
+) -> Published:
+    """Make the content of `temporary` that of every one of `names` in `directory`, and of no other name.
+
+    sealed: files that are flushed and whose digest is known; the others are sealed here. about: what the manifest
+    tells besides (step, epoch ...), plain types. previous: as of `publish`: {name: source} that get what `source`
+    holds before it is replaced. Names are replaced in the order given.
+    Gives the bytes of all files, and the digest of the manifest, which vouches for every file.
+    Raises PublishError; the temporary directories are gone then.
+    """
+    made = [temporary]
+    try:
+        published = _seal(temporary, sealed, about or {})
+        renames: list[tuple[str, str]] = []
+        for name, source in (previous or {}).items():
+            path = os.path.join(directory, source)
+            if os.path.isdir(path):
+                renames.append((_linked(directory, path, name, made), name))
+        renames.append((temporary, names[0]))
+        renames += [(_linked(directory, temporary, name, made), name) for name in names[1:]]
+        _rename(directory, renames, made)
+        return published
+    finally:
+        # What is left: everything on failure, and what was exchanged for the new ones otherwise.
+        for path in made:
+            _discard(path)
+
+
+def publish_directory(
+    directory: str,
+    names: Sequence[str],
+    files: Mapping[str, bytes | memoryview],
+    *,
+    about: Mapping[str, Any] | None = None,
+    previous: Mapping[str, str] | None = None,
+) -> Published:
+    """`files` by name as a directory under every one of `names`. Raises PublishError."""
+    temporary = new_directory(directory, names[0])
+    try:
+        sealed = [write_file(os.path.join(temporary, file), data) for file, data in files.items()]
+    except BaseException:
+        _discard(temporary)
+        raise
+    return commit(directory, temporary, names, sealed=sealed, about=about, previous=previous)
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+    """The manifest of a checkpoint directory. Raises BadDirectoryError."""
+    try:
+        with open(os.path.join(path, MANIFEST_NAME), "rb") as file:
+            content = json.loads(file.read(_MAX_MANIFEST_BYTES))
+        files = [FileFacts(str(row["path"]), int(row["bytes"]), str(row["digest"])) for row in content["files"]]
+    except FileNotFoundError:
+        raise BadDirectoryError(
+            f"it has no {MANIFEST_NAME}: it was not finished, or not written by this trainer"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not what was written"
+        raise BadDirectoryError(f"{MANIFEST_NAME} cannot be read: {reason}") from error
+    if any(not _is_inside(facts.path) for facts in files):
+        raise BadDirectoryError(f"{MANIFEST_NAME} names a file outside the directory")
+    return {**content, "files": files}
+
+
+def verify_directory(path: str) -> Published:
+    """Hold every file against the manifest: its size and every byte. Raises BadDirectoryError, OSError."""
+    manifest = read_manifest(path)
+    total = 0
+    for facts in manifest["files"]:
+        try:
+            with open(os.path.join(path, *facts.path.split("/")), "rb") as file:
+                value, size_bytes = _checksum(file.fileno())
+        except FileNotFoundError:
+            raise BadDirectoryError(f"{facts.path} is missing") from None
+        if size_bytes != facts.bytes:
+            raise BadDirectoryError(f"{facts.path} has {size_bytes:,} bytes, {facts.bytes:,} were written")
+        if f"crc32:{value:08x}" != facts.digest:
+            raise BadDirectoryError(
+                f"{facts.path} is not what was written (crc32:{value:08x}, saved as {facts.digest})"
+            )
+        total += size_bytes
+    return Published(total, digest_of_directory(path))
+
+
+def digest_of_directory(path: str) -> str:
+    """`crc32:<hex>` of the manifest, which holds the digests of all files. Raises OSError."""
+    with open(os.path.join(path, MANIFEST_NAME), "rb") as file:
+        return f"crc32:{_checksum(file.fileno())[0]:08x}"
+
+
+def remove_directory(path: str) -> None:
+    """Remove a checkpoint directory: gone for everybody at once, by a rename, then file by file. Raises OSError."""
+    directory, name = os.path.split(os.path.abspath(path))
+    aside = os.path.join(directory, f".tmp-{name}.d-{os.getpid()}-{next(_numbers)}")
+    os.rename(path, aside)
+    _discard(aside)
+
+
+def _discard(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _seal(temporary: str, sealed: Sequence[FileFacts], about: Mapping[str, Any]) -> Published:
+    """Flush what is not flushed yet, then the manifest, then the directories."""
+    known = {facts.path for facts in sealed}
+    files = [*sealed, *seal_files(temporary, [file for file in _files_below(temporary) if file not in known])]
+    files.sort(key=lambda facts: facts.path)
+    content = {"schema": SCHEMA, **about, "files": [asdict(facts) for facts in files]}
+    data = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+    manifest = write_file(os.path.join(temporary, MANIFEST_NAME), data)
+    _flush_directories(temporary)
+    return Published(sum(facts.bytes for facts in files), manifest.digest)
+
+
+def _linked(directory: str, source: str, name: str, made: list[str]) -> str:
+    """A temporary directory for `name` whose files are those of `source`."""
+    path = new_directory(directory, name)
+    made.append(path)
+    try:
+        for folder, folders, files in os.walk(source):
+            inside = os.path.join(path, os.path.relpath(folder, source))
+            for subfolder in folders:
+                os.mkdir(os.path.join(inside, subfolder))
+            for file in files:
+                _link_file(os.path.join(folder, file), os.path.join(inside, file))
+        _flush_directories(path)
+    except OSError as error:
+        raise PublishError("publish", error) from error
+    return path
+
+
+def _link_file(source: str, path: str) -> None:
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        # A filesystem without hard links: bytes of its own.
+        with open(source, "rb") as file:
+            write_file(path, file.read())
+
+
+def _rename(directory: str, renames: Sequence[tuple[str, str]], made: list[str]) -> None:
+    """Each (temporary, name) in turn; a directory that was there takes the temporary one's place."""
+    try:
+        for temporary, name in renames:
+            path = os.path.join(directory, name)
+            if not os.path.lexists(path):
+                os.rename(temporary, path)
+            elif not exchange(temporary, path):
+                _replace(directory, temporary, name, made)
+        flush_directory(directory)
+    except OSError as error:
+        raise PublishError("publish", error) from error
+
+
+def _replace(directory: str, temporary: str, name: str, made: list[str]) -> None:
+    """Replace a directory in two steps, where one cannot be had; what was there is put back if the second fails."""
+    path, aside = os.path.join(directory, name), new_directory(directory, name)
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    made.append(aside)
+
+
+def exchange(a: str, b: str) -> bool:
+    """Exchange two names in one step; False on a filesystem (NFS) or C library that cannot. Raises OSError."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), b)
+
+
+def flush_directory(path: str) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush_directories(path: str) -> None:
+    try:
+        for folder, _, _ in os.walk(path, topdown=False):
+            flush_directory(folder)
+    except OSError as error:
+        raise PublishError("sync", error) from error
+
+
+def _files_below(directory: str) -> list[str]:
+    found = []
+    for folder, _, files in os.walk(directory):
+        relative = os.path.relpath(folder, directory)
+        found += [file if relative == "." else f"{relative}/{file}" for file in files]
+    return sorted(file for file in found if file != MANIFEST_NAME)
+
+
+def _check_records(path: str, file: str) -> None:
+    """Hold the records of a zip against the checksums that were computed in memory; other files have none."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise PublishError("verify", f"{file}: {error}") from error
+    if broken is not None:
+        raise PublishError("verify", f"{file}: the checksum of its record {broken} is wrong")
+
+
+def _checksum(fd: int) -> tuple[int, int]:
+    """(CRC-32, bytes) of a file's content."""
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    value, at = 0, 0
+    while num_bytes := os.preadv(fd, [buffer], at):
+        value = crc32(buffer[:num_bytes], value)
+        at += num_bytes
+    return value, at
+
+
+def _is_inside(file: str) -> bool:
+    return bool(file) and not file.startswith("/") and "\0" not in file and ".." not in file.split("/")
