@@ -34,7 +34,7 @@ def open_damaged_file(
     problem: CkptError | None = None
     try:
         checkpoint = open_file(path, limits)
-        if checkpoint.format not in _ZIP_FORMATS:
+        if checkpoint.format not in _ZIP_FORMATS and not _may_be_cut_zip(checkpoint):
             return _of_reader(checkpoint)
     except CkptError as error:
         if error.title in ("Not found", "No permission", "Cannot read", "A directory", "Not a directory"):
@@ -46,9 +46,13 @@ def open_damaged_file(
         except CkptError as error:
             if error.title == "Not of the same kind":
                 raise
+            if checkpoint is not None and checkpoint.format == "pickle":
+                return _of_reader(checkpoint)
             is_zip = os.pread(file.descriptor, 4, 0) == ZIP_HEAD
             raise (error if problem is None or is_zip else problem) from None
-    if checkpoint is None or broken.is_walked or not (broken.has_names and broken.has_own_names):
+    if checkpoint is None or checkpoint.format == "pickle" or broken.is_walked:
+        return _of_zip(broken)
+    if not (broken.has_names and broken.has_own_names):
         return _of_zip(broken)
     # Its directory and its data.pkl hold: the reader knows more of it, but for records behind damaged headers.
     examined = _of_reader(checkpoint)
@@ -58,6 +62,11 @@ def open_damaged_file(
             if key in broken.lost:
                 examined.lost_storages[key] = broken.lost[key]
     return examined
+
+
+def _may_be_cut_zip(checkpoint: Checkpoint) -> bool:
+    """Whether a zip that lost its front could look so: a file that then begins with its data.pkl, and goes on."""
+    return checkpoint.format == "pickle" and any(f.code.startswith("trailing-") for f in checkpoint.findings)
 
 
 def _of_reader(checkpoint: Checkpoint) -> Examined:

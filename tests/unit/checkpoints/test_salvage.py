@@ -210,6 +210,16 @@ def test_whatever_the_damage_what_comes_out_is_what_went_in(
             assert bytes(value.tolist()) in contents
 
 
+def test_a_zip_that_lost_its_front_is_not_the_pickle_that_it_begins_with(whole: bytes, tmp_path: Path) -> None:
+    raw = bytearray(whole)
+    begin = raw.index(b"\x80\x02")  # of data.pkl, behind the header of its record
+    raw[4367:4368] = b"."  # where the pickle seems to end
+    plan, state = salvaged(tmp_path, bytes(raw[begin:]))
+    assert plan.format == "torch-zip"
+    assert not plan.has_names
+    assert state
+
+
 def _storages(truth: dict[tuple[object, ...], object]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for value in truth.values():
