@@ -102,6 +102,7 @@ class CheckpointSaved(Event, frozen=True, kw_only=True):
     stall_seconds: float | None = None  # training stood still
     val_loss: float | None = None
     names: list[str] = []  # every name that got this content, `path` among them
+    stages: dict[str, float] = {}  # seconds of each: snapshot, serialize, write, sync, verify, publish, backup
 
 
 class CheckpointFailed(Event, frozen=True, kw_only=True):
@@ -169,6 +170,7 @@ class System(Event, frozen=True, kw_only=True):
     memory_used_bytes: int | None = None  # of the machine
     memory_total_bytes: int | None = None
     gpus: list[dict[str, Any]] = []  # {"index", "utilization_percent", "memory_used_bytes", "memory_total_bytes"}
+    rank: int | None = None  # of the process that is measured, None where there is only one
 
 
 class ErrorRaised(Event, frozen=True, kw_only=True):
@@ -177,6 +179,49 @@ class ErrorRaised(Event, frozen=True, kw_only=True):
     type: str = ""
     message: str = ""
     traceback: str = ""
+    rank: int | None = None  # of the process that it happened to, None where there is only one
+
+
+class LostWork(Event, frozen=True, kw_only=True):
+    """What the end of an earlier session cost, told by the session that goes on from before it."""
+
+    name: ClassVar[str] = "lost_work"
+
+    lost_session: int = 0  # the one that trained it
+    cause: str = ""  # killed, or the status of its `run_end`
+    from_step: int = 0  # batches from_step..to_step-1 are trained again
+    to_step: int = 0
+    seconds: float | None = None  # that they took
+    predicted_seconds: float | None = None  # that a failure was to cost on average, as said before it happened
+    down_seconds: float | None = None  # from the last sign of life to the first new step
+
+
+class SaveAdvice(Event, frozen=True, kw_only=True):
+    """How often to save, from what the trainer measured of itself (formulas: `ckpt_tui.save_interval`)."""
+
+    name: ClassVar[str] = "advice"
+
+    recommended_steps: int | None = None
+    recommended_seconds: float | None = None
+    bound_by: str = ""  # what made it longer than the optimum: writing, budget
+    save_every_steps: int | None = None  # as it is now
+    save_every_seconds: float | None = None
+    stall_seconds: float | None = None  # training stood still for a save: medians
+    background_seconds: float | None = None  # written on after that, until durable
+    slowdown: float | None = None  # fraction of the pace that is lost meanwhile
+    save_cost_seconds: float | None = None  # stall + slowdown * background
+    restart_seconds: float | None = None  # from the start of the process to the first new step
+    step_seconds: float | None = None
+    num_saves: int = 0  # measured
+    num_failures: int = 0  # that lost work, in all sessions
+    observed_seconds: float = 0.0  # of training, in all sessions
+    failure_every_seconds: float | None = None  # expected: (prior + observed) / (1 + failures)
+    failure_every_low: float | None = None  # 95 % interval from what was seen alone
+    failure_every_high: float | None = None
+    overhead: float | None = None  # fraction of the training that saves take as it is now
+    recommended_overhead: float | None = None
+    lost_per_failure_seconds: float | None = None  # expected, as it is now
+    bytes_per_day: float | None = None  # written by saves as it is now, all copies
 
 
 class RunEnd(Event, frozen=True, kw_only=True):
@@ -207,7 +252,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     event_type.name: event_type
     for event_type in (
         RunStart, Step, Eval, EpochEnd, CheckpointSaved, CheckpointFailed, CheckpointRestored, CheckpointRemoved,
-        Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, RunEnd,
+        Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, LostWork, SaveAdvice, RunEnd,
     )
 }  # fmt: skip
 
