@@ -21,7 +21,7 @@ from typing import Any
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.policy import Policy
-from trainer.checkpoint.publish import remove_leftovers
+from trainer.checkpoint.publish import make_directory, remove_leftovers
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source, find, put_latest_back
 from trainer.checkpoint.save import Saver
@@ -54,7 +54,7 @@ class Checkpointer:
         self.directory = os.fspath(directory)
         self.policy = policy or Policy()
         self._log, self._needed, self._say = log, needed, say
-        os.makedirs(self.directory, exist_ok=True)
+        make_directory(self.directory)
         self._lock = DirectoryLock(self.directory) if takes_lock else None
         if takes_lock:
             remove_leftovers(self.directory)

@@ -82,6 +82,24 @@ def publish(
         raise
 
 
+def make_directory(directory: str) -> None:
+    """Make `directory` if it is missing, and its name durable: what is in a directory that is lost is lost with it.
+
+    Whoever made it, and however many of those above it: the names up to the mount are flushed where we may.
+    Raises OSError when it cannot be made.
+    """
+    os.makedirs(directory, exist_ok=True)
+    path = os.path.realpath(directory)
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+        with contextlib.suppress(OSError):  # not ours to read, or a filesystem that has no such flush
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def remove_leftovers(directory: str) -> list[str]:
     """Remove temporary files of sessions that died. Only for the holder of the directory's lock: then all are dead."""
     removed = []
