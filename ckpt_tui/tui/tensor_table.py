@@ -9,7 +9,8 @@ from typing import Any
 
 from ckpt_tui.checkpoints.model import Checkpoint, Storage, TensorInfo, contiguous_stride
 from ckpt_tui.text import ELLIPSIS, count
-from ckpt_tui.tui.state_tree import natural, positions_holding, shape_text
+from ckpt_tui.tui.picked_rows import Order, PickedRows, WordFilter, natural
+from ckpt_tui.tui.value_words import shape_text
 
 IN_FILE_ORDER = ""
 LARGEST_FIRST = frozenset({"size", "elements"})  # where a person looks for the greatest
@@ -48,10 +49,9 @@ class TensorTable:
         self.longest_dtype = max(map(len, {tensor.dtype for tensor in self.all}), default=0)
         self.longest_shape = max((len(shape_text(shape)) for shape in {tensor.shape for tensor in self.all}), default=0)
         self._storages: Mapping[str, Storage] = checkpoint.storages
-        self._haystack: list[str] | None = None
-        self._natural_names: dict[int, str] | None = None
+        self._filter: WordFilter | None = None
+        self._orders: dict[tuple[str, bool], Order] = {}
         self._by_storage: dict[str, list[TensorInfo]] | None = None
-        self._kept: dict[tuple[str, ...], Sequence[int]] = {}  # positions of the tensors that hold these words
 
     @property
     def sorts(self) -> tuple[str, ...]:
@@ -61,48 +61,44 @@ class TensorTable:
     def prepare(self) -> None:
         """Do what is slow the first time: for a worker, once the first picture is there."""
         self._sharing()
-        self._texts()
-        self._names()
+        self._words()
+        for sort in self.sorts:
+            self._order(sort, is_reversed=False)
 
     def select(
         self, words: Sequence[str] = (), sort: str = IN_FILE_ORDER, is_reversed: bool = False
-    ) -> list[TensorInfo]:
+    ) -> Sequence[TensorInfo]:
         """Tensors whose name, shape or dtype hold all `words` (lower case), sorted by one of `sorts`."""
+        places = self._words().places(words) if words else range(len(self.all))
+        return PickedRows(self._order(sort, is_reversed).of(places), self.all.__getitem__)
+
+    def _order(self, sort: str, is_reversed: bool) -> Order:
+        order = self._orders.get((sort, is_reversed))
+        if order is None:
+            largest_first = sort in LARGEST_FIRST
+            order = Order(len(self.all), self._sort_key(sort), is_reversed=largest_first != is_reversed)
+            self._orders[sort, is_reversed] = order
+        return order
+
+    def _sort_key(self, sort: str) -> Callable[[int], Any] | None:
         tensors = self.all
-        hits = (
-            [tensors[position] for position in positions_holding(tuple(words), self._texts(), self._kept)]
-            if words
-            else list(tensors)
-        )
         if sort == IN_FILE_ORDER:
-            if is_reversed:
-                hits.reverse()
-        else:
-            hits.sort(key=self._sort_key(sort), reverse=(sort in LARGEST_FIRST) != is_reversed)
-        return hits
-
-    def _sort_key(self, sort: str) -> Callable[[TensorInfo], Any]:
-        if sort == "name":
-            names = self._names()
-            return lambda tensor: names[id(tensor)]
+            return None
+        if sort == "name":  # as a person counts: `h.2` before `h.10`
+            return [natural(full_name(tensor)) for tensor in tensors].__getitem__
         if sort == "elements":
-            return lambda tensor: prod(tensor.shape)
-        return attrgetter({"size": "size_bytes"}.get(sort, sort))
+            return lambda place: prod(tensors[place].shape)
+        key = attrgetter({"size": "size_bytes"}.get(sort, sort))
+        return lambda place: key(tensors[place])
 
-    def _texts(self) -> list[str]:
+    def _words(self) -> WordFilter:
         """What a filter looks at, one text a tensor."""
-        if self._haystack is None:
+        if self._filter is None:
             shapes = {shape: shape_text(shape) for shape in {tensor.shape for tensor in self.all}}
-            self._haystack = [
-                f"{tensor.file}:{tensor.name} {shapes[tensor.shape]} {tensor.dtype}".lower() for tensor in self.all
-            ]
-        return self._haystack
-
-    def _names(self) -> dict[int, str]:
-        """What sorts names as a person counts: `h.2` before `h.10`."""
-        if self._natural_names is None:
-            self._natural_names = {id(tensor): natural(full_name(tensor)) for tensor in self.all}
-        return self._natural_names
+            self._filter = WordFilter(
+                [f"{tensor.file}:{tensor.name} {shapes[tensor.shape]} {tensor.dtype}".lower() for tensor in self.all]
+            )
+        return self._filter
 
     def _sharing(self) -> dict[str, list[TensorInfo]]:
         """Tensors by the storage that they stand on, of those that several stand on."""

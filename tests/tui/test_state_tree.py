@@ -9,7 +9,9 @@ import pytest
 
 from ckpt_tui.checkpoints.contents import files_of
 from ckpt_tui.checkpoints.model import Checkpoint, CompositeRef, OpaqueObject, TensorRef
-from ckpt_tui.tui.state_tree import StateTree, Weights, summary
+from ckpt_tui.tui.state_tree import StateTree
+from ckpt_tui.tui.value_words import summary
+from ckpt_tui.tui.weights import Weights
 from tests.builders.checkpoints_by_hand import checkpoint_of, small_gpt, tensor_info
 
 NO_WEIGHTS = Weights([])

@@ -12,8 +12,8 @@ def test_every_word_must_be_in_the_name_the_shape_or_the_dtype() -> None:
     assert [tensor.name for tensor in table.select(["ATTN".lower(), "384"])] == [
         f"model.h.{layer}.attn.qkv.weight" for layer in range(3)
     ]
-    assert table.select(["float32", "ln_1"]) == [tensor for tensor in table.all if "ln_1" in tensor.name]
-    assert table.select(["nowhere"]) == []
+    assert list(table.select(["float32", "ln_1"])) == [tensor for tensor in table.all if "ln_1" in tensor.name]
+    assert list(table.select(["nowhere"])) == []
 
 
 def test_every_column_sorts_both_ways_and_keeps_every_tensor() -> None:

@@ -22,8 +22,8 @@ from ckpt_tui.checkpoints.hparams import Effect, effect_of
 from ckpt_tui.errors import CkptError
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.screens.work import Key, WorkScreen, bindings_of
-from ckpt_tui.tui.state_tree import summary
 from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 

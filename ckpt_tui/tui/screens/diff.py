@@ -34,8 +34,8 @@ from ckpt_tui.tui.screens.diff_rows import (
     verdict_content,
 )
 from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
-from ckpt_tui.tui.state_tree import shape_text
 from ckpt_tui.tui.styled import bar, error_content, line, lines
+from ckpt_tui.tui.value_words import shape_text
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words

@@ -9,8 +9,8 @@ from textual.content import Content
 
 from ckpt_tui.text import duration, metric, plural, size
 from ckpt_tui.tui.judgement import effect_role
-from ckpt_tui.tui.state_tree import shape_text, summary
 from ckpt_tui.tui.styled import bar, line, lines
+from ckpt_tui.tui.value_words import shape_text, summary
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
 if TYPE_CHECKING:

@@ -224,6 +224,8 @@ class InspectScreen(WorkScreen[None]):
     def _fill(self, view: str, *, keep_cursor: bool = True) -> None:
         self._not_filled.discard(view)
         self._list(view).set_rows(self._rows_of(view), keep_cursor=keep_cursor)
+        if view != self.view:
+            self._list(view).expect_height(self._list(self.view).size.height)  # one place on the screen for all
         if self._filters[view]:
             self._list(view).set_empty_text(f"nothing here holds `{self._filters[view]}`; Esc clears the filter")
 

@@ -20,9 +20,10 @@ from ckpt_tui.checkpoints.moments import moments_of
 from ckpt_tui.checkpoints.weights_only import is_taken
 from ckpt_tui.text import metric, plural, safe_text, short_count, size
 from ckpt_tui.tui.judgement import severity_words
-from ckpt_tui.tui.state_tree import Node, StateTree, key_text, node_amount, shape_text, summary
+from ckpt_tui.tui.state_tree import Node, StateTree
 from ckpt_tui.tui.styled import bar
 from ckpt_tui.tui.tensor_table import LARGEST_FIRST, TensorTable
+from ckpt_tui.tui.value_words import key_text, shape_text, summary
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
 BAR_CELLS = 8
@@ -109,7 +110,7 @@ def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...
     return (
         name,
         value,
-        (node_amount(node, weight), "dim"),
+        (short_count(weight.num_elements) if weight.num_elements else "", "dim"),
         size(num_bytes) if num_bytes else "",
         (bar(num_bytes / total_bytes, BAR_CELLS) if total_bytes else "", "dim"),
     )

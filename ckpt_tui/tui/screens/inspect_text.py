@@ -15,9 +15,11 @@ from ckpt_tui.checkpoints.weights_only import WeightsOnly, weights_only
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import cell_width, count, fit, metric, plural, short_count, size
 from ckpt_tui.tui.screens.inspect_rows import Fact, optimizer_facts, progress_words, safety_words, when
-from ckpt_tui.tui.state_tree import Node, StateTree, Weight, Weights, summary
+from ckpt_tui.tui.state_tree import Node, StateTree
 from ckpt_tui.tui.styled import Part, histogram_bars, line, lines, parts_width, spread
 from ckpt_tui.tui.tensor_table import TensorTable, full_name
+from ckpt_tui.tui.value_words import summary
+from ckpt_tui.tui.weights import Weight, Weights
 from ckpt_tui.tui.widgets.virtual_list import fit_cell
 
 if TYPE_CHECKING:
@@ -41,9 +43,15 @@ class Opened:
 
     def prepare(self) -> None:
         """What a filter, a sort and the other views need: for a worker."""
-        self.table.prepare()
-        self.tree.prepare_filter()
-        self.optimizer_facts()
+        import gc
+
+        from ckpt_tui.checkpoints.garbage import GarbageHeld
+
+        with GarbageHeld():
+            self.table.prepare()
+            self.tree.prepare()
+            self.optimizer_facts()
+            gc.freeze()  # as in `open_for_inspection`: a collection of all of it stopped the screen for 50 ms
 
     def optimizer_facts(self) -> list[Fact]:
         """Made once: it joins every moment with its parameter."""

@@ -284,6 +284,11 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         for index in range(max(from_index, first), last):
             self._refresh_row(index)
 
+    def expect_height(self, num_lines: int) -> None:
+        """How high it will be once it is shown. Told before, it has its scroll bar from the first layout on, and not
+        from the third, which a person sees."""
+        self.show_vertical_scrollbar = self._count + self._header_lines > num_lines
+
     def set_columns(self, columns: Sequence[Column]) -> None:
         """Other columns, or the same with other titles."""
         if tuple(columns) == self._columns:
@@ -386,7 +391,6 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         self._update_virtual_size()
 
     def on_resize(self, event: events.Resize) -> None:
-        self._update_virtual_size()
         self._scroll_into_view(self.cursor)
 
     def notify_style_update(self) -> None:
@@ -394,7 +398,8 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         self._layout_width = -1
 
     def _update_virtual_size(self) -> None:
-        size = Size(max(self.size.width, 1), self._count + self._header_lines)
+        # Of any width: it does not scroll sideways, and a change of width would cost one more layout of the screen.
+        size = Size(1, self._count + self._header_lines)
         if size != self.virtual_size:
             self.virtual_size = size
 
