@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +156,81 @@ def test_what_a_dead_session_left_is_cleared(tmp_path: Path) -> None:
     Path(left, "model.pt").write_bytes(b"half")
     assert remove_leftovers(str(tmp_path)) == [Path(left).name]
     assert os.listdir(tmp_path) == []
+
+
+def awkward_state() -> dict[str, Any]:
+    """What a person's loop may save: JSON and YAML would change half of it."""
+    import torch
+
+    shared = torch.arange(12.0).reshape(3, 4)
+    return {
+        "step": 41, "epoch": 2, "model": {"w": shared.t(), "b": torch.zeros(0), "half": torch.ones(3).bfloat16()},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": shared}}, "param_groups": [{"lr": 1e-05}]},
+        "scheduler": {"last_epoch": 41, "best": math.inf}, "scaler": None, "ema": None,
+        "train_loss": 1e-05, "val_loss": -0.0, "val_metrics": {"val_loss": math.nan, 3: "an int key"},
+        "loss_history": [[40, 0.1 + 0.2], [41, 1e300]], "rng_state": {"torch": torch.get_rng_state(), "ranks": []},
+        "dataloader_state": {"order": [1, 2], "tuple": (1, 2)},
+        "args": {"lr": 1e-05, "name": "käse: #1 'x'\n\u2028\udcff", "data": ["a b", "c"], "on": True, "none": None,
+                 "nested": {"x": [1.5, None]}, "warm up": -3e22, "off": False},
+        "best_metric": None, "big": 2**70, "bytes": b"\x00\xff", "complex": 1 + 2j, "pair": (1, "a"), 7: "int key",
+        "extra_tensor": shared[1], "deep": [{"a": [{"b": 0.1}]}], "checkpoint_type": "regular", "format_version": 1,
+    }  # fmt: skip
+
+
+def test_a_state_taken_apart_and_put_together_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    from trainer.checkpoint.directory_format import about, directory_facts, files_of, is_directory_checkpoint
+    from trainer.checkpoint.directory_format import load_directory as load
+    from trainer.checkpoint.registry import facts_of
+    from trainer.checkpoint.state import serialised
+
+    state = awkward_state()
+    files = files_of(state)
+    assert {"model.pt", "optimizer.pt", "scheduler.pt", "dataloader.pt", "rng_state.pt", "config.yaml",
+            "train_state.json", "metrics.csv", "rest.pt"} == set(files)  # fmt: skip
+    published = publish_directory(str(tmp_path), ["latest"], files, about=about(facts_of(state, "")))
+    path = str(tmp_path / "latest")
+    assert is_directory_checkpoint(path)
+    found, digest = load(path)
+    assert digest == published.digest
+    assert same(found, state), found
+    assert list(found["args"]) == list(state["args"])
+    facts = directory_facts(path)
+    assert (facts["step"], facts["epoch"], facts["digest"]) == (41, 2, published.digest)
+    # By the real library, apart: what the parts are for.
+    import torch
+
+    assert torch.equal(torch.load(tmp_path / "latest" / "model.pt", weights_only=True)["w"], state["model"]["w"])
+    assert (tmp_path / "latest" / "metrics.csv").read_text().splitlines() == [
+        "step,train_loss,val_loss", "40,0.30000000000000004,", "41,1e+300,", "41,1e-05,-0.0"
+    ]  # fmt: skip
+    # An empty state has its files, too.
+    assert set(files_of({"step": 0})) == {"train_state.json", "metrics.csv"}
+    assert bytes(files_of({"step": 0, "t": (1,)})["rest.pt"]) == bytes(serialised({"t": (1,)}))
+
+
+def same(a: Any, b: Any) -> bool:
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and repr(a) == repr(b)
+
+
+def test_settings_are_yaml_for_everybody(tmp_path: Path) -> None:
+    """As PyYAML and the viewer read them, not only as we do."""
+    yaml = pytest.importorskip("yaml")
+    from ckpt_tui.checkpoints.simple_yaml import SimpleYaml
+    from trainer.checkpoint.directory_format import files_of
+
+    settings = {
+        "lr": 1e-05, "min_lr": 2.5e-7, "big": 1e22, "steps": 100, "data": ["a.txt", "b: c"], "name": "x #1", "on": True,
+        "resume": None, "no": "no", "text": "1e-05",
+    }  # fmt: skip
+    text = bytes(files_of({"step": 1, "args": settings})["config.yaml"]).decode()
+    assert yaml.safe_load(text) == settings
+    assert SimpleYaml(text).entries == settings
+    assert SimpleYaml(text).num_unread == 0

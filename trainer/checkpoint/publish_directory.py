@@ -45,7 +45,14 @@ _numbers = itertools.count()
 
 
 class BadDirectoryError(Exception):
-    """A directory that is not what its manifest says; the message names the file."""
+    """A directory that is not what its manifest says; the message names the file.
+
+    damage: in one word what is proven to be wrong (missing, cut, checksum, manifest); "" where that is not known.
+    """
+
+    def __init__(self, message: str, damage: str = "") -> None:
+        super().__init__(message)
+        self.damage = damage
 
 
 @dataclass(frozen=True)
@@ -177,11 +184,11 @@ def read_manifest(path: str) -> dict[str, Any]:
         files = [FileFacts(str(row["path"]), int(row["bytes"]), str(row["digest"])) for row in content["files"]]
     except FileNotFoundError:
         raise BadDirectoryError(
-            f"it has no {MANIFEST_NAME}: it was not finished, or not written by this trainer"
+            f"it has no {MANIFEST_NAME}: it was not finished, or not written by this trainer", "missing"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not what was written"
-        raise BadDirectoryError(f"{MANIFEST_NAME} cannot be read: {reason}") from error
+        raise BadDirectoryError(f"{MANIFEST_NAME} cannot be read: {reason}", "manifest") from error
     if any(not _is_inside(facts.path) for facts in files):
         raise BadDirectoryError(f"{MANIFEST_NAME} names a file outside the directory")
     return {**content, "files": files}
@@ -196,12 +203,12 @@ def verify_directory(path: str) -> Published:
             with open(os.path.join(path, *facts.path.split("/")), "rb") as file:
                 value, size_bytes = _checksum(file.fileno())
         except FileNotFoundError:
-            raise BadDirectoryError(f"{facts.path} is missing") from None
+            raise BadDirectoryError(f"{facts.path} is missing", "missing") from None
         if size_bytes != facts.bytes:
-            raise BadDirectoryError(f"{facts.path} has {size_bytes:,} bytes, {facts.bytes:,} were written")
+            raise BadDirectoryError(f"{facts.path} has {size_bytes:,} bytes, {facts.bytes:,} were written", "cut")
         if f"crc32:{value:08x}" != facts.digest:
             raise BadDirectoryError(
-                f"{facts.path} is not what was written (crc32:{value:08x}, saved as {facts.digest})"
+                f"{facts.path} is not what was written (crc32:{value:08x}, saved as {facts.digest})", "checksum"
             )
         total += size_bytes
     return Published(total, digest_of_directory(path))
