@@ -48,7 +48,20 @@ class Config:
     beta1: float = _setting(0.9, "AdamW", group="optimization", least=0.0, below=1.0)
     beta2: float = _setting(0.95, "AdamW", group="optimization", least=0.0, below=1.0)
     grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", group="optimization", least=0.0)
-    precision: str = _setting("fp32", "of matrix products", group="optimization", choices=("fp32", "bf16"))
+    optimizer: str = _setting("adamw", "sgd has momentum", group="optimization", choices=("adamw", "sgd"))
+    momentum: float = _setting(0.9, "of sgd", group="optimization", least=0.0, below=1.0)
+    precision: str = _setting("fp32", "of matrix products; fp16 comes with a loss scaler", group="optimization",
+                              choices=("fp32", "bf16", "fp16"))  # fmt: skip
+    scaler_growth_interval: int = _setting(500, "steps without an infinite gradient after which fp16 doubles its scale",
+                                           group="optimization", least=1)  # fmt: skip
+    ema: float = _setting(0.0, "decay of an average of the weights, which is then what is evaluated; 0: none",
+                          group="optimization", least=0.0, below=1.0)  # fmt: skip
+    grad_checkpointing: bool = _setting(False, "compute activations again in the backward pass: less memory",
+                                        group="optimization")  # fmt: skip
+    lora_rank: int = _setting(0, "train additions of this rank to the linear layers, nothing else; 0: all weights",
+                              group="optimization", least=0)  # fmt: skip
+    lora_alpha: float = _setting(16.0, "the additions are scaled by alpha / rank", group="optimization", least=0.0)
+    compile: bool = _setting(False, "torch.compile the model", group="optimization")
 
     eval_freq: int = _setting(250, "steps between evaluations", group="evaluation", least=1)
     eval_batches: int = _setting(16, "batches of one evaluation", group="evaluation", least=1)
@@ -67,6 +80,7 @@ class Config:
     log_freq: int = _setting(10, "steps between two `step` events", group="run", least=1)
     run_name: str = _setting("", "default: the name of the run directory", group="run")
     threads: int = _setting(0, "CPU threads; 0: what torch takes", group="run", least=0)
+    device: str = _setting("auto", "auto: a GPU when there is one", group="run", choices=("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -104,7 +118,7 @@ class Config:
 
 
 # Settings that decide the shapes of the state: a checkpoint made with others cannot be resumed.
-SHAPE_SETTINGS = ("n_layer", "n_head", "n_embd", "block_size")
+SHAPE_SETTINGS = ("n_layer", "n_head", "n_embd", "block_size", "lora_rank", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,8 @@ def parse(argv: Sequence[str]) -> Request:
             options.update(nargs="*", metavar="FILE")
         elif "choices" in rules:
             options["choices"] = rules["choices"]
+        elif isinstance(setting.default, bool):
+            options["action"] = argparse.BooleanOptionalAction
         else:
             options.update(type=type(setting.default), metavar=type(setting.default).__name__.upper())
         groups[rules["group"]].add_argument(f"--{setting.name}", **options)

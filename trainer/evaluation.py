@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 
@@ -15,18 +16,19 @@ from trainer.step import Stepper
 def evaluate(
     stepper: Stepper, batches: Iterable[tuple[Tensor, Tensor]], should_stop: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Metrics over `batches`; None when it was asked to stop before the last of them."""
+    """Metrics over `batches`, of the averaged weights where there are any; None when asked to stop before the last."""
+    total, num = 0.0, 0
     stepper.network.eval()
     try:
-        total, num = 0.0, 0
-        for inputs, targets in batches:
-            if should_stop():
-                return None
-            total += stepper.loss(inputs, targets).item() * len(inputs)
-            num += len(inputs)
-        return {"val_loss": total / num}
+        with stepper.ema.in_place_of_weights() if stepper.ema is not None else contextlib.nullcontext():
+            for inputs, targets in batches:
+                if should_stop():
+                    return None
+                total += stepper.loss(inputs, targets).item() * len(inputs)
+                num += len(inputs)
     finally:
         stepper.network.train()
+    return {"val_loss": total / num}
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

@@ -7,8 +7,10 @@ import os
 import sys
 import time
 import traceback
+from typing import cast
 
 import torch
+from torch import nn
 
 from ckpt_tui.events.schema import Best, EpochEnd, ErrorRaised, Nonfinite, SignalReceived
 from ckpt_tui.events.writer import EventWriter
@@ -19,6 +21,7 @@ from trainer.checkpoint.resume import Source
 from trainer.checkpoint.state import NEEDED, seed_all
 from trainer.config import SHAPE_SETTINGS, Request
 from trainer.data import Corpus, TrainData, corpus_files
+from trainer.device import choose_device
 from trainer.errors import UsageError
 from trainer.evaluation import evaluate, is_better
 from trainer.machine import Machine
@@ -71,12 +74,13 @@ class Training:
         corpus = Corpus(corpus_files(config.data), config.block_size, config.batch_size)
         self.data = TrainData(corpus, config.batch_size, config.seed)
         self.val_batches = corpus.val_batches(config.mini_batch_size or config.batch_size, config.eval_batches)
-        self.device = torch.device("cpu")
+        self.device = choose_device(config.device)
         self.model = GPT(config).to(self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = Schedule(config)
-        self.stepper = Stepper(self.model, self.optimizer, config, self.device)
-        self.state = TrainingState(config, self.model, self.optimizer, self.schedule, self.data, self.progress)
+        network = cast(nn.Module, torch.compile(self.model)) if config.compile else None
+        self.stepper = Stepper(self.model, self.optimizer, config, self.device, network=network)
+        self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress)
         if source is not None:
             self._load(source, corpus)
         self._log_start(request, source)
@@ -131,7 +135,7 @@ class Training:
         self._paced_steps += 1
         self._paced_seconds += result.seconds
         progress.train_loss = result.loss
-        if result.is_finite:
+        if not result.is_trouble:
             self._num_nonfinite = 0
             progress.count_loss(result.loss)
         else:
@@ -207,6 +211,7 @@ class Training:
         self.log.step(
             progress.step, epoch=round(self.data.epochs_done, 6), loss=result.loss, lr=result.lr,
             grad_norm=result.grad_norm, tokens_per_s=round(tokens_per_s, 1), step_seconds=round(seconds, 6),
+            **({"loss_scale": self.stepper.precision.scale} if config.precision == "fp16" else {}),
         )  # fmt: skip
         pace = f"{1 / max(seconds, 1e-9):.1f} steps/s"
         self.terminal.progress(

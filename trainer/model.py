@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Config
+from trainer.lora import add_lora
 
 VOCABULARY_SIZE = 256
 
@@ -72,12 +74,16 @@ class GPT(nn.Module):
                 # GPT-2: the variance of the residual stream does not grow with depth.
                 is_residual = name.endswith(("projection.weight", "mlp.2.weight"))
                 nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * config.n_layer) if is_residual else 1.0))
+        self._is_checkpointing = config.grad_checkpointing
+        if config.lora_rank:
+            add_lora(self, self.blocks, config.lora_rank, config.lora_alpha)
 
     def forward(self, inputs: Tensor) -> Tensor:
         x = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x)
+            # Computed again with the random numbers of the first time.
+            x = checkpoint(block, x, use_reentrant=False) if self._is_checkpointing and self.training else block(x)
         return self.head(self.norm(x))
 
 
@@ -87,11 +93,17 @@ def next_byte_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only; group 0 has it, group 1 has none."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    """With weight decay on matrices only: group 0 has it, group 1 has none. Frozen weights are in neither."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in trained if weight.dim() >= 2]},
+        {"params": [weight for weight in trained if weight.dim() < 2]},
+    ]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     apply_settings(optimizer, config)
     return optimizer
 
@@ -100,4 +112,7 @@ def apply_settings(optimizer: torch.optim.Optimizer, config: Config) -> None:
     """The settings of `config` into the groups: a loaded state brings those it was saved with."""
     for group, weight_decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
         group["weight_decay"] = weight_decay
-        group["betas"] = (config.beta1, config.beta2)
+        if config.optimizer == "sgd":
+            group["momentum"] = config.momentum
+        else:
+            group["betas"] = (config.beta1, config.beta2)

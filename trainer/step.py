@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config import Config
+from trainer.ema import Ema
 from trainer.model import next_byte_loss
+from trainer.precision import Precision
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """seconds: what the step took, without what was done before and after it."""
+    """is_updated: the weights were. is_trouble: they were not, and it is not the loss scaler's looking for its scale.
+
+    seconds: what the step took, without what was done before and after it.
+    """
 
     loss: float
     grad_norm: float
     lr: float
-    is_finite: bool
+    is_updated: bool
+    is_trouble: bool
     seconds: float
 
 
@@ -34,21 +38,28 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, device: torch.device
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: Config,
+        device: torch.device,
+        *,
+        network: nn.Module | None = None,
     ) -> None:
         self.model = model
-        self.network = model
+        self.network = model if network is None else network
         self.optimizer = optimizer
         self.device = device
+        self.precision = Precision(config, device)
+        self.ema = Ema(model, config.ema) if config.ema else None
         self.is_updating = False
         self._num_passes = config.passes_per_step
         self._grad_clip = config.grad_clip or math.inf
-        self._dtype = {"bf16": torch.bfloat16}.get(config.precision)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of a batch, in the precision that was asked for."""
         inputs, targets = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
-        with self._autocast():
+        with self.precision.autocast():
             return next_byte_loss(self.network(inputs), targets)
 
     def take(self, inputs: Tensor, targets: Tensor, lr: float) -> StepResult:
@@ -56,17 +67,23 @@ class Stepper:
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        precision = self.precision
         try:
             loss = self._accumulate(inputs, targets)
+            precision.unscale(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip).item()
             is_finite = math.isfinite(loss) and math.isfinite(norm)
+            is_trouble = not is_finite and not precision.is_scaled_too_high(loss, norm)
             if is_finite:
                 self.is_updating = True
-                self.optimizer.step()
-                self.is_updating = False
+                precision.update(self.optimizer)
+                if self.ema is not None:
+                    self.ema.update()
+            precision.next_scale(is_loss_finite=math.isfinite(loss))
+            self.is_updating = False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, norm, lr, is_finite, time.perf_counter() - started)
+        return StepResult(loss, norm, lr, is_finite, is_trouble, time.perf_counter() - started)
 
     def _accumulate(self, inputs: Tensor, targets: Tensor) -> float:
         """Gradients of the whole batch, pass by pass; gives its mean loss."""
@@ -74,11 +91,6 @@ class Stepper:
         loss = 0.0
         for some_inputs, some_targets in zip(inputs.chunk(num), targets.chunk(num), strict=True):
             part = self.loss(some_inputs, some_targets) / num
-            part.backward()
+            self.precision.backward(part)
             loss += part.item()
         return loss
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.checkpoint.state import restore_rng_state, rng_state
 from trainer.config import Config
@@ -15,6 +15,7 @@ from trainer.data import TrainData
 from trainer.model import apply_settings
 from trainer.progress import Progress
 from trainer.schedule import Schedule
+from trainer.step import Stepper
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class TrainingState:
     """The parts of a training that a checkpoint holds."""
 
     config: Config
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     schedule: Schedule
     data: TrainData
     progress: Progress
 
     def gather(self) -> dict[str, Any]:
         """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones."""
-        progress = self.progress
+        progress, stepper = self.progress, self.stepper
         return {
             "step": progress.step, "epoch": self.data.epoch,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.schedule.state_dict(progress.step), "scaler": None, "ema": None,
+            "model": stepper.model.state_dict(), "optimizer": stepper.optimizer.state_dict(),
+            "scheduler": self.schedule.state_dict(progress.step), "scaler": stepper.precision.state_dict(),
+            "ema": stepper.ema.state_dict() if stepper.ema is not None else None,
             "train_loss": progress.train_loss, "val_loss": progress.val_loss, "val_metrics": dict(progress.val_metrics),
             "loss_history": [list(point) for point in progress.history], "rng_state": rng_state(),
             "dataloader_state": {**self.data.state_dict(), "sums": progress.sums()},
@@ -56,9 +57,13 @@ class TrainingState:
 
         Raises KeyError, TypeError, ValueError or RuntimeError when it does not fit.
         """
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        apply_settings(self.optimizer, self.config)
+        stepper = self.stepper
+        stepper.model.load_state_dict(state["model"])
+        stepper.optimizer.load_state_dict(state["optimizer"])
+        apply_settings(stepper.optimizer, self.config)
+        stepper.precision.load_state_dict(state["scaler"])
+        if stepper.ema is not None:
+            stepper.ema.load_state_dict(state["ema"])
         self.schedule.load_state_dict(state["scheduler"])
         self.data.load_state_dict(state["dataloader_state"])
         self.progress.load(state)
