@@ -6,56 +6,103 @@ or just after its n-th one, with no `finally` run and nothing flushed; `failing_
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 CHANGING = (
     "mkdir", "open", "write", "fsync", "link", "rename", "replace", "unlink", "rmdir", "chmod", "fchmod", "utime",
+    "writev", "pwrite", "pwritev", "ftruncate", "truncate", "fdatasync", "remove", "copy_file_range", "sendfile",
+)  # fmt: skip
+# What can fail without changing anything. `open` for reading counts as one of them; so does Python's own `open`.
+LOOKING = (
+    "stat", "lstat", "fstat", "scandir", "listdir", "statvfs", "access", "read", "pread", "preadv", "readv", "lseek",
 )  # fmt: skip
 EXIT_CODE = 77
+_READING = "open to read"
 
 
 @contextmanager
-def counted(before: Callable[[int, str], None], after: Callable[[int, str], None]) -> Iterator[list[str]]:
-    """Calls of `os` that change files, told before and after they happen with their number from 1."""
+def counted(
+    before: Callable[[int, str], None],
+    after: Callable[[int, str], None],
+    *,
+    calls_of: Sequence[str] = CHANGING,
+    within: str | None = None,
+) -> Iterator[list[str]]:
+    """Calls of `os` that change files, told before and after they happen with their number from 1, in any thread.
+
+    calls_of: CHANGING, or CHANGING + LOOKING. within: only those on a path, or on an open file, below this directory.
+    """
     calls: list[str] = []
-    originals = {name: getattr(os, name) for name in CHANGING}
+    originals = {name: getattr(os, name) for name in calls_of}
+    opens = (builtins.open, io.open)
+    is_reading_counted = "stat" in calls_of
+    root = None if within is None else os.path.realpath(within)
+    readlink, fspath, fsdecode, counting = os.readlink, os.fspath, os.fsdecode, threading.RLock()
+
+    def is_meant(target: object) -> bool:
+        if root is None:
+            return True
+        try:
+            path = readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else fsdecode(fspath(target))  # type: ignore[call-overload]
+        except (OSError, TypeError):
+            return False
+        return path == root or path.startswith(root + "/")
+
+    def count(name: str, call: Callable[[], object]) -> object:
+        with counting:
+            calls.append(name)
+            number = len(calls)
+        before(number, name)
+        result = call()
+        after(number, name)
+        return result
 
     def wrap(name: str) -> Callable[..., object]:
         def call(*args: object, **kwargs: object) -> object:
+            label = name
             if name == "open" and not (len(args) > 1 and isinstance(args[1], int) and args[1] & os.O_CREAT):
-                return originals[name](*args, **kwargs)  # opened for reading changes nothing
-            calls.append(name)
-            number = len(calls)
-            before(number, name)
-            result = originals[name](*args, **kwargs)
-            after(number, name)
-            return result
+                label = _READING  # changes nothing
+            if (label == _READING and not is_reading_counted) or not is_meant(args[0] if args else "."):
+                return originals[name](*args, **kwargs)
+            return count(label, lambda: originals[name](*args, **kwargs))
 
         return call
 
-    for name in CHANGING:
+    def opened(file: object, *args: object, **kwargs: object) -> object:
+        if isinstance(file, int) or not is_meant(file):
+            return opens[0](file, *args, **kwargs)  # type: ignore[call-overload]
+        return count(_READING, lambda: opens[0](file, *args, **kwargs))  # type: ignore[call-overload]
+
+    for name in calls_of:
         setattr(os, name, wrap(name))
+    if is_reading_counted:
+        builtins.open = io.open = opened  # type: ignore[assignment]
     try:
         yield calls
     finally:
         for name, original in originals.items():
             setattr(os, name, original)
+        builtins.open, io.open = opens  # type: ignore[assignment]
 
 
 def _nothing(number: int, name: str) -> None:
     return None
 
 
-def file_operations(work: Callable[[], object]) -> list[str]:
-    """The file operations of `work`, by name, in order."""
-    with counted(_nothing, _nothing) as calls:
+def file_operations(work: Callable[[], object], **which: Any) -> list[str]:
+    """The file operations of `work`, by name, in order. which: as of `counted`."""
+    with counted(_nothing, _nothing, **which) as calls:
         work()
     return calls
 
 
-def killed_at(number: int, work: Callable[[], object], *, when: str = "before") -> bool:
+def killed_at(number: int, work: Callable[[], object], *, when: str = "before", **which: Any) -> bool:
     """Run `work` in a child that is gone at its `number`-th operation; whether it came that far."""
     leave = os._exit
 
@@ -66,7 +113,7 @@ def killed_at(number: int, work: Callable[[], object], *, when: str = "before") 
     child = os.fork()
     if child == 0:
         try:
-            with counted(die if when == "before" else _nothing, die if when == "after" else _nothing):
+            with counted(die if when == "before" else _nothing, die if when == "after" else _nothing, **which):
                 work()
         except BaseException:  # noqa: BLE001 - the child tells and leaves, whatever it was
             import traceback
@@ -81,12 +128,12 @@ def killed_at(number: int, work: Callable[[], object], *, when: str = "before") 
 
 
 @contextmanager
-def failing_at(number: int, error: OSError, *, forever: bool = False) -> Iterator[list[str]]:
-    """The `number`-th file operation raises `error` (`forever`: and every later one)."""
+def failing_at(number: int, error: OSError, *, forever: bool = False, **which: Any) -> Iterator[list[str]]:
+    """The `number`-th file operation raises `error` (`forever`: and every later one). which: as of `counted`."""
 
     def fail(now: int, name: str) -> None:
         if now == number or (forever and now > number):
             raise OSError(error.errno, error.strerror)
 
-    with counted(fail, _nothing) as calls:
+    with counted(fail, _nothing, **which) as calls:
         yield calls

@@ -82,68 +82,68 @@ def viewed_step(directory: Path) -> int:
 
 
 def floors_that_fell(
-    journal: Journal, scratch: Path, floor: int, look: Callable[[Path], int] = resumed_step, **bounds: int
+    journal: Journal, place: Path, floor: int, look: Callable[[Path], int] = resumed_step, **bounds: int
 ) -> Iterator[str]:
     """The crashes after which a resume starts before what had been called durable, in words."""
-    scratch.mkdir(exist_ok=True)
+    place.mkdir(exist_ok=True)
     num_seen = 0
     for crash in journal.crashes(**bounds):
-        tree = scratch / "tree"
+        tree = place / "tree"
         materialise(journal, crash, tree)
         step, expected = look(tree / "run"), max([floor, *crash.marks])
         if step < expected:
             yield f"{crash.told}: {expected} was durable, resumed from {step}"
         shutil.rmtree(tree)
         num_seen += 1
-    assert num_seen > 25, "too few states to say anything"
+    assert num_seen > 20, "too few states to say anything"
 
 
 @pytest.mark.parametrize("is_waited_for", [True, False], ids=["waited", "background"])
 @pytest.mark.parametrize(("saves", "before"), [(FIRST, []), (LATER, FIRST)], ids=["first", "later"])
 def test_what_was_called_durable_survives_a_power_cut(
-    tmp_path: Path, saves: list[Save], before: list[Save], is_waited_for: bool
+    scratch: Path, saves: list[Save], before: list[Save], is_waited_for: bool
 ) -> None:
-    journal = record(tmp_path / "root", saves, before, is_waited_for=is_waited_for)
+    journal = record(scratch / "root", saves, before, is_waited_for=is_waited_for)
     floor = max((step for step, _ in before), default=-1)
-    assert list(floors_that_fell(journal, tmp_path / "scratch", floor, per_cut=6)) == []
+    assert list(floors_that_fell(journal, scratch / "crashes", floor, per_cut=4)) == []
 
 
-def test_the_viewer_finds_the_same_after_a_power_cut(tmp_path: Path) -> None:
-    journal = record(tmp_path / "root", LATER[:2], FIRST)
+def test_the_viewer_finds_the_same_after_a_power_cut(scratch: Path) -> None:
+    journal = record(scratch / "root", LATER[:2], FIRST)
 
     def both(directory: Path) -> int:
         viewed = viewed_step(directory)
         assert resumed_step(directory) == viewed
         return viewed
 
-    assert list(floors_that_fell(journal, tmp_path / "scratch", 1, both, per_cut=4)) == []
+    assert list(floors_that_fell(journal, scratch / "crashes", 1, both, per_cut=3)) == []
 
 
 @pytest.mark.parametrize("left_out", ["file", "directory"])
-def test_a_save_without_its_flushes_is_found_out(tmp_path: Path, left_out: str) -> None:
+def test_a_save_without_its_flushes_is_found_out(scratch: Path, left_out: str) -> None:
     """The negative control: the layer that finds nothing in the trainer finds the loss when a flush is missing."""
-    whole = record(tmp_path / "root", LATER[:2], FIRST)
+    whole = record(scratch / "root", LATER[:2], FIRST)
 
     def of_kind(sync: Sync) -> bool:
         return whole.is_directory(sync) == (left_out == "directory")
 
     lossy = whole.without_syncs(of_kind)
     assert len(lossy.operations) < len(whole.operations)
-    assert next(floors_that_fell(lossy, tmp_path / "scratch", 1, per_cut=6), None) is not None
+    assert next(floors_that_fell(lossy, scratch / "crashes", 1, per_cut=6), None) is not None
 
 
-def test_the_directory_of_a_run_is_itself_made_durable(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    with recorded(tmp_path / "root") as journal:
-        save_all(tmp_path / "root" / "runs" / "new" / "run", FIRST, journal.mark)
+def test_the_directory_of_a_run_is_itself_made_durable(scratch: Path) -> None:
+    (scratch / "root").mkdir()
+    with recorded(scratch / "root") as journal:
+        save_all(scratch / "root" / "runs" / "new" / "run", FIRST, journal.mark)
     for crash in journal.crashes(per_cut=4):
-        materialise(journal, crash, tmp_path / "tree")
-        assert resumed_step(tmp_path / "tree" / "runs" / "new" / "run") >= max(crash.marks, default=-1), crash.told
-        shutil.rmtree(tmp_path / "tree")
+        materialise(journal, crash, scratch / "tree")
+        assert resumed_step(scratch / "tree" / "runs" / "new" / "run") >= max(crash.marks, default=-1), crash.told
+        shutil.rmtree(scratch / "tree")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
-def test_many_power_cuts(tmp_path: Path, seed: int) -> None:
-    journal = record(tmp_path / "root", [*LATER, *((step + 4, kinds) for step, kinds in LATER)], FIRST)
-    assert list(floors_that_fell(journal, tmp_path / "scratch", 1, per_cut=60, seed=seed)) == []
+def test_many_power_cuts(scratch: Path, seed: int) -> None:
+    journal = record(scratch / "root", [*LATER, *((step + 4, kinds) for step, kinds in LATER)], FIRST)
+    assert list(floors_that_fell(journal, scratch / "crashes", 1, per_cut=60, seed=seed)) == []
