@@ -9,7 +9,8 @@ What vouches for a byte, and what does not:
   checksum of what it leads to; a flip in the rest (times, attributes, padding) changes nothing that is loaded.
 - `.distcp` files are runs of small zips, each with checksums of its own; `.metadata` beside them is a bare pickle.
 - safetensors, legacy torch files, plain pickles, JSON and archives written with checksums off have none. A digest of
-  the whole file from the run's log or registry covers every byte of it; without one the level is `not-checked`.
+  the whole file, from the run's log or registry or of each from a directory's manifest, covers every byte of it;
+  without one the level is `not-checked`.
 
 A level passes only when every file that the checkpoint consists of is vouched for. Where some are and some are not,
 it is `not-checked`, and a finding says which are which.
@@ -79,7 +80,7 @@ def check_bytes(checkpoint: Checkpoint, checks: ByteChecks) -> ByteFindings:
         by_file[storage.file].append(storage)
     suspicious: set[str] = set()
     if os.path.isdir(checkpoint.path):
-        for file, file_bytes, is_part in _files_of(checkpoint, by_file):
+        for file, file_bytes, is_part in _files_of(checkpoint, by_file, checks):
             outcome = _scan_part(checkpoint, file, by_file.get(file, []), by_storage, is_part, checks)
             _add(outcome, file, file_bytes, found, tally)
             suspicious |= outcome.suspicious
@@ -101,14 +102,14 @@ def check_bytes(checkpoint: Checkpoint, checks: ByteChecks) -> ByteFindings:
     return found
 
 
-def _files_of(checkpoint: Checkpoint, by_file: Mapping[str, object]) -> list[tuple[str, int, bool]]:
+def _files_of(checkpoint: Checkpoint, by_file: Mapping[str, object], checks: ByteChecks) -> list[tuple[str, int, bool]]:
     """(name, bytes, whether the checkpoint consists of it) of the files beside which its parts lie.
 
     Only names of the directory's own listing: a name that a file gives for another one leads nowhere else.
     """
     listing = Listing(checkpoint.path)
     state = checkpoint.state if isinstance(checkpoint.state, dict) else {}
-    parts = {name for name in (*state, *by_file) if isinstance(name, str) and is_inside(name)}
+    parts = {name for name in (*state, *by_file, *checks.digests) if isinstance(name, str) and is_inside(name)}
     folders = {name.rpartition("/")[0] for name in parts} | {""}
     return [
         (name, num_bytes, name in parts or name.rpartition("/")[2] == ".metadata")  # DCP's list of what lies where

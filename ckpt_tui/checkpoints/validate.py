@@ -30,6 +30,7 @@ from ckpt_tui.text import count, plural, safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.integrity import ByteChecks
+    from ckpt_tui.checkpoints.manifest import Manifest
 
 LEVELS = ("structure", "integrity", "numbers", "resume")
 VERDICTS = ("valid", "damaged", "nonfinite", "incomplete", "unsafe", "not-a-checkpoint", "unreadable")
@@ -127,6 +128,7 @@ class _Judge:
         self.step: int | None = None
         self.size_bytes = 0
         self.name = safe_text(os.path.basename(os.path.abspath(path)) or path)
+        self._read_manifest: Manifest | None = None
 
     def run(self) -> str:
         """Judge; gives the verdict."""
@@ -166,6 +168,8 @@ class _Judge:
         self.format = checkpoint.format
         self.size_bytes = checkpoint.size_bytes or self.size_bytes
         self.findings += checkpoint.findings
+        said = {finding.where for finding in self.findings if finding.severity == Severity.ERROR}
+        self.findings += [finding for finding in self._manifest().findings if finding.where not in said]
         known = {(finding.where, finding.severity) for finding in self.findings}
         for finding in _tensor_findings(checkpoint):
             if (finding.where, finding.severity) not in known:
@@ -199,10 +203,18 @@ class _Judge:
         return ByteChecks(
             with_integrity="integrity" in self.wanted,
             with_numbers="numbers" in self.wanted,
-            digests={"": self.digest} if self.digest else {},
+            digests={"": self.digest} if self.digest else self._manifest().digests,
             on_bytes=self.on_bytes,
             is_cancelled=self.is_cancelled,
         )
+
+    def _manifest(self) -> Manifest:
+        """What the directory's own manifest says of its files; nothing when it is a file, or has none."""
+        if self._read_manifest is None:
+            from ckpt_tui.checkpoints.manifest import NONE, manifest_of
+
+            self._read_manifest = manifest_of(self.path) if os.path.isdir(self.path) else NONE
+        return self._read_manifest
 
     def _note_progress(self, checkpoint: Checkpoint) -> None:
         for key in ("train_loss", "val_loss"):

@@ -234,3 +234,33 @@ def test_settings_are_yaml_for_everybody(tmp_path: Path) -> None:
     assert yaml.safe_load(text) == settings
     assert SimpleYaml(text).entries == settings
     assert SimpleYaml(text).num_unread == 0
+
+
+def test_the_viewer_reads_judges_and_lists_it(tmp_path: Path) -> None:
+    from ckpt_tui.checkpoints.registry import open_checkpoint
+    from tests.builders.validation import validate
+    from trainer.checkpoint.directory_format import files_of
+
+    files = files_of(awkward_state())
+    publish_directory(str(tmp_path), ["rolling_step_000041"], files)
+    path = tmp_path / "rolling_step_000041"
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.format, checkpoint.safety, checkpoint.progress["step"]) == ("checkpoint-dir", "safe", 41)
+    assert checkpoint.has == ["model", "optimizer", "scheduler", "rng", "dataloader"]
+    assert checkpoint.hyperparameters["lr"] == 1e-05
+    found = validate(path)
+    assert (found.verdict, found.levels["integrity"]) == ("valid", "pass"), found.findings
+    # Every byte of every file counts: a flip anywhere is found, in files without checksums of their own, too.
+    for file in (*files, "manifest.json"):
+        whole = (path / file).read_bytes()
+        for at in range(0, len(whole), max(len(whole) // 5, 1)):
+            if file == "manifest.json" and chr(whole[at]) in ' \n{}[],"' and at > 0:
+                continue  # what it says is the same, or it is no longer JSON, which is seen below
+            (path / file).write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at + 1 :])
+            assert validate(path).verdict == "damaged", (file, at)
+        (path / file).write_bytes(whole)
+    assert validate(path).verdict == "valid"
+    (path / "metrics.csv").unlink()
+    found = validate(path)
+    assert found.verdict == "damaged"
+    assert [finding.where for finding in found.findings if finding.code == "missing-part"] == ["metrics.csv"]
