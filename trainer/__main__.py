@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.config import Request, parse
 from trainer.errors import UsageError
+from trainer.observers import check_installed
 
 if TYPE_CHECKING:
     from trainer.checkpoint.registry import Registry
@@ -34,6 +35,7 @@ def train(request: Request) -> int:
     from trainer.signals import Signals
 
     signals = Signals()
+    check_installed(request.config)
     from trainer.loop import run
 
     return run(request, signals)

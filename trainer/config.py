@@ -78,9 +78,18 @@ class Config:
     keep_emergency_checkpoints: int = _setting(10, "emergency checkpoints that are kept", group="checkpoints", least=1)
 
     log_freq: int = _setting(10, "steps between two `step` events", group="run", least=1)
+    print_seconds: float = _setting(10.0, "least time between two lines of progress where stdout is no terminal",
+                                    group="run", least=0.0)  # fmt: skip
     run_name: str = _setting("", "default: the name of the run directory", group="run")
     threads: int = _setting(0, "CPU threads; 0: what torch takes", group="run", least=0)
+    parallel: str = _setting("ddp", "on several processes (torchrun): copies of the model, or shards of it",
+                             group="run", choices=("ddp", "fsdp"))  # fmt: skip
+    timeout_seconds: float = _setting(300.0, "how long processes wait for one that does not come", group="run",
+                                      least=1.0)  # fmt: skip
     device: str = _setting("auto", "auto: a GPU when there is one", group="run", choices=("auto", "cpu", "cuda"))
+    use_tensorboard: bool = _setting(False, "write TensorBoard's event files, too; needs the extra tensorboard",
+                                     group="run")  # fmt: skip
+    use_mlflow: bool = _setting(False, "log to MLflow, too; needs the extra mlflow", group="run")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
