@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
+import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from trainer.checkpoint import proven
 from trainer.checkpoint import publish as publishing
 from trainer.checkpoint.publish import PublishError, publish, remove_leftovers
 
@@ -81,7 +86,8 @@ def test_a_fault_at_every_file_operation(
     for number in range(100):
         directory = _directory(tmp_path, number)
         faults = Faults(number, Killed if kind == "kill" else lambda: OSError(5, "Input/output error"), after=after)
-        monkeypatch.setattr(publishing, "os", _Os(faults))
+        for module in (publishing, proven):
+            monkeypatch.setattr(module, "os", _Os(faults))
         ended = None
         try:
             publish(str(directory), ["rolling.pt", "latest.pt"], NEW, previous={"latest_backup.pt": "latest.pt"})
@@ -150,3 +156,96 @@ def test_only_our_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / "set_aside" / ".tmp-latest.pt-1-2").write_bytes(b"")
     assert remove_leftovers(str(tmp_path)) == [".tmp-latest.pt-123-4"]
     assert (tmp_path / "set_aside" / ".tmp-latest.pt-1-2").exists()
+
+
+LARGE = (1 << 20) + 12_345  # past the page cache, and not a multiple of a block
+
+
+def _in_pages(data: bytes) -> memoryview:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memoryview(memory)
+
+
+def test_a_large_file_is_written_past_the_page_cache_and_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[bool] = []
+    real = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        modes.append(bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT))
+        return real(fd, data)
+
+    monkeypatch.setattr(proven.os, "write", write)
+    data = random.Random(1).randbytes(LARGE)
+    done = publish(str(tmp_path), ["latest.pt"], _in_pages(data))
+    assert (tmp_path / "latest.pt").read_bytes() == data
+    assert done.digest == f"crc32:{zlib.crc32(data):08x}"
+    assert set(done.seconds) == {"write", "sync", "verify", "publish"}
+    if modes[0]:  # where the filesystem has it: all but the piece of a block at the end
+        assert modes == [True, False]
+
+
+def test_a_filesystem_that_knows_no_direct_way_gets_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(2).randbytes(LARGE)
+
+    def refused(fd: int, is_direct: bool) -> bool:
+        return False
+
+    monkeypatch.setattr(proven, "_set_direct", refused)
+    publish(str(tmp_path), ["a.pt"], _in_pages(data))
+    monkeypatch.undo()
+    # It promises, and fails at the first write and at the first read.
+    real_write, real_read = os.write, os.preadv
+
+    def write(fd: int, piece: memoryview) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_write(fd, piece)
+
+    def read(fd: int, buffers: list[memoryview], at: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_read(fd, buffers, at)
+
+    monkeypatch.setattr(proven.os, "write", write)
+    monkeypatch.setattr(proven.os, "preadv", read)
+    publish(str(tmp_path), ["b.pt"], _in_pages(data))
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes() == data
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "preadv"])
+def test_a_device_that_fails_once_gets_a_new_file_and_no_second_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real, failed, opened = getattr(os, call), [], []
+
+    def failing(fd: int, *rest: Any) -> Any:
+        name = os.readlink(f"/proc/self/fd/{fd}")
+        if not failed and ".tmp" in name:
+            failed.append(name)
+            raise OSError(errno.EIO, "Input/output error")
+        if ".tmp" in name:
+            opened.append(name)
+        return real(fd, *rest)
+
+    monkeypatch.setattr(proven.os, call, failing)
+    done = publish(str(tmp_path), ["latest.pt"], NEW)
+    assert (tmp_path / "latest.pt").read_bytes() == NEW
+    assert "Input/output error" in done.retried
+    assert failed[0] not in opened
+    assert os.listdir(tmp_path) == ["latest.pt"]
+
+
+def test_a_device_that_goes_on_failing_fails_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(proven.os, "fsync", failing)
+    with pytest.raises(PublishError) as caught:
+        publish(str(tmp_path), ["latest.pt"], NEW)
+    assert (caught.value.stage, caught.value.errno) == ("sync", errno.EIO)
+    assert os.listdir(tmp_path) == []

@@ -7,39 +7,22 @@ leaves a temporary file that nobody takes for a checkpoint; `remove_leftovers` c
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import shutil
-import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-try:
-    from isal.isal_zlib import crc32  # at memory speed, several times zlib's
-except ImportError:
-    from zlib import crc32
+from trainer.checkpoint.proven import Published, PublishError, crc32, write_proven
+
+__all__ = ["PublishError", "Published", "digest_of_file", "make_directory", "publish", "remove_leftovers"]
 
 _CHUNK_BYTES = 4 << 20
 _LEFTOVER = re.compile(r"\.tmp-.+-\d+-\d+")
 _numbers = itertools.count()
-
-
-class PublishError(Exception):
-    """A file could not be made; every name still holds what it held. stage: write, sync, verify or publish."""
-
-    def __init__(self, stage: str, error: OSError | str) -> None:
-        self.stage = stage
-        self.reason = error if isinstance(error, str) else f"{error.strerror or error}"
-        super().__init__(f"{stage}: {self.reason}")
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the file holds now. digest: of the whole file, `crc32:<hex>`, computed from memory and found in the file."""
-
-    size_bytes: int
-    digest: str
 
 
 def digest_of_file(path: str) -> str:
@@ -58,13 +41,15 @@ def publish(
 
     previous: {name: source}: once the new file is proven, and before it replaces anything, `name` gets what `source`
     holds; left out where there is no such file. Names are replaced in the order given.
+    A file that the device could not keep (EIO, or other bytes than were written) is given up for one new one.
     Raises PublishError; the temporary files are gone then, and `previous` names are as they were unless a rename
     itself failed.
     """
     temporaries: list[str] = []
     renames: list[str] = []
     try:
-        published = _write(_temporary(directory, names[0], temporaries), data, _mode_of(directory, names))
+        published = _written(directory, names, data, temporaries)
+        started = time.monotonic()
         for name in names[1:]:
             _link(temporaries[0], _temporary(directory, name, temporaries))
         for name, source in (previous or {}).items():
@@ -74,12 +59,26 @@ def publish(
         # What is replaced gets its second name first.
         kept = temporaries[len(names) :]
         _rename(directory, [*kept, *temporaries[: len(names)]], [*renames, *names])
-        return published
+        return replace(published, seconds={**published.seconds, "publish": time.monotonic() - started})
     except BaseException:
         for path in temporaries:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         raise
+
+
+def _written(directory: str, names: Sequence[str], data: bytes | memoryview, made: list[str]) -> Published:
+    """A temporary file that holds `data`, the first of `made`; a second one when the device fails the first."""
+    mode = _mode_of(directory, names)
+    try:
+        return write_proven(_temporary(directory, names[0], made), data, mode)
+    except PublishError as error:
+        if error.errno != errno.EIO and error.stage != "verify":
+            raise
+        failed = made.pop()
+        with contextlib.suppress(OSError):
+            os.unlink(failed)
+        return replace(write_proven(_temporary(directory, names[0], made), data, mode), retried=str(error))
 
 
 def make_directory(directory: str) -> None:
@@ -140,66 +139,7 @@ def _link(source: str, path: str) -> None:
                 data = file.read()
         except OSError as error:
             raise PublishError("publish", error) from error
-        _write(path, data, None)
-
-
-def _write(path: str, data: bytes | memoryview, mode: int | None) -> Published:
-    view = memoryview(data)
-    expected: _Checksum | None = None
-    stage = "write"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            if mode is not None:
-                os.fchmod(fd, mode)
-            at = 0
-            while at < len(view):
-                at += os.write(fd, view[at:])
-            stage = "sync"
-            # While the device works: the checksum of the memory, which the file is then held against.
-            expected = _Checksum(view)
-            # Never tried again: after a failed fsync the kernel may have dropped the bytes and report success.
-            os.fsync(fd)
-            stage = "verify"
-            found = _crc_of(fd, len(view))
-            if found != expected.value():
-                raise PublishError("verify", f"the file holds crc32 {found:08x}, memory holds {expected.value():08x}")
-        finally:
-            os.close(fd)
-            if expected is not None:
-                expected.value()  # nobody reads `data` after this function
-    except OSError as error:
-        raise PublishError(stage, error) from error
-    return Published(size_bytes=len(view), digest=f"crc32:{found:08x}")
-
-
-class _Checksum:
-    """CRC-32 of `data`, computed in a thread: the checksum, as fsync, runs without the interpreter's lock."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._value = 0
-
-        def compute() -> None:
-            self._value = crc32(data)
-
-        self._thread = threading.Thread(target=compute, name="checksum")
-        self._thread.start()
-
-    def value(self) -> int:
-        self._thread.join()
-        return self._value
-
-
-def _crc_of(fd: int, size: int) -> int:
-    """Checksum of the file's content, which must be `size` bytes long."""
-    buffer = memoryview(bytearray(min(_CHUNK_BYTES, max(size, 1))))
-    value, at = 0, 0
-    while num_bytes := os.preadv(fd, [buffer], at):
-        value = crc32(buffer[:num_bytes], value)
-        at += num_bytes
-    if at != size:
-        raise PublishError("verify", f"the file holds {at:,} bytes, {size:,} were written")
-    return value
+        write_proven(path, data)
 
 
 def _rename(directory: str, temporaries: Sequence[str], names: Sequence[str]) -> None:
