@@ -59,12 +59,12 @@ class Training:
     def __init__(self, request: Request, signals: Signals) -> None:
         config = request.config
         self.config, self.signals, self.directory = config, signals, request.out
-        self.terminal = Terminal()
+        self.terminal = Terminal(config.print_seconds)
         self.progress = Progress()
         self.machine = Machine()
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.log = EventWriter(self.directory)
+        self.log = EventWriter(self.directory, on_event=self.terminal.on_event)
         self.checkpoints = Checkpointer(
             self.directory, config.checkpoint_policy(), log=self.log, needed=NEEDED, takes_lock=False,
             say=self.terminal.say,
@@ -97,6 +97,7 @@ class Training:
             return self._end_failed(error)
         finally:
             self.checkpoints.close()
+            self.terminal.close()
 
     def _run(self) -> int:
         progress, config = self.progress, self.config
@@ -131,6 +132,7 @@ class Training:
         result = self.stepper.take(inputs, targets, self.schedule.lr(progress.step))
         progress.step += 1
         self._mark = None
+        self.terminal.at_step(progress.step)
 
         self._paced_steps += 1
         self._paced_seconds += result.seconds
@@ -183,7 +185,6 @@ class Training:
         if config.monitor == "train_loss":
             value = progress.recent_loss_sum / progress.recent_num_steps if progress.recent_num_steps else math.nan
         progress.recent_loss_sum, progress.recent_num_steps = 0.0, 0
-        self.terminal.say(f"step {progress.step}  val_loss {metrics['val_loss']:.4f}")
         previous = progress.best
         if not is_better(value, previous, config.monitor_mode):
             return False
@@ -213,10 +214,6 @@ class Training:
             grad_norm=result.grad_norm, tokens_per_s=round(tokens_per_s, 1), step_seconds=round(seconds, 6),
             **({"loss_scale": self.stepper.precision.scale} if config.precision == "fp16" else {}),
         )  # fmt: skip
-        pace = f"{1 / max(seconds, 1e-9):.1f} steps/s"
-        self.terminal.progress(
-            f"step {progress.step}/{config.max_steps}  loss {result.loss:.4f}  lr {result.lr:.2e}  {pace}"
-        )
 
     def _signalled(self, name: str, action: str) -> None:
         self.log.emit(SignalReceived(step=self.progress.step, signal=name, action=action))
@@ -298,3 +295,5 @@ class Training:
         self.terminal.say(
             f"{num_parameters:,} parameters, {self.data.steps_per_epoch:,} steps an epoch, writing to {self.directory}"
         )
+        durable_step = step if source is not None else None
+        self.terminal.begin(config.run_name, config.max_steps, step, durable_step=durable_step)

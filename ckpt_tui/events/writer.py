@@ -49,10 +49,16 @@ class EventWriter:
     clock: gives Unix seconds for `ts`.
     dropped: lines that could not be written so far. last_error: why the newest of them could not, "" for none.
     seq: the sequence number of the newest line.
+    on_event: told of each event after it was written or dropped, on the thread that emits it; what it raises is lost.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, session: int | None = None, clock: Callable[[], float] = time.time
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        session: int | None = None,
+        clock: Callable[[], float] = time.time,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.directory = os.fspath(directory)
         self.path = os.path.join(self.directory, LOG_NAME)
@@ -60,6 +66,7 @@ class EventWriter:
         self.last_error = ""
         self.seq = 0
         self.session = 1 if session is None else session
+        self.on_event = on_event
         self._wants_next_session = session is None
         self._clock = clock
         self._last_step = 0
@@ -76,9 +83,13 @@ class EventWriter:
         """Append `event`; its seq, ts and session are filled in. False when it could not be written. Never raises."""
         with self._lock:
             try:
-                return self._append(event)
+                is_written = self._append(event)
             except Exception as error:  # noqa: BLE001  a training must not end because its log cannot be written
-                return self._drop(error)
+                is_written = self._drop(error)
+        if self.on_event is not None:
+            with contextlib.suppress(Exception):  # nor because somebody cannot bear what it tells
+                self.on_event(event)
+        return is_written
 
     def start(
         self,
@@ -90,6 +101,8 @@ class EventWriter:
         start_step: int = 0,
         steps_per_epoch: int = 0,
         resumed_from: dict[str, Any] | None = None,
+        rejected: list[dict[str, Any]] | None = None,
+        lineage: list[dict[str, Any]] | None = None,
         versions: Mapping[str, str] | None = None,
         world_size: int = 1,
         **extra: Any,
@@ -111,6 +124,8 @@ class EventWriter:
                 steps_per_epoch=steps_per_epoch,
                 start_step=start_step,
                 resumed_from=resumed_from,
+                rejected=rejected or [],
+                lineage=lineage or [],
                 extra=extra,
             )
         except Exception as error:  # noqa: BLE001  as in emit

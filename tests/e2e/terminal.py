@@ -68,6 +68,9 @@ class Terminal:
             screen = self.screen()
         return screen
 
+    def is_cursor_visible(self) -> bool:
+        return self._tmux("display-message", "-p", "#{cursor_flag}").strip() == "1"
+
     def wait_gone(self, unwanted: str, timeout_s: float = 30.0) -> str:
         """The first screen that no longer shows `unwanted`."""
         deadline = time.monotonic() + timeout_s

@@ -14,6 +14,7 @@ TINY = [
     "--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--block_size", "32", "--dropout", "0.1", "--batch_size", "4",
     "--mini_batch_size", "2", "--eval_freq", "40", "--eval_batches", "2", "--checkpoint_freq", "30",
     "--keep_checkpoints", "3", "--max_steps", "200", "--threads", "1", "--seed", "7", "--warmup_steps", "10",
+    "--print_seconds", "0",
 ]  # fmt: skip
 
 
