@@ -1,40 +1,103 @@
-"""One trainer per run directory. The lock is the kernel's: it ends with its owner, however that one ends."""
+"""One trainer per run directory. The lock is the kernel's: it ends with its owner, however that one ends.
+
+On a filesystem that has no such locks (Lustre without `flock`, some network mounts) what the file says counts instead:
+the process that it names, while that one runs on this host.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
+from typing import Any
 
 from ckpt_tui.events.writer import process_started
 from trainer.errors import UsageError
 
 LOCK_NAME = "trainer.lock"
 _PATIENCE_SECONDS = 0.2
+# How long another one that started in the same instant has to write its name over ours, without kernel locks.
+_SETTLE_SECONDS = 0.1
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 class DirectoryLock:
-    """Held until `release` or the end of the process. Raises UsageError when somebody else has it."""
+    """Held until `release` or the end of the process. Raises UsageError when somebody else has it, or none can be had.
+
+    warning: what a person should know of it, "" for nothing.
+    """
 
     def __init__(self, directory: str) -> None:
-        path = os.path.join(directory, LOCK_NAME)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not _lock(self._fd):
-            owner = _owner(self._fd)
+        self.warning = ""
+        self._fd = _open(os.path.join(directory, LOCK_NAME))
+        self._is_by_content = False
+        try:
+            try:
+                is_ours = _lock(self._fd)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise UsageError(f"{directory}/{LOCK_NAME} cannot be locked: {error.strerror}") from error
+                self._is_by_content = True
+                self.warning = (
+                    f"the filesystem of {directory} has no file locks: a second trainer on another host is not noticed"
+                )
+                is_ours = not _runs_here(_content(self._fd))
+            if not is_ours:
+                raise _refused(directory, _content(self._fd))
+            self._write_owner()
+            if self._is_by_content:
+                time.sleep(_SETTLE_SECONDS)
+                if _content(self._fd).get("pid") != os.getpid():
+                    raise _refused(directory, _content(self._fd))
+        except BaseException:
             os.close(self._fd)
-            raise UsageError(f"Another process trains in {directory}{owner}. Stop it first, or choose another --out.")
+            raise
+
+    def release(self) -> None:
+        if self._is_by_content:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+    def _write_owner(self) -> None:
+        """Say who we are, for people and the viewer. The lock is held without it, too: on a full disk, in a file of
+        somebody else's."""
         content = {
             "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
             "started_at": time.time(),
         }  # fmt: skip
-        # In place: a file that replaced this one would not carry the lock.
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(content).encode() + b"\n", 0)
+        try:
+            # In place: a file that replaced this one would not carry the lock.
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(content).encode() + b"\n", 0)
+        except OSError as error:
+            if self._is_by_content:
+                raise UsageError(f"{LOCK_NAME} cannot be written, and nothing else keeps a second trainer away:"
+                                 f" {error.strerror}") from error  # fmt: skip
+            self.warning = f"{LOCK_NAME} does not say who holds it: {error.strerror}"
 
-    def release(self) -> None:
-        os.close(self._fd)
+
+def _open(path: str) -> int:
+    """The lock file, made if it is missing. One that we may only read can be locked as well."""
+    flags = os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # not blocking: the name may be a FIFO
+    try:
+        try:
+            fd = os.open(path, flags | os.O_RDWR, 0o644)
+        except PermissionError:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    except IsADirectoryError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be opened: {error.strerror}") from error
+    raise UsageError(f"{path} is not a file: a trainer keeps its lock under this name. Move it away.")
 
 
 def _lock(fd: int) -> bool:
@@ -51,9 +114,29 @@ def _lock(fd: int) -> bool:
             return True
 
 
-def _owner(fd: int) -> str:
+def _content(fd: int) -> dict[str, Any]:
     try:
         fields = json.loads(os.pread(fd, 4096, 0))
-        return f" (process {int(fields['pid'])} on {fields['host']!s})"
-    except (ValueError, KeyError, TypeError, OSError):
-        return ""
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _runs_here(fields: dict[str, Any]) -> bool:
+    """Whether the process that a lock file names runs on this host: that one, and not another with its number."""
+    try:
+        pid, started = int(fields["pid"]), float(fields.get("pid_started", 0.0))
+        if fields["host"] != socket.gethostname() or pid <= 0:
+            return False
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return False
+    now = process_started(pid)
+    return now > 0.0 and (started <= 0.0 or abs(now - started) < 1.0)
+
+
+def _refused(directory: str, fields: dict[str, Any]) -> UsageError:
+    try:
+        owner = f" (process {int(fields['pid'])} on {fields['host']!s})"
+    except (ValueError, KeyError, TypeError, OverflowError):
+        owner = ""
+    return UsageError(f"Another process trains in {directory}{owner}. Stop it first, or choose another --out.")
