@@ -39,6 +39,10 @@ class LostRanksError(Exception):
         super().__init__(f"lost at step {step}: {named} ({cause})")
 
 
+class MainRefusedError(UsageError):
+    """Main cannot do what was asked for, and tells why: this rank has nothing to tell."""
+
+
 class World:
     """This process among `size` of them. rank 0 is main: the one that writes the log and what is one file.
 
@@ -116,18 +120,21 @@ class World:
         return batch[self.rank * each : (self.rank + 1) * each]
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives on main, on every rank. A UsageError of it is raised on all of them."""
+        """What `function` gives on main, on every rank. A UsageError of it ends all: MainRefusedError on the others."""
         if self.is_alone:
             return function()
         outcome: tuple[bool, Any] = (True, None)
+        refusal: UsageError | None = None
         if self.is_main:
             try:
                 outcome = (True, function())
             except UsageError as error:
-                outcome = (False, str(error))
+                outcome, refusal = (False, str(error)), error
         is_done, value = self.broadcast(outcome)
+        if refusal is not None:
+            raise refusal
         if not is_done:
-            raise UsageError(value)
+            raise MainRefusedError(value)
         return value
 
     def broadcast(self, value: T) -> T:

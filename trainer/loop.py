@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import signal
 import sys
 import time
 import traceback
@@ -12,20 +12,27 @@ from typing import cast
 import torch
 from torch import nn
 
+from ckpt_tui.events.lineage import as_plain
 from ckpt_tui.events.schema import Best, EpochEnd, ErrorRaised, Nonfinite, SignalReceived
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
-from trainer.checkpoint.lock import DirectoryLock
-from trainer.checkpoint.publish import remove_leftovers
 from trainer.checkpoint.resume import Source
 from trainer.checkpoint.state import NEEDED, seed_all
 from trainer.config import SHAPE_SETTINGS, Request
 from trainer.data import Corpus, TrainData, corpus_files
 from trainer.device import choose_device
+from trainer.distributed import World
 from trainer.errors import UsageError
 from trainer.evaluation import evaluate, is_better
 from trainer.machine import Machine
 from trainer.model import GPT, make_optimizer
+from trainer.observers import observers_for
+from trainer.observers.observed_log import ObservedLog
+from trainer.parallel.follower import FollowedCheckpoints, SilentLog
+from trainer.parallel.launcher import launch_argv
+from trainer.parallel.network import replicate, shard
+from trainer.parallel.session import run_session, tell_lost
+from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
 from trainer.schedule import Schedule
 from trainer.signals import STATUS, Signals
@@ -40,50 +47,54 @@ SYSTEM_SECONDS = 10.0
 
 def run(request: Request, signals: Signals) -> int:
     """Train as asked; gives the exit code: 0 at the end, 1 on failure, 128 + signal. Raises UsageError."""
-    directory = request.out
-    try:
-        os.makedirs(directory, exist_ok=True)
-        lock = DirectoryLock(directory)
-    except OSError as error:
-        raise UsageError(f"--out {directory}: {error.strerror}") from error
-    try:
-        remove_leftovers(directory)
-        return Training(request, signals).run()
-    finally:
-        lock.release()
+    return run_session(request, lambda world: Training(request, signals, world).run())
 
 
 class Training:
     """One session."""
 
-    def __init__(self, request: Request, signals: Signals) -> None:
+    def __init__(self, request: Request, signals: Signals, world: World | None = None) -> None:
+        world = World() if world is None else world
         config = request.config
-        self.config, self.signals, self.directory = config, signals, request.out
-        self.terminal = Terminal(config.print_seconds)
+        self.config, self.signals, self.directory, self.world = config, signals, request.out, world
+        self.terminal = Terminal(config.print_seconds, is_quiet=not world.is_main)
         self.progress = Progress()
         self.machine = Machine()
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.log = EventWriter(self.directory, on_event=self.terminal.on_event)
-        self.checkpoints = Checkpointer(
-            self.directory, config.checkpoint_policy(), log=self.log, needed=NEEDED, takes_lock=False,
-            say=self.terminal.say,
-        )  # fmt: skip
-        source = self._source(request)
+        self.log: EventWriter = SilentLog(self.directory)
+        self.checkpoints: Checkpointer = FollowedCheckpoints(self.directory)
+        if world.is_main:
+            self.log = ObservedLog(self.directory, observers_for(self.directory, config), self.terminal.say)
+            self.log.on_event = self.terminal.on_event
+            self.checkpoints = Checkpointer(
+                self.directory, config.checkpoint_policy(), log=self.log, needed=NEEDED, takes_lock=False,
+                say=self.terminal.say,
+            )  # fmt: skip
+        self._session = world.broadcast(self.log.session)
+        source = shared_source(world, lambda: self._source(request))
         seed_all(config.seed)
         corpus = Corpus(corpus_files(config.data), config.block_size, config.batch_size)
         self.data = TrainData(corpus, config.batch_size, config.seed)
         self.val_batches = corpus.val_batches(config.mini_batch_size or config.batch_size, config.eval_batches)
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, world.local_rank)
         self.model = GPT(config).to(self.device)
+        shard(self.model, config, world, self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = Schedule(config)
-        network = cast(nn.Module, torch.compile(self.model)) if config.compile else None
-        self.stepper = Stepper(self.model, self.optimizer, config, self.device, network=network)
+        network = cast(nn.Module, torch.compile(self.model)) if config.compile else self.model
+        network = replicate(network, config, world, self.device)
+        self.stepper = Stepper(self.model, self.optimizer, config, self.device, network=network, world=world)
         self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress)
+        seed_rank(config.seed, world)
         if source is not None:
             self._load(source, corpus)
+        world.at(self.progress.step)
         self._log_start(request, source)
+        if source is not None:
+            self.checkpoints.settle(source)
+        self._stop: signal.Signals | None = None  # what all ranks were told to stop by
+        self._is_time_to_save = False
         self._mark: Mark | None = None  # where the batch begins that is being taken
         self._num_nonfinite = 0
         self._last_timed_save = self._last_system = time.monotonic()
@@ -98,12 +109,13 @@ class Training:
         finally:
             self.checkpoints.close()
             self.terminal.close()
+            self.log.close()
 
     def _run(self) -> int:
         progress, config = self.progress, self.config
         if progress.is_step_unfinished:
             self._after_step()
-        while progress.step < config.max_steps and not self.signals.stop:
+        while not self._is_told_to_stop() and progress.step < config.max_steps:
             self._train_step()
             if self._num_nonfinite >= MAX_NONFINITE:
                 reason = f"{MAX_NONFINITE} batches in a row had no finite loss or gradient"
@@ -113,17 +125,31 @@ class Training:
                 return 1
             self._after_step()
             self.checkpoints.poll()
-            if self.signals.take_save_request():
-                self._signalled("SIGUSR1", "saved")
-                self.checkpoints.save(self.state.gather(), {"emergency"}, "emergency")
-        if self.signals.stop:
-            return self._end_signalled()
+        if self._stop is not None:
+            return self._end_signalled(self._stop)
         self.checkpoints.wait()
-        if self.checkpoints.last_step != progress.step:
+        if self.world.broadcast(self.checkpoints.last_step) != progress.step:
             self.checkpoints.save_now(self.state.gather(), (), "regular")
         self.terminal.say(f"finished at step {progress.step}")
         self.log.end("finished", f"{config.max_steps} steps", step=progress.step)
         return 0
+
+    def _is_told_to_stop(self) -> bool:
+        """Do what any rank was asked, all of them at the same step; whether to stop is one of it."""
+        self.world.at(self.progress.step)
+        minutes = (time.monotonic() - self._last_timed_save) / 60
+        is_due = 0 < self.config.checkpoint_minutes <= minutes
+        stop, save, due = self.world.agree([self.signals.stop or 0, self.signals.take_save_request(), is_due])
+        self._stop, self._is_time_to_save = signal.Signals(int(stop)) if stop else None, bool(due)
+        if save:
+            self._signalled("SIGUSR1", "saved")
+            self.checkpoints.save(self.state.gather(), {"emergency"}, "emergency")
+        return self._stop is not None
+
+    def _is_stopped(self) -> bool:
+        """Whether any rank was asked to stop, in the midst of a step's work."""
+        [stop] = self.world.agree([self.signals.stop or 0])
+        return stop != 0
 
     def _train_step(self) -> None:
         progress = self.progress
@@ -154,7 +180,7 @@ class Training:
         progress.is_step_unfinished = False
         if progress.step % config.eval_freq == 0 or progress.step == config.max_steps:
             started = time.perf_counter()
-            metrics = evaluate(self.stepper, self.val_batches, lambda: self.signals.stop is not None)
+            metrics = evaluate(self.stepper, self.val_batches, self._is_stopped)
             if metrics is None:
                 progress.is_step_unfinished = True
                 return
@@ -164,11 +190,10 @@ class Training:
             kinds.add("epoch")
             self._end_epoch()
         now = time.monotonic()
-        minutes = (now - self._last_timed_save) / 60
         is_due = config.checkpoint_freq and progress.step % config.checkpoint_freq == 0
-        if is_due or (config.checkpoint_minutes and minutes >= config.checkpoint_minutes):
+        if is_due or self._is_time_to_save:
             kinds.add("rolling")
-            self._last_timed_save = now
+            self._last_timed_save, self._is_time_to_save = now, False
         if kinds:
             self.checkpoints.save(self.state.gather(), kinds)
         if now - self._last_system >= SYSTEM_SECONDS:
@@ -218,23 +243,32 @@ class Training:
     def _signalled(self, name: str, action: str) -> None:
         self.log.emit(SignalReceived(step=self.progress.step, signal=name, action=action))
 
-    def _end_signalled(self) -> int:
-        stop = self.signals.stop
-        assert stop is not None
+    def _end_signalled(self, stop: signal.Signals) -> int:
         step = self.progress.step
         self._signalled(stop.name, "saves and stops")
         saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
         told = f"saved {saved}" if saved else "could not save"
         self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
         self.log.end(STATUS[stop], f"{stop.name}, {told}", step=step)
+        # torchrun ends all others as soon as the first one is gone.
+        self.world.barrier()
         return 128 + stop
 
     def _end_failed(self, error: Exception) -> int:
         step = self.progress.step
+        if (lost := self.world.lost(error)) is not None:
+            tell_lost(lost, self.directory, self.world, session=self._session)
+            return 1
+        if not self.world.is_main:
+            print(f"trainer: rank {self.world.rank} failed at step {step}", file=sys.stderr, flush=True)
+            traceback.print_exception(error)
+            return 1
         text = "".join(traceback.format_exception(error))
         self.terminal.say(text)
         self.log.emit(ErrorRaised(step=step, type=type(error).__name__, message=str(error), traceback=text))
-        if self.stepper.is_updating:
+        if not self.world.is_alone:
+            told = "not saved: the random numbers of the other ranks are not at hand"
+        elif self.stepper.is_updating:
             told = "not saved: the error came while the weights were being updated"
         else:
             if self._mark is not None:
@@ -254,12 +288,12 @@ class Training:
                     " --out."
                 )
             return None
-        source = self.checkpoints.find(request.resume)
+        source = self.checkpoints.find(request.resume, settles=False)
         if source is None:
             self.terminal.say("nothing to resume from: starting at step 0")
             return None
-        for name, why in source.rejected:
-            self.terminal.say(f"rejected {name}: {why}")
+        for line in source.sentences():
+            self.terminal.say(line)
         return source
 
     def _load(self, source: Source, corpus: Corpus) -> None:
@@ -284,9 +318,11 @@ class Training:
         config, step = self.config, self.progress.step
         self.log.start(
             config=config.as_args(), total_steps=config.max_steps, run_name=config.run_name,
-            argv=[sys.executable, "-m", "trainer", *sys.argv[1:]], start_step=step,
+            argv=launch_argv(), start_step=step, world_size=self.world.size,
             steps_per_epoch=self.data.steps_per_epoch,
-            resumed_from={"path": source.name, "digest": source.digest} if source is not None else None,
+            resumed_from=source.as_event() if source is not None else None,
+            rejected=[one.as_event() for one in source.rejected] if source is not None else [],
+            lineage=as_plain(self.checkpoints.lineage),
             versions={"torch": str(torch.__version__)},
         )  # fmt: skip
         if source is not None:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import Config
+from trainer.distributed import World
 from trainer.ema import Ema
 from trainer.model import next_byte_loss
+from trainer.parallel.network import one_pass, passes_of_rank
+from trainer.parallel.sharded import is_sharded
 from trainer.precision import Precision
 
 
@@ -45,6 +48,7 @@ class Stepper:
         device: torch.device,
         *,
         network: nn.Module | None = None,
+        world: World | None = None,
     ) -> None:
         self.model = model
         self.network = model if network is None else network
@@ -53,7 +57,8 @@ class Stepper:
         self.precision = Precision(config, device)
         self.ema = Ema(model, config.ema) if config.ema else None
         self.is_updating = False
-        self._num_passes = config.passes_per_step
+        self.world = World() if world is None else world
+        self._num_passes = passes_of_rank(config, self.world)
         self._grad_clip = config.grad_clip or math.inf
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ class Stepper:
         try:
             loss = self._accumulate(inputs, targets)
             precision.unscale(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip).item()
+            norm = as_number(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip))
             is_finite = math.isfinite(loss) and math.isfinite(norm)
             is_trouble = not is_finite and not precision.is_scaled_too_high(loss, norm)
             if is_finite:
@@ -89,8 +94,15 @@ class Stepper:
         """Gradients of the whole batch, pass by pass; gives its mean loss."""
         num = self._num_passes
         loss = 0.0
-        for some_inputs, some_targets in zip(inputs.chunk(num), targets.chunk(num), strict=True):
-            part = self.loss(some_inputs, some_targets) / num
-            self.precision.backward(part)
+        rows = zip(self.world.rows(inputs).chunk(num), self.world.rows(targets).chunk(num), strict=True)
+        for number, (some_inputs, some_targets) in enumerate(rows):
+            with one_pass(self.network, is_last=number == num - 1):
+                part = self.loss(some_inputs, some_targets) / num
+                self.precision.backward(part)
             loss += part.item()
-        return loss
+        return self.world.mean([loss])[0]
+
+
+def as_number(norm: Tensor) -> float:
+    """Of a norm whose parts lie on several ranks, too."""
+    return float(norm.full_tensor() if is_sharded(norm) else norm)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.state import restore_rng_state, rng_state
 from trainer.config import Config
 from trainer.data import TrainData
 from trainer.model import apply_settings
+from trainer.parallel.sharded import spread, whole
+from trainer.parallel.sharing import restore_rng_states, rng_states
 from trainer.progress import Progress
 from trainer.schedule import Schedule
 from trainer.step import Stepper
@@ -41,16 +42,18 @@ class TrainingState:
     def gather(self) -> dict[str, Any]:
         """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones."""
         progress, stepper = self.progress, self.stepper
-        return {
+        state = {
             "step": progress.step, "epoch": self.data.epoch,
             "model": stepper.model.state_dict(), "optimizer": stepper.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(progress.step), "scaler": stepper.precision.state_dict(),
             "ema": stepper.ema.state_dict() if stepper.ema is not None else None,
             "train_loss": progress.train_loss, "val_loss": progress.val_loss, "val_metrics": dict(progress.val_metrics),
-            "loss_history": [list(point) for point in progress.history], "rng_state": rng_state(),
+            "loss_history": [list(point) for point in progress.history], "rng_state": rng_states(stepper.world),
             "dataloader_state": {**self.data.state_dict(), "sums": progress.sums()},
             "args": self.config.as_args(), "best_metric": progress.best,
         }  # fmt: skip
+        # All ranks gather at the same time: where weights are spread over them, each has to give its part.
+        return state if stepper.world.is_alone else cast(dict[str, Any], whole(state))
 
     def load(self, state: Mapping[str, Any]) -> None:
         """A checkpoint's state into all parts. Random numbers last: what comes before may draw some.
@@ -58,6 +61,8 @@ class TrainingState:
         Raises KeyError, TypeError, ValueError or RuntimeError when it does not fit.
         """
         stepper = self.stepper
+        if not stepper.world.is_alone:
+            state = spread(state, stepper.model, stepper.optimizer)
         stepper.model.load_state_dict(state["model"])
         stepper.optimizer.load_state_dict(state["optimizer"])
         apply_settings(stepper.optimizer, self.config)
@@ -67,7 +72,7 @@ class TrainingState:
         self.schedule.load_state_dict(state["scheduler"])
         self.data.load_state_dict(state["dataloader_state"])
         self.progress.load(state)
-        restore_rng_state(state["rng_state"])
+        restore_rng_states(state["rng_state"], stepper.world, self.config.seed, self.progress.step)
 
     def mark(self) -> Mark:
         """To be taken before a batch is."""

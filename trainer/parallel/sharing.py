@@ -1,0 +1,68 @@
+"""What main found or holds, on every rank: the checkpoint that all resume from, and the random numbers of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from trainer.checkpoint.formats import load_checkpoint
+from trainer.checkpoint.resume import Source
+from trainer.checkpoint.state import BadCheckpointError, restore_rng_state, rng_state, seed_all
+from trainer.distributed import World
+
+
+def shared_source(world: World, find: Callable[[], Source | None]) -> Source | None:
+    """What `find` gives on main, on every rank with the same state.
+
+    Each rank reads the file itself and holds it against the digest; where the filesystem is not shared, main sends it.
+    """
+    if world.is_alone:
+        return find()
+    found: Source | None = None
+
+    def described() -> Source | None:
+        nonlocal found
+        found = find()
+        return None if found is None else replace(found, path=os.path.abspath(found.path), state={})
+
+    told = world.from_main(described)
+    if told is None:
+        return None
+    state: Mapping[str, Any] | None = found.state if found is not None else None
+    if not world.is_main:
+        try:
+            state = load_checkpoint(told.path, told.digest).state
+        except (BadCheckpointError, OSError):
+            state = None
+    if world.sum([state is None])[0]:
+        sent = world.broadcast(state)
+        state = sent if state is None else state
+    assert state is not None
+    return found if found is not None else replace(told, state=state)
+
+
+def rng_states(world: World) -> dict[str, Any]:
+    """The random numbers' state of this rank, and under `ranks` of each one; those only on main."""
+    mine = rng_state()
+    return mine if world.is_alone else {**mine, "ranks": world.gather(mine)}
+
+
+def restore_rng_states(state: Mapping[str, Any], world: World, seed: int, step: int) -> bool:
+    """Go on with this rank's random numbers; whether the state has one for each of these ranks.
+
+    A rank without one gets numbers that follow from seed, step and rank, so that even this resume can be repeated.
+    """
+    ranks = state.get("ranks") or [state]
+    if world.rank < len(ranks):
+        restore_rng_state(ranks[world.rank])
+    else:
+        seed_rank(seed + step, world)
+    return len(ranks) == world.size
+
+
+def seed_rank(seed: int, world: World) -> None:
+    """Random numbers of its own for each rank but the first, whose are those of a single process."""
+    if world.rank > 0:
+        seed_all((seed * 1_000_003 + world.rank * 7_919) % 2**63)
