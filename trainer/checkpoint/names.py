@@ -1,4 +1,7 @@
-"""The names of checkpoint files (SPEC section 3): which kind a name is, and the step in it."""
+"""The names of checkpoints (SPEC section 3): which kind a name is, and the step in it.
+
+A checkpoint that is a directory has the name of the file without `.pt`.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,21 @@ from dataclasses import dataclass
 LATEST, LATEST_BACKUP = "latest.pt", "latest_backup.pt"
 ROLLING_BACKUP = "rolling_last_backup.pt"
 BEST, BEST_BACKUP, BEST_PREVIOUS = "best_model.pt", "best_model_backup.pt", "best_model_previous.pt"
+PIN_SUFFIX = ".keep"
 KINDS = ("latest", "rolling", "emergency", "best", "epoch")
 
 _FIXED = {
     LATEST: ("latest", False), LATEST_BACKUP: ("latest", True), ROLLING_BACKUP: ("rolling", True),
     BEST: ("best", False), BEST_BACKUP: ("best", True), BEST_PREVIOUS: ("best", True),
 }  # fmt: skip
-_ROLLING = re.compile(r"rolling_step_(\d{6,})\.pt")
-_EMERGENCY = re.compile(r"emergency_step_(\d{6,})_\d{8}_\d{6}(?:_\d+)?\.pt")
-_EPOCH = re.compile(r"epoch_(\d{5,})\.pt")
+_ROLLING = re.compile(r"rolling_step_(\d{6,})(?:\.pt)?")
+_EMERGENCY = re.compile(r"emergency_step_(\d{6,})_\d{8}_\d{6}(?:_\d+)?(?:\.pt)?")
+_EPOCH = re.compile(r"epoch_(\d{5,})(?:\.pt)?")
 
 
 @dataclass(frozen=True)
 class Name:
-    """A checkpoint's file name. step: the one in the name, None when there is none in it."""
+    """A checkpoint's name. step: the one in the name, None when there is none in it."""
 
     name: str
     kind: str
@@ -40,8 +44,8 @@ def epoch_name(epoch: int) -> str:
 
 def read_name(name: str) -> Name | None:
     """What a file name says, None when it is not one of ours."""
-    if name in _FIXED:
-        kind, is_backup = _FIXED[name]
+    if (fixed := _FIXED.get(name) or _FIXED.get(f"{name}.pt")) is not None:
+        kind, is_backup = fixed
         return Name(name, kind, is_backup)
     for kind, pattern in (("rolling", _ROLLING), ("emergency", _EMERGENCY)):
         if match := pattern.fullmatch(name):
@@ -52,5 +56,15 @@ def read_name(name: str) -> Name | None:
 def checkpoints_in(directory: str) -> list[Name]:
     """The checkpoints in the run directory itself: not those that somebody set aside below it."""
     with os.scandir(directory) as entries:
-        names = [read_name(entry.name) for entry in entries if entry.is_file()]
+        names = [
+            read_name(entry.name)
+            for entry in entries
+            if (entry.is_file() if entry.name.endswith(".pt") else entry.is_dir())
+        ]
     return sorted((name for name in names if name is not None), key=lambda name: name.name)
+
+
+def pinned_in(directory: str) -> set[str]:
+    """The checkpoints that a person keeps: `NAME.keep`, an empty file made with `touch`, lies beside NAME."""
+    with os.scandir(directory) as entries:
+        return {entry.name.removesuffix(PIN_SUFFIX) for entry in entries if entry.name.endswith(PIN_SUFFIX)}

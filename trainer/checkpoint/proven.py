@@ -26,6 +26,8 @@ try:
 except ImportError:
     from zlib import crc32
 
+__all__ = ["PublishError", "Published", "crc32", "write_proven"]
+
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _BLOCK_BYTES = 4096
 # Smaller files gain nothing from the direct way.

@@ -1,0 +1,51 @@
+"""How a state goes from memory to disk: one file, or what another form makes of it.
+
+A form is used by one save at a time: `take` in the thread that trains, then `finish` and the rest wherever the rest of
+the save runs, and only after that the next `take`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from trainer.checkpoint.proven import Published
+from trainer.checkpoint.publish import publish
+from trainer.checkpoint.snapshot import Snapshot
+
+
+class Form(Protocol):
+    """suffix: what its names end with: `.pt`, or nothing for a directory. size_bytes: of one copy on the disk."""
+
+    suffix: str
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Copy `state`; when this returns, its tensors may change."""
+
+    def finish(self) -> None:
+        """What is left to do in memory."""
+
+    def first_nonfinite(self, keys: Collection[str]) -> str | None:
+        """The dotted path of the first tensor under one of `keys` that is not finite."""
+
+    def publish(self, directory: str, names: Sequence[str], previous: Mapping[str, str]) -> Published:
+        """The copy under every one of `names`, as `publish.publish`. Raises PublishError."""
+
+
+class OneFile(Snapshot):
+    """`torch.load(weights_only=True)` gives the state."""
+
+    suffix = ".pt"
+
+    def publish(self, directory: str, names: Sequence[str], previous: Mapping[str, str]) -> Published:
+        return publish(directory, names, self.content, previous=previous)
+
+
+def form_of(checkpoint_format: str) -> Form:
+    """A new one, by its name in `policy.FORMATS`."""
+    if checkpoint_format == "file":
+        return OneFile()
+    raise ValueError(f"checkpoints in the form {checkpoint_format!r} cannot be written")
