@@ -58,7 +58,10 @@ class RunStart(Event, frozen=True, kw_only=True):
     total_steps: int = 0
     steps_per_epoch: int = 0
     start_step: int = 0
-    resumed_from: dict[str, Any] | None = None  # {"path": relative, "digest": "algorithm:hex"}
+    # {"path": relative, "digest": "algorithm:hex", "step", "wanted": auto, latest, best or what was named}
+    resumed_from: dict[str, Any] | None = None
+    rejected: list[dict[str, Any]] = []  # newer checkpoints that could not be used: {"path", "why", "damage"}
+    lineage: list[dict[str, Any]] = []  # the sessions that led here (events/lineage.py)
 
 
 class Step(Event, frozen=True, kw_only=True, gc=False):
@@ -128,6 +131,16 @@ class CheckpointRemoved(Event, frozen=True, kw_only=True):
 
     path: str = ""
     reason: str = ""  # the retention rule
+
+
+class CheckpointQuarantined(Event, frozen=True, kw_only=True):
+    """A checkpoint that is proven to be bad was moved out of the way of a resume; nothing was removed."""
+
+    name: ClassVar[str] = "checkpoint_quarantined"
+
+    path: str = ""  # where it was, relative to the run directory
+    to: str = ""  # where it is
+    why: str = ""
 
 
 class Best(Event, frozen=True, kw_only=True):
@@ -252,6 +265,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     event_type.name: event_type
     for event_type in (
         RunStart, Step, Eval, EpochEnd, CheckpointSaved, CheckpointFailed, CheckpointRestored, CheckpointRemoved,
+        CheckpointQuarantined,
         Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, LostWork, SaveAdvice, RunEnd,
     )
 }  # fmt: skip

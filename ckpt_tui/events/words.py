@@ -9,6 +9,7 @@ from ckpt_tui import text
 from ckpt_tui.events.schema import (
     Best,
     CheckpointFailed,
+    CheckpointQuarantined,
     CheckpointRemoved,
     CheckpointRestored,
     CheckpointSaved,
@@ -49,6 +50,8 @@ def words_of(event: Event) -> tuple[str, str]:
             return f"{event.path} from {event.source} by {event.by}: {event.why}", "good"
         case CheckpointRemoved():
             return f"{event.path}: {event.reason}", "info"
+        case CheckpointQuarantined():
+            return f"{event.path} moved to {event.to}: {event.why}", "warning"
         case Best():
             before = f", before {text.metric(event.previous)}" if event.previous is not None else ""
             return f"{event.metric} {text.metric(event.value)}{before}", "good"

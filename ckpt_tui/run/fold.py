@@ -16,6 +16,7 @@ from ckpt_tui.events.schema import (
     BadLine,
     Best,
     CheckpointFailed,
+    CheckpointQuarantined,
     CheckpointRemoved,
     CheckpointRestored,
     CheckpointSaved,
@@ -297,7 +298,7 @@ class RunFold:
         detail = f"{event.path}: {event.stage}: {event.error}"
         self._alert("save_failed", "error", "A save failed", detail, event.step, event.ts)
 
-    def _removed(self, event: CheckpointRemoved, session: SessionRecord) -> None:
+    def _removed(self, event: CheckpointRemoved | CheckpointQuarantined, session: SessionRecord) -> None:
         self._folded.save_of_name.pop(event.path, None)
 
     def _restored(self, event: CheckpointRestored, session: SessionRecord) -> None:
@@ -381,7 +382,8 @@ class RunFold:
 _APPLY: dict[type[Event], Any] = {
     Eval: RunFold._eval, EpochEnd: RunFold._epoch_end, CheckpointSaved: RunFold._saved,
     CheckpointFailed: RunFold._save_failed, CheckpointRemoved: RunFold._removed,
-    CheckpointRestored: RunFold._restored, Best: RunFold._new_best, Nonfinite: RunFold._nonfinite,
+    CheckpointQuarantined: RunFold._removed, CheckpointRestored: RunFold._restored, Best: RunFold._new_best,
+    Nonfinite: RunFold._nonfinite,
     SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
     ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
 }  # fmt: skip

@@ -19,7 +19,7 @@ from tests.trainer.conftest import Trainer
 KEYS = {
     "step", "epoch", "model", "optimizer", "scheduler", "scaler", "ema", "train_loss", "val_loss", "val_metrics",
     "loss_history", "rng_state", "dataloader_state", "args", "best_metric", "timestamp", "checkpoint_type",
-    "pytorch_version", "format_version",
+    "pytorch_version", "format_version", "lineage", "environment",
 }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_a_missing_latest_is_put_back(trainer: Trainer, straight: tuple[Path, st
     done = trainer.run(out, "--resume", "auto", "--max_steps", "201")
     assert done.returncode == 0, done.stdout + done.stderr
     [restored] = of(events(out), "checkpoint_restored")
-    assert (restored.path, restored.source, restored.by) == ("latest.pt", "latest_backup.pt", "trainer")
+    assert (restored.path, restored.source, restored.by) == ("latest.pt", "best_model_backup.pt", "trainer")
     assert not (out / ".tmp-latest.pt-99-0").exists()
     assert "changed --max_steps: 200 -> 201" in done.stdout
 
@@ -262,5 +262,5 @@ def test_damage_that_left_no_trace_but_the_digest_is_found(straight: tuple[Path,
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     source = find(str(out), "auto", registry)
     assert source is not None
-    assert source.rejected[0][0] == "latest.pt"
-    assert "not what was saved" in source.rejected[0][1]
+    assert source.rejected[0].name == "latest.pt"
+    assert "not what was saved" in source.rejected[0].why

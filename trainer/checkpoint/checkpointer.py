@@ -18,13 +18,16 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 
+from ckpt_tui.events.lineage import Lineage, resumed
 from ckpt_tui.events.writer import EventWriter
+from trainer.checkpoint.lineage import new_segment
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import make_directory, remove_leftovers
 from trainer.checkpoint.registry import Registry
-from trainer.checkpoint.resume import Source, find, put_latest_back
+from trainer.checkpoint.resume import Source, find
 from trainer.checkpoint.save import Saver
+from trainer.checkpoint.settle import settle
 
 
 def _print(line: str) -> None:
@@ -67,17 +70,42 @@ class Checkpointer:
         """The step of the newest durable checkpoint of this session, the one it was resumed from included; -1: none."""
         return self._saver.last_step
 
-    def find(self, wanted: str = "auto") -> Source | None:
+    def find(self, wanted: str = "auto", *, settles: bool = True) -> Source | None:
         """The checkpoint that `wanted` means, verified and loaded, None when there is nothing yet (auto).
 
         wanted: auto (the newest valid of any kind), latest, best, a name in the directory or a path. Retention leaves
-        it alone from now on. Raises UsageError when what was asked for is not there or cannot be used.
+        it alone from now on. settles: False leaves everything as it is until `settle`.
+        Raises UsageError when what was asked for is not there or cannot be used.
         """
         source = find(self.directory, wanted, self.registry, self._needed)
-        if source is not None:
-            self._saver.resumed_from(source.name, [name for name, _ in source.rejected], int(source.state["step"]))
-            put_latest_back(self.directory, self.registry, self._log)
+        if source is None:
+            return None
+        self.registry.lineage = resumed(source.lineage, new_segment(self._session, source.step, source.digest))
+        if settles:
+            self.settle(source)
         return source
+
+    def settle(self, source: Source) -> None:
+        """Go on from `source`: quarantine what was found bad on the way to it, and tell the directory of the choice."""
+        in_place = settle(source, self.registry, self._log, self._say)
+        self._saver.resumed_from(source.name, in_place, source.step)
+
+    @property
+    def lineage(self) -> Lineage:
+        """The sessions that led to what is saved from now on, this one last."""
+        return self._begin()
+
+    def _begin(self) -> Lineage:
+        """A session that resumes from nothing begins anew, also where there are checkpoints."""
+        if self.registry.lineage is None:
+            self.registry.lineage = (new_segment(self._session),)
+        return self.registry.lineage
+
+    @property
+    def _session(self) -> int:
+        if self._log is not None:
+            return self._log.session
+        return 1 + max((entry["session"] for entry in self.registry.entries.values()), default=0)
 
     def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> None:
         """Save `state` as the latest checkpoint and one of each of `kinds`: rolling, emergency, best, epoch.
@@ -89,12 +117,14 @@ class Checkpointer:
             kinds = set(kinds) & {"best", "emergency"}
             if not kinds:
                 return
+        self._begin()
         self._saver.save(state, kinds, checkpoint_type)
 
     def save_now(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
     ) -> str | None:
         """As `save`, and wait until it is durable: the name that was written, None when that failed."""
+        self._begin()
         return self._saver.save(state, kinds, checkpoint_type)
 
     def poll(self) -> None:

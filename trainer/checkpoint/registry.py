@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ckpt_tui.events.lineage import Lineage, as_plain, is_on, read_lineage
+from trainer.checkpoint.formats import read_facts
 from trainer.checkpoint.names import BEST, Name, checkpoints_in
 from trainer.checkpoint.publish import publish
 
@@ -15,15 +17,20 @@ SCHEMA = "ckpt-tui/registry/1"
 
 
 class Registry:
-    """Entries by name: path, kind, is_backup, step, epoch, metrics, bytes, digest, time, mtime, inode, is_best.
+    """Entries by name: path, kind, is_backup, step, epoch, metrics, bytes, digest, time, mtime, inode, is_best, and
+    the session (number and id) that made it.
 
     step, epoch and metrics are None or empty for a file that could not be read.
+    lineage: that of this session, set by who begins it. stored_lineage: that of the run as the file tells it, None when
+    it does not: this session's from its first save on, or from when a person chose what it goes on from. Until then,
+    what could not be read this time may be the newest again at the next resume.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.entries: dict[str, dict[str, Any]] = {}
-        self._stored = _stored_entries(os.path.join(directory, REGISTRY_NAME))
+        self.lineage: Lineage | None = None
+        self._stored, self.stored_lineage, self._best = _stored(os.path.join(directory, REGISTRY_NAME))
 
     def sync(self, written: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Take the entries from the files as they are now.
@@ -31,6 +38,8 @@ class Registry:
         written: the facts of names that were just written. Other files are those of the entry with the same inode,
         size and time; a file that no entry knows is read.
         """
+        if written:
+            self.stored_lineage = self.lineage or self.stored_lineage
         known = {_identity_of(entry): entry for entry in self._stored}
         known.update({_identity_of(entry): entry for entry in self.entries.values()})
         entries: dict[str, dict[str, Any]] = {}
@@ -42,9 +51,9 @@ class Registry:
                 continue
             identity = (status.st_ino, status.st_size, status.st_mtime_ns)
             if written is not None and name.name in written:
-                facts = written[name.name]
+                facts = {**self._this_session(), **written[name.name]}
             else:
-                facts = known.get(identity) or _read_facts(path)
+                facts = known.get(identity) or read_facts(path)
             entry = _entry(name, status, facts)
             entries[name.name] = known[identity] = entry
         best = entries.get(BEST)
@@ -52,19 +61,37 @@ class Registry:
             entry["is_best"] = best is not None and (entry is best or entry["inode"] == best["inode"])
         self.entries = entries
 
+    def abandoned(self) -> set[str]:
+        """Names on a branch that a resume from an earlier step left behind."""
+        lineage = self.lineage or self.stored_lineage
+        return {name for name, entry in self.entries.items() if not is_on(lineage, entry["session_id"], entry["step"])}
+
+    def _this_session(self) -> dict[str, Any]:
+        if self.lineage is None:
+            return {}
+        return {"session": self.lineage[-1].session, "session_id": self.lineage[-1].id}
+
     def write(self, best: Mapping[str, Any] | None = None) -> None:
-        """Publish it. best: metric, mode and value of the best score. Raises PublishError."""
-        content = {"schema": SCHEMA, "best": dict(best or {}), "checkpoints": list(self.entries.values())}
+        """Publish it. best: metric, mode and value of the best score, None: as before. Raises PublishError."""
+        self._best = dict(best) if best is not None else self._best
+        content: dict[str, Any] = {"schema": SCHEMA, "best": self._best}
+        if self.stored_lineage is not None:
+            content["lineage"] = as_plain(self.stored_lineage)
+        content["checkpoints"] = list(self.entries.values())
         publish(self.directory, [REGISTRY_NAME], json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """What the registry tells of a checkpoint's content."""
-    return {
+    facts = {
         "step": state["step"], "epoch": state.get("epoch"),
         "metrics": {"train_loss": state.get("train_loss"), "val_loss": state.get("val_loss")},
         "digest": digest, "time": state.get("timestamp"),
     }  # fmt: skip
+    lineage = read_lineage(state.get("lineage"))
+    if lineage is not None:
+        facts |= {"session": lineage[-1].session, "session_id": lineage[-1].id}
+    return facts
 
 
 def _entry(name: Name, status: os.stat_result, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +99,7 @@ def _entry(name: Name, status: os.stat_result, facts: Mapping[str, Any]) -> dict
         "path": name.name, "kind": name.kind, "is_backup": name.is_backup,
         "step": facts.get("step"), "epoch": facts.get("epoch"), "metrics": facts.get("metrics") or {},
         "bytes": status.st_size, "digest": facts.get("digest") or "", "time": facts.get("time"),
+        "session": facts.get("session") or 0, "session_id": facts.get("session_id") or "",
         "mtime": status.st_mtime, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino, "is_best": False,
     }  # fmt: skip
 
@@ -80,29 +108,47 @@ def _identity_of(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return entry.get("inode"), entry.get("bytes"), entry.get("mtime_ns")
 
 
-def _stored_entries(path: str) -> list[dict[str, Any]]:
-    """The entries of the file that make sense; none when it is missing or wrong."""
+def _stored(path: str) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, Any]]:
+    """The entries of the file that make sense, the lineage, the best; nothing when it is missing or wrong."""
     try:
         with open(path, "rb") as file:
             content = json.loads(file.read())
         rows = content["checkpoints"]
-        return [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int and row.get("path")]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+        entries = [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int and row.get("path")]
+        return entries, read_lineage(content.get("lineage")), dict(content.get("best") or {})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        return [], None, {}
 
 
-def _read_facts(path: str) -> dict[str, Any]:
+def file_facts(path: str) -> dict[str, Any]:
     """The facts of a file, its tensors left on the disk. Empty when it cannot be read; that is no judgement of it."""
-    import torch
-
     from trainer.checkpoint.publish import digest_of_file
 
     try:
-        with open(path, "rb") as file:  # not by name and mapped: torch cannot open a name that is not UTF-8
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        state = _mapped(path)
         step, epoch = state["step"], state.get("epoch")
         if type(step) is not int or type(epoch) not in (int, type(None)):
             return {}
         return facts_of(state, digest_of_file(path))
     except Exception:  # noqa: BLE001  a damaged file makes torch raise nearly anything; the resume says what is wrong
         return {}
+
+
+def lineage_of_file(path: str) -> Lineage | None:
+    """The lineage in a checkpoint file, None when it cannot be read or does not tell."""
+    try:
+        return read_lineage(_mapped(path).get("lineage"))
+    except Exception:  # noqa: BLE001  as above
+        return None
+
+
+def _mapped(path: str) -> Mapping[str, Any]:
+    """The state in a file, tensors mapped and not read."""
+    import torch
+
+    # By its descriptor: torch cannot open a name that is not UTF-8.
+    with open(path, "rb") as file:
+        by_descriptor = f"/proc/self/fd/{file.fileno()}"
+        if not os.path.exists(by_descriptor):
+            return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(by_descriptor, map_location="cpu", weights_only=True, mmap=True)

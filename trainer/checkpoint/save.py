@@ -124,7 +124,7 @@ class Saver:
         if bad is not None:
             raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
         self._buffer.clear()
-        torch.save(stamped(state, checkpoint_type), self._buffer)
+        torch.save(stamped(state, checkpoint_type, self._registry.lineage), self._buffer)
         return self._buffer.view()
 
     def _check_space(self, step: int, needed_bytes: int) -> None:
@@ -174,6 +174,7 @@ class Saver:
             keep_emergency=self._policy.keep_emergency,
             step=step,
             protected=self._protected | set(written),
+            abandoned=self._registry.abandoned(),
         )
         gone = []
         for name, rule in removed:

@@ -12,9 +12,17 @@ from typing import Any
 
 import torch
 
+from ckpt_tui.events.lineage import Lineage, as_plain
+from trainer.checkpoint.checksums import digest_and_broken_record
+from trainer.checkpoint.environment import environment
+
 FORMAT_VERSION = 1
 # What an exact resume cannot do without; the other keys of a checkpoint describe it.
 NEEDED = ("step", "epoch", "model", "optimizer", "scheduler", "rng_state", "dataloader_state", "args")
+# What must be finite for a state to be worth keeping.
+FINITE = ("model", "optimizer", "ema")
+# Enough to tell a zip file by.
+_START_BYTES = 4096
 # What `fingerprint` looks at: the state, free of times, paths and versions.
 FINGERPRINTED = (
     "step", "epoch", "model", "optimizer", "scheduler", "scaler", "ema", "train_loss", "val_loss", "val_metrics",
@@ -23,7 +31,15 @@ FINGERPRINTED = (
 
 
 class BadCheckpointError(Exception):
-    """A file that cannot be resumed from; the message says why."""
+    """A checkpoint that cannot be resumed from; the message says why.
+
+    damage: in one word what is proven to be wrong with its content (cut, checksum, digest, nonfinite); "" where the
+    content may be fine, and this trainer is not the one to read it: a newer format, somebody else's file.
+    """
+
+    def __init__(self, message: str, damage: str = "") -> None:
+        super().__init__(message)
+        self.damage = damage
 
 
 class Buffer(io.RawIOBase):
@@ -107,11 +123,12 @@ def restore_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["torch_cuda"])
 
 
-def stamped(state: Mapping[str, Any], checkpoint_type: str) -> dict[str, Any]:
+def stamped(state: Mapping[str, Any], checkpoint_type: str, lineage: Lineage | None = None) -> dict[str, Any]:
     """The state with what describes the checkpoint itself. checkpoint_type: regular or emergency."""
     return {
         **state, "timestamp": time.time(), "checkpoint_type": checkpoint_type,
         "pytorch_version": str(torch.__version__), "format_version": FORMAT_VERSION,
+        "lineage": as_plain(lineage) if lineage is not None else None, "environment": environment(),
     }  # fmt: skip
 
 
@@ -131,39 +148,61 @@ def first_nonfinite(state: Any, path: str = "") -> str | None:
 
 
 def load(path: str, needed: Collection[str] = NEEDED) -> dict[str, Any]:
-    """A checkpoint's state, after every record's checksum was found right: torch.load itself does not look at them.
+    """A checkpoint file's state, after every record's checksum was found right. Raises BadCheckpointError, OSError."""
+    state, _ = read_file(path)
+    check_content(state, needed)
+    return state
 
-    Raises BadCheckpointError.
+
+def read_file(path: str, expected_digest: str = "") -> tuple[dict[str, Any], str]:
+    """The state in a file, and the digest of the file, after every checksum that is known was found right.
+
+    expected_digest: what it was saved with, "" when nobody knows. Raises BadCheckpointError, OSError.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+    with open(path, "rb") as file:  # torch cannot open a name that is not UTF-8 by itself
+        try:
+            digest, broken = digest_and_broken_record(file)
+        except zipfile.BadZipFile as error:
+            file.seek(0)
+            start = file.read(_START_BYTES)
+            if start.strip(b"\0") and not start.startswith(b"PK\x03\x04"):
+                raise BadCheckpointError(f"it is not a checkpoint file of this trainer ({error})") from error
+            raise BadCheckpointError(f"it is not a whole zip file ({error})", "cut") from error
         if broken is not None:
-            raise BadCheckpointError(f"the checksum of its record {broken} is wrong")
-        with open(path, "rb") as file:  # torch cannot open a name that is not UTF-8 by itself
+            raise BadCheckpointError(f"the checksum of its record {broken} is wrong", "checksum")
+        if expected_digest.startswith("crc32:") and digest != expected_digest:
+            raise BadCheckpointError(
+                f"its content is not what was saved ({digest}, saved as {expected_digest})", "digest"
+            )
+        file.seek(0)
+        try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except BadCheckpointError:
-        raise
-    except FileNotFoundError:
-        raise BadCheckpointError("there is no such file") from None
-    except zipfile.BadZipFile as error:
-        raise BadCheckpointError(f"it is not a whole zip file ({error})") from error
-    except Exception as error:
-        raise BadCheckpointError(
-            f"it cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        ) from error
-    if not isinstance(state, dict):
+        except Exception as error:
+            # Every byte is as it was written: what torch makes of it is no damage.
+            told = (str(error).splitlines() or [""])[0][:200]
+            raise BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})") from error
+    return state, digest
+
+
+def check_content(state: object, needed: Collection[str] = NEEDED) -> None:
+    """Raise BadCheckpointError for what is no state that a training can go on from."""
+    if not isinstance(state, Mapping):
         raise BadCheckpointError("it does not hold a training state")
+    version = state.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise BadCheckpointError(
+            f"its format version {version} is newer than this trainer ({FORMAT_VERSION}): resume it with the newer one"
+        )
     missing = [key for key in needed if key not in state]
     if missing:
         raise BadCheckpointError(f"it lacks {', '.join(missing)}")
-    version = state.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise BadCheckpointError(f"its format version {version!r} is newer than this trainer ({FORMAT_VERSION})")
-    nonfinite = first_nonfinite({key: state[key] for key in ("model", "optimizer") if key in state})
+    if type(version) is not int:
+        raise BadCheckpointError(f"its format version {version!r} is none that this trainer knows")
+    if type(state.get("step")) is not int:
+        raise BadCheckpointError(f"its step {state.get('step')!r} is not a number of steps")
+    nonfinite = first_nonfinite({key: state[key] for key in FINITE if key in state})
     if nonfinite is not None:
-        raise BadCheckpointError(f"{nonfinite} is not finite")
-    return state
+        raise BadCheckpointError(f"{nonfinite} is not finite", "nonfinite")
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:

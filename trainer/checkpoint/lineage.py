@@ -1,0 +1,36 @@
+"""The lineage of a run directory: where it is written, and how it is found again when that is gone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+from ckpt_tui.events.lineage import Lineage, Segment, lineage_in_log
+from ckpt_tui.events.schema import LOG_NAME
+from trainer.checkpoint.registry import Registry, lineage_of_file
+
+_MAX_OPENED = 8
+
+
+def new_segment(session: int, start_step: int = 0, source: str = "") -> Segment:
+    """A session begins. Its id is no function of the seed: two runs of the same seed are two runs."""
+    return Segment(session, secrets.token_hex(8), start_step, source)
+
+
+def lineage_of(directory: str, registry: Registry) -> Lineage | None:
+    """The lineage of the run as it is now, None when nothing tells: then every checkpoint lies on it.
+
+    As the registry has it; without one, as the log does; without that, that of the newest session's checkpoints.
+    """
+    known = registry.lineage or registry.stored_lineage
+    if known is None:
+        known = lineage_in_log(os.path.join(directory, LOG_NAME))
+    if known is not None:
+        return known
+    made = [entry for entry in registry.entries.values() if entry["session_id"] and entry["step"] is not None]
+    made.sort(key=lambda entry: (-entry["session"], -entry["step"], entry["path"]))
+    for entry in made[:_MAX_OPENED]:
+        known = lineage_of_file(os.path.join(directory, entry["path"]))
+        if known is not None:
+            return known
+    return None
