@@ -76,6 +76,18 @@ def lost_per_failure(interval: float, background: float = 0.0) -> float:
     return interval / 2 + background
 
 
+def is_failure(status: str, lost_steps: int, is_chosen: bool = False) -> bool:
+    """Whether the end of a session counts as a failure that loses work.
+
+    status: of its `run_end`, "" (or crashed) for a session that has none: it was killed. lost_steps: trained by it and
+    again by the next one. is_chosen: a person named the checkpoint that the next one began from. A stop that saved
+    loses nothing, and what a person goes back over was not lost by a failure.
+    """
+    if status in ("", "crashed", "diverged"):
+        return True
+    return status != "finished" and lost_steps > 0 and (status == "failed" or not is_chosen)
+
+
 def mean_time_between_failures(
     observed_s: float, num_failures: int, prior_s: float = PRIOR_MEAN_TIME_BETWEEN_FAILURES_S
 ) -> float:

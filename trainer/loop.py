@@ -13,24 +13,26 @@ import torch
 from torch import nn
 
 from ckpt_tui.events.lineage import as_plain
-from ckpt_tui.events.schema import Best, EpochEnd, ErrorRaised, Nonfinite, SignalReceived
+from ckpt_tui.events.schema import Best, EpochEnd, ErrorRaised, Event, Nonfinite, SignalReceived
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.resume import Source
 from trainer.checkpoint.state import NEEDED, seed_all
 from trainer.config import SHAPE_SETTINGS, Request
+from trainer.costs import Costs
 from trainer.data import Corpus, TrainData, corpus_files
 from trainer.device import choose_device
 from trainer.distributed import World
 from trainer.errors import UsageError
 from trainer.evaluation import evaluate, is_better
+from trainer.history import read_history
 from trainer.machine import Machine
 from trainer.model import GPT, make_optimizer
 from trainer.observers import observers_for
 from trainer.observers.observed_log import ObservedLog
 from trainer.parallel.follower import FollowedCheckpoints, SilentLog
 from trainer.parallel.launcher import launch_argv
-from trainer.parallel.network import replicate, shard
+from trainer.parallel.network import replicate, settle, shard
 from trainer.parallel.session import run_session, tell_lost
 from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
@@ -66,7 +68,6 @@ class Training:
         self.checkpoints: Checkpointer = FollowedCheckpoints(self.directory)
         if world.is_main:
             self.log = ObservedLog(self.directory, observers_for(self.directory, config), self.terminal.say)
-            self.log.on_event = self.terminal.on_event
             self.checkpoints = Checkpointer(
                 self.directory, config.checkpoint_policy(), log=self.log, needed=NEEDED, takes_lock=False,
                 say=self.terminal.say,
@@ -86,11 +87,18 @@ class Training:
         network = replicate(network, config, world, self.device)
         self.stepper = Stepper(self.model, self.optimizer, config, self.device, network=network, world=world)
         self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress)
+        settle(network, self.stepper.loss, world, config.block_size)
         seed_rank(config.seed, world)
         if source is not None:
             self._load(source, corpus)
         world.at(self.progress.step)
+        history = read_history(self.directory)
         self._log_start(request, source)
+        self.costs = Costs(
+            self.log, history, self.progress.step, is_chosen=source is not None and not source.is_found,
+            seconds_per_step=source.seconds_per_step if source is not None else None,
+        )  # fmt: skip
+        self.log.on_event = self._on_event
         if source is not None:
             self.checkpoints.settle(source)
         self._stop: signal.Signals | None = None  # what all ranks were told to stop by
@@ -121,7 +129,7 @@ class Training:
                 reason = f"{MAX_NONFINITE} batches in a row had no finite loss or gradient"
                 self.checkpoints.wait()
                 self.terminal.say(f"diverged at step {progress.step}: {reason}")
-                self.log.end("diverged", reason, step=progress.step)
+                self._log_end("diverged", reason)
                 return 1
             self._after_step()
             self.checkpoints.poll()
@@ -131,7 +139,7 @@ class Training:
         if self.world.broadcast(self.checkpoints.last_step) != progress.step:
             self.checkpoints.save_now(self.state.gather(), (), "regular")
         self.terminal.say(f"finished at step {progress.step}")
-        self.log.end("finished", f"{config.max_steps} steps", step=progress.step)
+        self._log_end("finished", f"{config.max_steps} steps")
         return 0
 
     def _is_told_to_stop(self) -> bool:
@@ -159,6 +167,7 @@ class Training:
         progress.step += 1
         self._mark = None
         self.terminal.at_step(progress.step)
+        self.costs.took_step(progress.step, result.seconds)
 
         self._paced_steps += 1
         self._paced_seconds += result.seconds
@@ -240,6 +249,14 @@ class Training:
             **({"loss_scale": self.stepper.precision.scale} if config.precision == "fp16" else {}),
         )  # fmt: skip
 
+    def _on_event(self, event: Event) -> None:
+        self.terminal.on_event(event)
+        self.costs.on_event(event)
+
+    def _log_end(self, status: str, reason: str) -> None:
+        self.costs.end(self.progress.step)
+        self.log.end(status, reason, step=self.progress.step)
+
     def _signalled(self, name: str, action: str) -> None:
         self.log.emit(SignalReceived(step=self.progress.step, signal=name, action=action))
 
@@ -249,7 +266,7 @@ class Training:
         saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
         told = f"saved {saved}" if saved else "could not save"
         self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
-        self.log.end(STATUS[stop], f"{stop.name}, {told}", step=step)
+        self._log_end(STATUS[stop], f"{stop.name}, {told}")
         # torchrun ends all others as soon as the first one is gone.
         self.world.barrier()
         return 128 + stop
@@ -277,7 +294,7 @@ class Training:
             saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
             told = f"saved {saved}" if saved else "could not save"
         self.terminal.say(f"failed at step {step}: {type(error).__name__}: {error}; {told}")
-        self.log.end("failed", f"{type(error).__name__}: {error}; {told}", step=step)
+        self._log_end("failed", f"{type(error).__name__}: {error}; {told}")
         return 1
 
     def _source(self, request: Request) -> Source | None:

@@ -105,6 +105,7 @@ class CheckpointSaved(Event, frozen=True, kw_only=True):
     stall_seconds: float | None = None  # training stood still
     val_loss: float | None = None
     names: list[str] = []  # every name that got this content, `path` among them
+    written_bytes: int | None = None  # by this save in all: independent copies included
     stages: dict[str, float] = {}  # seconds of each: snapshot, serialize, write, sync, verify, publish, backup
 
 

@@ -1,0 +1,73 @@
+"""What saving and failing cost this run, told to its log: what an earlier session lost, and how often to save."""
+
+from __future__ import annotations
+
+import time
+
+from ckpt_tui.events.schema import Event, LostWork
+from ckpt_tui.events.writer import EventWriter, process_started
+from trainer.history import History
+from trainer.interval import IntervalAdvisor
+
+
+class Costs:
+    """Tell it of each step, of each event, and of the end.
+
+    history: of the sessions before this one, which begins at `start_step`. is_chosen: from a checkpoint that a person
+    named. seconds_per_step: at which the steps were trained that are trained again, None when not known.
+    """
+
+    def __init__(
+        self,
+        log: EventWriter,
+        history: History,
+        start_step: int,
+        *,
+        is_chosen: bool = False,
+        seconds_per_step: float | None = None,
+    ) -> None:
+        self._log = log
+        self._history = history
+        self._start_step = start_step
+        self._seconds_per_step = seconds_per_step
+        # Lost before this session began and not told yet: the first step says how long it took to get here.
+        self._is_resuming = bool(history.sessions)
+        self._is_failure = history.is_failed(start_step, is_chosen)
+        started = process_started()
+        self.interval = IntervalAdvisor(
+            history, num_failures=history.num_failures(start_step, is_chosen),
+            process_age_s=max(time.time() - started, 0.0) if started else 0.0,
+        )  # fmt: skip
+
+    def took_step(self, step: int, seconds: float) -> None:
+        now = time.monotonic()
+        self.interval.took_step(seconds, now)
+        if self._is_resuming:
+            self._is_resuming = False
+            self._tell_lost_work(step)
+        if (advice := self.interval.due(step, now)) is not None:
+            self._log.emit(advice)
+
+    def on_event(self, event: Event) -> None:
+        self.interval.on_event(event, time.monotonic())
+
+    def end(self, step: int) -> None:
+        """The session ends: what it learned about saving goes into the log, for the next one and for people."""
+        if (advice := self.interval.due(step, time.monotonic(), is_last=True)) is not None:
+            self._log.emit(advice)
+
+    def _tell_lost_work(self, step: int) -> None:
+        last = self._history.sessions[-1]
+        lost = max(last.last_step - self._start_step, 0)
+        if not self._is_failure and not lost:
+            return
+        advice = self._history.advice
+        self._log.emit(
+            LostWork(
+                step=step, lost_session=last.number, cause=last.status or "killed", from_step=self._start_step,
+                to_step=self._start_step + lost,
+                seconds=lost * self._seconds_per_step if self._seconds_per_step is not None else None,
+                predicted_seconds=advice.lost_per_failure_seconds if advice is not None else None,
+                down_seconds=max(time.time() - last.last_ts, 0.0),
+            )
+        )  # fmt: skip
