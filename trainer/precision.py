@@ -64,6 +64,6 @@ class Precision:
         return None if self.scaler is None else self.scaler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """None, from a checkpoint of another precision, leaves a new scaler as it is."""
+        """None, from a checkpoint of another precision, leaves a new scaler as it is. Settings stay those of now."""
         if self.scaler is not None and state is not None:
-            self.scaler.load_state_dict(dict(state))
+            self.scaler.load_state_dict({**state, "growth_interval": self.scaler.get_growth_interval()})
