@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 512 * 1024  # measured: smaller costs calls, larger leaves the cache
 PAGE_BYTES = 4096  # what a file system writes at a time: holes begin and end on it
-MAX_THREADS = 4  # more do not read faster: memory is what is waited for
 MIN_SHARE_BYTES = 64 * 1024 * 1024  # below this a thread costs more than it brings
 _MAX_RUNS = 10_000  # zero runs remembered
 _ELEMENT_BYTES = 16  # the largest element: slices of a region begin at a multiple of it
@@ -131,9 +130,11 @@ def read_once(
         if digest is not None:
             window.finish()
         return window.result
-    from threading import Event, Lock, Thread  # not concurrent.futures, which takes 10 ms to import
+    from threading import Lock  # here, as whoever only inspects needs neither
 
-    lock, stopped = Lock(), Event()
+    from ckpt_tui.checkpoints.threads import work_through
+
+    lock = Lock()
 
     def advance(num_bytes: int) -> None:
         with lock:
@@ -142,37 +143,22 @@ def read_once(
 
     def is_stopped() -> bool:
         with lock:
-            return stopped.is_set() or (is_cancelled is not None and is_cancelled())
+            return is_cancelled is not None and is_cancelled()
 
     results: list[PassResult | None] = [None] * len(shares)
     edges = [0, *(share[0].offset - share[0].offset % PAGE_BYTES for share in shares[1:]), file_bytes]
     digests = [Crc32Digest() if digest is not None else None for _ in shares]
-    errors: list[BaseException] = []
 
-    def read(place: int) -> None:
+    def read(place: int, stop: Callable[[], bool]) -> None:
         stretch = (edges[place], edges[place + 1])
-        window = _Window(descriptor, stretch, digests[place], find_zero_pages, advance, is_stopped)
-        try:
-            # Not divided among the shares: one record may be most of a file. Together they claim no more than it.
-            _read_share(window, shares[place], 2 * file_bytes + WINDOW_BYTES)
-            if digest is not None:
-                window.finish()
-            results[place] = window.result
-        except BaseException as error:  # noqa: BLE001 - raised again where the threads were started
-            errors.append(error)
-            stopped.set()  # what one thread cannot read the others need not
+        window = _Window(descriptor, stretch, digests[place], find_zero_pages, advance, stop)
+        # Not divided among the shares: one record may be most of a file. Together they claim no more than it.
+        _read_share(window, shares[place], 2 * file_bytes + WINDOW_BYTES)
+        if digest is not None:
+            window.finish()
+        results[place] = window.result
 
-    threads = [Thread(target=read, args=(place,), name=f"read_{place}") for place in range(len(shares))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:  # Ctrl-C: they end within a moment
-        stopped.set()
-    if errors:
-        # The others were only told to stop.
-        raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+    work_through(range(len(shares)), read, len(shares), is_stopped)
     for part in digests:
         if isinstance(digest, Crc32Digest) and part is not None:
             digest.add(part)
@@ -183,8 +169,13 @@ def _shares(in_order: Sequence[Region], file_bytes: int) -> list[Sequence[Region
     """Neighbouring regions in shares of about the same size; one share when there is little to read."""
     sizes = [region.size_bytes if region.stored_bytes is None else region.stored_bytes for region in in_order]
     total = sum(sizes)
-    num_shares = min(MAX_THREADS, os.cpu_count() or 1, total // MIN_SHARE_BYTES)
+    num_shares = total // MIN_SHARE_BYTES
     if num_shares < 2 or total > file_bytes:
+        return [in_order]
+    from ckpt_tui.checkpoints.threads import num_threads
+
+    num_shares = min(num_threads(), num_shares)
+    if num_shares < 2:
         return [in_order]
     shares: list[Sequence[Region]] = []
     begin = taken = 0

@@ -5,20 +5,19 @@ Values are compared on two or more cores at once, each with a few megabytes of i
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.matching import Matching, Pair, view_of
 from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
-from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.checkpoints.threads import num_threads, work_through
+from ckpt_tui.errors import CkptError
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.distance import Distance
 
-_MAX_THREADS = 4  # a training may be running on the same machine
 _MAX_NESTED = 4  # a tensor made of tensors made of tensors
 _ALONE_BYTES = 4 << 20  # less than this is not worth a second thread
 
@@ -71,7 +70,7 @@ def compare_pairs(
     is_cancelled: Callable[[], bool] | None = None,
 ) -> list[TensorChange]:
     """One change for each pair, in their order. on_bytes: called from several threads, one at a time."""
-    lock = threading.Lock()
+    lock = Lock()
 
     def advance(num_bytes: int) -> None:
         with lock:
@@ -90,7 +89,8 @@ def compare_pairs(
         assert pair.b is not None
         found[views] = _compare(a, pair.a, b, pair.b, with_values, advance, stop)
 
-    _work_through(unique, compare, sum(p.a.size_bytes for p in unique.values() if p.a) * with_values, is_cancelled)
+    num_bytes = sum(pair.a.size_bytes for pair in unique.values() if pair.a) * with_values
+    work_through(unique, compare, _threads_for(num_bytes), is_cancelled)
     changes: list[TensorChange] = []
     numbers = {views: number for number, views in enumerate(unique)}
     absent = matching.roles_a ^ matching.roles_b
@@ -104,50 +104,6 @@ def compare_pairs(
     if with_values:
         _add_norms(a, matching, changes, advance, is_cancelled)
     return changes
-
-
-def _work_through(
-    jobs: Iterable[tuple[object, ...]],
-    work: Callable[[tuple[object, ...], Callable[[], bool]], None],
-    num_bytes: int,
-    is_cancelled: Callable[[], bool] | None,
-) -> None:
-    """Do all jobs, this thread and others taking the next one in turn. The first error ends all."""
-    waiting = iter(jobs)
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-
-    def stop() -> bool:
-        return bool(errors) or (is_cancelled is not None and is_cancelled())
-
-    def take() -> None:
-        while not stop():
-            with lock:
-                job = next(waiting, None)
-            if job is None:
-                return
-            try:
-                work(job, stop)
-            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
-                errors.append(error)
-                return
-
-    num_threads = min(_MAX_THREADS, len(os.sched_getaffinity(0))) if num_bytes >= _ALONE_BYTES else 1
-    others = [threading.Thread(target=take, name=f"diff-{n}", daemon=True) for n in range(1, num_threads)]
-    for thread in others:
-        thread.start()
-    try:
-        take()
-    except BaseException as error:  # Ctrl-C: the others must end before this thread does
-        errors.append(error)
-        raise
-    finally:
-        for thread in others:
-            thread.join()
-    if is_cancelled is not None and is_cancelled():
-        raise Cancelled
-    if errors:
-        raise errors[0]
 
 
 class _Outcome:
@@ -315,7 +271,12 @@ def _add_norms(
         for place in places:
             changes[place] = replace(changes[place], norm_a=norm, norm_change=0.0)
 
-    _work_through(of_view, measure, sum(changes[places[0]].size_bytes for places in of_view.values()), is_cancelled)
+    num_bytes = sum(changes[places[0]].size_bytes for places in of_view.values())
+    work_through(of_view, measure, _threads_for(num_bytes), is_cancelled)
+
+
+def _threads_for(num_bytes: int) -> int:
+    return num_threads() if num_bytes >= _ALONE_BYTES else 1
 
 
 def _same_by_checksum(a: Checkpoint, tensor_a: TensorInfo, b: Checkpoint, tensor_b: TensorInfo) -> bool:

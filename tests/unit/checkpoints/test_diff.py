@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpt_tui.checkpoints import state_diff, tensor_changes
+from ckpt_tui.checkpoints import state_diff, threads
 from ckpt_tui.checkpoints.diff import Diff, diff_checkpoints
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject
 from ckpt_tui.errors import Cancelled, CkptError
@@ -287,7 +287,7 @@ def test_several_threads_give_what_one_gives(tmp_path: Path, monkeypatch: pytest
     a = raw_checkpoint(tmp_path / "a", tensors)
     b = raw_checkpoint(tmp_path / "b", {name: t * 1.01 for name, t in tensors.items()})
     several = diff_checkpoints(a, b)
-    monkeypatch.setattr(tensor_changes, "_MAX_THREADS", 1)
+    monkeypatch.setattr(threads, "MAX_THREADS", 1)
     assert diff_checkpoints(a, b).tensors == several.tensors
     assert several.bytes_read == 2 * 12 * 150_000 * 4
 

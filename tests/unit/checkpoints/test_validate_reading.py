@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ckpt_tui.checkpoints import byte_pass
+from ckpt_tui.checkpoints import byte_pass, threads
 from ckpt_tui.errors import Cancelled
 from tests.builders.validation import ALL_PASS, codes, keep_time, records, save, validate, words_of
 
@@ -53,7 +53,7 @@ def test_records_that_overlap_do_not_multiply_the_work(tmp_path: Path) -> None:
 @pytest.fixture
 def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_pass, "MIN_SHARE_BYTES", 1000)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(threads, "_num_cpus", lambda: 4)
 
 
 @pytest.mark.usefixtures("many_threads")
@@ -65,7 +65,7 @@ def test_shared_among_threads_the_findings_are_the_same(whole: Path, copy: Path)
     keep_time(copy, bytes(content))
     shared = validate(copy, levels=("integrity",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(byte_pass, "MAX_THREADS", 1)
+        patch.setattr(threads, "MAX_THREADS", 1)
         alone = validate(copy, levels=("integrity",))
     assert len(shared.findings) > 20 or shared.levels["structure"] == "fail"
     assert shared.findings == alone.findings
