@@ -14,12 +14,14 @@ Two calls never raise for what files and disks do: a save that failed is told (l
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 
 from ckpt_tui.events.lineage import Lineage, resumed
 from ckpt_tui.events.writer import EventWriter
+from trainer.checkpoint.background import Background, Lines
 from trainer.checkpoint.lineage import new_segment
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.policy import Policy
@@ -28,6 +30,7 @@ from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source, find
 from trainer.checkpoint.save import Saver
 from trainer.checkpoint.settle import settle
+from trainer.errors import UsageError
 
 
 def _print(line: str) -> None:
@@ -57,13 +60,27 @@ class Checkpointer:
         self.directory = os.fspath(directory)
         self.policy = policy or Policy()
         self._log, self._needed, self._say = log, needed, say
-        make_directory(self.directory)
-        self._lock = DirectoryLock(self.directory) if takes_lock else None
-        if takes_lock:
-            remove_leftovers(self.directory)
-        self.registry = Registry(self.directory)
-        self.registry.sync()
-        self._saver = Saver(self.directory, self.policy, log, self.registry, say)
+        self._lock: DirectoryLock | None = None
+        try:
+            make_directory(self.directory)
+            if takes_lock:
+                self._lock = DirectoryLock(self.directory)
+                if self._lock.warning:
+                    say(self._lock.warning)
+                remove_leftovers(self.directory)
+            self.registry = Registry(self.directory)
+            # Not to know what is there is not the same as an empty directory: that would begin anew over a training.
+            self.registry.sync()
+        except BaseException as error:
+            if self._lock is not None:
+                self._lock.release()
+            if isinstance(error, OSError):
+                raise UsageError(f"{self.directory} cannot be used: {error.strerror or error}") from error
+            raise
+        # What a thread has to say waits for `poll`: a terminal is written by one thread.
+        self._lines = Lines(say)
+        self._background = Background()
+        self._saver = Saver(self.directory, self.policy, log, self.registry, self._lines.tell)
 
     @property
     def last_step(self) -> int:
@@ -110,28 +127,43 @@ class Checkpointer:
     def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> None:
         """Save `state` as the latest checkpoint and one of each of `kinds`: rolling, emergency, best, epoch.
 
-        When it returns, the tensors may change: what was saved are their values now. checkpoint_type: regular,
-        emergency.
+        When it returns, the tensors may change: what was saved are their values now. The file may still be on its way
+        (`Policy.is_async`); a save that comes before it is there waits for it. checkpoint_type: regular, emergency.
         """
         if self.policy.save_best_only and kinds:
             kinds = set(kinds) & {"best", "emergency"}
             if not kinds:
                 return
+        started = time.monotonic()
+        self.wait()
         self._begin()
-        self._saver.save(state, kinds, checkpoint_type)
+        is_async = self.policy.is_async
+        save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=is_async)
+        if save is None:
+            return
+        if is_async:
+            self._background.start(lambda: self._saver.write(save))
+        else:
+            self._saver.write(save)
 
     def save_now(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
     ) -> str | None:
         """As `save`, and wait until it is durable: the name that was written, None when that failed."""
+        started = time.monotonic()
+        self.wait()
         self._begin()
-        return self._saver.save(state, kinds, checkpoint_type)
+        save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=False)
+        return self._saver.write(save) if save is not None else None
 
     def poll(self) -> None:
         """Tell what became of the save in flight. To be called at each step; costs next to nothing."""
+        self._lines.deliver()
 
     def wait(self) -> None:
         """Until the save in flight is durable or has failed."""
+        self._background.wait()
+        self._lines.deliver()
 
     def close(self) -> None:
         """Wait for the last save and let go of the directory."""

@@ -1,41 +1,45 @@
-"""One save: one serialisation, one file written for all the names that share it, one independent copy for backups.
+"""One save: one copy of the state, one file written for all the names that share it, one more for the backups.
 
-Synchronous: `save` returns when everything is durable. The serialised bytes in `Buffer` are the snapshot; all that
-follows works on them alone.
+`take` copies the state and is all that training waits for; `write` does the rest, in whichever thread.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from ckpt_tui.events.schema import CheckpointFailed, CheckpointRemoved, CheckpointSaved, Disk, Event
+from ckpt_tui.events.schema import CheckpointFailed, CheckpointSaved, Event
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import names
+from trainer.checkpoint.forms import form_of
 from trainer.checkpoint.policy import Policy
-from trainer.checkpoint.publish import Published, PublishError, publish
+from trainer.checkpoint.publish import Published, PublishError
 from trainer.checkpoint.registry import Registry, facts_of
-from trainer.checkpoint.retention import removable
-from trainer.checkpoint.state import Buffer, first_nonfinite, stamped
+from trainer.checkpoint.room import Room
+from trainer.checkpoint.state import FINITE, stamped
 
-_DISK_EVERY = 10
-# What must be finite for a state to be worth keeping.
-_FINITE = ("model", "optimizer", "ema")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class SaveFailure:
-    """Why a save did not happen. stage: snapshot, write, sync, verify or publish."""
+class Save:
+    """What is to be written. primary: names that share the new file, the one that is told first. backups: names of
+    the independent copy. stall_seconds: that training stood still, None when it does until all is done."""
 
-    path: str
-    stage: str
-    error: str
+    step: int
+    kind: str
+    primary: list[str]
+    backups: list[str]
+    facts: dict[str, Any]
+    best: dict[str, Any]
+    val_loss: float | None
+    started: float
+    snapshot_seconds: float
+    stall_seconds: float | None
 
 
 class Saver:
@@ -50,54 +54,104 @@ class Saver:
         say: Callable[[str], None],
     ) -> None:
         self._directory, self._policy, self._log, self._registry, self._say = directory, policy, log, registry, say
-        self._protected: frozenset[str] = frozenset()
+        self._form = form_of(policy.checkpoint_format)
+        self._room = Room(directory, policy, registry, self._emit, say)
         self._unproven: set[str] = set()
-        self._buffer = Buffer()
-        self._num_saves = 0
+        self._is_failing = False
         self.last_step = -1
 
     def resumed_from(self, name: str, rejected: Collection[str], step: int) -> None:
         """`name` stays whatever retention says; what was `rejected` does not become a backup of anything."""
-        self._protected, self._unproven, self.last_step = frozenset({name}), set(rejected), step
+        self._room.protected, self._unproven, self.last_step = frozenset({name}), set(rejected), step
 
-    def save(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "regular") -> str | None:
-        """Save `state` as the latest checkpoint and as one of each of `kinds` (rolling, emergency, best, epoch).
-
-        Gives the name that was written, None when it failed: then the old files are as they were, the log says so,
-        and the caller goes on. Never raises for what files and disks do.
-        """
-        started = time.monotonic()
-        step = state["step"]
+    def take(
+        self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str, *, started: float, is_async: bool
+    ) -> Save | None:
+        """Copy `state`, to be saved as the latest checkpoint and one of each of `kinds`. None when it cannot be; the
+        log says so. started: when training came to stand still (time.monotonic)."""
+        step = int(state["step"])
         primary, backups = self._names(state, kinds)
+        begun = time.monotonic()
         try:
-            content = self._snapshot(state, checkpoint_type)
-            self._check_space(step, len(content) * (2 if backups else 1))
-            previous = {names.LATEST_BACKUP: names.LATEST, names.BEST_PREVIOUS: names.BEST}
-            for backup, source in list(previous.items()):
-                if source not in primary or source in self._unproven:
-                    del previous[backup]
-            published = publish(self._directory, primary, content, previous=previous)
+            full = stamped(state, checkpoint_type, self._registry.lineage)
+            self._form.take(full)
+        except (RuntimeError, MemoryError, OSError, TypeError, AttributeError, ValueError) as error:
+            self._failed(step, primary[0], "snapshot", f"{type(error).__name__}: {error}")
+            return None
+        now = time.monotonic()
+        kind = next((kind for kind in ("emergency", "rolling", "epoch", "best") if kind in kinds), "latest")
+        return Save(
+            step=step, kind=kind, primary=primary, backups=backups, facts={**facts_of(full, ""), "time": time.time()},
+            best={
+                "metric": self._policy.monitor, "mode": self._policy.monitor_mode, "value": state.get("best_metric"),
+            },
+            val_loss=state.get("val_loss"), started=started, snapshot_seconds=now - begun,
+            stall_seconds=now - started if is_async else None,
+        )  # fmt: skip
+
+    def write(self, save: Save) -> str | None:
+        """Make it durable, and all that follows from that. Gives the name that was written, None when it failed: then
+        the old files are as they were, and the log says so. Never raises."""
+        try:
+            return self._write(save)
         except PublishError as error:
-            self._failed(step, SaveFailure(primary[0], error.stage, error.reason))
-            return None
-        except (RuntimeError, MemoryError, OSError) as error:
-            self._failed(step, SaveFailure(primary[0], "snapshot", f"{type(error).__name__}: {error}"))
-            return None
-        self._unproven.difference_update(primary)
-        self.last_step = step
-        written = [*primary]
+            self._failed(save.step, save.primary[0], error.stage, error.reason)
+        except Exception as error:  # noqa: BLE001  whatever it is: training goes on, and somebody is told
+            self._failed(save.step, save.primary[0], "write", f"{type(error).__name__}: {error}")
+        return None
+
+    def _write(self, save: Save) -> str:
+        begun = time.monotonic()
+        self._form.finish()
+        bad = self._form.first_nonfinite(FINITE)
+        if bad is not None:
+            raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
+        seconds = {"snapshot": save.snapshot_seconds, "serialize": time.monotonic() - begun}
+        backups = save.backups
+        if backups and not self._room.make(save.step, save.primary, self._form.size_bytes, num_copies=2):
+            backups = []
+        elif not backups:
+            self._room.make(save.step, save.primary, self._form.size_bytes, num_copies=1)
+        published = self._publish(save)
+        seconds |= published.seconds
+        self._unproven.difference_update(save.primary)
+        self.last_step = save.step
+        written = [*save.primary]
         if backups:
+            begun = time.monotonic()
             try:
-                publish(self._directory, backups, content)
+                self._form.publish(self._directory, backups, {})
                 written += backups
             except PublishError as error:
-                self._failed(step, SaveFailure(backups[0], error.stage, error.reason))
-        self._finish(state, published, primary, written, kinds, started)
-        return primary[0]
+                self._failed(save.step, backups[0], error.stage, error.reason)
+            seconds["backup"] = time.monotonic() - begun
+        if self._is_failing:
+            self._is_failing = False
+            self._say(f"saving works again: {save.primary[0]}")
+        self._finish(save, published, written, seconds)
+        return save.primary[0]
+
+    def _publish(self, save: Save) -> Published:
+        """All primary names. On a full disk once more, when there is something that may go."""
+        previous = {
+            self._named(backup): self._named(source)
+            for backup, source in ((names.LATEST_BACKUP, names.LATEST), (names.BEST_PREVIOUS, names.BEST))
+            if self._named(source) in save.primary and self._named(source) not in self._unproven
+        }
+        try:
+            published = self._form.publish(self._directory, save.primary, previous)
+        except PublishError as error:
+            if error.errno not in _FULL or not self._room.prune(save.step, save.primary, self._form.size_bytes):
+                raise
+            published = self._form.publish(self._directory, save.primary, previous)
+        if published.retried:
+            self._failed(save.step, save.primary[0], published.retried.partition(":")[0],
+                         f"{published.retried}; saved at the second attempt, in a new file")  # fmt: skip
+        return published
 
     def _names(self, state: Mapping[str, Any], kinds: Collection[str]) -> tuple[list[str], list[str]]:
         """The names that share the new file, the one that is told first, and those of the independent copy."""
-        step = state["step"]
+        step = int(state["step"])
         primary, backups = [], []
         if "emergency" in kinds:
             primary.append(self._emergency_name(step))
@@ -105,101 +159,50 @@ class Saver:
             primary.append(names.rolling_name(step))
             backups.append(names.ROLLING_BACKUP)
         if "epoch" in kinds:
-            primary.append(names.epoch_name(round(state.get("epoch", 0))))
+            primary.append(names.epoch_name(round(state.get("epoch") or 0)))
         if "best" in kinds:
             primary.append(names.BEST)
             backups.append(names.BEST_BACKUP)
-        return [*primary, names.LATEST], backups
+        return [self._named(name) for name in (*primary, names.LATEST)], [self._named(name) for name in backups]
+
+    def _named(self, name: str) -> str:
+        return name.removesuffix(".pt") + self._form.suffix
 
     def _emergency_name(self, step: int) -> str:
         stem = f"emergency_step_{step:06d}_{time.strftime('%Y%m%d_%H%M%S')}"
         name, number = f"{stem}.pt", 1
-        while os.path.exists(os.path.join(self._directory, name)):
+        while os.path.exists(os.path.join(self._directory, self._named(name))):
             number += 1
             name = f"{stem}_{number}.pt"
         return name
 
-    def _snapshot(self, state: Mapping[str, Any], checkpoint_type: str) -> memoryview:
-        bad = first_nonfinite({key: state[key] for key in _FINITE if key in state})
-        if bad is not None:
-            raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
-        self._buffer.clear()
-        torch.save(stamped(state, checkpoint_type, self._registry.lineage), self._buffer)
-        return self._buffer.view()
+    def _failed(self, step: int, path: str, stage: str, error: str) -> None:
+        latest = self._named(names.LATEST)
+        kept = latest if os.path.exists(os.path.join(self._directory, latest)) else ""
+        self._is_failing = True
+        self._emit(CheckpointFailed(step=step, path=path, stage=stage, error=error, kept=kept))
+        self._say(f"save of {path} failed ({stage}): {error}")
 
-    def _check_space(self, step: int, needed_bytes: int) -> None:
-        """Tell the log when the disk gets tight. The save is tried all the same: it fails without harm."""
-        self._num_saves += 1
-        free = shutil.disk_usage(self._directory).free
-        if free < 2 * needed_bytes or self._num_saves % _DISK_EVERY == 0:
-            self.log_disk(step, needed_bytes)
-
-    def log_disk(self, step: int, needed_bytes: int) -> None:
-        """The `disk` event. Bytes that several names share are counted once, for the kind that comes first."""
-        bytes_by_kind = dict.fromkeys(names.KINDS, 0)
-        count_by_kind = dict.fromkeys(names.KINDS, 0)
-        seen = set()
-        for entry in sorted(self._registry.entries.values(), key=lambda entry: names.KINDS.index(entry["kind"])):
-            count_by_kind[entry["kind"]] += 1
-            if entry["inode"] not in seen:
-                seen.add(entry["inode"])
-                bytes_by_kind[entry["kind"]] += entry["bytes"]
-        free = shutil.disk_usage(self._directory).free
-        self._emit(
-            Disk(
-                step=step, bytes_by_kind=bytes_by_kind, count_by_kind=count_by_kind, free_bytes=free,
-                saves_that_fit=free // max(needed_bytes, 1),
-            )
-        )  # fmt: skip
-
-    def _failed(self, step: int, failure: SaveFailure) -> None:
-        kept = names.LATEST if os.path.exists(os.path.join(self._directory, names.LATEST)) else ""
-        self._emit(CheckpointFailed(step=step, path=failure.path, stage=failure.stage, error=failure.error, kept=kept))
-        self._say(f"save of {failure.path} failed ({failure.stage}): {failure.error}")
-
-    def _finish(
-        self,
-        state: Mapping[str, Any],
-        published: Published,
-        primary: list[str],
-        written: list[str],
-        kinds: Collection[str],
-        started: float,
-    ) -> None:
-        step = state["step"]
-        facts = {**facts_of(state, published.digest), "time": time.time()}
-        removed = removable(
-            names.checkpoints_in(self._directory),
-            keep_rolling=self._policy.keep_rolling,
-            keep_emergency=self._policy.keep_emergency,
-            step=step,
-            protected=self._protected | set(written),
-            abandoned=self._registry.abandoned(),
-        )
-        gone = []
-        for name, rule in removed:
-            try:
-                os.unlink(os.path.join(self._directory, name))
-                gone.append((name, rule))
-            except OSError as error:
-                self._say(f"{name} could not be removed: {error.strerror}")
+    def _finish(self, save: Save, published: Published, written: list[str], seconds: dict[str, float]) -> None:
+        """The new one is proven: what retention lets go goes, and registry and log tell."""
+        durable = time.monotonic() - save.started
+        gone = self._room.retire(save.step, written)
+        facts = {**save.facts, "digest": published.digest}
         self._registry.sync(dict.fromkeys(written, facts))
         try:
-            policy = self._policy
-            best = {"metric": policy.monitor, "mode": policy.monitor_mode, "value": state.get("best_metric")}
-            self._registry.write(best)
+            self._registry.write(save.best)
         except PublishError as error:
-            self._failed(step, SaveFailure("registry.json", error.stage, error.reason))
-        seconds = time.monotonic() - started
-        kind = next((kind for kind in ("emergency", "rolling", "epoch", "best") if kind in kinds), "latest")
+            self._failed(save.step, "registry.json", error.stage, error.reason)
         self._emit(
             CheckpointSaved(
-                step=step, path=primary[0], kind=kind, bytes=published.size_bytes, digest=published.digest,
-                save_seconds=seconds, stall_seconds=seconds, val_loss=state.get("val_loss"), names=written,
+                step=save.step, path=save.primary[0], kind=save.kind, bytes=published.size_bytes,
+                digest=published.digest, save_seconds=durable,
+                stall_seconds=time.monotonic() - save.started if save.stall_seconds is None else save.stall_seconds,
+                val_loss=save.val_loss, names=written,
+                stages={name: round(value, 6) for name, value in seconds.items()},
             )
         )  # fmt: skip
-        for name, rule in gone:
-            self._emit(CheckpointRemoved(step=step, path=name, reason=rule))
+        self._room.told_gone(save.step, gone)
 
     def _emit(self, event: Event) -> None:
         if self._log is not None:

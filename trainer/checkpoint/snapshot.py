@@ -146,7 +146,9 @@ class _Parts(pickle.Pickler):
         self.storages: list[torch.UntypedStorage] = []
         self.dtypes: list[torch.dtype | None] = []
         self._numbers: dict[int, int] = {}
-        self._dtype_at: dict[int, torch.dtype] = {}
+        self._keys: list[str] = []
+        self._stored_as: list[torch.dtype] = []
+        self._odd_dtypes: dict[int, torch.dtype] = {}
         self.dump(state)
         self.pickled = buffer.getvalue()
 
@@ -157,7 +159,9 @@ class _Parts(pickle.Pickler):
         try:
             storage_type = _STORAGE_TYPES[dtype]
         except KeyError:
-            return NotImplemented  # a type that torch saves in another way
+            # A type that torch saves as plain bytes.
+            self._odd_dtypes[obj.untyped_storage()._cdata] = dtype
+            return NotImplemented
         storage = obj.untyped_storage()
         numel = storage.nbytes() // dtype.itemsize
         stored = _Stored(("storage", storage_type, self._key(storage, dtype), location_tag(storage), numel))
@@ -172,22 +176,26 @@ class _Parts(pickle.Pickler):
             storage, dtype = obj._untyped_storage, obj.dtype
             storage_type, numel = getattr(torch, obj._pickle_storage_type()), obj._size()
         elif isinstance(obj, torch.UntypedStorage):
-            storage, dtype = obj, None
+            storage, dtype = obj, torch.uint8
             storage_type, numel = normalize_storage_type(type(obj)), obj.nbytes()
         else:
             return None
         return ("storage", storage_type, self._key(storage, dtype), location_tag(storage), numel)
 
-    def _key(self, storage: torch.UntypedStorage, dtype: torch.dtype | None) -> str:
+    def _key(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> str:
         number = self._numbers.get(storage._cdata)
         if number is None:
             number = self._numbers[storage._cdata] = len(self.storages)
             self.storages.append(storage)  # which keeps it alive, and its number its own
-            self.dtypes.append(dtype)
-        if dtype != self.dtypes[number]:
+            self._keys.append(str(number))
+            self._stored_as.append(dtype)
+            self.dtypes.append(self._odd_dtypes.get(storage._cdata, dtype))
+        if dtype != self._stored_as[number]:
             # torch cannot load that, and would refuse to save it.
             raise RuntimeError("tensors of different types look at the same memory, which torch.load cannot restore")
-        return str(number)
+        if self._odd_dtypes.get(storage._cdata, dtype) != self.dtypes[number]:
+            self.dtypes[number] = None
+        return self._keys[number]
 
 
 class _Stored:

@@ -135,6 +135,8 @@ def stamped(state: Mapping[str, Any], checkpoint_type: str, lineage: Lineage | N
 def first_nonfinite(state: Any, path: str = "") -> str | None:
     """The dotted path of the first floating-point tensor with a NaN or an infinity in it, None when there is none."""
     if isinstance(state, torch.Tensor):
+        if state.dtype.itemsize == 1 and state.is_floating_point():
+            state = state.float()  # torch does not sum floats of 8 bits
         # A sum is one pass without a temporary of the tensor's size; only an odd one is looked at closely.
         if state.is_floating_point() and not torch.isfinite(state.sum()) and not torch.isfinite(state).all():
             return path
