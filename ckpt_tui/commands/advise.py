@@ -43,11 +43,14 @@ def advise_lines(advice: Advice, style: Style) -> Iterator[str]:
     else:
         yield style.paint("No interval can be recommended yet.", "warn")
     lines = [f"One step takes {text.duration(advice.seconds_per_step)}."] if advice.seconds_per_step else []
-    if advice.save_cost_s is not None:
+    usual = f"(the usual of {text.plural(advice.num_saves_measured, 'save')})"
+    if advice.save_cost_s is not None and advice.slowdown is not None:
         lines.append(
-            f"A save stops training for {text.duration(advice.save_cost_s)} "
-            f"(the usual of {text.plural(advice.num_saves_measured, 'save')})."
+            f"A save costs {text.duration(advice.save_cost_s)} of training {usual}: it is written for "
+            f"{text.duration(advice.background_s)} meanwhile, which slows the steps by {max(advice.slowdown, 0):.0%}."
         )
+    elif advice.save_cost_s is not None:
+        lines.append(f"A save stops training for {text.duration(advice.save_cost_s)} {usual}.")
     if advice.num_failures:
         seen = text.plural(advice.num_failures, "failure")
         lines.append(f"{seen} in {text.duration(advice.observed_s)} of training.")
@@ -58,6 +61,14 @@ def advise_lines(advice: Advice, style: Style) -> Iterator[str]:
             f"From the end of a session to the next one's first step: {text.duration(advice.restart_s)} "
             f"(the usual of {advice.num_restarts})."
         )
+    known = [failure for failure in advice.failures if failure.seconds is not None]
+    if known:
+        lost_s = sum(failure.seconds or 0.0 for failure in known) / len(known)
+        predicted = [failure.predicted_s for failure in known if failure.predicted_s is not None]
+        said = f"; {text.duration(sum(predicted) / len(predicted))} was predicted" if predicted else ""
+        lines.append(f"A failure cost {text.duration(lost_s)} of training (mean of {len(known)}){said}.")
+    if advice.lost_per_failure_s is not None:
+        lines.append(f"A failure is predicted to lose {text.duration(advice.lost_per_failure_s)} of training.")
     if advice.bytes_per_day is not None:
         lines.append(f"Saves at that interval write {text.size(advice.bytes_per_day)} a day.")
     for line in lines:

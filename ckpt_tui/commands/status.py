@@ -46,7 +46,10 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
 def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
     """What SPEC section 11 promises, and more. `lost.overhead` is null until a lost step was trained again;
-    `damaged` holds what is known once the run is over, `instead` the valid backup or null."""
+    `damaged` holds what is known once the run is over, `instead` the valid backup or null. `advice` and `failures` are
+    what the trainer itself said: the newest advice event, and each lost_work event with what was predicted."""
+    from msgspec import to_builtins
+
     at_risk, eta = state.at_risk, state.eta
     return {
         "state": state.phase.value,
@@ -69,6 +72,8 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "notices": list(state.notices),
         "damaged": [asdict(damage) for damage in judgement.damaged],
         "checking_note": judgement.note,
+        "advice": to_builtins(state.advice),
+        "failures": [to_builtins(lost) for lost in state.lost_work],
     }
 
 
@@ -89,6 +94,9 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
     if len(state.sessions) > 1 and state.lost.steps:
         overhead = f", {state.lost.overhead:.0%} overhead" if state.lost.overhead is not None else ""
         lost = f"{text.plural(state.lost.steps, 'step')}, {text.duration(state.lost.seconds)}{overhead}"
+        predicted = [one.predicted_seconds for one in state.lost_work if one.predicted_seconds is not None]
+        if predicted:
+            lost += f"; {text.duration(sum(predicted) / len(predicted))} a failure was predicted"
         yield from _painted(f"Lost in {len(state.sessions)} sessions: {lost}.", "dim", style)
     for alert in state.alerts:
         if not alert.key.startswith(state.phase.value):

@@ -7,11 +7,14 @@ from itertools import pairwise
 
 from ckpt_tui import text
 from ckpt_tui.run.health import median
-from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.state import RunState
 from ckpt_tui.save_interval import (
-    daly_interval,
+    DAY_S,
+    OVERHEAD_BUDGET,
     interval_between_failures,
+    is_failure,
     mean_time_between_failures,
+    recommend,
     young_interval,
 )
 
@@ -26,13 +29,25 @@ class WhatIf:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureCost:
+    """What the end of `session` cost, and what the trainer had predicted before; None: not known."""
+
+    session: int
+    steps: int
+    seconds: float | None
+    predicted_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Advice:
     """recommended_steps is None when save cost or pace is not measured yet; assumptions say what it rests on.
 
     save_cost_s: how long training stands still for a save; background_s: how long it is written on after that.
     restart_s: from the end of a session to the first step of the next, num_restarts of them measured; medians all.
     failures_every_s: 95 % interval of the time between failures from what was seen. bytes_per_day: written by saves
-    at the recommended interval, one copy each.
+    at the recommended interval. slowdown: fraction of its pace that training loses while a save is written in the
+    background; only the trainer can tell. bound_by: "", or why it is longer than the optimum: writing, budget.
+    lost_per_failure_s: what the trainer predicts at its present interval; failures: what they cost.
     """
 
     seconds_per_step: float | None
@@ -52,6 +67,10 @@ class Advice:
     num_restarts: int = 0
     failures_every_s: tuple[float, float | None] = (0.0, None)
     bytes_per_day: float | None = None
+    slowdown: float | None = None
+    bound_by: str = ""
+    lost_per_failure_s: float | None = None
+    failures: tuple[FailureCost, ...] = ()
 
 
 def what_if_rows(save_every_steps: int | None, steps_per_epoch: int, seconds_per_step: float) -> tuple[WhatIf, ...]:
@@ -67,40 +86,60 @@ def what_if_rows(save_every_steps: int | None, steps_per_epoch: int, seconds_per
 
 
 def advise(state: RunState) -> Advice:
-    """From what the run measured of itself. Failures are sessions whose steps had to be trained again."""
+    """From what the run measured of itself. What the trainer says of its saves counts before what the log tells."""
+    told = state.advice
     pace = 1 / state.steps_per_s if state.steps_per_s else None
     stalls = [save.stall_s for save in state.saves if save.stall_s is not None and save.stall_s > 0]
-    cost = median(stalls)
+    cost, num_measured = median(stalls), len(stalls)
     background = median([
         max(save.save_s - save.stall_s, 0.0) for save in state.saves
         if save.save_s is not None and save.stall_s is not None
     ])  # fmt: skip
+    written = median([float(save.size_bytes) for save in state.saves if save.size_bytes > 0])
+    slowdown = None
+    if told is not None and told.save_cost_seconds is not None and told.save_cost_seconds > 0:
+        cost, background, slowdown = told.save_cost_seconds, told.background_seconds, told.slowdown
+        num_measured = told.num_saves
+        if told.bytes_per_day and told.save_every_seconds:
+            written = told.bytes_per_day * told.save_every_seconds / DAY_S
     restarts = [
         max(after.first_step_ts - before.last_ts, 0.0) for before, after in pairwise(state.sessions)
         if after.first_step_ts is not None
     ]  # fmt: skip
-    failures = sum(1 for s in state.sessions if s.phase in (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED))
+    # Where a person went back on purpose is not told: a stop that lost steps is taken for that.
+    failures = sum(is_failure(s.phase.value, s.lost_steps, is_chosen=True) for s in state.sessions)
     observed = sum(max(session.last_ts - session.start_ts, 0.0) for session in state.sessions)
     mtbf = mean_time_between_failures(observed, failures)
     every = _save_every(state)
     recommended = steps = young = bytes_per_day = None
+    bound_by = ""
     if cost is not None and pace:
-        recommended, young = daly_interval(cost, mtbf), young_interval(cost, mtbf)
-        steps = max(1, round(recommended / pace))
-        size = median([float(save.size_bytes) for save in state.saves if save.size_bytes > 0])
-        bytes_per_day = size * 86400 / max(steps * pace, cost) if size is not None else None
+        best = recommend(cost_s=cost, mean_time_between_failures_s=mtbf, step_s=pace, background_s=background or 0.0,
+                         bytes_per_save=written)  # fmt: skip
+        recommended, steps, bound_by, bytes_per_day = best.seconds, best.steps, best.bound_by, best.bytes_per_day
+        young = young_interval(cost, mtbf)
     return Advice(
-        pace, cost, len(stalls), failures, observed, mtbf, every, recommended, steps, young,
+        pace, cost, num_measured, failures, observed, mtbf, every, recommended, steps, young,
         what_if_rows(every, state.steps_per_epoch, pace) if pace else (),
-        _assumptions(failures, observed, mtbf, cost, background),
+        _assumptions(failures, observed, mtbf, cost, background if slowdown is None else None, bound_by),
         background, median(restarts), len(restarts), interval_between_failures(observed, failures), bytes_per_day,
+        slowdown, bound_by, told.lost_per_failure_seconds if told is not None else None,
+        tuple(
+            FailureCost(one.lost_session, max(one.to_step - one.from_step, 0), one.seconds, one.predicted_seconds)
+            for one in state.lost_work
+        ),
     )  # fmt: skip
 
 
 def _assumptions(
-    num_failures: int, observed_s: float, mtbf_s: float, cost_s: float | None, background_s: float | None
+    num_failures: int,
+    observed_s: float,
+    mtbf_s: float,
+    cost_s: float | None,
+    background_s: float | None,
+    bound_by: str,
 ) -> tuple[str, ...]:
-    """What the advice rests on, for people."""
+    """What the advice rests on, for people. background_s: when what it takes from the training is not known."""
     low_s, high_s = interval_between_failures(observed_s, num_failures)
     if num_failures:
         failures = (
@@ -122,6 +161,10 @@ def _assumptions(
             f"A save is written for {text.duration(background_s)} more while training goes on; how much that slows "
             "the training is not measured and not counted."
         )
+    if bound_by == "writing":
+        lines.append("Shorter would be better, but a save takes that long until it is on the disk.")
+    elif bound_by == "budget":
+        lines.append(f"Shorter would lose less, but saving is to take no more than {OVERHEAD_BUDGET:.1%} of the time.")
     lines.append("It need not be exact: twice or half the interval costs a quarter more of the time that saves cost.")
     return tuple(lines)
 

@@ -25,9 +25,11 @@ from ckpt_tui.events.schema import (
     ErrorRaised,
     Eval,
     Event,
+    LostWork,
     Nonfinite,
     RunEnd,
     RunStart,
+    SaveAdvice,
     SignalReceived,
     Step,
     System,
@@ -338,6 +340,12 @@ class RunFold:
         session.reason = f"{event.type}: {event.message}" if event.type else event.message
         self._mark("error", event.step, event.ts, session.number, event.type)
 
+    def _advised(self, event: SaveAdvice, session: SessionRecord) -> None:
+        self._folded.advice = event
+
+    def _lost_work(self, event: LostWork, session: SessionRecord) -> None:
+        self._folded.lost_work.append(event)
+
     def _run_end(self, event: RunEnd, session: SessionRecord) -> None:
         session.phase = timeline.END_PHASES.get(event.status, Phase.FAILED)
         session.reason = event.reason or session.reason
@@ -385,7 +393,7 @@ _APPLY: dict[type[Event], Any] = {
     CheckpointQuarantined: RunFold._removed, CheckpointRestored: RunFold._restored, Best: RunFold._new_best,
     Nonfinite: RunFold._nonfinite,
     SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
-    ErrorRaised: RunFold._error, RunEnd: RunFold._run_end,
+    ErrorRaised: RunFold._error, SaveAdvice: RunFold._advised, LostWork: RunFold._lost_work, RunEnd: RunFold._run_end,
 }  # fmt: skip
 
 

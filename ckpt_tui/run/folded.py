@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from ckpt_tui.events.schema import Best, Disk, RunStart
+from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
 from ckpt_tui.run import health, timeline
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
@@ -28,6 +28,7 @@ from ckpt_tui.run.timeline import SessionRecord
 MAX_FEED_LINES = 1000
 MAX_MARKERS = 4000
 MAX_SAVES = 4000
+MAX_LOST_WORK = 100
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class Folded:
     epoch: float | None = None
     best: Best | None = None
     disk: Disk | None = None
+    advice: SaveAdvice | None = None
+    lost_work: deque[LostWork] = field(default_factory=lambda: deque(maxlen=MAX_LOST_WORK))
     recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=256))
     pause_s: float = 0.0
     longest_pause_s: float = 0.0
@@ -119,7 +122,7 @@ class Folded:
             saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
             series=self._frozen_series(), feed=tuple(self.feed), alerts=self._frozen_alerts(phase, reason, last),
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
-            notices=tuple(self.notices),
+            advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
 
     def _rhythm(self) -> health.Rhythm:

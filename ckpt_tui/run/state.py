@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ckpt_tui.events.schema import LostWork, SaveAdvice
+
 
 class Phase(StrEnum):
     """How a run, or one session of it, stands."""
@@ -222,4 +224,6 @@ class RunState:
     bad_lines: BadLines = field(default_factory=BadLines)
     missing_lines: int = 0  # gaps in seq
     num_events: int = 0
+    advice: SaveAdvice | None = None  # the trainer's own, the newest
+    lost_work: tuple[LostWork, ...] = ()  # what the trainer said that failures cost, bounded
     notices: tuple[str, ...] = ()  # lasting facts about the log itself: replaced, truncated, ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.commands.advise import advise_lines
 from ckpt_tui.commands.status import status_lines
-from ckpt_tui.events.codec import decode
+from ckpt_tui.events.codec import decode, encode
+from ckpt_tui.events.schema import LostWork, SaveAdvice
 from ckpt_tui.output import Style
 from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
@@ -54,3 +56,32 @@ def test_it_fits_80_columns(tmp_path: Path, command: str) -> None:
         lines = list(status_lines(state, style, judgement))
     assert lines
     assert max(map(len, lines)) <= 80
+
+
+def test_what_the_trainer_measured_and_predicted_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = worked_example()
+    lines = list(log.lines)
+    lines.append(encode(SaveAdvice(
+        seq=9001, ts=9000.0, session=2, step=1270, save_cost_seconds=0.3, background_seconds=2.0, slowdown=0.15,
+        num_saves=9, lost_per_failure_seconds=805.0, bytes_per_day=1e9, save_every_seconds=1610.0,
+    )))  # fmt: skip
+    lines.append(encode(LostWork(
+        seq=9002, ts=9001.0, session=2, step=1270, lost_session=1, from_step=500, to_step=899, seconds=1285.0,
+        predicted_seconds=805.0,
+    )))  # fmt: skip
+    (tmp_path / "events.jsonl").write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in lines))
+    assert main(["advise", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "A save costs 300 ms of training (the usual of 9 saves): it is written for 2.0 s meanwhile, "
+        "which slows the steps by 15%." in said
+    )
+    assert "A failure cost 21m 25s of training (mean of 1); 13m 25s was predicted." in said
+    assert "A failure is predicted to lose 13m 25s of training." in said
+    assert "is not measured" not in said
+    main(["status", str(tmp_path)])
+    assert "13m 25s a failure was predicted." in capsys.readouterr().out
+    main(["status", str(tmp_path), "--json"])
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert data["advice"]["save_cost_seconds"] == 0.3
+    assert data["failures"][0]["predicted_seconds"] == 805.0
