@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.config import Config
 from trainer.distributed import World
@@ -51,6 +51,21 @@ def replicate(network: nn.Module, config: Config, world: World, device: torch.de
 
     device_ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=device_ids)
+
+
+def settle(network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], world: World, block_size: int) -> None:
+    """Let DDP settle on how it bundles gradients, which it does in its first backward pass.
+
+    Among more than two ranks the bundling decides in which order numbers are added. Without this the first step of a
+    resumed session would add in another order than the same step of a session that goes on.
+    """
+    if world.is_alone or not hasattr(network, "no_sync"):
+        return
+    tokens = torch.zeros((1, block_size), dtype=torch.int64)
+    with torch.random.fork_rng():
+        for _ in range(2):  # it bundles anew at the beginning of the second
+            loss(tokens, tokens).backward()
+            network.zero_grad(set_to_none=True)
 
 
 @contextlib.contextmanager
