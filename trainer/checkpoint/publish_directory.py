@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.checkpoint.publish import Published, PublishError
+from trainer.checkpoint.publish import Published, PublishError, publish
 
 try:
     from isal.isal_zlib import crc32
@@ -176,6 +176,28 @@ def publish_directory(
     return commit(directory, temporary, names, sealed=sealed, about=about, previous=previous)
 
 
+def seal_in_place(path: str, about: Mapping[str, Any] | None = None) -> Published:
+    """Make a directory durable that another library wrote where it is to stay, and let a manifest say so.
+
+    The manifest comes into being last, and at once: a directory without one was not finished. Raises PublishError.
+    """
+    files = seal_files(path)
+    _flush_directories(path)
+    manifest = publish(path, [MANIFEST_NAME], _manifest_of(files, about or {}))
+    try:
+        flush_directory(os.path.dirname(os.path.abspath(path)))
+    except OSError as error:
+        raise PublishError("publish", error) from error
+    return Published(sum(facts.bytes for facts in files), manifest.digest)
+
+
+def unseal(path: str) -> None:
+    """Before a sealed directory is written into: what dies meanwhile must not look finished. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(path, MANIFEST_NAME))
+    flush_directory(path)
+
+
 def read_manifest(path: str) -> dict[str, Any]:
     """The manifest of a checkpoint directory. Raises BadDirectoryError."""
     try:
@@ -240,12 +262,14 @@ def _seal(temporary: str, sealed: Sequence[FileFacts], about: Mapping[str, Any])
     """Flush what is not flushed yet, then the manifest, then the directories."""
     known = {facts.path for facts in sealed}
     files = [*sealed, *seal_files(temporary, [file for file in _files_below(temporary) if file not in known])]
-    files.sort(key=lambda facts: facts.path)
-    content = {"schema": SCHEMA, **about, "files": [asdict(facts) for facts in files]}
-    data = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
-    manifest = write_file(os.path.join(temporary, MANIFEST_NAME), data)
+    manifest = write_file(os.path.join(temporary, MANIFEST_NAME), _manifest_of(files, about))
     _flush_directories(temporary)
     return Published(sum(facts.bytes for facts in files), manifest.digest)
+
+
+def _manifest_of(files: Sequence[FileFacts], about: Mapping[str, Any]) -> bytes:
+    rows = [asdict(facts) for facts in sorted(files, key=lambda facts: facts.path)]
+    return json.dumps({"schema": SCHEMA, **about, "files": rows}, indent=1).encode() + b"\n"
 
 
 def _linked(directory: str, source: str, name: str, made: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""The trainer's checkpointing and event log inside other people's trainers."""
