@@ -70,10 +70,19 @@ class StopAt:
         return signal.SIGTERM if step >= self._step else None
 
     def take_save_request(self) -> bool:
-        # Asked for when all that is due at a step is done.
-        assert self.training is not None
-        self.num_done = self.training.progress.step
         return False
+
+    def watch(self, training: Training) -> None:
+        self.training = training
+        if not training.progress.is_step_unfinished:
+            self.num_done = training.progress.step
+        work = training._after_step
+
+        def work_and_count() -> None:
+            work()
+            self.num_done = training.progress.step
+
+        training._after_step = work_and_count  # type: ignore[method-assign]
 
 
 class Runs:
@@ -91,7 +100,7 @@ class Runs:
         out.mkdir(exist_ok=True)
         resume = ("--resume", "auto")
         training = Training(parse(["--out", str(out), "--data", str(self.corpus), *TINY, *options, *resume]), signals)  # type: ignore[arg-type]
-        signals.training = training
+        signals.watch(training)
         return training.run()
 
     def new_state(self, out: Path, options: tuple[str, ...]) -> dict[str, Any]:
