@@ -158,6 +158,7 @@ class Nonfinite(Event, frozen=True, kw_only=True):
 
     what: str = ""  # which metric or tensor
     action: str = ""  # "skipped", "rolled back to PATH"
+    rolled_back_to: int | None = None  # the step that training goes on from, None when it did not go back
 
 
 class SignalReceived(Event, frozen=True, kw_only=True):

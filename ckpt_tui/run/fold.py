@@ -199,6 +199,7 @@ class RunFold:
         """What earlier sessions trained above `step` is trained again."""
         if len(self._folded.sessions) < 2 or self._folded.sessions[-1] is not session:
             return
+        self._folded.leave_after(step)
         before = self._folded.sessions[-2]
         lost = max(before.last_step - max(step, 0), 0)
         if lost > before.lost_steps:
@@ -215,6 +216,7 @@ class RunFold:
     def _go_back(self, session: SessionRecord, step: int, ts: float) -> None:
         """Steps went back without a new session: a roll-back in the loop."""
         lost = session.last_step - max(step, 0)
+        self._folded.leave_after(step)
         wasted_s = session.go_back(step, timeline.pace_of(self._folded.sessions))
         was = self._folded.retrained
         self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
@@ -292,8 +294,12 @@ class RunFold:
 
     def _net_s_at(self, session: SessionRecord, step: int) -> float:
         """When the session reached `step`. A save is told of after it is durable: later steps are there already."""
-        since = [ts for reached, ts in reversed(self._folded.recent) if reached >= step]
-        return session.net_s - sum(max(later - earlier, 0.0) for later, earlier in pairwise(since))
+        recent = self._folded.recent
+        since = [ts for reached, ts in reversed(recent) if reached >= step]
+        seconds = sum(max(later - earlier, 0.0) for later, earlier in pairwise(since))
+        if since and len(since) == recent.maxlen:  # it was longer ago than the steps that are remembered
+            seconds += (recent[0][0] - step) * (session.seconds_per_step or 0.0)
+        return max(session.net_s - seconds, 0.0)
 
     def _save_failed(self, event: CheckpointFailed, session: SessionRecord) -> None:
         self._mark("save_failed", event.step, event.ts, session.number, event.stage)
@@ -315,6 +321,8 @@ class RunFold:
 
     def _nonfinite(self, event: Nonfinite, session: SessionRecord) -> None:
         self._mark("nonfinite", event.step, event.ts, session.number, event.what)
+        if event.rolled_back_to is not None and 0 <= event.rolled_back_to < session.last_step:
+            self._go_back(session, event.rolled_back_to, event.ts)
         # Scattered infinite gradient norms are a loss scaler at work: shown in the lane, no alarm.
         if "loss" in event.what.lower():
             detail = f"{event.what}; {event.action}" if event.action else event.what

@@ -31,6 +31,10 @@ MAX_SAVES = 4000
 MAX_LOST_WORK = 100
 
 
+def save_key(save: Save) -> tuple[int, int, float]:
+    return save.session, save.step, save.ts
+
+
 @dataclass(slots=True)
 class Folded:
     """Facts of the events so far, which `RunFold` adds to.
@@ -47,6 +51,7 @@ class Folded:
     start: RunStart | None = None
     saves: deque[Save] = field(default_factory=lambda: deque(maxlen=MAX_SAVES))
     save_of_name: dict[str, Save] = field(default_factory=dict)
+    left: set[tuple[int, int, float]] = field(default_factory=set)  # session, step, time
     markers: deque[Marker] = field(default_factory=lambda: deque(maxlen=MAX_MARKERS))
     feed: deque[FeedLine] = field(default_factory=lambda: deque(maxlen=MAX_FEED_LINES))
     alerts: dict[str, Alert] = field(default_factory=dict)
@@ -91,7 +96,7 @@ class Folded:
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace
         usable = {
             name: save for name, save in self.save_of_name.items()
-            if save.step <= step and name not in invalid_checkpoints
+            if save.step <= step and name not in invalid_checkpoints and save_key(save) not in self.left
             and (existing_names is None or name in existing_names)
         }  # fmt: skip
         at_risk = self._at_risk(usable, step, last.seconds_per_step or pace)
@@ -124,6 +129,10 @@ class Folded:
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
+
+    def leave_after(self, step: int) -> None:
+        """Training goes on from `step`, on another branch than what was saved above it."""
+        self.left = {key for key in map(save_key, self.save_of_name.values()) if key in self.left or key[1] > step}
 
     def _rhythm(self) -> health.Rhythm:
         times = [ts for _, ts in self.recent]
