@@ -17,6 +17,7 @@ from trainer.checkpoint.retention import removable
 _TELL_EVERY = 10
 # For the registry, the log, and whatever else writes a little.
 _MARGIN_BYTES = 1 << 20
+_UNKNOWN = 1 << 62
 
 
 class Room:
@@ -66,7 +67,11 @@ class Room:
 
     def retire(self, step: int, written: list[str]) -> list[tuple[str, str]]:
         """Remove what retention lets go now that `written` is proven; (name, rule) of each."""
-        return [(name, rule) for name, rule in self._removable(step, written) if self._remove(name)]
+        try:
+            return [(name, rule) for name, rule in self._removable(step, written) if self._remove(name)]
+        except OSError as error:
+            self._say(f"nothing was removed from {self._directory}: {error.strerror}")
+            return []
 
     def told_gone(self, step: int, gone: list[tuple[str, str]]) -> None:
         for name, rule in gone:
@@ -86,12 +91,16 @@ class Room:
         self._emit(
             Disk(
                 step=step, bytes_by_kind=bytes_by_kind, count_by_kind=count_by_kind, free_bytes=free,
-                saves_that_fit=free // max(save_bytes, 1),
+                saves_that_fit=free // max(save_bytes, 1) if free != _UNKNOWN else None,
             )
         )  # fmt: skip
 
     def _free(self) -> int:
-        return shutil.disk_usage(self._directory).free
+        """As far as one can tell: a filesystem that does not say may be asked by writing."""
+        try:
+            return shutil.disk_usage(self._directory).free
+        except OSError:
+            return _UNKNOWN
 
     def _prune_until(self, step: int, coming: list[str], needed: int, *, at_least: int = 0) -> int:
         """Remove what the save at `step` would let go, oldest first, until `needed` bytes are free.
@@ -99,7 +108,11 @@ class Room:
         The newest of what is there stays, whatever is allowed: the new one is not proven yet.
         """
         gone: list[tuple[str, str]] = []
-        for name, rule in self._removable(step, coming, is_full=True):
+        try:
+            candidates = self._removable(step, coming, is_full=True)
+        except OSError:
+            return 0
+        for name, rule in candidates:
             if self._free() >= needed and len(gone) >= at_least:
                 break
             if self._remove(name):

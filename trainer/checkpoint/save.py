@@ -188,11 +188,13 @@ class Saver:
         durable = time.monotonic() - save.started
         gone = self._room.retire(save.step, written)
         facts = {**save.facts, "digest": published.digest}
-        self._registry.sync(dict.fromkeys(written, facts))
         try:
+            self._registry.sync(dict.fromkeys(written, facts))
             self._registry.write(save.best)
         except PublishError as error:
             self._failed(save.step, "registry.json", error.stage, error.reason)
+        except OSError as error:
+            self._failed(save.step, "registry.json", "write", error.strerror or str(error))
         self._emit(
             CheckpointSaved(
                 step=save.step, path=save.primary[0], kind=save.kind, bytes=published.size_bytes,
