@@ -83,7 +83,7 @@ def _saved(event: CheckpointSaved) -> str:
     if whole is None:
         return what if stall is None else f"{what}: stalled {text.duration(stall)}"
     if stall is None:
-        return f"{what}: in {text.duration(whole)}"
+        return f"{what}: durable after {text.duration(whole)}"
     # Training stood still for all of it, but for the event itself: one figure says it.
     if stall >= 0.95 * whole:
         return f"{what}: stalled {text.duration(stall)}"

@@ -21,7 +21,7 @@ SAVED = {"path": "rolling_step_000500.pt", "bytes": 258_000_000}
             CheckpointSaved(**SAVED, stall_seconds=0.42, save_seconds=0.42),
             "rolling_step_000500.pt 258.0 MB: stalled 420 ms",
         ),
-        (CheckpointSaved(**SAVED, save_seconds=2.0), "rolling_step_000500.pt 258.0 MB: in 2.0 s"),
+        (CheckpointSaved(**SAVED, save_seconds=2.0), "rolling_step_000500.pt 258.0 MB: durable after 2.0 s"),
         (CheckpointSaved(**SAVED), "rolling_step_000500.pt 258.0 MB"),
         (Best(metric="val_loss", value=2.5), "val_loss 2.500"),
         (Best(metric="val_loss", value=2.5, previous=3.0), "val_loss 2.500, before 3.000"),

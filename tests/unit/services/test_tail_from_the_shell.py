@@ -61,7 +61,7 @@ def test_words_of_each_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[0].split() == ["00:16:40", "1", "step", "loss", "1.000"]
-    assert "rolling_step_000002.pt, 10.4 MB, in 200 ms" in lines[2]
+    assert "rolling_step_000002.pt 10.4 MB: durable after 200 ms" in lines[2]
     assert lines[3].startswith("bad line at byte ")
 
 
