@@ -84,11 +84,12 @@ def _segment(fields: object) -> Segment | None:
 def lineage_in_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> Lineage | None:
     """The lineage of a run by the end of its log, None when it does not tell.
 
-    That of the newest session that a person had start from a certain checkpoint, or that saved one; or of a rollback
-    since. A session that found its checkpoint by itself and saved none has left nothing behind.
+    That of the newest session that a person had start from a certain checkpoint, or that saved one; or of the event of
+    a rollback since, which holds one, too. A session that found its checkpoint by itself and saved none has left
+    nothing behind.
     """
     from ckpt_tui.events.codec import decode
-    from ckpt_tui.events.schema import CheckpointRestored, CheckpointSaved, RunStart
+    from ckpt_tui.events.schema import CheckpointSaved, Event, RunStart
 
     saved: set[int] = set()
     for line in lines_from_end(path, max_bytes):
@@ -102,6 +103,6 @@ def lineage_in_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> Lineage | None:
             lineage = read_lineage(event.lineage)
             if lineage is not None and (event.session in saved or not is_found):
                 return lineage
-        elif isinstance(event, CheckpointRestored) and (lineage := read_lineage(event.extra.get("lineage"))):
+        elif isinstance(event, Event) and (lineage := read_lineage(event.extra.get("lineage"))):
             return lineage
     return None

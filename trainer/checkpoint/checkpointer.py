@@ -102,6 +102,23 @@ class Checkpointer:
             self.settle(source)
         return source
 
+    def go_back(self, at_most: int) -> Source | None:
+        """The newest valid checkpoint of this run at step `at_most` or before, to go on from in this session.
+
+        What was saved after it is left behind from now on, as after a resume from it. None when there is none.
+        """
+        self.wait()
+        try:
+            source = find(self.directory, "auto", self.registry, self._needed, at_most=at_most)
+        except UsageError as error:
+            self._say(str(error))
+            return None
+        if source is None:
+            return None
+        self.registry.lineage = resumed(source.lineage, new_segment(self._session, source.step, source.digest))
+        self.settle(source)
+        return source
+
     def settle(self, source: Source) -> None:
         """Go on from `source`: quarantine what was found bad on the way to it, and tell the directory of the choice."""
         in_place = settle(source, self.registry, self._log, self._say)

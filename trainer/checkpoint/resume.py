@@ -45,7 +45,8 @@ class Rejected:
 class Source:
     """What a session starts from.
 
-    name: relative to the run directory. wanted: what was asked for: auto, latest, best, a name or a path.
+    name: relative to the run directory. wanted: what was asked for: auto, latest, best, a name or a path,
+    or "step N" for N or before.
     rejected: newer candidates that were passed over, newest first.
     lineage: of its state; None when it is from outside the run directory, where other lineages have no meaning.
     left: (name, step) of later checkpoints that are on another branch from now on, latest first.
@@ -75,7 +76,7 @@ class Source:
     @property
     def is_walk(self) -> bool:
         """Whether there was more than one candidate: then a bad one is in the way of the next walk, too."""
-        return self.wanted in ("auto", *_BEFORE_BACKUPS)
+        return self.wanted in ("auto", *_BEFORE_BACKUPS) or self.wanted.startswith("step ")
 
     def as_event(self) -> dict[str, Any]:
         """For `run_start`."""
@@ -101,8 +102,8 @@ class Source:
         return told
 
 
-def candidates(registry: Registry, lineage: Lineage | None) -> list[str]:
-    """The names on `lineage` as `--resume auto` tries them.
+def candidates(registry: Registry, lineage: Lineage | None, at_most: int | None = None) -> list[str]:
+    """The names on `lineage` as `--resume auto` tries them. at_most: only up to that step.
 
     Highest step first; among equal steps primary files before backups, then by kind and name. Files whose step
     nobody knows come first of all: whether they are bad has to be found out and said.
@@ -114,18 +115,28 @@ def candidates(registry: Registry, lineage: Lineage | None) -> list[str]:
         return step is not None, -(step or 0), entry["is_backup"], kind, entry["path"]
 
     live = [entry for entry in registry.entries.values() if is_on(lineage, entry["session_id"], entry["step"])]
+    if at_most is not None:
+        live = [entry for entry in live if entry["step"] is not None and entry["step"] <= at_most]
     return [entry["path"] for entry in sorted(live, key=order)]
 
 
-def find(directory: str, wanted: str, registry: Registry, needed: Collection[str] = NEEDED) -> Source | None:
+def find(
+    directory: str,
+    wanted: str,
+    registry: Registry,
+    needed: Collection[str] = NEEDED,
+    *,
+    at_most: int | None = None,
+) -> Source | None:
     """The checkpoint that `--resume wanted` means, verified and loaded; None when there is nothing yet (auto).
 
-    Changes nothing. Raises UsageError when what was asked for is not there or cannot be used.
+    at_most: of auto, only those at this step or before. Changes nothing.
+    Raises UsageError when what was asked for is not there or cannot be used.
     """
     lineage = lineage_of(directory, registry)
     is_outside = False
     if wanted == "auto":
-        tried = [(name, os.path.join(directory, name)) for name in candidates(registry, lineage)]
+        tried = [(name, os.path.join(directory, name)) for name in candidates(registry, lineage, at_most)]
     elif wanted in _BEFORE_BACKUPS:
         tried = [(name, os.path.join(directory, name)) for name in _BEFORE_BACKUPS[wanted]]
     else:
@@ -144,8 +155,8 @@ def find(directory: str, wanted: str, registry: Registry, needed: Collection[str
         trained = trained_since(directory, step) if not is_outside else None
         mine = None if is_outside else read_lineage(state.get("lineage")) or UNTOLD
         return Source(
-            name, path, digest, state, wanted, rejected, mine,
-            [] if wanted == "auto" else _left(registry, lineage, mine, step),
+            name, path, digest, state, wanted if at_most is None else f"step {at_most}", rejected, mine,
+            [] if wanted == "auto" and at_most is None else _left(registry, lineage, mine, step),
             trained.step if trained is not None else None,
             trained.seconds_per_step if trained is not None else None,
         )  # fmt: skip
