@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from threading import local
 
 from ckpt_tui.checkpoints.elements import (
-    BLOCK_ELEMENTS,
     COMPLEX,
     FLOAT_BITS,
     INTEGERS,
     Array,
     ElementReader,
     FloatBits,
+    Scratch,
     is_suspicious,
     stop_if,
 )
@@ -62,13 +63,14 @@ def compare_tensors(
     on_bytes: adds up to the bytes of both. Raises CkptError where elements cannot be read, and Cancelled.
     """
     assert a[1].shape == b[1].shape
-    sums = _Sums(a[1].dtype, b[1].dtype)
+    scratch = _scratch_of_thread()
+    sums = _Sums(a[1].dtype, b[1].dtype, scratch)
     for view_a, view_b in _same_places(a[1], b[1]):
         # Expanded dimensions are read once, but only when both sides are expanded alike.
         keep = _expanded(view_a) != _expanded(view_b)
         with (
-            ElementReader(a[0], view_a, keep_expanded=keep, reuses_memory=True) as reader_a,
-            ElementReader(b[0], view_b, keep_expanded=keep, reuses_memory=True) as reader_b,
+            ElementReader(a[0], view_a, keep, scratch, "words of a") as reader_a,
+            ElementReader(b[0], view_b, keep, scratch, "words of b") as reader_b,
         ):
             bytes_a_pair = reader_a.item_bytes + reader_b.item_bytes
             for words_a, words_b in _in_step(reader_a, reader_b):
@@ -87,9 +89,10 @@ def norm_of(
     is_cancelled: Callable[[], bool] | None = None,
 ) -> float:
     """The 2-norm of a tensor's finite elements. Raises CkptError where they cannot be read, and Cancelled."""
-    sums = _Sums(tensor.dtype, tensor.dtype)
+    scratch = _scratch_of_thread()
+    sums = _Sums(tensor.dtype, tensor.dtype, scratch)
     for _, view in _pieces(tensor):
-        with ElementReader(checkpoint, view, reuses_memory=True) as reader:
+        with ElementReader(checkpoint, view, scratch=scratch, scratch_name="words of a") as reader:
             for words in reader.blocks():
                 stop_if(is_cancelled)
                 sums.add(words, words, reader.repeats)
@@ -98,11 +101,21 @@ def norm_of(
     return sums.distance().norm_a
 
 
-class _Sums:
-    """What is summed up over the blocks of two tensors. Keeps its memory from block to block: fresh memory costs more
-    than the arithmetic."""
+_of_thread = local()
 
-    def __init__(self, dtype_a: str, dtype_b: str) -> None:
+
+def _scratch_of_thread() -> Scratch:
+    """2 MB that a thread keeps from tensor to tensor: 76,000 page faults less in a checkpoint of 0.9 GB."""
+    scratch: Scratch | None = getattr(_of_thread, "scratch", None)
+    if scratch is None:
+        scratch = _of_thread.scratch = Scratch()
+    return scratch
+
+
+class _Sums:
+    """What is summed up over the blocks of two tensors."""
+
+    def __init__(self, dtype_a: str, dtype_b: str, scratch: Scratch) -> None:
         self._dtype_a, self._dtype_b = dtype_a, dtype_b
         self._bits_a, self._bits_b = FLOAT_BITS.get(dtype_a), FLOAT_BITS.get(dtype_b)
         self._is_complex = dtype_a in COMPLEX or dtype_b in COMPLEX
@@ -111,44 +124,54 @@ class _Sums:
         self._largest = 0.0
         self._num_nonfinite = self._num_pairs = 0
         self._is_equal = True
-        self._memory: dict[str, Array] = {}
-        self._halves: Array | None = None
+        self._scratch = scratch
 
     def add(self, words_a: Array, words_b: Array, repeats: int) -> None:
         """Take one block of each; every pair stands `repeats` times in the tensors."""
         same_dtype = self._dtype_a == self._dtype_b
         # Equal bits are the usual case: one conversion less, no subtraction.
-        same_bits = words_a is words_b or (same_dtype and bool(np.array_equal(words_a, words_b)))
+        same_bits = words_a is words_b or (same_dtype and _are_equal(words_a, words_b))
         if not same_bits and same_dtype and self._dtype_a in INTEGERS:
             self._is_equal = False  # float64 rounds large integers: two that differ may look alike
         a = self._values("a", words_a, self._dtype_a)
         b = a if same_bits else self._values("b", words_b, self._dtype_b)
-        if _has_bad(words_a, self._bits_a) or (not same_bits and _has_bad(words_b, self._bits_b)):
-            finite = np.isfinite(a) & np.isfinite(b)
-            odd_a, odd_b = a[~finite], b[~finite]
-            self._num_nonfinite += len(odd_a) * repeats
-            self._is_equal &= bool(((odd_a == odd_b) | (np.isnan(odd_a) & np.isnan(odd_b))).all())
-            a = a[finite]
-            b = a if same_bits else b[finite]
+        # No square of a narrower number, nor the sum of a block of them, leaves the range of a double: they tell of NaN
+        # and Inf as well, and are needed anyway.
+        squares = None if self._is_wide else _squares(a, b)
+        if squares is None:
+            has_bad = _shows_bad(words_a, self._bits_a) or (not same_bits and _shows_bad(words_b, self._bits_b))
+        else:
+            has_bad = not math.isfinite(squares[0] + squares[1])
+        if has_bad:
+            a, b = self._finite_pairs(a, b, repeats)
         if not len(a):
             return
         self._num_pairs += len(a)
         if self._is_wide:
             a = safe_to_square(a)
             b = a if same_bits else safe_to_square(b)
-        square = dot(a, a) * repeats
-        self._a += square
+        square_a, square_b = _squares(a, b) if squares is None or has_bad else squares
+        self._a += square_a * repeats
+        self._b += square_b * repeats
         if same_bits:
-            self._b += square
             return
-        difference = np.subtract(b, a) if self._is_wide else np.subtract(b, a, out=self._space("change", len(a)))
         if self._is_wide:
-            difference = safe_to_square(difference)
+            difference = safe_to_square(np.subtract(b, a))
+        else:
+            difference = np.subtract(b, a, out=self._scratch.array("change", len(a)))
         furthest = max(float(difference.max()), -float(difference.min()))
         self._largest = max(self._largest, furthest)
         self._is_equal &= furthest == 0.0
         self._change += dot(difference, difference) * repeats
-        self._b += dot(b, b) * repeats
+
+    def _finite_pairs(self, a: Array, b: Array, repeats: int) -> tuple[Array, Array]:
+        """The pairs where both are finite; the others are counted, and held against each other."""
+        finite = np.isfinite(a) & np.isfinite(b)
+        odd_a, odd_b = a[~finite], b[~finite]
+        self._num_nonfinite += len(odd_a) * repeats
+        self._is_equal &= bool(((odd_a == odd_b) | (np.isnan(odd_a) & np.isnan(odd_b))).all())
+        kept = a[finite]
+        return kept, kept if b is a else b[finite]
 
     def distance(self) -> Distance:
         if not self._num_pairs:
@@ -165,23 +188,15 @@ class _Sums:
             relative, self._largest, cosine, self._num_nonfinite, self._is_equal, float(norm_a), float(norm_change)
         )
 
-    def _space(self, name: str, num_elements: int) -> Array:
-        space = self._memory.get(name)
-        if space is None or len(space) < num_elements:
-            self._memory[name] = space = np.empty(max(num_elements, min(BLOCK_ELEMENTS, 2 * num_elements)))
-        return space[:num_elements]
-
     def _values(self, name: str, words: Array, dtype: str) -> Array:
         """Values in float64; of complex numbers, and what is compared with them, real and imaginary parts in turn."""
         if not self._is_complex:
-            values = self._space(name, len(words))
+            values = self._scratch.array(name, len(words))
             if dtype in ("float32", "float16"):
                 np.copyto(values, words.view(dtype))
                 return values
             if dtype == "bfloat16":  # the upper half of a float32
-                if self._halves is None or len(self._halves) < len(words):
-                    self._halves = np.empty(len(values), np.uint32)
-                wide = self._halves[: len(words)]
+                wide = self._scratch.array("wide", len(words), "u4")
                 np.copyto(wide, words)
                 np.left_shift(wide, 16, out=wide)
                 np.copyto(values, wide.view(np.float32))
@@ -190,7 +205,19 @@ class _Sums:
         return values.astype(np.complex128, copy=False).view(np.float64) if self._is_complex else values
 
 
-def _has_bad(words: Array, bits: FloatBits | None) -> bool:
+def _squares(a: Array, b: Array) -> tuple[Array, Array]:
+    """The sums of the squares of two blocks."""
+    of_a = dot(a, a)
+    return of_a, of_a if b is a else dot(b, b)
+
+
+def _are_equal(words_a: Array, words_b: Array) -> bool:
+    """Where values changed, nearly all did: a look at the first few settles it."""
+    few = min(len(words_a), 16)
+    return bool(np.array_equal(words_a[:few], words_b[:few])) and bool(np.array_equal(words_a, words_b))
+
+
+def _shows_bad(words: Array, bits: FloatBits | None) -> bool:
     return bits is not None and is_suspicious(memoryview(np.ascontiguousarray(words)).cast("B"), bits)
 
 

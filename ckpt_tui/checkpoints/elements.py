@@ -113,16 +113,36 @@ def storage_path(checkpoint: Checkpoint, storage: Storage) -> str:
     return os.path.join(checkpoint.path, *parts)
 
 
+class Scratch:
+    """Memory that is used again, by name: fresh memory costs as much as reading what goes into it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, str], Array] = {}
+
+    def array(self, name: str, num_elements: int, dtype: str = "f8") -> Array:
+        """Of any content. It is good until the same name is asked for again."""
+        memory = self._memory.get((name, dtype))
+        if memory is None or len(memory) < num_elements:
+            wanted = max(num_elements, min(BLOCK_ELEMENTS, 2 * num_elements))
+            self._memory[name, dtype] = memory = np.empty(wanted, dtype)
+        return memory[:num_elements]
+
+
 class ElementReader:
     """The elements of one tensor in logical (row-major) order, whatever its strides. Use as a context manager.
 
     Dimensions that are expanded (stride 0) are read once: `shape` is what is read, `repeats` how often each element
-    stands in the tensor. reuses_memory: the next block may overwrite the last one; fresh memory for each costs as much
-    as reading it. Raises CkptError when the elements cannot be read.
+    stands in the tensor. scratch: where blocks are put, under `scratch_name`; the next one may overwrite the last.
+    Raises CkptError when the elements cannot be read.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tensor: TensorInfo, keep_expanded: bool = False, reuses_memory: bool = False
+        self,
+        checkpoint: Checkpoint,
+        tensor: TensorInfo,
+        keep_expanded: bool = False,
+        scratch: Scratch | None = None,
+        scratch_name: str = "",
     ) -> None:
         self.tensor = tensor
         self.name = safe_text(tensor.name, 120)
@@ -155,8 +175,8 @@ class ElementReader:
         self._descriptor: int | None = None
         self._inflated: InflatedStorage | None = None
         self._whole: Array | None = None
-        self._reuses_memory = reuses_memory
-        self._memory: Array | None = None
+        self._scratch = scratch
+        self._scratch_name = scratch_name
 
     def _sign_flips(self, tensor: TensorInfo) -> Array | None:
         """The bits that torch's lazy negation and conjugation turn over in each word; None when there are none, or
@@ -245,7 +265,7 @@ class ElementReader:
         num_elements = math.prod(n for n, _ in dims)
         span = sum((n - 1) * s for n, s in dims) + 1
         if num_elements == span and all(dims[i][1] >= dims[i + 1][1] for i in range(len(dims) - 1)):
-            return self._words(offset, num_elements, self._reuses_memory)
+            return self._words(offset, num_elements, self._scratch)
         out: Array = np.empty((*(n for n, _ in dims), 2) if self.is_complex else tuple(n for n, _ in dims), self._word)
         whole_span = sum((n - 1) * s for n, s in self._dims) + 1
         if whole_span * self.item_bytes <= _WHOLE_SPAN_BYTES:
@@ -278,7 +298,7 @@ class ElementReader:
             shape, strides = (*shape, 2), (*strides, item // 2)
         out[...] = np.lib.stride_tricks.as_strided(words, shape, strides, writeable=False)
 
-    def _words(self, offset: int, num_elements: int, reuses_memory: bool = False) -> Array:
+    def _words(self, offset: int, num_elements: int, scratch: Scratch | None = None) -> Array:
         """Words of `num_elements` adjacent elements from element `offset` of the storage."""
         assert self._storage is not None
         assert self._storage.offset is not None
@@ -286,12 +306,10 @@ class ElementReader:
         size = num_elements * self.item_bytes
         position = offset * self.item_bytes
         num_words = size // np.dtype(self._word).itemsize
-        if not reuses_memory:
+        if scratch is None:
             words: Array = np.empty(num_words, self._word)
         else:
-            if self._memory is None or len(self._memory) < num_words:
-                self._memory = np.empty(num_words, self._word)
-            words = self._memory[:num_words]
+            words = scratch.array(self._scratch_name, num_words, self._word)
         view = memoryview(words).cast("B")
         if self._inflated is not None:
             if size and self._inflated.read_into(view, position) != size:

@@ -329,3 +329,18 @@ def test_extreme_values_do_not_overflow(tmp_path: Path) -> None:
 
 def test_large_integers_that_round_to_the_same_double_differ(tmp_path: Path) -> None:
     assert not compare(tmp_path, torch.tensor([2**60]), torch.tensor([2**60 + 1])).is_equal
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.complex64], ids=name_of)
+def test_a_block_of_the_largest_numbers_holds_no_infinity(dtype: torch.dtype, tmp_path: Path) -> None:
+    """NaN and Inf are told by sums of squares: those of the largest numbers must not look like one."""
+    kind = torch.float32 if dtype.is_complex else dtype
+    a = torch.full((2 * elements.BLOCK_ELEMENTS,), torch.finfo(kind).max, dtype=torch.float64).to(dtype)
+    b = a.clone()
+    b[7] = 1
+    change = compare(tmp_path, a, b)
+    assert change.num_nonfinite == 0
+    assert change.max_abs == pytest.approx(torch.finfo(kind).max - 1)
+    b[elements.BLOCK_ELEMENTS + 7] = float("nan")
+    assert compare(tmp_path, a, b).num_nonfinite == 1
+    assert compare(tmp_path, b, b.clone()).is_equal
