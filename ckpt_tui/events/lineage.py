@@ -10,7 +10,7 @@ Trainer and viewer both decide by the functions here which checkpoint `--resume 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,6 +56,18 @@ def is_on(lineage: Lineage | None, session_id: str, step: int | None) -> bool:
         if segment.id == session_id:
             return index + 1 == len(lineage) or step <= lineage[index + 1].start_step
     return False
+
+
+def continued(stored: Lineage | None, found: Iterable[Lineage]) -> Lineage | None:
+    """The lineage of a run whose registry says `stored`, where `found` are those of checkpoints that it does not know.
+
+    A session that went on from where the registry is, and died before the registry told of its first checkpoint, or
+    could not write it, is where the run is now.
+    """
+    if stored is None:
+        return None
+    further = [lineage for lineage in found if stored[-1] in lineage[:-1]]
+    return max(further, key=lambda lineage: (len(lineage), lineage[-1].session), default=stored)
 
 
 def as_plain(lineage: Lineage) -> list[dict[str, Any]]:

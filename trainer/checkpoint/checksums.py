@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zipfile
@@ -14,36 +13,51 @@ except ImportError:
     from zlib import crc32
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_CHUNK_BYTES = 4 << 20
 
 
 def digest_and_broken_record(file: IO[bytes]) -> tuple[str, str | None]:
     """`crc32:<hex>` of a whole zip file, and the name of the first record whose own checksum is wrong.
 
-    The file comes from the device once: both checksums are of the same mapped pages, which whoever loads it then
-    finds in memory. Raises zipfile.BadZipFile when it is not a whole zip file, OSError.
+    Read, and not mapped into memory: a block that the device cannot give is an error here, and a signal that ends the
+    process there. The second reading finds what the first one left in the page cache.
+    Raises zipfile.BadZipFile when it is not a whole zip file, OSError.
     """
-    descriptor = file.fileno()
-    if os.fstat(descriptor).st_size == 0:
+    fd = file.fileno()
+    size = os.fstat(fd).st_size
+    if size == 0:
         raise zipfile.BadZipFile("it is empty")
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as data:
-        data.madvise(mmap.MADV_SEQUENTIAL)
-        digest = f"crc32:{crc32(data):08x}"
-        with zipfile.ZipFile(file) as archive:
-            return digest, _broken_record(archive, data)
+    value = _crc_of(fd, 0, size)
+    if value is None:
+        raise zipfile.BadZipFile("it became shorter while it was read")
+    digest = f"crc32:{value:08x}"
+    with zipfile.ZipFile(file) as archive:
+        return digest, _broken_record(archive, fd)
 
 
-def _broken_record(archive: zipfile.ZipFile, data: mmap.mmap) -> str | None:
+def _broken_record(archive: zipfile.ZipFile, fd: int) -> str | None:
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED:
             # Not written by torch.save; nothing is known of it but what zipfile makes of it.
             return archive.testzip()
-        header = data[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
+        header = os.pread(fd, _LOCAL_HEADER.size, max(info.header_offset, 0))
         if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
             return info.filename
         name_length, extra_length = _LOCAL_HEADER.unpack(header)[-2:]
         begin = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-        end = begin + info.file_size
-        with memoryview(data) as view, view[begin:end] as record:
-            if len(record) != info.file_size or crc32(record) != info.CRC:
-                return info.filename
+        if _crc_of(fd, begin, info.file_size) != info.CRC:
+            return info.filename
     return None
+
+
+def _crc_of(fd: int, begin: int, num_bytes: int) -> int | None:
+    """CRC-32 of a part of a file, None when the file ends before."""
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, num_bytes)))
+    value, at, end = 0, begin, begin + num_bytes
+    while at < end:
+        got = os.preadv(fd, [buffer[: end - at]], at)
+        if not got:
+            return None
+        value = crc32(buffer[:got], value)
+        at += got
+    return value

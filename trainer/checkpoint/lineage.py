@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 
-from ckpt_tui.events.lineage import Lineage, Segment, lineage_in_log
+from ckpt_tui.events.lineage import Lineage, Segment, continued, lineage_in_log
 from ckpt_tui.events.schema import LOG_NAME
 from trainer.checkpoint.registry import Registry, lineage_of_file
 
@@ -20,9 +20,10 @@ def new_segment(session: int, start_step: int = 0, source: str = "") -> Segment:
 def lineage_of(directory: str, registry: Registry) -> Lineage | None:
     """The lineage of the run as it is now, None when nothing tells: then every checkpoint lies on it.
 
-    As the registry has it; without one, as the log does; without that, that of the newest session's checkpoints.
+    As the registry has it, or a session that went on from there and died before it could tell the registry; without
+    one, as the log does; without that, that of the newest session's checkpoints.
     """
-    known = registry.lineage or registry.stored_lineage
+    known = registry.lineage or continued(registry.stored_lineage, registry.untold)
     if known is None:
         known = lineage_in_log(os.path.join(directory, LOG_NAME))
     if known is not None:

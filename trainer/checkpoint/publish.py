@@ -102,15 +102,21 @@ def make_directory(directory: str) -> None:
 def remove_leftovers(directory: str) -> list[str]:
     """Remove temporary files of sessions that died. Only for the holder of the directory's lock: then all are dead."""
     removed = []
-    for name in os.listdir(directory):
-        if _LEFTOVER.fullmatch(name):
-            path = os.path.join(directory, name)
-            with contextlib.suppress(OSError):
-                if os.path.isdir(path):
-                    shutil.rmtree(path)
-                else:
-                    os.unlink(path)
-                removed.append(name)
+    # What is written about a checkpoint in quarantine (quarantine.py) is published there.
+    for folder in ("", "quarantine"):
+        try:
+            found = os.listdir(os.path.join(directory, folder))
+        except OSError:
+            continue  # none there; of the directory itself, its reader tells
+        for name in found:
+            if _LEFTOVER.fullmatch(name):
+                path = os.path.join(directory, folder, name)
+                with contextlib.suppress(OSError):
+                    if os.path.isdir(path):
+                        shutil.rmtree(path)
+                    else:
+                        os.unlink(path)
+                    removed.append(os.path.join(folder, name))
     return sorted(removed)
 
 

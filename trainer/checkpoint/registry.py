@@ -11,6 +11,7 @@ from ckpt_tui.events.lineage import Lineage, as_plain, is_on, read_lineage
 from trainer.checkpoint.formats import read_facts
 from trainer.checkpoint.names import BEST, Name, checkpoints_in
 from trainer.checkpoint.publish import publish
+from trainer.checkpoint.publish_directory import ContentStatus, content_status
 
 REGISTRY_NAME = "registry.json"
 SCHEMA = "ckpt-tui/registry/1"
@@ -24,12 +25,16 @@ class Registry:
     lineage: that of this session, set by who begins it. stored_lineage: that of the run as the file tells it, None when
     it does not: this session's from its first save on, or from when a person chose what it goes on from. Until then,
     what could not be read this time may be the newest again at the next resume.
+    policy: what is kept, for whoever reads the file (`retention_report`).
+    untold: the lineages of checkpoints that the file did not know when it was read.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.entries: dict[str, dict[str, Any]] = {}
         self.lineage: Lineage | None = None
+        self.untold: list[Lineage] = []
+        self.policy: Mapping[str, Any] = {}
         self._stored, self.stored_lineage, self._best = _stored(os.path.join(directory, REGISTRY_NAME))
 
     def sync(self, written: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -46,14 +51,18 @@ class Registry:
         for name in checkpoints_in(self.directory):
             path = os.path.join(self.directory, name.name)
             try:
-                status = os.stat(path)
+                status = content_status(path)
             except FileNotFoundError:
                 continue
-            identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+            identity = (status.inode, status.size_bytes, status.mtime_ns)
             if written is not None and name.name in written:
                 facts = {**self._this_session(), **written[name.name]}
+            elif identity in known:
+                facts = known[identity]
             else:
-                facts = known.get(identity) or read_facts(path)
+                facts = read_facts(path)
+                if lineage := read_lineage(facts.get("lineage")):
+                    self.untold.append(lineage)
             entry = _entry(name, status, facts)
             entries[name.name] = known[identity] = entry
         best = entries.get(BEST)
@@ -66,6 +75,10 @@ class Registry:
         lineage = self.lineage or self.stored_lineage
         return {name for name, entry in self.entries.items() if not is_on(lineage, entry["session_id"], entry["step"])}
 
+    def scores(self, monitor: str) -> dict[str, float | None]:
+        """The monitored metric of each checkpoint that tells it."""
+        return {name: entry["metrics"].get(monitor) for name, entry in self.entries.items()}
+
     def _this_session(self) -> dict[str, Any]:
         if self.lineage is None:
             return {}
@@ -77,6 +90,8 @@ class Registry:
         content: dict[str, Any] = {"schema": SCHEMA, "best": self._best}
         if self.stored_lineage is not None:
             content["lineage"] = as_plain(self.stored_lineage)
+        if self.policy:
+            content["policy"] = dict(self.policy)
         content["checkpoints"] = list(self.entries.values())
         publish(self.directory, [REGISTRY_NAME], json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
@@ -90,17 +105,17 @@ def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
     }  # fmt: skip
     lineage = read_lineage(state.get("lineage"))
     if lineage is not None:
-        facts |= {"session": lineage[-1].session, "session_id": lineage[-1].id}
+        facts |= {"session": lineage[-1].session, "session_id": lineage[-1].id, "lineage": as_plain(lineage)}
     return facts
 
 
-def _entry(name: Name, status: os.stat_result, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(name: Name, status: ContentStatus, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "path": name.name, "kind": name.kind, "is_backup": name.is_backup,
         "step": facts.get("step"), "epoch": facts.get("epoch"), "metrics": facts.get("metrics") or {},
-        "bytes": status.st_size, "digest": facts.get("digest") or "", "time": facts.get("time"),
+        "bytes": status.size_bytes, "digest": facts.get("digest") or "", "time": facts.get("time"),
         "session": facts.get("session") or 0, "session_id": facts.get("session_id") or "",
-        "mtime": status.st_mtime, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino, "is_best": False,
+        "mtime": status.mtime, "mtime_ns": status.mtime_ns, "inode": status.inode, "is_best": False,
     }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ _CHUNK_ELEMENTS = 32_704
 _COPY_BYTES = 4 << 20
 _MAX_COPYING = 8
 _PICKLE_PROTOCOL = 2  # torch's
+_MADV_WIPEONFORK = 18  # Linux's; the module mmap has no name for it
 
 
 class Snapshot:
@@ -109,11 +110,11 @@ class Snapshot:
             self._unpin()
             self._memory = None  # before the new one: not both at once
             self._memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            # Large pages are many times cheaper to touch. Children (data loaders) have no use for a copy.
-            for advice in ("MADV_HUGEPAGE", "MADV_DONTFORK"):
-                if hasattr(mmap, advice):
-                    with contextlib.suppress(OSError):  # a kernel without it
-                        self._memory.madvise(getattr(mmap, advice))
+            # Large pages are many times cheaper to touch. Children (data loaders) have no use for a copy, and get
+            # zeros; not MADV_DONTFORK: this object would unmap in them what came to lie in its place.
+            for advice in (getattr(mmap, "MADV_HUGEPAGE", 14), _MADV_WIPEONFORK):
+                with contextlib.suppress(OSError):  # a kernel without it
+                    self._memory.madvise(advice)
         layout.prepare(memoryview(self._memory))
         whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         self._places = [whole[offset : offset + size] for offset, size in zip(layout.offsets, sizes, strict=True)]
