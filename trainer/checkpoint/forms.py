@@ -44,8 +44,16 @@ class OneFile(Snapshot):
         return publish(directory, names, self.content, previous=previous)
 
 
-def form_of(checkpoint_format: str) -> Form:
-    """A new one, by its name in `policy.FORMATS`."""
+def form_of(checkpoint_format: str, directory: str) -> Form:
+    """A new one for the run in `directory`, by its name in `policy.FORMATS`."""
     if checkpoint_format == "file":
         return OneFile()
+    if checkpoint_format == "dir":
+        from trainer.checkpoint.directory_form import Directory
+
+        return Directory()
+    if checkpoint_format == "dcp":
+        from trainer.checkpoint.dcp_form import Dcp
+
+        return Dcp(directory)
     raise ValueError(f"checkpoints in the form {checkpoint_format!r} cannot be written")

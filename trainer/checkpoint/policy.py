@@ -13,6 +13,9 @@ class Policy:
     """How one run directory is saved into.
 
     keep_rolling, keep_emergency: how many of each pool stay; every other kind has one file, or keeps all (epoch).
+    keep_every: rolling ones at multiples of so many steps stay besides; 0: none. keep_best: so many rolling ones with
+    the best value of `monitor`, too. keep_rolling_when_full: fewer of them stay where the disk is full and the next
+    save would not fit otherwise; 0: as many as ever, and no save.
     monitor, monitor_mode: what `best` is best at, min or max; a best differs from the last by `min_improvement`.
     save_best_only: no rolling and no epoch checkpoints; best, emergency and the last state of a run are still saved.
     best_safetensors: `best_model.safetensors`, weights alone, with every best.
@@ -22,6 +25,9 @@ class Policy:
 
     keep_rolling: int = 10
     keep_emergency: int = 10
+    keep_every: int = 0
+    keep_best: int = 0
+    keep_rolling_when_full: int = 0
     monitor: str = "val_loss"
     monitor_mode: str = "min"
     min_improvement: float = 0.0
@@ -33,6 +39,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.keep_rolling < 1 or self.keep_emergency < 1:
             raise ValueError("keep_rolling and keep_emergency must be at least 1")
+        if min(self.keep_every, self.keep_best, self.keep_rolling_when_full, self.min_improvement) < 0:
+            raise ValueError("keep_every, keep_best, keep_rolling_when_full and min_improvement must not be negative")
         if self.monitor_mode not in ("min", "max"):
             raise ValueError(f"monitor_mode is {self.monitor_mode!r}, must be min or max")
         if self.checkpoint_format not in FORMATS:

@@ -24,17 +24,14 @@ import itertools
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trainer.checkpoint.publish import Published, PublishError, publish
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
+from trainer.checkpoint.proven import Published, PublishError, crc32, write_proven
+from trainer.checkpoint.publish import publish
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "ckpt-tui/manifest/1"
@@ -76,26 +73,11 @@ def new_directory(directory: str, name: str) -> str:
 
 def write_file(path: str, data: bytes | memoryview) -> FileFacts:
     """A file of a temporary directory: written, flushed, and found to hold what memory holds. Raises PublishError."""
-    view = memoryview(data)
-    stage, expected = "write", 0
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            at = 0
-            while at < len(view):
-                at += os.write(fd, view[at:])
-            stage, expected = "sync", crc32(view)
-            os.fsync(fd)
-            stage = "verify"
-            found, size_bytes = _checksum(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise PublishError(stage, error) from error
-    name = os.path.basename(path)
-    if (found, size_bytes) != (expected, len(view)):
-        raise PublishError("verify", f"{name} holds crc32 {found:08x}, memory holds {expected:08x}")
-    return FileFacts(name, size_bytes, f"crc32:{found:08x}")
+    return _facts(path, write_proven(path, data))
+
+
+def _facts(path: str, published: Published) -> FileFacts:
+    return FileFacts(os.path.basename(path), published.size_bytes, published.digest)
 
 
 def seal_files(directory: str, files: Iterable[str] | None = None) -> list[FileFacts]:
@@ -166,14 +148,43 @@ def publish_directory(
     about: Mapping[str, Any] | None = None,
     previous: Mapping[str, str] | None = None,
 ) -> Published:
-    """`files` by name as a directory under every one of `names`. Raises PublishError."""
-    temporary = new_directory(directory, names[0])
+    """`files` by name as a directory under every one of `names`.
+
+    A directory of which the device could not keep a file (EIO, or other bytes than were written) is given up for one
+    new one. Raises PublishError.
+    """
+    retried = ""
     try:
-        sealed = [write_file(os.path.join(temporary, file), data) for file, data in files.items()]
+        temporary, sealed, seconds = _written(directory, names[0], files)
+    except PublishError as error:
+        if error.errno != errno.EIO and error.stage != "verify":
+            raise
+        retried = str(error)
+        temporary, sealed, seconds = _written(directory, names[0], files)
+    started = time.monotonic()
+    published = commit(directory, temporary, names, sealed=sealed, about=about, previous=previous)
+    seconds["publish"] = time.monotonic() - started
+    return replace(published, seconds=seconds, retried=retried)
+
+
+def _written(
+    directory: str, name: str, files: Mapping[str, bytes | memoryview]
+) -> tuple[str, list[FileFacts], dict[str, float]]:
+    """A temporary directory with `files` in it, what they are, and the seconds of each stage over all of them."""
+    temporary = new_directory(directory, name)
+    sealed: list[FileFacts] = []
+    seconds: dict[str, float] = {}
+    try:
+        for file, data in files.items():
+            path = os.path.join(temporary, file)
+            published = write_proven(path, data)
+            sealed.append(_facts(path, published))
+            for stage, taken in published.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + taken
     except BaseException:
         _discard(temporary)
         raise
-    return commit(directory, temporary, names, sealed=sealed, about=about, previous=previous)
+    return temporary, sealed, seconds
 
 
 def seal_in_place(path: str, about: Mapping[str, Any] | None = None) -> Published:
@@ -240,6 +251,30 @@ def digest_of_directory(path: str) -> str:
     """`crc32:<hex>` of the manifest, which holds the digests of all files. Raises OSError."""
     with open(os.path.join(path, MANIFEST_NAME), "rb") as file:
         return f"crc32:{_checksum(file.fileno())[0]:08x}"
+
+
+@dataclass(frozen=True)
+class ContentStatus:
+    """What tells a content from any other without reading it: of directories with the same files, it is the same."""
+
+    inode: int
+    size_bytes: int
+    mtime: float
+    mtime_ns: int
+
+
+def content_status(path: str) -> ContentStatus:
+    """Of a checkpoint file, or of a directory: then its manifest's, which several names share, and all bytes.
+
+    Raises OSError.
+    """
+    status = os.stat(path)
+    size_bytes = status.st_size
+    if os.path.isdir(path):
+        size_bytes = sum(os.stat(os.path.join(path, *file.split("/"))).st_size for file in _files_below(path))
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(os.path.join(path, MANIFEST_NAME))
+    return ContentStatus(status.st_ino, size_bytes, status.st_mtime, status.st_mtime_ns)
 
 
 def remove_directory(path: str) -> None:

@@ -129,11 +129,10 @@ class Room:
             read = names.read_name(name)
             if read is not None:
                 there.setdefault(name, read)
-        policy = self._policy
         return removable(
-            there.values(), keep_rolling=policy.keep_rolling, keep_emergency=policy.keep_emergency, step=step,
-            protected={*self.protected, *coming, newest, *names.pinned_in(self._directory)},
-            abandoned=self._registry.abandoned(),
+            there.values(), self._policy, step=step, protected={*self.protected, *coming, newest},
+            pinned=names.pinned_in(self._directory), abandoned=self._registry.abandoned(),
+            scores=self._registry.scores(self._policy.monitor), is_full=is_full,
         )  # fmt: skip
 
     def _remove(self, name: str) -> bool:

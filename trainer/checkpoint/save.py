@@ -9,7 +9,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ckpt_tui.events.schema import CheckpointFailed, CheckpointSaved, Event
@@ -54,8 +54,9 @@ class Saver:
         say: Callable[[str], None],
     ) -> None:
         self._directory, self._policy, self._log, self._registry, self._say = directory, policy, log, registry, say
-        self._form = form_of(policy.checkpoint_format)
+        self._form = form_of(policy.checkpoint_format, directory)
         self._room = Room(directory, policy, registry, self._emit, say)
+        registry.policy = asdict(policy)
         self._unproven: set[str] = set()
         self._is_failing = False
         self.last_step = -1
