@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.policy import FORMATS, Policy
+from trainer.command_line import EXAMPLES, HelpFormatter, Parser
+from trainer.errors import UsageError
 
 
 def _setting(default: Any, text: str, **options: Any) -> Any:
@@ -74,9 +76,29 @@ class Config:
                                     least=0)  # fmt: skip
     checkpoint_minutes: float = _setting(0.0, "minutes between rolling checkpoints; 0: none by time",
                                          group="checkpoints", least=0.0)  # fmt: skip
+    checkpoint_format: str = _setting("file", "one file, a directory with a file for each part, or torch's distributed"
+                                      " format, to which each process gives its part", group="checkpoints",
+                                      choices=FORMATS)  # fmt: skip
     keep_checkpoints: int = _setting(10, "rolling checkpoints that are kept", group="checkpoints", least=1)
     keep_emergency_checkpoints: int = _setting(10, "emergency checkpoints that are kept", group="checkpoints", least=1)
+    keep_every: int = _setting(0, "rolling checkpoints at multiples of so many steps are kept besides; 0: none",
+                               group="checkpoints", least=0)  # fmt: skip
+    keep_best: int = _setting(0, "rolling checkpoints with the best --monitor are kept besides", group="checkpoints",
+                              least=0)  # fmt: skip
+    keep_checkpoints_when_full: int = _setting(
+        0, "rolling checkpoints that are kept where the disk is full; 0: as many as ever, and no save",
+        group="checkpoints", least=0,
+    )  # fmt: skip
+    save_best_only: bool = _setting(False, "no rolling and epoch checkpoints: the best, emergencies and the end",
+                                    group="checkpoints")  # fmt: skip
+    min_improvement: float = _setting(0.0, "by which a new best is better than the last one", group="checkpoints",
+                                      least=0.0)  # fmt: skip
+    best_safetensors: bool = _setting(False, "write best_model.safetensors with each best: weights alone",
+                                      group="checkpoints")  # fmt: skip
+    sync_saves: bool = _setting(False, "training waits until each save is durable", group="checkpoints")
 
+    grace_seconds: float = _setting(30.0, "that are left after a SIGTERM before the process is killed; a save that does"
+                                    " not fit is told in the log", group="run", least=0.0)  # fmt: skip
     log_freq: int = _setting(10, "steps between two `step` events", group="run", least=1)
     print_seconds: float = _setting(10.0, "least time between two lines of progress where stdout is no terminal",
                                     group="run", least=0.0)  # fmt: skip
@@ -117,7 +139,10 @@ class Config:
     def checkpoint_policy(self) -> Policy:
         return Policy(
             keep_rolling=self.keep_checkpoints, keep_emergency=self.keep_emergency_checkpoints,
-            monitor=self.monitor, monitor_mode=self.monitor_mode,
+            monitor=self.monitor, monitor_mode=self.monitor_mode, checkpoint_format=self.checkpoint_format,
+            keep_every=self.keep_every, keep_best=self.keep_best, min_improvement=self.min_improvement,
+            keep_rolling_when_full=self.keep_checkpoints_when_full, save_best_only=self.save_best_only,
+            best_safetensors=self.best_safetensors, is_async=not self.sync_saves,
         )  # fmt: skip
 
     @property
@@ -138,23 +163,27 @@ class Request:
     config: Config
     resume: str = ""
     list_checkpoints: bool = False
+    as_json: bool = False
 
 
 def parse(argv: Sequence[str]) -> Request:
-    """Flags into a request. Ends the process with code 2 and one clear line when they make no sense."""
-    parser = argparse.ArgumentParser(
+    """Flags into a request. Raises UsageError when they make no sense; `--help` ends the process."""
+    parser = Parser(
         prog="python -m trainer",
-        description="Train a small GPT on text, and survive whatever happens to it.",
-        epilog="`python -m trainer hash DIR` prints a fingerprint of the final training state. "
-        "SIGINT and SIGTERM save and stop, SIGUSR1 saves and goes on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="%(prog)s --out DIR [--resume auto] [FLAGS]",
+        description="Train a small GPT on text, and lose nothing whatever happens to it.\n"
+        "In parentheses: what holds without the flag. `--no-X` turns a flag without a value off again.",
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run directory")
     parser.add_argument(
-        "--resume", default="", metavar="auto|latest|best|PATH", help="go on from a checkpoint; auto: the newest valid"
-    )
+        "--resume", default="", metavar="WHAT",
+        help="go on from a checkpoint: auto (the newest valid one, or start), latest, best, a name in DIR or a path",
+    )  # fmt: skip
     parser.add_argument("--list_checkpoints", action="store_true", help="list the checkpoints of DIR and end")
+    parser.add_argument("--json", action="store_true", help="with --list_checkpoints: as one JSON object")
     groups: dict[str, Any] = {}
     for setting in fields(Config):
         rules = setting.metadata
@@ -171,10 +200,11 @@ def parse(argv: Sequence[str]) -> Request:
             options.update(type=type(setting.default), metavar=type(setting.default).__name__.upper())
         groups[rules["group"]].add_argument(f"--{setting.name}", **options)
     given = vars(parser.parse_args(argv))
-    out, resume, list_checkpoints = given.pop("out"), given.pop("resume"), given.pop("list_checkpoints")
+    out, resume = given.pop("out"), given.pop("resume")
+    list_checkpoints, as_json = given.pop("list_checkpoints"), given.pop("json")
     given["data"] = tuple(given["data"])
     try:
         config = Config(**given)
     except ValueError as error:
-        parser.error(str(error))
-    return Request(out=out, config=config, resume=resume, list_checkpoints=list_checkpoints)
+        raise UsageError(str(error)) from error
+    return Request(out=out, config=config, resume=resume, list_checkpoints=list_checkpoints, as_json=as_json)

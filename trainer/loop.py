@@ -12,8 +12,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from ckpt_tui import text
 from ckpt_tui.events.lineage import as_plain
-from ckpt_tui.events.schema import Best, EpochEnd, ErrorRaised, Event, Nonfinite, SignalReceived
+from ckpt_tui.events.schema import Best, CheckpointSaved, EpochEnd, ErrorRaised, Event, Nonfinite, SignalReceived
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.resume import Source
@@ -65,13 +66,15 @@ class Training:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.log: EventWriter = SilentLog(self.directory)
-        self.checkpoints: Checkpointer = FollowedCheckpoints(self.directory)
+        self.checkpoints: Checkpointer
         if world.is_main:
             self.log = ObservedLog(self.directory, observers_for(self.directory, config), self.terminal.say)
             self.checkpoints = Checkpointer(
                 self.directory, config.checkpoint_policy(), log=self.log, needed=NEEDED, takes_lock=False,
                 say=self.terminal.say,
             )  # fmt: skip
+        else:
+            self.checkpoints = FollowedCheckpoints(self.directory, config.checkpoint_policy())
         self._session = world.broadcast(self.log.session)
         source = shared_source(world, lambda: self._source(request))
         seed_all(config.seed)
@@ -103,7 +106,9 @@ class Training:
             self.checkpoints.settle(source)
         self._stop: signal.Signals | None = None  # what all ranks were told to stop by
         self._is_time_to_save = False
+        self._save_seconds = 0.0  # the newest save, until it was durable
         self._mark: Mark | None = None  # where the batch begins that is being taken
+        self._num_steps = 0  # that this session took
         self._num_nonfinite = 0
         self._last_timed_save = self._last_system = time.monotonic()
         self._paced_steps, self._paced_seconds = 0, 0.0
@@ -124,7 +129,8 @@ class Training:
         if progress.is_step_unfinished:
             self._after_step()
         while not self._is_told_to_stop() and progress.step < config.max_steps:
-            self._train_step()
+            if not self._train_step():
+                continue
             if self._num_nonfinite >= MAX_NONFINITE:
                 reason = f"{MAX_NONFINITE} batches in a row had no finite loss or gradient"
                 self.checkpoints.wait()
@@ -159,16 +165,26 @@ class Training:
         [stop] = self.world.agree([self.signals.stop or 0])
         return stop != 0
 
-    def _train_step(self) -> None:
+    def _is_stopped_alone(self) -> bool:
+        # Several ranks do not leave a step in its midst: one may be done with it.
+        return self.world.is_alone and self.signals.stop is not None
+
+    def _train_step(self) -> bool:
+        """False when a signal came in its midst: then the batch was not taken."""
         progress = self.progress
         self._mark = self.state.mark()
         inputs, targets = self.data.next_batch()
-        result = self.stepper.take(inputs, targets, self.schedule.lr(progress.step))
+        result = self.stepper.take(inputs, targets, self.schedule.lr(progress.step), self._is_stopped_alone)
+        if result is None:
+            self.state.rewind(self._mark)
+            self._mark = None
+            return False
         progress.step += 1
         self._mark = None
         self.terminal.at_step(progress.step)
         self.costs.took_step(progress.step, result.seconds)
 
+        self._num_steps += 1
         self._paced_steps += 1
         self._paced_seconds += result.seconds
         progress.train_loss = result.loss
@@ -181,6 +197,7 @@ class Training:
             self.log.emit(Nonfinite(step=progress.step, what=what, action="skipped"))
         if progress.step % self.config.log_freq == 0:
             self._log_step(result)
+        return True
 
     def _after_step(self) -> None:
         """What is due at this step: evaluation, end of an epoch, save. Cut short by a signal, a resume does it anew."""
@@ -250,6 +267,8 @@ class Training:
         )  # fmt: skip
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.save_seconds is not None:
+            self._save_seconds = event.save_seconds
         self.terminal.on_event(event)
         self.costs.on_event(event)
 
@@ -262,14 +281,34 @@ class Training:
 
     def _end_signalled(self, stop: signal.Signals) -> int:
         step = self.progress.step
-        self._signalled(stop.name, "saves and stops")
-        saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
-        told = f"saved {saved}" if saved else "could not save"
+        self.checkpoints.wait()
+        missing = self._missing_grace()
+        self._signalled(stop.name, f"saves and stops{missing}")
+        # Without a step there is nothing that the checkpoint does not have which this session began with.
+        if self._num_steps == 0 and self.world.broadcast(self.checkpoints.last_step) == step:
+            told = "which was saved before"
+        else:
+            saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
+            told = f"saved {saved}" if saved else "could not save"
         self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
         self._log_end(STATUS[stop], f"{stop.name}, {told}")
         # torchrun ends all others as soon as the first one is gone.
         self.world.barrier()
         return 128 + stop
+
+    def _missing_grace(self) -> str:
+        """In words, when the emergency save will hardly be done before the process is killed. It is tried all the same.
+
+        Told before the save: afterwards there may be nobody to tell it.
+        """
+        stopped_at = self.signals.stopped_at
+        left = self.config.grace_seconds - (time.monotonic() - stopped_at if stopped_at else 0.0)
+        if self._save_seconds <= left:
+            return ""
+        return (
+            f"; emergency_missed: a save takes {text.duration(self._save_seconds)}, {text.duration(max(left, 0.0))} are"
+            f" left of --grace_seconds {self.config.grace_seconds:g}"
+        )
 
     def _end_failed(self, error: Exception) -> int:
         step = self.progress.step
@@ -280,9 +319,9 @@ class Training:
             print(f"trainer: rank {self.world.rank} failed at step {step}", file=sys.stderr, flush=True)
             traceback.print_exception(error)
             return 1
-        text = "".join(traceback.format_exception(error))
-        self.terminal.say(text)
-        self.log.emit(ErrorRaised(step=step, type=type(error).__name__, message=str(error), traceback=text))
+        trace = "".join(traceback.format_exception(error))
+        self.terminal.say(trace)
+        self.log.emit(ErrorRaised(step=step, type=type(error).__name__, message=str(error), traceback=trace))
         if not self.world.is_alone:
             told = "not saved: the random numbers of the other ranks are not at hand"
         elif self.stepper.is_updating:

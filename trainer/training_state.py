@@ -40,7 +40,10 @@ class TrainingState:
     progress: Progress
 
     def gather(self) -> dict[str, Any]:
-        """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones."""
+        """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones.
+
+        With dcp each rank gives its part of weights that are spread; otherwise main gets the whole of them.
+        """
         progress, stepper = self.progress, self.stepper
         state = {
             "step": progress.step, "epoch": self.data.epoch,
@@ -52,8 +55,10 @@ class TrainingState:
             "dataloader_state": {**self.data.state_dict(), "sums": progress.sums()},
             "args": self.config.as_args(), "best_metric": progress.best,
         }  # fmt: skip
+        if stepper.world.is_alone or self.config.checkpoint_format == "dcp":
+            return state
         # All ranks gather at the same time: where weights are spread over them, each has to give its part.
-        return state if stepper.world.is_alone else cast(dict[str, Any], whole(state))
+        return cast(dict[str, Any], whole(state))
 
     def load(self, state: Mapping[str, Any]) -> None:
         """A checkpoint's state into all parts. Random numbers last: what comes before may draw some.

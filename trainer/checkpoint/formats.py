@@ -70,4 +70,44 @@ def _file_facts(path: str) -> dict[str, Any]:
     return file_facts(path)
 
 
-FORMATS: tuple[Format, ...] = (Format("file", os.path.isfile, _load_file, _file_facts),)
+def _is_dcp(path: str) -> bool:
+    from trainer.checkpoint.dcp import is_dcp
+
+    return is_dcp(path)
+
+
+def _load_dcp(path: str, expected_digest: str) -> Loaded:
+    from trainer.checkpoint.dcp import load_dcp
+
+    return Loaded(*load_dcp(path, expected_digest))
+
+
+def _dcp_facts(path: str) -> dict[str, Any]:
+    from trainer.checkpoint.dcp import dcp_facts
+
+    return dcp_facts(path)
+
+
+def _is_directory(path: str) -> bool:
+    from trainer.checkpoint.directory_format import is_directory_checkpoint
+
+    return is_directory_checkpoint(path)
+
+
+def _load_directory(path: str, expected_digest: str) -> Loaded:
+    from trainer.checkpoint.directory_format import load_directory
+
+    return Loaded(*load_directory(path, expected_digest))
+
+
+def _directory_facts(path: str) -> dict[str, Any]:
+    from trainer.checkpoint.directory_format import directory_facts
+
+    return directory_facts(path)
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("file", os.path.isfile, _load_file, _file_facts),
+    Format("dcp", _is_dcp, _load_dcp, _dcp_facts),
+    Format("dir", _is_directory, _load_directory, _directory_facts),
+)
