@@ -7,8 +7,10 @@ The one place where an error becomes an exit code: 0 it holds, 1 it does not, 2 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -111,6 +113,8 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # At its end the interpreter looks for garbage several times, in everything: 10 to 20 ms for memory that goes anyway.
+    atexit.register(gc.freeze)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (`>&-`), who wants the exit code only
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life

@@ -137,3 +137,15 @@ def test_output_that_cannot_be_written_is_no_traceback(tmp_path: Path, command: 
     assert "Traceback" not in done.stderr + done.stdout
     if "full" in closed and "--json" not in command:
         assert "Cannot write the output: No space left" in done.stderr
+
+
+def test_the_end_of_the_process_looks_for_no_garbage() -> None:
+    """Half a million objects of a large checkpoint, looked through several times, would be waited for."""
+    program = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"  # the last to be called
+        "from ckpt_tui.cli import main\n"
+        "main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
