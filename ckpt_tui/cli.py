@@ -113,7 +113,7 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # At its end the interpreter looks for garbage several times, in everything: 10 to 20 ms for memory that goes anyway.
+    # At its end the interpreter looks for garbage several times, in everything: 10 to 20 ms for nothing.
     atexit.register(gc.freeze)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (`>&-`), who wants the exit code only
