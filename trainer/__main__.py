@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trainer.command_line import Parser
 from trainer.config import Request, parse
 from trainer.errors import UsageError
 from trainer.observers import check_installed
@@ -23,7 +23,10 @@ def main(argv: Sequence[str]) -> int:
             return print_hash(argv[1:])
         request = parse(argv)
         if request.list_checkpoints:
-            return list_checkpoints(request.out)
+            from trainer.listing import print_checkpoints
+
+            print_checkpoints(_registry(request.out), is_json=request.as_json)
+            return 0
         return train(request)
     except UsageError as error:
         print(f"trainer: {error}", file=sys.stderr)
@@ -43,8 +46,8 @@ def train(request: Request) -> int:
 
 def print_hash(argv: Sequence[str]) -> int:
     """A fingerprint of the newest valid checkpoint's training state, free of times and paths."""
-    parser = argparse.ArgumentParser(prog="python -m trainer hash", description=print_hash.__doc__)
-    parser.add_argument("directory", metavar="DIR")
+    parser = Parser(prog="python -m trainer hash", description=print_hash.__doc__)
+    parser.add_argument("directory", metavar="DIR", help="a run directory")
     directory = parser.parse_args(argv).directory
     from trainer.checkpoint.resume import find
     from trainer.checkpoint.state import fingerprint
@@ -53,26 +56,6 @@ def print_hash(argv: Sequence[str]) -> int:
     if source is None:
         raise UsageError(f"{directory} holds no checkpoint")
     print(fingerprint(source.state))
-    return 0
-
-
-def list_checkpoints(directory: str) -> int:
-    """Checkpoints by kind, newest first, with step, losses and bytes, and the bytes in all."""
-    from trainer.checkpoint.names import KINDS
-
-    entries = list(_registry(directory).entries.values())
-    for kind in KINDS:
-        rows = [entry for entry in entries if entry["kind"] == kind]
-        if rows:
-            print(kind)
-        for entry in sorted(rows, key=lambda entry: (entry["is_backup"], -(entry["step"] or 0), entry["path"])):
-            losses = "  ".join(
-                f"{name} {value:.4f}" for name, value in entry["metrics"].items() if isinstance(value, float)
-            )
-            step = "unreadable" if entry["step"] is None else f"step {entry['step']}"
-            print(f"  {entry['path']:<42} {step:<12} {entry['bytes']:>13,} bytes  {losses}".rstrip())
-    total = sum({entry["inode"]: entry["bytes"] for entry in entries}.values())
-    print(f"{len(entries)} checkpoints, {total:,} bytes on the disk")
     return 0
 
 

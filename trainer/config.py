@@ -172,7 +172,7 @@ def parse(argv: Sequence[str]) -> Request:
         prog="python -m trainer",
         usage="%(prog)s --out DIR [--resume auto] [FLAGS]",
         description="Train a small GPT on text, and lose nothing whatever happens to it.\n"
-        "In parentheses: what holds without the flag. `--no-X` turns a flag without a value off again.",
+        "In parentheses: what holds without the flag. `--no-X` turns X off again.",
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,

@@ -230,8 +230,9 @@ def test_checkpoints_are_listed_by_kind(trainer: Trainer, straight: tuple[Path, 
     done = trainer.run(straight[0], "--list_checkpoints")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert [line for line in lines if not line.startswith(" ")][:-1] == ["latest", "rolling", "best", "epoch"]
-    assert "step 200" in next(line for line in lines if " latest.pt" in line)
+    kinds = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert kinds[:-1] == ["latest", "rolling", "best", "epoch"]
+    assert next(line for line in lines if " latest.pt" in line).split()[1] == "200"
     assert lines[-1].startswith("11 checkpoints, ")
 
 
