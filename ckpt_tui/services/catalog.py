@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.services import names, validity
+from ckpt_tui.services.branches import lineage_in, run_lineage
 from ckpt_tui.services.names import KINDS, NameFacts, read_name
-from ckpt_tui.services.registry import RegistryEntry, read_registry
+from ckpt_tui.services.registry import RegistryEntry, read_registry, stored_lineage
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.model import Checkpoint
@@ -47,7 +49,8 @@ class CatalogEntry:
     resume), None when unchecked or when not even the first held. note: what is wrong, in a few words, or "".
     backup_of: the name that this file stands in for. same_as: other names with the same bytes (hard links).
     resume_takes: `--resume auto` would start from it. removed_next: retention removes it at the next save of its kind.
-    is_weights_only: it was opened, and holds nothing but a model.
+    is_weights_only: it was opened, and holds nothing but a model. is_abandoned: a resume from an earlier step left it
+    behind on another branch: it is kept, and `--resume auto` does not take it. session_id: of the one that made it, "".
     """
 
     name: str
@@ -68,6 +71,9 @@ class CatalogEntry:
     removed_next: bool = False
     same_as: tuple[str, ...] = ()
     is_weights_only: bool = False
+    is_abandoned: bool = False
+    session: int = 0
+    session_id: str = ""
 
     @property
     def is_bad(self) -> bool:
@@ -80,6 +86,11 @@ class CatalogEntry:
         is_weights = self.is_weights_only or self.name.endswith(".safetensors")
         return self.validity not in _NO_RESUME and not is_weights
 
+    @property
+    def is_candidate(self) -> bool:
+        """Whether `--resume auto` would try it."""
+        return self.can_resume and not self.is_abandoned
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -88,6 +99,7 @@ class Catalog:
     total_bytes: what they take on disk, content that has several names counted once.
     resume_would_take: the name that `--resume auto` starts from, None when nothing here is good.
     missing: names that should be there and are not, each with the backups that are (best first).
+    num_quarantined: checkpoints that the trainer found bad and moved out of the way, still in quarantine/.
     """
 
     directory: str
@@ -95,6 +107,7 @@ class Catalog:
     total_bytes: int
     resume_would_take: str | None = None
     missing: Mapping[str, tuple[str, ...]] | None = None
+    num_quarantined: int = 0
 
     def entry(self, name: str) -> CatalogEntry | None:
         """The entry of that name."""
@@ -124,38 +137,60 @@ def read_catalog(
     entries = []
     inodes: dict[tuple[int, int], list[str]] = {}
     settings: Mapping[str, object] = {}
+    untold: list[Lineage] = []
     for name, facts, status in _scan(directory):
-        entry, hyperparameters = _describe(directory, name, facts, status, registry.get(name))
+        entry, hyperparameters, lineage = _describe(directory, name, facts, status, registry.get(name))
         if entry is None:
             continue
         settings = hyperparameters or settings
+        untold += [lineage] if lineage is not None else []
         if check != "remembered":
             entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
         entries.append(entry)
-        if not stat.S_ISDIR(status.st_mode):
-            inodes.setdefault((status.st_dev, status.st_ino), []).append(name)
+        content = _manifest_status(entry.path) or status
+        inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
     entries = _relate(entries, list(inodes.values()))
-    takes = next((entry.name for entry in resume_order(entries) if entry.can_resume), None)
+    entries = _branched(directory, entries, untold)
+    takes = next((entry.name for entry in resume_order(entries) if entry.is_candidate), None)
     removed = set(_removed_next(entries, settings or _settings(entries)))
     entries = [replace(e, resume_takes=e.name == takes, removed_next=e.name in removed) for e in entries]
     rank = {kind: position for position, kind in enumerate(KINDS)}
     entries.sort(key=lambda e: (rank[e.kind], e.is_backup, -(e.step if e.step is not None else -1), e.name))
     by_name = {entry.name: entry for entry in entries}
     total = sum(by_name[group[0]].size_bytes for group in inodes.values())
-    total += sum(entry.size_bytes for entry in entries if os.path.isdir(entry.path))
-    return Catalog(os.path.abspath(directory), tuple(entries), total, takes, _missing(entries))
+    quarantined = _num_quarantined(directory)
+    return Catalog(os.path.abspath(directory), tuple(entries), total, takes, _missing(entries), quarantined)
 
 
 def resume_order(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
     """The entries as `--resume auto` tries them, the first first: those of an unknown step last.
 
-    The order of trainer/checkpoint/resume.py: highest step, then primary files before backups, then kind.
+    The order of trainer/checkpoint/resume.py: highest step, then primary files before backups, then kind. Those on
+    branches that were left, which it does not try, come after all others.
     """
     rank = {kind: position for position, kind in enumerate(KINDS)}
     return sorted(
         entries,
-        key=lambda e: (-(e.step if e.step is not None else -1), e.is_backup, rank[e.kind], e.name),
+        key=lambda e: (e.is_abandoned, -(e.step if e.step is not None else -1), e.is_backup, rank[e.kind], e.name),
     )
+
+
+def _branched(directory: str, entries: list[CatalogEntry], untold: list[Lineage]) -> list[CatalogEntry]:
+    """The entries with what is known of the branch of each."""
+    made = [(e.session, e.step, e.path) for e in entries if e.session_id and e.step is not None]
+    stored = stored_lineage(directory)
+    if stored is None and not made:
+        return entries  # not of our trainer: nothing is known of branches
+    lineage = run_lineage(directory, stored, untold, made)
+    return [replace(e, is_abandoned=not is_on(lineage, e.session_id, e.step)) for e in entries]
+
+
+def _num_quarantined(directory: str) -> int:
+    try:
+        inside = os.listdir(os.path.join(directory, names.QUARANTINE_NAME))
+    except OSError:
+        return 0
+    return sum(not name.endswith(".json") and not name.startswith(".") for name in inside)
 
 
 def check_entry(
@@ -215,7 +250,7 @@ def _may_be_checkpoint(directory: str) -> bool:
     """Whether a directory whose name says nothing holds a checkpoint: by its names first, for there may be many."""
     from ckpt_tui.checkpoints.registry import sniff
 
-    if names.is_temporary(os.path.basename(directory)):
+    if names.is_temporary(os.path.basename(directory)) or os.path.basename(directory) == names.QUARANTINE_NAME:
         return False
     try:
         with os.scandir(directory) as listing:
@@ -230,8 +265,8 @@ def _may_be_checkpoint(directory: str) -> bool:
 
 def _describe(
     directory: str, name: str, facts: NameFacts, status: os.stat_result, known: RegistryEntry | None
-) -> tuple[CatalogEntry | None, Mapping[str, object]]:
-    """One entry, from registry or file, and the hyperparameters when the file was opened."""
+) -> tuple[CatalogEntry | None, Mapping[str, object], Lineage | None]:
+    """One entry, from registry or file; the hyperparameters and the lineage when the file was opened."""
     path = os.path.join(directory, name)
     is_directory = stat.S_ISDIR(status.st_mode)
     size_bytes = _directory_bytes(path) if is_directory else status.st_size
@@ -241,22 +276,29 @@ def _describe(
     )  # fmt: skip
     remembered = validity.recall(path)
     hyperparameters: Mapping[str, object] = {}
-    if known is not None and known.describes(status) and known.step is not None:
+    lineage: Lineage | None = None
+    manifest = _manifest_status(path) if is_directory else None
+    if manifest is not None:
+        is_known = known is not None and known.describes_content(size_bytes - manifest.st_size, manifest.st_mtime)
+    else:
+        is_known = known is not None and not is_directory and known.describes(status)
+    if known is not None and is_known and known.step is not None:
         entry = replace(
             entry, step=known.step, epoch=known.epoch if known.epoch is not None else entry.epoch,
             val_loss=known.val_loss, saved_at=known.saved_at or entry.saved_at, is_best=known.is_best,
+            session=known.session, session_id=known.session_id,
         )  # fmt: skip
     elif remembered is None or remembered.verdict != "damaged":
         opened = _open(entry, facts)
         if opened is None:
-            return None, {}
-        entry, hyperparameters = opened
+            return None, {}, None
+        entry, hyperparameters, lineage = opened
         if entry.is_bad and entry.step is None and known is not None:
             entry = replace(entry, step=known.step)  # of the file that was there before it was damaged
-    return (entry if remembered is None else _judged(entry, remembered)), hyperparameters
+    return (entry if remembered is None else _judged(entry, remembered)), hyperparameters, lineage
 
 
-def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[str, object]] | None:
+def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[str, object], Lineage | None] | None:
     """The entry with what the file itself says; None for a file that is no checkpoint, or gone by now."""
     from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 
@@ -268,8 +310,8 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
         if not os.path.lexists(entry.path):
             return None  # retention of a live training removed it since the directory was listed
         if os.path.isdir(entry.path) and error.title != "Damaged checkpoint":
-            return replace(entry, note=error.title), {}  # a layout that we cannot read says nothing about it
-        return replace(entry, validity="damaged", note=error.message or error.title), {}
+            return replace(entry, note=error.title), {}, None  # a layout that we cannot read says nothing about it
+        return replace(entry, validity="damaged", note=error.message or error.title), {}, None
     progress = checkpoint.progress
     step = _integer(progress.get("step"))
     name = entry.name.lower()
@@ -281,6 +323,7 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
         entry = replace(entry, step=None)  # it numbers its saves, not their steps
     epoch, val_loss = _number(progress.get("epoch")), _number(progress.get("val_loss"))
     saved_at = _number(progress.get("saved_at"))
+    lineage = lineage_in(checkpoint)
     errors = [finding for finding in checkpoint.findings if finding.severity == "error"]
     opened = replace(
         entry,
@@ -291,8 +334,10 @@ def _open(entry: CatalogEntry, facts: NameFacts) -> tuple[CatalogEntry, Mapping[
         validity="damaged" if errors else entry.validity,
         note=errors[0].message if errors else entry.note,
         is_weights_only=bool(checkpoint.has) and set(checkpoint.has) <= {"model", "ema"},
+        session=lineage[-1].session if lineage is not None else 0,
+        session_id=lineage[-1].id if lineage is not None else "",
     )
-    return opened, checkpoint.hyperparameters
+    return opened, checkpoint.hyperparameters, lineage
 
 
 def _is_of_training(checkpoint: Checkpoint, step: int | None) -> bool:
@@ -309,10 +354,11 @@ def _relate(entries: list[CatalogEntry], groups: list[list[str]]) -> list[Catalo
     related = []
     for entry in entries:
         backup_of = entry.backup_of
-        if entry.name == names.ROLLING_BACKUP_NAME and entry.step is not None:
+        suffix = ".pt" if entry.name.endswith(".pt") else ""  # none: of a run whose checkpoints are directories
+        if entry.name + (".pt" if not suffix else "") == names.ROLLING_BACKUP_NAME and entry.step is not None:
             backup_of = next(
                 (e.name for e in entries if e.kind == "rolling" and not e.is_backup and e.step == entry.step),
-                f"rolling_step_{entry.step:06d}.pt",
+                f"rolling_step_{entry.step:06d}{suffix}",
             )
         is_best = entry.is_best or entry.name == best_name
         if not is_best and best_step is not None and not entry.is_backup:
@@ -329,7 +375,7 @@ def _removed_next(entries: list[CatalogEntry], settings: Mapping[str, object]) -
         if keep is None or keep < 1:
             continue
         pool = sorted(
-            (e for e in entries if e.kind == kind and not e.is_backup and e.step is not None),
+            (e for e in entries if e.kind == kind and not e.is_backup and e.step is not None and not e.is_abandoned),
             key=lambda e: (e.step or 0, e.name),
         )
         doomed += [entry.name for entry in pool[: max(len(pool) + 1 - keep, 0)]]
@@ -355,6 +401,16 @@ def _missing(entries: list[CatalogEntry]) -> dict[str, tuple[str, ...]]:
         if entry.backup_of is not None and entry.backup_of not in there:
             missing.setdefault(entry.backup_of, []).append(entry.name)
     return {name: tuple(backups) for name, backups in missing.items()}
+
+
+def _manifest_status(path: str) -> os.stat_result | None:
+    """Of the manifest in a directory, which directories with the same files share; None where there is none."""
+    from ckpt_tui.checkpoints.manifest import MANIFEST_NAME
+
+    try:
+        return os.stat(os.path.join(path, MANIFEST_NAME))
+    except OSError:
+        return None
 
 
 def _directory_bytes(path: str) -> int:

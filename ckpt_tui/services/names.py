@@ -7,12 +7,14 @@ files are never taken for checkpoints, whatever else their name says.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = ("latest", "rolling", "emergency", "best", "epoch", "other")
 LATEST_NAME = "latest.pt"
 ROLLING_BACKUP_NAME = "rolling_last_backup.pt"
 BEST_NAME = "best_model.pt"
+# Where the trainer moves what is proven to be bad; not a place of checkpoints.
+QUARANTINE_NAME = "quarantine"
 
 # For a name: the files that may stand in for it, the best one first.
 BACKUPS = {
@@ -68,6 +70,11 @@ def read_name(name: str, *, is_directory: bool = False) -> NameFacts | None:
         if own is not None:
             return _own_facts(own)
     if is_directory:
+        # The trainer's names without `.pt` are its checkpoints in directories (`--checkpoint_format dir`, `dcp`).
+        own = _OWN.fullmatch(f"{name}.pt")
+        if own is not None:
+            facts = _own_facts(own)
+            return replace(facts, backup_of=facts.backup_of.removesuffix(".pt") if facts.backup_of else None)
         if _DIRECTORY.fullmatch(name) is None:
             return None
         stem, suffix = name, ""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ckpt_tui.events.lineage import Lineage, as_plain, read_lineage
 from ckpt_tui.services.names import BEST_NAME, read_name
 
 REGISTRY_NAME = "registry.json"
@@ -30,12 +31,18 @@ class RegistryEntry:
     saved_at: float | None
     digest: str
     is_best: bool
+    session: int = 0
+    session_id: str = ""
 
     def describes(self, status: os.stat_result) -> bool:
         """Whether the file is still the one that was entered: same size, and same time where the registry has it."""
-        if self.size_bytes != status.st_size:
+        return self.describes_content(status.st_size, status.st_mtime)
+
+    def describes_content(self, size_bytes: int, mtime: float) -> bool:
+        """The same of a directory: its bytes without the manifest's, and the time of that."""
+        if self.size_bytes != size_bytes:
             return False
-        return self.mtime is None or abs(self.mtime - status.st_mtime) < 1e-3
+        return self.mtime is None or abs(self.mtime - mtime) < 1e-3
 
 
 def read_registry(directory: str) -> list[RegistryEntry]:
@@ -44,11 +51,20 @@ def read_registry(directory: str) -> list[RegistryEntry]:
     return [entry for fields in _rows(raw) if (entry := _entry(fields)) is not None] if raw is not None else []
 
 
-def changed_registry(directory: str, removed: frozenset[str], copied: Mapping[str, str]) -> bytes | None:
+def stored_lineage(directory: str) -> Lineage | None:
+    """The lineage of the run, as the registry in `directory` has it."""
+    raw = _load(directory)
+    return read_lineage(raw.get(_LINEAGE)) if raw is not None else None
+
+
+def changed_registry(
+    directory: str, removed: frozenset[str], copied: Mapping[str, str], lineage: Lineage | None = None
+) -> bytes | None:
     """The registry after files changed hands, to be written with them; None when there is none to keep right.
 
     removed: names that are no longer there. copied: for a name, the name whose content it now has. Entries of copies
-    whose source is not in the registry are left out: the trainer finds the file and enters it.
+    whose source is not in the registry are left out: the trainer finds the file and enters it. lineage: the branch
+    that the run is on from now on, None: as before.
     """
     raw = _load(directory)
     if raw is None:
@@ -67,11 +83,14 @@ def changed_registry(directory: str, removed: frozenset[str], copied: Mapping[st
             row.update({"inode": None} if "inode" in known else {})
             kept.append(row)
     raw[_LIST] = kept
+    if lineage is not None:
+        raw[_LINEAGE] = as_plain(lineage)
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 _LIST = "checkpoints"
 _PATH = "path"
+_LINEAGE = "lineage"
 
 
 def _kind_of(name: str, known: Mapping[str, object]) -> object:
@@ -111,6 +130,8 @@ def _entry(fields: Mapping[str, object]) -> RegistryEntry | None:
         saved_at=_number(fields.get("time")),
         digest=str(fields.get("digest") or ""),
         is_best=fields.get("is_best") is True,
+        session=session if isinstance(session := fields.get("session"), int) else 0,
+        session_id=str(fields.get("session_id") or ""),
     )
 
 

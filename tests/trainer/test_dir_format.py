@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_names_share_bytes_and_the_manifest_vouches_for_them(tmp_path: Path) -> 
     assert published.size_bytes == sum(map(len, FILES.values()))
     for name in ("rolling_step_000005", "latest"):
         assert content(tmp_path / name) == FILES
-        assert verify_directory(str(tmp_path / name)) == published
+        assert verify_directory(str(tmp_path / name)) == replace(published, seconds={})
         assert json.loads((tmp_path / name / "manifest.json").read_bytes())["step"] == 5
     assert (tmp_path / "latest" / "model.pt").samefile(tmp_path / "rolling_step_000005" / "model.pt")
     assert sorted(os.listdir(tmp_path)) == ["latest", "rolling_step_000005"]
@@ -148,7 +149,7 @@ def test_whatever_call_fails_every_name_holds_a_whole_checkpoint(
         if not has_failed and remaining >= 0:
             break
         failed += has_failed
-    assert failed > 20
+    assert failed > (10 if number == errno.EIO else 20)  # of a device error the first attempt is given up
 
 
 def test_what_a_dead_session_left_is_cleared(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def awkward_state() -> dict[str, Any]:
 
 
 def test_a_state_taken_apart_and_put_together_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    from trainer.checkpoint.directory_format import about, directory_facts, files_of, is_directory_checkpoint
+    from trainer.checkpoint.directory_format import about, directory_facts, is_directory_checkpoint
     from trainer.checkpoint.directory_format import load_directory as load
     from trainer.checkpoint.registry import facts_of
     from trainer.checkpoint.state import serialised
@@ -208,6 +209,14 @@ def test_a_state_taken_apart_and_put_together_is_the_same_to_the_bit(tmp_path: P
     assert bytes(files_of({"step": 0, "t": (1,)})["rest.pt"]) == bytes(serialised({"t": (1,)}))
 
 
+def files_of(state: dict[str, Any]) -> dict[str, bytes | memoryview]:
+    from trainer.checkpoint.directory_format import take_apart
+    from trainer.checkpoint.state import serialised
+
+    parts = take_apart(state)
+    return {**{file: serialised(value) for file, value in parts.saved.items()}, **parts.texts}
+
+
 def same(a: Any, b: Any) -> bool:
     import torch
 
@@ -224,7 +233,6 @@ def test_settings_are_yaml_for_everybody(tmp_path: Path) -> None:
     """As PyYAML and the viewer read them, not only as we do."""
     yaml = pytest.importorskip("yaml")
     from ckpt_tui.checkpoints.simple_yaml import SimpleYaml
-    from trainer.checkpoint.directory_format import files_of
 
     settings = {
         "lr": 1e-05, "min_lr": 2.5e-7, "big": 1e22, "steps": 100, "data": ["a.txt", "b: c"], "name": "x #1", "on": True,
@@ -239,7 +247,6 @@ def test_settings_are_yaml_for_everybody(tmp_path: Path) -> None:
 def test_the_viewer_reads_judges_and_lists_it(tmp_path: Path) -> None:
     from ckpt_tui.checkpoints.registry import open_checkpoint
     from tests.builders.validation import validate
-    from trainer.checkpoint.directory_format import files_of
 
     files = files_of(awkward_state())
     publish_directory(str(tmp_path), ["rolling_step_000041"], files)
@@ -264,3 +271,123 @@ def test_the_viewer_reads_judges_and_lists_it(tmp_path: Path) -> None:
     found = validate(path)
     assert found.verdict == "damaged"
     assert [finding.where for finding in found.findings if finding.code == "missing-part"] == ["metrics.csv"]
+
+
+class Train:
+    """Trainings of 24 steps with `--checkpoint_format dir`, in this process."""
+
+    def __init__(self, corpus: Path) -> None:
+        corpus.write_text("to be or not to be, " * 300)
+        self.options = [
+            "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8", "--block_size", "8",
+            "--batch_size", "4", "--mini_batch_size", "2", "--dropout", "0.2", "--max_steps", "24", "--eval_freq", "8",
+            "--eval_batches", "1", "--checkpoint_freq", "6", "--keep_checkpoints", "3", "--threads", "1",
+            "--checkpoint_format", "dir", "--ema", "0.9",
+        ]  # fmt: skip
+
+    def __call__(self, out: Path, *options: str, fail_at: int = 0) -> int:
+        from trainer.checkpoint.lock import DirectoryLock
+        from trainer.config import parse
+        from trainer.loop import Training
+
+        class Signals:
+            stop = None
+            num_steps = 0
+
+            def take_save_request(self) -> bool:
+                self.num_steps += 1
+                if self.num_steps == fail_at:
+                    raise KeyboardInterrupt
+                return False
+
+            def release(self) -> None: ...
+
+        out.mkdir(exist_ok=True)
+        request = parse(["--out", str(out), *self.options, *options])
+        lock = DirectoryLock(request.out)
+        try:
+            return Training(request, Signals()).run()  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            lock.release()
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    return Train(tmp_path_factory.mktemp("corpus") / "corpus.txt")
+
+
+@pytest.fixture(scope="module")
+def straight(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert train(out) == 0
+    return out
+
+
+def hash_of(out: Path) -> str:
+    from trainer.checkpoint.formats import load_checkpoint
+    from trainer.checkpoint.state import fingerprint
+
+    return fingerprint(load_checkpoint(str(out / "latest")).state)
+
+
+def test_the_trainer_writes_every_kind_as_a_directory(straight: Path, train: Train, tmp_path: Path) -> None:
+    assert sorted(path.name for path in straight.iterdir() if path.is_dir()) == [
+        "best_model", "best_model_backup", "best_model_previous", "latest", "latest_backup", "rolling_last_backup",
+        "rolling_step_000012", "rolling_step_000018", "rolling_step_000024",
+    ]  # fmt: skip
+    rows = {row["path"]: row for row in json.loads((straight / "registry.json").read_bytes())["checkpoints"]}
+    assert rows["latest"]["inode"] == rows["rolling_step_000024"]["inode"]
+    assert rows["latest"]["inode"] != rows["rolling_last_backup"]["inode"]
+    total = sum(path.stat().st_size for path in (straight / "latest").iterdir() if path.name != "manifest.json")
+    assert rows["latest"]["bytes"] == total
+    assert rows["latest"]["digest"] == module.digest_of_directory(str(straight / "latest"))
+    # The same training in files holds the same state.
+    assert train(tmp_path / "files", "--checkpoint_format", "file") == 0
+    from trainer.checkpoint.state import fingerprint, load
+
+    assert fingerprint(load(str(tmp_path / "files" / "latest.pt"))) == hash_of(straight)
+
+
+@pytest.mark.parametrize("damaged", [(), ("model.pt",), ("rng_state.pt", "config.yaml", "train_state.json")])
+def test_it_resumes_to_the_bit_past_what_is_damaged(
+    damaged: tuple[str, ...], straight: Path, train: Train, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert train(out, fail_at=20) == 130
+    assert {path.name for path in out.glob("rolling_step_*")} == {f"rolling_step_{n:06d}" for n in (6, 12, 18)}
+    for file in damaged:
+        for name in ("latest", "rolling_last_backup"):
+            path = out / name / file
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+    assert train(out, "--resume", "auto") == 0
+    assert hash_of(out) == hash_of(straight)
+    lines = (out / "events.jsonl").read_bytes().splitlines()
+    start = next(event for line in reversed(lines) if (event := json.loads(line))["event"] == "run_start")
+    assert start["resumed_from"]["path"] == ("latest" if not damaged else "best_model")  # of step 16
+    found = [path.name.partition("_2")[0] for path in out.glob("quarantine/*_checksum")]
+    assert sorted(found) == (["latest", "rolling_last_backup", "rolling_step_000018"] if damaged else [])
+
+
+def test_the_viewer_lists_a_run_of_directories(straight: Path) -> None:
+    from ckpt_tui.services.catalog import read_catalog
+
+    catalog = read_catalog(str(straight), check="full")
+    kinds = {entry.name: (entry.kind, entry.step, entry.is_backup, entry.validity) for entry in catalog.entries}
+    assert kinds["latest"] == ("latest", 24, False, "valid")
+    assert kinds["latest_backup"] == ("latest", 18, True, "valid")
+    assert kinds["rolling_step_000012"] == ("rolling", 12, False, "valid")
+    assert kinds["rolling_last_backup"] == ("rolling", 24, True, "valid")
+    assert kinds["best_model"][0] == kinds["best_model_previous"][0] == "best"
+    assert catalog.resume_would_take == "latest"
+    entry = catalog.entry("latest")
+    assert entry is not None
+    assert "rolling_step_000024" in entry.same_as
+    backup = catalog.entry("rolling_last_backup")
+    assert backup is not None
+    assert backup.backup_of == "rolling_step_000024"
+    whole = sum(path.stat().st_size for name in ("latest", "latest_backup") for path in (straight / name).iterdir())
+    assert whole <= catalog.total_bytes < sum(entry.size_bytes for entry in catalog.entries)

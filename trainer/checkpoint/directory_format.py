@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.checkpoint.publish_directory import (
@@ -25,7 +26,7 @@ from trainer.checkpoint.publish_directory import (
     read_manifest,
     verify_directory,
 )
-from trainer.checkpoint.state import BadCheckpointError, serialised
+from trainer.checkpoint.state import BadCheckpointError
 
 FORMAT_NAME = "dir"
 # The key of the state and the file that holds it.
@@ -40,25 +41,33 @@ _POINTLESS = re.compile(r"(?<![\w.])(-?\d+)(e[+-]?\d+)(?![\w.])")
 _YAML_WORDS = frozenset({"y", "yes", "n", "no", "true", "false", "on", "off", "null"})
 
 
-def files_of(state: Mapping[str, Any]) -> dict[str, bytes | memoryview]:
-    """The files of the directory by name, without the manifest."""
-    files: dict[str, bytes | memoryview] = {}
+@dataclass(frozen=True)
+class Parts:
+    """A state taken apart. saved: what torch.save writes, by file. texts: the other files."""
+
+    saved: dict[str, Any]
+    texts: dict[str, bytes]
+
+
+def take_apart(state: Mapping[str, Any]) -> Parts:
+    """What belongs in which file; tensors are not copied."""
+    parts = Parts({}, {})
     progress: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, value in state.items():
         if key in PART_FILES and value is not None:
-            files[PART_FILES[key]] = serialised(value)
+            parts.saved[PART_FILES[key]] = value
         elif key == "args" and isinstance(value, Mapping) and _is_same(_settings(_as_yaml(value)), value):
-            files[SETTINGS_FILE] = _as_yaml(value).encode()
+            parts.texts[SETTINGS_FILE] = _as_yaml(value).encode()
         elif isinstance(key, str) and _is_exact(value):
             progress[key] = value
         else:
             rest[key] = value
-    files[PROGRESS_FILE] = _as_json(progress).encode() + b"\n"
-    files[METRICS_FILE] = _as_csv(state).encode()
+    parts.texts[PROGRESS_FILE] = _as_json(progress).encode() + b"\n"
+    parts.texts[METRICS_FILE] = _as_csv(state).encode()
     if rest:
-        files[REST_FILE] = serialised(rest)
-    return files
+        parts.saved[REST_FILE] = rest
+    return parts
 
 
 def about(facts: Mapping[str, Any]) -> dict[str, Any]:
