@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,22 @@ class Stepper:
         with self.precision.autocast():
             return next_byte_loss(self.network(inputs), targets)
 
-    def take(self, inputs: Tensor, targets: Tensor, lr: float) -> StepResult:
-        """One step on one batch. The gradients are gone when it returns or raises."""
+    def take(
+        self, inputs: Tensor, targets: Tensor, lr: float, should_stop: Callable[[], bool] = lambda: False
+    ) -> StepResult | None:
+        """One step on one batch. The gradients are gone when it returns or raises.
+
+        should_stop: asked between two passes; then None is given back, and the weights are as they were. It must be
+        the same on all ranks.
+        """
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         precision = self.precision
         try:
-            loss = self._accumulate(inputs, targets)
+            loss = self._accumulate(inputs, targets, should_stop)
+            if loss is None:
+                return None
             precision.unscale(self.optimizer)
             norm = as_number(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip))
             is_finite = math.isfinite(loss) and math.isfinite(norm)
@@ -90,12 +99,14 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, norm, lr, is_finite, is_trouble, time.perf_counter() - started)
 
-    def _accumulate(self, inputs: Tensor, targets: Tensor) -> float:
-        """Gradients of the whole batch, pass by pass; gives its mean loss."""
+    def _accumulate(self, inputs: Tensor, targets: Tensor, should_stop: Callable[[], bool]) -> float | None:
+        """Gradients of the whole batch, pass by pass; gives its mean loss, None when asked to stop before the last."""
         num = self._num_passes
         loss = 0.0
         rows = zip(self.world.rows(inputs).chunk(num), self.world.rows(targets).chunk(num), strict=True)
         for number, (some_inputs, some_targets) in enumerate(rows):
+            if number and should_stop():
+                return None
             with one_pass(self.network, is_last=number == num - 1):
                 part = self.loss(some_inputs, some_targets) / num
                 self.precision.backward(part)

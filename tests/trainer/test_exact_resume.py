@@ -55,8 +55,30 @@ CONFIGURATIONS = {
 }  # fmt: skip
 
 
+class StopAtPoll:
+    """As a SIGTERM that is seen when the session asks for the n-th time: anywhere that it asks."""
+
+    stopped_at = 0.0
+
+    def __init__(self, num_polls: int) -> None:
+        self._num_left = num_polls
+
+    @property
+    def stop(self) -> signal.Signals | None:
+        self._num_left -= 1
+        return signal.SIGTERM if self._num_left < 0 else None
+
+    def take_save_request(self) -> bool:
+        return False
+
+    def watch(self, training: Training) -> None:
+        pass
+
+
 class StopAt:
     """As a SIGTERM that comes at a step: in the work after it (the next poll may be within an evaluation), or then."""
+
+    stopped_at = 0.0
 
     def __init__(self, step: int = 10**9, *, is_after_work: bool = False) -> None:
         self._step, self._is_after_work = step, is_after_work
@@ -94,7 +116,7 @@ class Runs:
         words = random.Random(3).choices(["to ", "be ", "or ", "not ", "that ", "is "], k=75)
         self.corpus.write_text("".join(words)[:240])
 
-    def session(self, out: Path, options: tuple[str, ...], stop: StopAt | None = None) -> int:
+    def session(self, out: Path, options: tuple[str, ...], stop: StopAt | StopAtPoll | None = None) -> int:
         disturb()
         signals = stop or StopAt()
         out.mkdir(exist_ok=True)
@@ -162,6 +184,27 @@ def test_a_stop_after_any_step_changes_no_bit(name: str, runs: Runs, tmp_path: P
             assert runs.session(out, options) == 0
             assert result(out) == expected, f"stopped at {step}, after its work: {is_after_work}"
             shutil.rmtree(out)
+
+
+def test_a_signal_is_seen_everywhere_and_changes_no_bit(runs: Runs, tmp_path: Path) -> None:
+    """Between two passes of a step, in an evaluation, between steps; and then in the next session, too."""
+    options = (*CONFIGURATIONS["accumulation"], "--mini_batch_size", "2")
+    expected = runs.straight("two passes", options)
+    num_polls = 0
+    unfinished = set()
+    while True:
+        out = tmp_path / str(num_polls)
+        if runs.session(out, options, StopAtPoll(num_polls)) == 0:
+            break
+        state = load(str(out / "latest.pt"))
+        unfinished.add((state["step"], state["dataloader_state"]["sums"]["is_step_unfinished"]))
+        runs.session(out, options, StopAtPoll(num_polls % 3))
+        assert runs.session(out, options) == 0
+        assert result(out) == expected, f"seen at poll {num_polls}"
+        num_polls += 1
+    # Before each step, once in its midst, in each of 3 evaluations (of one batch), and at the end.
+    assert num_polls == NUM_STEPS * (1 + 1) + 3 + 1
+    assert unfinished == {(step, False) for step in range(NUM_STEPS + 1)} | {(step, True) for step in (3, 6, 8)}
 
 
 def test_the_configurations_do_what_they_are_for(runs: Runs) -> None:
