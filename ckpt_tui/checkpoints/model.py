@@ -236,3 +236,19 @@ DTYPE_SIZES: Mapping[str, int] = {
     "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1,
     "bits8": 1, "bits16": 2, "bits1x8": 1, "bits2x4": 1, "bits4x2": 1,
 }  # fmt: skip
+_ELEMENTS_PER_BYTE = {"quint4x2": 2, "quint2x4": 4}  # packed, but counted and strided by element
+
+
+def bytes_needed(tensor: TensorInfo) -> int | None:
+    """Bytes of its storage up to the last element that a tensor shows; None where its dtype, or numbers that do not go
+    together, do not tell."""
+    item = DTYPE_SIZES.get(tensor.dtype)
+    if item is None or len(tensor.shape) != len(tensor.stride):
+        return None
+    if min((*tensor.shape, *tensor.stride, tensor.offset)) < 0:
+        return None
+    if 0 in tensor.shape:
+        return 0
+    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
+    packed = _ELEMENTS_PER_BYTE.get(tensor.dtype)
+    return last // packed + 1 if packed else (last + 1) * item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, bytes_needed
 from ckpt_tui.checkpoints.zip_walk import FoundRecord
 from ckpt_tui.text import count
 
@@ -75,15 +75,3 @@ class Examined:
         if needed > source.size_bytes:
             return f"it needs {count(needed)} bytes, {tensor.storage} has {count(source.size_bytes)}"
         return ""
-
-
-def bytes_needed(tensor: TensorInfo) -> int | None:
-    """Bytes of the storage up to the last element that a tensor shows; None when its numbers make no sense."""
-    if len(tensor.shape) != len(tensor.stride) or min((*tensor.shape, *tensor.stride, tensor.offset)) < 0:
-        return None
-    item = DTYPE_SIZES.get(tensor.dtype)
-    if item is None:
-        return None
-    if not tensor.num_elements:
-        return 0
-    return (tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) + 1) * item

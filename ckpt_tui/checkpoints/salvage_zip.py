@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Storage, TensorInfo, TensorRef
+from ckpt_tui.checkpoints.model import (
+    Checkpoint,
+    Finding,
+    Severity,
+    Storage,
+    TensorInfo,
+    TensorRef,
+    bytes_needed,
+)
 from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
@@ -134,7 +142,7 @@ class _Reader:
             self._take(record)
             if self.prefix is not None and _is_pickle(record):
                 walk.least_bytes = {
-                    self.prefix + key: max(_bytes_needed(tensor) for tensor in tensors)
+                    self.prefix + key: max(bytes_needed(tensor) or 0 for tensor in tensors)
                     for key, tensors in self.tensors_by_key.items()
                 }
         self.is_cut = not walk.found_directory and not walk.num_skipped_bytes
@@ -316,11 +324,3 @@ class _Reader:
 
 def _is_pickle(record: FoundRecord) -> bool:
     return record.name == "data.pkl" or record.name.endswith("/data.pkl")
-
-
-def _bytes_needed(tensor: TensorInfo) -> int:
-    """Bytes of the storage up to the last element that the tensor shows, at least."""
-    if tensor.layout != "strided" or not tensor.num_elements or len(tensor.shape) != len(tensor.stride):
-        return 0
-    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
-    return 0 if tensor.dtype in ("quint4x2", "quint2x4") else (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.archive import is_archive
 from ckpt_tui.checkpoints.growth import Stamp, grows, has_changed, stamp_of
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, Verdict
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Verdict, bytes_needed
 from ckpt_tui.checkpoints.unopened import (
     ANOTHER,
     Unopened,
@@ -304,7 +304,7 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
     for tensor in checkpoint.tensors:
         if tensor.layout != "strided" or tensor.device == "meta" or not tensor.num_elements:
             continue
-        storage, item = checkpoint.storages.get(tensor.storage), DTYPE_SIZES.get(tensor.dtype)
+        storage = checkpoint.storages.get(tensor.storage)
         name = tensor.name
         if storage is None:
             message = f"its storage {safe_text(tensor.storage)} is not in the file"
@@ -312,12 +312,12 @@ def _tensor_findings(checkpoint: Checkpoint) -> list[Finding]:
             continue
         if storage.offset is None and has_lost:
             continue  # its reader has said which file or record is missing
-        if item is None or len(tensor.stride) != len(tensor.shape):
-            continue
-        reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)) + 1
-        end = (tensor.offset + reach) * item
-        if tensor.offset < 0 or min(tensor.stride, default=0) < 0 or end > storage.size_bytes:
-            message = f"needs {count(end)} bytes of {safe_text(storage.key)}, which has {count(storage.size_bytes)}"
+        needed = bytes_needed(tensor)
+        if min((tensor.offset, *tensor.stride)) < 0:
+            message = f"its offset or a stride is negative: no place in {safe_text(storage.key)}"
+            findings.append(Finding("storage-too-small", Severity.ERROR, name, message, ANOTHER))
+        elif needed is not None and needed > storage.size_bytes:
+            message = f"needs {count(needed)} bytes of {safe_text(storage.key)}, which has {count(storage.size_bytes)}"
             findings.append(Finding("storage-too-small", Severity.ERROR, name, message, ANOTHER))
     if len(findings) > _MAX_TENSOR_FINDINGS:
         rest = len(findings) - _MAX_TENSOR_FINDINGS

@@ -11,7 +11,6 @@ import os
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
-    DTYPE_SIZES,
     Checkpoint,
     Finding,
     GlobalRef,
@@ -19,6 +18,7 @@ from ckpt_tui.checkpoints.model import (
     Storage,
     TensorInfo,
     TensorRef,
+    bytes_needed,
 )
 from ckpt_tui.checkpoints.opening import RegularFile
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, decode_pickle
@@ -207,7 +207,8 @@ class PieceReader:
         prefix = entry.name.removesuffix("data.pkl")
         old = decoded.root.info
         record = next((e for e in index.entries if e.name == prefix + old.storage), None)
-        if record is None or record.offset is None or record.method or record.size_bytes < _bytes_needed(old):
+        needed = bytes_needed(old)
+        if record is None or record.offset is None or record.method or needed is None or record.size_bytes < needed:
             return None
         key = f"{file}:{place.offset}/{old.storage}"
         piece = Piece()
@@ -259,17 +260,6 @@ class PieceReader:
             else:
                 code, what = "outside", f"the metadata names a file that is not in the directory; {lost}"
             checkpoint.findings.append(Finding(code, Severity.ERROR, safe_text(file), what, _HINT))
-
-
-def _bytes_needed(tensor: TensorInfo) -> int:
-    """Bytes of its storage up to its last element, and one more than any storage has where that is not known."""
-    item_bytes = DTYPE_SIZES.get(tensor.dtype)
-    if item_bytes is None or len(tensor.stride) != len(tensor.shape):
-        return 1 << 63
-    if 0 in tensor.shape:
-        return 0
-    last = sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride, strict=True))
-    return (tensor.offset + last + 1) * item_bytes
 
 
 def _begin(item: tuple[str, bool, Place]) -> tuple[int, int]:

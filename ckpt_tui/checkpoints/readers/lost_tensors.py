@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, Severity, TensorInfo
+from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, bytes_needed
 from ckpt_tui.text import count
 
 _MAX_FINDINGS = 100
 _HINT = "Use a backup: `ckpt-tui list` on its directory shows which checkpoints are valid."
-_PACKED = ("quint4x2", "quint2x4")
 
 
 def note_lost_tensors(checkpoint: Checkpoint) -> None:
@@ -19,7 +18,7 @@ def note_lost_tensors(checkpoint: Checkpoint) -> None:
     for tensor in checkpoint.tensors:
         if not tensor.storage:
             continue
-        needed = bytes_needed(tensor)
+        needed = bytes_needed(tensor) or 0
         storage = checkpoint.storages.get(tensor.storage)
         if needed == 0 or (storage is not None and storage.offset is not None and needed <= storage.size_bytes):
             continue
@@ -44,14 +43,3 @@ def note_lost_tensors(checkpoint: Checkpoint) -> None:
     if num_lost > _MAX_FINDINGS:
         rest = f"{count(num_lost - _MAX_FINDINGS)} more tensors have not all of their bytes"
         checkpoint.findings.append(Finding("more-lost", Severity.ERROR, "", rest, _HINT))
-
-
-def bytes_needed(tensor: TensorInfo) -> int:
-    """Bytes of the storage up to the last element that the tensor shows."""
-    last = tensor.offset
-    for extent, stride in zip(tensor.shape, tensor.stride, strict=True):
-        if extent == 0:
-            return 0
-        last += (extent - 1) * stride
-    # Packed dtypes show more elements than bytes.
-    return 0 if tensor.dtype in _PACKED else (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import (
-    DTYPE_SIZES,
     Checkpoint,
     Finding,
     GlobalRef,
     Severity,
     Storage,
-    TensorInfo,
     Verdict,
+    bytes_needed,
 )
 from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.zip_index import ZipEntry
@@ -125,7 +124,7 @@ def join_storages(checkpoint: Checkpoint, prefix: str, by_name: dict[str, ZipEnt
             entry = by_name.get(f"{prefix}{key}{suffix}")
             storage = Storage(key, "", None, 0) if entry is None else storage_of(entry, key, is_big_endian)
             storages[key] = storage
-        needed = bytes_needed(tensor)
+        needed = bytes_needed(tensor) or 0
         if needed <= storage.size_bytes and storage.offset is not None:
             continue
         num_bad += 1
@@ -147,22 +146,6 @@ def storage_of(entry: ZipEntry, key: str, is_big_endian: bool = False) -> Storag
     return Storage(
         key, "", entry.offset if is_readable else None, entry.size_bytes, entry.crc32 or None, is_big_endian, deflated
     )
-
-
-def bytes_needed(tensor: TensorInfo) -> int:
-    """Bytes of the storage up to the last element that the tensor shows."""
-    last = tensor.offset
-    for extent, stride in zip(tensor.shape, tensor.stride, strict=True):
-        if extent == 0:
-            return 0
-        last += (extent - 1) * stride
-    # Packed dtypes show more elements than bytes.
-    if tensor.dtype in _ELEMENTS_PER_BYTE:
-        return last // _ELEMENTS_PER_BYTE[tensor.dtype] + 1
-    return (last + 1) * DTYPE_SIZES.get(tensor.dtype, 0)
-
-
-_ELEMENTS_PER_BYTE = {"quint4x2": 2, "quint2x4": 4}
 
 
 def add_archive(
