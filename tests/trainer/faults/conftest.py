@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainer.faults.nursery import Nursery
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -30,3 +32,17 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="ckpt-tui-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("".join(f"{i} bottles of beer on the wall, {i * 7 % 11} of them empty.\n" for i in range(14)))
+    return path

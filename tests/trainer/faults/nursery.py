@@ -1,0 +1,119 @@
+"""Trainers by the hundred: a process that has torch loaded forks one for each line that it reads, and kills it in time.
+
+A fresh `python -m trainer` needs two seconds before it does anything; a fork of this process a few hundredths. What it
+runs is the same `main`. Used by `Nursery`; run as a script by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """code: as of Popen.returncode. seconds: that it lived. output: what it printed."""
+
+    code: int
+    seconds: float
+    output: str
+
+    @property
+    def was_killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+
+class Nursery:
+    """The other end of the pipe."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._output = scratch / "output"
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(REPO)},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def run(self, argv: Sequence[str], kill_after_s: float | None = None) -> Ended:
+        """A trainer with these arguments, to its end or until it is killed."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output)]) + "\n")
+        process.stdin.flush()
+        code, seconds = json.loads(process.stdout.readline())
+        return Ended(code, seconds, self._output.read_text())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _train(argv: list[str], output: str) -> None:
+    """In the child."""
+    from trainer.__main__ import main
+
+    fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.argv = ["trainer", *argv]
+    code = 1
+    try:
+        code = main(argv)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001  as the interpreter does at its end
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _warm_up() -> None:
+    """Train a step here: torch loads half of itself only when it is used, and no child should do that again."""
+    from trainer.__main__ import main
+
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        corpus = Path(scratch) / "corpus.txt"
+        corpus.write_text("warm up " * 100)
+        code = main(
+            ["--out", f"{scratch}/run", "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
+             "--block_size", "8", "--batch_size", "2", "--max_steps", "1", "--threads", "1"]
+        )  # fmt: skip
+        assert code == 0
+
+
+def _serve() -> None:
+    _warm_up()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        argv, kill_after_s, output = json.loads(line)
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _train(argv, output)
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            os.kill(child, signal.SIGKILL)  # ours until we wait for it, also when it is at its end
+        _, status = os.waitpid(child, 0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
