@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from ckpt_tui.events.schema import CheckpointFailed, CheckpointSaved, Event
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import names
@@ -21,14 +23,19 @@ from trainer.checkpoint.publish import Published, PublishError
 from trainer.checkpoint.registry import Registry, facts_of
 from trainer.checkpoint.room import Room
 from trainer.checkpoint.state import FINITE, stamped
+from trainer.checkpoint.weights_file import NAME as WEIGHTS_NAME
+from trainer.checkpoint.weights_file import weights_of, write_weights
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Save:
-    """What is to be written. primary: names that share the new file, the one that is told first. backups: names of
-    the independent copy. stall_seconds: that training stood still, None when it does until all is done."""
+    """What is to be written.
+
+    primary: names that share the new file, the one that is told first. backups: names of the independent copy.
+    stall_seconds: that training stood still, None when it does until all is done. weights: for a file of their own.
+    """
 
     step: int
     kind: str
@@ -40,6 +47,7 @@ class Save:
     started: float
     snapshot_seconds: float
     stall_seconds: float | None
+    weights: dict[str, torch.Tensor] | None
 
 
 class Saver:
@@ -63,7 +71,11 @@ class Saver:
 
     def resumed_from(self, name: str, rejected: Collection[str], step: int) -> None:
         """`name` stays whatever retention says; what was `rejected` does not become a backup of anything."""
-        self._room.protected, self._unproven, self.last_step = frozenset({name}), set(rejected), step
+        entries = self._registry.entries
+        inode = entries[name]["inode"] if name in entries else None
+        # By its other names, too: `latest.pt` is replaced by the next save.
+        same = {path for path, entry in entries.items() if entry["inode"] == inode}
+        self._room.protected, self._unproven, self.last_step = frozenset({name, *same}), set(rejected), step
 
     def take(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str, *, started: float, is_async: bool
@@ -76,6 +88,7 @@ class Saver:
         try:
             full = stamped(state, checkpoint_type, self._registry.lineage)
             self._form.take(full)
+            weights = self._weights(state) if "best" in kinds and self._policy.best_safetensors else None
         except (RuntimeError, MemoryError, OSError, TypeError, AttributeError, ValueError) as error:
             self._failed(step, primary[0], "snapshot", f"{type(error).__name__}: {error}")
             return None
@@ -87,7 +100,7 @@ class Saver:
                 "metric": self._policy.monitor, "mode": self._policy.monitor_mode, "value": state.get("best_metric"),
             },
             val_loss=state.get("val_loss"), started=started, snapshot_seconds=now - begun,
-            stall_seconds=now - started if is_async else None,
+            stall_seconds=now - started if is_async else None, weights=weights,
         )  # fmt: skip
 
     def write(self, save: Save) -> str | None:
@@ -126,6 +139,8 @@ class Saver:
             except PublishError as error:
                 self._failed(save.step, backups[0], error.stage, error.reason)
             seconds["backup"] = time.monotonic() - begun
+        if save.weights is not None:
+            self._write_weights(save, save.weights)
         if self._is_failing:
             self._is_failing = False
             self._say(f"saving works again: {save.primary[0]}")
@@ -149,6 +164,19 @@ class Saver:
             self._failed(save.step, save.primary[0], published.retried.partition(":")[0],
                          f"{published.retried}; saved at the second attempt, in a new file")  # fmt: skip
         return published
+
+    def _weights(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        copy_of = getattr(self._form, "copy_of", None) or (lambda tensor: tensor.detach().clone())
+        return {name: copy_of(tensor) for name, tensor in weights_of(state).items()}
+
+    def _write_weights(self, save: Save, weights: dict[str, torch.Tensor]) -> None:
+        about = {"step": save.step, "epoch": save.facts.get("epoch"), save.best["metric"]: save.best["value"]}
+        try:
+            write_weights(self._directory, weights, about)
+        except PublishError as error:
+            self._failed(save.step, WEIGHTS_NAME, error.stage, error.reason)
+        except (OSError, RuntimeError, MemoryError) as error:
+            self._failed(save.step, WEIGHTS_NAME, "write", f"{type(error).__name__}: {error}")
 
     def _names(self, state: Mapping[str, Any], kinds: Collection[str]) -> tuple[list[str], list[str]]:
         """The names that share the new file, the one that is told first, and those of the independent copy."""

@@ -45,11 +45,12 @@ class Snapshot:
         self._places: list[torch.Tensor] = []
         self._pickled = b""
         self._dtypes: list[torch.dtype | None] = []
+        self._numbers: dict[int, int] = {}
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Copy `state`. When this returns, its tensors may change. Raises what pickling and allocating raise."""
         parts = _Parts(state)
-        self._pickled, self._dtypes = parts.pickled, parts.dtypes
+        self._pickled, self._dtypes, self._numbers = parts.pickled, parts.dtypes, parts.numbers
         sizes = [storage.nbytes() for storage in parts.storages]
         if self._layout is None or not self._layout.fits(sizes, len(self._pickled)):
             self._lay_out(sizes)
@@ -64,6 +65,14 @@ class Snapshot:
         _copy_memory([(place.data_ptr(), storage.data_ptr(), storage.nbytes()) for place, storage in on_cpu])
         if elsewhere:
             torch.cuda.synchronize()
+
+    def copy_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The copy of a tensor of the state that `take` took last; good until the next `take`."""
+        number = self._numbers.get(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else None
+        if number is None:
+            return tensor.detach().clone()
+        flat = self._places[number].view(tensor.dtype)
+        return flat.as_strided(tensor.size(), tensor.stride(), flat.storage_offset() + tensor.storage_offset())
 
     @property
     def size_bytes(self) -> int:
@@ -146,7 +155,7 @@ class _Parts(pickle.Pickler):
         super().__init__(buffer, _PICKLE_PROTOCOL)
         self.storages: list[torch.UntypedStorage] = []
         self.dtypes: list[torch.dtype | None] = []
-        self._numbers: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}
         self._keys: list[str] = []
         self._stored_as: list[torch.dtype] = []
         self._odd_dtypes: dict[int, torch.dtype] = {}
@@ -184,9 +193,9 @@ class _Parts(pickle.Pickler):
         return ("storage", storage_type, self._key(storage, dtype), location_tag(storage), numel)
 
     def _key(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> str:
-        number = self._numbers.get(storage._cdata)
+        number = self.numbers.get(storage._cdata)
         if number is None:
-            number = self._numbers[storage._cdata] = len(self.storages)
+            number = self.numbers[storage._cdata] = len(self.storages)
             self.storages.append(storage)  # which keeps it alive, and its number its own
             self._keys.append(str(number))
             self._stored_as.append(dtype)
