@@ -76,22 +76,14 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
 
 def _on_screen(args: argparse.Namespace) -> int:
     """The same on a screen: most changed first, by module, with a filter."""
-    import os
-    import sys
+    from ckpt_tui.commands.on_screen import check_before, run_app
 
     if args.json or args.settings or args.no_values or args.all or args.b is None:
         raise CkptError("Usage", "--screen takes two checkpoints, and none of --json, --set, --no-values, --all")
-    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise CkptError(
-            "No terminal",
-            "the screen draws on a terminal, and this is not one (or TERM is dumb)",
-            "Without --screen the same is printed.",
-        )
+    check_before([args.a, args.b])
     from ckpt_tui.tui.diff_app import DiffApp
 
-    app = DiffApp(args.a, args.b)
-    app.run()
-    return app.return_code or 0
+    return run_app(DiffApp(args.a, args.b))
 
 
 def _is_settings(path: str) -> bool:

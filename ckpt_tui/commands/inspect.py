@@ -79,24 +79,15 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
 
 def _on_screen(args: argparse.Namespace) -> int:
     """The same on a screen: tree, filter, sort, histograms."""
-    import os
-    import sys
-
+    from ckpt_tui.commands.on_screen import check_before, run_app
     from ckpt_tui.errors import CkptError
 
     if args.json or args.stats or args.filter or args.all:
         raise CkptError("Usage", "--screen goes with none of --json, --stats, --filter, --all")
-    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise CkptError(
-            "No terminal",
-            "the screen draws on a terminal, and this is not one (or TERM is dumb)",
-            "Without --screen the same is printed.",
-        )
+    check_before([args.path])
     from ckpt_tui.tui.inspect_app import InspectApp
 
-    app = InspectApp(args.path)
-    app.run()
-    return app.return_code or 0
+    return run_app(InspectApp(args.path))
 
 
 def _statistics(checkpoint: Checkpoint, chosen: list[TensorInfo], out: Output) -> dict[int, dict[str, object]]:

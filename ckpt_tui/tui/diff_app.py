@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from textual.screen import Screen
-
 from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.screens.diff import DiffScreen
+from ckpt_tui.tui.screens.work import WorkScreen
 
 
 class DiffApp(InspectApp):
@@ -20,5 +19,5 @@ class DiffApp(InspectApp):
         super().__init__(path_a, env=env)
         self.path_b = path_b
 
-    def only_screen(self) -> Screen[Any]:
+    def only_screen(self) -> WorkScreen[Any]:
         return DiffScreen(self.path, self.path_b)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
-from textual.screen import Screen
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.tui import keys, theme
 from ckpt_tui.tui.screens.inspect import InspectScreen
+from ckpt_tui.tui.screens.work import WorkScreen
 
 
 class InspectApp(App[None]):
@@ -33,11 +34,18 @@ class InspectApp(App[None]):
         self.theme = self.look.theme_name
         self.animation_level = "none"
         self.path = path
+        self._shown: WorkScreen[Any] | None = None
 
     def on_mount(self) -> None:
-        self.push_screen(self.only_screen(), self._left)
+        self._shown = self.only_screen()
+        self.push_screen(self._shown, self._left)
 
-    def only_screen(self) -> Screen[Any]:
+    @property
+    def problem(self) -> CkptError | None:
+        """Why there was nothing to show."""
+        return None if self._shown is None else self._shown.problem
+
+    def only_screen(self) -> WorkScreen[Any]:
         """What it shows; the comparison by itself is another."""
         return InspectScreen(self.path)
 

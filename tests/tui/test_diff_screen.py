@@ -17,14 +17,12 @@ from ckpt_tui.checkpoints.hparams import Effect, HparamChange
 from ckpt_tui.checkpoints.module_changes import ModuleChange
 from ckpt_tui.checkpoints.state_diff import ValueChange
 from ckpt_tui.checkpoints.tensor_changes import TensorChange
-from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
-from ckpt_tui.tui.diff_app import DiffApp
 from ckpt_tui.tui.screens.diff import DiffScreen
 from ckpt_tui.tui.screens.work import worker_is_cancelled
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
-from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen_text, settled, until
 
 Shape = tuple[int, ...]
 
@@ -284,33 +282,3 @@ async def test_a_directory_and_a_file_are_compared(tmp_path: Path) -> None:
         assert "deeper" not in text, "a key of another view"
         assert "names of b without model." in text
         assert "layers.3.w" in text
-
-
-async def test_the_screen_by_itself_for_two_checkpoints_of_no_run(tmp_path: Path) -> None:
-    for name, last in (("a", 4.0), ("b", 5.0)):
-        header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-        content = struct.pack("<Q", len(header)) + header + struct.pack("<4f", 1.0, 2.0, 3.0, last)
-        (tmp_path / f"{name}.safetensors").write_bytes(content)
-    paths = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
-    app = DiffApp(*paths, env={"TERM": "xterm-256color", "LANG": "C.UTF-8"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        assert "1 of 1 tensor" in seen_text(app)
-        await pilot.press("question_mark")
-        await settled(pilot)
-        shown = seen(app)
-        assert "On the screen: Compare two checkpoints" in shown[1], "first the keys of the screen behind"
-        assert any("Compare the other way round" in line for line in shown)
-        assert not any("Inspect a checkpoint" in line for line in shown), "cannot be reached from here"
-        await pilot.press("escape")
-        await settled(pilot)
-        await pilot.press("escape")
-    assert app.return_code == 0
-
-
-def test_the_screen_wants_a_terminal_and_two_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["diff", "a.pt", "b.pt", "--screen"]) == 2
-    assert "No terminal" in capsys.readouterr().err
-    for wrong in (["a.pt"], ["a.pt", "b.pt", "--json"], ["a.pt", "--set", "lr=1"]):
-        assert main(["diff", *wrong, "--screen"]) == 2
-        assert "two checkpoints" in "".join(capsys.readouterr())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -18,19 +16,17 @@ from textual.widgets import Input
 from ckpt_tui.checkpoints import values
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.values import TensorStatistics
-from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import theme
-from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.screens import inspect as inspect_module
-from ckpt_tui.tui.screens.help import rows as help_rows
 from ckpt_tui.tui.screens.inspect import VIEW_KEYS, InspectScreen
 from ckpt_tui.tui.screens.inspect_text import derive, rule_content
 from ckpt_tui.tui.styled import histogram_bars
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from tests.builders import frameworks
 from tests.builders.checkpoints_by_hand import checkpoint_of, hostile_checkpoint, small_gpt, tensor_info
+from tests.builders.safetensors_by_hand import write_safetensors
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
 STATISTICS = TensorStatistics(
@@ -489,13 +485,6 @@ async def test_a_terminal_without_glyphs_is_sent_none(
         assert_ascii()
 
 
-def write_safetensors(path: Path, numbers: list[float], **metadata: str) -> None:
-    """One tensor `h.0.weight` of float32, as the format's own writer lays it out."""
-    entry = {"dtype": "F32", "shape": [len(numbers)], "data_offsets": [0, 4 * len(numbers)]}
-    header = json.dumps({"__metadata__": metadata, "h.0.weight": entry}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack(f"<{len(numbers)}f", *numbers))
-
-
 async def test_a_real_file_is_opened_and_its_values_are_read(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "best.safetensors", [1.0, 2.0, float("nan"), 4.0], lr="6e-4")
     app = ScreenApp(InspectScreen(str(tmp_path / "best.safetensors")))
@@ -554,29 +543,3 @@ async def test_of_a_directory_the_model_is_shown_first(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
         assert "> ▾ model-0000" in seen_text(app), seen_text(app)
-
-
-async def test_the_screen_by_itself_for_a_checkpoint_of_no_run(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "w.safetensors", [1.0, 2.0])
-    app = InspectApp(str(tmp_path / "w.safetensors"), env={"TERM": "xterm-256color", "LANG": "C.UTF-8"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot)
-        assert "w.safetensors" in seen(app)[0]
-        assert "q quit" in seen(app)[-1]
-        await pilot.press("question_mark")
-        await settled(pilot)
-        assert "On the screen: Inspect a checkpoint" in seen_text(app)
-        assert "roll back" not in str(list(help_rows(has_overview=False)))
-        await pilot.press("escape")
-        await settled(pilot)
-        assert app.is_running
-        await pilot.press("escape")
-    assert app.return_code == 0
-
-
-def test_the_screen_wants_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_safetensors(tmp_path / "w.safetensors", [1.0])
-    assert main(["inspect", str(tmp_path / "w.safetensors"), "--screen"]) == 2
-    assert "No terminal" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "w.safetensors"), "--screen", "--json"]) == 2
-    assert json.loads(capsys.readouterr().out)["errors"][0]["title"] == "Usage"

@@ -124,6 +124,7 @@ class DiffScreen(WorkScreen[None]):
 
     def work_failed(self, group: str, error: CkptError) -> None:
         self._progress = ""
+        self.problem = error
         self.query_one("#lists").display = False
         self.query_one("#detail").display = False
         self.query_one("#problem").display = True

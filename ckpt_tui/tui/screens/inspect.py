@@ -199,6 +199,7 @@ class InspectScreen(WorkScreen[None]):
         self.set_timer(PREPARE_DELAY_S, partial(self.start_work, "prepare", opened.prepare))
 
     def _show_problem(self, error: CkptError) -> None:
+        self.problem = error
         self.query_one("#lists").display = False
         self.query_one("#detail").display = False
         self.query_one("#problem").display = True

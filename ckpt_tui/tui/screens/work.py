@@ -100,6 +100,7 @@ class WorkScreen(Screen[ScreenResult]):
 
     BINDINGS: ClassVar[list[BindingType]] = []
     AUTO_FOCUS = ""
+    problem: CkptError | None = None  # why it has nothing to show
 
     def show(self, widget_id: str, content: Content) -> None:
         """Put `content` into a static of fixed height. Nothing is laid out anew, and nothing sent if it is the same."""
