@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -39,10 +38,3 @@ def evaluate(
         stepper.network.train()
     total, num_all = world.sum([total, num])
     return {"val_loss": total / num_all}
-
-
-def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Whether `value` is the best so far; mode: min or max. What is not finite never is."""
-    if not math.isfinite(value):
-        return False
-    return best is None or (value > best if mode == "max" else value < best)

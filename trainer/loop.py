@@ -25,7 +25,8 @@ from trainer.data import Corpus, TrainData, corpus_files
 from trainer.device import choose_device
 from trainer.distributed import World
 from trainer.errors import UsageError
-from trainer.evaluation import evaluate, is_better
+from trainer.evaluation import evaluate
+from trainer.guard import Guard
 from trainer.history import read_history
 from trainer.machine import Machine
 from trainer.model import GPT, make_optimizer
@@ -34,7 +35,7 @@ from trainer.observers.observed_log import ObservedLog
 from trainer.parallel.follower import FollowedCheckpoints, SilentLog
 from trainer.parallel.launcher import launch_argv
 from trainer.parallel.network import replicate, settle, shard
-from trainer.parallel.session import run_session, tell_lost
+from trainer.parallel.session import leave_lost, run_session, tell_lost
 from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
 from trainer.schedule import Schedule
@@ -43,8 +44,6 @@ from trainer.step import Stepper, StepResult
 from trainer.terminal import Terminal
 from trainer.training_state import Mark, TrainingState
 
-# So many batches in a row without a finite loss, and the training has diverged.
-MAX_NONFINITE = 50
 SYSTEM_SECONDS = 10.0
 
 
@@ -86,10 +85,11 @@ class Training:
         shard(self.model, config, world, self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = Schedule(config)
+        self.guard = Guard(config)
         network = cast(nn.Module, torch.compile(self.model)) if config.compile else self.model
         network = replicate(network, config, world, self.device)
         self.stepper = Stepper(self.model, self.optimizer, config, self.device, network=network, world=world)
-        self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress)
+        self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress, self.guard)
         settle(network, self.stepper.loss, world, config.block_size)
         seed_rank(config.seed, world)
         if source is not None:
@@ -109,7 +109,7 @@ class Training:
         self._save_seconds = 0.0  # the newest save, until it was durable
         self._mark: Mark | None = None  # where the batch begins that is being taken
         self._num_steps = 0  # that this session took
-        self._num_nonfinite = 0
+        self._owed_kinds: set[str] = set()  # saves that wait for a finite loss
         self._last_timed_save = self._last_system = time.monotonic()
         self._paced_steps, self._paced_seconds = 0, 0.0
 
@@ -131,12 +131,10 @@ class Training:
         while not self._is_told_to_stop() and progress.step < config.max_steps:
             if not self._train_step():
                 continue
-            if self._num_nonfinite >= MAX_NONFINITE:
-                reason = f"{MAX_NONFINITE} batches in a row had no finite loss or gradient"
-                self.checkpoints.wait()
-                self.terminal.say(f"diverged at step {progress.step}: {reason}")
-                self._log_end("diverged", reason)
-                return 1
+            if self.guard.is_too_much:
+                if not self._go_back():
+                    return 1
+                continue
             self._after_step()
             self.checkpoints.poll()
         if self._stop is not None:
@@ -144,6 +142,14 @@ class Training:
         self.checkpoints.wait()
         if self.world.broadcast(self.checkpoints.last_step) != progress.step:
             self.checkpoints.save_now(self.state.gather(), (), "regular")
+        durable = self.world.broadcast(self.checkpoints.last_step)
+        if durable != progress.step:
+            # Who waits for this run must not take it for one whose result is there.
+            kept = f"the newest checkpoint is of step {durable}" if durable >= 0 else "there is no checkpoint"
+            reason = f"the state of step {progress.step}, the last one, could not be saved: {kept}"
+            self.terminal.say(reason)
+            self._log_end("failed", reason)
+            return 1
         self.terminal.say(f"finished at step {progress.step}")
         self._log_end("finished", f"{config.max_steps} steps")
         return 0
@@ -174,7 +180,9 @@ class Training:
         progress = self.progress
         self._mark = self.state.mark()
         inputs, targets = self.data.next_batch()
-        result = self.stepper.take(inputs, targets, self.schedule.lr(progress.step), self._is_stopped_alone)
+        result = self.stepper.take(
+            inputs, targets, self.schedule.lr(progress.step), self._is_stopped_alone, self.guard.accepts
+        )
         if result is None:
             self.state.rewind(self._mark)
             self._mark = None
@@ -188,15 +196,44 @@ class Training:
         self._paced_steps += 1
         self._paced_seconds += result.seconds
         progress.train_loss = result.loss
-        if not result.is_trouble:
-            self._num_nonfinite = 0
-            progress.count_loss(result.loss)
-        else:
-            self._num_nonfinite += 1
+        if result.is_spike:
+            z = self.guard.robust_z(result.loss)
+            self.log.emit(Nonfinite(step=progress.step, what="spike", action=f"skipped (robust z {z:.1f})"))
+        if result.is_trouble:
             what = "grad_norm" if math.isfinite(result.loss) else "loss"
             self.log.emit(Nonfinite(step=progress.step, what=what, action="skipped"))
+        else:
+            progress.count_loss(result.loss)
+        self.guard.took(progress.step, result.loss, is_trouble=result.is_trouble, is_spike=result.is_spike)
         if progress.step % self.config.log_freq == 0:
             self._log_step(result)
+        return True
+
+    def _go_back(self) -> bool:
+        """To a checkpoint from before the trouble, with other data; False when training has diverged."""
+        guard, step = self.guard, self.progress.step
+        reason = f"{guard.num_nonfinite} batches in a row had no finite loss or gradient"
+        self.checkpoints.wait()
+        source = None
+        if guard.may_go_back:
+            at_most = guard.target(self.world.broadcast(self.checkpoints.last_step))
+            source = shared_source(self.world, lambda: self.checkpoints.go_back(at_most))
+            if source is None:
+                reason += f", and there is no checkpoint of step {at_most} or before"
+        elif guard.num_rollbacks:
+            reason += f", after going back {text.plural(guard.num_rollbacks, 'time')}"
+        if source is None:
+            self.terminal.say(f"diverged at step {step}: {reason}")
+            self._log_end("diverged", reason)
+            return False
+        self.state.go_back(source.state)
+        self._owed_kinds.clear()
+        action = (
+            f"rolled back to {source.name} (step {source.step}), {guard.num_rollbacks} of {self.config.max_rollbacks}"
+        )
+        lineage = as_plain(self.checkpoints.lineage)
+        self.log.emit(Nonfinite(step=step, what="loss", action=action, extra={"lineage": lineage}))
+        self.terminal.say(f"step {step}: {reason}: {action}, the data in between are skipped", "warning")
         return True
 
     def _after_step(self) -> None:
@@ -220,6 +257,12 @@ class Training:
         if is_due or self._is_time_to_save:
             kinds.add("rolling")
             self._last_timed_save, self._is_time_to_save = now, False
+        if self.guard.is_in_doubt:
+            # Not what to come back to; with the next finite loss it is.
+            self._owed_kinds |= kinds
+            kinds = set()
+        elif self._owed_kinds:
+            kinds, self._owed_kinds = kinds | self._owed_kinds, set()
         if kinds:
             self.checkpoints.save(self.state.gather(), kinds)
         if now - self._last_system >= SYSTEM_SECONDS:
@@ -237,7 +280,7 @@ class Training:
             value = progress.recent_loss_sum / progress.recent_num_steps if progress.recent_num_steps else math.nan
         progress.recent_loss_sum, progress.recent_num_steps = 0.0, 0
         previous = progress.best
-        if not is_better(value, previous, config.monitor_mode):
+        if not self.checkpoints.policy.is_better(value, previous):
             return False
         progress.best = value
         self.log.emit(
@@ -314,7 +357,8 @@ class Training:
         step = self.progress.step
         if (lost := self.world.lost(error)) is not None:
             tell_lost(lost, self.directory, self.world, session=self._session)
-            return 1
+            self.terminal.close()
+            leave_lost(self.checkpoints)
         if not self.world.is_main:
             print(f"trainer: rank {self.world.rank} failed at step {step}", file=sys.stderr, flush=True)
             traceback.print_exception(error)
@@ -365,6 +409,12 @@ class Training:
                 self.terminal.say(f"changed --{key}: {args[key]} -> {mine[key]}")
         if state["dataloader_state"].get("corpus") != corpus.identity:
             self.terminal.say("the training data are not those of the checkpoint: the resume is not exact")
+        num_ranks = len(state["rng_state"].get("ranks") or (state["rng_state"],))
+        if num_ranks != self.world.size:
+            self.terminal.say(
+                f"saved by {text.plural(num_ranks, 'process', 'processes')}, resumed by {self.world.size}: the resume is"
+                " not exact to the bit (random numbers, and the order in which gradients are added)"
+            )
         try:
             self.state.load(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
