@@ -38,6 +38,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         "checkpoints": {kind: rows for kind, rows in by_kind.items() if rows},
         "total_bytes": catalog.total_bytes,
         "resume_would_take": catalog.resume_would_take,
+        "num_quarantined": catalog.num_quarantined,
         "missing": {name: list(backups) for name, backups in (catalog.missing or {}).items()},
     }
     found_damage = args.check is not None and any(entry.is_bad for entry in catalog.entries)
@@ -66,6 +67,7 @@ def _entry_data(entry: CatalogEntry) -> dict[str, object]:
         "resume_takes": entry.resume_takes,
         "removed_next": entry.removed_next,
         "same_as": list(entry.same_as),
+        "is_abandoned": entry.is_abandoned,
     }
 
 
@@ -90,6 +92,12 @@ def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
     for entry in catalog.entries:
         if entry.removed_next:
             yield f"The next {entry.kind} checkpoint removes {text.safe_text(entry.name)}."
+    left = [text.safe_text(entry.name) for entry in catalog.entries if entry.is_abandoned]
+    if left:
+        some = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        yield f"Left behind by a resume from an earlier step, and not taken by an automatic one: {some}."
+    if catalog.num_quarantined:
+        yield style.paint(f"{text.count(catalog.num_quarantined)} in quarantine/: found bad by a resume, kept.", "warn")
     count = text.plural(len(catalog.entries), "checkpoint")
     takes = f"; a resume takes {text.safe_text(catalog.resume_would_take)}" if catalog.resume_would_take else ""
     yield style.paint(f"{count}, {text.size(catalog.total_bytes)}{takes}.", "dim")
@@ -109,6 +117,7 @@ def _row(entry: CatalogEntry, now: float, style: Style, is_wide: bool) -> list[C
             ("best", entry.is_best),
             (f"backup of {text.safe_text(entry.backup_of)}", entry.backup_of is not None),
             ("removed next", entry.removed_next),
+            ("left behind", entry.is_abandoned),
         )
         if holds
     ]

@@ -70,6 +70,14 @@ def continued(stored: Lineage | None, found: Iterable[Lineage]) -> Lineage | Non
     return max(further, key=lambda lineage: (len(lineage), lineage[-1].session), default=stored)
 
 
+def lineage_now(stored: Lineage | None, log_path: str, untold: Iterable[Lineage]) -> Lineage | None:
+    """The lineage of a run as it is now: as its registry says (`stored`), or its log where that is gone, continued.
+
+    untold: the lineages of checkpoints that the registry does not know.
+    """
+    return continued(stored if stored is not None else lineage_in_log(log_path), untold)
+
+
 def as_plain(lineage: Lineage) -> list[dict[str, Any]]:
     """For JSON and for checkpoints."""
     return [asdict(segment) for segment in lineage]

@@ -182,7 +182,11 @@ def _branched(directory: str, entries: list[CatalogEntry], untold: list[Lineage]
     if stored is None and not made:
         return entries  # not of our trainer: nothing is known of branches
     lineage = run_lineage(directory, stored, untold, made)
-    return [replace(e, is_abandoned=not is_on(lineage, e.session_id, e.step)) for e in entries]
+    return [
+        # Of a damaged one nobody may know who made it: it is tried, and found damaged.
+        e if e.is_bad and not e.session_id else replace(e, is_abandoned=not is_on(lineage, e.session_id, e.step))
+        for e in entries
+    ]
 
 
 def _num_quarantined(directory: str) -> int:

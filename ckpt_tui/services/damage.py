@@ -55,7 +55,7 @@ def damage_in(entries: Iterable[CatalogEntry]) -> tuple[Damage, ...]:
 
 def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
     """Names of what is known to be of no use to a resume."""
-    return frozenset(entry.name for entry in entries if not entry.can_resume)
+    return frozenset(entry.name for entry in entries if not entry.is_candidate)
 
 
 def judge_candidates(
@@ -87,7 +87,7 @@ def _check_until_valid(catalog: Catalog, checked: dict[str, CatalogEntry], is_la
         return checked[entry.name]
 
     for candidate in resume_order(catalog.entries):
-        if candidate.can_resume and look(candidate).can_resume:
+        if candidate.is_candidate and look(candidate).can_resume:
             break
     for entry in list(checked.values()):
         if entry.is_bad:

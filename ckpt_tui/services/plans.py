@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import names
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
@@ -86,16 +87,18 @@ def assemble(
     why: str,
     target: CatalogEntry | None = None,
     undone: Deed | None = None,
+    lineage: Lineage | None = None,
 ) -> Plan:
     """The plan of some moves, with all that follows from them: registry, log, cost, space, what a resume then takes.
 
-    target: what a rollback goes back to. undone: the deed that an undo takes back.
+    target: what a rollback goes back to. undone: the deed that an undo takes back. lineage: the branch that the run
+    goes over to, None when it stays on its own.
     """
     # A name that is set aside and gets a copy in the same deed is one move, not two.
     copied = {move.target for move in moves if move.how != "remove"}
     moves = [move for move in moves if move.how != "remove" or move.target not in copied]
     state = run_state(directory) if moves else None
-    before, after = _resume_before_and_after(directory, catalog, moves)
+    before, after = _resume_before_and_after(directory, catalog, moves, lineage)
     steps_given_up, seconds_given_up = 0, 0.0
     if moves and target is not None and target.step is not None:
         reached = max([e.step for e in catalog.entries if e.step is not None] + ([state.step] if state else []))
@@ -108,7 +111,7 @@ def assemble(
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
     log = _log_entries(directory, catalog, moves, why, target)
     steps = tuple(_describe(directory, move, catalog) for move in moves)
-    registry = _registry_move(directory, moves, undone)
+    registry = _registry_move(directory, moves, undone, lineage)
     needed = sum(step.size_bytes for step in steps if step.action == "copy")
     if needed:
         sentences.append(space_words(needed))
@@ -135,7 +138,7 @@ def _describe(directory: str, move: Move, catalog: Catalog) -> PlannedMove:
 
 
 def _resume_before_and_after(
-    directory: str, catalog: Catalog, moves: Sequence[Move]
+    directory: str, catalog: Catalog, moves: Sequence[Move], lineage: Lineage | None
 ) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
     """What `--resume auto` takes now, and once the moves are made (name and step)."""
     entries = {entry.name: entry for entry in catalog.entries}
@@ -150,12 +153,17 @@ def _resume_before_and_after(
             put_back = _entry_of_set_aside(directory, move)
             if put_back is not None:
                 entries[move.target] = put_back
+    if lineage is not None:
+        entries = {
+            name: replace(entry, is_abandoned=not is_on(lineage, entry.session_id, entry.step))
+            for name, entry in entries.items()
+        }
     return before, _takes(entries.values())
 
 
 def _takes(entries: Iterable[CatalogEntry]) -> tuple[str, int] | None:
     for entry in resume_order(entries):
-        if entry.can_resume and entry.step is not None:
+        if entry.is_candidate and entry.step is not None:
             return entry.name, entry.step
     return None
 
@@ -171,7 +179,7 @@ def _entry_of_set_aside(directory: str, move: Move) -> CatalogEntry | None:
     return read_catalog(os.path.join(directory, folder)).entry(move.target)
 
 
-def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None) -> Move | None:
+def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None, lineage: Lineage | None) -> Move | None:
     """The registry changes hands with the files, so that undo gives back the very same bytes."""
     path = os.path.join(directory, REGISTRY_NAME)
     now = content_of(path)
@@ -187,6 +195,7 @@ def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None) -
         directory,
         removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
         copied={move.target: move.source for move in moves if move.how == "copy"},
+        lineage=lineage,
     )
     return Move(REGISTRY_NAME, "write", before=now, data=data) if data is not None else None
 

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Callable, Sequence
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.events.lineage import is_on
 from ckpt_tui.services import journal, names
+from ckpt_tui.services.branches import lineage_of_path
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
@@ -114,7 +116,14 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
             + (f": {safe_text(target.note, 300)}" if target.note else ""),
             "Choose another one (`ckpt-tui list DIR`), or mend damaged files first (`ckpt-tui restore DIR`).",
         )
-    newer = [e for e in resume_order(catalog.entries) if e.step is not None and e.step > target.step]
+    # On a branch that was left: the run goes over to it, and what is on the present one is left behind instead.
+    lineage = lineage_of_path(target.path) if target.is_abandoned else None
+    newer = [
+        e
+        for e in resume_order(catalog.entries)
+        if e.step is not None and e.step > target.step
+        and (is_on(lineage, e.session_id, e.step) if lineage is not None else not e.is_abandoned)
+    ]  # fmt: skip
     newer_names = {entry.name for entry in newer}
     latest = catalog.entry(names.LATEST_NAME)
     # latest.pt is replaced by a copy, in one rename; everything else that is newer only leaves.
@@ -136,7 +145,9 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
         warnings.append(f"Of unknown step, left where they are: {', '.join(map(safe_name, unknown[:6]))}.")
     if not moves:
         sentences.append(f"Nothing to do: a resume starts from step {target.step:,} already.")
-    return assemble("rollback", directory, catalog, moves, sentences, warnings, why="rolled back", target=target)
+    return assemble(
+        "rollback", directory, catalog, moves, sentences, warnings, why="rolled back", target=target, lineage=lineage
+    )
 
 
 def plan_undo(directory: str) -> Plan:

@@ -137,7 +137,7 @@ def _choose(
     passed_over: list[tuple[CatalogEntry, str]] = []
     # Damaged ones of which nobody knows the step come first: they may be the newest, and are told either way.
     for entry in sorted(resume_order(catalog.entries), key=lambda e: not (e.is_bad and e.step is None)):
-        if entry.name.endswith(".safetensors") or (entry.step is None and not entry.is_bad):
+        if entry.name.endswith(".safetensors") or (entry.step is None and not entry.is_bad) or entry.is_abandoned:
             continue
         validation = validity.check(entry.path, on_bytes=on_bytes)
         if validation.verdict == "valid" and entry.step is not None:
@@ -267,13 +267,18 @@ def _total_steps(state: RunState | None, recorded: Mapping[str, object], wanted:
 
 
 def _branch_warning(catalog: Catalog, entry: CatalogEntry) -> list[str]:
-    """A later automatic resume takes the highest step, also one of the branch that is left behind here."""
+    """What becomes of newer checkpoints: our trainer leaves them behind, others take the highest step again."""
     if entry.step is None:
         return []
-    newer = [e for e in resume_order(catalog.entries) if e.step is not None and e.step > entry.step and e.can_resume]
+    newer = [e for e in resume_order(catalog.entries) if e.step is not None and e.step > entry.step and e.is_candidate]
     newer = [e for e in newer if (known := validity.recall(e.path)) is None or known.verdict == "valid"]
     if not newer:
         return []
+    if entry.session_id:
+        return [
+            f"Newer checkpoints stay here ({len(newer)}), left behind: from now on `auto` takes none of them. To go on "
+            f"from one later, name it: --resume {safe_name(newer[0].name)}."
+        ]
     return [
         f"Newer checkpoints stay here ({len(newer)}): until step {newer[0].step:,} is passed, `auto` takes "
         f"{safe_name(newer[0].name)}. `ckpt-tui rollback` sets them aside first."

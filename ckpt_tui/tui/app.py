@@ -136,7 +136,7 @@ class CkptTuiApp(App[None]):
     def on_catalog_changed(self, message: CatalogChanged) -> None:
         self.catalog = message.catalog
         # The same rule as `status` (services/damage.py), so that shell and screen never differ on what is at risk.
-        self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.can_resume)
+        self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.is_candidate)
         self._overview().show_catalog(message.catalog)
 
     def on_session_failed(self, message: SessionFailed) -> None:

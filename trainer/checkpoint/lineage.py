@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 
-from ckpt_tui.events.lineage import Lineage, Segment, continued, lineage_in_log
+from ckpt_tui.events.lineage import Lineage, Segment, lineage_now
 from ckpt_tui.events.schema import LOG_NAME
 from trainer.checkpoint.registry import Registry, lineage_of_file
 
@@ -23,9 +23,8 @@ def lineage_of(directory: str, registry: Registry) -> Lineage | None:
     As the registry has it, or a session that went on from there and died before it could tell the registry; without
     one, as the log does; without that, that of the newest session's checkpoints.
     """
-    known = registry.lineage or continued(registry.stored_lineage, registry.untold)
-    if known is None:
-        known = lineage_in_log(os.path.join(directory, LOG_NAME))
+    log_path = os.path.join(directory, LOG_NAME)
+    known = registry.lineage or lineage_now(registry.stored_lineage, log_path, registry.untold)
     if known is not None:
         return known
     made = [entry for entry in registry.entries.values() if entry["session_id"] and entry["step"] is not None]

@@ -1,0 +1,119 @@
+"""Viewer and trainer name the same checkpoint for an automatic resume: on whole, damaged and branched directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events.lineage import is_on
+from ckpt_tui.services import restore
+from ckpt_tui.services.catalog import read_catalog
+from tests.builders.resume_histories import History
+from tests.trainer.faults.states import state_at
+from trainer.checkpoint.checkpointer import Checkpointer
+from trainer.checkpoint.lineage import lineage_of
+from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.resume import find
+from trainer.checkpoint.state import NEEDED
+from trainer.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def agree(run: Path) -> str | None:
+    """Hold the two against each other; gives what both take."""
+    catalog = read_catalog(str(run), check="full")
+    registry = Registry(str(run))
+    registry.sync()
+    lineage = lineage_of(str(run), registry)
+    try:
+        source = find(str(run), "auto", registry)
+    except UsageError:
+        source = None
+    taken = source.name if source is not None else None
+    assert catalog.resume_would_take == taken, sorted(os.listdir(run))
+    assert [entry.name for entry in catalog.entries if entry.resume_takes] == ([taken] if taken else [])
+    # Of a damaged one, one of the two may read more than the other.
+    whole = {entry.name: entry for entry in catalog.entries if not entry.is_bad}
+    assert {name for name, entry in whole.items() if entry.is_abandoned} == {
+        name
+        for name in whole
+        if not is_on(lineage, registry.entries[name]["session_id"], registry.entries[name]["step"])
+    }
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_both_take_the_same(seed: int, tmp_path: Path) -> None:
+    history = History(tmp_path / "run", seed)
+    history.session(None, history.random.randint(1, 4))
+    for _ in range(10):
+        history.something()
+        agree(history.run)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> History:
+    """Steps of one session; then 2 more on a branch from its second save."""
+    history = History(tmp_path / "run", 1)
+    history.session(None, 4)
+    second = sorted(history.contents(), key=lambda row: row[1])[1][0].name
+    history.session(second, 2)
+    return history
+
+
+def test_quarantined_files_are_no_checkpoints_of_the_run_and_are_told(run: History) -> None:
+    taken = agree(run.run)
+    assert taken is not None
+    with open(run.run / taken, "r+b") as file:
+        file.truncate(100)
+    run.model.bad.add((run.run / taken).read_bytes())
+    agree(run.run)
+    run.session("auto", 0)
+    agree(run.run)
+    catalog = read_catalog(str(run.run))
+    assert catalog.num_quarantined == len(list(run.run.glob("quarantine/*.pt"))) > 0
+    assert not [entry.name for entry in catalog.entries if "quarantine" in entry.name]
+
+
+def test_a_rollback_to_a_branch_that_was_left_is_what_the_trainer_takes_and_undo_takes_it_back(run: History) -> None:
+    directory = str(run.run)
+    before = agree(run.run)
+    left = [entry for entry in read_catalog(directory).entries if entry.is_abandoned and entry.kind != "latest"]
+    target = max(left, key=lambda entry: entry.step or 0)
+    plan = restore.plan_rollback(directory, target.name)
+    assert plan.resume_step == target.step
+    restore.carry_out(plan, force=True)  # this very process wrote the log
+    taken = agree(run.run)
+    assert taken is not None
+    registry = Registry(directory)
+    registry.sync()
+    assert registry.entries[taken]["step"] == target.step
+    restore.carry_out(restore.plan_undo(directory), force=True)
+    assert agree(run.run) == before
+
+
+def test_a_rollback_on_the_live_branch_is_followed_by_the_next_session(run: History) -> None:
+    directory = str(run.run)
+    live = [entry for entry in read_catalog(directory).entries if not entry.is_abandoned and entry.step is not None]
+    target = min(live, key=lambda entry: entry.step or 0)
+    restore.carry_out(restore.plan_rollback(directory, target.name), force=True)
+    registry = Registry(directory)
+    registry.sync()
+    taken = agree(run.run)
+    assert taken is not None
+    assert registry.entries[taken]["step"] == target.step
+    # What was set aside comes back after training went on: it is of another branch by then.
+    step = target.step or 0
+    checkpoints = Checkpointer(directory, Policy(is_async=False), needed=NEEDED, say=lambda line: None)
+    assert checkpoints.find("auto") is not None
+    checkpoints.save(state_at(step + 1, width=200), {"rolling"})
+    checkpoints.close()
+    restore.carry_out(restore.plan_undo(directory), force=True)
+    agree(run.run)
