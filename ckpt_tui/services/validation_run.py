@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 4
 _SIZES_AT_ONCE = (2_000_000, 32_000_000)  # bytes of an average file
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+# Anything can be a `.bin`, the words of a tokenizer and the tokens of a data set too. With one of these in its name it
+# is a checkpoint even when nothing in it says so any more.
+_BIN_WORDS = ("model", "optimizer", "scheduler", "adapter", "checkpoint", "ckpt", "weights", "state", "training_args")
 _NOT_CHECKPOINTS = (".json", ".jsonl", ".yaml", ".yml", ".txt", ".csv", ".log", ".md", ".py", ".lock")
 
 
@@ -78,9 +81,15 @@ def _is_checkpoint(entry: os.DirEntry[str], *, inside_one: bool) -> bool:
         facts = read_name(name)
         if not entry.is_file() or (inside_one and (facts is None or not facts.is_own)):
             return False
-        return name.lower().endswith(_SUFFIXES) or sniff(entry.path) is not None
+        return _is_called_checkpoint(name) or sniff(entry.path) is not None
     except (OSError, CkptError):
-        return not inside_one and name.lower().endswith(_SUFFIXES)
+        return not inside_one and _is_called_checkpoint(name)
+
+
+def _is_called_checkpoint(name: str) -> bool:
+    """Whether its name alone says that a file is one, so that a broken one is told of."""
+    lower = name.lower()
+    return lower.endswith(_SUFFIXES) or (lower.endswith(".bin") and any(word in lower for word in _BIN_WORDS))
 
 
 def bytes_of(path: str) -> int:

@@ -63,13 +63,15 @@ def run(tmp_path: Path) -> Path:
     (directory / "logs").mkdir()
     (directory / "registry.json").write_text("{}")
     (directory / "latest.pt.tmp").write_bytes(b"half")
-    (directory / "vocabulary.bin").write_bytes(b"words")
+    for data in ("vocabulary.bin", "train.bin"):
+        (directory / data).write_bytes(b"words")
+    (directory / "pytorch_model.bin").write_bytes(bytes(100))  # all that a crash left of it
     return directory
 
 
 def test_files_and_directories_are_found(run: Path) -> None:
     found = find_checkpoints(str(run))
-    assert names(found) == ["checkpoint-7", "latest.pt", "rolling_step_000001.pt", "vocabulary.bin"]
+    assert names(found) == ["checkpoint-7", "latest.pt", "pytorch_model.bin", "rolling_step_000001.pt"]
     assert find_checkpoints(str(run / "latest.pt")) == [str(run / "latest.pt")]
     assert find_checkpoints(str(run / "checkpoint-7")) == [str(run / "checkpoint-7")]
 
@@ -78,7 +80,7 @@ def test_a_model_with_checkpoints_beside_it_is_one_of_them(run: Path) -> None:
     frameworks.shards(run)
     for file in run.glob("*.pt"):
         file.unlink()
-    (run / "vocabulary.bin").unlink()
+    (run / "pytorch_model.bin").unlink()
     assert find_checkpoints(str(run)) == [str(run), str(run / "checkpoint-7")]
 
 
@@ -98,7 +100,7 @@ def test_every_path_gets_its_own_verdict(run: Path, num_at_once: int | None) -> 
     verdicts = {Path(paths[one.index]).name: one.validation.verdict for one in judged}
     assert verdicts == {
         "checkpoint-7": "valid", "latest.pt": "damaged", "rolling_step_000001.pt": "valid",
-        "vocabulary.bin": "not-a-checkpoint", "gone.pt": "unreadable",
+        "pytorch_model.bin": "damaged", "gone.pt": "unreadable",
     }  # fmt: skip
     assert all(one.validation.path == paths[one.index] for one in judged)
     assert sum(told) == sum(one.validation.bytes_checked for one in judged)
