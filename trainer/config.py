@@ -65,6 +65,13 @@ class Config:
     lora_alpha: float = _setting(16.0, "the additions are scaled by alpha / rank", group="optimization", least=0.0)
     compile: bool = _setting(False, "torch.compile the model", group="optimization")
 
+    max_nonfinite: int = _setting(10, "batches in a row without a finite loss or gradient, which are skipped, before"
+                                  " training goes back to a checkpoint", group="optimization", least=1)  # fmt: skip
+    max_rollbacks: int = _setting(3, "times that training goes back, with other data, before it has diverged",
+                                  group="optimization", least=0)  # fmt: skip
+    spike_guard: float = _setting(0.0, "skip batches whose loss is so many (robust) standard deviations above"
+                                  " the newest ones; 0: none", group="optimization", least=0.0)  # fmt: skip
+
     eval_freq: int = _setting(250, "steps between evaluations", group="evaluation", least=1)
     eval_batches: int = _setting(16, "batches of one evaluation", group="evaluation", least=1)
     monitor: str = _setting("val_loss", "what the best model is best at", group="evaluation",

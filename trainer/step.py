@@ -21,7 +21,9 @@ from trainer.precision import Precision
 
 @dataclass(frozen=True)
 class StepResult:
-    """is_updated: the weights were. is_trouble: they were not, and it is not the loss scaler's looking for its scale.
+    """is_updated: the weights were. is_spike: they were not, because of a finite loss that was not accepted.
+
+    is_trouble: they were not, and it is not the loss scaler's looking for its scale.
 
     seconds: what the step took, without what was done before and after it.
     """
@@ -30,6 +32,7 @@ class StepResult:
     grad_norm: float
     lr: float
     is_updated: bool
+    is_spike: bool
     is_trouble: bool
     seconds: float
 
@@ -69,12 +72,17 @@ class Stepper:
             return next_byte_loss(self.network(inputs), targets)
 
     def take(
-        self, inputs: Tensor, targets: Tensor, lr: float, should_stop: Callable[[], bool] = lambda: False
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        lr: float,
+        should_stop: Callable[[], bool] = lambda: False,
+        accepts: Callable[[float], bool] = lambda _: True,
     ) -> StepResult | None:
         """One step on one batch. The gradients are gone when it returns or raises.
 
-        should_stop: asked between two passes; then None is given back, and the weights are as they were. It must be
-        the same on all ranks.
+        should_stop: asked between two passes; then None is given back, and the weights are as they were. accepts:
+        whether a finite loss may change the weights. Both must be the same on all ranks.
         """
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
@@ -88,7 +96,8 @@ class Stepper:
             norm = as_number(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip))
             is_finite = math.isfinite(loss) and math.isfinite(norm)
             is_trouble = not is_finite and not precision.is_scaled_too_high(loss, norm)
-            if is_finite:
+            is_spike = is_finite and not accepts(loss)
+            if is_finite and not is_spike:
                 self.is_updating = True
                 precision.update(self.optimizer)
                 if self.ema is not None:
@@ -97,7 +106,9 @@ class Stepper:
             self.is_updating = False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, norm, lr, is_finite, is_trouble, time.perf_counter() - started)
+        return StepResult(
+            loss, norm, lr, is_finite and not is_spike, is_spike, is_trouble, time.perf_counter() - started
+        )
 
     def _accumulate(self, inputs: Tensor, targets: Tensor, should_stop: Callable[[], bool]) -> float | None:
         """Gradients of the whole batch, pass by pass; gives its mean loss, None when asked to stop before the last."""

@@ -151,7 +151,8 @@ class Terminal:
                     self._routine("save", f"saved {words_of(event)[0]}", "good")
                 case Nonfinite():
                     self.standing.num_skipped += 1
-                    self._routine("skip", f"step {event.step:,}: {event.what} is not finite, {event.action}", "warning")
+                    what = event.what if event.what == "spike" else f"{event.what} is not finite"
+                    self._routine("skip", f"step {event.step:,}: {what}, {event.action}", "warning")
                 case SignalReceived():
                     self.say(words_of(event)[0], "warning")
                 case LostWork() | SaveAdvice():

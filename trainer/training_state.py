@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.data import TrainData
+from trainer.guard import Guard
 from trainer.model import apply_settings
 from trainer.parallel.sharded import spread, whole
 from trainer.parallel.sharing import restore_rng_states, rng_states
@@ -38,6 +39,7 @@ class TrainingState:
     schedule: Schedule
     data: TrainData
     progress: Progress
+    guard: Guard
 
     def gather(self) -> dict[str, Any]:
         """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones.
@@ -52,7 +54,9 @@ class TrainingState:
             "ema": stepper.ema.state_dict() if stepper.ema is not None else None,
             "train_loss": progress.train_loss, "val_loss": progress.val_loss, "val_metrics": dict(progress.val_metrics),
             "loss_history": [list(point) for point in progress.history], "rng_state": rng_states(stepper.world),
-            "dataloader_state": {**self.data.state_dict(), "sums": progress.sums()},
+            "dataloader_state": {
+                **self.data.state_dict(), "sums": progress.sums(), "guard": self.guard.state_dict(),
+            },
             "args": self.config.as_args(), "best_metric": progress.best,
         }  # fmt: skip
         if stepper.world.is_alone or self.config.checkpoint_format == "dcp":
@@ -77,7 +81,24 @@ class TrainingState:
         self.schedule.load_state_dict(state["scheduler"])
         self.data.load_state_dict(state["dataloader_state"])
         self.progress.load(state)
+        self.guard.load_state_dict(state["dataloader_state"].get("guard"), self.progress.step)
         restore_rng_states(state["rng_state"], stepper.world, self.config.seed, self.progress.step)
+
+    def go_back(self, state: Mapping[str, Any]) -> None:
+        """To an earlier checkpoint of this training, with the data that come next now: those in between are skipped.
+
+        With the same data it would come to the same, bit by bit.
+        """
+        if self.data.is_at_epoch_end:
+            self.data.begin_epoch(self.data.epoch + 1)
+        epoch, position, num_rollbacks = self.data.epoch, self.data.position, self.guard.num_rollbacks
+        self.load(state)
+        if epoch != self.data.epoch:
+            self.progress.epoch_loss_sum, self.progress.epoch_num_steps = 0.0, 0
+        self.data.begin_epoch(epoch)
+        self.data.position = position
+        self.progress.is_step_unfinished = False
+        self.guard.went_back(self.progress.step, num_rollbacks + 1)
 
     def mark(self) -> Mark:
         """To be taken before a batch is."""
