@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Config
+from trainer.eager_optimizer import eager
 from trainer.lora import add_lora
 
 VOCABULARY_SIZE = 256
@@ -99,11 +100,12 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         {"params": [weight for weight in trained if weight.dim() >= 2]},
         {"params": [weight for weight in trained if weight.dim() < 2]},
     ]
+    uncompiled = eager if not config.compile else lambda optimizer_class: optimizer_class
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        optimizer = uncompiled(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, fused=True)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        optimizer = uncompiled(torch.optim.AdamW)(groups, lr=config.lr, fused=True)
     apply_settings(optimizer, config)
     return optimizer
 

@@ -12,11 +12,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import comparing, inspecting, reading, salvaging, training, validating, watching
+from tests.bench import comparing, inspecting, reading, salvaging, starting, training, validating, watching
 from tests.bench.measure import Row
 from tests.bench.reference_files import ReferenceFiles
 
-PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "watching", "training")
+PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "watching", "training", "starting")
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
         "salvaging": lambda: salvaging.rows(files, options.repeats),
         "watching": lambda: watching.rows(files, options.repeats),
         "training": lambda: training.rows(options.repeats, options.files),
+        "starting": lambda: starting.rows(options.repeats, options.files),
     }
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median of {options.repeats}"
