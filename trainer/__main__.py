@@ -21,6 +21,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         if argv[:1] == ["hash"]:
             return print_hash(argv[1:])
+        if argv[:1] == ["retention"]:
+            from trainer.retention_report import main as report_retention
+
+            return report_retention(argv[1:])
         request = parse(argv)
         if request.list_checkpoints:
             from trainer.listing import print_checkpoints
@@ -52,7 +56,7 @@ def print_hash(argv: Sequence[str]) -> int:
     from trainer.checkpoint.resume import find
     from trainer.checkpoint.state import fingerprint
 
-    source = find(directory, "auto", _registry(directory))
+    source = find(directory, "auto", _registry(directory), needed=("step",))  # of any loop, not only of this one
     if source is None:
         raise UsageError(f"{directory} holds no checkpoint")
     print(fingerprint(source.state))

@@ -17,6 +17,8 @@ examples:
   python -m trainer --out runs/gpt --list_checkpoints
   python -m trainer hash runs/gpt
       fingerprint of the newest valid checkpoint, free of times and paths
+  python -m trainer retention runs/gpt
+      what the next save removes, and why the rest stays
   torchrun --nproc_per_node 2 -m trainer --out runs/gpt --resume auto
 
 SIGINT and SIGTERM save and stop, a second one ends at once; SIGUSR1 saves.

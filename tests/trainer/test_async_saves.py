@@ -263,9 +263,8 @@ def test_memory_seen_as_two_types_is_refused_as_torch_refuses_it(tmp_path: Path)
     numbers = torch.arange(8.0)
     with Checkpointer(tmp_path, say=said.append) as checkpoints:
         checkpoints.save({"step": 1, "model": {"a": numbers, "b": numbers.view(torch.int32)}}, ())
-        assert checkpoints.save_now({"step": 2, "model": {"a": lambda: 0}}, ()) is None
+    assert said[0].startswith("save of latest.pt failed (snapshot)")
     assert "different types" in said[0]
-    assert said[1].startswith("save of latest.pt failed (snapshot)")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

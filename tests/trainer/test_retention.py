@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 
+import pytest
+import torch
+
+from trainer.__main__ import main
+from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.names import Name, read_name
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.retention import judged, removable
@@ -75,3 +82,34 @@ def test_on_a_full_disk_fewer_stay_where_that_was_asked_for() -> None:
     asked = Policy(keep_rolling=5, keep_rolling_when_full=3)
     assert removable(names, asked, step=5) == []
     assert [rule for _, rule in removable(names, asked, step=5, is_full=True)] == ["--keep_checkpoints_when_full 3"] * 2
+
+
+def test_the_report_says_what_the_next_save_removes_and_why_the_rest_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Checkpointer(tmp_path, Policy(keep_rolling=3, keep_every=20)) as checkpoints:
+        for step in (10, 20, 30, 40):
+            checkpoints.save({"step": step, "model": {"w": torch.ones(500_000)}}, {"rolling"})
+    (tmp_path / "rolling_step_000030.pt.keep").touch()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main(["retention", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in told] == [
+        "stays rolling_step_000020.pt --keep_every 20",
+        "stays rolling_step_000030.pt --keep_checkpoints 3",
+        "stays rolling_step_000040.pt --keep_checkpoints 3",
+        "stays latest.pt replaced, never removed",
+        "stays latest_backup.pt replaced, never removed",
+        "stays rolling_last_backup.pt replaced, never removed",
+        "the next save removes 0 checkpoints, which frees 0 B",
+    ]
+    assert main(["retention", str(tmp_path), "--keep_checkpoints", "1", "--keep_every", "0", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    rules = {row["path"]: (row["goes"], row["rule"]) for row in data["checkpoints"]}
+    assert rules["rolling_step_000020.pt"] == (True, "--keep_checkpoints 1")
+    assert rules["rolling_step_000030.pt"] == (False, "pinned by rolling_step_000030.pt.keep")
+    assert rules["rolling_step_000040.pt"] == (True, "--keep_checkpoints 1")  # by name; latest.pt has its bytes
+    assert data["freed_bytes"] == (tmp_path / "rolling_step_000020.pt").stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert main(["retention", str(tmp_path), "--keep_checkpoints", "0"]) == 2
+    assert main(["retention", str(tmp_path / "none")]) == 2

@@ -87,7 +87,11 @@ def judged(
                 else ""
             )  # fmt: skip
             verdicts[name.name] = Verdict(name, not why_it_stays, why_it_stays or rule)
-    rest = [Verdict(name, False, "all of its kind stay") for name in candidates if name.name not in verdicts]
+    rest = [
+        Verdict(name, False, "all of its kind stay" if name.kind == "epoch" else "replaced, never removed")
+        for name in candidates
+        if name.name not in verdicts
+    ]
     gone = [verdict for verdict in verdicts.values() if verdict.goes]
     return [*gone, *(verdict for verdict in verdicts.values() if not verdict.goes), *rest]
 
