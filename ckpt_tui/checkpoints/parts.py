@@ -35,6 +35,8 @@ ROLE_KEYS = {
         "dataset_state", "sampler_state", "train_iterator", "data_loader",
     ),
 }  # fmt: skip
+# Lightning's WeightAveraging (EMAWeightAveraging is one) puts the average where the weights were, and them here.
+_OF_AVERAGED: dict[str, tuple[str, ...]] = {"model": ("current_model_state",), "ema": ("state_dict",)}
 SETTINGS_KEYS = (
     "args", "hyper_parameters", "datamodule_hyper_parameters", "hparams", "hyperparameters", "config", "cfg",
     "model_args", "train_args", "opt", "options", "init_args", "model_config", "model_kwargs", "training_args",
@@ -80,7 +82,8 @@ def _model_first(part: Part) -> int:
 def _named_parts(state: dict[object, object], file: str, prefix: str) -> list[Part]:
     """Parts by their keys. Of a role the first key counts, and others when they hold what such a part holds."""
     parts = []
-    for role, keys in ROLE_KEYS.items():
+    is_averaged = "current_model_state" in state and "averaging_state" in state
+    for role, keys in (ROLE_KEYS | _OF_AVERAGED if is_averaged else ROLE_KEYS).items():
         is_first = True
         for key in keys:
             value = state.get(key)

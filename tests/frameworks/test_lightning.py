@@ -12,10 +12,11 @@ import torch
 pytest.importorskip("lightning")
 
 import lightning
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from ckpt_tui.checkpoints.facts import count_parameters, model_name, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint
+from ckpt_tui.checkpoints.moments import moments_of
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.resumable import check_resume
 from tests.builders.truth import tensors_in, values_of
@@ -86,6 +87,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.fit(Regression(two=two), datamodule=Numbers())
         trainer.save_checkpoint(folder / "weights.ckpt", weights_only=True)
     return directory
+
+
+def test_of_an_averaged_run_the_average_is_not_taken_for_what_is_trained(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[
+            EMAWeightAveraging(decay=0.5), ModelCheckpoint(tmp_path, every_n_train_steps=3, filename="averaged"),
+        ],
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    saved = tmp_path / "averaged.ckpt"
+    trainer.fit(Regression(), datamodule=Numbers())
+    truth, checkpoint = _truth(saved), open_checkpoint(saved)
+    assert {part.role: part.prefix for part in checkpoint.parts if part.role in ("model", "ema")} == {
+        "model": "current_model_state.", "ema": "state_dict.",
+    }  # fmt: skip
+    assert {"model", "ema", "optimizer"} <= set(checkpoint.has)
+    assert count_parameters(model_tensors(checkpoint)) == 5, "the average is not counted beside it"
+    _check_tensors(checkpoint)
+    current, average = truth["current_model_state"], truth["state_dict"]
+    assert not torch.equal(current["layer.weight"], average["layer.weight"])  # type: ignore[index]
+    found, is_named = moments_of(checkpoint)
+    assert is_named, "as many tensors of a shape as the optimizer has: without the average"
+    assert found[0].parameter == "layer.weight"
 
 
 def _truth(path: Path) -> dict[str, object]:
