@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event, RunEnd, RunStart, SaveAdvice
+from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event, Nonfinite, RunEnd, RunStart, SaveAdvice
 from ckpt_tui.save_interval import is_failure
 
 # As `encode` spells them.
-_START, _ADVICE, _ROLLED_BACK = b'"event":"run_start"', b'"event":"advice"', b'"action":"rolled back'
+_START, _ADVICE, _ROLLED_BACK = b'"event":"run_start"', b'"event":"advice"', b'"rolled_back_to":'
 # A save is told of some steps after its own: the last step that a session came to is among so many bytes of lines.
 _TAIL_BYTES = 32 * 1024
 
@@ -91,7 +91,9 @@ def _read(log: mmap.mmap, size: int) -> History:
     sessions = [_session(log, begin, end, start) for (begin, start), end in zip(starts, ends, strict=True)]
     num_rollbacks, at = 0, log.find(_ROLLED_BACK)
     while at >= 0:
-        num_rollbacks, at = num_rollbacks + 1, log.find(_ROLLED_BACK, at + 1)
+        after = at + len(_ROLLED_BACK)
+        num_rollbacks += log[after : after + 1].isdigit()  # null where a batch was skipped
+        at = log.find(_ROLLED_BACK, after)
     return History(tuple(sessions), num_rollbacks, _last_advice(log, size))
 
 
@@ -103,10 +105,15 @@ def _session(log: mmap.mmap, begin: int, end: int, start: RunStart) -> PastSessi
         and event.session == start.session
     ]  # fmt: skip
     last = events[-1] if events else start
+    last_step = start.start_step
+    for event in events:
+        last_step = max(last_step, event.step)
+        if isinstance(event, Nonfinite) and event.rolled_back_to is not None:
+            last_step = event.rolled_back_to
     source = start.resumed_from or {}
     return PastSession(
         number=start.session, start_step=start.start_step, start_ts=start.ts,
-        last_step=max((event.step for event in events), default=start.start_step), last_ts=last.ts,
+        last_step=last_step, last_ts=last.ts,
         status=next((event.status for event in reversed(events) if isinstance(event, RunEnd)), ""),
         is_chosen=source.get("wanted", "auto") not in ("auto", "latest"),
     )  # fmt: skip

@@ -66,7 +66,7 @@ class IntervalAdvisor:
             self._steps.append((now, seconds))
 
     def on_event(self, event: Event, now: float) -> None:
-        if isinstance(event, Nonfinite) and event.action.startswith("rolled back"):
+        if isinstance(event, Nonfinite) and event.rolled_back_to is not None:
             self._num_failures += 1
         if not isinstance(event, CheckpointSaved) or event.stall_seconds is None:
             return

@@ -232,7 +232,9 @@ class Training:
             f"rolled back to {source.name} (step {source.step}), {guard.num_rollbacks} of {self.config.max_rollbacks}"
         )
         lineage = as_plain(self.checkpoints.lineage)
-        self.log.emit(Nonfinite(step=step, what="loss", action=action, extra={"lineage": lineage}))
+        self.log.emit(
+            Nonfinite(step=step, what="loss", action=action, rolled_back_to=source.step, extra={"lineage": lineage})
+        )
         self.terminal.say(f"step {step}: {reason}: {action}, the data in between are skipped", "warning")
         return True
 
@@ -412,8 +414,8 @@ class Training:
         num_ranks = len(state["rng_state"].get("ranks") or (state["rng_state"],))
         if num_ranks != self.world.size:
             self.terminal.say(
-                f"saved by {text.plural(num_ranks, 'process', 'processes')}, resumed by {self.world.size}: the resume is"
-                " not exact to the bit (random numbers, and the order in which gradients are added)"
+                f"saved by {text.plural(num_ranks, 'process', 'processes')}, resumed by {self.world.size}: the resume"
+                " is not exact to the bit (random numbers, and the order in which gradients are added)"
             )
         try:
             self.state.load(state)

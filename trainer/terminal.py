@@ -149,6 +149,8 @@ class Terminal:
                 case CheckpointSaved():
                     self.standing.saved(event, time.monotonic())
                     self._routine("save", f"saved {words_of(event)[0]}", "good")
+                case Nonfinite(rolled_back_to=int(step)):
+                    self.standing.at_step(step, time.monotonic())
                 case Nonfinite():
                     self.standing.num_skipped += 1
                     what = event.what if event.what == "spike" else f"{event.what} is not finite"

@@ -90,7 +90,9 @@ def test_failures_shorten_the_interval_and_a_long_write_bounds_it(tmp_path: Path
     assert (first.bound_by, third.bound_by) == ("", "budget")
     assert second.seconds < first.seconds / 15
     # A roll-back after values that are not finite is a failure, too.
-    stormy.on_event(Nonfinite(step=5, what="loss", action="rolled back to rolling_step_000100.pt"), now)
+    stormy.on_event(
+        Nonfinite(step=5, what="loss", action="rolled back to rolling_step_000100.pt", rolled_back_to=1), now
+    )
     stormy.on_event(Nonfinite(step=5, what="loss", action="skipped"), now)
     advice = stormy.advice(5, now)
     assert advice is not None
@@ -156,6 +158,18 @@ def test_history_is_what_the_log_says(tmp_path: Path) -> None:
     assert history.advice.lost_per_failure_seconds == 132.0
 
 
+def test_a_roll_back_within_a_session_is_a_failure_and_its_steps_are_not_lost_twice(tmp_path: Path) -> None:
+    with EventWriter(tmp_path) as log:
+        log.start()
+        log.step(90, loss=1.0)
+        log.emit(Nonfinite(step=91, what="loss", action="skipped"))
+        log.emit(Nonfinite(step=95, what="loss", action="rolled back to latest.pt", rolled_back_to=50))
+        log.step(60, loss=1.0)
+    history = read_history(str(tmp_path))
+    assert (history.num_rollbacks, history.sessions[0].last_step) == (1, 60)
+    assert history.num_failures(50, is_chosen=False) == 2
+
+
 def test_a_long_history_is_read_at_once(tmp_path: Path) -> None:
     log = logged(tmp_path)
     line = Path(tmp_path, LOG_NAME).read_bytes().splitlines(keepends=True)[1]
@@ -180,6 +194,7 @@ def test_a_log_of_any_content_is_no_trouble(content: bytes, tmp_path: Path) -> N
 
 class NoSignals:
     stop = None
+    stopped_at = None
 
     def take_save_request(self) -> bool:
         return False
@@ -198,8 +213,8 @@ def make(tmp_path: Path) -> Callable[..., Training]:
         (tmp_path / "run").mkdir(exist_ok=True)
         request = parse(
             ["--out", str(tmp_path / "run"), "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
-             "--block_size", "8", "--batch_size", "2", "--max_steps", "100", "--eval_freq", "200", "--eval_batches", "1",
-             "--checkpoint_freq", "10", "--threads", "1", "--log_freq", "1", *options]
+             "--block_size", "8", "--batch_size", "2", "--max_steps", "100", "--eval_freq", "200",
+             "--eval_batches", "1", "--checkpoint_freq", "10", "--threads", "1", "--log_freq", "1", *options]
         )  # fmt: skip
         return Training(request, NoSignals())  # type: ignore[arg-type]
 
