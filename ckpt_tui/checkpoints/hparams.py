@@ -60,6 +60,8 @@ _KNOWN: Mapping[Effect, str] = {
     Effect.SAFE: """
         out out_dir output_dir log_dir logging_dir run_name name experiment experiment_name project tags notes
         log_interval log_freq log_every logging_steps log_every_n_steps print_freq logging_first_step
+        grad_checkpointing keep_every keep_best keep_checkpoints_when_full save_best_only min_improvement
+        best_safetensors sync_saves grace_seconds print_seconds timeout_seconds
         eval_freq eval_interval eval_every eval_steps eval_batches eval_iters eval_strategy evaluation_strategy
         val_check_interval do_eval eval_batch_size per_device_eval_batch_size monitor monitor_mode
         metric_for_best_model greater_is_better load_best_model_at_end
@@ -89,6 +91,7 @@ _KNOWN: Mapping[Effect, str] = {
         wandb_mode wandb_entity wandb_tags comment date
     """,
     Effect.COURSE: """
+        scaler_growth_interval max_nonfinite max_rollbacks spike_guard
         lr learning_rate base_lr max_lr min_lr lr_min lr_max eta_min warmup warmup_steps warmup_iters warmup_ratio
         warmup_epochs lr_decay lr_decay_iters decay_lr schedule scheduler lr_schedule lr_scheduler lr_scheduler_type
         lr_scheduler_kwargs plateau_patience plateau_factor patience factor gamma step_size milestones
@@ -110,7 +113,7 @@ _KNOWN: Mapping[Effect, str] = {
         amsgrad maximize rho alpha centered muon_momentum muon_lr temperature
     """,
     Effect.EXACTNESS: """
-        seed data_seed random_seed manual_seed batch_size mini_batch_size micro_batch_size global_batch_size
+        parallel seed data_seed random_seed manual_seed batch_size mini_batch_size micro_batch_size global_batch_size
         train_batch_size per_device_train_batch_size grad_accum grad_accum_steps gradient_accumulation_steps
         accumulate_grad_batches accumulation_steps
         data data_dir data_path dataset dataset_name train_data train_file train_files data_files corpus val_fraction
