@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_tui.checkpoints.inflated import InflatedStorage
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Storage, TensorInfo
+from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.numpy_alone import np
+from ckpt_tui.checkpoints.opening import storage_path
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.text import count, safe_text
 
@@ -101,16 +102,6 @@ def is_all_zero(data: memoryview) -> bool:
 
 
 # --- reading elements
-
-
-def storage_path(checkpoint: Checkpoint, storage: Storage) -> str:
-    """The file that holds a storage; CkptError when the name leads out of the checkpoint."""
-    if not storage.file:
-        return checkpoint.path
-    parts = storage.file.split("/")
-    if storage.file.startswith("/") or ".." in parts or "\0" in storage.file:
-        raise CkptError("Not inside the checkpoint", f"it names the file {safe_text(storage.file)}")
-    return os.path.join(checkpoint.path, *parts)
 
 
 class Scratch:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
+from ckpt_tui.checkpoints.model import Checkpoint, Storage
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.text import safe_text
 
 
 class RegularFile:
@@ -33,3 +35,13 @@ class RegularFile:
 
     def __exit__(self, *_: object) -> None:
         os.close(self.descriptor)
+
+
+def storage_path(checkpoint: Checkpoint, storage: Storage) -> str:
+    """The file that holds a storage; CkptError when the name leads out of the checkpoint."""
+    if not storage.file:
+        return checkpoint.path
+    parts = storage.file.split("/")
+    if storage.file.startswith("/") or ".." in parts or "\0" in storage.file:
+        raise CkptError("Not inside the checkpoint", f"it names the file {safe_text(storage.file)}")
+    return os.path.join(checkpoint.path, *parts)

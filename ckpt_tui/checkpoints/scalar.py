@@ -7,7 +7,7 @@ import os
 from struct import unpack
 
 from ckpt_tui.checkpoints.model import Checkpoint, TensorRef
-from ckpt_tui.checkpoints.opening import RegularFile
+from ckpt_tui.checkpoints.opening import RegularFile, storage_path
 from ckpt_tui.errors import CkptError
 
 _CODES = {
@@ -18,20 +18,20 @@ _WIDTHS = {"d": 8, "f": 4, "e": 2, "q": 8, "i": 4, "h": 2, "b": 1, "B": 1, "H": 
 
 
 def number_of(checkpoint: Checkpoint, value: object) -> int | float | None:
-    """The number in a tensor of one element in a single file; None for anything else and where no bytes are."""
+    """The number in a tensor of one element; None for anything else and where no bytes are."""
     if not isinstance(value, TensorRef) or value.info.shape not in ((), (1,)) or value.info.is_neg:
         return None
     info = value.info
     code = _CODES.get(info.dtype)
     storage = checkpoint.storages.get(info.storage)
-    if code is None or storage is None or storage.file or storage.offset is None or storage.deflated_bytes is not None:
+    if code is None or storage is None or storage.offset is None or storage.deflated_bytes is not None:
         return None
     width = 2 if info.dtype == "bfloat16" else _WIDTHS[code]
     start = info.offset * width
     if start < 0 or start + width > storage.size_bytes:
         return None
     try:
-        with RegularFile(checkpoint.path) as file:
+        with RegularFile(storage_path(checkpoint, storage)) as file:
             if storage.offset + start + width > file.file_bytes:
                 return None
             raw = os.pread(file.descriptor, width, storage.offset + start)

@@ -3,16 +3,11 @@ beside the rest (torchtitan), optimizers flattened to one level, counters as ten
 
 from __future__ import annotations
 
-import os
-import struct
-
-from ckpt_tui.checkpoints.model import Checkpoint, Part, TensorInfo, TensorRef
-from ckpt_tui.checkpoints.opening import RegularFile
+from ckpt_tui.checkpoints.model import Checkpoint, Part, TensorRef
 from ckpt_tui.checkpoints.parts import find_parts
-from ckpt_tui.errors import CkptError
+from ckpt_tui.checkpoints.scalar import number_of
 
 _MAX_SCALARS = 100
-_CODES = {"int64": "q", "int32": "i", "float32": "f", "float64": "d"}
 
 
 def dcp_parts(checkpoint: Checkpoint) -> list[Part]:
@@ -71,22 +66,7 @@ def scalars_of(checkpoint: Checkpoint) -> dict[object, object]:
     for entries in (state, inner if isinstance(inner, dict) else {}):
         for key, value in list(entries.items()):
             if isinstance(value, TensorRef) and value.info.shape in ((), (1,)) and len(found) < _MAX_SCALARS:
-                number = _number(checkpoint, value.info)
+                number = number_of(checkpoint, value)
                 if number is not None:
                     found.setdefault(key, number)
     return found
-
-
-def _number(checkpoint: Checkpoint, tensor: TensorInfo) -> int | float | None:
-    storage = checkpoint.storages.get(tensor.storage)
-    code = _CODES.get(tensor.dtype)
-    if storage is None or storage.offset is None or code is None:
-        return None
-    kind = struct.Struct((">" if storage.is_big_endian else "<") + code)
-    try:
-        with RegularFile(os.path.join(checkpoint.path, *storage.file.split("/"))) as file:
-            raw = os.pread(file.descriptor, kind.size, storage.offset + tensor.offset * kind.size)
-    except (CkptError, OSError):
-        return None
-    number: int | float | None = kind.unpack(raw)[0] if len(raw) == kind.size else None
-    return number
