@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.background import Background, Lines
 from trainer.checkpoint.lineage import new_segment
 from trainer.checkpoint.lock import DirectoryLock
+from trainer.checkpoint.plain import refuse_objects
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import make_directory, remove_leftovers
 from trainer.checkpoint.registry import Registry
@@ -31,6 +33,7 @@ from trainer.checkpoint.resume import Source, find
 from trainer.checkpoint.save import Saver
 from trainer.checkpoint.settle import settle
 from trainer.errors import UsageError
+from trainer.signals import Signals
 
 
 def _print(line: str) -> None:
@@ -61,6 +64,7 @@ class Checkpointer:
         self.policy = policy or Policy()
         self._log, self._needed, self._say = log, needed, say
         self._lock: DirectoryLock | None = None
+        self._signals: Signals | None = None
         try:
             make_directory(self.directory)
             if takes_lock:
@@ -146,7 +150,10 @@ class Checkpointer:
 
         When it returns, the tensors may change: what was saved are their values now. The file may still be on its way
         (`Policy.is_async`); a save that comes before it is there waits for it. checkpoint_type: regular, emergency.
+        state: whatever a resume needs, tensors and plain values; "step" has to be in it. Raises TypeError for one that
+        could not be loaded again, and says where in it what lies.
         """
+        refuse_objects(state)
         if self.policy.save_best_only and kinds:
             kinds = set(kinds) & {"best", "emergency"}
             if not kinds:
@@ -167,6 +174,7 @@ class Checkpointer:
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
     ) -> str | None:
         """As `save`, and wait until it is durable: the name that was written, None when that failed."""
+        refuse_objects(state)
         started = time.monotonic()
         self.wait()
         self._begin()
@@ -181,6 +189,23 @@ class Checkpointer:
         """Until the save in flight is durable or has failed."""
         self._background.wait()
         self._lines.deliver()
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[Signals]:
+        """SIGTERM, SIGINT and SIGHUP set `should_stop` meanwhile, a second one ends the process at once."""
+        with Signals() as self._signals:
+            yield self._signals
+
+    @property
+    def should_stop(self) -> bool:
+        """A signal asked to save and stop. To be asked between two steps."""
+        return self._signals is not None and self._signals.stop is not None
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that stops as it was asked to exits with: 128 + signal; 0 when it was not asked."""
+        stop = self._signals.stop if self._signals is not None else None
+        return 128 + stop if stop is not None else 0
 
     def close(self) -> None:
         """Wait for the last save and let go of the directory."""

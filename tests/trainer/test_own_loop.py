@@ -1,0 +1,215 @@
+"""The checkpointing from other people's loops: what the README shows, as it is printed there; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import Checkpointer, Policy, UsageError, restore_rng_state, rng_state
+from trainer.checkpoint.plain import refuse_objects
+
+REPO = Path(__file__).parents[2]
+
+
+def readme_program() -> str:
+    section = (REPO / "README.md").read_text("utf-8").partition("## From your own training loop")[2]
+    match = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def start(directory: Path) -> subprocess.Popen[str]:
+    directory.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", readme_program()], cwd=directory, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "runs/mine/events.jsonl").read_bytes().splitlines()]
+
+
+def wait_for_step(process: subprocess.Popen[str], directory: Path, step: int) -> None:
+    log, deadline = directory / "runs/mine/events.jsonl", time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and f'"step":{step},'.encode() in log.read_bytes():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} did not come: {process.communicate()}")
+
+
+def hash_of(directory: Path) -> str:
+    from trainer.checkpoint.formats import load_checkpoint
+    from trainer.checkpoint.state import fingerprint
+
+    return fingerprint(load_checkpoint(str(directory / "runs/mine/latest.pt")).state)
+
+
+def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(tmp_path: Path) -> None:
+    program = readme_program()
+    assert len(program.splitlines()) <= 36
+    undisturbed, disturbed = start(tmp_path / "undisturbed"), start(tmp_path / "disturbed")
+    wait_for_step(disturbed, tmp_path / "disturbed", 250)
+    disturbed.send_signal(signal.SIGKILL)
+    disturbed.communicate()
+    assert disturbed.returncode == -signal.SIGKILL
+
+    disturbed = start(tmp_path / "disturbed")
+    wait_for_step(disturbed, tmp_path / "disturbed", 610)
+    disturbed.send_signal(signal.SIGTERM)
+    _, told = disturbed.communicate(timeout=60)
+    assert disturbed.returncode == 128 + signal.SIGTERM, told
+
+    disturbed = start(tmp_path / "disturbed")
+    _, told = disturbed.communicate(timeout=60)
+    assert disturbed.returncode == 0, told
+    assert undisturbed.wait(timeout=60) == 0
+    assert hash_of(tmp_path / "disturbed") == hash_of(tmp_path / "undisturbed")
+
+    found = events(tmp_path / "disturbed")
+    starts = [event for event in found if event["event"] == "run_start"]
+    assert [event["session"] for event in starts] == [1, 2, 3]
+    assert starts[1]["start_step"] in (100, 200)
+    assert starts[1]["resumed_from"]["path"].endswith(".pt")
+    assert starts[2]["start_step"] >= 610
+    assert [event["status"] for event in found if event["event"] == "run_end"] == ["preempted", "finished"]
+    expected = {e["step"]: e["loss"] for e in events(tmp_path / "undisturbed") if e["event"] == "step"}
+    assert all(event["loss"] == expected[event["step"]] for event in found if event["event"] == "step")
+    kept = sorted(path.name for path in (tmp_path / "disturbed/runs/mine").glob("rolling_step_*"))
+    assert kept == [f"rolling_step_{step:06d}.pt" for step in (800, 900, 1000)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ckpt_tui", "status", str(tmp_path / "disturbed/runs/mine"), "--json"], cwd=REPO,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    status = json.loads(done.stdout)["data"]
+    assert (status["state"], status["step"], status["total_steps"]) == ("finished", 1000, 1000)
+
+
+def test_a_state_of_plain_values_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {
+        "step": 3, "mine": {"nested": [1, (2.5, None), {"deep": torch.arange(3)}], 7: "int key"},
+        "more": OrderedDict(a={1, 2}, b=b"\0", c=Counter("aab")), "types": [torch.float16, torch.Size([1]), 1j, True],
+        "parameter": torch.nn.Parameter(torch.ones(2)), "sparse": torch.eye(3).to_sparse(), "rng_state": rng_state(),
+    }  # fmt: skip
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.find() is None
+        checkpoints.save(state, {"rolling"})
+        checkpoints.wait()
+        assert checkpoints.last_step == 3
+    drawn = torch.rand(3)
+    with Checkpointer(tmp_path, takes_lock=True) as checkpoints:
+        source = checkpoints.find()
+        assert source is not None
+        found = source.state
+        assert source.step == 3
+        assert found["mine"]["nested"][1] == (2.5, None)
+        assert found["mine"][7] == "int key"
+        assert torch.equal(found["mine"]["nested"][2]["deep"], torch.arange(3))
+        assert found["more"] == state["more"]
+        assert found["types"] == state["types"]
+        restore_rng_state(found["rng_state"])
+        assert torch.equal(torch.rand(3), drawn)
+        with pytest.raises(UsageError, match="Another process trains"):
+            Checkpointer(tmp_path)
+
+
+class Meter:
+    def state_dict(self) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"train": [1.0, Meter()]}, r"state\['it'\]\['train'\]\[1\] is an object of .*Meter.*state_dict\(\)"),
+        (torch.__version__, r"state\['it'\] is an object of torch.torch_version.TorchVersion.*Save str\("),
+        (torch.rand(3).numpy(), r"numpy.ndarray.*torch.as_tensor"),
+        (torch.Generator(), r"get_state\(\)"),
+        ({(1, Path("a")): 2}, r"state\['it'\]\[key .*PosixPath"),
+        (frozenset({1}), r"frozenset.*a dict or a list"),
+        (dict, r"the class dict"),
+        (lambda: None, r"function"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_loaded_again_is_refused_with_its_place(value: Any, told: str, tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpoints:
+        with pytest.raises(TypeError, match=told):
+            checkpoints.save({"step": 1, "it": value}, ())
+        with pytest.raises(TypeError, match=told):
+            checkpoints.save_now({"step": 1, "it": value}, ())
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_what_is_let_through_is_what_torch_loads() -> None:
+    """Held against the real `weights_only=True`, in both directions."""
+    import io
+    from collections import defaultdict, deque, namedtuple
+    from datetime import date
+
+    pair = namedtuple("pair", "a b")
+    values = [
+        {1}, frozenset({1}), b"x", bytearray(b"x"), 1j, (1,), OrderedDict(a=1), Counter("a"), defaultdict(list),
+        deque([1]), torch.Size([1]), torch.float32, torch.device("cpu"), torch.nn.Parameter(torch.ones(1)),
+        torch.ones(2).numpy(), torch.__version__, pair(1, 2), date.today(), Path("a"), 2**100, torch.strided,
+        torch.eye(3).to_sparse(), torch.nn.Buffer(torch.ones(1)), range(3), ..., None, len, dict, True,
+        torch.nn.Linear(1, 1).state_dict(), torch.nn.Linear(1, 1),
+    ]  # fmt: skip
+    for value in values:
+        buffer = io.BytesIO()
+        try:
+            torch.save({"it": [value]}, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+            is_loaded = True
+        except Exception:  # noqa: BLE001  whatever is wrong with it
+            is_loaded = False
+        try:
+            refuse_objects({"step": 1, "it": [value]})
+            is_taken = True
+        except TypeError:
+            is_taken = False
+        assert is_taken == is_loaded, value
+
+
+@pytest.mark.parametrize("step", [None, 1.0, torch.tensor(3), True])
+def test_a_state_without_its_step_is_refused(step: Any, tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpoints, pytest.raises(TypeError, match="number of steps completed"):
+        checkpoints.save({"step": step} if step is not None else {}, ())
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = (
+        "import sys, trainer; print('torch' in sys.modules, len([m for m in sys.modules if m.startswith('trainer')]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "1"]
+    with pytest.raises(ImportError):
+        from trainer import nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_signals_are_given_back_and_policy_says_what_it_cannot_do(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Checkpointer(tmp_path, Policy(is_async=False, checkpoint_format="dir")) as checkpoints:
+        with checkpoints.handling_signals():
+            assert not checkpoints.should_stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert checkpoints.should_stop
+            assert checkpoints.exit_code == 143
+        assert signal.getsignal(signal.SIGTERM) == before
+        checkpoints.save({"step": 1, "model": {"w": torch.ones(2)}}, {"best"})
+    assert (tmp_path / "best_model" / "model.pt").exists()
+    with pytest.raises(ValueError, match="checkpoint_format"):
+        Policy(checkpoint_format="zip")
