@@ -1,4 +1,4 @@
-"""What the process and the machine use, read from /proc."""
+"""What the process and the machine use, read from /proc and from the GPUs' driver."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 
 from ckpt_tui.events.schema import System
+from trainer.gpus import Gpus
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -14,6 +15,7 @@ class Machine:
     """Measures between one `read` and the next."""
 
     def __init__(self) -> None:
+        self._gpus: Gpus | None = None
         self._at = time.monotonic()
         self._cpu_s = time.process_time()
 
@@ -23,10 +25,13 @@ class Machine:
         percent = 100.0 * (cpu_s - self._cpu_s) / max(now - self._at, 1e-9)
         self._at, self._cpu_s = now, cpu_s
         memory = _memory()
+        if self._gpus is None:  # with the first reading, some seconds into the training, and not at its start
+            self._gpus = Gpus()
         total, available = memory.get("MemTotal"), memory.get("MemAvailable")
         return System(
             step=step, cpu_percent=round(percent, 1), rss_bytes=_rss_bytes(), memory_total_bytes=total,
             memory_used_bytes=total - available if total is not None and available is not None else None,
+            gpus=self._gpus.read(),
         )  # fmt: skip
 
 

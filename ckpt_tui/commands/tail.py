@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ckpt_tui import text
-from ckpt_tui.events.schema import BadLine, Event, Step, System, event_name
+from ckpt_tui.events.schema import BadLine, Event, System, event_name
 from ckpt_tui.output import Output, Style
 
 EXAMPLES = ("ckpt-tui tail runs/gpt", "ckpt-tui tail runs/gpt -n 50", "ckpt-tui tail runs/gpt -f --json")
@@ -71,6 +71,7 @@ def _json_line(event: Event | BadLine) -> str:
 
 
 def _words(event: Event | BadLine, style: Style) -> str:
+    from ckpt_tui.events.words import words_of
     from ckpt_tui.run.feed import feed_line
     from ckpt_tui.run.wording import clock_time
 
@@ -80,12 +81,11 @@ def _words(event: Event | BadLine, style: Style) -> str:
     if line is not None:
         words, role = line.text, _ROLES[line.severity]
     else:
-        numbers = event.metrics if isinstance(event, Step) else {"cpu": getattr(event, "cpu_percent", None)}
         words = ", ".join(
             f"{text.safe_text(key, 40)} {text.metric(value)}"
-            for key, value in list(numbers.items())[:6]
+            for key, value in list(getattr(event, "metrics", {}).items())[:6]
             if isinstance(value, float)
-        )
+        ) or text.safe_text(words_of(event)[0], 300)
         role = "dim" if isinstance(event, System) else "plain"
     name = text.fit(text.safe_text(event_name(event), 20), 18)
     return style.paint(f"{clock_time(event.ts, seconds=True)}  {event.step:>9,}  {name}  {words}", role)

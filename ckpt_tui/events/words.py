@@ -24,12 +24,16 @@ from ckpt_tui.events.schema import (
     RunStart,
     SaveAdvice,
     SignalReceived,
+    System,
     Unknown,
 )
 
+_MAX_GPUS = 8
+_MAX_NUMBER = 10**18  # a log can claim one that no float holds
+
 
 def words_of(event: Event) -> tuple[str, str]:
-    """What it says, and how much that matters: info, good, warning, error. "" for steps and machine load."""
+    """What it says, and how much that matters: info, good, warning, error. "" for steps."""
     match event:
         case RunStart():
             source = (event.resumed_from or {}).get("path")
@@ -71,6 +75,8 @@ def words_of(event: Event) -> tuple[str, str]:
         case RunEnd():
             bad = event.status in ("failed", "diverged")
             return f"{event.status}: {event.reason}" if event.reason else event.status, "error" if bad else "info"
+        case System():
+            return _load(event), "info"
         case Unknown():
             return ", ".join(f"{k} {text.safe_text(v, 60)}" for k, v in list(event.extra.items())[:4]), "info"
     return "", "info"
@@ -88,6 +94,20 @@ def _saved(event: CheckpointSaved) -> str:
     if stall >= 0.95 * whole:
         return f"{what}: stalled {text.duration(stall)}"
     return f"{what}: stalled {text.duration(stall)}, durable after {text.duration(whole)}"
+
+
+def _load(event: System) -> str:
+    """`cpu 180 %, 1.2 GB; gpu0 93 %, 71.2 GB`."""
+    parts = [_used("cpu", event.cpu_percent, event.rss_bytes)]
+    for position, gpu in enumerate(event.gpus[:_MAX_GPUS]):
+        parts.append(_used(f"gpu{position}", gpu.get("utilization_percent"), gpu.get("memory_used_bytes")))
+    return "; ".join(part for part in parts if part)
+
+
+def _used(what: str, percent: object, num_bytes: object) -> str:
+    words = [f"{percent:.0f} %"] if isinstance(percent, (int, float)) and abs(percent) < _MAX_NUMBER else []
+    words += [text.size(num_bytes)] if isinstance(num_bytes, (int, float)) and abs(num_bytes) < _MAX_NUMBER else []
+    return f"{what} {', '.join(words)}" if words else ""
 
 
 def _lost(event: LostWork) -> str:

@@ -50,6 +50,7 @@ from ckpt_tui.run.timeline import SessionRecord
 
 MAX_SESSIONS = 2000
 MAX_METRICS = 256
+MAX_GPUS = 16
 BLOCK_STEPS = 4096
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
@@ -327,6 +328,9 @@ class RunFold:
         if "loss" in event.what.lower():
             detail = f"{event.what}; {event.action}" if event.action else event.what
             self._alert("nonfinite", "error", "Not finite", detail, event.step, event.ts)
+        if event.rolled_back_to is not None and event.rolled_back_to < session.last_step:
+            # Told here: the steps that are logged may be too far apart to show it.
+            self._go_back(session, max(event.rolled_back_to, 0), event.ts)
 
     def _signal(self, event: SignalReceived, session: SessionRecord) -> None:
         self._mark("signal", event.step, event.ts, session.number, event.signal)
@@ -341,7 +345,10 @@ class RunFold:
             self._folded.alerts.pop("disk", None)
 
     def _system(self, event: System, session: SessionRecord) -> None:
-        load = {"cpu_percent": event.cpu_percent, "rss_bytes": event.rss_bytes}
+        load: dict[str, Any] = {"cpu_percent": event.cpu_percent, "rss_bytes": event.rss_bytes}
+        for position, gpu in enumerate(event.gpus[:MAX_GPUS]):
+            load[f"gpu{position}_percent"] = gpu.get("utilization_percent")
+            load[f"gpu{position}_memory_bytes"] = gpu.get("memory_used_bytes")
         self._add_metrics(session.number, [event.step], [event.ts], [load])
 
     def _error(self, event: ErrorRaised, session: SessionRecord) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from textual import events
 from textual.message import Message
 
+from ckpt_tui.run.fold import MAX_GPUS
 from ckpt_tui.run.state import RunState, Series
 from ckpt_tui.tui import plot
 from ckpt_tui.tui.scale import Tick, XScale, nice_step, step_ticks, time_ticks
@@ -218,7 +219,9 @@ class Chart(LinesWidget):
 
 VAL_NAMES = ("val_loss", "eval_loss")
 # How the machine is doing is no curve of the training.
-MACHINE_NAMES = frozenset({"cpu_percent", "rss_bytes"})
+MACHINE_NAMES = frozenset({"cpu_percent", "rss_bytes"}) | {
+    f"gpu{position}_{what}" for position in range(MAX_GPUS) for what in ("percent", "memory_bytes")
+}
 
 
 def train_and_val(state: RunState) -> tuple[Series | None, Series | None]:

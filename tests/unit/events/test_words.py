@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckpt_tui.events.schema import Best, CheckpointSaved, ErrorRaised, Event, LostWork, SaveAdvice, Step
+from ckpt_tui.events.schema import Best, CheckpointSaved, ErrorRaised, Event, LostWork, SaveAdvice, Step, System
 from ckpt_tui.events.words import words_of
 
 SAVED = {"path": "rolling_step_000500.pt", "bytes": 258_000_000}
@@ -39,6 +39,15 @@ SAVED = {"path": "rolling_step_000500.pt", "bytes": 258_000_000}
         ),
         (SaveAdvice(), "no interval can be recommended yet"),
         (Step(metrics={"loss": 1.0}), ""),
+        (System(cpu_percent=180.4, rss_bytes=1_200_000_000), "cpu 180 %, 1.2 GB"),
+        (
+            System(gpus=[
+                {"utilization_percent": 93, "memory_used_bytes": 71_200_000_000},
+                {"index": 1},
+                {"utilization_percent": 10**400, "memory_used_bytes": "x"},
+            ]),
+            "gpu0 93 %, 71.2 GB",
+        ),
     ],
 )  # fmt: skip
 def test_words(event: Event, words: str) -> None:

@@ -213,5 +213,9 @@ def test_machine_load_becomes_series_beside_the_metrics() -> None:
     series = fold_of(log).state(1002.0, is_process_alive=True).series
     assert list(series) == ["loss", "cpu_percent", "rss_bytes"]
     assert (series["cpu_percent"].num_points, series["cpu_percent"].last) == (1, 180.5)
+    log.add("system", 30, ts=1003.0, gpus=[{"utilization_percent": 93, "memory_used_bytes": 7}, {"index": 1}])
+    series = fold_of(log).state(1003.0, is_process_alive=True).series
+    assert (series["gpu0_percent"].last, series["gpu0_memory_bytes"].last) == (93.0, 7.0)
+    assert "gpu1_percent" not in series
     (segment,) = series["rss_bytes"].segments
     assert (list(segment.steps), list(segment.last)) == ([10, 20], [4e8, 5e8])
