@@ -137,22 +137,26 @@ class Output:
         width = terminal_width() if is_terminal or os.environ.get("COLUMNS") else None
         return Style(width=width, colour=colour, unicode="utf" in encoding)
 
+    def envelope(self, data: dict[str, object], errors: Sequence[CkptError] = (), *, is_ok: bool = True) -> str:
+        """The JSON that is promised, on one line. A command that goes on and on prints one for each thing it tells."""
+        import json
+
+        envelope = {
+            "schema": f"ckpt-tui/{self.command}/1",
+            "ok": is_ok,
+            "data": data,
+            "errors": [error.as_json() for error in errors],
+        }
+        try:
+            return json.dumps(envelope, allow_nan=False, default=_json_default)
+        except ValueError:
+            return json.dumps(_finite(envelope), allow_nan=False, default=_json_default)
+
     def emit(self, result: CommandResult) -> int:
         """Print a result and give its exit code."""
         if self.as_json:
-            import json
-
-            envelope = {
-                "schema": f"ckpt-tui/{self.command}/1",
-                "ok": result.exit_code == ExitCode.OK,
-                "data": result.data,
-                "errors": [error.as_json() for error in result.errors],
-            }
-            try:
-                line = json.dumps(envelope, allow_nan=False, default=_json_default)
-            except ValueError:
-                line = json.dumps(_finite(envelope), allow_nan=False, default=_json_default)
-            _write(line + "\n")
+            is_ok = result.exit_code == ExitCode.OK
+            _write(self.envelope(result.data, result.errors, is_ok=is_ok) + "\n")
         else:
             if result.view is not None:
                 _write("".join(line + "\n" for line in result.view(self.style())))

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
+from ckpt_tui.errors import CkptError
 from ckpt_tui.output import Column, CommandResult, Output, Style, table, wrapped
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.run.advice import advise
     from ckpt_tui.services.monitor import read_run
 
-    advice = advise(read_run(args.path))
+    state = read_run(args.path)
+    if not state.num_events:
+        raise CkptError(
+            "Nothing to go by", f"{args.path} holds no event yet",
+            "Advice comes from a run's own saves and failures: give a run directory, or train for a while.",
+        )  # fmt: skip
+    advice = advise(state)
     data = asdict(advice)
     data["what_if"] = [asdict(row) for row in advice.what_if]
     return CommandResult(data=data, view=lambda style: advise_lines(advice, style))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from ckpt_tui.output import CommandResult, Output, Style
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import safe_text, shell_word
 
 EXAMPLES = ("ckpt-tui demo", "ckpt-tui demo --dir /tmp/demo --no-watch", "ckpt-tui stop demo-run")
 
@@ -32,9 +32,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         yield style.paint(_headline(demo), "good")
         if demo.log_path:
             yield f"Output: {safe_text(demo.log_path, 1000)}"
-        yield f"Watch it: ckpt-tui watch {safe_text(demo.directory, 1000)}"
+        yield f"Watch it: ckpt-tui watch {shell_word(demo.directory)}"
         if demo.pid is not None:
-            yield f"Stop it:  ckpt-tui stop {safe_text(demo.directory, 1000)}"
+            yield f"Stop it:  ckpt-tui stop {shell_word(demo.directory)}"
 
     def _headline(demo: Demo) -> str:
         if demo.what == "finished":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
 from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import safe_text, shell_word
 
 if TYPE_CHECKING:
     from ckpt_tui.services.launch import Launched
@@ -113,4 +113,4 @@ def _started_lines(plan: ResumePlan, started: Launched, style: Style) -> Iterato
     yield style.paint(f"{style.glyph('✓', 'ok')} started, process {started.pid}", "good")
     yield from sentence_lines(plan.sentences, plan.warnings, style)
     yield f"Output: {safe_text(started.log_path, 1000)}"
-    yield f"Watch it: ckpt-tui watch {safe_text(plan.directory, 1000)}"
+    yield f"Watch it: ckpt-tui watch {shell_word(plan.directory)}"

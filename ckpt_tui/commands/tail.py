@@ -1,6 +1,7 @@
 """The last events of a run, in a few words each; -f goes on as they come.
 
---json prints the raw events, one JSON object a line. Steps are shown too, unlike in the feed of the screens.
+--json prints an object a line: `data` is the event as the log has it, of a line that is none what is wrong with it.
+Steps are shown too, unlike in the feed of the screens.
 """
 
 from __future__ import annotations
@@ -55,19 +56,19 @@ def _show(events: Iterable[Event | BadLine], notices: Iterable[str], out: Output
     for notice in notices:
         out.note(text.safe_text(notice))
     for event in events:
-        line = _json_line(event) if out.as_json else _words(event, style)
-        out.line(line)
+        out.line(_json_line(event, out) if out.as_json else _words(event, style))
 
 
-def _json_line(event: Event | BadLine) -> str:
+def _json_line(event: Event | BadLine, out: Output) -> str:
     import json
 
     from ckpt_tui.events.codec import encode
 
     if isinstance(event, BadLine):
-        return json.dumps({"bad_line": event.reason, "offset": event.offset, "num_bytes": event.num_bytes})
+        data = {"bad_line": event.reason, "offset": event.offset, "num_bytes": event.num_bytes}
+        return out.envelope(data, is_ok=False)
     # In ASCII: C1 and bidi characters of a hostile log would speak to the terminal, and JSON lets them stand.
-    return json.dumps(json.loads(encode(event)), separators=(",", ":"))
+    return out.envelope(json.loads(encode(event)))
 
 
 def _words(event: Event | BadLine, style: Style) -> str:

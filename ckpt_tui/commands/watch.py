@@ -1,7 +1,8 @@
 """Watch a run live: is it fine, how its curves go, what is at risk; and after a crash, what is lost and what to do.
 
 PATH is a run directory or its log. The training is never touched: leaving the watch (q) does not stop it.
-With --plain the same facts are printed as lines, until the run ends or Ctrl+C.
+With --plain the same facts are printed as lines, until the run ends or Ctrl+C; with --json, too, each line is an object
+with the `data` of `status --json`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             f"there is nothing at {safe_text(args.path, 1000)}",
             "Give the run directory, or its events.jsonl.",
         )
-    if args.plain or args.once:
+    if args.plain or args.once or out.as_json:
         return watch_plain(args, out)
     if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
         raise CkptError(
@@ -64,17 +65,26 @@ def watch_plain(args: argparse.Namespace, out: Output) -> int:
     monitor = RunMonitor(args.path)
     style = out.style()
     state = _read_all(monitor)
-    _print(block_lines(state, style))
+    _tell(state, block_lines(state, style), out)
     said = tick_line(state, style)
     while not args.once and not state.phase.is_over:
         time.sleep(args.interval)
         state = _read_all(monitor)
         if state.phase.is_over:
-            _print(block_lines(state, style))
+            _tell(state, block_lines(state, style), out)
         elif (line := tick_line(state, style)) != said:
             said = line
-            _print([line])
+            _tell(state, [line], out)
     return ExitCode.OK
+
+
+def _tell(state: RunState, lines: list[str], out: Output) -> None:
+    if out.as_json:
+        from ckpt_tui.commands.status import status_data
+        from ckpt_tui.services.damage import Judgement
+
+        lines = [out.envelope(status_data(state, Judgement()))]
+    _print(lines)
 
 
 def _read_all(monitor: RunMonitor) -> RunState:

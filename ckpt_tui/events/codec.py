@@ -29,6 +29,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 # What every reader can hold and do arithmetic with. A step outside is no step; another integer is cut to it.
 MAX_INTEGER = (1 << 63) - 1
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _decode_json = msgspec.json.Decoder().decode
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _METRIC_TYPES = (Step, Eval)
@@ -49,6 +50,8 @@ def decode(line: bytes) -> Event | BadLine:
     try:
         fields = _decode_json(line)
     except (msgspec.DecodeError, RecursionError):
+        if line.startswith(_BYTE_ORDER_MARK):  # an editor's; it is no part of the line
+            return decode(line[len(_BYTE_ORDER_MARK) :])
         # Bare NaN and Infinity, invalid UTF-8 inside a string, and everything that is really broken.
         fields = _decode_lenient(line)
         if isinstance(fields, BadLine):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ckpt_tui.run.fold import RunFold
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import BadLines, RunState
 from ckpt_tui.services.system import lock_owner, process_is_alive
 from ckpt_tui.sources.base import CHUNK_BYTES, EventSource
 from ckpt_tui.sources.registry import open_source
@@ -69,12 +70,19 @@ class RunMonitor:
         now = self._clock()
         self._look_at_names()
         pid, pid_started, host = self._fold.last_process()
-        return self._fold.state(
+        state = self._fold.state(
             now,
             is_process_alive=self._is_alive(now, pid, pid_started, host),
             invalid_checkpoints=self.invalid_checkpoints,
             existing_names=self._names,
         )
+        torn = self._source.unfinished
+        if torn is None or not state.phase.is_over or not self.is_caught_up:
+            return state
+        bad = state.bad_lines
+        if not bad.count:
+            return replace(state, bad_lines=BadLines(1, torn.offset, torn.reason))
+        return replace(state, bad_lines=replace(bad, count=bad.count + 1))
 
     def _is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
         asked = self._alive_asked

@@ -37,6 +37,11 @@ class EventSource(Protocol):
     @property
     def path(self) -> str: ...
 
+    @property
+    def unfinished(self) -> BadLine | None:
+        """A last line that has not come to its end; nobody will finish it when who writes the log is gone."""
+        ...
+
     def skip_to_last(self, num_lines: int) -> None:
         """Before the first poll: leave out what is before the log's last lines, where that can be found from its end.
 

@@ -33,11 +33,22 @@ class JsonlSource:
     @staticmethod
     def accepts(path: str, head: bytes) -> bool:
         """Whether a file that begins with `head` is one of ours: an object, or nothing yet."""
-        return head.lstrip(b"\x00 \t\r\n")[:1] in (b"", b"{") or path.endswith(JsonlSource.suffixes)
+        return head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\x00 \t\r\n")[:1] in (b"", b"{") or path.endswith(
+            JsonlSource.suffixes
+        )
 
     @property
     def path(self) -> str:
         return self._path
+
+    @property
+    def unfinished(self) -> BadLine | None:
+        """The last line, as long as it has no newline: being written, or torn by the end of who wrote it."""
+        start = self._skipped.start if self._skipped is not None else b"".join(self._pieces)[:200]
+        if not start.strip():
+            return None
+        offset = self._offset - self._num_piece_bytes
+        return BadLine(reason="torn: the line has no end", start=start, num_bytes=self._num_piece_bytes, offset=offset)
 
     def _forget(self) -> None:
         self._offset = 0  # bytes read from the file, the unfinished line included

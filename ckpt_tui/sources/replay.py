@@ -31,6 +31,11 @@ class ReplaySource:
         self._is_read = False
 
     @property
+    def unfinished(self) -> None:
+        """What is replayed was written long ago."""
+        return None
+
+    @property
     def path(self) -> str:
         return self._source.path
 

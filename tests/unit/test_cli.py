@@ -126,7 +126,7 @@ def test_a_bug_is_allowed_to_look_like_one(fake_command) -> None:
         cli.main(["list"])
 
 
-@pytest.mark.parametrize("command", ["--help", "inspect nowhere.pt --json", "advise ."])
+@pytest.mark.parametrize("command", ["--help", "inspect nowhere.pt --json", "status ."])
 @pytest.mark.parametrize("closed", [">/dev/full", ">&-", ">&- 2>&-", "2>&-"])
 def test_output_that_cannot_be_written_is_no_traceback(tmp_path: Path, command: str, closed: str) -> None:
     program = f"{sys.executable} -m ckpt_tui {command} {closed}"

@@ -24,7 +24,9 @@ def log_of(num_steps: int) -> LogText:
 
 def steps_of(path: Path, capsys: pytest.CaptureFixture[str], num_lines: int) -> list[int]:
     assert main(["tail", str(path), "--json", "-n", str(num_lines)]) == 0
-    return [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
+    envelopes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all((one["schema"], one["ok"], one["errors"]) == ("ckpt-tui/tail/1", True, []) for one in envelopes)
+    return [one["data"]["step"] for one in envelopes]
 
 
 @pytest.mark.parametrize("num_lines", [0, 1, 3, 1499, 1500, 1501, 10**40])
@@ -74,10 +76,10 @@ def test_follow_tells_what_another_process_appends(tmp_path: Path) -> None:
         give_up.start()
         try:
             assert tail.stdout is not None
-            begun = [json.loads(tail.stdout.readline())["step"] for _ in range(2)]
+            begun = [json.loads(tail.stdout.readline())["data"]["step"] for _ in range(2)]
             with path.open("ab") as file:
                 file.write(log.lines[10] + log.lines[11])
-            told = [json.loads(tail.stdout.readline())["step"] for _ in range(2)]
+            told = [json.loads(tail.stdout.readline())["data"]["step"] for _ in range(2)]
         finally:
             give_up.cancel()
             tail.kill()
