@@ -23,10 +23,16 @@ def lineage_of(directory: str, registry: Registry) -> Lineage | None:
     As the registry has it, or a session that went on from there and died before it could tell the registry; without
     one, as the log does; without that, that of the newest session's checkpoints.
     """
+    if registry.lineage is not None:
+        return registry.lineage
     log_path = os.path.join(directory, LOG_NAME)
-    known = registry.lineage or lineage_now(registry.stored_lineage, log_path, registry.untold)
-    if known is not None:
-        return known
+    known = lineage_now(registry.stored_lineage, log_path, registry.untold) or _of_newest(directory, registry)
+    # The registry knows those checkpoints from its next writing on: what they tell of the run must be in it, too.
+    registry.stored_lineage = known
+    return known
+
+
+def _of_newest(directory: str, registry: Registry) -> Lineage | None:
     made = [entry for entry in registry.entries.values() if entry["session_id"] and entry["step"] is not None]
     made.sort(key=lambda entry: (-entry["session"], -entry["step"], entry["path"]))
     for entry in made[:_MAX_OPENED]:

@@ -27,6 +27,7 @@ class Registry:
     what could not be read this time may be the newest again at the next resume.
     policy: what is kept, for whoever reads the file (`retention_report`).
     untold: the lineages of checkpoints that the file did not know when it was read.
+    is_stale: whether the file tells something else than `entries`.
     """
 
     def __init__(self, directory: str) -> None:
@@ -34,6 +35,7 @@ class Registry:
         self.entries: dict[str, dict[str, Any]] = {}
         self.lineage: Lineage | None = None
         self.untold: list[Lineage] = []
+        self.is_stale = False
         self.policy: Mapping[str, Any] = {}
         self._stored, self.stored_lineage, self._best = _stored(os.path.join(directory, REGISTRY_NAME))
 
@@ -69,6 +71,7 @@ class Registry:
         for entry in entries.values():
             entry["is_best"] = best is not None and (entry is best or entry["inode"] == best["inode"])
         self.entries = entries
+        self.is_stale = self._stored != list(entries.values())
 
     def abandoned(self) -> set[str]:
         """Names on a branch that a resume from an earlier step left behind."""
@@ -94,6 +97,7 @@ class Registry:
             content["policy"] = dict(self.policy)
         content["checkpoints"] = list(self.entries.values())
         publish(self.directory, [REGISTRY_NAME], json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+        self._stored, self.is_stale = list(self.entries.values()), False
 
 
 def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def settle(source: Source, registry: Registry, log: EventWriter | None, say: Cal
     if not source.is_found:
         registry.stored_lineage = registry.lineage
     is_latest_back = _put_latest_back(source, registry, log, say)
-    if num_moved or is_latest_back or not source.is_found:
+    if num_moved or is_latest_back or not source.is_found or registry.is_stale:
         registry.sync()
         try:
             registry.write()

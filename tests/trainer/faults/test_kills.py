@@ -60,13 +60,17 @@ def two_saves(run: Path) -> None:
     session(run, [(1, ALL_KINDS), (2, {"rolling", "emergency"})])
 
 
+def damage(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()  # other names of it stay as they are
+    path.write_bytes(data[: len(data) // 2])
+
+
 def damaged(run: Path) -> None:
     """A dead session's run: newest files damaged, one missing, half a file left, registry and log torn."""
     session(run, [(1, ALL_KINDS), (2, {"rolling"}), (3, {"best"})])
     for name in ("best_model.pt", "best_model_backup.pt"):
-        data = bytearray((run / name).read_bytes())
-        data[len(data) // 2] ^= 4
-        (run / name).write_bytes(data)
+        damage(run / name)
     (run / "latest.pt").unlink()
     (run / ".tmp-latest.pt-99-0").write_bytes(b"half")
     (run / "registry.json").write_bytes((run / "registry.json").read_bytes()[:500])
@@ -74,17 +78,29 @@ def damaged(run: Path) -> None:
         file.write(b'{"v":1,"event":"st')
 
 
+def registry_behind(run: Path) -> None:
+    """A session that died after its first checkpoint was published and before registry.json told of it."""
+    session(run, [(1, ALL_KINDS)])
+    before = (run / "registry.json").read_bytes()
+    session(run, [(2, {"rolling"})])
+    (run / "registry.json").write_bytes(before)
+    # So that the resume has something to move, and a registry to write.
+    damage(run / "latest.pt")
+
+
 # name: (how the directory was before, its floor, what the session saves)
 SCENES: dict[str, tuple[Callable[[Path], None], int, list[tuple[int, set[str]]]]] = {
     "first": (nothing, -1, [(1, ALL_KINDS)]),
     "with retention": (two_saves, 2, [(3, ALL_KINDS), (4, {"emergency"})]),
+    "registry behind": (registry_behind, 2, []),
     "after a damaged run": (damaged, 2, [(4, {"rolling"})]),
 }
 
 
 def check_after(run: Path, floor: int) -> None:
-    """A resume finds what was durable, clears what was half done, and the next saves are as ever."""
+    """Two resumes find what was durable, what was half done is cleared, and the next saves are as ever."""
     run.mkdir(exist_ok=True)
+    session(run, [])
     log = EventWriter(run)
     with Checkpointer(run, POLICY, log=log, say=lambda line: None) as checkpoints:
         assert not list(run.glob("**/.tmp-*"))
@@ -130,7 +146,7 @@ def killed_everywhere(scratch: Path, scene: str) -> int:
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_kill_at_every_file_operation(scratch: Path, scene: str) -> None:
-    assert killed_everywhere(scratch, scene) > 25
+    assert killed_everywhere(scratch, scene) > (8 if scene == "registry behind" else 25)
 
 
 def test_the_operations_of_a_save_are_counted_in_every_thread(scratch: Path) -> None:

@@ -56,16 +56,19 @@ def check_directory(run: Path) -> None:
     assert all(row["digest"] == digest_of_file(str(run / name)) for name, row in rows.items())
 
 
-def killed_again_and_again(nursery: Nursery, corpus: Path, scratch: Path, num_kills: int, seed: int) -> None:
+def killed_again_and_again(
+    nursery: Nursery, corpus: Path, scratch: Path, num_kills: int, seed: int, num_steps: int = 48
+) -> None:
     straight, run = scratch / "straight", scratch / "run"
-    whole = nursery.run(["--out", str(straight), "--data", str(corpus), *TRAINING])
+    training = [*TRAINING, "--max_steps", str(num_steps)]
+    whole = nursery.run(["--out", str(straight), "--data", str(corpus), *training])
     assert whole.code == 0, whole.output
     rng = random.Random(seed)
     num_killed = 0
-    command = ["--out", str(run), "--data", str(corpus), *TRAINING, "--resume", "auto"]
+    command = ["--out", str(run), "--data", str(corpus), *training, "--resume", "auto"]
     for _ in range(num_kills):
         # From before the first line to some saves later; so short that it does not come to its end at once.
-        ended = nursery.run(command, kill_after_s=rng.uniform(0.0, 0.2 * whole.seconds))
+        ended = nursery.run(command, kill_after_s=rng.uniform(0.0, 0.2 * whole.seconds * 48 / num_steps))
         assert ended.was_killed or ended.code == 0, ended.output
         num_killed += ended.was_killed
     last = nursery.run(command)
@@ -83,7 +86,7 @@ def test_killed_at_random_times_it_comes_out_the_same(nursery: Nursery, corpus: 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_killed_hundreds_of_times(nursery: Nursery, corpus: Path, tmp_path: Path, seed: int) -> None:
-    killed_again_and_again(nursery, corpus, tmp_path, num_kills=60, seed=seed)
+    killed_again_and_again(nursery, corpus, tmp_path, num_kills=60, seed=seed, num_steps=300)
 
 
 @pytest.mark.long
