@@ -158,10 +158,6 @@ class Config:
         return self.batch_size // (self.mini_batch_size or self.batch_size)
 
 
-# Settings that decide the shapes of the state: a checkpoint made with others cannot be resumed.
-SHAPE_SETTINGS = ("n_layer", "n_head", "n_embd", "block_size", "lora_rank", "optimizer")
-
-
 @dataclass(frozen=True)
 class Request:
     """What was asked for on the command line. resume: "", auto, latest, best, a name in the run directory, a path."""

@@ -19,7 +19,7 @@ from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.resume import Source
 from trainer.checkpoint.state import NEEDED, seed_all
-from trainer.config import SHAPE_SETTINGS, Request
+from trainer.config import Request
 from trainer.costs import Costs
 from trainer.data import Corpus, TrainData, corpus_files
 from trainer.device import choose_device
@@ -38,6 +38,7 @@ from trainer.parallel.network import replicate, settle, shard
 from trainer.parallel.session import leave_lost, run_session, tell_lost
 from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
+from trainer.resuming import Resumed, go_on_from
 from trainer.schedule import Schedule
 from trainer.signals import STATUS, Signals
 from trainer.step import Stepper, StepResult
@@ -92,11 +93,10 @@ class Training:
         self.state = TrainingState(config, self.stepper, self.schedule, self.data, self.progress, self.guard)
         settle(network, self.stepper.loss, world, config.block_size)
         seed_rank(config.seed, world)
-        if source is not None:
-            self._load(source, corpus)
+        resumed = go_on_from(source, self.state, corpus, self.terminal.say) if source is not None else None
         world.at(self.progress.step)
         history = read_history(self.directory)
-        self._log_start(request, source)
+        self._log_start(request, resumed)
         self.costs = Costs(
             self.log, history, self.progress.step, is_chosen=source is not None and not source.is_found,
             seconds_per_step=source.seconds_per_step if source is not None else None,
@@ -398,46 +398,22 @@ class Training:
             self.terminal.say(line)
         return source
 
-    def _load(self, source: Source, corpus: Corpus) -> None:
-        """The state of a checkpoint into everything that was built; random numbers last, building draws them."""
-        state, args, mine = source.state, source.state["args"], self.config.as_args()
-        differing = [
-            f"--{key} {args.get(key)} (now {mine[key]})" for key in SHAPE_SETTINGS if args.get(key) != mine[key]
-        ]
-        if differing:
-            raise UsageError(f"{source.name} was trained with {', '.join(differing)}: it does not fit")
-        for key in sorted(set(mine) - set(SHAPE_SETTINGS)):
-            if key in args and args[key] != mine[key]:
-                self.terminal.say(f"changed --{key}: {args[key]} -> {mine[key]}")
-        if state["dataloader_state"].get("corpus") != corpus.identity:
-            self.terminal.say("the training data are not those of the checkpoint: the resume is not exact")
-        num_ranks = len(state["rng_state"].get("ranks") or (state["rng_state"],))
-        if num_ranks != self.world.size:
-            self.terminal.say(
-                f"saved by {text.plural(num_ranks, 'process', 'processes')}, resumed by {self.world.size}: the resume"
-                " is not exact to the bit (random numbers, and the order in which gradients are added)"
-            )
-        try:
-            self.state.load(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{source.name} does not fit this trainer: {type(error).__name__}: {error}") from error
-
-    def _log_start(self, request: Request, source: Source | None) -> None:
+    def _log_start(self, request: Request, resumed: Resumed | None) -> None:
         config, step = self.config, self.progress.step
         self.log.start(
             config=config.as_args(), total_steps=config.max_steps, run_name=config.run_name,
             argv=launch_argv(), start_step=step, world_size=self.world.size,
             steps_per_epoch=self.data.steps_per_epoch,
-            resumed_from=source.as_event() if source is not None else None,
-            rejected=[one.as_event() for one in source.rejected] if source is not None else [],
+            resumed_from=resumed.as_event() if resumed is not None else None,
+            rejected=[one.as_event() for one in resumed.source.rejected] if resumed is not None else [],
             lineage=as_plain(self.checkpoints.lineage),
             versions={"torch": str(torch.__version__)},
         )  # fmt: skip
-        if source is not None:
-            self.terminal.say(f"resumed from step {step} ({source.name})")
+        if resumed is not None:
+            self.terminal.say(resumed.words)
         num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.terminal.say(
             f"{num_parameters:,} parameters, {self.data.steps_per_epoch:,} steps an epoch, writing to {self.directory}"
         )
-        durable_step = step if source is not None else None
+        durable_step = step if resumed is not None else None
         self.terminal.begin(config.run_name, config.max_steps, step, durable_step=durable_step)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.fit import load_optimizer
 from trainer.config import Config
 from trainer.data import TrainData
 from trainer.guard import Guard
@@ -73,7 +74,7 @@ class TrainingState:
         if not stepper.world.is_alone:
             state = spread(state, stepper.model, stepper.optimizer)
         stepper.model.load_state_dict(state["model"])
-        stepper.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(stepper.optimizer, state["optimizer"])
         apply_settings(stepper.optimizer, self.config)
         stepper.precision.load_state_dict(state["scaler"])
         if stepper.ema is not None:

@@ -186,7 +186,7 @@ def test_a_missing_latest_is_put_back(trainer: Trainer, straight: tuple[Path, st
     [restored] = of(events(out), "checkpoint_restored")
     assert (restored.path, restored.source, restored.by) == ("latest.pt", "best_model_backup.pt", "trainer")
     assert not (out / ".tmp-latest.pt-99-0").exists()
-    assert "changed --max_steps: 200 -> 201" in done.stdout
+    assert "changed --max_steps 200 -> 201: changes the course" in done.stdout
 
 
 def test_usage_errors_are_one_line_and_change_nothing(
@@ -200,7 +200,10 @@ def test_usage_errors_are_one_line_and_change_nothing(
         (("--lr", "nan"), "finite"),
         (("--data", str(tmp_path / "none")), "no such file"),
         ((), "--resume auto"),
-        (("--resume", "auto", "--n_embd", "64"), "was trained with --n_embd 32"),
+        (
+            ("--resume", "auto", "--n_embd", "64"),
+            "it was trained with --n_embd 32, and this is 64: every weight has another shape",
+        ),
         (("--resume", "none.pt"), "no such checkpoint"),
     ]:
         done = trainer.run(out, *options)
