@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS, ROLES
+from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.hparams import HparamChange, compare_hparams
 from ckpt_tui.checkpoints.matching import Matching, match_tensors
 from ckpt_tui.checkpoints.model import Checkpoint
@@ -89,6 +90,17 @@ def diff_checkpoints(
     with_values: read and compare the tensors' elements; else by name, shape, dtype and recorded checksums only.
     Raises Cancelled; CkptError when a file went away or could not be read meanwhile.
     """
+    with GarbageHeld():  # it makes an object or two a tensor, and no garbage
+        return _diff(a, b, with_values, on_bytes, is_cancelled)
+
+
+def _diff(
+    a: Checkpoint,
+    b: Checkpoint,
+    with_values: bool,
+    on_bytes: Callable[[int], None] | None,
+    is_cancelled: Callable[[], bool] | None,
+) -> Diff:
     started = time.monotonic()
     num_read = 0
 

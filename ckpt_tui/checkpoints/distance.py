@@ -98,7 +98,7 @@ def norm_of(
                 sums.add(words, words, reader.repeats)
                 if on_bytes is not None:
                     on_bytes(len(words) * reader.item_bytes)
-    return sums.distance().norm_a
+    return sums.norm_a()
 
 
 _of_thread = local()
@@ -172,6 +172,9 @@ class _Sums:
         self._is_equal &= bool(((odd_a == odd_b) | (np.isnan(odd_a) & np.isnan(odd_b))).all())
         kept = a[finite]
         return kept, kept if b is a else b[finite]
+
+    def norm_a(self) -> float:
+        return float(np.sqrt(self._a))
 
     def distance(self) -> Distance:
         if not self._num_pairs:

@@ -5,7 +5,8 @@ Values are compared on two or more cores at once, each with a few megabytes of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -91,18 +92,17 @@ def compare_pairs(
 
     num_bytes = sum(pair.a.size_bytes for pair in unique.values() if pair.a) * with_values
     work_through(unique, compare, _threads_for(num_bytes), is_cancelled)
+    norms = _norms_of_same(a, matching, found, advance, is_cancelled) if with_values else {}
     changes: list[TensorChange] = []
     numbers = {views: number for number, views in enumerate(unique)}
     absent = matching.roles_a ^ matching.roles_b
     for pair in matching.pairs:
         if pair.a is not None and pair.b is not None:
             views = (view_of(pair.a), view_of(pair.b))
-            changes.append(_of_pair(found[views], pair, numbers[views]))
+            changes.append(_of_pair(found[views], pair, numbers[views], norms.get(views[0])))
         else:
             changes.append(_only_one(pair, pair.role in absent))
     _sum_up_components(matching.pairs, changes)
-    if with_values:
-        _add_norms(a, matching, changes, advance, is_cancelled)
     return changes
 
 
@@ -142,8 +142,8 @@ def _compare(
     return _Outcome("dtype" if dtype_differs else "same" if found.is_equal else "value", distance=found)
 
 
-def _of_pair(outcome: _Outcome, pair: Pair, view: int) -> TensorChange:
-    """The outcome for two views under the names of one of the pairs that show them."""
+def _of_pair(outcome: _Outcome, pair: Pair, view: int, norm: float | None) -> TensorChange:
+    """The outcome for two views under the names of one of the pairs that show them. norm: where it was read alone."""
     a, b, found = pair.a, pair.b, outcome.distance
     assert a is not None
     assert b is not None
@@ -161,8 +161,8 @@ def _of_pair(outcome: _Outcome, pair: Pair, view: int) -> TensorChange:
         size_bytes=max(a.size_bytes, b.size_bytes),
         num_nonfinite=0 if found is None else found.num_nonfinite,
         reason=outcome.reason,
-        norm_a=None if found is None else found.norm_a,
-        norm_change=None if found is None else found.norm_change,
+        norm_a=norm if found is None else found.norm_a,
+        norm_change=found.norm_change if found is not None else None if norm is None else 0.0,
         part=pair.role,
         key=pair.name,
         name_b=_display_name(b),
@@ -241,38 +241,37 @@ def _layouts_agree(pair: Pair) -> bool:
     return pair.a is not None and pair.b is not None and pair.a.layout == pair.b.layout
 
 
-def _add_norms(
+def _norms_of_same(
     a: Checkpoint,
     matching: Matching,
-    changes: list[TensorChange],
+    found: Mapping[tuple[object, ...], _Outcome],
     on_bytes: Callable[[int], None],
     is_cancelled: Callable[[], bool] | None,
-) -> None:
-    """Weights that were told to be the same by their checksums count in the change of their module: where any weight
-    changed their norms are read."""
-    is_model = [change.part == "model" or not matching.roles_a for change in changes]
-    if not any(wanted and change.norm_change for wanted, change in zip(is_model, changes, strict=True)):
-        return
-    of_view: dict[tuple[object, ...], list[int]] = {}
-    for place, (wanted, change, pair) in enumerate(zip(is_model, changes, matching.pairs, strict=True)):
-        if wanted and change.change == "same" and change.norm_a is None and pair.a is not None and pair.a.storage:
-            of_view.setdefault(view_of(pair.a), []).append(place)
+) -> dict[tuple[object, ...], float]:
+    """By view of a: weights that were told to be the same by their checksums count in the change of their module, so
+    where any weight changed their norms are read."""
+    in_modules = [
+        (pair.a, found[view_of(pair.a), view_of(pair.b)])
+        for pair in matching.pairs
+        if pair.a is not None and pair.b is not None and (pair.role == "model" or not matching.roles_a)
+    ]
+    if not any(outcome.distance is not None and outcome.distance.norm_change for _, outcome in in_modules):
+        return {}
+    unread: dict[tuple[object, ...], TensorInfo] = {}
+    for tensor, outcome in in_modules:
+        if outcome.change == "same" and outcome.distance is None and tensor.storage:
+            unread.setdefault(view_of(tensor), tensor)
+    norms: dict[tuple[object, ...], float] = {}
 
     def measure(view: tuple[object, ...], stop: Callable[[], bool]) -> None:
         from ckpt_tui.checkpoints.distance import norm_of
 
-        places = of_view[view]
-        tensor = matching.pairs[places[0]].a
-        assert tensor is not None
-        try:
-            norm = norm_of(a, tensor, on_bytes=on_bytes, is_cancelled=stop)
-        except CkptError:
-            return
-        for place in places:
-            changes[place] = replace(changes[place], norm_a=norm, norm_change=0.0)
+        with contextlib.suppress(CkptError):
+            norms[view] = norm_of(a, unread[view], on_bytes=on_bytes, is_cancelled=stop)
 
-    num_bytes = sum(changes[places[0]].size_bytes for places in of_view.values())
-    work_through(of_view, measure, _threads_for(num_bytes), is_cancelled)
+    num_bytes = sum(tensor.size_bytes for tensor in unread.values())
+    work_through(unread, measure, _threads_for(num_bytes), is_cancelled)
+    return norms
 
 
 def _threads_for(num_bytes: int) -> int:
