@@ -26,6 +26,7 @@ from trainer.device import choose_device
 from trainer.distributed import World
 from trainer.errors import UsageError
 from trainer.evaluation import evaluate
+from trainer.failures import advice, let_go_of_memory
 from trainer.guard import Guard
 from trainer.history import read_history
 from trainer.machine import Machine
@@ -117,6 +118,8 @@ class Training:
         """Until the end, a signal or an error; gives the exit code."""
         try:
             return self._run()
+        except KeyboardInterrupt:  # without `Signals`, or from within a library
+            return self._end_interrupted()
         except Exception as error:  # noqa: BLE001  whatever it is: tell of it and save what can be saved
             return self._end_failed(error)
         finally:
@@ -242,18 +245,19 @@ class Training:
         """What is due at this step: evaluation, end of an epoch, save. Cut short by a signal, a resume does it anew."""
         progress, config = self.progress, self.config
         kinds: set[str] = set()
-        progress.is_step_unfinished = False
+        # Until it is: an error in the midst of it leaves it to the resume, too.
+        progress.is_step_unfinished = True
         if progress.step % config.eval_freq == 0 or progress.step == config.max_steps:
             started = time.perf_counter()
             metrics = evaluate(self.stepper, self.val_batches, self._is_stopped)
             if metrics is None:
-                progress.is_step_unfinished = True
                 return
             if self._evaluated(metrics, time.perf_counter() - started):
                 kinds.add("best")
         if self.data.is_at_epoch_end:
             kinds.add("epoch")
             self._end_epoch()
+        progress.is_step_unfinished = False
         now = time.monotonic()
         is_due = config.checkpoint_freq and progress.step % config.checkpoint_freq == 0
         if is_due or self._is_time_to_save:
@@ -368,19 +372,37 @@ class Training:
         trace = "".join(traceback.format_exception(error))
         self.terminal.say(trace)
         self.log.emit(ErrorRaised(step=step, type=type(error).__name__, message=str(error), traceback=trace))
+        let_go_of_memory(error)
+        told = self._save_what_is_whole()
+        reason = f"{type(error).__name__}: {error}; {told}"
+        if to_do := advice(error, self.config):
+            reason += f". {to_do}"
+        self.terminal.say(f"failed at step {step}: {reason}", "error")
+        self._log_end("failed", reason)
+        return 1
+
+    def _end_interrupted(self) -> int:
+        self._signalled("SIGINT", "saves and stops")
+        told = self._save_what_is_whole()
+        self.terminal.say(f"interrupted at step {self.progress.step}, {told}")
+        self._log_end("interrupted", f"KeyboardInterrupt, {told}")
+        return 128 + signal.SIGINT
+
+    def _save_what_is_whole(self) -> str:
+        """Save the last state that belongs to a step, wherever it was left; in words, what came of it. Never raises."""
         if not self.world.is_alone:
-            told = "not saved: the random numbers of the other ranks are not at hand"
-        elif self.stepper.is_updating:
-            told = "not saved: the error came while the weights were being updated"
-        else:
+            return "not saved: the random numbers of the other ranks are not at hand"
+        if self.stepper.is_updating:
+            return "not saved: it came while the weights were being updated"
+        try:
             if self._mark is not None:
                 # The batch was begun and is not in the weights: the checkpoint says where it begins.
                 self.state.rewind(self._mark)
+                self._mark = None
             saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
-            told = f"saved {saved}" if saved else "could not save"
-        self.terminal.say(f"failed at step {step}: {type(error).__name__}: {error}; {told}")
-        self._log_end("failed", f"{type(error).__name__}: {error}; {told}")
-        return 1
+        except Exception as error:  # noqa: BLE001  what it is told with must not hide the first error
+            return f"could not save: {type(error).__name__}: {error}"
+        return f"saved {saved}" if saved else "could not save"
 
     def _source(self, request: Request) -> Source | None:
         if not request.resume:
