@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from ckpt_tui.events.schema import ErrorRaised
 from ckpt_tui.events.writer import EventWriter
+from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.publish import remove_leftovers
 from trainer.config import Request
@@ -17,6 +21,8 @@ from trainer.errors import UsageError
 
 # After torchrun started a group anew, the main one of the group before may still be dying.
 RESTART_PATIENCE_SECONDS = 30.0
+# For the save that is in flight when a rank is lost: less than torchrun waits before it kills.
+LAST_SAVE_SECONDS = 20.0
 
 
 def run_session(request: Request, train: Callable[[World], int]) -> int:
@@ -36,21 +42,43 @@ def run_session(request: Request, train: Callable[[World], int]) -> int:
             print(f"trainer: {lock.warning}", file=sys.stderr, flush=True)
         remove_leftovers(request.out)
 
+    code = 2
     try:
         world.from_main(own_directory)
-        return train(world)
+        code = train(world)
     except MainRefusedError:
-        return 2
+        pass
     except UsageError as error:
         world.lost(error)
         raise UsageError(f"rank {world.rank}: {error}" if not world.is_main else str(error)) from error
     except LostRanksError as error:
         tell_lost(error, request.out, world, session=None)
-        return 1
+        code = 1
     finally:
         world.close()
         if lock is not None:
             lock.release()
+    if not world.is_alone:
+        # All is done. At an orderly end of the interpreter torch's threads abort the process now and then ("terminate
+        # called without an active exception"), and torchrun would take that for a failure.
+        leave(code)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once, with what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def leave_lost(checkpoints: Checkpointer) -> NoReturn:
+    """End after a loss: a save in flight gets its time, but may wait for a rank that never answers."""
+    closing = threading.Thread(target=checkpoints.close, daemon=True)
+    closing.start()
+    closing.join(LAST_SAVE_SECONDS)
+    leave(1)
 
 
 def tell_lost(error: LostRanksError, directory: str, world: World, *, session: int | None) -> None:

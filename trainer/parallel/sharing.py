@@ -44,9 +44,12 @@ def shared_source(world: World, find: Callable[[], Source | None]) -> Source | N
 
 
 def rng_states(world: World) -> dict[str, Any]:
-    """The random numbers' state of this rank, and under `ranks` of each one; those only on main."""
+    """The random numbers' state of main, and under `ranks` of each one. Empty on the others: it is saved once."""
     mine = rng_state()
-    return mine if world.is_alone else {**mine, "ranks": world.gather(mine)}
+    if world.is_alone:
+        return mine
+    ranks = world.gather(mine)
+    return {**mine, "ranks": ranks} if world.is_main else {}
 
 
 def restore_rng_states(state: Mapping[str, Any], world: World, seed: int, step: int) -> bool:

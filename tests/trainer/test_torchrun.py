@@ -1,0 +1,201 @@
+"""Trainings on two processes over gloo: killed, signalled, restarted by torchrun, and exact all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import Event
+from tests.trainer.conftest import REPO, Trainer
+from tests.trainer.test_distributed import environment, free_port
+
+# Dropout and accumulation on both ranks.
+SHORT = ["--mini_batch_size", "1", "--max_steps", "60", "--checkpoint_freq", "20", "--eval_freq", "25"]
+
+
+class Group:
+    """Ranks of one training as processes of this test; through torchrun where it has to restart them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    @contextmanager
+    def ranks(self, out: Path, *options: str, size: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
+        port = free_port()
+        command = self.trainer.command(out, *SHORT, *options)
+        processes = [
+            subprocess.Popen(
+                command, cwd=REPO, env=environment(rank, size, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(size)
+        ]  # fmt: skip
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+    def train(self, out: Path, *options: str, size: int = 2) -> str:
+        """To the end; gives what main says."""
+        with self.ranks(out, *options, size=size) as processes:
+            outputs = [process.communicate(timeout=90)[0] for process in processes]
+            assert [process.returncode for process in processes] == [0] * size, "".join(outputs)
+            assert outputs[1:] == [""] * (size - 1)
+            return outputs[0]
+
+    def torchrun(self, out: Path, *options: str) -> subprocess.Popen[str]:
+        command = self.trainer.command(out, *SHORT, *options)[1:]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", "2"]
+        return subprocess.Popen(
+            [*launcher, "--master_port", str(free_port()), *command], cwd=REPO, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def group(trainer: Trainer) -> Group:
+    return Group(trainer)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(group: Group, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hash of a run on two processes that nothing happened to."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    group.train(out)
+    [start] = of(out, "run_start")
+    assert start.world_size == 2
+    assert [event.seq for event in events(out)] == list(range(1, len(events(out)) + 1)), "one process writes the log"
+    return group.trainer.hash(out)
+
+
+def events(out: Path) -> list[Event]:
+    return [
+        event for line in (out / "events.jsonl").read_bytes().splitlines() if isinstance(event := decode(line), Event)
+    ]
+
+
+def of(out: Path, name: str) -> list[Event]:
+    return [event for event in events(out) if event.name == name]
+
+
+def wait_for_step(out: Path, step: int, session: int = 1) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (out / "events.jsonl").exists():
+            steps = [event for event in of(out, "step") if event.session >= session]
+            if steps and steps[-1].step >= step:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} did not come")
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The processes that torchrun started, by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    found = {}
+    for pid in map(int, children):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        rank = next((int(v.partition(b"=")[2]) for v in variables if v.startswith(b"RANK=")), None)
+        if rank is not None:
+            found[rank] = pid
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_killed_on_two_processes_it_resumes_exactly(group: Group, undisturbed: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with group.ranks(out) as processes:
+        wait_for_step(out, 30)
+        for process in processes:
+            process.kill()
+    told = group.train(out, "--resume", "auto")
+    assert "resumed from step " in told
+    assert "not exact" not in told
+    assert group.trainer.hash(out) == undisturbed
+    # On another number of processes it goes on, and says that this is not the same to the bit.
+    told = group.train(out, "--resume", "rolling_step_000040.pt", "--max_steps", "50", size=1)
+    assert "saved by 2 processes, resumed by 1: the resume is not exact to the bit" in told
+
+
+def test_torchrun_restarts_after_a_rank_was_killed(group: Group, undisturbed: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launcher = group.torchrun(out, "--resume", "auto")
+    try:
+        wait_for_step(out, 30)
+        os.kill(ranks_of(launcher)[1], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=120)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 0, output
+    assert group.trainer.hash(out) == undisturbed
+    assert len(of(out, "run_start")) == 2
+    assert of(out, "run_start")[1].resumed_from["path"]
+    [error] = of(out, "error")
+    assert error.message.startswith(
+        f"lost at step {error.step}: rank 1 is gone: its process ended at step {error.step}"
+    )
+    assert of(out, "run_end")[0].status == "failed"
+    # The viewer starts it again as it was started.
+    assert of(out, "run_start")[1].argv[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+
+def test_a_signal_to_one_rank_stops_all_with_one_save(group: Group, undisturbed: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with group.ranks(out) as processes:
+        wait_for_step(out, 10)
+        processes[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        assert [process.returncode for process in processes] == [143, 143], outputs
+    assert [event.kind for event in of(out, "checkpoint_saved")].count("emergency") == 1
+    assert of(out, "run_end")[-1].status == "preempted"
+    group.train(out, "--resume", "auto")
+    assert group.trainer.hash(out) == undisturbed
+
+
+@pytest.mark.long
+def test_a_signal_to_torchrun_saves_before_it_ends(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launcher = group.torchrun(out, "--max_steps", "5000")
+    try:
+        wait_for_step(out, 10)
+        launcher.send_signal(signal.SIGINT)
+        output, _ = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0, output
+    assert of(out, "run_end")[-1].status == "interrupted", output
+    assert [event.kind for event in of(out, "checkpoint_saved")].count("emergency") == 1
+
+
+@pytest.mark.long
+def test_a_hanging_rank_ends_all_and_is_named(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with group.ranks(out, "--max_steps", "5000", "--timeout_seconds", "8") as processes:
+        wait_for_step(out, 10)
+        processes[1].send_signal(signal.SIGSTOP)
+        output, _ = processes[0].communicate(timeout=60)
+        assert processes[0].returncode == 1
+    [error] = of(out, "error")
+    assert f"rank 1 hangs: it is stopped at step {error.step}" in error.message
+    assert error.message in output
+
+
+@pytest.mark.long
+def test_what_main_refuses_is_told_once(group: Group, undisturbed: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "latest.pt").mkdir(parents=True)
+    with group.ranks(out, "--resume", "nothing.pt") as processes:
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        assert [process.returncode for process in processes] == [2, 2], outputs
+    assert "--resume nothing.pt" in outputs[0]
+    assert outputs[1] == ""
