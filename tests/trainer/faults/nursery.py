@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -46,14 +47,29 @@ class Nursery:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
-    def run(self, argv: Sequence[str], kill_after_s: float | None = None) -> Ended:
+    def run(self, argv: Sequence[str], kill_after_s: float | None = None, **limits: int) -> Ended:
         """A trainer with these arguments, to its end or until it is killed."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output)]) + "\n")
-        process.stdin.flush()
-        code, seconds = json.loads(process.stdout.readline())
+        self.start(argv, kill_after_s, **limits)
+        return self.finish()
+
+    def start(self, argv: Sequence[str], kill_after_s: float | None = None, **limits: int) -> None:
+        """One at a time; `finish` waits for it. limits: user (its number), file_bytes (of any one file)."""
+        assert self._process.stdin is not None
+        self._output.unlink(missing_ok=True)
+        self._process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output), limits]) + "\n")
+        self._process.stdin.flush()
+
+    def wait_for(self, words: str) -> None:
+        """Until what is running has printed `words`."""
+        for _ in range(3000):
+            if self._output.exists() and words in self._output.read_text():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{words!r} did not come:\n{self._output.read_text()}")
+
+    def finish(self) -> Ended:
+        assert self._process.stdout is not None
+        code, seconds = json.loads(self._process.stdout.readline())
         return Ended(code, seconds, self._output.read_text())
 
     def close(self) -> None:
@@ -61,11 +77,17 @@ class Nursery:
         self._process.communicate()
 
 
-def _train(argv: list[str], output: str) -> None:
+def _train(argv: list[str], output: str, limits: dict[str, int]) -> None:
     """In the child."""
     from trainer.__main__ import main
 
+    if "file_bytes" in limits:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if "user" in limits:
+        os.setgroups([])
+        os.setgid(limits["user"])
+        os.setuid(limits["user"])
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -103,11 +125,11 @@ def _serve() -> None:
     _warm_up()
     print("ready", flush=True)
     for line in sys.stdin:
-        argv, kill_after_s, output = json.loads(line)
+        argv, kill_after_s, output, limits = json.loads(line)
         started = time.monotonic()
         child = os.fork()
         if child == 0:
-            _train(argv, output)
+            _train(argv, output, limits)
         if kill_after_s is not None:
             time.sleep(kill_after_s)
             os.kill(child, signal.SIGKILL)  # ours until we wait for it, also when it is at its end

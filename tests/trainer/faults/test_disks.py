@@ -1,0 +1,217 @@
+"""Real disks that are full, small, read-only, gone, or somebody else's, while a real trainer runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import Event
+from tests.trainer.faults.nursery import Nursery
+from tests.trainer.faults.test_random_kills import TRAINING, check_directory, state_hash
+from trainer.checkpoint.checkpointer import Checkpointer
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+NOBODY = 65534
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a small memory disk of so many bytes."""
+    places: list[Path] = []
+
+    def mounted(options: str) -> Path:
+        place = tmp_path / f"disk{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mounted
+    for place in places:
+        subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nursery: Nursery, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    ended = nursery.run(command(run, corpus))
+    assert ended.code == 0, ended.output
+    return state_hash(run)
+
+
+def command(run: Path, corpus: Path, *options: str) -> list[str]:
+    return ["--out", str(run), "--data", str(corpus), *TRAINING, "--resume", "auto", *options]
+
+
+def events(run: Path, name: str) -> list[Event]:
+    found = [decode(line) for line in (run / "events.jsonl").read_bytes().splitlines()]
+    return [event for event in found if isinstance(event, Event) and event.name == name]
+
+
+def durable_step(run: Path) -> int:
+    """Where a resume starts now."""
+    with Checkpointer(run, say=lambda line: None) as checkpoints:
+        source = checkpoints.find("auto")
+        return -1 if source is None else source.step
+
+
+@needs_root
+def test_a_disk_that_is_full_is_told_and_survived(
+    nursery: Nursery, corpus: Path, mount: Mount, undisturbed: str
+) -> None:
+    disk = mount("size=4m")
+    run = disk / "run"
+    assert nursery.run(command(run, corpus, "--max_steps", "6")).code == 0
+    # Somebody else's file takes all but a little.
+    free = shutil.disk_usage(disk).free
+    with open(disk / "ballast", "wb") as file:
+        file.write(bytes(free - 40_000))
+    ended = nursery.run(command(run, corpus))
+    assert ended.code == 1, ended.output
+    assert "full" in ended.output
+    assert "could not be saved" in ended.output
+    assert "Traceback" not in ended.output
+    assert events(run, "checkpoint_failed")
+    assert durable_step(run) >= 6
+    (disk / "ballast").unlink()
+    ended = nursery.run(command(run, corpus))
+    assert ended.code == 0, ended.output
+    assert state_hash(run) == undisturbed
+    check_directory(run)
+
+
+@needs_root
+def test_a_disk_with_no_byte_left_is_survived(nursery: Nursery, corpus: Path, mount: Mount) -> None:
+    disk = mount("size=4m")
+    run = disk / "run"
+    assert nursery.run(command(run, corpus, "--max_steps", "6")).code == 0
+    with open(disk / "ballast", "wb", buffering=0) as file:
+        for num_bytes in (1 << 16, 4096, 1):
+            try:
+                while file.write(bytes(num_bytes)) == num_bytes:
+                    pass
+            except OSError:
+                continue
+    ended = nursery.run(command(run, corpus, "--max_steps", "12"))
+    assert ended.code == 1, ended.output
+    assert "Traceback" not in ended.output
+    assert durable_step(run) == 6
+
+
+def test_a_limit_on_the_size_of_files_is_told_and_survived(nursery: Nursery, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert nursery.run(command(run, corpus, "--max_steps", "6")).code == 0
+    ended = nursery.run(command(run, corpus, "--max_steps", "12"), file_bytes=50_000)
+    assert ended.code == 1, ended.output
+    assert "File too large" in ended.output
+    assert "Traceback" not in ended.output
+    assert durable_step(run) == 6
+    assert nursery.run(command(run, corpus, "--max_steps", "12")).code == 0
+    assert durable_step(run) == 12
+
+
+@needs_root
+def test_a_filesystem_that_turns_read_only_is_told_and_survived(
+    nursery: Nursery, corpus: Path, tmp_path: Path, undisturbed: str
+) -> None:
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(24 << 20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-o", "loop,errors=remount-ro", str(image), str(disk)], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no ext4 in a file here")
+    try:
+        device = subprocess.run(["findmnt", "-no", "SOURCE", str(disk)], capture_output=True, text=True, check=True)
+        trigger = Path("/sys/fs/ext4") / Path(device.stdout.strip()).name / "trigger_fs_error"
+        if not trigger.exists():
+            pytest.skip("this kernel cannot be asked for an error of ext4")
+        run = disk / "run"
+        nursery.start(command(run, corpus))
+        nursery.wait_for("saved ")
+        trigger.write_text("a test wants it read-only")  # as ext4 itself does when it finds a bad block of its own
+        ended = nursery.finish()
+        assert ended.code == 1, ended.output
+        assert "Read-only file system" in ended.output
+        assert "Traceback" not in ended.output
+        before = durable_step_of_a_copy(run, tmp_path)
+        assert before > 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+    subprocess.run(["fsck.ext4", "-fy", str(image)], check=False, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True, capture_output=True)
+    try:
+        assert durable_step(run) >= before
+        assert nursery.run(command(run, corpus)).code == 0
+        assert state_hash(run) == undisturbed
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+
+
+def durable_step_of_a_copy(run: Path, tmp_path: Path) -> int:
+    shutil.copytree(run, tmp_path / "copy")
+    return durable_step(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("what", ["deleted", "renamed"])
+def test_a_run_directory_that_goes_away_in_the_middle(
+    nursery: Nursery, corpus: Path, tmp_path: Path, undisturbed: str, what: str
+) -> None:
+    run = tmp_path / "run"
+    nursery.start(command(run, corpus))
+    nursery.wait_for("saved ")
+    if what == "deleted":
+        shutil.rmtree(run, ignore_errors=True)
+    else:
+        run.rename(tmp_path / "elsewhere")
+    ended = nursery.finish()
+    assert "Traceback" not in ended.output
+    if what == "renamed":
+        assert durable_step(tmp_path / "elsewhere") > 0
+    # Either the end is there, or it is told that it is not.
+    if ended.code == 0:
+        assert state_hash(run) == undisturbed
+    else:
+        assert ended.code == 1
+        assert "could not be saved" in ended.output
+
+
+@needs_root
+def test_a_directory_that_may_not_be_written_any_more(nursery: Nursery, corpus: Path) -> None:
+    # pytest's own directories are closed to others.
+    with tempfile.TemporaryDirectory() as open_to_all:
+        shutil.copy(corpus, open_to_all)
+        Path(open_to_all).chmod(0o777)
+        run = Path(open_to_all) / "run"
+        run.mkdir()
+        run.chmod(0o777)
+        arguments = command(run, Path(open_to_all) / corpus.name)
+        assert nursery.run([*arguments, "--max_steps", "6"], user=NOBODY).code == 0
+        arguments += ["--max_steps", "16"]
+        nursery.start(arguments, user=NOBODY)
+        nursery.wait_for("saved ")
+        run.chmod(0o755)
+        ended = nursery.finish()
+        assert ended.code == 1, ended.output
+        assert "Permission denied" in ended.output
+        assert "Traceback" not in ended.output
+        # Not even a start: the reason in one line, and nothing begun anew.
+        ended = nursery.run(arguments, user=NOBODY)
+        assert ended.code in (1, 2), ended.output
+        assert "Traceback" not in ended.output
+        assert durable_step(run) >= 6
