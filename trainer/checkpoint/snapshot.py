@@ -16,6 +16,7 @@ import pickle
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -174,20 +175,25 @@ class _Parts(pickle.Pickler):
             return NotImplemented
         storage = obj.untyped_storage()
         numel = storage.nbytes() // dtype.itemsize
-        stored = _Stored(("storage", storage_type, self._key(storage, dtype), location_tag(storage), numel))
+        location = "cpu" if obj.is_cpu else location_tag(storage)
+        stored = _Stored(("storage", storage_type, self._key(storage, dtype), location, numel))
         no_hooks: OrderedDict[Any, Any] = OrderedDict()
         arguments = (stored, obj.storage_offset(), tuple(obj.size()), obj.stride(), obj.requires_grad, no_hooks)
         return torch._utils._rebuild_tensor_v2, arguments
 
     def persistent_id(self, obj: Any) -> Any:
-        if type(obj) is _Stored:
+        # Asked of every object in the state: one look into a table for nearly all.
+        kind = type(obj)
+        if kind in _NO_STORAGES:
+            return None
+        if kind is _Stored:
             return obj.identity
         if isinstance(obj, torch.storage.TypedStorage):
             storage, dtype = obj._untyped_storage, obj.dtype
             storage_type, numel = getattr(torch, obj._pickle_storage_type()), obj._size()
         elif isinstance(obj, torch.UntypedStorage):
             storage, dtype = obj, torch.uint8
-            storage_type, numel = normalize_storage_type(type(obj)), obj.nbytes()
+            storage_type, numel = normalize_storage_type(kind), obj.nbytes()
         else:
             return None
         return ("storage", storage_type, self._key(storage, dtype), location_tag(storage), numel)
@@ -224,11 +230,17 @@ _STORAGE_TYPES = {
 }
 
 
+# What states are made of besides.
+_NO_STORAGES = frozenset(
+    {str, int, float, bool, tuple, list, dict, type(None), OrderedDict, torch.Tensor, type, FunctionType}
+)
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether all of a tensor is its storage, type, shape and strides."""
     return (
         tensor.layout is torch.strided
-        and tensor.device.type in ("cpu", "cuda")
+        and (tensor.is_cpu or tensor.is_cuda)
         and not tensor.is_quantized
         and not tensor.is_neg()
         and not tensor.is_nested
