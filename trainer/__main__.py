@@ -64,12 +64,14 @@ def print_hash(argv: Sequence[str]) -> int:
 
 
 def _registry(directory: str) -> Registry:
+    from trainer.checkpoint.lineage import lineage_of
     from trainer.checkpoint.registry import Registry
 
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: no such run directory")
     registry = Registry(directory)
     registry.sync()
+    lineage_of(directory, registry)  # also where the registry is gone: what was left behind is told as such
     return registry
 
 

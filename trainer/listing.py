@@ -13,6 +13,7 @@ from typing import Any
 from ckpt_tui import text
 from trainer.checkpoint.formats import format_of
 from trainer.checkpoint.names import KINDS, pinned_in
+from trainer.checkpoint.quarantine import FOLDER_NAME, num_quarantined
 from trainer.checkpoint.registry import Registry
 
 SCHEMA = "ckpt-tui/trainer-checkpoints/1"
@@ -57,7 +58,10 @@ def total_bytes(registry: Registry) -> int:
 
 def as_json(registry: Registry) -> str:
     """In the envelope of the viewer's commands."""
-    data = {"checkpoints": facts_of_checkpoints(registry), "total_bytes": total_bytes(registry)}
+    data = {
+        "checkpoints": facts_of_checkpoints(registry), "total_bytes": total_bytes(registry),
+        "num_quarantined": num_quarantined(registry.directory),
+    }  # fmt: skip
     # In ASCII: a name that is not UTF-8 can be printed, too.
     return json.dumps({"schema": SCHEMA, "ok": True, "data": data, "errors": []})
 
@@ -91,6 +95,8 @@ def lines(registry: Registry, now: float, width: int | None) -> list[str]:
             told.append(kind + heading[len(kind) :])
             told += map(line, of_kind)
     told.append(f"{text.plural(len(rows), 'checkpoint')}, {text.size(total_bytes(registry))} on the disk")
+    if quarantined := num_quarantined(registry.directory):
+        told.append(f"{quarantined} in {FOLDER_NAME}/: found bad by a resume, kept")
     return told
 
 

@@ -1,0 +1,157 @@
+"""A real training resumed in one process: what is said and logged, and what is refused with nothing changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import Event, RunStart
+from trainer.checkpoint.lock import DirectoryLock
+from trainer.checkpoint.state import fingerprint, load
+from trainer.config import parse
+from trainer.errors import UsageError
+from trainer.loop import Training
+from trainer.model import GPT
+
+
+class NoSignals:
+    stop = None
+
+    def take_save_request(self) -> bool:
+        return False
+
+
+Make = Callable[..., Training]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("to be or not to be, " * 300)
+
+    def made(*options: str, out: str = "run", data: Path = corpus) -> Training:
+        (tmp_path / out).mkdir(exist_ok=True)
+        request = parse(
+            ["--out", str(tmp_path / out), "--data", str(data), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
+             "--block_size", "8", "--batch_size", "2", "--max_steps", "20", "--eval_freq", "10", "--eval_batches", "1",
+             "--checkpoint_freq", "5", "--threads", "1", "--sync_saves", "--print_seconds", "0", *options]
+        )  # fmt: skip
+        lock = DirectoryLock(request.out)
+        try:
+            return Training(request, NoSignals())  # type: ignore[arg-type]
+        finally:
+            lock.release()
+
+    return made
+
+
+def starts(training: Training) -> list[RunStart]:
+    lines = Path(training.directory, "events.jsonl").read_bytes().splitlines()
+    return [event for line in lines if isinstance(event := decode(line), RunStart)]
+
+
+def events(training: Training) -> list[Event]:
+    lines = Path(training.directory, "events.jsonl").read_bytes().splitlines()
+    return [event for line in lines if isinstance(event := decode(line), Event)]
+
+
+def test_the_same_place_and_settings_are_exact_and_said_to_be(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    training = make()
+    assert training.run() == 0
+    resumed = make("--resume", "rolling_step_000010.pt")
+    assert "resumed from step 10 (rolling_step_000010.pt), exactly" in capsys.readouterr().out
+    [_, start] = starts(resumed)
+    assert start.resumed_from == {
+        "path": "rolling_step_000010.pt", "digest": start.resumed_from["digest"], "step": 10,
+        "wanted": "rolling_step_000010.pt", "is_exact": True, "differences": [],
+    }  # fmt: skip
+    assert [segment["start_step"] for segment in start.lineage] == [0, 10]
+    whole = fingerprint(load(os.path.join(training.directory, "latest.pt")))
+    assert resumed.run() == 0
+    assert fingerprint(load(os.path.join(training.directory, "latest.pt"))) == whole
+
+
+def test_another_torch_and_another_machine_are_named(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().run()
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    monkeypatch.setattr("trainer.checkpoint.environment._cpu_name", lambda: "Abacus 3000")
+    resumed = make("--resume", "auto", "--max_steps", "21")
+    told = capsys.readouterr().out
+    assert "; the resume may differ in the last bits: " in told
+    assert " -> 9.9.9" in told
+    assert "-> Abacus 3000" in told
+    assert "exactly" not in told
+    assert starts(resumed)[-1].resumed_from["is_exact"] is False
+
+
+def test_other_data_are_named_and_moved_ones_are_not(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make().run()
+    moved = tmp_path / "moved.txt"
+    moved.write_text("to be or not to be, " * 300)
+    make("--resume", "auto", data=moved)
+    assert "exactly" in capsys.readouterr().out
+    moved.write_text("to do or not to do, " * 300)
+    make("--resume", "auto", data=moved)
+    told = capsys.readouterr().out
+    assert "changed --data " in told
+    assert "breaks exactness" in told
+    assert "with other --data" in told
+
+
+def test_a_model_of_other_keys_is_refused_with_nothing_changed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make()
+    training.run()
+    before = {path.name: path.read_bytes() for path in Path(training.directory).iterdir() if path.suffix == ".pt"}
+    log = Path(training.directory, "events.jsonl").read_bytes()
+    real = GPT.__init__
+
+    def other(model: GPT, config: object) -> None:
+        real(model, config)  # type: ignore[arg-type]
+        model.extra = torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(GPT, "__init__", other)
+    with pytest.raises(UsageError, match=r"the checkpoint lacks extra\.weight, extra\.bias of the model") as error:
+        make("--resume", "auto")
+    assert "Resume with the settings it was trained with" in str(error.value)
+    after = {path.name: path.read_bytes() for path in Path(training.directory).iterdir() if path.suffix == ".pt"}
+    assert after == before
+    assert Path(training.directory, "events.jsonl").read_bytes() == log
+
+
+def test_another_metric_begins_its_best_anew(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    make().run()
+    resumed = make("--resume", "auto", "--monitor", "train_loss", "--max_steps", "30")
+    assert resumed.progress.best is None
+    assert "the best so far is of another metric" in capsys.readouterr().out
+    assert resumed.run() == 0
+    assert resumed.progress.best is not None
+
+
+def test_a_rejected_one_is_in_the_log_and_its_events_come_after_the_start(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = make()
+    training.run()
+    with open(os.path.join(training.directory, "latest.pt"), "r+b") as file:
+        file.truncate(1000)
+    resumed = make("--resume", "auto")
+    told = capsys.readouterr().out
+    assert "rejected latest.pt: it is not a whole zip file" in told
+    moved = [event.path for event in events(resumed) if event.name == "checkpoint_quarantined"]
+    # Every name that shares those bytes; the independent copy of the best is what it goes on from.
+    assert moved == ["latest.pt", "rolling_step_000020.pt", "best_model.pt"]
+    assert "resumed from step 20 (rolling_last_backup.pt), exactly" in told
+    second = [event.name for event in events(resumed) if event.session == 2]
+    assert second[0] == "run_start"
+    start = starts(resumed)[-1]
+    assert start.rejected[0]["path"] == "latest.pt"
+    assert start.rejected[0]["damage"] == "cut"
