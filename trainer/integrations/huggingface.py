@@ -125,7 +125,8 @@ class HuggingFaceCallback(TrainerCallback):
         choice = self._choice if self._choice is not None and self._choice.step == state.global_step else None
         source = choice.path if choice is not None else None
         self.log.start(
-            config={**_plain(args.to_dict()), "save_total_limit": self._keep}, total_steps=state.max_steps, run_name=str(args.run_name or ""),
+            config={**_plain(args.to_dict()), "save_total_limit": self._keep}, total_steps=state.max_steps,
+            run_name=str(args.run_name or ""),
             start_step=state.global_step, steps_per_epoch=math.ceil(state.max_steps / max(state.num_train_epochs, 1)),
             resumed_from={"path": os.path.basename(source), "digest": choice.digest} if source and choice else None,
             versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
