@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,48 @@ async def test_a_filter_that_nothing_holds_says_nothing_of_the_checkpoints(compa
         await pilot.press("escape")
         await settled(pilot)
         assert "step" in seen_text(app)
+
+
+async def test_tensors_and_modules_are_sorted_by_change_name_and_size(compares: Callable[..., None]) -> None:
+    def tensor(name: str, relative: float, size_bytes: int) -> TensorChange:
+        return replace(change(name, relative), size_bytes=size_bytes)
+
+    tensors = (tensor("h.2.w", 0.9, 10), tensor("h.10.w", 0.5, 30), tensor("h.1.w", 0.1, 20))
+    modules = (ModuleChange("h.10", 1, 1, 0.9, 0.1), ModuleChange("h.2", 3, 1, 0.5, 0.1))
+    compares(diff(tensors=tensors, modules=modules))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(120, 24)) as pilot:
+        await settled(pilot)
+
+        def shown(view: str) -> list[str]:
+            return [row.name for row in app.screen.query_one(f"#{view}", VirtualList).rows]
+
+        await pilot.press("s")
+        await settled(pilot)
+        assert "z sort" not in seen_text(app), "settings have an order of their own"
+        await pilot.press("n")
+        await settled(pilot)
+        assert "z sort" in seen_text(app)
+        by_change = ["h.2.w", "h.10.w", "h.1.w"]
+        assert shown("tensors") == by_change
+        await pilot.press("z")
+        await settled(pilot)
+        assert shown("tensors") == ["h.1.w", "h.2.w", "h.10.w"], "as a person counts"
+        assert shown("modules") == ["h.2", "h.10"]
+        assert "tensor ↑" in seen_text(app)
+        await pilot.press("z")
+        assert shown("tensors") == ["h.10.w", "h.1.w", "h.2.w"]
+        assert shown("modules") == ["h.2", "h.10"]
+        await pilot.press("Z")
+        assert shown("tensors") == ["h.2.w", "h.1.w", "h.10.w"]
+        await pilot.press("z", "Z")
+        await settled(pilot)
+        assert shown("tensors") == by_change[::-1]
+        assert "rel. L2 ↑" in seen_text(app)
+        await pilot.click("#tensors", offset=(4, 0))
+        assert shown("tensors") == ["h.1.w", "h.2.w", "h.10.w"]
+        await pilot.press("slash", *"2", "enter")
+        assert shown("tensors") == ["h.2.w"]
 
 
 async def test_settings_come_with_what_they_do_to_a_resume(compares: Callable[..., None]) -> None:

@@ -19,6 +19,7 @@ from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, metric
+from ckpt_tui.tui.screens.diff_order import SORTS, columns_in_order, in_order, sort_of_column
 from ckpt_tui.tui.screens.diff_rows import (
     CHANGE_ROLES,
     MODULE_COLUMNS,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 VIEW_KEYS = {"settings": "s", "tensors": "n", "modules": "m", "other": "o"}
+_SORTED_COLUMNS = {"tensors": TENSOR_COLUMNS, "modules": MODULE_COLUMNS}
 _NUM_MODULES = 8  # rows at least, where the model parts into as many
 
 
@@ -62,6 +64,8 @@ class DiffScreen(WorkScreen[None]):
         ("diff.shallower", "minus", "deeper(-1)", "depth", "up", "The modules around these"),
         ("diff.other", "o", "view('other')", "views", "other", "Everything else that differs"),
         ("diff.filter", "slash", "filter", "diff", "filter", "Only names that hold these words; Esc clears"),
+        ("diff.sort", "z", "sort", "diff", "sort", "Sort by change, name or size; a click on a title too"),
+        ("diff.reverse", "Z", "reverse", "order", "reverse", "Turn the order around"),
         ("diff.same", "a", "toggle_same", "diff", "all/changed", "Show tensors that are the same too, or not"),
         ("diff.swap", "x", "swap", "diff", "swap", "Compare the other way round"),
         ("diff.leave", "escape", "leave", "diff", "stop/back", "Stop comparing, or go back"),
@@ -78,6 +82,8 @@ class DiffScreen(WorkScreen[None]):
         self._largest_module = 0.0
         self._depth = 0
         self._with_same = False
+        self._sort, self._is_reversed = SORTS[0], False
+        self._tensors: list[TensorChange] = []  # all that may be shown, in order
         self._words: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -137,6 +143,7 @@ class DiffScreen(WorkScreen[None]):
         diff: Diff = result
         self.diff, self._progress = diff, ""
         self._largest = _largest(diff.tensors)
+        self._order()
         self._depth = shown_depth(diff.modules, _NUM_MODULES)
         counts = {
             "settings": len(diff.hyperparameters),
@@ -152,14 +159,19 @@ class DiffScreen(WorkScreen[None]):
         if not diff.hyperparameters and diff.changed_tensors and self.view == "settings":
             self.action_view("tensors")
 
+    def _order(self) -> None:
+        """Put the tensors in order: once, and not for each letter of a filter."""
+        assert self.diff is not None
+        tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
+        self._tensors = in_order(tensors, self._sort, is_reversed=self._is_reversed)
+
     def _show_rows(self) -> None:
         if self.diff is None:
             return
         self._show_empty_texts(self.diff)
-        tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
         self._list("settings").set_rows([row for row in self.diff.hyperparameters if self._holds(row.key)])
-        self._list("tensors").set_rows([row for row in tensors if self._holds(row.name)])
-        modules = self._modules()
+        self._list("tensors").set_rows([row for row in self._tensors if self._holds(row.name)])
+        modules = in_order(self._modules(), self._sort, is_reversed=self._is_reversed)
         self._largest_module = _largest(modules)
         self._list("modules").set_rows([row for row in modules if self._holds(row.name)])
         parts = [row for row in self.diff.parts if self._holds(row.part)]
@@ -269,15 +281,41 @@ class DiffScreen(WorkScreen[None]):
             self._show_rows()
         self.action_view("modules")
 
+    def action_sort(self) -> None:
+        self._sort_by(SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)], is_reversed=False)
+
+    def action_reverse(self) -> None:
+        self._sort_by(self._sort, is_reversed=not self._is_reversed)
+
+    @on(VirtualList.TitlePressed)
+    def _title_pressed(self, message: VirtualList.TitlePressed) -> None:
+        columns = _SORTED_COLUMNS.get(message.virtual_list.id or "")
+        sort = sort_of_column(columns, message.column) if columns is not None and self.diff is not None else None
+        if sort is not None:
+            self._sort_by(sort, is_reversed=sort == self._sort and not self._is_reversed)
+
+    def _sort_by(self, sort: str, *, is_reversed: bool) -> None:
+        """Both lists in this order, from their beginnings."""
+        self._sort, self._is_reversed = sort, is_reversed
+        self._order()
+        self._show_rows()
+        for view, columns in _SORTED_COLUMNS.items():
+            self._list(view).set_columns(columns_in_order(columns, sort, is_reversed=is_reversed))
+            self._list(view).action_move_to_start()
+        self._show_detail()
+
     def action_toggle_same(self) -> None:
         self._with_same = not self._with_same
+        self._order()
         self._show_rows()
         self.action_view("modules" if self.view == "modules" else "tensors")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "deeper" and self.view != "modules":
             return False
-        return self.diff is not None or action not in ("filter", "toggle_same", "swap", "deeper")
+        if action in ("sort", "reverse") and self.view not in _SORTED_COLUMNS:
+            return False
+        return self.diff is not None or action not in ("filter", "toggle_same", "swap", "deeper", "sort", "reverse")
 
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
