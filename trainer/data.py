@@ -139,8 +139,9 @@ class TrainData:
         return self._corpus.batch(starts)
 
     def begin_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self._order = self._corpus.train_order(self._seed, epoch)
         self.epoch, self.position = epoch, 0
-        self._order = self._corpus.train_order(self._seed, epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """`train.position` (sequences of the epoch) is what counts; shard and shard_offset say where the next lies."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.bench.measure import PYTHON, REPO, Row
 
-# 20 million parameters and AdamW's moments, 0.24 GB; a step of 8 tokens.
+# 20 million parameters and AdamW's moments, 0.24 GB; a step of 32 tokens.
 _SETTINGS = [
-    "--n_layer", "6", "--n_head", "8", "--n_embd", "512", "--block_size", "8", "--batch_size", "1",
+    "--n_layer", "6", "--n_head", "8", "--n_embd", "512", "--block_size", "32", "--batch_size", "1",
     "--eval_batches", "1",
     "--eval_freq", "100000", "--checkpoint_freq", "0", "--log_freq", "1", "--max_steps", "1000000",
 ]  # fmt: skip
