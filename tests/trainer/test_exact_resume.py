@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Best, EpochEnd, Eval, Event, RunEnd, Step
+from tests.trainer.conftest import Trainer
 from trainer.checkpoint.state import fingerprint, load
 from trainer.config import parse
 from trainer.errors import UsageError
@@ -221,6 +222,8 @@ def test_the_configurations_do_what_they_are_for(runs: Runs) -> None:
         assert min(scales[1:]) < max(scales)
         assert scales[-1] > min(scales)
         assert not all(math.isfinite(metrics["grad_norm"]) for metrics in steps[name])
+        # That is a scaler at work, and no trouble.
+        assert not [event for event in events(runs.path / f"straight {name}") if event.name == "nonfinite"]
     for name in ("plateau", "everything"):
         assert steps[name][-1]["lr"] < steps[name][0]["lr"]
 
@@ -354,3 +357,40 @@ def test_stopped_again_and_again_within_an_epoch(runs: Runs, tmp_path: Path) -> 
             assert runs.session(out, options, StopAt(step, is_after_work=True)) == 128 + signal.SIGTERM
         assert runs.session(out, options) == 0
         assert result(out) == runs.straight(name, options)
+
+
+def test_fresh_processes_come_to_the_same_bits(trainer: Trainer, tmp_path: Path) -> None:
+    """As above, with everything at once; the stop comes in the midst of a step, and a save may be in flight."""
+    options = (*CONFIGURATIONS["everything"], "--max_steps", "60", "--lr", "0.01", "--log_freq", "1")
+    assert trainer.run(tmp_path / "straight", *options).returncode == 0
+    process = trainer.start(tmp_path / "run", *options, "--resume", "auto", "--print_seconds", "0")
+    trainer.wait_for(process, "step 20/60")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    done = trainer.run(tmp_path / "run", *options, "--resume", "auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result(tmp_path / "run") == result(tmp_path / "straight")
+
+
+@pytest.mark.long
+def test_a_compiled_model_is_resumed_exactly_and_saved_under_its_own_names(runs: Runs, tmp_path: Path) -> None:
+    options = ("--compile", "--dropout", "0.3", "--ema", "0.9")
+    expected = runs.straight("compiled", options)
+    assert not [name for name in load(str(runs.path / "straight compiled" / "latest.pt"))["model"] if "_orig" in name]
+    for step in (2, 5):
+        out = tmp_path / str(step)
+        assert runs.session(out, options, StopAt(step, is_after_work=True)) == 128 + signal.SIGTERM
+        assert runs.session(out, options) == 0
+        assert result(out) == expected
+
+
+def test_saves_by_minutes(runs: Runs, tmp_path: Path) -> None:
+    options = ("--checkpoint_minutes", "1e-9", "--eval_freq", "100")
+    assert runs.session(tmp_path / "often", options) == 0
+    saved = [event.path for event in events(tmp_path / "often") if event.name == "checkpoint_saved"]
+    assert [name for name in saved if name.startswith("rolling")] == [
+        f"rolling_step_{step:06d}.pt" for step in range(1, NUM_STEPS + 1)
+    ]
+    assert runs.session(tmp_path / "seldom", ("--checkpoint_minutes", "60", "--eval_freq", "100")) == 0
+    assert not list((tmp_path / "seldom").glob("rolling_step_*.pt"))
