@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ TINY = (
     "--eval_freq", "10", "--eval_batches", "1", "--checkpoint_freq", "5", "--threads", "1", "--log_freq", "1",
     "--max_nonfinite", "3", "--dropout", "0.2", "--resume", "auto",
 )  # fmt: skip
+
+Change = Callable[[Training, torch.Tensor], torch.Tensor]
 
 
 class Signals:
@@ -56,7 +59,7 @@ class Sessions:
     def session(
         self,
         name: str,
-        change: Callable[[Training, torch.Tensor], torch.Tensor] = lambda _, loss: loss,
+        change: Change = lambda _, loss: loss,
         *options: str,
         signals: Signals | None = None,
     ) -> tuple[int, Training]:
@@ -260,3 +263,39 @@ def test_a_new_level_is_no_spike_for_long() -> None:
     other.load_state_dict(guard.state_dict(), 100)
     assert other.state_dict() == guard.state_dict()
     assert other.accepts(4.1)
+
+
+def spikes(training: Training, loss: torch.Tensor) -> torch.Tensor:
+    return loss * 3 if 17 <= training.progress.step < 17 + MAX_SPIKES + 2 else loss
+
+
+CONTROLS: dict[str, tuple[Change, Callable[[Training], bool]]] = {
+    "num_nonfinite": (bad_data, lambda training: training.guard.num_nonfinite == 2),
+    "last_good_step": (bad_data, lambda training: training.guard.num_nonfinite == 2),
+    "num_rollbacks": (bad_data, lambda training: training.progress.step == 12 and training.guard.num_rollbacks == 1),
+    "rolled_back_to": (bad_data, lambda training: training.progress.step == 12 and training.guard.num_rollbacks == 1),
+    "window": (spikes, lambda training: training.progress.step == 16),
+    "num_spikes": (spikes, lambda training: training.progress.step == 19),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_what_the_guard_knows_counts_after_a_resume(name: str, sessions: Sessions) -> None:
+    """Left out of the checkpoint, the run comes to another end."""
+    change, is_due = CONTROLS[name]
+    options = ("--spike_guard", "8", "--max_steps", "30")
+    assert sessions.session("stopped", change, *options, signals=Signals(is_due))[0] == 128 + signal.SIGTERM
+    state = load(str(sessions.path / "stopped" / "latest.pt"))
+    new = Guard(Config()).state_dict()
+    assert set(CONTROLS) == set(new)
+    results = []
+    for out in ("whole", "without"):
+        (sessions.path / out).mkdir()
+        shutil.copy(sessions.path / "stopped" / "rolling_step_000010.pt", sessions.path / out)
+        if out == "without":
+            state["dataloader_state"]["guard"][name] = new[name]
+        torch.save(state, sessions.path / out / "latest.pt")
+        code, _ = sessions.session(out, change, *options)
+        results.append((code, sessions.result(out)))
+    assert results[0][0] == 0
+    assert results[0] != results[1]
