@@ -28,6 +28,9 @@ class Config:
     block_size: int = _setting(64, "tokens (bytes) of context", group="model", least=1)
     dropout: float = _setting(0.0, "probability of dropping an activation", group="model", least=0.0, below=1.0)
 
+    init_from: str = _setting("", "checkpoint whose weights a new run begins with, of a model of the same shape",
+                              group="model")  # fmt: skip
+
     data: tuple[str, ...] = _setting((), "text files; default: the source of Python's standard library", group="data")
     batch_size: int = _setting(8, "sequences in one step", group="data", least=1)
     mini_batch_size: int = _setting(

@@ -29,6 +29,7 @@ from trainer.evaluation import evaluate
 from trainer.failures import advice, let_go_of_memory
 from trainer.guard import Guard
 from trainer.history import read_history
+from trainer.initial_weights import begin_with
 from trainer.machine import Machine
 from trainer.model import GPT, make_optimizer
 from trainer.observers import observers_for
@@ -83,7 +84,11 @@ class Training:
         self.data = TrainData(corpus, config.batch_size, config.seed)
         self.val_batches = corpus.val_batches(config.mini_batch_size or config.batch_size, config.eval_batches)
         self.device = choose_device(config.device, world.local_rank)
-        self.model = GPT(config).to(self.device)
+        self.model = GPT(config)
+        if source is None and config.init_from:
+            step = begin_with(self.model, config.init_from)
+            self.terminal.say(f"beginning with the weights of step {step} of {config.init_from}")
+        self.model.to(self.device)
         shard(self.model, config, world, self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.schedule = Schedule(config)
