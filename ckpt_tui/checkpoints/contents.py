@@ -10,9 +10,10 @@ _MAX_FILES = 10_000
 
 
 class PartFile:
-    """One file. roles: what it holds, in words. size_bytes: None where it cannot be told."""
+    """One file. roles: what it holds, in words. size_bytes: None where it cannot be told. is_missing: it should be
+    there. is_unreadable: it is, and nothing could be made of it; a finding says why."""
 
-    __slots__ = ("is_missing", "name", "num_tensors", "roles", "size_bytes")
+    __slots__ = ("is_missing", "is_unreadable", "name", "num_tensors", "roles", "size_bytes")
 
     def __init__(self, name: str, *, is_missing: bool = False) -> None:
         self.name = name
@@ -20,6 +21,12 @@ class PartFile:
         self.num_tensors = 0
         self.size_bytes: int | None = None
         self.is_missing = is_missing
+        self.is_unreadable = False
+
+    @property
+    def fault(self) -> str:
+        """MISSING or UNREADABLE, "" where it is neither."""
+        return "MISSING" if self.is_missing else "UNREADABLE" if self.is_unreadable else ""
 
 
 def holds_files(checkpoint: Checkpoint) -> bool:
@@ -28,7 +35,7 @@ def holds_files(checkpoint: Checkpoint) -> bool:
 
 
 def files_of(checkpoint: Checkpoint) -> list[PartFile]:
-    """The files that were read, and those that are missing, which come first; [] for a single file."""
+    """The files that were read, and before them those that are missing or could not be; [] for a single file."""
     if not holds_files(checkpoint):
         return []
     missing = {finding.where for finding in checkpoint.findings if finding.code == "missing-part"}
@@ -40,6 +47,9 @@ def files_of(checkpoint: Checkpoint) -> list[PartFile]:
             found = files[name] = PartFile(name)
         return found
 
+    for finding in checkpoint.findings[:_MAX_FILES]:
+        if finding.code == "unreadable-part" and _is_file_of(checkpoint, finding.where):
+            file_of(finding.where).is_unreadable = True
     if isinstance(checkpoint.state, dict):
         for name in list(checkpoint.state)[:_MAX_FILES]:
             if isinstance(name, str):
@@ -62,3 +72,10 @@ def files_of(checkpoint: Checkpoint) -> list[PartFile]:
                 file.size_bytes = None  # a part of a file, or one that went away
     # DeepSpeed's weights by parameter, a distributed checkpoint's parts: in the state, and no files.
     return [f for f in files.values() if f.is_missing or f.roles or f.num_tensors or f.size_bytes is not None]
+
+
+def _is_file_of(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether it is one of the files in the directory, and not a record of an archive or a path that leads out."""
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        return False
+    return os.path.isfile(os.path.join(checkpoint.path, name))

@@ -193,7 +193,7 @@ def _weights_only(checkpoint: Checkpoint, everything: bool, style: Style) -> Ite
 
 
 def _files(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[str]:
-    """Of a directory: which file is what, and which are not there."""
+    """Of a directory: which file is what, and which are not there, or of no use."""
     if not any(part.file for part in checkpoint.parts) and not any(tensor.file for tensor in checkpoint.tensors):
         return
     from ckpt_tui.checkpoints.contents import files_of
@@ -202,7 +202,7 @@ def _files(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[s
     rows: list[list[Cell]] = [
         [
             text.safe_text(file.name, 80),
-            ("MISSING", "bad") if file.is_missing else ", ".join(file.roles),
+            (file.fault, "bad") if file.fault else ", ".join(file.roles),
             text.count(file.num_tensors) if file.num_tensors else "",
             "" if file.size_bytes is None else text.size(file.size_bytes),
         ]
@@ -210,8 +210,8 @@ def _files(checkpoint: Checkpoint, everything: bool, style: Style) -> Iterator[s
     ]
     columns = [Column("file", shrink=True, keep="end"), Column("what"), Column("tensors", "right")]
     yield ""
-    # What is missing is never left out.
-    limit = None if everything else max(_SHOWN_FILES, sum(file.is_missing for file in files))
+    # What is missing or unreadable is never left out.
+    limit = None if everything else max(_SHOWN_FILES, sum(bool(file.fault) for file in files))
     yield from table([*columns, Column("size", "right")], rows[:limit], style)
     yield from _more(len(rows), limit or 0, everything, style)
 

@@ -47,7 +47,7 @@ def inspect_data(
         "files": [
             {
                 "name": file.name, "roles": file.roles, "bytes": file.size_bytes, "num_tensors": file.num_tensors,
-                "missing": file.is_missing,
+                "missing": file.is_missing, "unreadable": file.is_unreadable,
             }
             for file in files_of(checkpoint)
         ],

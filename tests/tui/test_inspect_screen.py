@@ -184,6 +184,20 @@ async def test_a_directory_shows_what_each_file_is_and_what_is_missing(tmp_path:
         assert "weights_only=True refuses it: 1 name" in seen_text(app)
 
 
+async def test_a_file_that_could_not_be_read_has_a_row_that_says_so(tmp_path: Path) -> None:
+    frameworks.hf_trainer(tmp_path)
+    (tmp_path / "optimizer.pt").write_bytes(bytes(5000))
+    app = ScreenApp(InspectScreen(str(tmp_path)))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert "9 files · 1 unreadable · hf-trainer" in seen(app)[0]
+        rows = [" ".join(line.split()) for line in seen(app)]
+        assert any(row.startswith("optimizer.pt UNREADABLE") for row in rows), rows
+        await pilot.press("home")
+        await settled(pilot)
+        assert "nothing could be made of it: f says why" in seen_text(app)
+
+
 async def test_the_screen_lives_while_a_file_is_opened_and_esc_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
 

@@ -97,7 +97,7 @@ def tree_cells(tree: StateTree, total_bytes: int, node: Node) -> tuple[Cell, ...
         layout = "" if tensor.layout == "strided" else f" {tensor.layout}"
         value: Cell = f"{shape_text(tensor.shape)} {tensor.dtype}{layout}"
     elif node.file is not None:
-        value = ("MISSING", "error") if node.file.is_missing else (", ".join(node.file.roles), "dim")
+        value = (node.file.fault, "error") if node.file.fault else (", ".join(node.file.roles), "dim")
     elif node.is_module:
         value = ("", "dim")
     elif node.can_open:

@@ -111,8 +111,10 @@ def facts_content(path: str, opened: Opened, width: int) -> Content:
 
 def _files_words(files: Sequence[PartFile]) -> list[Part]:
     num_missing = sum(file.is_missing for file in files)
-    missing: list[Part] = [(f"{num_missing:,} missing", "error"), (" · ", "dim")] if num_missing else []
-    return [(f"{plural(len(files) - num_missing, 'file')} · ", "dim"), *missing]
+    faults: list[Part] = []
+    for number, what in ((num_missing, "missing"), (sum(file.is_unreadable for file in files), "unreadable")):
+        faults += [(f"{number:,} {what}", "error"), (" · ", "dim")] if number else []
+    return [(f"{plural(len(files) - num_missing, 'file')} · ", "dim"), *faults]
 
 
 def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
@@ -154,7 +156,9 @@ def row_content(row: object, tree: StateTree, width: int) -> Content:
     if isinstance(row, Node):
         facts = [] if row.is_module or row.file is not None else [summary(row.value, 1000)]
         if row.file is not None:
-            facts = ["it is not there" if row.file.is_missing else ", ".join(row.file.roles) or summary(row.value)]
+            roles = ", ".join(row.file.roles)
+            faults = {"MISSING": "it is not there", "UNREADABLE": "nothing could be made of it: f says why"}
+            facts = [faults.get(row.file.fault) or roles or summary(row.value)]
         weight = tree.weight(row)
         if weight.num_tensors:
             facts.append(f"{plural(weight.num_tensors, 'tensor')}, {count(weight.num_elements)} elements")

@@ -252,3 +252,16 @@ def test_a_directory_shows_its_files_and_what_is_missing(  # type: ignore[no-unt
     assert files["optimizer.pt"]["roles"] == ["optimizer"]
     assert files["optimizer.pt"]["bytes"] == (tmp_path / "optimizer.pt").stat().st_size
     assert data["weights_only"]["refuses"] == ["argparse.Namespace"]
+
+
+def test_a_file_of_a_directory_that_could_not_be_read_is_listed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    frameworks.hf_trainer(tmp_path)
+    (tmp_path / "scheduler.pt").write_bytes(bytes(5000))
+    main(["inspect", str(tmp_path)])
+    assert ["scheduler.pt", "UNREADABLE"] in [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    main(["inspect", str(tmp_path), "--json"])
+    files = {file["name"]: file for file in json.loads(capsys.readouterr().out)["data"]["files"]}
+    assert files["scheduler.pt"]["unreadable"] is True
+    assert sum(file["unreadable"] for file in files.values()) == 1
