@@ -162,6 +162,65 @@ def test_a_signal_to_one_rank_stops_all_with_one_save(group: Group, undisturbed:
     assert group.trainer.hash(out) == undisturbed
 
 
+# One rank in trouble: `python -c TROUBLED WHAT FIRST LAST -- ARGUMENTS`, from batch FIRST to LAST of rank 1.
+TROUBLED = """
+import math, sys
+import trainer.step
+from trainer.__main__ import main
+what, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+taken = -1
+take, loss = trainer.step.Stepper.take, trainer.step.Stepper.loss
+def counted(stepper, *arguments):
+    global taken
+    taken += 1
+    return take(stepper, *arguments)
+def troubled(stepper, *batch):
+    if stepper.network.training and stepper.world.rank == 1 and first <= taken <= last:
+        if what == "raise":
+            raise RuntimeError("CUDA out of memory")
+        return loss(stepper, *batch) * math.nan
+    return loss(stepper, *batch)
+trainer.step.Stepper.take, trainer.step.Stepper.loss = counted, troubled
+sys.exit(main(sys.argv[5:]))
+"""
+
+
+def troubled(group: Group, out: Path, what: str, first: int, last: int, *options: str) -> list[tuple[int, str]]:
+    port = free_port()
+    arguments = group.trainer.command(out, *SHORT, *options)[3:]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TROUBLED, what, str(first), str(last), "--", *arguments], cwd=REPO, text=True,
+            env=environment(rank, 2, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=90)[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_and_rolled_back_on_all(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = troubled(group, out, "nan", 29, 31, "--max_nonfinite", "3", "--max_rollbacks", "1")
+    assert [code for code, _ in done] == [0, 0], done
+    told = of(out, "nonfinite")
+    assert [(event.step, event.action) for event in told[:3]] == [(30, "skipped"), (31, "skipped"), (32, "skipped")]
+    assert told[3].action.startswith("rolled back to "), told[3]
+    assert of(out, "run_end")[-1].status == "finished"
+
+
+@pytest.mark.long
+def test_an_error_of_one_rank_ends_all_and_a_resume_is_exact(group: Group, undisturbed: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = troubled(group, out, "raise", 29, 29)
+    assert [code for code, _ in done] == [1, 1], done
+    [error] = of(out, "error")
+    assert "rank 1 failed (RuntimeError: CUDA out of memory) at step 29" in error.message
+    assert "CUDA out of memory" in done[1][1]
+    group.train(out, "--resume", "auto")
+    assert group.trainer.hash(out) == undisturbed
+
+
 @pytest.mark.long
 def test_a_signal_to_torchrun_saves_before_it_ends(group: Group, tmp_path: Path) -> None:
     out = tmp_path / "run"
