@@ -49,7 +49,7 @@ def decode(line: bytes) -> Event | BadLine:
         return _bad("line too long", line)
     try:
         fields = _decode_json(line)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if line.startswith(_BYTE_ORDER_MARK):  # an editor's; it is no part of the line
             return decode(line[len(_BYTE_ORDER_MARK) :])
         # Bare NaN and Infinity, invalid UTF-8 inside a string, and everything that is really broken.
@@ -91,7 +91,15 @@ def decode_lines(text: bytes) -> list[Event | BadLine]:
                         _metrics(fields)
                     append(Step(seq=seq, ts=ts, session=session, step=step, epoch=epoch, metrics=fields))
                     continue
-        except (msgspec.DecodeError, RecursionError, AttributeError, TypeError, KeyError, IndexError):
+        except (
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+            AttributeError,
+            TypeError,
+            KeyError,
+            IndexError,
+        ):
             pass  # not the usual: decode() says what it is
         append(decode(line))
     return decoded

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ckpt_tui.events import checksum
 from ckpt_tui.events.lineage import Lineage, as_plain, read_lineage
 from ckpt_tui.services.names import BEST_NAME, read_name
 
@@ -85,6 +86,7 @@ def changed_registry(
     raw[_LIST] = kept
     if lineage is not None:
         raw[_LINEAGE] = as_plain(lineage)
+    raw[checksum.KEY] = checksum.checksum_of(raw)
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
@@ -105,7 +107,7 @@ def _load(directory: str) -> dict[str, object] | None:
             raw = json.loads(file.read(MAX_REGISTRY_BYTES + 1)[: MAX_REGISTRY_BYTES + 1])
     except (OSError, ValueError, RecursionError):
         return None
-    return raw if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) and checksum.is_as_written(raw) else None
 
 
 def _rows(raw: Mapping[str, object]) -> list[dict[str, object]]:

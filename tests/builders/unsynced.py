@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckpt_tui.events import checksum
+
 BLOCK_BYTES = 512  # no sector is torn; blocks of a filesystem are larger
 ROOT = 0
 NUM_ENDS = 2  # of the choices of names: none of the loose ones is there, or every one
@@ -252,11 +254,14 @@ def materialise(journal: Journal, crash: Crash, target: Path) -> None:
 def _renumber(path: Path, inodes: dict[tuple[int, int], int]) -> None:
     try:
         content = json.loads(path.read_bytes())
+        if not checksum.is_as_written(content):
+            return
         rows = content["checkpoints"]
         for row in rows:
             row["inode"] = inodes.get((row["inode"], row["mtime_ns"]), row["inode"])
     except (ValueError, KeyError, TypeError):
         return  # damaged: nobody takes anything from it
+    content[checksum.KEY] = checksum.checksum_of(content)
     path.write_bytes(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 

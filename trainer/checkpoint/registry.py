@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ckpt_tui.events import checksum
 from ckpt_tui.events.lineage import Lineage, as_plain, is_on, read_lineage
 from trainer.checkpoint.formats import read_facts
 from trainer.checkpoint.names import BEST, Name, checkpoints_in
@@ -96,6 +97,7 @@ class Registry:
         if self.policy:
             content["policy"] = dict(self.policy)
         content["checkpoints"] = list(self.entries.values())
+        content[checksum.KEY] = checksum.checksum_of(content)
         publish(self.directory, [REGISTRY_NAME], json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
         self._stored, self.is_stale = list(self.entries.values()), False
 
@@ -132,6 +134,8 @@ def _stored(path: str) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, 
     try:
         with open(path, "rb") as file:
             content = json.loads(file.read())
+        if not checksum.is_as_written(content):
+            return [], None, {}
         rows = content["checkpoints"]
         entries = [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int and row.get("path")]
         return entries, read_lineage(content.get("lineage")), dict(content.get("best") or {})
