@@ -224,7 +224,7 @@ def test_a_device_that_fails_once_gets_a_new_file_and_no_second_flush(
     real, failed, opened = getattr(os, call), [], []
 
     def failing(fd: int, *rest: Any) -> Any:
-        name = os.readlink(f"/proc/self/fd/{fd}")
+        name = str(Path(f"/proc/self/fd/{fd}").readlink())
         if not failed and ".tmp" in name:
             failed.append(name)
             raise OSError(errno.EIO, "Input/output error")
@@ -249,3 +249,20 @@ def test_a_device_that_goes_on_failing_fails_the_save(tmp_path: Path, monkeypatc
         publish(str(tmp_path), ["latest.pt"], NEW)
     assert (caught.value.stage, caught.value.errno) == ("sync", errno.EIO)
     assert os.listdir(tmp_path) == []
+
+
+def test_while_somebody_waits_it_goes_through_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quicker, and with the same checks: bytes that were changed on their way are found."""
+    data = random.Random(3).randbytes(20 << 20)
+    begun = []
+    real = proven._begin_flush
+    monkeypatch.setattr(proven, "_begin_flush", lambda fd, at, num: (begun.append((at, num)), real(fd, at, num)))
+    monkeypatch.setattr(proven, "_set_direct", lambda fd, is_direct: pytest.fail("past the page cache"))
+    publish(str(tmp_path), ["latest.pt"], _in_pages(data), is_waited=True)
+    assert (tmp_path / "latest.pt").read_bytes() == data
+    assert begun == [(0, 8 << 20), (8 << 20, 8 << 20), (16 << 20, 4 << 20)]
+    write = os.write
+    monkeypatch.setattr(proven.os, "write", lambda fd, piece: write(fd, bytes(piece[:-1]) + b"?"))
+    with pytest.raises(PublishError, match="memory holds"):
+        publish(str(tmp_path), ["latest.pt"], _in_pages(data), is_waited=True)
+    assert (tmp_path / "latest.pt").read_bytes() == data

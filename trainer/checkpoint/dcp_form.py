@@ -44,6 +44,7 @@ class Dcp:
     """One rank's part in the saves of a run directory. Made by all ranks at the same time."""
 
     suffix = ""
+    is_waited = False
 
     def __init__(self, directory: str) -> None:
         import torch.distributed as dist

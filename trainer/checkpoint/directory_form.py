@@ -18,6 +18,7 @@ class Directory:
     """A `forms.Form`. Each file has memory of its own, laid out as that file."""
 
     suffix = ""
+    is_waited = False
 
     def __init__(self) -> None:
         self._memory: dict[str, Snapshot] = {}

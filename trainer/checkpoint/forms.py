@@ -15,9 +15,11 @@ from trainer.checkpoint.snapshot import Snapshot
 
 
 class Form(Protocol):
-    """suffix: what its names end with: `.pt`, or nothing for a directory. size_bytes: of one copy on the disk."""
+    """suffix: what its names end with: `.pt`, or nothing for a directory. size_bytes: of one copy on the disk.
+    is_waited: training stands still until the save is done; set before each."""
 
     suffix: str
+    is_waited: bool
 
     @property
     def size_bytes(self) -> int: ...
@@ -39,9 +41,10 @@ class OneFile(Snapshot):
     """`torch.load(weights_only=True)` gives the state."""
 
     suffix = ".pt"
+    is_waited = False
 
     def publish(self, directory: str, names: Sequence[str], previous: Mapping[str, str]) -> Published:
-        return publish(directory, names, self.content, previous=previous)
+        return publish(directory, names, self.content, previous=previous, is_waited=self.is_waited)
 
 
 def form_of(checkpoint_format: str, directory: str) -> Form:

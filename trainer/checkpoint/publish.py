@@ -35,12 +35,18 @@ def digest_of_file(path: str) -> str:
 
 
 def publish(
-    directory: str, names: Sequence[str], data: bytes | memoryview, *, previous: Mapping[str, str] | None = None
+    directory: str,
+    names: Sequence[str],
+    data: bytes | memoryview,
+    *,
+    previous: Mapping[str, str] | None = None,
+    is_waited: bool = False,
 ) -> Published:
     """Make `data` the content of every one of `names` in `directory`: written once, shared by hard links.
 
     previous: {name: source}: once the new file is proven, and before it replaces anything, `name` gets what `source`
     holds; left out where there is no such file. Names are replaced in the order given.
+    is_waited: somebody waits; see `proven`.
     A file that the device could not keep (EIO, or other bytes than were written) is given up for one new one.
     Raises PublishError; the temporary files are gone then, and `previous` names are as they were unless a rename
     itself failed.
@@ -48,7 +54,7 @@ def publish(
     temporaries: list[str] = []
     renames: list[str] = []
     try:
-        published = _written(directory, names, data, temporaries)
+        published = _written(directory, names, data, temporaries, is_waited)
         started = time.monotonic()
         for name in names[1:]:
             _link(temporaries[0], _temporary(directory, name, temporaries))
@@ -67,18 +73,21 @@ def publish(
         raise
 
 
-def _written(directory: str, names: Sequence[str], data: bytes | memoryview, made: list[str]) -> Published:
+def _written(
+    directory: str, names: Sequence[str], data: bytes | memoryview, made: list[str], is_waited: bool
+) -> Published:
     """A temporary file that holds `data`, the first of `made`; a second one when the device fails the first."""
     mode = _mode_of(directory, names)
     try:
-        return write_proven(_temporary(directory, names[0], made), data, mode)
+        return write_proven(_temporary(directory, names[0], made), data, mode, is_waited=is_waited)
     except PublishError as error:
         if error.errno != errno.EIO and error.stage != "verify":
             raise
         failed = made.pop()
         with contextlib.suppress(OSError):
             os.unlink(failed)
-        return replace(write_proven(_temporary(directory, names[0], made), data, mode), retried=str(error))
+        published = write_proven(_temporary(directory, names[0], made), data, mode, is_waited=is_waited)
+        return replace(published, retried=str(error))
 
 
 def make_directory(directory: str) -> None:

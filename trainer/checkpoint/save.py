@@ -116,6 +116,7 @@ class Saver:
 
     def _write(self, save: Save) -> str:
         begun = time.monotonic()
+        self._form.is_waited = save.stall_seconds is None
         self._form.finish()
         bad = self._form.first_nonfinite(FINITE)
         if bad is not None:
