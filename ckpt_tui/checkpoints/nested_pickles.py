@@ -13,8 +13,8 @@ import os
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import CompositeRef, GlobalRef, OpaqueObject, Verdict
 from ckpt_tui.checkpoints.pickle_calls import MAX_EMBEDDED
+from ckpt_tui.checkpoints.pickle_decode import DecodedPickle, UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_globals import known_reason
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef
 from ckpt_tui.checkpoints.pickle_source import DistantBytes, MemorySource, PickleSource
 from ckpt_tui.errors import CkptError

@@ -23,7 +23,7 @@ from ckpt_tui.checkpoints.model import (
     TensorRef,
     bytes_needed,
 )
-from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
 from ckpt_tui.checkpoints.zip_walk import DESCRIPTOR_BYTES, FoundRecord, ZipWalk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import GlobalRef, OpaqueObject, Verdict
-from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import decode_pickle
 from ckpt_tui.checkpoints.pickle_rebuild import dtype_name
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text

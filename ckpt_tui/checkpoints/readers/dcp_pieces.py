@@ -21,7 +21,7 @@ from ckpt_tui.checkpoints.model import (
     bytes_needed,
 )
 from ckpt_tui.checkpoints.opening import RegularFile
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import DecodedPickle, decode_pickle
 from ckpt_tui.checkpoints.readers.dcp_metadata import Place
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.checkpoints.readers.safetensors import READER as SAFETENSORS

@@ -20,7 +20,7 @@ from ckpt_tui.checkpoints.model import (
     TensorRef,
     Verdict,
 )
-from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import decode_pickle
 from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, join_storages, storage_of
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex

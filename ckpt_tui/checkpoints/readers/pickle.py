@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, OpaqueObject, Severity, TensorRef, Verdict
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_stream
+from ckpt_tui.checkpoints.pickle_decode import DecodedPickle, UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName
 from ckpt_tui.checkpoints.pickle_source import MemorySource, PickleSource
 from ckpt_tui.checkpoints.readers.lost_tensors import note_lost_tensors

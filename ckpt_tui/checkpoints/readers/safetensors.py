@@ -93,7 +93,7 @@ def _judge_as_pickle(descriptor: int, base: int, file_bytes: int, checkpoint: Ch
         return
     from dataclasses import replace
 
-    from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_stream
+    from ckpt_tui.checkpoints.pickle_decode import UnsoundPickleError, decode_stream
     from ckpt_tui.checkpoints.pickle_source import PickleSource
 
     source = PickleSource(descriptor, base + file_bytes, checkpoint.path)

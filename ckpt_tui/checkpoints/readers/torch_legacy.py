@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, Finding, GlobalRef, Severity, Storage, Verdict
-from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_pickle, decode_stream
+from ckpt_tui.checkpoints.pickle_decode import UnsoundPickleError, decode_pickle, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
 from ckpt_tui.checkpoints.pickle_source import PickleSource
 from ckpt_tui.checkpoints.readers.lost_tensors import note_lost_tensors

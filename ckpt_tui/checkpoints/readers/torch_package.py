@@ -9,7 +9,7 @@ from __future__ import annotations
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, Verdict
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle
+from ckpt_tui.checkpoints.pickle_decode import DecodedPickle
 from ckpt_tui.checkpoints.readers.torchscript import judge_code, know_own_classes
 from ckpt_tui.checkpoints.readers.zip_records import HINT, PickleBudget, add_pickle, join_storages, read_record
 from ckpt_tui.checkpoints.state_walk import name_tensors, tensor_references

@@ -22,8 +22,8 @@ from ckpt_tui.checkpoints.model import (
     TensorInfo,
     TensorRef,
 )
+from ckpt_tui.checkpoints.pickle_decode import UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_globals import STORAGE_DTYPES
-from ckpt_tui.checkpoints.pickle_machine import UnsoundPickleError, decode_stream
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef, resolve_persistent_id
 from ckpt_tui.checkpoints.pickle_source import PickleSource
 from ckpt_tui.checkpoints.readers.lost_tensors import note_lost_tensors

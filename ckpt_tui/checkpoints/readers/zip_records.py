@@ -13,7 +13,7 @@ from ckpt_tui.checkpoints.model import (
     Verdict,
     bytes_needed,
 )
-from ckpt_tui.checkpoints.pickle_machine import DecodedPickle, UnsoundPickleError, decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import DecodedPickle, UnsoundPickleError, decode_pickle
 from ckpt_tui.checkpoints.zip_index import ZipEntry
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import count, size

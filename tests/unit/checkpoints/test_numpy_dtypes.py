@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import decode_pickle
 from tests.builders.pickle_routes import text
 
 HONEST = {

@@ -17,8 +17,8 @@ import torch
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from ckpt_tui.checkpoints.dangerous_globals import DANGEROUS_MODULES, DANGEROUS_NAMES, danger_of
+from ckpt_tui.checkpoints.pickle_decode import decode_pickle
 from ckpt_tui.checkpoints.pickle_globals import judge, known_names
-from ckpt_tui.checkpoints.pickle_machine import decode_pickle
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from tests.builders.pickle_routes import text
 from tests.builders.torch_files import zip_of

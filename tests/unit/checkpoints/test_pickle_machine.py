@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.checkpoints.limits import ReadLimits
-from ckpt_tui.checkpoints.pickle_machine import decode_pickle
+from ckpt_tui.checkpoints.pickle_decode import decode_pickle
 from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.commands.inspect_json import as_json
 from ckpt_tui.errors import CkptError

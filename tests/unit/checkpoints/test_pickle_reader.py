@@ -294,7 +294,7 @@ def test_a_hazard_ends_soon(tmp_path: Path, hazard: str, kind: str) -> None:
 
 def test_a_large_file_costs_no_memory(tmp_path: Path) -> None:
     """Arrays stay where they lie: only what stands between them is read."""
-    from ckpt_tui.checkpoints.pickle_machine import decode_stream
+    from ckpt_tui.checkpoints.pickle_decode import decode_stream
     from ckpt_tui.checkpoints.pickle_source import MemorySource
 
     class Counted(MemorySource):
