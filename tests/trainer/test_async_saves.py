@@ -294,3 +294,20 @@ def test_the_buffers_are_used_again_and_a_state_that_grows_is_whole(tmp_path: Pa
             assert steps_in(tmp_path / "latest.pt") == {float(step)}
             addresses.append(checkpoints._saver._form._places[0].data_ptr())
     assert addresses[0] == addresses[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_overwritten_on_a_gpu_is_not_in_the_file(tmp_path: Path) -> None:
+    weight = torch.full((20_000_000,), 3.0, device="cuda")
+    state = {"step": 3, "model": {"weight": weight, "tied": weight, "on_cpu": torch.full((5,), 3.0)}}
+    with Checkpointer(tmp_path) as checkpoints:
+        for _ in range(3):
+            weight.fill_(3.0)
+            checkpoints.save(state, {"rolling"})
+            weight.fill_(99.0)
+            checkpoints.wait()
+            found = torch.load(tmp_path / "latest.pt", weights_only=True)["model"]
+            assert found["weight"].device.type == "cuda"
+            assert found["weight"].data_ptr() == found["tied"].data_ptr()
+            assert (found["weight"] == 3.0).all()
+        assert torch.frombuffer(checkpoints._saver._form._memory, dtype=torch.uint8).is_pinned()

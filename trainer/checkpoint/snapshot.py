@@ -59,13 +59,14 @@ class Snapshot:
         elsewhere: list[tuple[torch.Tensor, torch.UntypedStorage]] = []
         for place, storage in zip(self._places, parts.storages, strict=True):
             (on_cpu if storage.device.type == "cpu" else elsewhere).append((place, storage))
-        if elsewhere:
+        on_gpu = {storage.device for _, storage in elsewhere if storage.device.type == "cuda"}
+        if on_gpu:
             self._pin()
-            for place, storage in elsewhere:
-                place.copy_(_as_bytes(storage), non_blocking=True)
+        for place, storage in elsewhere:
+            place.copy_(_as_bytes(storage), non_blocking=bool(on_gpu))
         _copy_memory([(place.data_ptr(), storage.data_ptr(), storage.nbytes()) for place, storage in on_cpu])
-        if elsewhere:
-            torch.cuda.synchronize()
+        for device in on_gpu:
+            torch.cuda.synchronize(device)
 
     def copy_of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The copy of a tensor of the state that `take` took last; good until the next `take`."""
