@@ -34,7 +34,8 @@ EFFECTS: Mapping[str, Effect] = {
         """,
         Effect.SAFE: """
             grad_checkpointing eval_freq eval_batches monitor monitor_mode checkpoint_freq checkpoint_minutes
-            min_improvement checkpoint_format keep_checkpoints keep_emergency_checkpoints keep_every keep_best
+            checkpoint_auto min_improvement checkpoint_format keep_checkpoints keep_emergency_checkpoints
+            keep_every keep_best
             keep_checkpoints_when_full save_best_only best_safetensors sync_saves grace_seconds log_freq print_seconds
             run_name init_from timeout_seconds use_tensorboard use_mlflow
         """,

@@ -86,6 +86,8 @@ class Config:
                                     least=0)  # fmt: skip
     checkpoint_minutes: float = _setting(0.0, "minutes between rolling checkpoints; 0: none by time",
                                          group="checkpoints", least=0.0)  # fmt: skip
+    checkpoint_auto: bool = _setting(False, "rolling checkpoints as often as the measured cost of saving and failing"
+                                     " advises, instead of by steps and minutes", group="checkpoints")  # fmt: skip
     checkpoint_format: str = _setting("file", "one file, a directory with a file for each part, or torch's distributed"
                                       " format, to which each process gives its part", group="checkpoints",
                                       choices=FORMATS)  # fmt: skip

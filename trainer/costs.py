@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 
-from ckpt_tui.events.schema import Event, LostWork
+from ckpt_tui.events.schema import CheckpointSaved, Event, LostWork
 from ckpt_tui.events.writer import EventWriter, process_started
 from trainer.history import History
 from trainer.interval import IntervalAdvisor
 
+# For --checkpoint_auto. Never seldom enough that a clock or a measurement gone wrong costs more than an hour.
+FIRST_SAVE_SECONDS, LEAST_SAVE_SECONDS, MOST_SAVE_SECONDS = 10.0, 2.0, 3600.0
+
 
 class Costs:
     """Tell it of each step, of each event, and of the end.
+
+    save_every_s: seconds between saves as it advises now.
 
     history: of the sessions before this one, which begins at `start_step`. is_chosen: from a checkpoint that a person
     named. seconds_per_step: at which the steps were trained that are trained again, None when not known.
@@ -33,6 +38,7 @@ class Costs:
         # Lost before this session began and not told yet: the first step says how long it took to get here.
         self._is_resuming = bool(history.sessions)
         self._is_failure = history.is_failed(start_step, is_chosen)
+        self.save_every_s = FIRST_SAVE_SECONDS
         started = process_started()
         self.interval = IntervalAdvisor(
             history, num_failures=history.num_failures(start_step, is_chosen),
@@ -49,7 +55,13 @@ class Costs:
             self._log.emit(advice)
 
     def on_event(self, event: Event) -> None:
-        self.interval.on_event(event, time.monotonic())
+        now = time.monotonic()
+        self.interval.on_event(event, now)
+        if isinstance(event, CheckpointSaved):
+            best = self.interval.recommendation(now)
+            # The first saves are there to be measured.
+            seconds = best.seconds if best is not None else 2 * self.save_every_s
+            self.save_every_s = min(max(seconds, LEAST_SAVE_SECONDS), MOST_SAVE_SECONDS)
 
     def end(self, step: int) -> None:
         """The session ends: what it learned about saving goes into the log, for the next one and for people."""

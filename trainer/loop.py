@@ -165,8 +165,7 @@ class Training:
     def _is_told_to_stop(self) -> bool:
         """Do what any rank was asked, all of them at the same step; whether to stop is one of it."""
         self.world.at(self.progress.step)
-        minutes = (time.monotonic() - self._last_timed_save) / 60
-        is_due = 0 < self.config.checkpoint_minutes <= minutes
+        is_due = 0 < self._seconds_between_saves() <= time.monotonic() - self._last_timed_save
         stop, save, due = self.world.agree([self.signals.stop or 0, self.signals.take_save_request(), is_due])
         self._stop, self._is_time_to_save = signal.Signals(int(stop)) if stop else None, bool(due)
         if save:
@@ -182,6 +181,12 @@ class Training:
     def _is_stopped_alone(self) -> bool:
         # Several ranks do not leave a step in its midst: one may be done with it.
         return self.world.is_alone and self.signals.stop is not None
+
+    def _seconds_between_saves(self) -> float:
+        """0 when none are due by time."""
+        if not self.config.checkpoint_auto:
+            return self.config.checkpoint_minutes * 60
+        return self.costs.save_every_s if self.world.is_main else 0.0  # main has measured, the others follow
 
     def _train_step(self) -> bool:
         """False when a signal came in its midst: then the batch was not taken."""
@@ -264,7 +269,7 @@ class Training:
             self._end_epoch()
         progress.is_step_unfinished = False
         now = time.monotonic()
-        is_due = config.checkpoint_freq and progress.step % config.checkpoint_freq == 0
+        is_due = not config.checkpoint_auto and config.checkpoint_freq and progress.step % config.checkpoint_freq == 0
         if is_due or self._is_time_to_save:
             kinds.add("rolling")
             self._last_timed_save, self._is_time_to_save = now, False

@@ -65,8 +65,9 @@ _KNOWN: Mapping[Effect, str] = {
         eval_freq eval_interval eval_every eval_steps eval_batches eval_iters eval_strategy evaluation_strategy
         val_check_interval do_eval eval_batch_size per_device_eval_batch_size monitor monitor_mode
         metric_for_best_model greater_is_better load_best_model_at_end
-        checkpoint_freq checkpoint_minutes checkpoint_format checkpoint_dir checkpoint_interval checkpoint_every
-        keep_checkpoints keep_emergency_checkpoints keep_epoch_checkpoints keep_last save_weights save_safetensors
+        checkpoint_freq checkpoint_minutes checkpoint_auto checkpoint_format checkpoint_dir checkpoint_interval
+        checkpoint_every keep_checkpoints keep_emergency_checkpoints keep_epoch_checkpoints keep_last save_weights
+        save_safetensors
         save_steps save_interval save_every save_freq save_strategy save_total_limit save_top_k save_last
         always_save_checkpoint save_only_model async_checkpoint async_save checkpoint_async
         resume resume_from resume_from_checkpoint init_from list_checkpoints

@@ -172,7 +172,8 @@ def _assumptions(
 def _save_every(state: RunState) -> int | None:
     """The interval of saves: as configured, else the median distance of the log's saves."""
     configured = state.config.get("checkpoint_freq")
-    if isinstance(configured, int) and not isinstance(configured, bool) and configured > 0:
+    is_number = isinstance(configured, int) and not isinstance(configured, bool)
+    if isinstance(configured, int) and is_number and configured > 0 and not state.config.get("checkpoint_auto"):
         return configured
     gaps: list[int] = []
     for session in state.sessions:

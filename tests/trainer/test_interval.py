@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,25 @@ def test_a_stop_that_saved_is_no_failure(make: Callable[..., Training], monkeypa
     found = events(resumed)
     assert not [event for event in found if isinstance(event, LostWork)]
     assert [event.num_failures for event in found if isinstance(event, SaveAdvice)][-1] == 0
+
+
+def test_saves_by_its_own_advice(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.costs.FIRST_SAVE_SECONDS", 0.01)
+    monkeypatch.setattr("trainer.costs.LEAST_SAVE_SECONDS", 0.01)
+    training = make("--checkpoint_auto", "--checkpoint_freq", "1")
+    slept: list[int] = []
+    real = training.costs.took_step
+
+    def took_step(step: int, seconds: float) -> None:
+        time.sleep(0.01)
+        slept.append(step)
+        real(step, seconds)
+
+    monkeypatch.setattr(training.costs, "took_step", took_step)
+    assert training.run() == 0
+    rolling = [event for event in events(training) if isinstance(event, CheckpointSaved) and event.kind == "rolling"]
+    # Three to be measured, each twice as late as the one before it; then as seldom as a failure a day asks for.
+    assert 1 <= len(rolling) <= 4
+    gaps = [after.step - before.step for before, after in pairwise(rolling)]
+    assert gaps == sorted(gaps)
+    assert training.costs.save_every_s > 1.0
