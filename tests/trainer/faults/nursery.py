@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -18,6 +19,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tests.builders.crashing import CHANGING, LOOKING, failing_at
 
 REPO = Path(__file__).parents[3]
 
@@ -29,6 +33,11 @@ class Ended:
     code: int
     seconds: float
     output: str
+
+    @property
+    def num_operations(self) -> int:
+        """What a run with `fail_at` told last."""
+        return int(self.output.splitlines()[-1].split()[0])
 
     @property
     def was_killed(self) -> bool:
@@ -53,7 +62,12 @@ class Nursery:
         return self.finish()
 
     def start(self, argv: Sequence[str], kill_after_s: float | None = None, **limits: int) -> None:
-        """One at a time; `finish` waits for it. limits: user (its number), file_bytes (of any one file)."""
+        """One at a time; `finish` waits for it.
+
+        limits: user (its number), file_bytes (of any one file), clock (a seed: the time of day jumps by years from call
+        to call), fail_at, error and forever: as of `failing_at`, of the operations below --out; num_operations of what
+        ended tells how many there were.
+        """
         assert self._process.stdin is not None
         self._output.unlink(missing_ok=True)
         self._process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output), limits]) + "\n")
@@ -92,9 +106,18 @@ def _train(argv: list[str], output: str, limits: dict[str, int]) -> None:
     os.dup2(fd, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["trainer", *argv]
+    if "clock" in limits:
+        _unhinge_the_clock(limits["clock"])
     code = 1
     try:
-        code = main(argv)
+        if "fail_at" not in limits:
+            code = main(argv)
+        else:
+            error = OSError(limits["error"], os.strerror(limits["error"]))
+            which: dict[str, Any] = {"calls_of": CHANGING + LOOKING, "within": argv[argv.index("--out") + 1]}
+            with failing_at(limits["fail_at"], error, forever=bool(limits["forever"]), **which) as calls:
+                code = main(argv)
+            print(f"{len(calls)} operations", flush=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001  as the interpreter does at its end
@@ -105,6 +128,13 @@ def _train(argv: list[str], output: str, limits: dict[str, int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _unhinge_the_clock(seed: int) -> None:
+    """The time of day is anything between 1970 and 2100, at each look; the clock that only goes on is as it was."""
+    rng, strftime = random.Random(seed), time.strftime
+    time.time = lambda: rng.uniform(1.0, 4.1e9)
+    time.strftime = lambda form, at=None: strftime(form, time.gmtime(time.time()) if at is None else at)  # type: ignore[misc]
 
 
 def _warm_up() -> None:
