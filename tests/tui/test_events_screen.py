@@ -180,3 +180,14 @@ async def test_a_session_log_is_shown_as_a_terminal_would_in_the_end(tmp_path: P
 )
 def test_what_was_printed(printed: bytes, shown: str) -> None:
     assert printed_text(printed) == shown
+
+
+def test_a_save_and_what_a_failure_cost_are_told_in_words() -> None:
+    saved = (
+        b'{"event":"checkpoint_saved","path":"rolling_step_000500.pt","bytes":258000000,'
+        b'"stall_seconds":0.012,"save_seconds":0.8}'
+    )
+    assert event_cells(saved)[-1] == "rolling_step_000500.pt 258.0 MB: stalled 12 ms, durable after 800 ms"
+    lost = b'{"event":"lost_work","lost_session":1,"cause":"killed","from_step":500,"to_step":899,"path":"\\u001b[2J"}'
+    assert event_cells(lost)[-2:] == (("lost_work", "error"), "session 1 killed: 399 steps lost")
+    assert event_cells(b'{"event":"advice"}')[-1] == "no interval can be recommended yet"

@@ -12,7 +12,18 @@ from textual.binding import BindingType
 from textual.content import Content
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import COMMON_FIELDS, LOG_NAME, BadLine, Event, event_name
+from ckpt_tui.events.schema import (
+    COMMON_FIELDS,
+    LOG_NAME,
+    BadLine,
+    CheckpointSaved,
+    Event,
+    LostWork,
+    SaveAdvice,
+    System,
+    event_name,
+)
+from ckpt_tui.events.words import words_of
 from ckpt_tui.text import count, metric, safe_text
 from ckpt_tui.tui.screens.lines import LinesScreen, Search, text_lines
 from ckpt_tui.tui.screens.work import Key, bindings_of
@@ -37,9 +48,14 @@ _EVENT_ROLES = {
     "signal": "warning",
     "checkpoint_restored": "warning",
     "checkpoint_removed": "dim",
+    "checkpoint_quarantined": "warning",
+    "lost_work": "error",
+    "advice": "accent",
+    "system": "dim",
     "step": "dim",
 }
 MAX_FIELDS_SHOWN = 12
+_IN_WORDS = (CheckpointSaved, LostWork, SaveAdvice, System)
 
 
 class EventsScreen(LinesScreen):
@@ -91,7 +107,12 @@ def clock(ts: float) -> str:
 
 
 def fields_text(event: Event) -> str:
-    """What an event carries besides its place and time, in a line: `loss 1.482  lr 6e-4`."""
+    """What an event carries besides its place and time, in a line: `loss 1.482  lr 6e-4`.
+
+    In words where its many fields say less than they do; the detail has them all.
+    """
+    if isinstance(event, _IN_WORDS) and (words := words_of(event)[0]):
+        return safe_text(words, 1000)
     # Metrics come first: they are what a step line is read for.
     fields: dict[str, Any] = dict(getattr(event, "metrics", {}))
     for key in event.__struct_fields__:
