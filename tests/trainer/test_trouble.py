@@ -223,6 +223,15 @@ def test_trouble_without_end_ends_as_diverged(sessions: Sessions) -> None:
     assert sessions.events("other")[-1].reason.endswith("no finite loss or gradient, after going back 3 times")
 
 
+def test_infinite_gradients_are_trouble_once_the_scale_is_used_up(sessions: Sessions) -> None:
+    """65,536 is halved 16 times: that is the scaler at work. Then it has nothing left to do with it."""
+    code, _ = sessions.session("run", lambda _, loss: loss * 1e36, "--precision", "fp16", "--max_rollbacks", "0")
+    assert code == 1
+    told = [(event.step, event.what) for event in sessions.events("run") if event.name == "nonfinite"]
+    assert told == [(17, "grad_norm"), (18, "grad_norm"), (19, "grad_norm")]
+    assert sessions.events("run")[-1].reason == "3 batches in a row had no finite loss or gradient"
+
+
 def test_a_spike_is_skipped_when_asked_for(sessions: Sessions) -> None:
     def spike(training: Training, loss: torch.Tensor) -> torch.Tensor:
         return loss * 3 if training.progress.step == 17 else loss
