@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.config import Config
 from trainer.eager_optimizer import eager
 from trainer.lora import add_lora
+from trainer.parallel.sharded import is_sharded
 
 VOCABULARY_SIZE = 256
 
@@ -103,7 +104,9 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     uncompiled = eager if not config.compile else lambda optimizer_class: optimizer_class
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        optimizer = uncompiled(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        # torch has no fused SGD for weights that are spread over processes.
+        is_fused = not any(map(is_sharded, trained))
+        optimizer = uncompiled(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, fused=is_fused)
     else:
         optimizer = uncompiled(torch.optim.AdamW)(groups, lr=config.lr, fused=True)
     apply_settings(optimizer, config)
@@ -114,6 +117,7 @@ def apply_settings(optimizer: torch.optim.Optimizer, config: Config) -> None:
     """The settings of `config` into the groups: a loaded state brings those it was saved with."""
     for group, weight_decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
         group["weight_decay"] = weight_decay
+        group["fused"] = optimizer.defaults["fused"]
         if config.optimizer == "sgd":
             group["momentum"] = config.momentum
         else:
