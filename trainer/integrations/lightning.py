@@ -107,6 +107,7 @@ class LightningCallback(Callback):
             self.log = self.checkpoint_io.log = EventWriter(self.directory)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        _let_validation_draw_its_own(trainer)
         if self._restored is not None:
             self._reposition(trainer, self._restored)
             self._restored = None
@@ -223,6 +224,8 @@ class LightningCallback(Callback):
         """In the middle of an epoch: its order drawn again, and the batches that are done left out."""
         num_done, per_epoch = state["num_batches"], state["batches_per_epoch"]
         self._epoch_rng = state["epoch_rng_state"]
+        if num_done % trainer.accumulate_grad_batches and num_done != per_epoch:
+            self._say("saved in the midst of a step: the gradients accumulated then are lost, the resume is not exact")
         if self._epoch_rng is not None and num_done and (per_epoch is None or num_done < per_epoch):
             loop = trainer.fit_loop
             for loader in loop._combined_loader.flattened:
@@ -277,6 +280,15 @@ class LightningCallback(Callback):
                     callback.best_model_path = best(scores, key=scores.__getitem__, default="")
                     callback.best_model_score = scores.get(callback.best_model_path)
                     callback.kth_best_model_path = worst(scores, key=scores.__getitem__, default="")
+
+
+def _let_validation_draw_its_own(trainer: Any) -> None:
+    """Each iterator of a loader draws a seed from the global random numbers; Lightning makes one of the validation's
+    when it goes on after a batch that is followed by one, and no hook comes after that and before the next batch."""
+    loaders = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+    for loader in loaders.flattened if loaders is not None else ():
+        if isinstance(loader, torch.utils.data.DataLoader) and loader.generator is None:
+            loader.generator = torch.Generator()
 
 
 def _validates_after(trainer: Any, batch_idx: int) -> bool:
