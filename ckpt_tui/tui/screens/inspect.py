@@ -11,23 +11,23 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter, indexOf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
-from textual.content import Content
 from textual.widgets import ContentSwitcher, Input
 
-from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
+from ckpt_tui.checkpoints.model import Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration
 from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
 from ckpt_tui.tui.screens import inspect_text as text
+from ckpt_tui.tui.screens.inspect_detail import Detail, read_statistics, tensor_of
 from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
-from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of
 from ckpt_tui.tui.state_tree import TREE_SORTS, Node
 from ckpt_tui.tui.styled import error_content
 from ckpt_tui.tui.tensor_table import IN_FILE_ORDER, sort_words
@@ -35,9 +35,6 @@ from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
-
-if TYPE_CHECKING:
-    from ckpt_tui.checkpoints.values import TensorStatistics
 
 PREPARE_DELAY_S = 0.1
 ROOMY = 34  # lines from which on a histogram gets more than one
@@ -83,9 +80,7 @@ class InspectScreen(WorkScreen[None]):
         self._not_filled = set(VIEW_KEYS)
         self._started_at = time.monotonic()
         self._filters = dict.fromkeys(VIEW_KEYS, "")
-        self._statistics: dict[tuple[str, str], TensorStatistics | CkptError] = {}
-        self._reading: TensorInfo | None = None
-        self._reading_text = ""
+        self._detail = Detail()
 
     # -- layout -------------------------------------------------------------------------------------------------
 
@@ -149,7 +144,8 @@ class InspectScreen(WorkScreen[None]):
         if group == "open":
             self._opened(result)
         elif group == "statistics":
-            self._keep_statistics(*result)
+            self._detail.keep(*result)
+            self._show_detail()
         elif group == "prepare" and "tensors" in self._not_filled:
             self._fill("tensors")  # so that the view is there when its key comes
 
@@ -157,11 +153,12 @@ class InspectScreen(WorkScreen[None]):
         if group == "open":
             self._clock.stop()
             self._show_problem(error)
-        elif self._reading is not None:
-            self._keep_statistics(self._reading, error)
+        elif self._detail.being_read is not None:
+            self._detail.keep(self._detail.being_read, error)
+            self._show_detail()
 
     def work_progress(self, group: str, text: str) -> None:
-        self._reading_text = text
+        self._detail.progressed(text)
         self._show_detail()
 
     def _opened(self, opened: Opened) -> None:
@@ -264,21 +261,9 @@ class InspectScreen(WorkScreen[None]):
         return sort_words(self._sort, self._is_reversed) if view == "tensors" else ""
 
     def _show_detail(self) -> None:
-        self.show("detail", self._detail(max(self.size.width - 2, 10)))
-
-    def _detail(self, width: int) -> Content:
-        if self.opened is None:
-            return Content("")
-        row = self._list(self.view).cursor_row
-        tensor = tensor_of(row)
-        if tensor is None:
-            return text.row_content(row, self.opened.tree, width)
-        if tensor is self._reading:
-            known: TensorStatistics | CkptError | str | None = self._reading_text or "reading ..."
-        else:
-            known = self._statistics.get((tensor.file, tensor.name))
-        height = text.HISTOGRAM_LINES if self.size.height >= ROOMY else 1
-        return text.tensor_content(tensor, self.opened.table, known, width, height)
+        if self.opened is not None:
+            row, height = self._list(self.view).cursor_row, text.HISTOGRAM_LINES if self.size.height >= ROOMY else 1
+            self.show("detail", self._detail.content(self.opened, row, max(self.size.width - 2, 10), height))
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -448,17 +433,10 @@ class InspectScreen(WorkScreen[None]):
         if tensor is None:
             self.notify("Statistics are those of one tensor: go to one (n lists them all).", timeout=5, markup=False)
             return
-        if (tensor.file, tensor.name) in self._statistics or self._reading is tensor:
+        if not self._detail.begin(tensor):
             return
-        self._reading, self._reading_text = tensor, ""
         progress = ByteProgress(self, "statistics", "reading", tensor.size_bytes)
         self.start_work("statistics", partial(read_statistics, self.opened.checkpoint, tensor, progress))
-        self._show_detail()
-
-    def _keep_statistics(self, tensor: TensorInfo, result: TensorStatistics | CkptError) -> None:
-        self._statistics[(tensor.file, tensor.name)] = result
-        if self._reading is tensor:
-            self._reading = None
         self._show_detail()
 
     def action_validate(self) -> None:
@@ -500,30 +478,14 @@ class InspectScreen(WorkScreen[None]):
         """One thing at a time: the filter being typed, the reading, the filter, the screen."""
         if self.query_one("#filter", Input).display or self._filters[self.view]:
             self._clear_filter()
-        elif self._reading is not None:
+        elif self._detail.being_read is not None:
             self.cancel_work("statistics")
-            self._reading = None
+            self._detail.being_read = None
             self._show_detail()
         else:
             self.cancel_work("open")
             gc.unfreeze()  # what the opening froze is now in nobody's way
             self.dismiss(None)
-
-
-def read_statistics(
-    checkpoint: Checkpoint, tensor: TensorInfo, progress: ByteProgress
-) -> tuple[TensorInfo, TensorStatistics]:
-    """Statistics of one tensor, told of as they come. Runs in a thread."""
-    from ckpt_tui.checkpoints.values import tensor_statistics
-
-    return tensor, tensor_statistics(checkpoint, tensor, on_bytes=progress.add, is_cancelled=worker_is_cancelled())
-
-
-def tensor_of(row: object) -> TensorInfo | None:
-    """The tensor that a row of a list stands for."""
-    if isinstance(row, Node):
-        return row.tensor
-    return row if isinstance(row, TensorInfo) else None
 
 
 def _holds(words: list[str], *texts: str) -> bool:
