@@ -26,10 +26,10 @@ _SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pt2", "
 _TEMPORARY = re.compile(r"^[.~#]|(^|[._-])(tmp|partial|incomplete|writing)([._-]|\d|$)|[~#]$", re.IGNORECASE)
 _OWN = re.compile(
     r"""(?P<latest>latest\.pt) | (?P<latest_backup>latest_backup\.pt)
-    | rolling_step_(?P<rolling>\d+)\.pt | (?P<rolling_backup>rolling_last_backup\.pt)
+    | rolling_step_(?P<rolling>\d+)(?:_session_\d+(?:_\d+)?)?\.pt | (?P<rolling_backup>rolling_last_backup\.pt)
     | emergency_step_(?P<emergency>\d+)(?:_\d{8}_\d{6})?(?:_\d+)?\.pt
     | (?P<best>best_model\.(?:pt|safetensors)) | (?P<best_backup>best_model_(?:backup|previous)\.pt)
-    | epoch_(?P<epoch>\d+)\.pt""",
+    | epoch_(?P<epoch>\d+)(?:_session_\d+(?:_\d+)?)?\.pt""",
     re.VERBOSE,
 )
 _DIRECTORY = re.compile(

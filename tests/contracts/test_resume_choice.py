@@ -117,3 +117,27 @@ def test_a_rollback_on_the_live_branch_is_followed_by_the_next_session(run: Hist
     checkpoints.close()
     restore.carry_out(restore.plan_undo(directory), force=True)
     agree(run.run)
+
+
+def test_both_take_the_same_where_checkpoints_are_directories(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def session(wanted: str | None, *steps: int) -> None:
+        policy = Policy(is_async=False, checkpoint_format="dir")
+        with Checkpointer(run, policy, needed=NEEDED, say=lambda line: None) as checkpoints:
+            if wanted is not None:
+                assert checkpoints.find(wanted) is not None
+            for step in steps:
+                checkpoints.save(state_at(step, width=200), {"rolling", "best"})
+
+    session(None, 10, 20, 30)
+    assert agree(run) == "latest"
+    with open(run / "latest" / "model.pt", "r+b") as file:
+        file.truncate(400)
+    assert agree(run) == "rolling_last_backup"
+    session("auto", 40)
+    assert agree(run) == "latest"
+    session("rolling_step_000010")
+    assert agree(run) == "rolling_step_000010"
+    (run / "registry.json").unlink()
+    agree(run)

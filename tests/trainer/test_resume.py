@@ -266,6 +266,22 @@ def test_retention_neither_counts_nor_removes_what_was_left(tmp_path: Path) -> N
     assert found(run).step == 65
 
 
+def test_a_name_that_the_new_branch_comes_to_keeps_what_was_left_under_another(run: Path) -> None:
+    session(run, "rolling_step_000060.pt", steps=(120,))
+    # The same step of another branch: both are there, and each can be named.
+    assert found(run).step == 120
+    left = torch.load(run / "rolling_step_000120_session_1.pt", weights_only=True)
+    assert (left["step"], left["lineage"][-1]["session"]) == (120, 1)
+    assert torch.load(run / "rolling_step_000120.pt", weights_only=True)["lineage"][-1]["session"] == 2
+    session(run, "rolling_step_000060.pt", steps=(120,))
+    names = sorted(path.name for path in run.glob("rolling_step_000120*"))
+    assert names == [
+        "rolling_step_000120.pt", "rolling_step_000120_session_1.pt", "rolling_step_000120_session_2.pt",
+    ]  # fmt: skip
+    assert session(run, "rolling_step_000120_session_1.pt", steps=(130,)) is not None
+    assert found(run).step == 130
+
+
 def test_another_runs_checkpoint_begins_a_lineage_of_its_own(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     session(other, None, steps=(500,))
@@ -351,3 +367,35 @@ def test_a_quarantine_that_cannot_be_made_ends_no_resume(run: Path, monkeypatch:
     assert found(run, "latest").step == 240
     for name in ("latest.pt", "latest_backup.pt"):
         assert torch.load(run / name, weights_only=True)["step"] in (120, 240)
+
+
+def test_checkpoints_that_are_directories_are_found_quarantined_and_put_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def begun(wanted: str | None, *steps: int) -> Source | None:
+        policy = Policy(is_async=False, checkpoint_format="dir")
+        with Checkpointer(run, policy, needed=NEEDED, say=lambda line: None) as checkpoints:
+            source = checkpoints.find(wanted) if wanted is not None else None
+            for step in steps:
+                checkpoints.save(state(step), {"rolling"})
+        return source
+
+    begun(None, 60, 120)
+    shutil.copytree(run / "latest", tmp_path / "whole")
+    with open(run / "latest" / "model.pt", "r+b") as file:
+        file.seek(700)
+        file.write(b"\xa5\x5a")
+    source = begun("auto")
+    assert source is not None
+    assert (source.name, source.step) == ("rolling_last_backup", 120)
+    assert [(one.name, one.damage) for one in source.rejected] == [
+        ("latest", "checksum"), ("rolling_step_000120", "checksum"),
+    ]  # fmt: skip
+    assert sorted(path.name.partition("_2")[0] for path in (run / "quarantine").iterdir() if path.is_dir()) == [
+        "latest", "rolling_step_000120",
+    ]  # fmt: skip
+    assert (run / "latest" / "model.pt").read_bytes() == (tmp_path / "whole" / "model.pt").read_bytes()
+    for wanted in ("latest", "rolling_step_000060"):
+        source = begun(wanted)
+        assert source is not None
+        assert source.name == wanted

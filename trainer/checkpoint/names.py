@@ -19,9 +19,11 @@ _FIXED = {
     LATEST: ("latest", False), LATEST_BACKUP: ("latest", True), ROLLING_BACKUP: ("rolling", True),
     BEST: ("best", False), BEST_BACKUP: ("best", True), BEST_PREVIOUS: ("best", True),
 }  # fmt: skip
-_ROLLING = re.compile(r"rolling_step_(\d{6,})(?:\.pt)?")
+# What a branch that was left had under a name that the present one came to.
+_LEFT = r"(?:_session_\d+(?:_\d+)?)?"
+_ROLLING = re.compile(rf"rolling_step_(\d{{6,}}){_LEFT}(?:\.pt)?")
 _EMERGENCY = re.compile(r"emergency_step_(\d{6,})_\d{8}_\d{6}(?:_\d+)?(?:\.pt)?")
-_EPOCH = re.compile(r"epoch_(\d{5,})(?:\.pt)?")
+_EPOCH = re.compile(rf"epoch_(\d{{5,}}){_LEFT}(?:\.pt)?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ def rolling_name(step: int) -> str:
 
 def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:05d}.pt"
+
+
+def left_name(directory: str, name: str, session: int) -> str:
+    """A free name for the checkpoint `name`, made by `session` on a branch that was left: the present one needs it."""
+    stem, suffix = os.path.splitext(name)
+    new, number = f"{stem}_session_{session}{suffix}", 1
+    while os.path.lexists(os.path.join(directory, new)):
+        number += 1
+        new = f"{stem}_session_{session}_{number}{suffix}"
+    return new
 
 
 def read_name(name: str) -> Name | None:

@@ -307,6 +307,17 @@ def _manifest_of(files: Sequence[FileFacts], about: Mapping[str, Any]) -> bytes:
     return json.dumps({"schema": SCHEMA, **about, "files": rows}, indent=1).encode() + b"\n"
 
 
+def link_directory(directory: str, source: str, name: str) -> None:
+    """Give the checkpoint at the path `source` the name `name`, too, which is free. Raises PublishError."""
+    made: list[str] = []
+    try:
+        _rename(directory, [(_linked(directory, source, name, made), name)], made)
+    except BaseException:
+        for path in made:
+            _discard(path)
+        raise
+
+
 def _linked(directory: str, source: str, name: str, made: list[str]) -> str:
     """A temporary directory for `name` whose files are those of `source`."""
     path = new_directory(directory, name)

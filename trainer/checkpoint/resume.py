@@ -138,7 +138,7 @@ def find(
     if wanted == "auto":
         tried = [(name, os.path.join(directory, name)) for name in candidates(registry, lineage, at_most)]
     elif wanted in _BEFORE_BACKUPS:
-        tried = [(name, os.path.join(directory, name)) for name in _BEFORE_BACKUPS[wanted]]
+        tried = [(name, os.path.join(directory, name)) for name in _before_backups(registry, wanted)]
     else:
         name, path, is_outside = _named(directory, wanted)
         tried = [(name, path)]
@@ -164,6 +164,15 @@ def find(
     if wanted == "auto" and not rejected and not abandoned:
         return None
     raise UsageError(_nothing_words(directory, wanted, rejected, abandoned if wanted == "auto" else []))
+
+
+def _before_backups(registry: Registry, wanted: str) -> list[str]:
+    """The names that `latest` or `best` may mean, files and directories: of each the one of the highest step first."""
+    there = []
+    for name in _BEFORE_BACKUPS[wanted]:
+        forms = [form for form in (name, name.removesuffix(".pt")) if form in registry.entries]
+        there += sorted(forms, key=lambda form: -(registry.entries[form]["step"] or 0))
+    return there or list(_BEFORE_BACKUPS[wanted])
 
 
 def _named(directory: str, wanted: str) -> tuple[str, str, bool]:

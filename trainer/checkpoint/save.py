@@ -155,6 +155,7 @@ class Saver:
             for backup, source in ((names.LATEST_BACKUP, names.LATEST), (names.BEST_PREVIOUS, names.BEST))
             if self._named(source) in save.primary and self._named(source) not in self._unproven
         }
+        previous |= self._left(save.primary)
         try:
             published = self._form.publish(self._directory, save.primary, previous)
         except PublishError as error:
@@ -165,6 +166,14 @@ class Saver:
             self._failed(save.step, save.primary[0], published.retried.partition(":")[0],
                          f"{published.retried}; saved at the second attempt, in a new file")  # fmt: skip
         return published
+
+    def _left(self, coming: list[str]) -> dict[str, str]:
+        """{new name: name} of what a branch that was left has under names that are coming: it is kept."""
+        entries, kept = self._registry.entries, {}
+        for name in self._registry.abandoned() & set(coming):
+            if entries[name]["kind"] in ("rolling", "epoch"):
+                kept[names.left_name(self._directory, name, entries[name]["session"])] = name
+        return kept
 
     def _weights(self, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         copy_of = getattr(self._form, "copy_of", None) or (lambda tensor: tensor.detach().clone())

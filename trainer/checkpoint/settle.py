@@ -9,7 +9,7 @@ from ckpt_tui.events.schema import CheckpointQuarantined, CheckpointRestored
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import names
 from trainer.checkpoint.publish import PublishError, publish
-from trainer.checkpoint.publish_directory import flush_directory
+from trainer.checkpoint.publish_directory import flush_directory, link_directory
 from trainer.checkpoint.quarantine import quarantine
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source
@@ -57,22 +57,30 @@ def _moved(directory: str, name: str, why: str, damage: str, say: Callable[[str]
 def _put_latest_back(source: Source, registry: Registry, log: EventWriter | None, say: Callable[[str], None]) -> bool:
     """Give a missing `latest.pt` what training goes on from: until the next save, that is the latest."""
     directory = registry.directory
-    latest = os.path.join(directory, names.LATEST)
-    if source.name not in registry.entries or os.path.lexists(latest) or not os.path.isfile(source.path):
+    is_directory = os.path.isdir(source.path)
+    name = names.LATEST.removesuffix(".pt") if is_directory else names.LATEST
+    latest = os.path.join(directory, name)
+    if source.name not in registry.entries or os.path.lexists(latest):
         return False
     try:
-        os.link(source.path, latest)
-        flush_directory(directory)
+        if is_directory:
+            link_directory(directory, source.path, name)
+        else:
+            os.link(source.path, latest)
+            flush_directory(directory)
+    except PublishError as error:
+        say(f"{name} is missing and cannot be put back from {source.name}: {error}")
+        return False
     except OSError:
         # A filesystem without hard links: bytes of its own.
         try:
             with open(source.path, "rb") as file:
-                publish(directory, [names.LATEST], file.read())
+                publish(directory, [name], file.read())
         except (PublishError, OSError) as error:
-            say(f"{names.LATEST} is missing and cannot be put back from {source.name}: {error}")
+            say(f"{name} is missing and cannot be put back from {source.name}: {error}")
             return False
-    why = f"{names.LATEST} was missing"
+    why = f"{name} was missing"
     if log is not None:
-        log.emit(CheckpointRestored(step=source.step, path=names.LATEST, source=source.name, by="trainer", why=why))
+        log.emit(CheckpointRestored(step=source.step, path=name, source=source.name, by="trainer", why=why))
     say(f"{why}: put back from {source.name} (step {source.step})")
     return True
