@@ -38,7 +38,7 @@ _BLOCK_BYTES = 4096
 # Smaller files gain nothing from the direct way.
 _DIRECT_BYTES = 1 << 20
 _WRITE_BYTES = 64 << 20
-_READ_BYTES = 16 << 20
+_READ_BYTES = 4 << 20
 _BUFFERED_WRITE_BYTES = 8 << 20
 _BUFFERED_READ_BYTES = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
