@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -52,7 +53,13 @@ SYSTEM_SECONDS = 10.0
 
 def run(request: Request, signals: Signals) -> int:
     """Train as asked; gives the exit code: 0 at the end, 1 on failure, 128 + signal. Raises UsageError."""
-    return run_session(request, lambda world: Training(request, signals, world).run())
+
+    def train(world: World) -> int:
+        # A group that torchrun started anew goes on by itself.
+        resume = request.resume or ("auto" if world.restart_count else "")
+        return Training(replace(request, resume=resume), signals, world).run()
+
+    return run_session(request, train)
 
 
 class Training:
@@ -155,11 +162,11 @@ class Training:
             # Who waits for this run must not take it for one whose result is there.
             kept = f"the newest checkpoint is of step {durable}" if durable >= 0 else "there is no checkpoint"
             reason = f"the state of step {progress.step}, the last one, could not be saved: {kept}"
-            self.terminal.say(reason)
             self._log_end("failed", reason)
+            self.terminal.say(reason, "error")
             return 1
-        self.terminal.say(f"finished at step {progress.step}")
         self._log_end("finished", f"{config.max_steps} steps")
+        self.terminal.say(f"finished at step {progress.step}", "good")
         return 0
 
     def _is_told_to_stop(self) -> bool:
@@ -236,8 +243,8 @@ class Training:
         elif guard.num_rollbacks:
             reason += f", after going back {text.plural(guard.num_rollbacks, 'time')}"
         if source is None:
-            self.terminal.say(f"diverged at step {step}: {reason}")
             self._log_end("diverged", reason)
+            self.terminal.say(f"diverged at step {step}: {reason}", "error")
             return False
         self.state.go_back(source.state)
         self._owed_kinds.clear()
@@ -349,8 +356,8 @@ class Training:
         else:
             saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
             told = f"saved {saved}" if saved else "could not save"
-        self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
         self._log_end(STATUS[stop], f"{stop.name}, {told}")
+        self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
         # torchrun ends all others as soon as the first one is gone.
         self.world.barrier()
         return 128 + stop
@@ -387,15 +394,15 @@ class Training:
         reason = f"{type(error).__name__}: {error}; {told}"
         if to_do := advice(error, self.config):
             reason += f". {to_do}"
-        self.terminal.say(f"failed at step {step}: {reason}", "error")
         self._log_end("failed", reason)
+        self.terminal.say(f"failed at step {step}: {reason}", "error")
         return 1
 
     def _end_interrupted(self) -> int:
         self._signalled("SIGINT", "saves and stops")
         told = self._save_what_is_whole()
-        self.terminal.say(f"interrupted at step {self.progress.step}, {told}")
         self._log_end("interrupted", f"KeyboardInterrupt, {told}")
+        self.terminal.say(f"interrupted at step {self.progress.step}, {told}")
         return 128 + signal.SIGINT
 
     def _save_what_is_whole(self) -> str:

@@ -129,7 +129,7 @@ def test_killed_on_two_processes_it_resumes_exactly(group: Group, undisturbed: s
 
 def test_torchrun_restarts_after_a_rank_was_killed(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launcher = group.torchrun(out, "--resume", "auto")
+    launcher = group.torchrun(out)
     try:
         wait_for_step(out, 30)
         os.kill(ranks_of(launcher)[1], signal.SIGKILL)
