@@ -367,9 +367,9 @@ def test_it_resumes_to_the_bit_past_what_is_damaged(
     assert hash_of(out) == hash_of(straight)
     lines = (out / "events.jsonl").read_bytes().splitlines()
     start = next(event for line in reversed(lines) if (event := json.loads(line))["event"] == "run_start")
-    assert start["resumed_from"]["path"] == ("latest" if not damaged else "best_model")  # of step 16
+    assert start["resumed_from"]["path"] == ("latest" if not damaged else "rolling_step_000018")
     found = [path.name.partition("_2")[0] for path in out.glob("quarantine/*_checksum")]
-    assert sorted(found) == (["latest", "rolling_last_backup", "rolling_step_000018"] if damaged else [])
+    assert sorted(found) == (["emergency_step_000019", "latest"] if damaged else [])  # of the interrupt; they share
 
 
 def test_the_viewer_lists_a_run_of_directories(straight: Path) -> None:
