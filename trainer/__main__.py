@@ -49,14 +49,16 @@ def train(request: Request) -> int:
 
 
 def print_hash(argv: Sequence[str]) -> int:
-    """A fingerprint of the newest valid checkpoint's training state, free of times and paths."""
+    """A fingerprint of a checkpoint's training state, free of times and paths; by default of the newest valid one."""
     parser = Parser(prog="python -m trainer hash", description=print_hash.__doc__)
     parser.add_argument("directory", metavar="DIR", help="a run directory")
-    directory = parser.parse_args(argv).directory
+    parser.add_argument("which", metavar="WHICH", nargs="?", default="auto", help="auto, latest, best, a name or path")
+    given = parser.parse_args(argv)
+    directory = given.directory
     from trainer.checkpoint.resume import find
     from trainer.checkpoint.state import fingerprint
 
-    source = find(directory, "auto", _registry(directory), needed=("step",))  # of any loop, not only of this one
+    source = find(directory, given.which, _registry(directory), needed=("step",))  # of any loop, not only of this one
     if source is None:
         raise UsageError(f"{directory} holds no checkpoint")
     print(fingerprint(source.state))

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -53,13 +52,7 @@ SYSTEM_SECONDS = 10.0
 
 def run(request: Request, signals: Signals) -> int:
     """Train as asked; gives the exit code: 0 at the end, 1 on failure, 128 + signal. Raises UsageError."""
-
-    def train(world: World) -> int:
-        # A group that torchrun started anew goes on by itself.
-        resume = request.resume or ("auto" if world.restart_count else "")
-        return Training(replace(request, resume=resume), signals, world).run()
-
-    return run_session(request, train)
+    return run_session(request, lambda world: Training(request, signals, world).run())
 
 
 class Training:

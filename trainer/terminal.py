@@ -27,6 +27,7 @@ from ckpt_tui.events.schema import (
     Event,
     LostWork,
     Nonfinite,
+    RunEnd,
     SaveAdvice,
     SignalReceived,
     Step,
@@ -108,6 +109,7 @@ class Terminal:
         self._last_print = -1e9
         self._last_routine: dict[str, float] = {}
         self._num_untold: dict[str, int] = {}
+        self._untold: dict[str, tuple[str, str]] = {}  # the newest line that was not told, and its role
         self._eval: Eval | None = None
 
     def begin(self, run_name: str, total_steps: int, step: int, *, durable_step: int | None = None) -> None:
@@ -157,6 +159,8 @@ class Terminal:
                     self._routine("skip", f"step {event.step:,}: {what}, {event.action}", "warning")
                 case SignalReceived():
                     self.say(words_of(event)[0], "warning")
+                case RunEnd():
+                    self._tell_untold()  # before what is said of the end
                 case LostWork() | SaveAdvice():
                     words, role = words_of(event)
                     self.say(words, "plain" if role == "info" else role)
@@ -169,6 +173,7 @@ class Terminal:
         """Leave the lines on the terminal, with the last standing."""
         with self._lock:
             self._tell_eval(is_best=False)
+            self._tell_untold()
             live, self._live = self._live, None
         if live is not None:
             live.stop()
@@ -188,10 +193,19 @@ class Terminal:
         untold = self._num_untold.get(what, 0)
         is_hidden = self._live is not None and not self._live.is_in_front()
         if is_hidden or now - self._last_routine.get(what, -1e9) < ROUTINE_SECONDS:
-            self._num_untold[what] = untold + 1
+            self._num_untold[what], self._untold[what] = untold + 1, (line, role)
             return
         self._last_routine[what], self._num_untold[what] = now, 0
+        self._untold.pop(what, None)
         self.say(f"{line} (and {untold:,} more before)" if untold else line, role)
+
+    def _tell_untold(self) -> None:
+        """The newest of each kind of routine line, which is what counts at the end."""
+        for what, (line, role) in self._untold.items():
+            untold = self._num_untold[what] - 1
+            self.say(f"{line} (and {untold:,} more before)" if untold else line, role)
+        self._untold.clear()
+        self._num_untold.clear()
 
     def _tell_eval(self, *, is_best: bool) -> None:
         event, self._eval = self._eval, None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.events.schema import Best, CheckpointSaved, Eval, Nonfinite, Step
+from ckpt_tui.events.schema import Best, CheckpointSaved, Eval, Nonfinite, RunEnd, Step
 from tests.e2e.terminal import Terminal, require_tmux
 from trainer.standing import Standing
 from trainer.terminal import Outlet
@@ -198,6 +198,18 @@ def test_routine_lines_that_come_too_fast_are_counted(capfd: pytest.CaptureFixtu
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("saved rolling_step_000050.pt 10 B: stalled 1 ms (and 49 more before)")
+
+
+def test_the_last_save_is_told_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    told.begin("gpt", 100, 0)
+    for step in (10, 20, 30):
+        told.on_event(CheckpointSaved(step=step, path=f"rolling_step_{step:06d}.pt", bytes=10, stall_seconds=0.001))
+    told.on_event(RunEnd(step=30))
+    told.close()
+    first, last = capfd.readouterr().out.splitlines()
+    assert "rolling_step_000010.pt" in first
+    assert last.endswith("saved rolling_step_000030.pt 10 B: stalled 1 ms (and 1 more before)")
 
 
 def test_an_event_that_makes_no_sense_is_shown_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
