@@ -382,8 +382,21 @@ def _removed_next(entries: list[CatalogEntry], settings: Mapping[str, object]) -
             (e for e in entries if e.kind == kind and not e.is_backup and e.step is not None and not e.is_abandoned),
             key=lambda e: (e.step or 0, e.name),
         )
-        doomed += [entry.name for entry in pool[: max(len(pool) + 1 - keep, 0)]]
+        beyond = pool[: max(len(pool) + 1 - keep, 0)]
+        kept = _kept_besides(pool, settings) if kind == "rolling" else set()
+        doomed += [e.name for e in beyond if e.name not in kept and not os.path.exists(f"{e.path}.keep")]
     return doomed
+
+
+def _kept_besides(pool: list[CatalogEntry], settings: Mapping[str, object]) -> set[str]:
+    """Rolling checkpoints that stay beyond the last ones: every Nth step, and the best by val_loss."""
+    every, num_best = _integer(settings.get("keep_every")) or 0, _integer(settings.get("keep_best")) or 0
+    kept = {entry.name for entry in pool if every > 0 and (entry.step or 0) % every == 0}
+    if num_best > 0 and settings.get("monitor", "val_loss") == "val_loss":
+        sign = -1.0 if settings.get("monitor_mode") == "max" else 1.0
+        scored = [(sign * e.val_loss, -(e.step or 0), e.name) for e in pool if e.val_loss is not None]
+        kept |= {name for _, _, name in sorted(scored)[:num_best]}
+    return kept
 
 
 def _settings(entries: list[CatalogEntry]) -> Mapping[str, object]:

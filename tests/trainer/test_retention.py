@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ckpt_tui.services.catalog import read_catalog
 from trainer.__main__ import main
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.names import Name, read_name
 from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.retention import judged, removable
+from trainer.retention_report import verdicts_of
 
 
 def _names(*texts: str) -> list[Name]:
@@ -113,3 +117,18 @@ def test_the_report_says_what_the_next_save_removes_and_why_the_rest_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert main(["retention", str(tmp_path), "--keep_checkpoints", "0"]) == 2
     assert main(["retention", str(tmp_path / "none")]) == 2
+
+
+def test_the_viewer_marks_the_ones_that_the_report_calls_going(tmp_path: Path) -> None:
+    policy = Policy(keep_rolling=9, keep_every=40, keep_best=1)
+    settings = {"keep_checkpoints": 2, "keep_emergency_checkpoints": 9, "keep_every": 40, "keep_best": 1}
+    with Checkpointer(tmp_path, policy) as checkpoints:
+        for step in range(10, 90, 10):
+            state = {"step": step, "model": {"w": torch.ones(9)}, "args": settings, "val_loss": abs(step - 31.0)}
+            checkpoints.save(state, {"rolling"})
+    (tmp_path / "rolling_step_000050.pt.keep").touch()
+    registry = Registry(str(tmp_path))
+    registry.sync()
+    going = {one.name.name for one in verdicts_of(registry, replace(policy, keep_rolling=2)) if one.goes}
+    assert going == {f"rolling_step_{step:06d}.pt" for step in (10, 20, 60, 70)}
+    assert {entry.name for entry in read_catalog(str(tmp_path)).entries if entry.removed_next} == going
