@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -38,7 +39,7 @@ from trainer.parallel.follower import FollowedCheckpoints, SilentLog
 from trainer.parallel.launcher import launch_argv
 from trainer.parallel.network import replicate, settle, shard
 from trainer.parallel.session import leave_lost, run_session, tell_lost
-from trainer.parallel.sharing import seed_rank, shared_source
+from trainer.parallel.sharing import left_rng_state, rng_states_left, seed_rank, shared_source
 from trainer.progress import Progress
 from trainer.resuming import Resumed, go_on_from
 from trainer.schedule import Schedule
@@ -52,7 +53,13 @@ SYSTEM_SECONDS = 10.0
 
 def run(request: Request, signals: Signals) -> int:
     """Train as asked; gives the exit code: 0 at the end, 1 on failure, 128 + signal. Raises UsageError."""
-    return run_session(request, lambda world: Training(request, signals, world).run())
+
+    def train(world: World) -> int:
+        # A group that torchrun started anew goes on by itself.
+        resume = request.resume or ("auto" if world.restart_count else "")
+        return Training(replace(request, resume=resume), signals, world).run()
+
+    return run_session(request, train)
 
 
 class Training:
@@ -371,8 +378,12 @@ class Training:
 
     def _end_failed(self, error: Exception) -> int:
         step = self.progress.step
+        if not self.world.is_alone and not self.stepper.is_updating:
+            self._rewind()
+            self.world.leave_words(left_rng_state(step))
         if (lost := self.world.lost(error)) is not None:
-            tell_lost(lost, self.directory, self.world, session=self._session)
+            told = f"; {self._save_what_is_whole()}" if self.world.is_main else ""
+            tell_lost(lost, self.directory, self.world, session=self._session, saved=told)
             self.terminal.close()
             leave_lost(self.checkpoints)
         if not self.world.is_main:
@@ -398,18 +409,26 @@ class Training:
         self.terminal.say(f"interrupted at step {self.progress.step}, {told}")
         return 128 + signal.SIGINT
 
+    def _rewind(self) -> None:
+        """To where the batch begins that was begun and is not in the weights."""
+        if self._mark is not None:
+            self.state.rewind(self._mark)
+            self._mark = None
+
     def _save_what_is_whole(self) -> str:
         """Save the last state that belongs to a step, wherever it was left; in words, what came of it. Never raises."""
+        rng = None
         if not self.world.is_alone:
-            return "not saved: the random numbers of the other ranks are not at hand"
+            if self.config.parallel == "fsdp" or self.config.checkpoint_format == "dcp":
+                return "not saved: each rank has only its part"
+            rng = rng_states_left(self.world, self.progress.step)
+            if rng is None:
+                return "not saved: not every rank left its random numbers of this step"
         if self.stepper.is_updating:
             return "not saved: it came while the weights were being updated"
         try:
-            if self._mark is not None:
-                # The batch was begun and is not in the weights: the checkpoint says where it begins.
-                self.state.rewind(self._mark)
-                self._mark = None
-            saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
+            self._rewind()
+            saved = self.checkpoints.save_now(self.state.gather(rng), {"emergency"}, "emergency")
         except Exception as error:  # noqa: BLE001  what it is told with must not hide the first error
             return f"could not save: {type(error).__name__}: {error}"
         return f"saved {saved}" if saved else "could not save"

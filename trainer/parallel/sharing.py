@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.resume import Source
@@ -50,6 +53,24 @@ def rng_states(world: World) -> dict[str, Any]:
         return mine
     ranks = world.gather(mine)
     return {**mine, "ranks": ranks} if world.is_main else {}
+
+
+def left_rng_state(step: int) -> bytes:
+    """This rank's random numbers at `step`, to be left for main where ranks cannot gather any more."""
+    buffer = io.BytesIO()
+    torch.save({"step": step, "rng_state": rng_state()}, buffer)
+    return buffer.getvalue()
+
+
+def rng_states_left(world: World, step: int) -> dict[str, Any] | None:
+    """As `rng_states` on main, of what every rank left; None when one left nothing, or is at another step."""
+    words = world.last_words()
+    if words is None:
+        return None
+    left = [torch.load(io.BytesIO(one), weights_only=True) for one in words]
+    if any(one["step"] != step for one in left):
+        return None
+    return {**rng_state(), "ranks": [one["rng_state"] for one in left]}
 
 
 def restore_rng_states(state: Mapping[str, Any], world: World, seed: int, step: int) -> bool:
