@@ -399,3 +399,21 @@ def test_checkpoints_that_are_directories_are_found_quarantined_and_put_back(tmp
         source = begun(wanted)
         assert source is not None
         assert source.name == wanted
+
+
+def test_a_session_that_goes_back_leaves_what_it_did_since(run: Path) -> None:
+    with Checkpointer(run, Policy(is_async=False), needed=NEEDED, say=lambda line: None) as checkpoints:
+        assert checkpoints.find("auto") is not None
+        checkpoints.save(state(240), {"rolling"})
+        checkpoints.save(state(300), {"rolling"})
+        assert checkpoints.go_back(10) is None
+        source = checkpoints.go_back(200)
+        assert source is not None
+        assert source.step == 180
+        # It dies now: the steps after the onset of the trouble are not taken again.
+    assert found(run).step == 180
+    with Checkpointer(run, Policy(is_async=False), needed=NEEDED, say=lambda line: None) as checkpoints:
+        assert checkpoints.find("auto") is not None
+        checkpoints.save(state(190), {"rolling"})
+    assert found(run).step == 190
+    assert (run / "rolling_step_000300.pt").exists()
