@@ -24,6 +24,7 @@ from trainer.loop import Training
 
 class NoSignals:
     stop = None
+    stopped_at = 0.0
 
     def take_save_request(self) -> bool:
         return False
@@ -72,6 +73,7 @@ def test_a_full_disk_fails_the_save_and_not_the_training(
 
     def save(state: dict, kinds: set) -> None:
         nonlocal is_full
+        training.checkpoints.wait()  # the save before this one is not to find a full disk
         is_full = state["step"] == 10
         real_save(state, kinds)
 
