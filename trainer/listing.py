@@ -128,9 +128,11 @@ def _number(value: object) -> float | None:
 
 
 def print_checkpoints(registry: Registry, *, is_json: bool) -> None:
-    """To stdout, as wide as it is."""
+    """To stdout, as wide as it is; a pipe gets whole lines, unless COLUMNS says how wide it is to be."""
     width = None
-    if sys.stdout is not None and sys.stdout.isatty():
+    with contextlib.suppress(ValueError):
+        width = int(os.environ.get("COLUMNS", "")) or None
+    if width is None and sys.stdout is not None and sys.stdout.isatty():
         with contextlib.suppress(OSError):
             width = os.get_terminal_size(sys.stdout.fileno()).columns
     told = [as_json(registry)] if is_json else lines(registry, time.time(), width)

@@ -203,7 +203,11 @@ def write() -> None:
             lines.extend(line.rstrip() for line in step.printed)
         return match["notes"] + "```console\n" + "\n".join(lines) + "\n```\n"
 
-    README.write_text(_BLOCK.sub(fill, readme), "utf-8")
+    now = README.read_text("utf-8")  # somebody may have written on while this ran
+    commands = [[step.command for step in block] for block in blocks]
+    if [[step.command for step in block] for block in parse(now)] != commands:
+        sys.exit("The README's commands changed while they ran: nothing is written, run it again.")
+    README.write_text(_BLOCK.sub(fill, now), "utf-8")
 
 
 if __name__ == "__main__":
