@@ -6,6 +6,7 @@ import json
 import mmap
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ckpt_tui.events.writer import EventWriter
 from tests.builders.crashing import file_operations, killed_at
 from tests.builders.unsynced import Journal, materialise
 from tests.trainer.faults.states import is_of_its_step, state_at
+from trainer.checkpoint import publish_directory
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import digest_of_file
@@ -40,10 +42,12 @@ class Floor:
         self._memory[:8] = step.to_bytes(8, "little", signed=True)
 
 
-def session(directory: Path, saves: list[tuple[int, set[str]]], floor: Floor | None = None) -> None:
+def session(
+    directory: Path, saves: list[tuple[int, set[str]]], floor: Floor | None = None, policy: Policy = POLICY
+) -> None:
     """A session as the trainer has it: lock, log, resume, saves."""
     log = EventWriter(directory)
-    with Checkpointer(directory, POLICY, log=log, say=lambda line: None) as checkpoints:
+    with Checkpointer(directory, policy, log=log, say=lambda line: None) as checkpoints:
         checkpoints.find("auto")
         for step, kinds in saves:
             assert checkpoints.save_now(state_at(step, epoch=step), kinds, "regular")
@@ -153,3 +157,34 @@ def test_the_operations_of_a_save_are_counted_in_every_thread(scratch: Path) -> 
     calls = file_operations(lambda: session(scratch / "run", [(1, ALL_KINDS)]))
     assert {"open", "write", "fsync", "link", "rename", "mkdir"} <= set(calls)
     assert calls.count("fsync") >= 6
+
+
+@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("has_exchange", [True, False], ids=["exchange", "no exchange"])
+def test_a_kill_at_file_operations_of_a_checkpoint_that_is_a_directory(
+    scratch: Path, has_exchange: bool, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(POLICY, checkpoint_format="dir")
+    if not has_exchange:
+        monkeypatch.setattr(publish_directory, "exchange", lambda a, b: False)
+    (scratch / "before").mkdir()
+    session(scratch / "before" / "run", [(1, ALL_KINDS), (2, ALL_KINDS)], policy=policy)
+    before = Journal(scratch / "before")
+    untouched, run, number = next(before.crashes()), scratch / "after" / "run", 1
+    was_killed = True
+    while was_killed:
+        materialise(before, untouched, scratch / "after")
+        floor = Floor(2)
+        saves = [(3, {"rolling", "best"})]
+        was_killed = killed_at(number, lambda: session(run, saves, floor, policy))  # noqa: B023
+        for wanted in (3, 4):
+            with Checkpointer(run, policy, say=lambda line: None) as checkpoints:
+                assert not list(run.glob("**/.tmp-*"))
+                source = checkpoints.find("auto")
+                assert source is not None
+                assert source.step >= floor.step, number
+                assert is_of_its_step(source.state)
+                assert checkpoints.save_now(state_at(wanted, epoch=wanted), ALL_KINDS, "regular")
+        shutil.rmtree(scratch / "after")
+        number += stride
+    assert number > 80
