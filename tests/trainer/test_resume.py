@@ -350,6 +350,19 @@ def test_a_named_bad_one_is_refused_and_left_alone(run: Path) -> None:
     assert sorted(os.listdir(run)) == before
 
 
+def test_a_named_one_makes_no_backup_of_a_bad_latest(run: Path) -> None:
+    """Nobody looked at latest.pt on the way to the one that was named; the next save would make it a backup."""
+    (run / "rolling_step_000180.pt").unlink()
+    flip(run / "latest.pt")
+    source = session(run, "rolling_step_000060.pt", steps=(70,))
+    assert source is not None
+    assert [one.name for one in source.rejected] == ["latest.pt"]
+    assert len(list(run.glob("quarantine/latest_*_checksum.pt"))) == 1
+    # The whole backup that was there stayed, or what training went on from came in its place.
+    assert torch.load(run / "latest_backup.pt", weights_only=True)["step"] in (60, 120)
+    assert not [one for one in found(run, "latest").rejected if one.damage]
+
+
 def test_a_quarantine_that_cannot_be_made_ends_no_resume(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(run / "latest.pt")
     real = os.mkdir

@@ -14,7 +14,7 @@ from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.lineage import lineage_of
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.retraining import trained_since
-from trainer.checkpoint.state import NEEDED, BadCheckpointError, check_content
+from trainer.checkpoint.state import NEEDED, BadCheckpointError, check_content, proven_digest
 from trainer.errors import UsageError
 
 _BEFORE_BACKUPS = {
@@ -47,7 +47,8 @@ class Source:
 
     name: relative to the run directory. wanted: what was asked for: auto, latest, best, a name or a path,
     or "step N" for N or before.
-    rejected: newer candidates that were passed over, newest first.
+    rejected: newer candidates that were passed over, newest first; where a person named one, the latest and the best
+    that were found bad, so that no backup is made of them.
     lineage: of its state; None when it is from outside the run directory, where other lineages have no meaning.
     left: (name, step) of later checkpoints that are on another branch from now on, latest first.
     reached, seconds_per_step: what the log says that the run came to from here before, None when it does not.
@@ -73,11 +74,6 @@ class Source:
         """Whether it was looked for, and not named by a person."""
         return self.wanted == "auto"
 
-    @property
-    def is_walk(self) -> bool:
-        """Whether there was more than one candidate: then a bad one is in the way of the next walk, too."""
-        return self.wanted in ("auto", *_BEFORE_BACKUPS) or self.wanted.startswith("step ")
-
     def as_event(self) -> dict[str, Any]:
         """For `run_start`."""
         return {"path": self.name, "digest": self.digest, "step": self.step, "wanted": self.wanted}
@@ -87,7 +83,7 @@ class Source:
         told = [f"rejected {one.name}: {one.why}" for one in self.rejected]
         newest = max((one.step for one in self.rejected if one.step is not None), default=self.step)
         reached = max(self.reached or 0, newest)
-        instead = f" instead of {newest}" if newest > self.step else ""
+        instead = f" instead of {newest}" if newest > self.step and self.is_found else ""
         if reached > self.step:
             cost = text.plural(reached - self.step, "step")
             if self.seconds_per_step is not None:
@@ -153,6 +149,8 @@ def find(
         state, digest = found
         step = int(state["step"])
         trained = trained_since(directory, step) if not is_outside else None
+        if wanted != "auto":
+            rejected += _bad_bystanders(registry, path, {one.name for one in rejected})
         mine = None if is_outside else read_lineage(state.get("lineage")) or UNTOLD
         return Source(
             name, path, digest, state, wanted if at_most is None else f"step {at_most}", rejected, mine,
@@ -215,6 +213,25 @@ def _proven(
         # It may be whole: whoever may read it, or a device that answers, will tell.
         return Rejected(name, error.strerror or str(error), step=step)
     return loaded.state, loaded.digest
+
+
+def _bad_bystanders(registry: Registry, chosen: str, known: Collection[str]) -> list[Rejected]:
+    """Of the names that the next save makes a backup of, those that are damaged, and are not what was chosen."""
+    bad = []
+    for name in (names.LATEST, names.BEST):
+        path = os.path.join(registry.directory, name)
+        entry = registry.entries.get(name)
+        if entry is None or name in known:
+            continue
+        try:
+            if not os.path.samefile(path, chosen):
+                with open(path, "rb") as file:
+                    proven_digest(file, entry["digest"])
+        except BadCheckpointError as error:
+            bad.append(Rejected(name, str(error), error.damage, entry["step"]))
+        except OSError:
+            continue  # it may be whole
+    return bad
 
 
 def _left(registry: Registry, live: Lineage | None, mine: Lineage | None, step: int) -> list[tuple[str, int]]:

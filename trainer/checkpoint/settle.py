@@ -26,7 +26,7 @@ def settle(source: Source, registry: Registry, log: EventWriter | None, say: Cal
     in_place = []
     num_moved = 0
     for one in source.rejected:
-        to = _moved(directory, one.name, one.why, one.damage, say) if one.damage and source.is_walk else None
+        to = _moved(directory, one.name, one.why, one.damage, say) if one.damage else None
         if to is None:
             in_place.append(one.name)
             continue

@@ -8,7 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -162,20 +162,7 @@ def read_file(path: str, expected_digest: str = "") -> tuple[dict[str, Any], str
     expected_digest: what it was saved with, "" when nobody knows. Raises BadCheckpointError, OSError.
     """
     with open(path, "rb") as file:  # torch cannot open a name that is not UTF-8 by itself
-        try:
-            digest, broken = digest_and_broken_record(file)
-        except zipfile.BadZipFile as error:
-            file.seek(0)
-            start = file.read(_START_BYTES)
-            if start.strip(b"\0") and not start.startswith(b"PK\x03\x04"):
-                raise BadCheckpointError(f"it is not a checkpoint file of this trainer ({error})") from error
-            raise BadCheckpointError(f"it is not a whole zip file ({error})", "cut") from error
-        if broken is not None:
-            raise BadCheckpointError(f"the checksum of its record {broken} is wrong", "checksum")
-        if expected_digest.startswith("crc32:") and digest != expected_digest:
-            raise BadCheckpointError(
-                f"its content is not what was saved ({digest}, saved as {expected_digest})", "digest"
-            )
+        digest = proven_digest(file, expected_digest)
         file.seek(0)
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -184,6 +171,26 @@ def read_file(path: str, expected_digest: str = "") -> tuple[dict[str, Any], str
             told = (str(error).splitlines() or [""])[0][:200]
             raise BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})") from error
     return state, digest
+
+
+def proven_digest(file: IO[bytes], expected_digest: str = "") -> str:
+    """The digest of a checkpoint file, once every checksum that is known was found right, nothing loaded.
+
+    Raises BadCheckpointError, OSError.
+    """
+    try:
+        digest, broken = digest_and_broken_record(file)
+    except zipfile.BadZipFile as error:
+        file.seek(0)
+        start = file.read(_START_BYTES)
+        if start.strip(b"\0") and not start.startswith(b"PK\x03\x04"):
+            raise BadCheckpointError(f"it is not a checkpoint file of this trainer ({error})") from error
+        raise BadCheckpointError(f"it is not a whole zip file ({error})", "cut") from error
+    if broken is not None:
+        raise BadCheckpointError(f"the checksum of its record {broken} is wrong", "checksum")
+    if expected_digest.startswith("crc32:") and digest != expected_digest:
+        raise BadCheckpointError(f"its content is not what was saved ({digest}, saved as {expected_digest})", "digest")
+    return digest
 
 
 def check_content(state: object, needed: Collection[str] = NEEDED) -> None:
