@@ -14,6 +14,7 @@ from ckpt_tui.services.catalog import read_catalog
 from tests.builders.unsynced import Journal, Sync, materialise
 from tests.builders.unsynced_recording import recorded
 from tests.trainer.faults.states import is_of_its_step, state_at
+from trainer.checkpoint import proven
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
 from trainer.errors import UsageError
@@ -106,6 +107,15 @@ def test_what_was_called_durable_survives_a_power_cut(
     journal = record(scratch / "root", saves, before, is_waited_for=is_waited_for)
     floor = max((step for step, _ in before), default=-1)
     assert list(floors_that_fell(journal, scratch / "crashes", floor, per_cut=4)) == []
+
+
+def test_what_was_written_past_the_page_cache_survives_a_power_cut(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large files go another way (O_DIRECT); here all do, on a disk that knows that way where there is one."""
+    monkeypatch.setattr(proven, "_DIRECT_BYTES", 4096)
+    journal = record(tmp_path / "root", LATER[:2], FIRST)
+    assert list(floors_that_fell(journal, scratch / "crashes", 1, per_cut=3)) == []
 
 
 def test_the_viewer_finds_the_same_after_a_power_cut(scratch: Path) -> None:
