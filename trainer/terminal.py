@@ -191,7 +191,7 @@ class Terminal:
         """One of many lines alike: when they come too fast, the next that is told says how many were not."""
         now = time.monotonic()
         untold = self._num_untold.get(what, 0)
-        is_hidden = self._live is not None and not self._live.is_in_front()
+        is_hidden = role != "warning" and self._live is not None and not self._live.is_in_front()
         if is_hidden or now - self._last_routine.get(what, -1e9) < ROUTINE_SECONDS:
             self._num_untold[what], self._untold[what] = untold + 1, (line, role)
             return

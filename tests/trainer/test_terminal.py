@@ -111,6 +111,34 @@ def test_a_kill_leaves_a_usable_terminal(driven: Terminal, tmp_path: Path) -> No
     assert driven.is_cursor_visible()
 
 
+def test_in_the_background_it_leaves_the_terminal_to_the_shell(tmp_path: Path) -> None:
+    require_tmux()
+    terminal = Terminal(tmp_path)
+    try:
+        terminal.type(" ".join(command(tmp_path, 3000)) + " &")
+        terminal.press("Enter")
+        terminal.wait_for("not markup", "printed by somebody else")
+        time.sleep(1.0)
+        screen = terminal.screen()
+        assert "━" not in screen
+        assert "saved rolling" not in screen  # routine
+        assert "step 40: loss is not finite, skipped" in screen
+        terminal.type("fg")
+        terminal.press("Enter")
+        terminal.wait_for("━", "saved 40", "at risk")
+    finally:
+        terminal.close()
+
+
+def test_one_of_several_processes_tells_of_all(capfd: pytest.CaptureFixture[str]) -> None:
+    told = Told(print_seconds=0, is_quiet=True)
+    told.begin("gpt", 100, 0)
+    told.on_event(Step(step=3, metrics={"loss": 1.0}))
+    told.say("something")
+    told.close()
+    assert capfd.readouterr().out == ""
+
+
 def test_a_log_file_has_neither_carriage_returns_nor_escape_codes(tmp_path: Path) -> None:
     with open(tmp_path / "out.log", "wb") as log:
         subprocess.run(command(tmp_path, 100), cwd=tmp_path, stdout=log, stderr=log, timeout=60, check=True)
