@@ -255,13 +255,13 @@ def test_what_is_loaded_was_proven(straight: tuple[Path, dict[str, torch.Tensor]
 def test_a_full_disk_costs_a_save_and_keeps_what_was_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, num = publish_module.write_proven, 0
 
-    def write(path: str, data: Any, mode: int | None = None) -> Any:
+    def write(path: str, *arguments: Any, **options: Any) -> Any:
         nonlocal num
         if ".ckpt" in path:
             num += 1
             if num in (2, 3):
                 raise publish_module.PublishError("write", OSError(errno.ENOSPC, "No space left on device"))
-        return real(path, data, mode)
+        return real(path, *arguments, **options)
 
     monkeypatch.setattr(publish_module, "write_proven", write)
     saver = ModelCheckpoint(tmp_path, filename="only-{step}", every_n_train_steps=4, save_top_k=1)

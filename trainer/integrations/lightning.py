@@ -64,6 +64,7 @@ class LightningCallback(Callback):
         self._trainer: Any = None
         self._epoch_rng: dict[str, Any] | None = None  # what this epoch's order was drawn with
         self._restored: dict[str, Any] | None = None
+        self._between_epochs: dict[str, Any] | None = None  # resumed there, and no epoch was begun yet
         self._before_validation: dict[str, Any] | None = None
         self._val_loss: float | None = None
         self._last_log = time.monotonic()
@@ -129,6 +130,9 @@ class LightningCallback(Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Remember what the order of this epoch is drawn with. Lightning makes the iterator of the first epoch of a
         session long before; it is made once more, so that a resume can make the same."""
+        if self._between_epochs is not None:
+            restore_rng_state(self._between_epochs)
+            self._between_epochs = None
         self._epoch_rng = rng_state()
         loop = trainer.fit_loop
         makes_its_own = trainer.current_epoch > 0 and not loop.is_resuming and not loop.epoch_loop.restarting
@@ -137,6 +141,7 @@ class LightningCallback(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
+        self._between_epochs = None
         self._forget_failed(trainer)
         if self.log is not None and step > self._last_log_step and step % trainer.log_every_n_steps == 0:
             self._log_step(trainer, outputs, batch_idx)
@@ -226,20 +231,29 @@ class LightningCallback(Callback):
         self._epoch_rng = state["epoch_rng_state"]
         if num_done % trainer.accumulate_grad_batches and num_done != per_epoch:
             self._say("saved in the midst of a step: the gradients accumulated then are lost, the resume is not exact")
-        if self._epoch_rng is not None and num_done and (per_epoch is None or num_done < per_epoch):
-            loop = trainer.fit_loop
-            for loader in loop._combined_loader.flattened:
-                for holder in (loader, getattr(loader, "batch_sampler", None)):
-                    sampler: Any = getattr(holder, "sampler", None)
-                    if hasattr(sampler, "set_epoch"):
-                        sampler.set_epoch(loop.epoch_progress.current.processed)
-            restore_rng_state(self._epoch_rng)
-            fetcher = loop._data_fetcher
+        fetcher = trainer.fit_loop._data_fetcher
+        if self._epoch_rng is None or not num_done or num_done == per_epoch:
+            # Between two epochs. Lightning does not always say that the next one begins.
+            restore_rng_state(state["rng_state"])
+            self._between_epochs = self._epoch_rng = state["rng_state"]
             iter(fetcher)
-            for _ in range(num_done):
-                next(fetcher)
-            fetcher.fetched -= num_done  # Lightning adds them, to know which is the last
+            return
+        self._set_epoch_of_samplers(trainer)
+        restore_rng_state(self._epoch_rng)
+        iter(fetcher)
+        for _ in range(num_done):
+            next(fetcher)
+        fetcher.fetched -= num_done  # Lightning adds them, to know which is the last
         restore_rng_state(state["rng_state"])
+
+    def _set_epoch_of_samplers(self, trainer: Any) -> None:
+        """Lightning does so later, and a distributed sampler's order depends on it."""
+        loop = trainer.fit_loop
+        for loader in loop._combined_loader.flattened:
+            for holder in (loader, getattr(loader, "batch_sampler", None)):
+                sampler: Any = getattr(holder, "sampler", None)
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(loop.epoch_progress.current.processed)
 
     def _log_step(self, trainer: Any, outputs: Any, batch_idx: int) -> None:
         step, now = trainer.global_step, time.monotonic()
