@@ -5,8 +5,9 @@ Both files are opened and compared in a thread, streamed; nothing of either is k
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, metric
+from ckpt_tui.tui.picked_rows import PickedRows, WordFilter
 from ckpt_tui.tui.screens.diff_order import SORTS, columns_in_order, in_order, sort_of_column
 from ckpt_tui.tui.screens.diff_rows import (
     CHANGE_ROLES,
@@ -84,6 +86,8 @@ class DiffScreen(WorkScreen[None]):
         self._with_same = False
         self._sort, self._is_reversed = SORTS[0], False
         self._tensors: list[TensorChange] = []  # all that may be shown, in order
+        self._tensor_names = WordFilter([])
+        self._stale: set[str] = set()  # views whose rows are not those that the words and the order ask for
         self._words: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -122,7 +126,10 @@ class DiffScreen(WorkScreen[None]):
 
         a, b = open_checkpoint(path_a), open_checkpoint(path_b)
         progress = ByteProgress(self, "diff", "comparing", a.size_bytes + b.size_bytes)
-        return diff_checkpoints(a, b, on_bytes=progress.add, is_cancelled=worker_is_cancelled())
+        found = diff_checkpoints(a, b, on_bytes=progress.add, is_cancelled=worker_is_cancelled())
+        del a, b
+        gc.freeze()  # of 100,000 tensors: the collector need not look at them while keys are pressed
+        return found
 
     def work_progress(self, group: str, text: str) -> None:
         self._progress = text
@@ -164,18 +171,33 @@ class DiffScreen(WorkScreen[None]):
         assert self.diff is not None
         tensors = self.diff.tensors if self._with_same else self.diff.changed_tensors
         self._tensors = in_order(tensors, self._sort, is_reversed=self._is_reversed)
+        self._tensor_names = WordFilter([tensor.name.lower() for tensor in self._tensors])
 
     def _show_rows(self) -> None:
         if self.diff is None:
             return
         self._show_empty_texts(self.diff)
-        self._list("settings").set_rows([row for row in self.diff.hyperparameters if self._holds(row.key)])
-        self._list("tensors").set_rows([row for row in self._tensors if self._holds(row.name)])
-        modules = in_order(self._modules(), self._sort, is_reversed=self._is_reversed)
-        self._largest_module = _largest(modules)
-        self._list("modules").set_rows([row for row in modules if self._holds(row.name)])
-        parts = [row for row in self.diff.parts if self._holds(row.part)]
-        self._list("other").set_rows([*parts, *(row for row in self.diff.other if self._holds(row.path))])
+        self._stale = set(VIEW_KEYS)
+        self._fill(self.view)
+
+    def _fill(self, view: str) -> None:
+        """The rows of one view: those of the others when they are shown, and not for each letter of a filter."""
+        if self.diff is None or view not in self._stale:
+            return
+        self._stale.discard(view)
+        rows: Sequence[Any]
+        if view == "settings":
+            rows = [row for row in self.diff.hyperparameters if self._holds(row.key)]
+        elif view == "tensors":
+            rows = PickedRows(self._tensor_names.places(self._words), self._tensors.__getitem__)
+        elif view == "modules":
+            modules = in_order(self._modules(), self._sort, is_reversed=self._is_reversed)
+            self._largest_module = _largest(modules)
+            rows = [row for row in modules if self._holds(row.name)]
+        else:
+            parts = [row for row in self.diff.parts if self._holds(row.part)]
+            rows = [*parts, *(row for row in self.diff.other if self._holds(row.path))]
+        self._list(view).set_rows(rows)
 
     def _show_empty_texts(self, diff: Diff) -> None:
         """What a list says that has no rows: with a filter, nothing about the checkpoints."""
@@ -260,6 +282,7 @@ class DiffScreen(WorkScreen[None]):
         self.action_view(message.view_id)
 
     def action_view(self, view: str) -> None:
+        self._fill(view)
         self.query_one("#lists", ContentSwitcher).current = view
         self.query_one(ViewTabs).active = view
         self.refresh_bindings()
@@ -346,6 +369,7 @@ class DiffScreen(WorkScreen[None]):
             self._progress = ""
             self._show_facts()
         else:
+            gc.unfreeze()
             self.dismiss(None)
 
 
