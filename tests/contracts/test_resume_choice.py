@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.events.lineage import is_on
 from ckpt_tui.services import restore
 from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.owner import run_state
+from ckpt_tui.tui.widgets.checkpoint_list import rows_of
 from tests.builders.resume_histories import History
 from tests.trainer.faults.states import state_at
 from trainer.checkpoint.checkpointer import Checkpointer
@@ -19,6 +22,7 @@ from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import find
 from trainer.checkpoint.state import NEEDED
 from trainer.errors import UsageError
+from trainer.listing import facts_of_checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +145,22 @@ def test_both_take_the_same_where_checkpoints_are_directories(tmp_path: Path) ->
     assert agree(run) == "rolling_step_000010"
     (run / "registry.json").unlink()
     agree(run)
+
+
+def test_what_was_left_behind_is_said_by_list_watch_and_trainer(
+    run: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = str(run.run)
+    catalog = read_catalog(directory)
+    left = {entry.name for entry in catalog.entries if entry.is_abandoned}
+    assert left
+    assert main(["list", directory]) == 0
+    assert (
+        "Left behind by a resume from an earlier step, and not taken by an automatic one: " in capsys.readouterr().out
+    )
+    state = run_state(directory)
+    assert state is not None
+    assert {row.name for row in rows_of(state, catalog) if "left behind" in row.note} == left
+    registry = Registry(directory)
+    registry.sync()
+    assert {row["path"] for row in facts_of_checkpoints(registry) if row["is_abandoned"]} == left

@@ -73,6 +73,8 @@ def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> Che
         notes.append("previous" if "previous" in entry.name else "backup")  # its kind says of what
     if entry.removed_next:
         notes.append("removed next")
+    if entry.is_abandoned:
+        notes.append("left behind")
     return CheckpointRow(
         entry.name, entry.kind, entry.step, entry.val_loss, entry.size_bytes, _age(state, entry.saved_at),
         entry.validity, entry.level, ", ".join(notes), entry.is_best, entry.name == marked,
