@@ -328,9 +328,6 @@ class RunFold:
         if "loss" in event.what.lower():
             detail = f"{event.what}; {event.action}" if event.action else event.what
             self._alert("nonfinite", "error", "Not finite", detail, event.step, event.ts)
-        if event.rolled_back_to is not None and event.rolled_back_to < session.last_step:
-            # Told here: the steps that are logged may be too far apart to show it.
-            self._go_back(session, max(event.rolled_back_to, 0), event.ts)
 
     def _signal(self, event: SignalReceived, session: SessionRecord) -> None:
         self._mark("signal", event.step, event.ts, session.number, event.signal)
