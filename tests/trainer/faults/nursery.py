@@ -69,14 +69,14 @@ class Nursery:
         ended tells how many there were.
         """
         assert self._process.stdin is not None
-        self._output.unlink(missing_ok=True)
+        self._output.write_text("")
         self._process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output), limits]) + "\n")
         self._process.stdin.flush()
 
     def wait_for(self, words: str) -> None:
         """Until what is running has printed `words`."""
         for _ in range(3000):
-            if self._output.exists() and words in self._output.read_text():
+            if words in self._output.read_text():
                 return
             time.sleep(0.01)
         raise AssertionError(f"{words!r} did not come:\n{self._output.read_text()}")
