@@ -12,7 +12,8 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, TextIO
+from textwrap import wrap
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from rich.console import Console
 from rich.progress_bar import ProgressBar
@@ -64,16 +65,19 @@ class Live:
         self._draw()
 
     def print(self, clock: str, line: str, role: str) -> None:
-        """A line above the frame; it wraps as the terminal does."""
+        """A line above the frame, on as many rows as it takes."""
         with self._lock:
             if not self.is_in_front():
                 self._drawn = []
-            first, space, rest = line.partition(" ")
             is_trouble = role in ("warning", "error")
-            shown = Text.assemble(
-                (f"{clock}  ", "dim"), (first, _ROLES[role]), (space + rest, _ROLES[role] if is_trouble else "")
-            )
-            self._write([self._painted(shown)])
+            room = max(self._size()[0] - len(clock) - 3, MIN_WIDTH)
+            # By hand: a terminal breaks within words, and the rest of the line would begin at the margin.
+            first, *rest = wrap(line, room) if len(line) > room else [line]
+            word, space, others = first.partition(" ")
+            shown = [Text.assemble((f"{clock}  ", "dim"), (word, _ROLES[role]),
+                                   (space + others, _ROLES[role] if is_trouble else ""))]  # fmt: skip
+            shown += [Text(" " * (len(clock) + 2) + row, _ROLES[role] if is_trouble else "") for row in rest]
+            self._write([self._painted(row) for row in shown])
 
     def is_in_front(self) -> bool:
         """False while a shell has the terminal, and we are a job in the background: then nothing is redrawn."""
@@ -180,10 +184,10 @@ class Live:
             parts.append(Text.assemble(("val ", "dim"), text.metric(standing.val_loss)))
         if standing.best is not None:
             parts.append(
-                Text.assemble(("best ", "dim"), text.metric(standing.best), (f" at {standing.best_step:,}", "dim"))
+                Text.assemble(("best ", "dim"), text.metric(standing.best), (f" @{standing.best_step:,}", "dim"))
             )
         if standing.lr is not None:
-            parts.append(Text.assemble(("lr ", "dim"), f"{standing.lr:.3g}"))
+            parts.append(Text.assemble(("lr ", "dim"), f"{standing.lr:.2g}"))
         if (pace := standing.steps_per_s) is not None:
             parts.append(Text(pace_words(pace)))
         if standing.tokens_per_s is not None:
@@ -241,6 +245,11 @@ class _Above(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """Bytes cannot be put above the frame; who writes them gets the stream itself."""
+        return self._stream.buffer
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
