@@ -174,6 +174,15 @@ class World:
             return None
         return self._find_lost(error)
 
+    def leave_words(self, words: bytes) -> None:
+        """What this rank has that main needs once this one has ended. To be called before `lost`."""
+        if self._heartbeat is not None:
+            self._heartbeat.leave_words(words)
+
+    def last_words(self) -> list[bytes] | None:
+        """What every rank left, by rank; None when one did not, as one that was killed."""
+        return self._heartbeat.last_words() if self._heartbeat is not None else None
+
     def close(self) -> None:
         """Leave the group. After a loss there is none to leave in order."""
         heartbeat, self._heartbeat = self._heartbeat, None

@@ -42,25 +42,27 @@ class TrainingState:
     progress: Progress
     guard: Guard
 
-    def gather(self) -> dict[str, Any]:
+    def gather(self, rng: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything at this step, without what describes the checkpoint itself. Tensors are the live ones.
 
+        rng: every rank's random numbers, where the ranks cannot gather them any more; then nothing is gathered.
         With dcp each rank gives its part of weights that are spread; otherwise main gets the whole of them.
         """
         progress, stepper = self.progress, self.stepper
+        random_numbers = rng_states(stepper.world) if rng is None else dict(rng)
         state = {
             "step": progress.step, "epoch": self.data.epoch,
             "model": stepper.model.state_dict(), "optimizer": stepper.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(progress.step), "scaler": stepper.precision.state_dict(),
             "ema": stepper.ema.state_dict() if stepper.ema is not None else None,
             "train_loss": progress.train_loss, "val_loss": progress.val_loss, "val_metrics": dict(progress.val_metrics),
-            "loss_history": [list(point) for point in progress.history], "rng_state": rng_states(stepper.world),
+            "loss_history": [list(point) for point in progress.history], "rng_state": random_numbers,
             "dataloader_state": {
                 **self.data.state_dict(), "sums": progress.sums(), "guard": self.guard.state_dict(),
             },
             "args": self.config.as_args(), "best_metric": progress.best,
         }  # fmt: skip
-        if stepper.world.is_alone or self.config.checkpoint_format == "dcp":
+        if stepper.world.is_alone or self.config.checkpoint_format == "dcp" or rng is not None:
             return state
         # All ranks gather at the same time: where weights are spread over them, each has to give its part.
         return cast(dict[str, Any], whole(state))

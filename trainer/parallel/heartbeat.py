@@ -7,6 +7,7 @@ and does not beat any more, or beats and does not come, is the one to name.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -81,6 +82,24 @@ class Heartbeat:
         """This rank ends. is_own: by an error of its own, and not because another one is missing."""
         with contextlib.suppress(Exception):  # the store may be what is gone
             self._store.set(f"failed/{self.rank}", json.dumps({"step": self.step, "why": why, "is_own": is_own}))
+
+    def leave_words(self, words: bytes) -> None:
+        """What this rank has that others need after its end. Before `note_failure`: then they look for it."""
+        with contextlib.suppress(Exception):
+            self._store.set(f"words/{self.rank}", base64.b64encode(words).decode())
+
+    def last_words(self, seconds: float = SILENT_SECONDS) -> list[bytes] | None:
+        """What every rank left, by rank, waited for; None when one did not."""
+        deadline = time.monotonic() + seconds
+        keys = [f"words/{rank}" for rank in range(self.size)]
+        try:
+            while not self._store.check(keys):
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(BEAT_SECONDS / 5)
+            return [base64.b64decode(self._store.get(key)) for key in keys]
+        except Exception:  # noqa: BLE001  the store is gone
+            return None
 
     def find_lost(self, grace_seconds: float = SILENT_SECONDS) -> list[LostRank]:
         """The ranks that are to blame for a failed exchange, after waiting for what the others note; empty: unknown."""

@@ -81,16 +81,19 @@ def leave_lost(checkpoints: Checkpointer) -> NoReturn:
     leave(1)
 
 
-def tell_lost(error: LostRanksError, directory: str, world: World, *, session: int | None) -> None:
-    """On stderr, and in the log by the first rank that is left. session: the log's number of it, where it has begun."""
-    print(f"trainer: rank {world.rank}: {error}", file=sys.stderr, flush=True)
+def tell_lost(error: LostRanksError, directory: str, world: World, *, session: int | None, saved: str = "") -> None:
+    """On stderr, and in the log by the first rank that is left.
+
+    session: the log's number of it, where it has begun. saved: what came of saving, in words.
+    """
+    print(f"trainer: rank {world.rank}: {error}{saved}", file=sys.stderr, flush=True)
     left = [rank for rank in range(world.size) if rank not in error.ranks]
     if world.rank != min(left, default=world.rank):
         return
     with EventWriter(directory, session=session) as log:
         log.emit(ErrorRaised(step=error.step, type=type(error).__name__, message=str(error)))
         if session is not None:
-            log.end("failed", str(error), step=error.step)
+            log.end("failed", f"{error}{saved}", step=error.step)
 
 
 def _lock(directory: str, patience_seconds: float) -> DirectoryLock:
