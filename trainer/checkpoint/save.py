@@ -89,7 +89,7 @@ class Saver:
             full = stamped(state, checkpoint_type, self._registry.lineage)
             self._form.take(full)
             weights = self._weights(state) if "best" in kinds and self._policy.best_safetensors else None
-        except (RuntimeError, MemoryError, OSError, TypeError, AttributeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  what cannot be pickled raises nearly anything; training goes on
             self._failed(step, primary[0], "snapshot", f"{type(error).__name__}: {error}")
             return None
         now = time.monotonic()
@@ -193,7 +193,7 @@ class Saver:
         step = int(state["step"])
         primary, backups = [], []
         if "emergency" in kinds:
-            primary.append(self._emergency_name(step))
+            primary.append(names.emergency_name(self._directory, step, self._form.suffix))
         if "rolling" in kinds:
             primary.append(names.rolling_name(step))
             backups.append(names.ROLLING_BACKUP)
