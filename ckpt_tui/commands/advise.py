@@ -82,9 +82,18 @@ def advise_lines(advice: Advice, style: Style) -> Iterator[str]:
         yield from wrapped(line, style)
     if advice.what_if:
         yield ""
-        rows = [(row.label, text.plural(row.steps, "step"), text.duration(row.seconds)) for row in advice.what_if]
-        yield from table([Column("saving"), Column("at risk at most", "right"), Column("time", "right")], rows, style)
+        rows = [
+            (row.label, text.plural(row.steps, "step"), text.duration(row.seconds), _percent(row.overhead))
+            for row in advice.what_if
+        ]
+        columns = [Column("saving"), Column("at risk at most", "right"), Column("time", "right")]
+        yield from table([*columns, Column("costs in all", "right")], rows, style)
         yield ""
     for assumption in advice.assumptions:
         for number, line in enumerate(wrapped(assumption, style, indent=2)):
             yield style.paint(f"{'  ' if number else '- '}{line}", "dim")
+
+
+def _percent(fraction: float | None) -> str:
+    """Of the training time: `0.07 %`."""
+    return "-" if fraction is None else f"{100 * fraction:.2g} %" if fraction < 1 else f"{100 * fraction:,.0f} %"

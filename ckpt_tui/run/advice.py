@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from ckpt_tui import text
@@ -14,6 +16,7 @@ from ckpt_tui.save_interval import (
     interval_between_failures,
     is_failure,
     mean_time_between_failures,
+    overhead,
     recommend,
     young_interval,
 )
@@ -21,11 +24,15 @@ from ckpt_tui.save_interval import (
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """At most `steps` steps, `seconds` of training, are lost when saving every `steps`."""
+    """At most `steps` steps, `seconds` of training, are lost when saving every `steps`.
+
+    overhead: the fraction of the training that saves and lost work then take together, None when not known.
+    """
 
     label: str
     steps: int
     seconds: float
+    overhead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +80,30 @@ class Advice:
     failures: tuple[FailureCost, ...] = ()
 
 
-def what_if_rows(save_every_steps: int | None, steps_per_epoch: int, seconds_per_step: float) -> tuple[WhatIf, ...]:
-    """What each interval puts at risk: the present one, 200 steps, once an epoch."""
-    rows: list[WhatIf] = []
+def what_if_rows(
+    save_every_steps: int | None,
+    steps_per_epoch: int,
+    seconds_per_step: float,
+    recommended_steps: int | None = None,
+    overhead_of: Callable[[float], float] | None = None,
+) -> tuple[WhatIf, ...]:
+    """What each interval puts at risk and costs: the present one, 200 steps, once an epoch, the recommended one.
+
+    overhead_of: the fraction of the training that saving every so many seconds takes, failures included.
+    """
+    labels: dict[int, str] = {}
     if save_every_steps:
-        rows.append(WhatIf(f"every {save_every_steps:,} steps (now)", save_every_steps, 0.0))
-    if save_every_steps != 200:
-        rows.append(WhatIf("every 200 steps", 200, 0.0))
-    if steps_per_epoch and steps_per_epoch not in (save_every_steps, 200):
-        rows.append(WhatIf("once an epoch", steps_per_epoch, 0.0))
-    return tuple(WhatIf(row.label, row.steps, row.steps * seconds_per_step) for row in rows)
+        labels[save_every_steps] = f"every {save_every_steps:,} steps (now)"
+    labels.setdefault(200, "every 200 steps")
+    if steps_per_epoch:
+        labels.setdefault(steps_per_epoch, "once an epoch")
+    if recommended_steps:
+        labels.setdefault(recommended_steps, f"every {text.plural(recommended_steps, 'step')} (best)")
+    spans = [(label, steps, steps * seconds_per_step) for steps, label in labels.items()]
+    return tuple(
+        WhatIf(label, steps, seconds, overhead_of(seconds) if overhead_of is not None and seconds > 0 else None)
+        for label, steps, seconds in spans
+    )
 
 
 def advise(state: RunState) -> Advice:
@@ -113,14 +134,16 @@ def advise(state: RunState) -> Advice:
     every = _save_every(state)
     recommended = steps = young = bytes_per_day = None
     bound_by = ""
+    overhead_of: Callable[[float], float] | None = None
     if cost is not None and pace:
         best = recommend(cost_s=cost, mean_time_between_failures_s=mtbf, step_s=pace, background_s=background or 0.0,
                          bytes_per_save=written)  # fmt: skip
         recommended, steps, bound_by, bytes_per_day = best.seconds, best.steps, best.bound_by, best.bytes_per_day
         young = young_interval(cost, mtbf)
+        overhead_of = partial(overhead, cost=cost, mean_time_between_failures=mtbf, background=background or 0.0)
     return Advice(
         pace, cost, num_measured, failures, observed, mtbf, every, recommended, steps, young,
-        what_if_rows(every, state.steps_per_epoch, pace) if pace else (),
+        what_if_rows(every, state.steps_per_epoch, pace, steps, overhead_of) if pace else (),
         _assumptions(failures, observed, mtbf, cost, background if slowdown is None else None, bound_by),
         background, median(restarts), len(restarts), interval_between_failures(observed, failures), bytes_per_day,
         slowdown, bound_by, told.lost_per_failure_seconds if told is not None else None,

@@ -32,7 +32,11 @@ def test_worked_example_comes_out_to_the_digit() -> None:
     assert f"{sum(trained) * 3.22 / 60:.1f}" == "89.5"
     assert f"{1269 * 3.22 / 60:.1f}" == "68.1"
     assert state.lost.overhead == pytest.approx(sum(trained) / 1269 - 1, abs=1e-6)
-    assert [f"{row.seconds / 60:.0f}" for row in advise(state).what_if] == ["27", "11", "68"]
+    rows = advise(state).what_if
+    assert [f"{row.seconds / 60:.0f}" for row in rows[:3]] == ["27", "11", "68"]
+    # What saves and failures cost together is least at the recommended interval.
+    assert rows[3].steps == advise(state).recommended_steps
+    assert rows[3].overhead == min(row.overhead for row in rows if row.overhead is not None)
     assert [s.phase for s in state.sessions] == [Phase.CRASHED, Phase.FINISHED]
     assert [s.retrained_steps for s in state.sessions] == [0, 400]
     assert [s.abandoned_after for s in state.series["loss"].segments] == [500, None]
