@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
-import traceback
 from dataclasses import replace
 from typing import cast
 
@@ -15,7 +13,7 @@ from torch import nn
 
 from ckpt_tui import text
 from ckpt_tui.events.lineage import as_plain
-from ckpt_tui.events.schema import Best, CheckpointSaved, EpochEnd, ErrorRaised, Event, Nonfinite, SignalReceived
+from ckpt_tui.events.schema import Best, CheckpointSaved, EpochEnd, Event, Nonfinite, SignalReceived
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.resume import Source
@@ -25,9 +23,9 @@ from trainer.costs import Costs
 from trainer.data import Corpus, TrainData, corpus_files
 from trainer.device import choose_device
 from trainer.distributed import World
+from trainer.ending import Ending
 from trainer.errors import UsageError
 from trainer.evaluation import evaluate
-from trainer.failures import advice, let_go_of_memory
 from trainer.guard import Guard
 from trainer.history import read_history
 from trainer.initial_weights import begin_with
@@ -38,12 +36,12 @@ from trainer.observers.observed_log import ObservedLog
 from trainer.parallel.follower import FollowedCheckpoints, SilentLog
 from trainer.parallel.launcher import launch_argv
 from trainer.parallel.network import replicate, settle, shard
-from trainer.parallel.session import leave_lost, run_session, tell_lost
-from trainer.parallel.sharing import left_rng_state, rng_states_left, seed_rank, shared_source
+from trainer.parallel.session import run_session
+from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
 from trainer.resuming import Resumed, go_on_from
 from trainer.schedule import Schedule
-from trainer.signals import STATUS, Signals
+from trainer.signals import Signals
 from trainer.step import Stepper, StepResult
 from trainer.terminal import Terminal
 from trainer.training_state import Mark, TrainingState
@@ -84,7 +82,7 @@ class Training:
             )  # fmt: skip
         else:
             self.checkpoints = FollowedCheckpoints(self.directory, config.checkpoint_policy())
-        self._session = world.broadcast(self.log.session)
+        self.session = world.broadcast(self.log.session)
         source = shared_source(world, lambda: self._source(request))
         seed_all(config.seed)
         corpus = Corpus(corpus_files(config.data), config.block_size, config.batch_size)
@@ -119,9 +117,10 @@ class Training:
             self.checkpoints.settle(source)
         self._stop: signal.Signals | None = None  # what all ranks were told to stop by
         self._is_time_to_save = False
-        self._save_seconds = 0.0  # the newest save, until it was durable
-        self._mark: Mark | None = None  # where the batch begins that is being taken
-        self._num_steps = 0  # that this session took
+        self.save_seconds = 0.0  # the newest save, until it was durable
+        self.mark: Mark | None = None  # where the batch begins that is being taken
+        self.num_steps = 0  # that this session took
+        self.ending = Ending(self)
         self._owed_kinds: set[str] = set()  # saves that wait for a finite loss
         self._last_timed_save = self._last_system = time.monotonic()
         self._paced_steps, self._paced_seconds = 0, 0.0
@@ -131,9 +130,9 @@ class Training:
         try:
             return self._run()
         except KeyboardInterrupt:  # without `Signals`, or from within a library
-            return self._end_interrupted()
+            return self.ending.interrupted()
         except Exception as error:  # noqa: BLE001  whatever it is: tell of it and save what can be saved
-            return self._end_failed(error)
+            return self.ending.failed(error)
         finally:
             self.checkpoints.close()
             self.terminal.close()
@@ -153,21 +152,8 @@ class Training:
             self._after_step()
             self.checkpoints.poll()
         if self._stop is not None:
-            return self._end_signalled(self._stop)
-        self.checkpoints.wait()
-        if self.world.broadcast(self.checkpoints.last_step) != progress.step:
-            self.checkpoints.save_now(self.state.gather(), (), "regular")
-        durable = self.world.broadcast(self.checkpoints.last_step)
-        if durable != progress.step:
-            # Who waits for this run must not take it for one whose result is there.
-            kept = f"the newest checkpoint is of step {durable}" if durable >= 0 else "there is no checkpoint"
-            reason = f"the state of step {progress.step}, the last one, could not be saved: {kept}"
-            self._log_end("failed", reason)
-            self.terminal.say(reason, "error")
-            return 1
-        self._log_end("finished", f"{config.max_steps} steps")
-        self.terminal.say(f"finished at step {progress.step}", "good")
-        return 0
+            return self.ending.signalled(self._stop)
+        return self.ending.finished()
 
     def _is_told_to_stop(self) -> bool:
         """Do what any rank was asked, all of them at the same step; whether to stop is one of it."""
@@ -176,7 +162,7 @@ class Training:
         stop, save, due = self.world.agree([self.signals.stop or 0, self.signals.take_save_request(), is_due])
         self._stop, self._is_time_to_save = signal.Signals(int(stop)) if stop else None, bool(due)
         if save:
-            self._signalled("SIGUSR1", "saved")
+            self.log.emit(SignalReceived(step=self.progress.step, signal="SIGUSR1", action="saved"))
             self.checkpoints.save(self.state.gather(), {"emergency"}, "emergency")
         return self._stop is not None
 
@@ -198,21 +184,21 @@ class Training:
     def _train_step(self) -> bool:
         """False when a signal came in its midst: then the batch was not taken."""
         progress = self.progress
-        self._mark = self.state.mark()
+        self.mark = self.state.mark()
         inputs, targets = self.data.next_batch()
         result = self.stepper.take(
             inputs, targets, self.schedule.lr(progress.step), self._is_stopped_alone, self.guard.accepts
         )
         if result is None:
-            self.state.rewind(self._mark)
-            self._mark = None
+            self.state.rewind(self.mark)
+            self.mark = None
             return False
         progress.step += 1
-        self._mark = None
+        self.mark = None
         self.terminal.at_step(progress.step)
         self.costs.took_step(progress.step, result.seconds)
 
-        self._num_steps += 1
+        self.num_steps += 1
         self._paced_steps += 1
         self._paced_seconds += result.seconds
         progress.train_loss = result.loss
@@ -243,8 +229,7 @@ class Training:
         elif guard.num_rollbacks:
             reason += f", after going back {text.plural(guard.num_rollbacks, 'time')}"
         if source is None:
-            self._log_end("diverged", reason)
-            self.terminal.say(f"diverged at step {step}: {reason}", "error")
+            self.ending.diverged(reason)
             return False
         self.state.go_back(source.state)
         self._owed_kinds.clear()
@@ -334,104 +319,9 @@ class Training:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, CheckpointSaved) and event.save_seconds is not None:
-            self._save_seconds = event.save_seconds
+            self.save_seconds = event.save_seconds
         self.terminal.on_event(event)
         self.costs.on_event(event)
-
-    def _log_end(self, status: str, reason: str) -> None:
-        self.costs.end(self.progress.step)
-        self.log.end(status, reason, step=self.progress.step)
-
-    def _signalled(self, name: str, action: str) -> None:
-        self.log.emit(SignalReceived(step=self.progress.step, signal=name, action=action))
-
-    def _end_signalled(self, stop: signal.Signals) -> int:
-        step = self.progress.step
-        self.checkpoints.wait()
-        missing = self._missing_grace()
-        self._signalled(stop.name, f"saves and stops{missing}")
-        # Without a step there is nothing that the checkpoint does not have which this session began with.
-        if self._num_steps == 0 and self.world.broadcast(self.checkpoints.last_step) == step:
-            told = "which was saved before"
-        else:
-            saved = self.checkpoints.save_now(self.state.gather(), {"emergency"}, "emergency")
-            told = f"saved {saved}" if saved else "could not save"
-        self._log_end(STATUS[stop], f"{stop.name}, {told}")
-        self.terminal.say(f"{stop.name}: stopped at step {step}, {told}")
-        # torchrun ends all others as soon as the first one is gone.
-        self.world.barrier()
-        return 128 + stop
-
-    def _missing_grace(self) -> str:
-        """In words, when the emergency save will hardly be done before the process is killed. It is tried all the same.
-
-        Told before the save: afterwards there may be nobody to tell it.
-        """
-        stopped_at = self.signals.stopped_at
-        left = self.config.grace_seconds - (time.monotonic() - stopped_at if stopped_at else 0.0)
-        if self._save_seconds <= left:
-            return ""
-        return (
-            f"; emergency_missed: a save takes {text.duration(self._save_seconds)}, {text.duration(max(left, 0.0))} are"
-            f" left of --grace_seconds {self.config.grace_seconds:g}"
-        )
-
-    def _end_failed(self, error: Exception) -> int:
-        step = self.progress.step
-        if not self.world.is_alone and not self.stepper.is_updating:
-            self._rewind()
-            self.world.leave_words(left_rng_state(step))
-        if (lost := self.world.lost(error)) is not None:
-            told = f"; {self._save_what_is_whole()}" if self.world.is_main else ""
-            tell_lost(lost, self.directory, self.world, session=self._session, saved=told)
-            self.terminal.close()
-            leave_lost(self.checkpoints)
-        if not self.world.is_main:
-            print(f"trainer: rank {self.world.rank} failed at step {step}", file=sys.stderr, flush=True)
-            traceback.print_exception(error)
-            return 1
-        trace = "".join(traceback.format_exception(error))
-        self.terminal.say(trace)
-        self.log.emit(ErrorRaised(step=step, type=type(error).__name__, message=str(error), traceback=trace))
-        let_go_of_memory(error)
-        told = self._save_what_is_whole()
-        reason = f"{type(error).__name__}: {error}; {told}"
-        if to_do := advice(error, self.config):
-            reason += f". {to_do}"
-        self._log_end("failed", reason)
-        self.terminal.say(f"failed at step {step}: {reason}", "error")
-        return 1
-
-    def _end_interrupted(self) -> int:
-        self._signalled("SIGINT", "saves and stops")
-        told = self._save_what_is_whole()
-        self._log_end("interrupted", f"KeyboardInterrupt, {told}")
-        self.terminal.say(f"interrupted at step {self.progress.step}, {told}")
-        return 128 + signal.SIGINT
-
-    def _rewind(self) -> None:
-        """To where the batch begins that was begun and is not in the weights."""
-        if self._mark is not None:
-            self.state.rewind(self._mark)
-            self._mark = None
-
-    def _save_what_is_whole(self) -> str:
-        """Save the last state that belongs to a step, wherever it was left; in words, what came of it. Never raises."""
-        rng = None
-        if not self.world.is_alone:
-            if self.config.parallel == "fsdp" or self.config.checkpoint_format == "dcp":
-                return "not saved: each rank has only its part"
-            rng = rng_states_left(self.world, self.progress.step)
-            if rng is None:
-                return "not saved: not every rank left its random numbers of this step"
-        if self.stepper.is_updating:
-            return "not saved: it came while the weights were being updated"
-        try:
-            self._rewind()
-            saved = self.checkpoints.save_now(self.state.gather(rng), {"emergency"}, "emergency")
-        except Exception as error:  # noqa: BLE001  what it is told with must not hide the first error
-            return f"could not save: {type(error).__name__}: {error}"
-        return f"saved {saved}" if saved else "could not save"
 
     def _source(self, request: Request) -> Source | None:
         if not request.resume:
