@@ -178,6 +178,19 @@ def test_only_what_is_proven_bad_is_moved(content: bytes | str, damage: str, run
         assert "format version 99 is newer than this trainer" in source.rejected[0].why
 
 
+def test_the_latest_of_a_newer_trainer_is_not_lost_to_the_saves_of_this_one(run: Path) -> None:
+    lineage = json.loads((run / "registry.json").read_bytes())["lineage"]
+    (run / "latest.pt").unlink()
+    torch.save(state(300, format_version=99, lineage=lineage), run / "latest.pt")
+    newer = (run / "latest.pt").read_bytes()
+    source = session(run, steps=(190, 200, 210))
+    assert source is not None
+    assert source.step == 180
+    [kept] = run.glob("emergency_step_000300_*.pt")
+    assert kept.read_bytes() == newer
+    assert torch.load(run / "latest.pt", weights_only=True)["step"] == 210
+
+
 def test_what_may_not_be_read_is_passed_over_and_is_the_newest_again_later(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

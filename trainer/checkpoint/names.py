@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 
 LATEST, LATEST_BACKUP = "latest.pt", "latest_backup.pt"
@@ -42,6 +43,16 @@ def rolling_name(step: int) -> str:
 
 def epoch_name(epoch: int) -> str:
     return f"epoch_{epoch:05d}.pt"
+
+
+def emergency_name(directory: str, step: int, suffix: str = ".pt") -> str:
+    """A free one, of now. suffix: "" for a directory."""
+    stem = f"emergency_step_{step:06d}_{time.strftime('%Y%m%d_%H%M%S')}"
+    name, number = f"{stem}{suffix}", 1
+    while os.path.lexists(os.path.join(directory, name)):
+        number += 1
+        name = f"{stem}_{number}{suffix}"
+    return name
 
 
 def left_name(directory: str, name: str, session: int) -> str:

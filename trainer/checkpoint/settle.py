@@ -12,7 +12,7 @@ from trainer.checkpoint.publish import PublishError, publish
 from trainer.checkpoint.publish_directory import flush_directory, link_directory
 from trainer.checkpoint.quarantine import quarantine
 from trainer.checkpoint.registry import Registry
-from trainer.checkpoint.resume import Source
+from trainer.checkpoint.resume import Rejected, Source
 
 
 def settle(source: Source, registry: Registry, log: EventWriter | None, say: Callable[[str], None]) -> list[str]:
@@ -29,6 +29,7 @@ def settle(source: Source, registry: Registry, log: EventWriter | None, say: Cal
         to = _moved(directory, one.name, one.why, one.damage, say) if one.damage else None
         if to is None:
             in_place.append(one.name)
+            num_moved += _kept(one, registry, say)
             continue
         num_moved += 1
         say(f"moved {one.name} to {to}")
@@ -44,6 +45,30 @@ def settle(source: Source, registry: Registry, log: EventWriter | None, say: Cal
         except PublishError as error:
             say(f"registry.json could not be written ({error.stage}): {error.reason}")
     return in_place
+
+
+def _kept(one: Rejected, registry: Registry, say: Callable[[str], None]) -> bool:
+    """Give what is not proven bad a name that no save replaces, where it has none: it may be the newest of the run,
+    made by a newer trainer. Whether it got one."""
+    directory, entry = registry.directory, registry.entries.get(one.name)
+    if one.damage or one.step is None or entry is None or entry["kind"] not in ("latest", "best"):
+        return False
+    kinds = {other["kind"] for other in registry.entries.values() if other["inode"] == entry["inode"]}
+    if kinds & {"rolling", "emergency", "epoch"}:
+        return False
+    is_directory = os.path.isdir(os.path.join(directory, one.name))
+    name = names.emergency_name(directory, one.step, "" if is_directory else ".pt")
+    try:
+        if is_directory:
+            link_directory(directory, os.path.join(directory, one.name), name)
+        else:
+            os.link(os.path.join(directory, one.name), os.path.join(directory, name))
+            flush_directory(directory)
+    except (PublishError, OSError) as error:
+        say(f"{one.name} (step {one.step}) cannot be kept under another name: {error}")
+        return False
+    say(f"{one.name} (step {one.step}) is kept as {name}")
+    return True
 
 
 def _moved(directory: str, name: str, why: str, damage: str, say: Callable[[str], None]) -> str | None:
