@@ -193,6 +193,23 @@ def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path: Path, m
     assert sum(first.stages.values()) <= first.save_seconds + 0.01
 
 
+def test_an_emergency_waits_for_the_save_in_flight_but_not_for_its_backups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldWriting(monkeypatch)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(state_at(1), {"rolling"})
+        assert held.began.wait(20)
+        threading.Timer(0.2, held.go.set).start()
+        name = checkpoints.save_now(state_at(2), {"emergency"})
+        assert not (tmp_path / "rolling_last_backup.pt").exists()
+        assert steps_in(tmp_path / "rolling_step_000001.pt") == {1.0}
+        assert name is not None
+        assert steps_in(tmp_path / name) == steps_in(tmp_path / "latest.pt") == {2.0}
+        checkpoints.save(state_at(3), {"rolling"})
+    assert steps_in(tmp_path / "rolling_last_backup.pt") == {3.0}
+
+
 def test_a_process_that_just_ends_waits_for_the_save(tmp_path: Path) -> None:
     program = f"""
 import torch

@@ -173,10 +173,15 @@ class Checkpointer:
     def save_now(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
     ) -> str | None:
-        """As `save`, and wait until it is durable: the name that was written, None when that failed."""
+        """As `save`, and wait until it is durable: the name that was written, None when that failed.
+
+        A save in flight is finished first, but for its backups: whoever waits may have seconds to live.
+        """
         refuse_objects(state)
         started = time.monotonic()
+        self._saver.is_urgent = True
         self.wait()
+        self._saver.is_urgent = False
         self._begin()
         save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=False)
         return self._saver.write(save) if save is not None else None

@@ -51,7 +51,11 @@ class Save:
 
 
 class Saver:
-    """Saves into one run directory. last_step: of the newest checkpoint of this session, -1 for none."""
+    """Saves into one run directory.
+
+    last_step: of the newest checkpoint of this session, -1 for none. is_urgent: an emergency waits for the save
+    in flight, perhaps with seconds to live: its backups stay as they are.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Saver:
         registry.policy = asdict(policy)
         self._unproven: set[str] = set()
         self._is_failing = False
+        self.is_urgent = False
         self.last_step = -1
 
     def resumed_from(self, name: str, rejected: Collection[str], step: int) -> None:
@@ -132,7 +137,7 @@ class Saver:
         self._unproven.difference_update(save.primary)
         self.last_step = save.step
         written = [*save.primary]
-        if backups:
+        if backups and not self.is_urgent:
             begun = time.monotonic()
             try:
                 self._form.publish(self._directory, backups, {})
@@ -206,14 +211,6 @@ class Saver:
 
     def _named(self, name: str) -> str:
         return name.removesuffix(".pt") + self._form.suffix
-
-    def _emergency_name(self, step: int) -> str:
-        stem = f"emergency_step_{step:06d}_{time.strftime('%Y%m%d_%H%M%S')}"
-        name, number = f"{stem}.pt", 1
-        while os.path.exists(os.path.join(self._directory, self._named(name))):
-            number += 1
-            name = f"{stem}_{number}.pt"
-        return name
 
     def _failed(self, step: int, path: str, stage: str, error: str) -> None:
         latest = self._named(names.LATEST)
