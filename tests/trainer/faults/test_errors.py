@@ -24,6 +24,15 @@ from trainer.errors import UsageError
 
 EVERY = CHANGING + LOOKING
 ERRORS = {number: OSError(number, os.strerror(number)) for number in (errno.EIO, errno.ENOSPC, errno.EACCES)}
+_QUICK = [(errno.EIO, False), (errno.ENOSPC, True), (errno.EACCES, False)]
+FAULTS = [
+    pytest.param(
+        number, forever, id=f"{errno.errorcode[number]}-{'forever' if forever else 'once'}",
+        marks=() if (number, forever) in _QUICK else pytest.mark.long,
+    )
+    for number in ERRORS
+    for forever in (False, True)
+]  # fmt: skip
 
 
 class Scene:
@@ -53,8 +62,7 @@ def check_resume(run: Path, floor: int) -> None:
         assert source is None or is_of_its_step(source.state)
 
 
-@pytest.mark.parametrize("forever", [False, True], ids=["once", "forever"])
-@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize(("number", "forever"), FAULTS)
 def test_a_save_survives_each_operation_that_fails(scratch: Path, number: int, forever: bool) -> None:
     scene = Scene(scratch, "with retention")
     for i, run in enumerate(scene.copies(), start=1):
@@ -84,8 +92,7 @@ def test_a_save_survives_each_operation_that_fails(scratch: Path, number: int, f
             return
 
 
-@pytest.mark.parametrize("forever", [False, True], ids=["once", "forever"])
-@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize(("number", "forever"), FAULTS)
 def test_a_resume_survives_or_refuses_each_operation_that_fails(scratch: Path, number: int, forever: bool) -> None:
     """It starts where it should, or does not start, and says why; it never begins anew over what is there."""
     scene = Scene(scratch, "after a damaged run")
