@@ -14,7 +14,7 @@ pytest.importorskip("tensorboard")
 pytest.importorskip("mlflow")
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import Event
+from ckpt_tui.events.schema import Event, Step
 from trainer import observers
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.config import parse
@@ -67,6 +67,8 @@ def test_both_get_what_the_log_gets_and_a_resumed_run_goes_on_in_theirs(
     from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from trainer.observers.mlflow import MLflow
+
     out = train("--use_tensorboard", "--use_mlflow", "--max_steps", "14")
     for name in ("latest.pt", "latest_backup.pt", "best_model.pt", "best_model_backup.pt"):
         (out / name).unlink(missing_ok=True)
@@ -95,7 +97,12 @@ def test_both_get_what_the_log_gets_and_a_resumed_run_goes_on_in_theirs(
     history = {m.step: m.value for m in client.get_metric_history(runs[0].info.run_id, "train/loss")}
     assert history == pytest.approx(expected)
     assert json.loads((out / "mlflow_run.json").read_bytes())["run_id"] == runs[0].info.run_id
-    # Deleted by somebody: a new one, and no error.
+    # Moved, it goes on; deleted by somebody, there is a new one, and no error.
+    moved = MLflow(str(out.rename(out.parent / "elsewhere")))
+    moved.observe([Step(step=21, ts=1.0, metrics={"loss": 1.0})])
+    (out.parent / "elsewhere").rename(out)
+    assert len(client.search_runs([runs[0].info.experiment_id])) == 1
+    assert client.get_metric_history(runs[0].info.run_id, "train/loss")[-1].step == 21
     client.delete_run(runs[0].info.run_id)
     train("--use_mlflow", "--resume", "auto", "--max_steps", "21")
     [new] = client.search_runs([runs[0].info.experiment_id])

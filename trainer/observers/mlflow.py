@@ -39,8 +39,10 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. /]")
 class MLflow:
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or Path(directory, FOLDER).absolute().as_uri()
-        self._client = MlflowClient(self._uri)
+        # Of the local one only the folder's name: a run directory that was moved keeps its run.
+        self._place = os.environ.get("MLFLOW_TRACKING_URI") or FOLDER
+        is_local = self._place == FOLDER
+        self._client = MlflowClient(Path(directory, FOLDER).absolute().as_uri() if is_local else self._place)
         self._run_id = ""
 
     def observe(self, events: Sequence[Event]) -> None:
@@ -76,7 +78,7 @@ class MLflow:
             experiment_id = found.experiment_id if found is not None else self._client.create_experiment(experiment)
             name = name or os.path.basename(os.path.abspath(self._directory))
             self._run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
-            content = {"run_id": self._run_id, "tracking_uri": self._uri}
+            content = {"run_id": self._run_id, "tracking_uri": self._place}
             publish(self._directory, [RUN_NAME], json.dumps(content).encode() + b"\n")
             known = {}
         if not isinstance(event, RunStart):
@@ -99,7 +101,7 @@ class MLflow:
         run_id = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             held: Any = json.loads(Path(self._directory, RUN_NAME).read_bytes())
-            run_id = str(held["run_id"]) if held["tracking_uri"] == self._uri else ""
+            run_id = str(held["run_id"]) if held["tracking_uri"] == self._place else ""
         if not run_id:
             return None
         try:
