@@ -18,7 +18,7 @@ from ckpt_tui.events.codec import decode
 from ckpt_tui.events.lineage import Segment
 from ckpt_tui.events.schema import Event
 from ckpt_tui.events.writer import EventWriter
-from trainer.checkpoint import proven
+from trainer.checkpoint import proven, snapshot
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import digest_of_file
@@ -132,10 +132,10 @@ def test_in_the_background_or_not_the_file_is_the_same(tmp_path: Path, monkeypat
 
 def test_the_records_are_those_that_torch_saves(tmp_path: Path) -> None:
     state = state_at(4) | {"generator": torch.get_rng_state(), "texts": ["a", {"b": (1, 2.5, None)}]}
-    snapshot = Snapshot()
-    snapshot.take(state)
-    snapshot.finish()
-    (tmp_path / "ours.pt").write_bytes(snapshot.content)
+    copied = Snapshot()
+    copied.take(state)
+    copied.finish()
+    (tmp_path / "ours.pt").write_bytes(copied.content)
     torch.save(state, tmp_path / "theirs.pt")
     with zipfile.ZipFile(tmp_path / "theirs.pt") as theirs, zipfile.ZipFile(tmp_path / "ours.pt") as ours:
         assert ours.testzip() is None
@@ -223,6 +223,22 @@ checkpoints.save({{"step": 1, "model": {{"w": torch.ones(3_000_000)}}}}, {{"roll
 
     subprocess.run([sys.executable, "-c", program], check=True, timeout=90)
     assert load(str(tmp_path / "rolling_step_000001.pt"), ("step",))["model"]["w"].sum() == 3_000_000
+
+
+def test_where_no_thread_can_be_started_the_save_is_done_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr(snapshot, "_COPY_BYTES", 1 << 16)  # enough pieces for two threads
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(state_at(1, 300_000), {"rolling"})
+        assert checkpoints.last_step == 1
+    torch.set_num_threads(1)
+    assert steps_in(tmp_path / "rolling_last_backup.pt") == {1.0}
 
 
 def test_saving_draws_no_random_number_and_changes_nothing(tmp_path: Path) -> None:

@@ -20,8 +20,13 @@ class Background:
     def start(self, work: Callable[[], object]) -> None:
         """Do it there; first waits for what is there already. `work` must not raise."""
         self.wait()
-        self._thread = threading.Thread(target=work, name="checkpoint")
-        self._thread.start()
+        thread = threading.Thread(target=work, name="checkpoint")
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: at the end of the interpreter, or of what the system allows
+            work()
+        else:
+            self._thread = thread
 
     def wait(self) -> None:
         if self._thread is not None:

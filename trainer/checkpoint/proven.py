@@ -34,6 +34,8 @@ except ImportError:
 __all__ = ["PublishError", "Published", "crc32", "write_proven"]
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
+# What filesystems say that took the flag and cannot do it after all.
+_NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 _BLOCK_BYTES = 4096
 # Smaller files gain nothing from the direct way.
 _DIRECT_BYTES = 1 << 20
@@ -108,7 +110,7 @@ def _write(fd: int, view: memoryview, *, past_cache: bool) -> None:
             while at < whole:
                 at += os.write(fd, view[at : min(at + _WRITE_BYTES, whole)])
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _NOT_DIRECT:
                 raise
             # It promised and cannot, or wrote a part of a block; the usual way tells what is the matter.
         finally:
@@ -131,7 +133,7 @@ def _crc_of(fd: int, size: int, *, from_device: bool) -> int:
             try:
                 num_bytes = os.preadv(fd, [buffer], at)
             except OSError as error:
-                if not is_direct or error.errno != errno.EINVAL:
+                if not is_direct or error.errno not in _NOT_DIRECT:
                     raise
                 is_direct = not _set_direct(fd, False)
                 _drop_pages(fd)
@@ -210,8 +212,12 @@ class _Checksum:
         if len(data) < _DIRECT_BYTES:
             compute()
         else:
-            self._thread = threading.Thread(target=compute, name="checksum")
-            self._thread.start()
+            try:
+                thread = threading.Thread(target=compute, name="checksum")
+                thread.start()
+                self._thread = thread
+            except RuntimeError:  # no more threads: at the end of the interpreter, or of what the system allows
+                compute()
 
     def value(self) -> int:
         if self._thread is not None:

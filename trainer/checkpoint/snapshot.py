@@ -274,8 +274,10 @@ def _copy_memory(copies: list[tuple[int, int, int]]) -> None:
 
     num_helpers = min(torch.get_num_threads(), _MAX_COPYING, len(pieces) // 8) - 1
     helpers = [threading.Thread(target=work, name="snapshot") for _ in range(num_helpers)]
-    for helper in helpers:
-        helper.start()
+    with contextlib.suppress(RuntimeError):  # no more threads: this one does it all
+        for helper in helpers:
+            helper.start()
     work()
     for helper in helpers:
-        helper.join()
+        if helper.ident is not None:
+            helper.join()
