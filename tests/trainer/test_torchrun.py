@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -266,3 +267,26 @@ def test_what_main_refuses_is_told_once(group: Group, undisturbed: str, tmp_path
         assert [process.returncode for process in processes] == [2, 2], outputs
     assert "--resume nothing.pt" in outputs[0]
     assert outputs[1] == ""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [[], ["--parallel", "fsdp", "--checkpoint_format", "dcp"]], ids=["ddp", "fsdp-dcp"])
+def test_ranks_killed_at_random_times_cost_no_exactness(options: list[str], group: Group, tmp_path: Path) -> None:
+    """Saves are in flight all the time; torchrun starts the group anew after each kill."""
+    often = [*options, "--checkpoint_freq", "3", "--log_freq", "1"]
+    group.train(tmp_path / "straight", *often)
+    out = tmp_path / "run"
+    chance = random.Random(7)
+    launcher = group.torchrun(out, *often)
+    try:
+        for session in (1, 2):
+            wait_for_step(out, 25 * session - chance.randrange(20), session)
+            time.sleep(chance.random() / 10)
+            os.kill(ranks_of(launcher)[chance.randrange(2)], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=180)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 0, output
+    assert [event.session for event in of(out, "run_start")] == [1, 2, 3]
+    assert not list(out.glob(".tmp-*"))
+    assert group.trainer.hash(out) == group.trainer.hash(tmp_path / "straight")
