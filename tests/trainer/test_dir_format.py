@@ -391,3 +391,38 @@ def test_the_viewer_lists_a_run_of_directories(straight: Path) -> None:
     assert backup.backup_of == "rolling_step_000024"
     whole = sum(path.stat().st_size for name in ("latest", "latest_backup") for path in (straight / name).iterdir())
     assert whole <= catalog.total_bytes < sum(entry.size_bytes for entry in catalog.entries)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_seal_that_is_killed_anywhere_leaves_a_directory_that_is_taken_whole_or_not_at_all(
+    when: str, tmp_path: Path
+) -> None:
+    """As the Hugging Face callback seals what Trainer wrote: the older one is there in any case."""
+    from tests.builders.crashing import killed_at
+    from trainer.checkpoint.publish_directory import seal_in_place, unseal
+    from trainer.integrations.sealing import newest_valid
+
+    def step_of(name: str) -> int | None:
+        return int(name.removeprefix("checkpoint-")) if name.startswith("checkpoint-") else None
+
+    number, taken = 0, []
+    was_killed = True
+    while was_killed:
+        number += 1
+        run = tmp_path / str(number)
+        for step in (5, 10):
+            (run / f"checkpoint-{step}" / "deep").mkdir(parents=True)
+            for file in ("model.safetensors.index", "trainer_state.json", "deep/optimizer"):
+                (run / f"checkpoint-{step}" / file).write_bytes(b"[%d]" % step)
+        seal_in_place(str(run / "checkpoint-5"))
+        was_killed = killed_at(number, lambda: seal_in_place(str(run / "checkpoint-10")), when=when)  # noqa: B023
+        choice = newest_valid(str(run), step_of)
+        taken.append(choice.step)
+        assert (run / f"checkpoint-{choice.step}" / "trainer_state.json").read_bytes() == b"[%d]" % choice.step
+        assert choice.step == 10 or choice.rejected[0][2].endswith("_unfinished")
+    assert taken == sorted(taken)
+    assert set(taken) == {5, 10}
+    assert number > 8
+    # What is written into again does not look finished meanwhile.
+    unseal(str(run / "checkpoint-10"))
+    assert newest_valid(str(run), step_of).step == 5
