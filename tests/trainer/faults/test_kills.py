@@ -21,6 +21,7 @@ from trainer.checkpoint import publish_directory
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import digest_of_file
+from trainer.checkpoint.state import read_file
 
 POLICY = Policy(keep_rolling=1, keep_emergency=1)
 ALL_KINDS = {"rolling", "best", "epoch"}
@@ -129,6 +130,13 @@ def check_after(run: Path, floor: int) -> None:
     assert seqs == list(range(1, len(seqs) + 1))
 
 
+def check_names(run: Path) -> None:
+    """There is no moment without a whole file under each of the names that are always there."""
+    for name in ("latest.pt", "latest_backup.pt", "best_model.pt", "best_model_backup.pt", "rolling_last_backup.pt"):
+        state, _ = read_file(str(run / name))
+        assert is_of_its_step(state), name
+
+
 def killed_everywhere(scratch: Path, scene: str) -> int:
     """Kill the scene at each of its file operations; gives how many there were."""
     prepare, floor_before, saves = SCENES[scene]
@@ -141,6 +149,8 @@ def killed_everywhere(scratch: Path, scene: str) -> int:
         materialise(before, untouched, scratch / "after")
         floor = Floor(floor_before)
         was_killed = killed_at(number, lambda: session(run, saves, floor))  # noqa: B023
+        if scene == "with retention":
+            check_names(run)
         check_after(run, floor.step)
         shutil.rmtree(scratch / "after")
         if not was_killed:
