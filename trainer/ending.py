@@ -147,6 +147,7 @@ class Ending:
 
     def _log_end(self, status: str, reason: str) -> None:
         training = self._training
+        training.checkpoints.wait()  # nothing comes after `run_end`
         training.costs.end(training.progress.step)
         training.log.end(status, reason, step=training.progress.step)
 

@@ -113,6 +113,15 @@ def test_bad_data_are_gone_around(sessions: Sessions) -> None:
     assert training.guard.last_good_step == 20
 
 
+def test_a_save_that_is_due_meanwhile_waits_for_a_finite_loss(sessions: Sessions) -> None:
+    def bad_for_two(training: Training, loss: torch.Tensor) -> torch.Tensor:
+        return loss * math.nan if 24 < training.data.position <= 28 else loss
+
+    assert sessions.session("run", bad_for_two, "--checkpoint_freq", "7")[0] == 0
+    saved = [event.path for event in sessions.events("run") if event.name == "checkpoint_saved"]
+    assert [name for name in saved if "rolling" in name] == ["rolling_step_000007.pt", "rolling_step_000015.pt"]
+
+
 @pytest.mark.parametrize("log_freq", ["1", "10"])
 def test_the_viewer_understands_the_step_that_goes_back(log_freq: str, sessions: Sessions) -> None:
     sessions.session("run", bad_data, "--log_freq", log_freq)
