@@ -23,7 +23,7 @@ from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
 from ckpt_tui.services.plans import assemble, safe_name, space_words
-from ckpt_tui.services.registry import REGISTRY_NAME, read_registry
+from ckpt_tui.services.registry import REGISTRY_NAME, read_registry, stored_lineage
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.text import plural, safe_text, size
 
@@ -118,6 +118,13 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
         )
     # On a branch that was left: the run goes over to it, and what is on the present one is left behind instead.
     lineage = lineage_of_path(target.path) if target.is_abandoned else None
+    if target.is_abandoned and stored_lineage(directory) is None:
+        raise CkptError(
+            "No registry",
+            f"{safe_name(target.name)} is on a branch that was left, and {REGISTRY_NAME}, which says on which one the "
+            "run is, is gone",
+            f"Resume from it by its name, once: `ckpt-tui resume DIR --from {safe_name(target.name)}`.",
+        )
     newer = [
         e
         for e in resume_order(catalog.entries)
