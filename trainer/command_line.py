@@ -21,7 +21,7 @@ examples:
       what the next save removes, and why the rest stays
   torchrun --nproc_per_node 2 -m trainer --out runs/gpt --resume auto
 
-SIGINT, SIGTERM and SIGHUP save and stop, a second one ends at once; SIGUSR1 saves.
+SIGINT, SIGTERM, SIGHUP save and stop, the second ends at once; SIGUSR1 saves.
 Exit codes: 0 at the end, 1 failed or diverged, 2 cannot be done as asked,
 128 + signal after a signal."""
 
