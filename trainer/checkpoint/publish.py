@@ -59,7 +59,8 @@ def publish(
         for name in names[1:]:
             _link(temporaries[0], _temporary(directory, name, temporaries))
         for name, source in (previous or {}).items():
-            if os.path.exists(os.path.join(directory, source)):
+            # Where a failed save left both names one file, a rename would do nothing, and leave its temporary name.
+            if _is_there(os.path.join(directory, source), other_than=os.path.join(directory, name)):
                 _link(os.path.join(directory, source), _temporary(directory, name, temporaries))
                 renames.append(name)
         # What is replaced gets its second name first.
@@ -142,6 +143,13 @@ def _mode_of(directory: str, names: Sequence[str]) -> int | None:
         with contextlib.suppress(OSError):
             return os.stat(os.path.join(directory, name)).st_mode & 0o7777
     return None
+
+
+def _is_there(path: str, *, other_than: str) -> bool:
+    try:
+        return not os.path.samefile(path, other_than)
+    except OSError:
+        return os.path.exists(path)
 
 
 def _link(source: str, path: str) -> None:

@@ -20,6 +20,7 @@ from tests.builders.unsynced import Journal, materialise
 from tests.trainer.faults.states import is_of_its_step, state_at
 from tests.trainer.faults.test_kills import ALL_KINDS, POLICY, SCENES, session
 from trainer.checkpoint.checkpointer import Checkpointer
+from trainer.checkpoint.state import read_file
 from trainer.errors import UsageError
 
 EVERY = CHANGING + LOOKING
@@ -145,6 +146,20 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(
     assert source is not None
     assert source.state["step"] == 2
     assert source.name == "rolling_last_backup.pt"
+
+
+def test_a_save_that_failed_between_two_names_leaves_nothing_for_the_next_to_trip_over(scratch: Path) -> None:
+    """Then latest_backup.pt and latest.pt are one file, and to rename one name of a file to another does nothing."""
+    run = scratch / "run"
+    session(run, [(1, set()), (2, set())])
+    (run / "latest_backup.pt").unlink()
+    (run / "latest_backup.pt").hardlink_to(run / "latest.pt")
+    with Checkpointer(run, POLICY, say=lambda line: None) as checkpoints:
+        checkpoints.find("auto")
+        assert checkpoints.save_now(state_at(3), (), "regular")
+        assert not list(run.glob(".tmp-*"))
+    check_resume(run, 3)
+    assert read_file(str(run / "latest_backup.pt"))[0]["step"] == 2
 
 
 def test_a_child_that_is_forked_after_a_save_keeps_its_own_memory(scratch: Path) -> None:
