@@ -53,7 +53,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, *, timeout_seconds: float = 300.0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.timeout_seconds = timeout_seconds
-        self.on_lost: Callable[[LostRanksError], None] = lambda _: None
+        self.on_lost: Callable[[LostRanksError], None] = self._print_lost
         self._heartbeat: Heartbeat | None = None
         self._numbers: dict[int, Tensor] = {}
         self._lost: LostRanksError | None = None
@@ -256,6 +256,9 @@ class World:
                 self._lost = LostRanksError(self._heartbeat.step, self._heartbeat.find_lost(), cause)
             return self._lost
 
+    def _print_lost(self, lost: LostRanksError) -> None:
+        print(f"trainer: rank {self.rank}: {lost}", file=sys.stderr, flush=True)
+
     def _end_stuck(self) -> None:
         """In the heartbeat's thread: the main one does not move, and no exchange of it gave up."""
         from trainer.parallel.heartbeat import LostRank
@@ -268,7 +271,6 @@ class World:
         ranks = heartbeat.find_lost(0.0) or [LostRank(self.rank, heartbeat.step, why)]
         lost = LostRanksError(heartbeat.step, ranks, f"told by rank {self.rank}")
         with contextlib.suppress(Exception):
-            print(f"trainer: rank {self.rank}: {lost}", file=sys.stderr, flush=True)
             self.on_lost(lost)
         os._exit(1)
 

@@ -36,7 +36,7 @@ from trainer.observers.observed_log import ObservedLog
 from trainer.parallel.follower import FollowedCheckpoints, SilentLog
 from trainer.parallel.launcher import launch_argv
 from trainer.parallel.network import replicate, settle, shard
-from trainer.parallel.session import run_session
+from trainer.parallel.session import run_session, tell_lost
 from trainer.parallel.sharing import seed_rank, shared_source
 from trainer.progress import Progress
 from trainer.resuming import Resumed, go_on_from
@@ -83,6 +83,7 @@ class Training:
         else:
             self.checkpoints = FollowedCheckpoints(self.directory, config.checkpoint_policy())
         self.session = world.broadcast(self.log.session)
+        world.on_lost = lambda lost: tell_lost(lost, self.directory, world, session=self.session)
         source = shared_source(world, lambda: self._source(request))
         seed_all(config.seed)
         corpus = Corpus(corpus_files(config.data), config.block_size, config.batch_size)

@@ -150,6 +150,7 @@ def test_torchrun_restarts_after_a_rank_was_killed(group: Group, undisturbed: st
     assert of(out, "run_start")[1].argv[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
+@pytest.mark.long
 def test_a_signal_to_one_rank_stops_all_with_one_save(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with group.ranks(out) as processes:
@@ -165,7 +166,7 @@ def test_a_signal_to_one_rank_stops_all_with_one_save(group: Group, undisturbed:
 
 # One rank in trouble: `python -c TROUBLED WHAT FIRST LAST RANK|all -- ARGUMENTS`, from batch FIRST to LAST.
 TROUBLED = """
-import math, sys
+import math, sys, time
 import trainer.step
 from trainer.__main__ import main
 what, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -179,6 +180,8 @@ def troubled(stepper, *batch):
     if stepper.network.training and sys.argv[4] in ("all", str(stepper.world.rank)) and first <= taken <= last:
         if what == "raise":
             raise RuntimeError("CUDA out of memory")
+        if what == "hang":
+            time.sleep(1000)
         return loss(stepper, *batch) * math.nan
     return loss(stepper, *batch)
 trainer.step.Stepper.take, trainer.step.Stepper.loss = counted, troubled
@@ -210,6 +213,17 @@ def test_what_is_not_finite_on_one_rank_is_skipped_and_rolled_back_on_all(group:
     assert [(event.step, event.action) for event in told[:3]] == [(30, "skipped"), (31, "skipped"), (32, "skipped")]
     assert told[3].action.startswith("rolled back to "), told[3]
     assert of(out, "run_end")[-1].status == "finished"
+
+
+@pytest.mark.long
+def test_a_rank_that_hangs_in_a_step_is_named_and_ends_itself(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = troubled(group, out, "hang", 9, 9, "1", "--timeout_seconds", "8")
+    assert [code for code, _ in done] == [1, 1], done
+    [error] = of(out, "error")
+    assert "rank 1 hangs (it is alive, and did not come) at step 9" in error.message
+    assert of(out, "run_end")[-1].status == "failed"
+    assert "rank 1: lost at step 9" in done[1][1], "it ended itself"
 
 
 @pytest.mark.long
