@@ -128,8 +128,10 @@ def _optimizer_facts(
             for name, value in list(state.items())[:20]:
                 if isinstance(name, str) and value is not None:  # SGD without momentum keeps a buffer that is None
                     moments[name] = moments.get(name, 0) + 1
+    kind = _optimizer_kind(moments, kept)
     named = settings.get("optimizer")
-    kind = named if isinstance(named, str) else _optimizer_kind(moments, kept)
+    if isinstance(named, str):
+        kind = _kind_as_class(named, kind)
     for key in ("optim", "opt", "optimizer_name", "optimizer_type"):
         named = settings.get(key)
         if kind is None and isinstance(named, str):
@@ -174,6 +176,16 @@ def _optimizer_kind(moments: dict[str, int], groups: list[object]) -> str | None
     if kind == "Adam":
         return _kind_of_adam(settings)
     return kind or ("SGD" if "dampening" in first and "nesterov" in first else None)
+
+
+def _kind_as_class(named: str, kind: str | None) -> str:
+    """What a setting names, as the class that the state tells where both mean the same: `adamw` is AdamW."""
+    wanted = named.casefold()
+    kinds = kind.split(" or ") if kind is not None else []
+    exact = next((one for one in kinds if one.casefold() == wanted), None)
+    if exact is not None:
+        return exact
+    return kinds[0] if len(kinds) == 1 and kinds[0].casefold().startswith(f"{wanted} ") else named
 
 
 def _kind_of_adam(settings: list[dict[object, object]]) -> str:

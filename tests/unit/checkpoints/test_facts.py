@@ -274,6 +274,31 @@ def test_the_optimizer_by_what_it_keeps(tmp_path: Path, kind: str) -> None:
     assert opened(tmp_path, {"optimizer": optimizer.state_dict()}).optimizer["type"] == kind
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"), [("adamw", "AdamW"), ("adam", "Adam"), ("AdamW", "AdamW"), ("lamb", "lamb")]
+)
+def test_a_setting_that_names_the_optimizer_as_its_class(tmp_path: Path, named: str, expected: str) -> None:
+    """Without `decoupled_weight_decay` Adam and AdamW are told apart by the setting alone."""
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    parameter.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group.pop("decoupled_weight_decay", None)
+    checkpoint = opened(tmp_path, {"optimizer": state, "step": 1, "args": {"optimizer": named}})
+    assert checkpoint.optimizer["type"] == expected
+
+
+def test_sgd_as_a_setting_has_momentum_where_the_state_says_so(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    parameter.sum().backward()
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "step": 1, "args": {"optimizer": "sgd"}}
+    assert opened(tmp_path, state).optimizer["type"] == "SGD with momentum"
+
+
 def test_sparse_adam_is_not_adam_and_a_first_moment_alone_is_not_lion(tmp_path: Path) -> None:
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     optimizer = torch.optim.SparseAdam(embedding.parameters(), lr=0.1)
