@@ -44,7 +44,6 @@ class TensorTable:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.all = checkpoint.tensors
-        self.largest_bytes = max((tensor.size_bytes for tensor in self.all), default=0)
         self.has_files = len({tensor.file for tensor in self.all}) > 1
         self.longest_dtype = max(map(len, {tensor.dtype for tensor in self.all}), default=0)
         self.longest_shape = max((len(shape_text(shape)) for shape in {tensor.shape for tensor in self.all}), default=0)

@@ -56,6 +56,19 @@ async def test_every_view_shows_what_it_is_for(opens: Callable[..., None]) -> No
                 assert words in seen_text(app), (key, words, seen_text(app))
 
 
+async def test_a_bar_is_a_share_of_all_in_the_tree_and_in_the_list(opens: Callable[..., None]) -> None:
+    opens(checkpoint_of([tensor_info(name, (64, 64)) for name in ("one", "two", "three", "four")]))
+    app = ScreenApp(InspectScreen("/run/a.pt"))
+    async with app.run_test(size=(120, 24)) as pilot:
+        await settled(pilot)
+        for key in "tn":
+            await pilot.press(key)
+            await settled(pilot)
+            assert "of all" in seen_text(app), key
+            rows = [text for text in seen(app) if "64 x 64" in text]
+            assert [text.count("█") for text in rows] == [2] * 4, (key, rows)
+
+
 async def test_filter_as_you_type_sort_and_esc_one_thing_at_a_time(opens: Callable[..., None]) -> None:
     opens(small_gpt())
     app = ScreenApp(InspectScreen("/run/a.pt"))

@@ -136,7 +136,9 @@ class InspectScreen(WorkScreen[None]):
 
     def _tensor_cells(self, tensor: TensorInfo) -> tuple[Cell, ...]:
         assert self.opened is not None
-        return rows.tensor_cells(self.opened.table, tensor, in_file_order=self._sort == IN_FILE_ORDER)
+        in_file_order = self._sort == IN_FILE_ORDER
+        num_bytes = self.opened.weights.total.size_bytes
+        return rows.tensor_cells(self.opened.table, num_bytes, tensor, in_file_order=in_file_order)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ class InspectScreen(WorkScreen[None]):
     def _tree_title_pressed(self, message: VirtualList.TitlePressed) -> None:
         if self.opened is not None:
             tree = self.opened.tree
-            sort = {"share": "size"}.get(
+            sort = {"of all": "size"}.get(
                 rows.TREE_COLUMNS[message.column].title, rows.TREE_COLUMNS[message.column].title
             )
             if sort in TREE_SORTS:

@@ -45,7 +45,7 @@ TREE_COLUMNS = (
     Column("value", 18, grows=True, keep="start"),
     Column("elements", 8, align="right", priority=1),
     Column("size", 8, align="right"),
-    Column("share", BAR_CELLS, priority=2),
+    Column("of all", BAR_CELLS, priority=2),
 )
 # In their order; `sort` of a column is what the table calls it.
 _TENSOR_COLUMNS = {
@@ -55,7 +55,7 @@ _TENSOR_COLUMNS = {
     "dtype": Column("dtype", 8),
     "elements": Column("elements", 10, align="right", priority=3),
     "size": Column("size", 8, align="right", priority=1),
-    "share": Column("share", BAR_CELLS, priority=2),
+    "of all": Column("of all", BAR_CELLS, priority=2),
 }
 TENSOR_COLUMNS = tuple(column for name, column in _TENSOR_COLUMNS.items() if name != "file")
 FACT_COLUMNS = (Column("name", 28, keep="middle"), Column("value", 8, grows=True))
@@ -130,11 +130,13 @@ def tensor_columns(table: TensorTable, sort: str = "", is_reversed: bool = False
 def sort_of_column(table: TensorTable, index: int) -> str | None:
     """What a press on the title of a column sorts by."""
     names = [name for name in _TENSOR_COLUMNS if name != "file" or table.has_files]
-    return {"share": "size"}.get(names[index], names[index]) if index < len(names) else None
+    return {"of all": "size"}.get(names[index], names[index]) if index < len(names) else None
 
 
-def tensor_cells(table: TensorTable, tensor: TensorInfo, *, in_file_order: bool = True) -> tuple[Cell, ...]:
-    share = tensor.size_bytes / table.largest_bytes if table.largest_bytes else 0.0
+def tensor_cells(
+    table: TensorTable, total_bytes: int, tensor: TensorInfo, *, in_file_order: bool = True
+) -> tuple[Cell, ...]:
+    """A row of the list of tensors. total_bytes: of all tensors, as in the tree: one bar means the same in both."""
     name: Cell = tensor.name
     if tensor.is_component:  # what a sparse or nested tensor is made of: below it, a little to the right
         name = ("  " * in_file_order + tensor.name, "dim")
@@ -146,7 +148,7 @@ def tensor_cells(table: TensorTable, tensor: TensorInfo, *, in_file_order: bool 
         f"{tensor.dtype} {layout}" if layout else tensor.dtype,
         (short_count(tensor.num_elements), "dim"),
         size(tensor.size_bytes),
-        (bar(share, BAR_CELLS), "dim"),
+        (bar(tensor.size_bytes / total_bytes, BAR_CELLS) if total_bytes else "", "dim"),
     )
 
 
