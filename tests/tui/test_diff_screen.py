@@ -80,6 +80,21 @@ async def test_on_40_columns_tensors_are_told_apart(compares: Callable[..., None
         assert "  places.weight" in seen_text(app)
 
 
+async def test_columns_are_as_wide_as_what_they_hold(compares: Callable[..., None]) -> None:
+    setting = HparamChange("scaler_growth_interval", "changed", 500, 2000, Effect.COURSE)
+    value = ValueChange("loader.sampler.generator.offset", "changed", 17, 4)
+    compares(diff(hyperparameters=(setting,), other=(value,), num_other=1))
+    app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))
+    async with app.run_test(size=(120, 24)) as pilot:
+        await settled(pilot)
+        row = next(text for text in seen_text(app).splitlines() if "scaler_growth" in text)
+        assert "scaler_growth_interval" in row
+        assert 0 < row.index("2000") - row.index("500") < 20, row
+        await pilot.press("o")
+        row = next(text for text in seen_text(app).splitlines() if "loader." in text)
+        assert row.index("17") < row.index(" 4 ") < row.index("17") + 24, row
+
+
 async def test_a_filter_that_nothing_holds_says_nothing_of_the_checkpoints(compares: Callable[..., None]) -> None:
     compares(DIFFERENT)
     app = ScreenApp(DiffScreen("/run/a.pt", "/run/b.pt"))

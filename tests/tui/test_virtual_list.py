@@ -44,6 +44,14 @@ def test_columns_go_by_priority_and_the_growing_one_takes_the_rest() -> None:
     assert lay_out(COLUMNS, 15) == ((0, 5), (1, 8))
 
 
+def test_a_column_grows_to_its_widest_text_and_leaves_the_rest_to_others() -> None:
+    columns = (Column("a", 4, grows=True, most=20), Column("b", 4, grows=True, most=6), Column("c", 5))
+    assert lay_out(columns, 100) == ((0, 20), (1, 6), (2, 5)), "blank after the last, not between them"
+    assert lay_out(columns, 31) == ((0, 16), (1, 6), (2, 5)), "what `b` does not need is for `a`"
+    assert lay_out(columns, 21) == ((0, 6), (1, 6), (2, 5))
+    assert lay_out(columns, 17) == ((0, 4), (1, 4), (2, 5))
+
+
 @pytest.mark.parametrize("keep", ["start", "end", "middle"])
 @pytest.mark.parametrize("text", ["", "a", "model.h.0.attn.qkv.weight", "模型.重み.層.注意", "[/x]\x1b]52;c;\x07‮y"])
 def test_a_cell_has_exactly_its_width_and_no_control_character(text: str, keep: str) -> None:

@@ -28,6 +28,7 @@ from ckpt_tui.tui.screens.diff_rows import (
     OTHER_COLUMNS,
     SETTING_COLUMNS,
     TENSOR_COLUMNS,
+    as_wide_as_told,
     module_cells,
     note_content,
     other_cells,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 VIEW_KEYS = {"settings": "s", "tensors": "n", "modules": "m", "other": "o"}
 _SORTED_COLUMNS = {"tensors": TENSOR_COLUMNS, "modules": MODULE_COLUMNS}
+_NUM_MEASURED = 1000  # rows whose texts say how wide a column has to be
 _NUM_MODULES = 8  # rows at least, where the model parts into as many
 
 
@@ -188,6 +190,7 @@ class DiffScreen(WorkScreen[None]):
         rows: Sequence[Any]
         if view == "settings":
             rows = [row for row in self.diff.hyperparameters if self._holds(row.key)]
+            self._list(view).set_columns(as_wide_as_told(SETTING_COLUMNS, map(setting_cells, rows)))
         elif view == "tensors":
             rows = PickedRows(self._tensor_names.places(self._words), self._tensors.__getitem__)
         elif view == "modules":
@@ -197,6 +200,7 @@ class DiffScreen(WorkScreen[None]):
         else:
             parts = [row for row in self.diff.parts if self._holds(row.part)]
             rows = [*parts, *(row for row in self.diff.other if self._holds(row.path))]
+            self._list(view).set_columns(as_wide_as_told(OTHER_COLUMNS, map(other_cells, rows[:_NUM_MEASURED])))
         self._list(view).set_rows(rows)
 
     def _show_empty_texts(self, diff: Diff) -> None:

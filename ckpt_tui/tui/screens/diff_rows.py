@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
-from ckpt_tui.text import duration, metric, plural, size
+from ckpt_tui.text import cell_width, duration, metric, plural, size
 from ckpt_tui.tui.judgement import effect_role
 from ckpt_tui.tui.styled import bar, line, lines
 from ckpt_tui.tui.value_words import shape_text, summary
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 SETTING_COLUMNS = (
-    Column("setting", 16, keep="middle"),
+    Column("setting", 16, grows=True, keep="middle"),
     Column("a", 14, grows=True),
     Column("b", 14, grows=True),
     Column("a resume with it", 18),
@@ -45,10 +47,21 @@ MODULE_COLUMNS = (
 OTHER_COLUMNS = (
     Column("value", 24, grows=True, keep="middle"),
     Column("change", 9),
-    Column("a", 18),
-    Column("b", 18),
+    Column("a", 18, grows=True),
+    Column("b", 18, grows=True),
 )
 CHANGE_ROLES = {"added": "good", "removed": "error", "shape": "error", "dtype": "warning", "unknown": "warning"}
+
+
+def as_wide_as_told(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> tuple[Column, ...]:
+    """`columns` of which those that grow do so up to their widest text: what belongs together stands together."""
+    widest = [cell_width(column.title) for column in columns]
+    for row in rows:
+        for index, cell in enumerate(row):
+            widest[index] = max(widest[index], cell_width(cell if isinstance(cell, str) else cell[0]))
+    return tuple(
+        replace(column, most=most) if column.grows else column for column, most in zip(columns, widest, strict=True)
+    )
 
 
 def short_path(path: str, other: str) -> str:

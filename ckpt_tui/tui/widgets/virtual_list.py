@@ -42,6 +42,7 @@ _MAX_CELL_CHARS = 2000  # no terminal is wider; bounds the work a hostile name c
 class Column:
     """One column. width: cells, and the least of it where it grows; grows: takes what the others leave.
 
+    most: where it grows, the cells that its widest text needs: it takes no more than that; 0: as many as there are.
     keep: which part of a text that is too long stays: start, end, middle. priority: 0 stays always, the highest
     number goes first when the list is narrow.
     """
@@ -52,6 +53,7 @@ class Column:
     align: str = "left"
     keep: str = "start"
     priority: int = 0
+    most: int = 0
 
 
 def lay_out(columns: Sequence[Column], width: int) -> tuple[tuple[int, int], ...]:
@@ -72,8 +74,12 @@ def lay_out(columns: Sequence[Column], width: int) -> tuple[tuple[int, int], ...
     widths = {index: columns[index].width for index in kept}
     spare = width - needed()
     growing = [index for index in kept if columns[index].grows]
+    # Those that need little first: the others share what they leave.
+    growing.sort(key=lambda index: columns[index].most - columns[index].width if columns[index].most else width)
     for position, index in enumerate(growing):
         share = spare // (len(growing) - position)
+        if columns[index].most:
+            share = min(share, max(columns[index].most - columns[index].width, 0))
         given = max(share, 4 - widths[index])
         widths[index] += given
         spare -= given
