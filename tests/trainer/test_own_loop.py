@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -49,6 +50,12 @@ def wait_for_step(process: subprocess.Popen[str], directory: Path, step: int) ->
             return
         time.sleep(0.02)
     raise AssertionError(f"step {step} did not come: {process.communicate()}")
+
+
+def endless() -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    state["it"] = state
+    return state
 
 
 def hash_of(directory: Path) -> str:
@@ -142,6 +149,8 @@ class Meter:
         (frozenset({1}), r"frozenset.*a dict or a list"),
         (dict, r"the class dict"),
         (lambda: None, r"function"),
+        ({"w": torch.ones(2, device="meta")}, r"state\['it'\]\['w'\] is a tensor on the meta device, which has no"),
+        (endless(), r"state(\['it'\]){8}\.\.\. is nested too deeply.* Does it hold itself\?$"),
     ],
 )  # fmt: skip
 def test_what_could_not_be_loaded_again_is_refused_with_its_place(value: Any, told: str, tmp_path: Path) -> None:
@@ -184,10 +193,63 @@ def test_what_is_let_through_is_what_torch_loads() -> None:
         assert is_taken == is_loaded, value
 
 
-@pytest.mark.parametrize("step", [None, 1.0, torch.tensor(3), True])
+@pytest.mark.parametrize("step", [None, 1.0, torch.tensor(3), True, -3])
 def test_a_state_without_its_step_is_refused(step: Any, tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as checkpoints, pytest.raises(TypeError, match="number of steps completed"):
         checkpoints.save({"step": step} if step is not None else {}, ())
+
+
+def test_what_a_save_cannot_mean_is_refused(tmp_path: Path) -> None:
+    state = {"step": 1, "model": {"w": torch.ones(2)}}
+    with Checkpointer(tmp_path) as checkpoints:
+        for kinds in ({"rollin"}, "rolling", {"latest"}):
+            with pytest.raises(ValueError, match="best, emergency, epoch, rolling"):
+                checkpoints.save(state, kinds)
+        with pytest.raises(ValueError, match="regular or emergency"):
+            checkpoints.save_now(state, (), "urgent")
+        with pytest.raises(TypeError, match="state is a list: it must be a dict"):
+            checkpoints.save([state], ())  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_closed_one_does_not_save_into_what_another_owns(tmp_path: Path) -> None:
+    state = {"step": 1, "model": {"w": torch.ones(2)}}
+    closed = Checkpointer(tmp_path)
+    closed.close()
+    closed.close()
+    with Checkpointer(tmp_path) as owner:
+        owner.save(state, {"rolling"})
+        for save in (closed.save, closed.save_now):
+            with pytest.raises(UsageError, match="is closed and saves no more"):
+                save({**state, "step": 7}, {"rolling"})
+    assert {path.name for path in tmp_path.glob("*.pt")} == {
+        "latest.pt", "rolling_step_000001.pt", "rolling_last_backup.pt"
+    }  # fmt: skip
+
+
+def test_several_threads_that_save_get_each_its_own(tmp_path: Path) -> None:
+    from trainer.checkpoint.formats import load_checkpoint
+
+    told: list[str] = []
+    with Checkpointer(tmp_path, Policy(keep_rolling=99), say=told.append) as checkpoints:
+
+        def save_some(first: int) -> None:
+            for step in range(first, first + 8):
+                save = checkpoints.save_now if step % 4 == 0 else checkpoints.save
+                save({"step": step, "model": {"w": torch.full((1000,), float(step))}}, {"rolling"}, "regular")
+
+        threads = [threading.Thread(target=save_some, args=(100 * number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert told == []
+    paths = sorted(tmp_path.glob("rolling_step_*.pt"))
+    assert len(paths) == 32
+    for path in paths:
+        state = load_checkpoint(str(path)).state
+        assert path.name == f"rolling_step_{state['step']:06d}.pt"
+        assert set(state["model"]["w"].tolist()) == {float(state["step"])}
 
 
 def test_importing_the_package_loads_nothing() -> None:

@@ -14,6 +14,7 @@ Two calls never raise for what files and disks do: a save that failed is told (l
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from trainer.checkpoint.save import Saver
 from trainer.checkpoint.settle import settle
 from trainer.errors import UsageError
 from trainer.signals import Signals
+
+KINDS = frozenset({"rolling", "emergency", "best", "epoch"})
 
 
 def _print(line: str) -> None:
@@ -65,6 +68,8 @@ class Checkpointer:
         self._log, self._needed, self._say = log, needed, say
         self._lock: DirectoryLock | None = None
         self._signals: Signals | None = None
+        self._is_closed = False
+        self._saving = threading.RLock()  # of several threads that save, one at a time
         try:
             make_directory(self.directory)
             if takes_lock:
@@ -151,24 +156,25 @@ class Checkpointer:
         When it returns, the tensors may change: what was saved are their values now. The file may still be on its way
         (`Policy.is_async`); a save that comes before it is there waits for it. checkpoint_type: regular, emergency.
         state: whatever a resume needs, tensors and plain values; "step" has to be in it. Raises TypeError for one that
-        could not be loaded again, and says where in it what lies.
+        could not be loaded again, and says where in it what lies; UsageError after `close`.
         """
-        refuse_objects(state)
+        self._refuse(state, kinds, checkpoint_type)
         if self.policy.save_best_only and kinds:
             kinds = set(kinds) & {"best", "emergency"}
             if not kinds:
                 return
         started = time.monotonic()
-        self.wait()
-        self._begin()
-        is_async = self.policy.is_async
-        save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=is_async)
-        if save is None:
-            return
-        if is_async:
-            self._background.start(lambda: self._saver.write(save))
-        else:
-            self._saver.write(save)
+        with self._saving:
+            self.wait()
+            self._begin()
+            is_async = self.policy.is_async
+            save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=is_async)
+            if save is None:
+                return
+            if is_async:
+                self._background.start(lambda: self._saver.write(save))
+            else:
+                self._saver.write(save)
 
     def save_now(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str = "emergency"
@@ -177,14 +183,27 @@ class Checkpointer:
 
         A save in flight is finished first, but for its backups: whoever waits may have seconds to live.
         """
-        refuse_objects(state)
+        self._refuse(state, kinds, checkpoint_type)
         started = time.monotonic()
         self._saver.is_urgent = True
-        self.wait()
-        self._saver.is_urgent = False
-        self._begin()
-        save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=False)
-        return self._saver.write(save) if save is not None else None
+        with self._saving:
+            self.wait()
+            self._saver.is_urgent = False
+            self._begin()
+            save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=False)
+            return self._saver.write(save) if save is not None else None
+
+    def _refuse(self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str) -> None:
+        if self._is_closed:
+            raise UsageError(
+                f"The Checkpointer of {self.directory} is closed and saves no more: the directory may be another"
+                " process's by now. Save before `close`, or inside its `with`."
+            )
+        if isinstance(kinds, str) or not KINDS.issuperset(kinds):
+            raise ValueError(f"kinds is {kinds!r:.60}: it must be a set of any of {', '.join(sorted(KINDS))}")
+        if checkpoint_type not in ("regular", "emergency"):
+            raise ValueError(f"checkpoint_type is {checkpoint_type!r:.60}: it must be regular or emergency")
+        refuse_objects(state)
 
     def poll(self) -> None:
         """Tell what became of the save in flight. To be called at each step; costs next to nothing."""
@@ -213,7 +232,8 @@ class Checkpointer:
         return 128 + stop if stop is not None else 0
 
     def close(self) -> None:
-        """Wait for the last save and let go of the directory."""
+        """Wait for the last save and let go of the directory. Nothing is saved from then on."""
+        self._is_closed = True
         self.wait()
         if self._lock is not None:
             self._lock.release()

@@ -12,23 +12,30 @@ import torch
 # By exact type: a subclass is another type to the pickle. OrderedDict and Counter are among what torch allows.
 _ATOMS = frozenset(
     {
-        type(None), bool, int, float, complex, str, bytes, bytearray, torch.Tensor, torch.nn.Parameter, torch.Size,
-        torch.dtype, torch.device, torch.layout,
+        type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype, torch.device,
+        torch.layout,
     }
 )  # fmt: skip
 _MAPPINGS = frozenset({dict, OrderedDict, Counter})
 _SEQUENCES = frozenset({list, tuple, set})
 _MAX_DEPTH = 200
+_MAX_TOLD = 8  # steps of a path that are told
 
 
 def refuse_objects(state: Mapping[str, Any]) -> None:
     """Raises TypeError for a state that could not be loaded again; the message says where in it what lies."""
-    if type(state.get("step")) is not int:
-        raise TypeError(f"state['step'] is {state.get('step')!r:.60}: it must be the number of steps completed, an int")
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state is a {type(state).__name__}: it must be a dict, with the number of steps completed as 'step'"
+        )
+    step = state.get("step")
+    if type(step) is not int or step < 0:
+        raise TypeError(f"state['step'] is {step!r:.60}: it must be the number of steps completed, an int from 0 on")
     found = _first_object(state, 0)
     if found is not None:
         steps, value = found
-        path = "state" + "".join(f"[{step}]" for step in reversed(steps))
+        path = "state" + "".join(f"[{step}]" for step in steps[: -_MAX_TOLD - 1 : -1])
+        path += "..." if len(steps) > _MAX_TOLD else ""
         raise TypeError(
             f"{path} is {_described(value)}: a checkpoint holds tensors and plain values only. {_hint(value)}"
         )
@@ -66,12 +73,14 @@ def _first_object(value: Any, depth: int) -> tuple[list[str], Any] | None:
 
 
 def _is_loadable(tensor: torch.Tensor) -> bool:
-    """Tensors of torch's own kinds: buffers, DTensors."""
-    return type(tensor).__module__.split(".")[0] == "torch"
+    """Tensors of torch's own kinds: parameters, buffers, DTensors; and there is something to load."""
+    return type(tensor).__module__.split(".")[0] == "torch" and not tensor.is_meta
 
 
 def _described(value: Any) -> str:
     kind = type(value)
+    if isinstance(value, torch.Tensor) and value.is_meta:
+        return "a tensor on the meta device, which has no values"
     if isinstance(value, type):
         return f"the class {value.__qualname__}"
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
@@ -79,6 +88,10 @@ def _described(value: Any) -> str:
 
 
 def _hint(value: Any) -> str:
+    if isinstance(value, torch.Tensor) and value.is_meta:
+        return "Give it values first (to_empty() and an initialisation), or leave it out."
+    if type(value) in _MAPPINGS | _SEQUENCES:
+        return "Does it hold itself?"
     if hasattr(value, "state_dict"):
         return "Save its state_dict()."
     if isinstance(value, (str, int, float)):
