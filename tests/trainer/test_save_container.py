@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.container import PAGE_BYTES, Layout
+from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.state import BadCheckpointError, read_file
 
 GIB = 1 << 30
 
@@ -65,3 +68,19 @@ def test_a_pickle_that_grows_a_little_keeps_its_layout() -> None:
     assert not layout.fits((100, 201), 10_000)
     assert not layout.fits((100, 200), 60_000)
     assert not Layout((100,), 200_000).fits((100,), 100_000)  # more padding than a header can hold
+
+
+@pytest.mark.parametrize("bit", [0, 3, 7])
+def test_a_flipped_bit_in_the_directory_is_a_bad_checkpoint_and_no_error_of_zipfile(bit: int, tmp_path: Path) -> None:
+    with Checkpointer(tmp_path, Policy(is_async=False), say=lambda _: None) as checkpoints:
+        checkpoints.save({"step": 1, "model": {"weight": torch.ones(4)}}, ())
+    path = tmp_path / "latest.pt"
+    content = path.read_bytes()
+    digest = f"crc32:{zlib.crc32(content):08x}"
+    for at in range(content.index(b"PK\x01\x02"), len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << bit
+        path.write_bytes(flipped)
+        with pytest.raises(BadCheckpointError) as told:
+            read_file(str(path), digest)
+        assert told.value.damage in ("cut", "checksum", "digest"), at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -31,16 +32,26 @@ def digest_and_broken_record(file: IO[bytes]) -> tuple[str, str | None]:
     if value is None:
         raise zipfile.BadZipFile("it became shorter while it was read")
     digest = f"crc32:{value:08x}"
-    with zipfile.ZipFile(file) as archive:
-        return digest, _broken_record(archive, fd)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return digest, _broken_record(archive, fd, size)
+    except (zipfile.BadZipFile, MemoryError):
+        raise
+    except Exception as error:
+        # A flipped bit in the directory makes zipfile and zlib raise nearly anything, or look beyond any file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile(f"its directory cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _broken_record(archive: zipfile.ZipFile, fd: int) -> str | None:
+def _broken_record(archive: zipfile.ZipFile, fd: int, size: int) -> str | None:
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED:
             # Not written by torch.save; nothing is known of it but what zipfile makes of it.
             return archive.testzip()
-        header = os.pread(fd, _LOCAL_HEADER.size, max(info.header_offset, 0))
+        if not 0 <= info.header_offset < size:
+            return info.filename
+        header = os.pread(fd, _LOCAL_HEADER.size, info.header_offset)
         if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
             return info.filename
         name_length, extra_length = _LOCAL_HEADER.unpack(header)[-2:]
