@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ class Ema:
         self.num_updates = 0
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._averages = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        self._is_swapped = False
+        self._swapped: list[str] = []  # names of what has changed places
+        self._is_torn = False  # one of them only half
 
     @torch.no_grad()
     def update(self) -> None:
@@ -33,24 +34,29 @@ class Ema:
     @contextlib.contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
         """The model has the averages; afterwards, whatever happened, its own weights again, bit for bit."""
-        self._exchange()
         try:
+            for name in self._weights:
+                self._exchange(name, self._swapped.append)
             yield
         finally:
-            self._exchange()
+            # Also where memory ran out on the way. What an interrupt left half done cannot be made whole.
+            while self._swapped and not self._is_torn:
+                self._exchange(self._swapped[-1], lambda _: self._swapped.pop())
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _exchange(self, name: str, note: Callable[[str], object]) -> None:
         # Contents change places, not tensors: wrappers of the model hold on to those. One tensor more at a time.
-        for name, weight in self._weights.items():
-            average = self._averages[name]
-            kept = weight.detach().clone()
-            weight.copy_(average)
-            average.copy_(kept)
-        self._is_swapped = not self._is_swapped
+        weight, average = self._weights[name], self._averages[name]
+        kept = weight.detach().clone()
+        self._is_torn = True
+        weight.copy_(average)
+        average.copy_(kept)
+        note(name)
+        self._is_torn = False
 
     def state_dict(self) -> dict[str, Any]:
-        assert not self._is_swapped, "the averages are in the model"
+        assert not self._swapped, "the averages are in the model"
+        assert not self._is_torn, "an interrupt left weights and averages mixed"
         return {"decay": self.decay, "num_updates": self.num_updates, "weights": dict(self._averages)}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:

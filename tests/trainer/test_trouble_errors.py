@@ -10,6 +10,7 @@ import torch
 
 from tests.trainer.test_trouble import Sessions
 from trainer.config import Config
+from trainer.ema import Ema
 from trainer.failures import advice
 from trainer.loop import Training
 
@@ -93,6 +94,37 @@ def test_an_error_in_an_evaluation_leaves_the_weights_and_the_evaluation(
     assert sessions.session("run", lambda _, loss: loss, *options)[0] == 0
     assert [event.step for event in sessions.events("run") if event.name == "eval"] == [10, 20]
     assert sessions.result("run") == sessions.result("straight")
+
+
+@pytest.mark.parametrize("failing", [1, 3, 6])
+def test_weights_are_themselves_again_where_memory_ran_out_while_the_averages_came(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    averages = Ema(model, 0.9)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(7.0)
+    before = [{name: value.clone() for name, value in model.state_dict().items()}, averages.state_dict()["weights"]]
+    before[1] = {name: value.clone() for name, value in before[1].items()}
+    clone, num_clones = torch.Tensor.clone, 0
+
+    def scarce(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal num_clones
+        num_clones += 1
+        if num_clones == failing:
+            raise torch.OutOfMemoryError("the GPU is full")
+        return clone(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "clone", scarce)
+    with pytest.raises(torch.OutOfMemoryError), averages.in_place_of_weights():
+        pass
+    if failing > len(before[0]):  # it ran out on the way back: what is in the model belongs to no step
+        with pytest.raises(AssertionError):
+            averages.state_dict()
+        return
+    for saved, now in zip(before, (model.state_dict(), averages.state_dict()["weights"]), strict=True):
+        assert all(torch.equal(value, now[name]) for name, value in saved.items())
 
 
 def test_an_error_while_the_weights_change_saves_nothing(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
