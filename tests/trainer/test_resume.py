@@ -443,3 +443,26 @@ def test_a_session_that_goes_back_leaves_what_it_did_since(run: Path) -> None:
         checkpoints.save(state(190), {"rolling"})
     assert found(run).step == 190
     assert (run / "rolling_step_000300.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"bytes": {}}, {"inode": [1]}, {"step": -1}, {"session": "1"}, {"session_id": 5}, {"digest": 5}, {"metrics": [1]},
+     {"metrics": {"val_loss": "x"}}, {"epoch": {}}, {"path": 5}],
+)  # fmt: skip
+def test_a_registry_of_somebody_elses_making_is_made_again(wrong: dict[str, Any], run: Path) -> None:
+    """It may lack the checksum that tells damage: whatever JSON it holds, no resume is refused and nothing is left."""
+    session(run, steps=(100, 200))
+    registry = json.loads((run / "registry.json").read_bytes())
+    before = [dict(row) for row in registry["checkpoints"]]
+    del registry["checksum"]
+    for row in registry["checkpoints"]:
+        row |= wrong
+    (run / "registry.json").write_text(json.dumps(registry))
+    assert found(run).step == 200
+    made_again = Registry(str(run))
+    made_again.sync()
+    told = ("path", "step", "epoch", "metrics", "digest", "session", "session_id", "bytes", "inode")
+    assert [[row[key] for key in told] for row in made_again.entries.values()] == [
+        [row[key] for key in told] for row in before
+    ]

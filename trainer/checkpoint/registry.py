@@ -129,6 +129,23 @@ def _identity_of(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return entry.get("inode"), entry.get("bytes"), entry.get("mtime_ns")
 
 
+def _makes_sense(row: object) -> bool:
+    """Whether an entry is one that this trainer could have written; the file of another one is read anew.
+
+    A registry without a checksum is somebody's own or by an older trainer: any JSON may be in it.
+    """
+    if not isinstance(row, dict) or not row.get("path") or type(row.get("step")) is not int or row["step"] < 0:
+        return False
+    metrics = row.get("metrics", {})
+    return (
+        all(isinstance(row.get(key, ""), str) for key in ("path", "digest", "session_id"))
+        and all(type(row.get(key, 0)) is int for key in ("bytes", "inode", "mtime_ns", "session"))
+        and all(type(row.get(key)) in (int, float, type(None)) for key in ("epoch", "time"))
+        and isinstance(metrics, dict)
+        and all(type(value) in (int, float, type(None)) for value in metrics.values())
+    )
+
+
 def _stored(path: str) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, Any]]:
     """The entries of the file that make sense, the lineage, the best; nothing when it is missing or wrong."""
     try:
@@ -136,8 +153,7 @@ def _stored(path: str) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, 
             content = json.loads(file.read())
         if not checksum.is_as_written(content):
             return [], None, {}
-        rows = content["checkpoints"]
-        entries = [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int and row.get("path")]
+        entries = [row for row in content["checkpoints"] if _makes_sense(row)]
         return entries, read_lineage(content.get("lineage")), dict(content.get("best") or {})
     except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
         return [], None, {}
