@@ -32,6 +32,7 @@ class ResumePlan:
     steps_skipped: trained already and in the checkpoint; steps_redone: trained before, lost, trained again;
     steps_new: the rest up to total_steps. *_s: estimates in seconds at the run's own pace, 0 when it is not known.
     hyperparameters: as recorded, before the changes. session: the number that the new session will have.
+    source: what was asked for, as `plan_resume` takes it.
     refusals: why it cannot be started; `launch` refuses as long as there is one. warnings: read these first.
     """
 
@@ -55,6 +56,7 @@ class ResumePlan:
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     session: int = 1
+    source: str = "auto"
 
 
 def plan_resume(
@@ -100,7 +102,10 @@ def plan_resume(
         if change.effect is Effect.IMPOSSIBLE:
             values = f"{_value(change.a)} -> {_value(change.b)}"
             refusals.append(f"{safe_name(change.key)}: {values} is impossible. {change.effect.explanation}")
-    command = command_line.set_option(command, "resume", _resume_argument(directory, entry), recorded="")
+    # Only as `auto` our trainer sets aside what is damaged; as a person's choice it would leave it behind, for good.
+    is_auto = bool(passed_over) and is_own and all(verdict == "damaged" for _, verdict in passed_over)
+    argument = "auto" if is_auto else _resume_argument(directory, entry)
+    command = command_line.set_option(command, "resume", argument, recorded="")
     for key, value in wanted.items():
         command = command_line.set_option(command, key, value, recorded=recorded.get(key))
     if not is_own and state is not None and "resume" not in state.config:
@@ -124,7 +129,8 @@ def plan_resume(
         warnings.append(
             f"Step {step:,} is the end of the training ({total_steps:,} steps): there is nothing left to do."
         )
-    return replace(plan, sentences=tuple(_sentences(plan, entry, passed_over, wanted)), warnings=tuple(warnings))
+    sentences = _sentences(plan, entry, passed_over, wanted)
+    return replace(plan, source=source, sentences=tuple(sentences), warnings=tuple(warnings))
 
 
 def _choose(

@@ -62,6 +62,7 @@ class Resume:
     sentences: tuple[str, ...] = ("Skips 9,250 steps, redoes 127 (7.0 s).",)
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    source: str = "auto"
 
 
 RECORDED = {"lr": 6e-4, "batch_size": 32, "n_layer": 4, "betas": [0.9, 0.95], "eval_freq": 250}

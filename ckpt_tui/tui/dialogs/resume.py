@@ -87,7 +87,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.directory = directory
         self.plan = plan
         self.changes: dict[str, str] = {}
-        self._replan = replan or partial(_replan, directory, plan.checkpoint_path)
+        self._replan = replan or partial(_replan, directory, plan.source)
         self._problem: CkptError | None = None
         self._is_planning = False
         self._was_refused = False
@@ -264,7 +264,7 @@ def _effect_cell(effect: Effect) -> Cell:
     return (effect.words, effect_role(effect.value))
 
 
-def _replan(directory: str, checkpoint_path: str, changes: Mapping[str, str]) -> ResumePlan:
+def _replan(directory: str, source: str, changes: Mapping[str, str]) -> ResumePlan:
     from ckpt_tui.services.resume import plan_resume
 
-    return plan_resume(directory, checkpoint_path, changes)
+    return plan_resume(directory, source, changes)

@@ -49,6 +49,11 @@ def test_damaged_newest_is_passed_over_and_its_cost_is_told(tmp_path: Path) -> N
     assert "Passed over: latest.pt (step 400) is damaged." in plan.sentences
     assert "With the newest one whole, it would be 100 steps less to redo." in plan.sentences
     assert plan.steps_redone == 137
+    assert plan.command[-2:] == ("--resume", "auto"), "a trainer sets aside what it rejects, if nobody chose for it"
+    (directory / "train.py").touch()
+    write_log(directory, last_step=437, argv=[sys.executable, "train.py"], config={"lr": 1, "resume": None})
+    plan = plan_resume(str(directory))
+    assert plan.command[-2:] == ("--resume", plan.checkpoint_name), "what `auto` means to others is not known"
 
 
 def test_damaged_one_of_unknown_step_is_told(tmp_path: Path) -> None:
@@ -57,6 +62,7 @@ def test_damaged_one_of_unknown_step_is_told(tmp_path: Path) -> None:
     plan = plan_resume(str(directory))
     assert plan.checkpoint_name == "rolling_step_000400.pt"
     assert "Passed over: latest.pt is damaged." in plan.sentences
+    assert plan.command[-2:] == ("--resume", "auto")
 
 
 def test_nothing_valid_is_refused_with_every_reason(tmp_path: Path) -> None:
