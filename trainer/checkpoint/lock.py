@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import time
+import weakref
 from typing import Any
 
 from ckpt_tui.events.writer import process_started
@@ -57,12 +58,22 @@ class DirectoryLock:
         except BaseException:
             os.close(self._fd)
             raise
+        _held.add(self)
 
     def release(self) -> None:
+        if self._fd < 0:
+            return
+        _held.discard(self)
         if self._is_by_content:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+    def leave_to_parent(self) -> None:
+        """In a child that was forked: the kernel's lock lasts as long as anybody has its file open, and a worker that
+        outlives a killed training would keep the next one away."""
+        os.close(self._fd)
+        self._fd = -1
 
     def _write_owner(self) -> None:
         """Say who we are, for people and the viewer. The lock is held without it, too: on a full disk, in a file of
@@ -80,6 +91,18 @@ class DirectoryLock:
                 raise UsageError(f"{LOCK_NAME} cannot be written, and nothing else keeps a second trainer away:"
                                  f" {error.strerror}") from error  # fmt: skip
             self.warning = f"{LOCK_NAME} does not say who holds it: {error.strerror}"
+
+
+_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for lock in list(_held):
+        lock.leave_to_parent()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _open(path: str) -> int:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +98,34 @@ def test_a_dead_owners_lock_is_not_in_the_way(tmp_path: Path) -> None:
     child.kill()
     child.communicate()
     DirectoryLock(str(tmp_path)).release()
+
+
+FORKS = """
+import os, sys, time
+from trainer.checkpoint.lock import DirectoryLock
+lock = DirectoryLock(sys.argv[1])
+worker = os.fork()
+if worker == 0:
+    time.sleep(60)
+print(worker, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_outlives_its_training_holds_no_lock(tmp_path: Path) -> None:
+    """As a data loader's does for some seconds after its training was killed."""
+    child = subprocess.Popen([sys.executable, "-c", FORKS, str(tmp_path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    try:
+        with pytest.raises(UsageError, match=f"process {child.pid} on"):
+            DirectoryLock(str(tmp_path))
+        child.kill()
+        child.wait()
+        DirectoryLock(str(tmp_path)).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        child.stdout.close()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
