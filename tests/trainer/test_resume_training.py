@@ -155,3 +155,11 @@ def test_a_rejected_one_is_in_the_log_and_its_events_come_after_the_start(
     start = starts(resumed)[-1]
     assert start.rejected[0]["path"] == "latest.pt"
     assert start.rejected[0]["damage"] == "cut"
+
+
+def test_what_was_finished_elsewhere_is_saved_here_before_it_counts_as_finished(make: Make, tmp_path: Path) -> None:
+    assert make(out="other").run() == 0
+    other = tmp_path / "other" / "latest.pt"
+    training = make("--resume", str(other))
+    assert training.run() == 0
+    assert fingerprint(load(os.path.join(training.directory, "latest.pt"))) == fingerprint(load(str(other)))

@@ -93,7 +93,8 @@ class Checkpointer:
 
     @property
     def last_step(self) -> int:
-        """The step of the newest durable checkpoint of this session, the one it was resumed from included; -1: none."""
+        """The step of the newest durable checkpoint of this session, the one it was resumed from included where that
+        lies in the directory; -1: none."""
         return self._saver.last_step
 
     def find(self, wanted: str = "auto", *, settles: bool = True) -> Source | None:

@@ -20,7 +20,7 @@ from trainer.checkpoint import names
 from trainer.checkpoint.forms import form_of
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import Published, PublishError
-from trainer.checkpoint.registry import Registry, facts_of
+from trainer.checkpoint.registry import Registry, facts_of, number_in
 from trainer.checkpoint.room import Room
 from trainer.checkpoint.state import FINITE, stamped
 from trainer.checkpoint.weights_file import NAME as WEIGHTS_NAME
@@ -80,7 +80,9 @@ class Saver:
         inode = entries[name]["inode"] if name in entries else None
         # By its other names, too: `latest.pt` is replaced by the next save.
         same = {path for path, entry in entries.items() if entry["inode"] == inode}
-        self._room.protected, self._unproven, self.last_step = frozenset({name, *same}), set(rejected), step
+        self._room.protected, self._unproven = frozenset({name, *same}), set(rejected)
+        # One from elsewhere is not here: a session that ends at once still has to save.
+        self.last_step = step if name in entries else -1
 
     def take(
         self, state: Mapping[str, Any], kinds: Collection[str], checkpoint_type: str, *, started: float, is_async: bool
@@ -102,9 +104,9 @@ class Saver:
         return Save(
             step=step, kind=kind, primary=primary, backups=backups, facts={**facts_of(full, ""), "time": time.time()},
             best={
-                "metric": self._policy.monitor, "mode": self._policy.monitor_mode, "value": state.get("best_metric"),
+                "metric": self._policy.monitor, "mode": self._policy.monitor_mode, "value": number_in(state, "best_metric"),
             },
-            val_loss=state.get("val_loss"), started=started, snapshot_seconds=now - begun,
+            val_loss=number_in(state, "val_loss"), started=started, snapshot_seconds=now - begun,
             stall_seconds=now - started if is_async else None, weights=weights,
         )  # fmt: skip
 
@@ -203,7 +205,7 @@ class Saver:
             primary.append(names.rolling_name(step))
             backups.append(names.ROLLING_BACKUP)
         if "epoch" in kinds:
-            primary.append(names.epoch_name(round(state.get("epoch") or 0)))
+            primary.append(names.epoch_name(round(number_in(state, "epoch") or 0)))
         if "best" in kinds:
             primary.append(names.BEST)
             backups.append(names.BEST_BACKUP)
