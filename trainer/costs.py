@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from ckpt_tui.events.schema import CheckpointSaved, Event, LostWork
@@ -39,6 +40,8 @@ class Costs:
         self._is_resuming = bool(history.sessions)
         self._is_failure = history.is_failed(start_step, is_chosen)
         self.save_every_s = FIRST_SAVE_SECONDS
+        # Steps come from the thread that trains, events from the one that saves, too.
+        self._lock = threading.Lock()
         started = process_started()
         self.interval = IntervalAdvisor(
             history, num_failures=history.num_failures(start_step, is_chosen),
@@ -47,25 +50,30 @@ class Costs:
 
     def took_step(self, step: int, seconds: float) -> None:
         now = time.monotonic()
-        self.interval.took_step(seconds, now)
+        with self._lock:
+            self.interval.took_step(seconds, now)
+            advice = self.interval.due(step, now)
         if self._is_resuming:
             self._is_resuming = False
             self._tell_lost_work(step)
-        if (advice := self.interval.due(step, now)) is not None:
+        if advice is not None:
             self._log.emit(advice)
 
     def on_event(self, event: Event) -> None:
         now = time.monotonic()
-        self.interval.on_event(event, now)
-        if isinstance(event, CheckpointSaved):
-            best = self.interval.recommendation(now)
-            # The first saves are there to be measured.
-            seconds = best.seconds if best is not None else 2 * self.save_every_s
-            self.save_every_s = min(max(seconds, LEAST_SAVE_SECONDS), MOST_SAVE_SECONDS)
+        with self._lock:
+            self.interval.on_event(event, now)
+            if isinstance(event, CheckpointSaved):
+                best = self.interval.recommendation(now)
+                # The first saves are there to be measured.
+                seconds = best.seconds if best is not None else 2 * self.save_every_s
+                self.save_every_s = min(max(seconds, LEAST_SAVE_SECONDS), MOST_SAVE_SECONDS)
 
     def end(self, step: int) -> None:
         """The session ends: what it learned about saving goes into the log, for the next one and for people."""
-        if (advice := self.interval.due(step, time.monotonic(), is_last=True)) is not None:
+        with self._lock:
+            advice = self.interval.due(step, time.monotonic(), is_last=True)
+        if advice is not None:
             self._log.emit(advice)
 
     def _tell_lost_work(self, step: int) -> None:

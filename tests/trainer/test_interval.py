@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -24,6 +26,7 @@ from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.save_interval import daly_interval, is_failure
 from trainer.config import parse
+from trainer.costs import Costs
 from trainer.history import read_history
 from trainer.interval import IntervalAdvisor
 from trainer.loop import Training
@@ -306,3 +309,37 @@ def test_saves_by_its_own_advice(make: Callable[..., Training], monkeypatch: pyt
     gaps = [after.step - before.step for before, after in pairwise(rolling)]
     assert gaps == sorted(gaps)
     assert training.costs.save_every_s > 1.0
+
+
+def test_a_save_that_becomes_durable_while_a_step_ends_disturbs_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that saves tells of it; the one that trains asks for an advice at the same time."""
+    costs = Costs(EventWriter(tmp_path), read_history(str(tmp_path)), 0)
+    monkeypatch.setattr("trainer.interval.LEAST_SECONDS", -1.0)  # each step asks
+    errors: list[Exception] = []
+    has_ended = threading.Event()
+
+    def save() -> None:
+        step = 0
+        while not has_ended.is_set():
+            step += 1
+            try:
+                costs.on_event(CheckpointSaved(step=step, path="latest.pt", stall_seconds=0.001, save_seconds=0.002))
+            except RuntimeError as error:
+                errors.append(error)
+
+    saver = threading.Thread(target=save)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        saver.start()
+        deadline, step = time.monotonic() + 0.7, 0
+        while time.monotonic() < deadline:
+            step += 1
+            costs.took_step(step, 0.001)  # raised here: a training was ended by it
+    finally:
+        has_ended.set()
+        saver.join()
+        sys.setswitchinterval(interval)
+    assert not errors
