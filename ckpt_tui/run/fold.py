@@ -221,7 +221,6 @@ class RunFold:
         wasted_s = session.go_back(step, timeline.pace_of(self._folded.sessions))
         was = self._folded.retrained
         self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
-        session.retrained_steps += lost
         for builder in self._folded.series.values():
             builder.abandon_after(step)
         self._mark("resume", step, ts, session.number, f"went back to step {step:,}")

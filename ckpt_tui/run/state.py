@@ -39,6 +39,7 @@ class Session:
     start_step: what it resumed from (0 from scratch). last_step: the last step it told of.
     retrained_steps: of its steps, those an earlier session had trained already.
     lost_steps, lost_s: what the next session (or a resume now) has to train again.
+    gone_back: (step, reached) of each time that it went back itself, and trained the steps in between again.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Session:
     pid_started: float = 0.0
     host: str = ""
     first_step_ts: float | None = None  # of its first step event
+    gone_back: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ END_PHASES = {
 }  # fmt: skip
 
 MAX_MARKS = 4000
+MAX_GONE_BACK = 100
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class SessionRecord:
     lost_steps: int = 0
     lost_s: float = 0.0
     wasted_s: float = 0.0  # of trained_s: steps that this session itself went back over
+    gone_back: list[tuple[int, int]] = field(default_factory=list)  # to which step, and what it had reached
     marks: list[tuple[int, float]] = field(default_factory=list)  # step, `net_s` at it: where a resume may begin
     save_steps: list[int] = field(default_factory=list)
     pid: int = 0
@@ -87,6 +89,7 @@ class SessionRecord:
         wasted_s = self.seconds_after(step, pace)
         self.wasted_s += min(wasted_s, self.net_s)
         self.marks = [mark for mark in self.marks if mark[0] <= step]
+        self.gone_back = [*self.gone_back[1 - MAX_GONE_BACK :], (max(step, 0), self.last_step)]
         self.last_step = self.last_logged_step = max(step, 0)
         return wasted_s
 
@@ -98,6 +101,7 @@ class SessionRecord:
             lost_s=self.lost_s + lost_now_s,
             save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
             first_step_ts=self.first_step_ts if self.first_step is not None else None,
+            gone_back=tuple(self.gone_back),
         )  # fmt: skip
 
 

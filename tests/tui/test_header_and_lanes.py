@@ -101,6 +101,15 @@ def test_sessions_are_drawn_to_scale() -> None:
     assert made[16] == "here"
 
 
+def test_steps_that_a_session_went_back_over_are_drawn_where_they_are() -> None:
+    session = Session(1, 0, 800, 0, 1, Phase.FINISHED, gone_back=((400, 500), (750, 760)))
+    made = bar_of(session, 1000, 20)
+    assert [index for index, part in enumerate(made) if part == "retrained"] == [8, 9, 10, 15]
+    assert made[1] == "trained", "nothing was trained again where it began"
+    made = bar_of(Session(1, 0, 400, 0, 1, Phase.RUNNING, gone_back=((400, 800),)), 1000, 20)
+    assert "retrained" not in made, "not yet"
+
+
 def test_few_lost_steps_are_seen_all_the_same() -> None:
     made = bar_of(Session(1, 0, 9377, 0, 1, Phase.CRASHED, lost_steps=1, lost_s=0.1), 12_700, 30)
     assert "lost" in made

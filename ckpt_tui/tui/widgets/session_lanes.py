@@ -44,6 +44,9 @@ def bar_of(session: Session, total_steps: int, width: int) -> list[str]:
             parts[index] = "lost"
         else:
             parts[index] = "trained"
+    for step, reached in session.gone_back:
+        again_to = cell(min(reached, session.last_step))
+        parts[cell(step) : again_to + 1] = ["retrained"] * (again_to + 1 - cell(step))
     if session.lost_steps:
         # However few, lost and retrained steps are seen.
         first = min(cell(lost_from), cell(session.last_step) - 2)

@@ -113,6 +113,7 @@ def test_a_roll_back_inside_a_session(is_told: bool) -> None:
     train(log, 101, 210)
     state = folded(log)
     assert len(state.sessions) == 1
+    assert (state.sessions[0].gone_back, state.sessions[0].retrained_steps) == (((100, 230),), 0)
     assert state.at_risk is not None
     assert (state.step, state.at_risk.checkpoint_step, state.at_risk.steps) == (210, 100, 110)
     assert state.at_risk.seconds == pytest.approx(110 * PACE, rel=0.01)
