@@ -17,8 +17,8 @@ from ckpt_tui.events.schema import Event
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint import proven
 from trainer.checkpoint.checkpointer import Checkpointer
-from trainer.checkpoint.policy import Policy
-from trainer.checkpoint.state import load
+from trainer.checkpoint.formats import load_checkpoint
+from trainer.checkpoint.policy import FORMATS, Policy
 
 NUM_ELEMENTS = 1 << 19
 COPY_BYTES = 4 * NUM_ELEMENTS + (64 << 10)  # of a checkpoint, rounded up
@@ -29,7 +29,7 @@ def state_at(step: int) -> dict[str, Any]:
 
 
 def step_of(path: Path) -> int:
-    state = load(str(path), ("step",))
+    state = load_checkpoint(str(path)).state
     assert (state["model"]["weight"] == state["step"]).all()
     return int(state["step"])
 
@@ -61,36 +61,40 @@ def disk(tmp_path: Path) -> Iterator[Callable[[float], Path]]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_what_retention_lets_go_goes_first_when_it_is_tight(disk: Callable[[float], Path]) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_retention_lets_go_goes_first_when_it_is_tight(disk: Callable[[float], Path], form: str) -> None:
     """Two rolling ones, the backup of the newest and the two of a save need five copies; there is room for four."""
     run = disk(4.2)
     said: list[str] = []
-    with Checkpointer(run, Policy(keep_rolling=2), log=EventWriter(run), say=said.append) as checkpoints:
+    policy, suffix = Policy(keep_rolling=2, checkpoint_format=form), ".pt" if form == "file" else ""
+    with Checkpointer(run, policy, log=EventWriter(run), say=said.append) as checkpoints:
         for step in range(1, 7):
             checkpoints.save(state_at(step), {"rolling"})
             checkpoints.wait()
-            assert step_of(run / "latest.pt") == step
+            assert step_of(run / f"latest{suffix}") == step
     assert events(run, "checkpoint_failed") == []
-    assert {path.name for path in run.glob("rolling_step*")} == {"rolling_step_000005.pt", "rolling_step_000006.pt"}
+    assert {path.stem for path in run.glob("rolling_step*")} == {"rolling_step_000005", "rolling_step_000006"}
     reasons = [event.reason for event in events(run, "checkpoint_removed")]
     assert "--keep_checkpoints 2, before the save: the disk is full" in reasons
     assert events(run, "disk")[0].free_bytes < 2 * COPY_BYTES
 
 
-def test_without_room_for_a_second_copy_there_is_one(disk: Callable[[float], Path]) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_without_room_for_a_second_copy_there_is_one(disk: Callable[[float], Path], form: str) -> None:
     run = disk(4.2)
     said: list[str] = []
-    with Checkpointer(run, Policy(keep_rolling=9), log=EventWriter(run), say=said.append) as checkpoints:
+    policy, suffix = Policy(keep_rolling=9, checkpoint_format=form), ".pt" if form == "file" else ""
+    with Checkpointer(run, policy, log=EventWriter(run), say=said.append) as checkpoints:
         for step in range(1, 5):
             checkpoints.save(state_at(step), {"rolling"})
     # 1 and its copy, 2 and its copy in place of the first; then 3 alone; and 4 has no room at all.
     assert [step_of(path) for path in sorted(run.glob("rolling_step*"))] == [1, 2, 3]
-    assert step_of(run / "rolling_last_backup.pt") == 2
-    assert step_of(run / "latest.pt") == 3
+    assert step_of(run / f"rolling_last_backup{suffix}") == 2
+    assert step_of(run / f"latest{suffix}") == 3
     [failed] = events(run, "checkpoint_failed")
-    assert (failed.step, failed.stage, failed.kept) == (4, "write", "latest.pt")
+    assert (failed.step, failed.stage, failed.kept) == (4, "write", f"latest{suffix}")
     assert "are free on the disk" in failed.error
-    assert "no room for an independent copy of rolling_step_000003.pt: the backups stay as they are" in said
+    assert f"no room for an independent copy of rolling_step_000003{suffix}: the backups stay as they are" in said
     assert any(line.startswith(f"the disk under {run} is full") for line in said)
 
 
@@ -116,16 +120,17 @@ def test_training_goes_on_and_saves_again_when_there_is_room(disk: Callable[[flo
     assert not list(run.glob(".tmp*"))
 
 
-def test_fewer_are_kept_on_a_full_disk_where_that_was_asked_for(disk: Callable[[float], Path]) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_fewer_are_kept_on_a_full_disk_where_that_was_asked_for(disk: Callable[[float], Path], form: str) -> None:
     run = disk(6.5)
-    policy = Policy(keep_rolling=9, keep_rolling_when_full=2)
+    policy = Policy(keep_rolling=9, keep_rolling_when_full=2, checkpoint_format=form)
     with Checkpointer(run, policy, log=EventWriter(run), say=lambda _: None) as checkpoints:
         for step in range(1, 9):
             checkpoints.save(state_at(step), {"rolling"})
             checkpoints.wait()
             assert checkpoints.last_step == step
     assert events(run, "checkpoint_failed") == []
-    assert step_of(run / "latest_backup.pt") == 7
+    assert step_of(next(run.glob("latest_backup*"))) == 7
 
 
 def test_a_disk_that_turns_out_full_is_pruned_and_written_once_more(

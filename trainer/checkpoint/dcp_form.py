@@ -60,6 +60,7 @@ class Dcp:
         self._error = ""
         self._nonfinite: str | None = None
         self._files: tuple[FileFacts, ...] = ()
+        self._last_size_bytes = 0
         self._temporary = self._published = ""
 
     @property
@@ -75,8 +76,11 @@ class Dcp:
             # The others save, too, and have to be told.
             self._error = f"{type(error).__name__}: {error}"
 
-    def finish(self) -> None:
-        """Write every rank's part into a temporary directory, if all have one. Raises PublishError on all ranks."""
+    def finish(self, make_room: Callable[[int], None] | None = None) -> None:
+        """Write every rank's part into a temporary directory, if all have one. Raises PublishError on all ranks.
+
+        make_room: for what all of them write; on main.
+        """
         _discard(self._temporary)
         self._temporary = self._published = ""
         self._files, self._nonfinite = (), None
@@ -86,10 +90,11 @@ class Dcp:
         self._nonfinite = next((report.nonfinite for report in reports if report.nonfinite is not None), None)
         if self._nonfinite is not None:
             return
-        path = self._from_main(self._new_directory)
+        path = self._from_main(lambda: self._new_directory(make_room))
         reports = self._gathered(self._written(path))
         self._raise_any(reports, "write")
         self._files = tuple(facts for report in reports for facts in report.files)
+        self._last_size_bytes = self.size_bytes
 
     def first_nonfinite(self, keys: Collection[str]) -> str | None:
         """The dotted path of the first tensor of any rank that is not finite."""
@@ -112,7 +117,9 @@ class Dcp:
         self._published = names[0]
         return published
 
-    def _new_directory(self) -> str:
+    def _new_directory(self, make_room: Callable[[int], None] | None) -> str:
+        if make_room is not None:
+            make_room(max(self._last_size_bytes, bytes_of(self._state)))
         self._temporary = new_directory(self._directory, f"step_{int(self._state['step']):06d}")
         return self._temporary
 
@@ -232,6 +239,15 @@ def local(state: Any) -> Any:
     from trainer.parallel.sharded import is_sharded, map_tensors
 
     return map_tensors(state, lambda tensor: tensor.to_local() if is_sharded(tensor) else tensor.detach())
+
+
+def bytes_of(state: Any) -> int:
+    """Of the tensors of all ranks."""
+    from trainer.parallel.sharded import map_tensors
+
+    sizes: list[int] = []
+    map_tensors(state, lambda tensor: sizes.append(tensor.numel() * tensor.element_size()))
+    return sum(sizes)
 
 
 def _in_place_of(tensor: Tensor, part: Tensor) -> Tensor:

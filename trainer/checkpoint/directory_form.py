@@ -4,7 +4,7 @@ is reused, then written, proven and renamed as one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from trainer.checkpoint.directory_format import PART_FILES, about, take_apart
@@ -39,7 +39,7 @@ class Directory:
             self._memory.setdefault(file, Snapshot()).take(value)
         self._keys = {file: list(value) for file, value in parts.saved.items()}
 
-    def finish(self) -> None:
+    def finish(self, make_room: Callable[[int], None] | None = None) -> None:
         for file in self._keys:
             self._memory[file].finish()
 

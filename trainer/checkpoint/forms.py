@@ -6,7 +6,7 @@ the save runs, and only after that the next `take`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from trainer.checkpoint.proven import Published
@@ -27,8 +27,11 @@ class Form(Protocol):
     def take(self, state: Mapping[str, Any]) -> None:
         """Copy `state`; when this returns, its tensors may change."""
 
-    def finish(self) -> None:
-        """What is left to do in memory."""
+    def finish(self, make_room: Callable[[int], None] | None = None) -> None:
+        """What is left to do before it has names: in memory, or in files where several processes write.
+
+        make_room: called with the bytes that are expected, before a first file is written; raises PublishError.
+        """
 
     def first_nonfinite(self, keys: Collection[str]) -> str | None:
         """The dotted path of the first tensor under one of `keys` that is not finite."""
@@ -42,6 +45,9 @@ class OneFile(Snapshot):
 
     suffix = ".pt"
     is_waited = False
+
+    def finish(self, make_room: Callable[[int], None] | None = None) -> None:
+        super().finish()
 
     def publish(self, directory: str, names: Sequence[str], previous: Mapping[str, str]) -> Published:
         return publish(directory, names, self.content, previous=previous, is_waited=self.is_waited)

@@ -56,7 +56,8 @@ class Room:
             self._is_tight = True
             self._say(f"the disk under {self._directory} is full: {free:,} bytes free, a save needs {needed:,}")
         if free < copy_bytes + _MARGIN_BYTES:
-            raise PublishError("write", f"{copy_bytes:,} bytes are needed and {free:,} are free on the disk")
+            needed = copy_bytes + _MARGIN_BYTES
+            raise PublishError("write", f"{needed:,} bytes are needed and {free:,} are free on the disk")
         self._say(f"no room for an independent copy of {coming[0]}: the backups stay as they are")
         return False
 

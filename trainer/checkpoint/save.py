@@ -124,16 +124,20 @@ class Saver:
     def _write(self, save: Save) -> str:
         begun = time.monotonic()
         self._form.is_waited = save.stall_seconds is None
-        self._form.finish()
+        has_room: list[bool] = []  # for the backups, too
+
+        def make_room(size_bytes: int) -> None:
+            num_copies = 2 if save.backups else 1
+            has_room.append(self._room.make(save.step, save.primary, size_bytes, num_copies=num_copies))
+
+        self._form.finish(make_room)
         bad = self._form.first_nonfinite(FINITE)
         if bad is not None:
             raise PublishError("snapshot", f"{bad} is not finite: such a state is not saved")
         seconds = {"snapshot": save.snapshot_seconds, "serialize": time.monotonic() - begun}
-        backups = save.backups
-        if backups and not self._room.make(save.step, save.primary, self._form.size_bytes, num_copies=2):
-            backups = []
-        elif not backups:
-            self._room.make(save.step, save.primary, self._form.size_bytes, num_copies=1)
+        if not has_room:
+            make_room(self._form.size_bytes)
+        backups = save.backups if has_room[0] else []
         published = self._publish(save)
         seconds |= published.seconds
         self._unproven.difference_update(save.primary)
