@@ -216,6 +216,27 @@ def test_what_may_not_be_read_is_passed_over_and_is_the_newest_again_later(
     assert found(run).step == 180
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_is_no_reason_to_go_back_to_an_older_one(
+    error: Exception, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, num_loads = torch.load, 0
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        nonlocal num_loads
+        num_loads += 1
+        if num_loads == 1:
+            raise error
+        return load(*args, **options)
+
+    there = sorted(os.listdir(run))
+    monkeypatch.setattr(torch, "load", scarce)
+    with pytest.raises(UsageError, match=r"latest\.pt cannot be loaded: memory ran out"):
+        found(run)
+    assert sorted(os.listdir(run)) == there
+    assert found(run).step == 180
+
+
 def test_an_explicit_older_one_leaves_the_later_ones_behind(run: Path) -> None:
     source = session(run, "rolling_step_000060.pt")
     assert source is not None

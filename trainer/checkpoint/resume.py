@@ -212,6 +212,12 @@ def _proven(
     except OSError as error:
         # It may be whole: whoever may read it, or a device that answers, will tell.
         return Rejected(name, error.strerror or str(error), step=step)
+    except MemoryError as error:
+        # An older one is as large. Passed over, this one would cost its training for nothing.
+        raise UsageError(
+            f"{name} cannot be loaded: memory ran out ({error}). Nothing was changed: make room, or let the job have"
+            " more of it, and resume again"
+        ) from error
     return loaded.state, loaded.digest
 
 

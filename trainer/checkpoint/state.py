@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 from ckpt_tui.events.lineage import Lineage, as_plain
 from trainer.checkpoint.checksums import digest_and_broken_record
 from trainer.checkpoint.environment import environment
+from trainer.failures import is_out_of_memory
 
 FORMAT_VERSION = 1
 # What an exact resume cannot do without; the other keys of a checkpoint describe it.
@@ -40,43 +40,6 @@ class BadCheckpointError(Exception):
     def __init__(self, message: str, damage: str = "") -> None:
         super().__init__(message)
         self.damage = damage
-
-
-class Buffer(io.RawIOBase):
-    """Memory that one save after the other is serialised into: it grows once, and is not allocated anew."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bytes = bytearray()
-        self._size = 0
-
-    def clear(self) -> None:
-        self._size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        end = self._size + len(view)
-        if end > len(self._bytes):
-            # New memory, and not a longer one: somebody may still hold a view of this.
-            grown = bytearray(max(end, 2 * len(self._bytes)))
-            grown[: self._size] = memoryview(self._bytes)[: self._size]
-            self._bytes = grown
-        self._bytes[self._size : end] = view
-        self._size = end
-        return len(view)
-
-    def view(self) -> memoryview:
-        return memoryview(self._bytes)[: self._size]
-
-
-def serialised(state: Mapping[str, Any]) -> memoryview:
-    """`state` as the bytes of a checkpoint file, in memory of its own."""
-    buffer = Buffer()
-    torch.save(state, buffer)
-    return buffer.view()
 
 
 def rng_state() -> dict[str, Any]:
@@ -167,10 +130,19 @@ def read_file(path: str, expected_digest: str = "") -> tuple[dict[str, Any], str
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            # Every byte is as it was written: what torch makes of it is no damage.
-            told = (str(error).splitlines() or [""])[0][:200]
-            raise BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})") from error
+            raise unreadable(error) from error
     return state, digest
+
+
+def unreadable(error: Exception) -> BadCheckpointError | MemoryError:
+    """What `error` means, raised by the loading of what is as it was written, byte by byte: no damage in any case.
+
+    Where memory ran out, that says nothing of the checkpoint, and an older one is no better.
+    """
+    told = (str(error).splitlines() or [""])[0][:200]
+    if is_out_of_memory(error):
+        return MemoryError(told)
+    return BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})")
 
 
 def proven_digest(file: IO[bytes], expected_digest: str = "") -> str:
