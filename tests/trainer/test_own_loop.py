@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,40 @@ def test_several_threads_that_save_get_each_its_own(tmp_path: Path) -> None:
         state = load_checkpoint(str(path)).state
         assert path.name == f"rolling_step_{state['step']:06d}.pt"
         assert set(state["model"]["w"].tolist()) == {float(state["step"])}
+
+
+@pytest.mark.parametrize("form", ["file", "dir"])
+def test_losses_that_are_tensors_still_are_told_as_numbers(form: str, tmp_path: Path) -> None:
+    """Whoever saves `loss.detach()` and an epoch of 1.5 has a registry, an order and a resume like anybody else."""
+    said: list[str] = []
+    policy = Policy(checkpoint_format=form)
+    for step in (100, 200, 300):
+        state = {
+            "step": step, "model": {"weight": torch.ones(3)}, "epoch": torch.tensor(step / 200),
+            "loss_history": [2.5, 2.0],
+            "val_loss": torch.tensor(0.5), "train_loss": torch.tensor(float("nan")), "best_metric": torch.tensor(0.5),
+        }  # fmt: skip
+        with Checkpointer(tmp_path, policy, say=said.append) as checkpoints:
+            assert checkpoints.find() is not None or step == 100
+            checkpoints.save(state, {"rolling", "best", "epoch"})
+    assert said == []
+    registry = json.loads((tmp_path / "registry.json").read_bytes())
+    assert registry["best"]["value"] == 0.5
+    assert {(row["step"], row["epoch"], row["metrics"]["val_loss"]) for row in registry["checkpoints"]} == {
+        (100, 0.5, 0.5), (200, 1.0, 0.5), (300, 1.5, 0.5),
+    }  # fmt: skip
+    # Made again from the files, it tells the same: what is newest is known where the newest is damaged.
+    (tmp_path / "registry.json").unlink()
+    suffix = ".pt" if form == "file" else ""
+    for name in ("latest", "latest_backup", "rolling_step_000300", "rolling_last_backup", "best_model",
+                 "best_model_backup", "best_model_previous", "epoch_00001", "epoch_00002"):  # fmt: skip
+        path = tmp_path / (name + suffix)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with Checkpointer(tmp_path, policy, say=said.append) as checkpoints:
+        source = checkpoints.find()
+    assert source is not None
+    assert source.name == "rolling_step_000200" + suffix
+    assert isinstance(source.state["val_loss"], torch.Tensor)
 
 
 def test_importing_the_package_loads_nothing() -> None:

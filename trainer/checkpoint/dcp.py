@@ -72,7 +72,7 @@ def dcp_facts(path: str) -> dict[str, Any]:
     """What the registry tells of the directory, from its manifest; empty when that cannot be read."""
     try:
         facts = read_manifest(path)["facts"]
-        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, type(None)):
+        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, float, type(None)):
             return {}
         return {**facts, "digest": digest_of_directory(path)}
     except (BadDirectoryError, OSError, KeyError, TypeError, AttributeError):

@@ -117,7 +117,7 @@ def directory_facts(path: str) -> dict[str, Any]:
     """What the registry tells of the directory, from its manifest; empty when that cannot be read."""
     try:
         facts = read_manifest(path)["facts"]
-        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, type(None)):
+        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, float, type(None)):
             return {}
         return {**facts, "digest": digest_of_directory(path)}
     except (BadDirectoryError, OSError, KeyError, TypeError, AttributeError):
@@ -191,7 +191,7 @@ def _settings(text: str) -> dict[str, Any]:
 def _as_csv(state: Mapping[str, Any]) -> str:
     """Steps and losses as a table; val_loss is known of the last row alone."""
     history = state.get("loss_history")
-    rows = [row for row in history if len(row) == 2] if isinstance(history, list) else []
+    rows = [row for row in history if isinstance(row, list) and len(row) == 2] if isinstance(history, list) else []
     lines = [f"{step},{loss}," for step, loss in rows]
     train_loss, val_loss = (state.get(key) for key in ("train_loss", "val_loss"))
     cells = ["" if value is None else value for value in (train_loss, val_loss)]

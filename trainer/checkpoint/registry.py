@@ -105,14 +105,22 @@ class Registry:
 def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """What the registry tells of a checkpoint's content."""
     facts = {
-        "step": state["step"], "epoch": state.get("epoch"),
-        "metrics": {"train_loss": state.get("train_loss"), "val_loss": state.get("val_loss")},
-        "digest": digest, "time": state.get("timestamp"),
+        "step": state["step"], "epoch": number_in(state, "epoch"),
+        "metrics": {name: number_in(state, name) for name in ("train_loss", "val_loss")},
+        "digest": digest, "time": number_in(state, "timestamp"),
     }  # fmt: skip
     lineage = read_lineage(state.get("lineage"))
     if lineage is not None:
         facts |= {"session": lineage[-1].session, "session_id": lineage[-1].id, "lineage": as_plain(lineage)}
     return facts
+
+
+def number_in(state: Mapping[str, Any], key: str) -> float | None:
+    """What a state of any loop has there, as JSON can tell it: a loss may be a tensor still. None for no number."""
+    value = state.get(key)
+    if value is not None and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return value if type(value) in (int, float) else None
 
 
 def _entry(name: Name, status: ContentStatus, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +173,7 @@ def file_facts(path: str) -> dict[str, Any]:
 
     try:
         state = _mapped(path)
-        step, epoch = state["step"], state.get("epoch")
-        if type(step) is not int or type(epoch) not in (int, type(None)):
+        if type(state["step"]) is not int:
             return {}
         return facts_of(state, digest_of_file(path))
     except Exception:  # noqa: BLE001  a damaged file makes torch raise nearly anything; the resume says what is wrong

@@ -104,7 +104,8 @@ class Saver:
         return Save(
             step=step, kind=kind, primary=primary, backups=backups, facts={**facts_of(full, ""), "time": time.time()},
             best={
-                "metric": self._policy.monitor, "mode": self._policy.monitor_mode, "value": number_in(state, "best_metric"),
+                "metric": self._policy.monitor, "mode": self._policy.monitor_mode,
+                "value": number_in(state, "best_metric"),
             },
             val_loss=number_in(state, "val_loss"), started=started, snapshot_seconds=now - begun,
             stall_seconds=now - started if is_async else None, weights=weights,
