@@ -1,6 +1,7 @@
 """Ask a running training to save and end, and wait until it has.
 
-Sends SIGTERM to the process that holds the directory; the bundled trainer then writes an emergency checkpoint.
+Sends SIGTERM to the process that holds the directory, or to the torchrun that would start it again; the bundled
+trainer then writes an emergency checkpoint.
 Exit code 1 when it is still at work after --timeout seconds.
 """
 
@@ -22,14 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.services.launch import running, say, stop
+    from ckpt_tui.services.launch import restarter_of, running, say, stop
 
     owner = running(args.directory)
     if owner is None:
         raise CkptError(
             "Not running", f"no training is running in {args.directory}", "`ckpt-tui status DIR` says more."
         )
-    sentence = f"Process {owner.pid} gets SIGTERM: it saves and ends."
+    restarter = restarter_of(owner.pid)
+    who = f"torchrun (process {restarter})" if restarter else f"Process {owner.pid}"
+    sentence = f"{who} gets SIGTERM: {'the training' if restarter else 'it'} saves and ends."
     data: dict[str, object] = {"pid": owner.pid, "told_by": owner.told_by, "done": False}
     if args.dry_run:
         return CommandResult(data=data, view=lambda style: [sentence, "Nothing was done (--dry-run)."])

@@ -125,7 +125,8 @@ def running(directory: str) -> Owner | None:
 def stop(directory: str, timeout_s: float = 60.0) -> Stopped:
     """Ask the training of `directory` to save and end (SIGTERM), and wait. CkptError when none is running.
 
-    The signal goes to the process that has both the pid and the start time that were recorded, never to another.
+    The signal goes to the process that has both the pid and the start time that were recorded, never to another; but
+    to torchrun where that would start the training again, and it passes the signal on.
     """
     directory = os.path.abspath(directory)
     owner = running(directory)
@@ -140,19 +141,39 @@ def stop(directory: str, timeout_s: float = 60.0) -> Stopped:
             "Run `ckpt-tui stop` on that host.",
         )
     began = time.monotonic()
+    restarter = restarter_of(owner.pid)
+    pids = [(owner.pid, owner.pid_started)] + ([(restarter, _started_at(restarter))] if restarter else [])
     try:
-        os.kill(owner.pid, signal.SIGTERM)
+        os.kill(pids[-1][0], signal.SIGTERM)
     except ProcessLookupError:
         return Stopped(owner.pid, True, 0.0)
     except PermissionError as error:
         raise CkptError(
             "No permission", f"process {owner.pid} belongs to another user", "Run as the user who started it."
         ) from error
-    while process_is_alive(owner.pid, owner.pid_started, owner.host):
+    while any(process_is_alive(pid, pid_started, owner.host) for pid, pid_started in pids):
         if time.monotonic() - began > timeout_s:
             return Stopped(owner.pid, False, time.monotonic() - began)
         time.sleep(_POLL_S)
     return Stopped(owner.pid, True, time.monotonic() - began)
+
+
+def restarter_of(pid: int) -> int | None:
+    """The torchrun that starts the training anew once its process `pid` has ended, whatever it ended of."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        told = process.environ()
+        num_left = int(told["TORCHELASTIC_MAX_RESTARTS"]) - int(told["TORCHELASTIC_RESTART_COUNT"])
+        parent = process.parent()
+        if num_left <= 0 or parent is None:
+            return None
+        # One that outlived its torchrun is some other process's child.
+        is_torchrun = any("torchrun" in word or "torch.distributed" in word for word in parent.cmdline())
+    except (psutil.Error, OSError, KeyError, ValueError):
+        return None
+    return int(parent.pid) if is_torchrun else None
 
 
 def launched_log(directory: str) -> str | None:

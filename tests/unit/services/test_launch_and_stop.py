@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services.launch import Launched, launch, launched_log, running, start, stop
+from ckpt_tui.services.launch import Launched, launch, launched_log, restarter_of, running, start, stop
 from ckpt_tui.services.resume import ResumePlan
 
 # Stands in for a trainer: says that it is up, saves for a moment when asked to stop.
@@ -30,6 +32,23 @@ while True:
     time.sleep(0.01)
 """
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)\n"
+
+# Stands in for torchrun: what ended is started anew, but for a signal of its own, which is passed on.
+RESTARTS = """
+import os, signal, subprocess, sys
+asked = []
+def stop(number, frame):
+    asked.append(number)
+    os.kill(child.pid, number)
+signal.signal(signal.SIGTERM, stop)
+for number in range(3):
+    given = {"TORCHELASTIC_MAX_RESTARTS": "2", "TORCHELASTIC_RESTART_COUNT": str(number)}
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[2], "trainer"], env={**os.environ, **given})
+    open("child.pid", "w").write(str(child.pid))
+    child.wait()
+    if asked:
+        break
+"""
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -89,6 +108,29 @@ def test_stop_waits_for_a_clean_end(tmp_path: Path, begin: Callable[[str], Launc
     assert running(str(tmp_path)) is None
     with pytest.raises(CkptError, match="Not running"):
         stop(str(tmp_path))
+
+
+def test_stop_ends_what_torchrun_would_start_again(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        torchrun = subprocess.Popen(
+            [sys.executable, "-c", RESTARTS, "torch.distributed.run", LIVES], cwd=tmp_path, stdout=file,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: "up" in output.read_text(), "the training did not come up")
+        pid = int((tmp_path / "child.pid").read_text())
+        rank = {"pid": pid, "pid_started": psutil.Process(pid).create_time(), "host": os.uname().nodename}
+        (tmp_path / "launch.json").write_text(json.dumps({**rank, "log": "x", "command": []}))
+        assert restarter_of(pid) == torchrun.pid
+        assert restarter_of(torchrun.pid) is None
+        waiter = threading.Thread(target=torchrun.wait)  # as the shell that started it: no zombie is left
+        waiter.start()
+        assert stop(str(tmp_path), timeout_s=10).has_ended
+        waiter.join()
+    finally:
+        torchrun.kill()
+    assert output.read_text() == "up True\nsaving\n", "started once"
 
 
 def test_stop_gives_up_waiting_and_says_so(tmp_path: Path, begin: Callable[[str], Launched]) -> None:
