@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
@@ -301,7 +302,7 @@ def test_memory_seen_as_two_types_is_refused_as_torch_refuses_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
 def test_no_number_that_is_none_is_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     said: list[str] = []
     weight = torch.full((100_000,), 60_000.0, dtype=dtype)  # whose sum is beyond what fp16 holds
@@ -316,6 +317,36 @@ def test_no_number_that_is_none_is_saved(tmp_path: Path, value: float, dtype: to
         "save of best_model.pt failed (snapshot): model.layer.weight is not finite: such a state is not saved"
     ]
     assert load(str(tmp_path / "latest.pt"), ("step",))["step"] == 1
+
+
+def test_what_is_not_finite_is_found_in_tuples_too(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Checkpointer(tmp_path, say=said.append) as checkpoints:
+        checkpoints.save({"step": 1, "optimizer": {"state": {"moments": (torch.tensor([float("nan")]),)}}}, ())
+    assert said[0].endswith("optimizer.state.moments.0 is not finite: such a state is not saved")
+
+
+def test_an_interrupted_copy_leaves_no_thread_that_still_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever caught the interrupt may let go of the tensors, or save again into the same memory."""
+    memmove, begun, num_running = ctypes.memmove, threading.Event(), 0
+
+    def slow(*args: int) -> None:
+        nonlocal num_running
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+        num_running += 1
+        begun.set()
+        time.sleep(0.05)
+        memmove(*args)
+        num_running -= 1
+
+    monkeypatch.setattr(snapshot.torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(snapshot.ctypes, "memmove", slow)
+    with pytest.raises(KeyboardInterrupt):
+        Snapshot().take({"step": 1, "weight": torch.zeros(32 << 20)})
+    assert num_running == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "snapshot"]
 
 
 def test_the_buffers_are_used_again_and_a_state_that_grows_is_whole(tmp_path: Path) -> None:

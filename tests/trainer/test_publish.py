@@ -217,6 +217,19 @@ def test_a_filesystem_that_knows_no_direct_way_gets_the_same_file(
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes() == data
 
 
+@pytest.mark.parametrize("is_waited", [False, True])
+def test_reads_and_writes_that_end_early_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_waited: bool
+) -> None:
+    """Network filesystems may give and take fewer bytes than there are, wherever they like."""
+    data = os.urandom(3_000_001)
+    real_write, real_read = os.write, os.preadv
+    monkeypatch.setattr(proven.os, "write", lambda fd, piece: real_write(fd, piece[:700_001]))
+    monkeypatch.setattr(proven.os, "preadv", lambda fd, buffers, at: real_read(fd, [buffers[0][:100_001]], at))
+    assert publish(str(tmp_path), ["latest.pt"], _in_pages(data), is_waited=is_waited).retried == ""
+    assert (tmp_path / "latest.pt").read_bytes() == data
+
+
 @pytest.mark.parametrize("call", ["write", "fsync", "preadv"])
 def test_a_device_that_fails_once_gets_a_new_file_and_no_second_flush(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

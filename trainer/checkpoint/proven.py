@@ -143,7 +143,7 @@ def _crc_of(fd: int, size: int, *, from_device: bool) -> int:
             with buffer[:num_bytes] as piece:
                 value = crc32(piece, value)
             at += num_bytes
-            if at % _BLOCK_BYTES:
+            if is_direct and at >= size and at % _BLOCK_BYTES:
                 break  # the end; and no direct read could begin here
     if at != size:
         raise PublishError("verify", f"the file holds {at:,} bytes, {size:,} were written")

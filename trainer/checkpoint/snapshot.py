@@ -102,6 +102,8 @@ class Snapshot:
         dtype = self._dtypes[number]
         if dtype is None:
             return False  # of several types, or of one that nobody knows: to be looked at closely
+        if dtype.is_complex:
+            dtype = dtype.to_real()
         if not dtype.is_floating_point:
             return True
         values = self._places[number].view(dtype)
@@ -277,7 +279,11 @@ def _copy_memory(copies: list[tuple[int, int, int]]) -> None:
     with contextlib.suppress(RuntimeError):  # no more threads: this one does it all
         for helper in helpers:
             helper.start()
-    work()
-    for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
+    try:
+        work()
+    finally:
+        # Also where an interrupt ends it: nobody copies from what may be gone.
+        pieces.clear()
+        for helper in helpers:
+            if helper.ident is not None:
+                helper.join()

@@ -96,15 +96,16 @@ def stamped(state: Mapping[str, Any], checkpoint_type: str, lineage: Lineage | N
 
 
 def first_nonfinite(state: Any, path: str = "") -> str | None:
-    """The dotted path of the first floating-point tensor with a NaN or an infinity in it, None when there is none."""
+    """The dotted path of the first tensor with a NaN or an infinity in it, None when there is none."""
     if isinstance(state, torch.Tensor):
         if state.dtype.itemsize == 1 and state.is_floating_point():
             state = state.float()  # torch does not sum floats of 8 bits
         # A sum is one pass without a temporary of the tensor's size; only an odd one is looked at closely.
-        if state.is_floating_point() and not torch.isfinite(state.sum()) and not torch.isfinite(state).all():
-            return path
-        return None
-    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
+        has_fractions = state.is_floating_point() or state.is_complex()
+        return path if has_fractions and not torch.isfinite(state.sum()) and not torch.isfinite(state).all() else None
+    items = (
+        state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, (list, tuple)) else ()
+    )
     for key, value in items:
         found = first_nonfinite(value, f"{path}.{key}" if path else str(key))
         if found is not None:
