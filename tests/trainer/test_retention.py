@@ -80,6 +80,23 @@ def test_each_reason_to_stay_keeps_one_beyond_the_last() -> None:
     assert len(removable(names, most, step=100, scores=dict.fromkeys(scores, 1.0))) == 9
 
 
+def test_the_best_by_any_metric_of_an_evaluation_stay(tmp_path: Path) -> None:
+    policy = Policy(monitor="accuracy", monitor_mode="max", keep_rolling=1, keep_best=1, is_async=False)
+    with Checkpointer(tmp_path, policy) as checkpoints:
+        for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.4), (4, 0.3)):
+            state = {"step": step, "val_loss": 1.0, "val_metrics": {"accuracy": torch.tensor(accuracy), "note": "x"}}
+            checkpoints.save(state, {"rolling"})
+    (tmp_path / "registry.json").unlink()  # the files tell it, too
+    with Checkpointer(tmp_path, policy) as checkpoints:
+        checkpoints.find("auto")
+        checkpoints.save({"step": 5, "val_metrics": {"accuracy": 0.2}}, {"rolling"})
+        checkpoints.save({"step": 6, "val_metrics": {"accuracy": 0.1}}, {"rolling"})
+    # Step 4 is what the last session was resumed from.
+    assert sorted(path.name for path in tmp_path.glob("rolling_step_*")) == [
+        f"rolling_step_{step:06d}.pt" for step in (2, 4, 6)
+    ]
+
+
 def test_on_a_full_disk_fewer_stay_where_that_was_asked_for() -> None:
     names = _names(*(f"rolling_step_{step:06d}.pt" for step in range(1, 6)))
     assert removable(names, Policy(keep_rolling=5), step=5, is_full=True) == []

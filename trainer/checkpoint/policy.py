@@ -16,7 +16,8 @@ class Policy:
     keep_every: rolling ones at multiples of so many steps stay besides; 0: none. keep_best: so many rolling ones with
     the best value of `monitor`, too. keep_rolling_when_full: fewer of them stay where the disk is full and the next
     save would not fit otherwise; 0: as many as ever, and no save.
-    monitor, monitor_mode: what `best` is best at, min or max; a best differs from the last by `min_improvement`.
+    monitor, monitor_mode: what `best` is best at, min or max; a best differs from the last by `min_improvement`. For
+    `keep_best` a state tells it as "val_loss", "train_loss", or by its name in a dict "val_metrics".
     save_best_only: no rolling and no epoch checkpoints; best, emergency and the last state of a run are still saved.
     best_safetensors: `best_model.safetensors`, weights alone, with every best.
     checkpoint_format: file (one .pt), dir (a directory for each), dcp (torch.distributed.checkpoint).

@@ -27,7 +27,7 @@ class Registry:
     it does not: this session's from its first save on, or from when a person chose what it goes on from. Until then,
     what could not be read this time may be the newest again at the next resume.
     policy: what is kept, for whoever reads the file (`retention_report`).
-    untold: the lineages of checkpoints that the file did not know when it was read.
+    untold: the lineages of checkpoints of sessions that the file did not know when it was read.
     is_stale: whether the file tells something else than `entries`.
     """
 
@@ -39,6 +39,7 @@ class Registry:
         self.is_stale = False
         self.policy: Mapping[str, Any] = {}
         self._stored, self.stored_lineage, self._best = _stored(os.path.join(directory, REGISTRY_NAME))
+        self._told = {row.get("session_id") for row in self._stored}
 
     def sync(self, written: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Take the entries from the files as they are now.
@@ -64,7 +65,10 @@ class Registry:
                 facts = known[identity]
             else:
                 facts = read_facts(path)
-                if lineage := read_lineage(facts.get("lineage")):
+                lineage = read_lineage(facts.get("lineage"))
+                # After a copy that keeps no times no file is known, but the sessions are: one that the run was rolled
+                # back from is none that went on since.
+                if lineage and lineage[-1].id not in self._told:
                     self.untold.append(lineage)
             entry = _entry(name, status, facts)
             entries[name.name] = known[identity] = entry
@@ -106,13 +110,21 @@ def facts_of(state: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """What the registry tells of a checkpoint's content."""
     facts = {
         "step": state["step"], "epoch": number_in(state, "epoch"),
-        "metrics": {name: number_in(state, name) for name in ("train_loss", "val_loss")},
+        "metrics": _metrics_in(state),
         "digest": digest, "time": number_in(state, "timestamp"),
     }  # fmt: skip
     lineage = read_lineage(state.get("lineage"))
     if lineage is not None:
         facts |= {"session": lineage[-1].session, "session_id": lineage[-1].id, "lineage": as_plain(lineage)}
     return facts
+
+
+def _metrics_in(state: Mapping[str, Any]) -> dict[str, float | None]:
+    """The losses, and what else an evaluation gave: `Policy.monitor` may be any of it."""
+    others = state.get("val_metrics")
+    told = {str(name): number_in(others, name) for name in others} if isinstance(others, Mapping) else {}
+    losses = {name: number_in(state, name) for name in ("train_loss", "val_loss")}
+    return {name: value for name, value in told.items() if value is not None} | losses
 
 
 def number_in(state: Mapping[str, Any], key: str) -> float | None:
