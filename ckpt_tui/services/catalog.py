@@ -137,13 +137,14 @@ def read_catalog(
     entries = []
     inodes: dict[tuple[int, int], list[str]] = {}
     settings: Mapping[str, object] = {}
-    untold: list[Lineage] = []
+    untold: list[Lineage] = []  # of sessions that the registry knows nothing of; as in trainer/checkpoint/registry.py
+    told = {entry.session_id for entry in registry.values()}
     for name, facts, status in _scan(directory):
         entry, hyperparameters, lineage = _describe(directory, name, facts, status, registry.get(name))
         if entry is None:
             continue
         settings = hyperparameters or settings
-        untold += [lineage] if lineage is not None else []
+        untold += [lineage] if lineage is not None and lineage[-1].id not in told else []
         if check != "remembered":
             entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
         entries.append(entry)
