@@ -55,6 +55,7 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
     moves, sentences, warnings = [], [], list(notices)
     told: set[str] = set()
     passed_over: dict[str, None] = {}
+    is_left = False  # whether something damaged has nothing that could take its place
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
@@ -76,6 +77,7 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
                 raise CkptError(
                     "No valid backup", f"{safe_name(name)} is {state}, and {why}", "Look: `ckpt-tui list DIR`."
                 )
+            is_left = True
             warnings.append(f"{safe_name(name)} is {state} and stays so: {why}.")
             continue
         passed_over.update(dict.fromkeys(rejected))
@@ -93,7 +95,11 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
     copied = {move.target for move in moves}
     warnings += [f"Passed over: {reason}." for reason in passed_over if reason.partition(" ")[0] not in copied]
     if not moves and not sentences:
-        sentences.append("Nothing to restore: no file with a backup is damaged or missing.")
+        sentences.append(
+            "Nothing can be put back; a resume passes over what is damaged."
+            if is_left
+            else "Nothing to restore: no file with a backup is damaged or missing."
+        )
     return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
 
 
@@ -268,9 +274,11 @@ def _first_valid(
     rejected: list[str] = []
     for candidate in candidates:
         checked = _check(candidate, on_bytes)
-        if not checked.is_bad and not os.path.isdir(checked.path):
+        is_directory = os.path.isdir(checked.path)
+        if not checked.is_bad and not is_directory:
             return checked, rejected
-        rejected.append(f"{safe_name(checked.name)} is {checked.validity}")
+        only_files = ", but a directory, and only files are put back" if is_directory and not checked.is_bad else ""
+        rejected.append(f"{safe_name(checked.name)} is {checked.validity}{only_files}")
     return None, rejected
 
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +110,23 @@ class TestRestore:
         plan = plan_restore(str(directory))
         assert plan.is_empty
         assert any("best_model.pt is damaged and stays so" in warning for warning in plan.warnings)
+        assert plan.sentences == ("Nothing can be put back; a resume passes over what is damaged.",)
         assert tree_of(directory) == before
+
+    def test_a_directory_is_not_put_back_and_that_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = run_directory(tmp_path / "run")
+        damage(directory / "best_model.pt")
+        entry = read_catalog(str(directory)).entry("best_model_backup.pt")
+        assert entry is not None
+        backup = replace(entry, name="backup", path=str(tmp_path), validity="valid")
+        monkeypatch.setattr(restore, "_stand_ins", lambda *_: [backup])
+        monkeypatch.setattr(restore, "_check", lambda one, _: one)
+        plan = plan_restore(str(directory))
+        assert plan.is_empty
+        why = "backup is valid, but a directory, and only files are put back"
+        assert any(warning == f"best_model.pt is damaged and stays so: {why}." for warning in plan.warnings)
 
     def test_backup_named_by_a_person_replaces_even_a_valid_file(self, tmp_path: Path) -> None:
         """A lucky best that was a spike: the best before it comes back."""
