@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
+from ckpt_tui.services.launch import stop as stop_training
 from tests.trainer.conftest import REPO, Trainer
 from tests.trainer.test_distributed import environment, free_port
 
@@ -245,18 +247,57 @@ def test_an_error_of_one_rank_ends_all_and_a_resume_is_exact(
 
 
 @pytest.mark.long
-def test_a_signal_to_torchrun_saves_before_it_ends(group: Group, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
+def test_a_signal_to_torchrun_saves_before_it_ends(
+    stop: signal.Signals, status: str, group: Group, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     launcher = group.torchrun(out, "--max_steps", "5000")
     try:
         wait_for_step(out, 10)
-        launcher.send_signal(signal.SIGINT)
+        launcher.send_signal(stop)
         output, _ = launcher.communicate(timeout=60)
     finally:
         launcher.kill()
-    assert launcher.returncode != 0, output
-    assert of(out, "run_end")[-1].status == "interrupted", output
+    assert launcher.returncode == 1, output
+    assert [event.status for event in of(out, "run_end")] == [status], output
     assert [event.kind for event in of(out, "checkpoint_saved")].count("emergency") == 1
+
+
+@pytest.mark.long
+def test_the_viewer_stops_what_torchrun_would_start_again(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launcher = group.torchrun(out, "--max_steps", "5000")
+    waiter = threading.Thread(target=launcher.communicate)
+    try:
+        wait_for_step(out, 10)
+        waiter.start()
+        assert stop_training(str(out), timeout_s=60).has_ended
+        waiter.join(60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 1
+    assert [event.status for event in of(out, "run_end")] == ["preempted"]
+
+
+@pytest.mark.long
+def test_what_outlives_its_torchrun_keeps_the_directory_until_it_is_stopped(group: Group, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launcher = group.torchrun(out, "--max_steps", "100000", "--checkpoint_freq", "500")
+    try:
+        wait_for_step(out, 10)
+        pids = ranks_of(launcher)
+        launcher.kill()
+        launcher.wait()
+        wait_for_step(out, of(out, "step")[-1].step + 100)
+        second = group.torchrun(out, "--resume", "auto")
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 1
+        assert f"Another process trains in {out} (process {pids[0]}" in output
+    finally:
+        assert stop_training(str(out), timeout_s=60).has_ended
+    assert of(out, "run_end")[-1].status == "preempted"
+    assert len(of(out, "run_start")) == 1
 
 
 @pytest.mark.long
