@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.errors import CkptError
+from ckpt_tui.events import checksum
 from ckpt_tui.text import count, safe_text
 
 MANIFEST_NAME = "manifest.json"
@@ -46,6 +47,8 @@ def manifest_of(directory: str) -> Manifest:
         return Manifest({}, (_finding("unreadable-part", MANIFEST_NAME, what),))
     if not isinstance(content, dict) or not str(content.get("schema", "")).startswith(_SCHEMA):
         return NONE  # somebody else's file of that name
+    if not _is_as_written(content):
+        return Manifest({}, (_finding("unreadable-part", MANIFEST_NAME, "its checksum differs"),))
     digests: dict[str, str] = {}
     findings: list[Finding] = []
     rows = content.get("files")
@@ -62,6 +65,13 @@ def manifest_of(directory: str) -> Manifest:
         elif found is not None:
             digests[file] = digest
     return Manifest(digests, tuple(findings[:_MAX_FINDINGS]))
+
+
+def _is_as_written(content: dict[str, object]) -> bool:
+    try:
+        return checksum.is_as_written(content)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _fields(row: object) -> tuple[str, int, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from trainer.checkpoint import publish_directory as module
+from trainer.checkpoint.formats import read_facts
 from trainer.checkpoint.publish import PublishError, remove_leftovers
 from trainer.checkpoint.publish_directory import (
     BadDirectoryError,
@@ -86,6 +87,23 @@ def test_damage_of_every_kind_is_named(tmp_path: Path) -> None:
     assert "has no manifest.json" in damaged(lambda d: (d / "manifest.json").unlink())
     assert "cannot be read" in damaged(lambda d: os.truncate(d / "manifest.json", 40))
     assert "outside the directory" in damaged(lambda d: edit(d, "model.pt", "../model.pt"))
+    assert "its checksum differs" in damaged(lambda d: edit(d, "manifest/1", "manifest/3"))
+
+
+def test_a_manifest_that_cannot_be_read_this_time_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file: permissions or a device may be back at the next resume, and quarantine is for what is proven."""
+    publish_directory(str(tmp_path), ["latest"], FILES)
+
+    def refused(path: object, *args: object, **kwargs: object) -> object:
+        if str(path).endswith("manifest.json"):
+            raise PermissionError(13, "Permission denied")
+        return open(path, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(module, "open", refused, raising=False)
+    with pytest.raises(PermissionError):
+        verify_directory(str(tmp_path / "latest"))
 
 
 def test_files_of_others_are_sealed_by_their_checksums(tmp_path: Path) -> None:
@@ -180,7 +198,7 @@ def awkward_state() -> dict[str, Any]:
 
 
 def test_a_state_taken_apart_and_put_together_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    from trainer.checkpoint.directory_format import about, directory_facts, is_directory_checkpoint
+    from trainer.checkpoint.directory_format import about, is_directory_checkpoint
     from trainer.checkpoint.directory_format import load_directory as load
     from trainer.checkpoint.registry import facts_of
 
@@ -195,7 +213,7 @@ def test_a_state_taken_apart_and_put_together_is_the_same_to_the_bit(tmp_path: P
     assert digest == published.digest
     assert same(found, state), found
     assert list(found["args"]) == list(state["args"])
-    facts = directory_facts(path)
+    facts = read_facts(path)
     assert (facts["step"], facts["epoch"], facts["digest"]) == (41, 2, published.digest)
     # By the real library, apart: what the parts are for.
     import torch

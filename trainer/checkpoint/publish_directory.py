@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ckpt_tui.events import checksum
 from trainer.checkpoint.proven import Published, PublishError, crc32, write_proven
 from trainer.checkpoint.publish import publish
 
@@ -210,20 +211,22 @@ def unseal(path: str) -> None:
 
 
 def read_manifest(path: str) -> dict[str, Any]:
-    """The manifest of a checkpoint directory. Raises BadDirectoryError."""
+    """The manifest of a checkpoint directory. Raises BadDirectoryError, OSError: then it may be whole."""
     try:
         with open(os.path.join(path, MANIFEST_NAME), "rb") as file:
             content = json.loads(file.read(_MAX_MANIFEST_BYTES))
         files = [FileFacts(str(row["path"]), int(row["bytes"]), str(row["digest"])) for row in content["files"]]
+        is_as_written = checksum.is_as_written(content)
     except FileNotFoundError:
         raise BadDirectoryError(
             f"it has no {MANIFEST_NAME}: it was not finished, or not written by this trainer", "missing"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not what was written"
-        raise BadDirectoryError(f"{MANIFEST_NAME} cannot be read: {reason}", "manifest") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise BadDirectoryError(f"{MANIFEST_NAME} cannot be read: it is not what was written", "manifest") from error
     if any(not _is_inside(facts.path) for facts in files):
         raise BadDirectoryError(f"{MANIFEST_NAME} names a file outside the directory")
+    if not is_as_written:
+        raise BadDirectoryError(f"{MANIFEST_NAME} is not what was written: its checksum differs", "checksum")
     return {**content, "files": files}
 
 
@@ -304,7 +307,9 @@ def _seal(temporary: str, sealed: Sequence[FileFacts], about: Mapping[str, Any])
 
 def _manifest_of(files: Sequence[FileFacts], about: Mapping[str, Any]) -> bytes:
     rows = [asdict(facts) for facts in sorted(files, key=lambda facts: facts.path)]
-    return json.dumps({"schema": SCHEMA, **about, "files": rows}, indent=1).encode() + b"\n"
+    content = {"schema": SCHEMA, **about, "files": rows}
+    content[checksum.KEY] = checksum.checksum_of(content)
+    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def link_directory(directory: str, source: str, name: str) -> None:
