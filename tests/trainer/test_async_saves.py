@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import threading
 import time
 import zipfile
@@ -317,6 +318,16 @@ def test_no_number_that_is_none_is_saved(tmp_path: Path, value: float, dtype: to
         "save of best_model.pt failed (snapshot): model.layer.weight is not finite: such a state is not saved"
     ]
     assert load(str(tmp_path / "latest.pt"), ("step",))["step"] == 1
+
+
+def test_an_interrupted_wait_costs_the_next_saves_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Checkpointer(tmp_path, Policy(is_async=False), say=lambda line: None) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints, "wait", lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save_now(state_at(1), {"emergency"})
+        checkpoints.save(state_at(2), {"rolling"})
+    assert steps_in(tmp_path / "rolling_last_backup.pt") == {2}
 
 
 def test_what_is_not_finite_is_found_in_tuples_too(tmp_path: Path) -> None:

@@ -188,8 +188,10 @@ class Checkpointer:
         started = time.monotonic()
         self._saver.is_urgent = True
         with self._saving:
-            self.wait()
-            self._saver.is_urgent = False
+            try:
+                self.wait()
+            finally:
+                self._saver.is_urgent = False
             self._begin()
             save = self._saver.take(state, kinds, checkpoint_type, started=started, is_async=False)
             return self._saver.write(save) if save is not None else None
