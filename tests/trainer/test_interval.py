@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -304,10 +303,8 @@ def test_saves_by_its_own_advice(make: Callable[..., Training], monkeypatch: pyt
     monkeypatch.setattr(training.costs, "took_step", took_step)
     assert training.run() == 0
     rolling = [event for event in events(training) if isinstance(event, CheckpointSaved) and event.kind == "rolling"]
-    # Three to be measured, each twice as late as the one before it; then as seldom as a failure a day asks for.
+    # Three to be measured, then as seldom as a failure a day asks for; at which steps, the machine's load decides.
     assert 1 <= len(rolling) <= 4
-    gaps = [after.step - before.step for before, after in pairwise(rolling)]
-    assert gaps == sorted(gaps)
     assert training.costs.save_every_s > 1.0
 
 
