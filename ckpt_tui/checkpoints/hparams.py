@@ -186,6 +186,26 @@ def effect_of(key: str) -> Effect:
     return next((_GROUP_OF[part] for part in reversed(parts[:-1]) if part in _GROUP_OF), Effect.UNKNOWN)
 
 
+# How often and on how much a training evaluates: safe, but where the learning rate goes by what comes of it.
+_OF_EVALUATION = frozenset(
+    ["eval_freq", "eval_interval", "eval_every", "eval_steps", "eval_batches", "eval_iters", "val_check_interval"]
+)
+
+
+def goes_by_evaluations(settings: Mapping[str, object]) -> bool:
+    """Whether a schedule of these (flat) settings lowers the learning rate on a plateau of the validation loss."""
+    return any(
+        isinstance(value, str) and "plateau" in value.lower() and "sched" in key.lower()
+        for key, value in settings.items()
+    )
+
+
+def effect_among(key: str, *, is_by_evaluations: bool) -> Effect:
+    """`effect_of(key)` among the other settings. is_by_evaluations: of one of both sides (`goes_by_evaluations`)."""
+    last = key.lower().replace("-", "_").rpartition(".")[2]
+    return Effect.COURSE if is_by_evaluations and last in _OF_EVALUATION else effect_of(key)
+
+
 def compare_hparams(a: Mapping[str, object], b: Mapping[str, object]) -> list[HparamChange]:
     """What differs between two sets of hyperparameters, gravest effect first, then by key.
 
@@ -193,14 +213,16 @@ def compare_hparams(a: Mapping[str, object], b: Mapping[str, object]) -> list[Hp
     `1` and `True` are not, NaN equals NaN, a tuple equals a list with the same items.
     """
     flat_a, flat_b = flat_settings(a), flat_settings(b)
+    is_by_evaluations = goes_by_evaluations(flat_a) or goes_by_evaluations(flat_b)
     changes = []
     for key in {**flat_a, **flat_b}:
+        effect = effect_among(key, is_by_evaluations=is_by_evaluations)
         if key not in flat_b:
-            changes.append(HparamChange(key, "removed", flat_a[key], None, effect_of(key)))
+            changes.append(HparamChange(key, "removed", flat_a[key], None, effect))
         elif key not in flat_a:
-            changes.append(HparamChange(key, "added", None, flat_b[key], effect_of(key)))
+            changes.append(HparamChange(key, "added", None, flat_b[key], effect))
         elif not same_value(flat_a[key], flat_b[key]):
-            changes.append(HparamChange(key, "changed", flat_a[key], flat_b[key], effect_of(key)))
+            changes.append(HparamChange(key, "changed", flat_a[key], flat_b[key], effect))
     gravity = {effect: place for place, effect in enumerate(Effect)}
     return sorted(changes, key=lambda change: (-gravity[change.effect], change.key))
 

@@ -18,7 +18,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Footer, Input
 
-from ckpt_tui.checkpoints.hparams import Effect, effect_of
+from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, goes_by_evaluations
 from ckpt_tui.errors import CkptError
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.screens.work import Key, WorkScreen, bindings_of
@@ -121,7 +121,11 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def _rows(self) -> list[SettingRow]:
         recorded = self.plan.hyperparameters or {}
-        rows = [SettingRow(key, value, self.changes.get(key), effect_of(key)) for key, value in recorded.items()]
+        is_by_evaluations = goes_by_evaluations(flat_settings({**recorded, **self.changes}))
+        rows = [
+            SettingRow(key, value, self.changes.get(key), effect_among(key, is_by_evaluations=is_by_evaluations))
+            for key, value in recorded.items()
+        ]
         return sorted(rows, key=_place_of)
 
     # -- drawing ------------------------------------------------------------------------------------------------
