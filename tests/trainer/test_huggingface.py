@@ -266,6 +266,22 @@ def test_an_error_is_told_and_raised(tmp_path: Path) -> None:
     DirectoryLock(str(tmp_path)).release()
 
 
+def test_a_finished_one_is_not_trained_on(
+    straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[0], out)
+    for _ in range(2):
+        trainer, callback = make(out)
+        assert callback.train(trainer).global_step == trainer.state.global_step == 18
+        for name, value in weights(trainer).items():
+            assert torch.equal(value, straight[1][name]), name
+    assert "all 18 steps are done, nothing is trained" in capsys.readouterr().out
+    assert not (out / "checkpoint-19").exists()
+    trainer, callback = make(out, max_steps=20)
+    assert callback.train(trainer).global_step == 20
+
+
 def test_a_second_trainer_in_the_directory_is_refused(tmp_path: Path) -> None:
     lock = DirectoryLock(str(tmp_path))
     trainer, callback = make(tmp_path)

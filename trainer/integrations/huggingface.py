@@ -31,6 +31,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from ckpt_tui.events.schema import (
     Best,
@@ -52,6 +53,11 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE_FILE = "trainer_state.json"
 # What Trainer logs once at the end; none of it is of a step.
 _SUMMARY = "train_runtime"
+
+
+def _is_loaded_at_once(trainer: Trainer) -> bool:
+    """Weights that are spread over processes are loaded only once training has wrapped the model."""
+    return not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def step_of(name: str) -> int | None:
@@ -88,8 +94,9 @@ class HuggingFaceCallback(TrainerCallback):
     def train(self, trainer: Trainer, **options: Any) -> Any:
         """`trainer.train()` from the newest checkpoint that is whole, from the start when there is none.
 
-        Gives what that gives. Raises what it raises, after it was logged; SystemExit(128 + signal) when a signal ended
-        the training, with everything saved; UsageError when another process trains in the same directory.
+        Gives what that gives; of a training whose `max_steps` are done, its state, and trains nothing. Raises what it
+        raises, after it was logged; SystemExit(128 + signal) when a signal ended the training, with everything saved;
+        UsageError when another process trains in the same directory.
         """
         args = trainer.args
         is_main = args.should_save
@@ -97,6 +104,12 @@ class HuggingFaceCallback(TrainerCallback):
             self._own(args.output_dir)
         try:
             self._choice = self._choose(args, is_main)
+            if (
+                self._choice.path is not None
+                and 0 < args.max_steps <= self._choice.step
+                and _is_loaded_at_once(trainer)
+            ):
+                return self._finished(trainer, self._choice.path)
             with self._failing_saves(trainer):
                 result = trainer.train(resume_from_checkpoint=self._choice.path, **options)
         except BaseException as error:
@@ -262,6 +275,15 @@ class HuggingFaceCallback(TrainerCallback):
             if choice.path is not None:
                 self._say(f"resumed from step {choice.step} ({os.path.basename(choice.path)})")
         return choice
+
+    def _finished(self, trainer: Trainer, path: str) -> TrainOutput:
+        """As it was at the end. Trainer itself would take one step more at each start."""
+        trainer._load_from_checkpoint(path)
+        trainer.state = TrainerState.load_from_json(os.path.join(path, _STATE_FILE))
+        step = trainer.state.global_step
+        if trainer.args.should_save:
+            self._say(f"finished before: all {trainer.args.max_steps} steps are done, nothing is trained")
+        return TrainOutput(step, math.nan, {})
 
     @contextmanager
     def _failing_saves(self, trainer: Trainer) -> Iterator[None]:
