@@ -241,6 +241,7 @@ class RunFold:
         if is_of_training:
             self._seen(event.ts)
         if isinstance(event, RunStart):
+            self._forget_what_came_before(event)
             session = self._begin_session(event, max(event.start_step, 0))
             self._run_start(event, session)
         else:
@@ -257,8 +258,15 @@ class RunFold:
         if line is not None:
             self._folded.feed.append(line)
 
+    def _forget_what_came_before(self, event: RunStart) -> None:
+        """A session of which something was told before its start is one session, and not two."""
+        last = self._folded.sessions[-1] if self._folded.sessions else None
+        if last is not None and last.number == event.session and not last.is_started and last.first_step is None:
+            self._folded.sessions.pop()
+
     def _run_start(self, event: RunStart, session: SessionRecord) -> None:
         self._folded.start = event
+        session.is_started = True
         session.pid, session.pid_started, session.host = event.pid, event.pid_started, event.host
         path = (event.resumed_from or {}).get("path")
         session.resumed_from = path if isinstance(path, str) else None

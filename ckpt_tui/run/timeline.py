@@ -35,6 +35,7 @@ class SessionRecord:
     trained_s: float = 0.0  # between step events, never negative
     phase: Phase = Phase.RUNNING
     reason: str = ""
+    is_started: bool = False  # its run_start was seen
     resumed_from: str | None = None
     retrained_steps: int = 0
     lost_steps: int = 0

@@ -6,7 +6,7 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.run.fold import RunFold
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import Phase, RunState
 from tests.builders.event_logs import LogText
 
 PACE = 0.5
@@ -130,3 +130,16 @@ def test_a_roll_back_that_makes_no_sense_changes_nothing() -> None:
         log.add("nonfinite", 20, what="loss", action="", rolled_back_to=step)
     state = folded(log)
     assert (state.step, state.lost.steps) == (20, 0)
+
+
+def test_what_a_session_tells_before_its_start_makes_no_session_of_its_own() -> None:
+    log = LogText()
+    log.add("run_start", total_steps=1000)
+    train(log, 1, 100)
+    log.add("run_end", 100, status="preempted")
+    log.add("checkpoint_restored", 0, 2, path="latest.pt")
+    log.add("run_start", 100, 2, total_steps=1000, start_step=100)
+    train(log, 101, 150, session=2)
+    state = folded(log)
+    assert [(one.number, one.start_step, one.last_step) for one in state.sessions] == [(1, 0, 100), (2, 100, 150)]
+    assert state.sessions[0].phase is Phase.PREEMPTED
