@@ -27,6 +27,7 @@ from trainer.checkpoint.publish_directory import (
     seal_files,
     verify_directory,
 )
+from trainer.errors import UsageError
 
 FILES = {"model.pt": b"weights" * 1000, "train_state.json": b'{"step": 5}'}
 CALLS = ("open", "write", "fsync", "rename", "link", "mkdir")
@@ -451,3 +452,27 @@ def test_a_seal_that_is_killed_anywhere_leaves_a_directory_that_is_taken_whole_o
     # What is written into again does not look finished meanwhile.
     unseal(str(run / "checkpoint-10"))
     assert newest_valid(str(run), step_of).step == 5
+
+
+@pytest.mark.parametrize("form", ["dir", "dcp"])
+def test_memory_that_runs_out_is_no_fault_of_a_directory(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from trainer.checkpoint.checkpointer import Checkpointer
+    from trainer.checkpoint.policy import Policy
+
+    with Checkpointer(tmp_path, Policy(is_async=False, checkpoint_format=form), say=lambda line: None) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save({"step": step, "model": {"weight": torch.ones(3)}}, {"rolling"})
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(f"trainer.checkpoint.{'directory_format._load' if form == 'dir' else 'dcp._read'}", full)
+    with (
+        Checkpointer(tmp_path, say=lambda line: None) as checkpoints,
+        pytest.raises(UsageError, match="latest cannot be loaded: memory ran out"),
+    ):
+        checkpoints.find("auto")

@@ -13,12 +13,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.checkpoint.publish_directory import (
-    BadDirectoryError,
-    digest_of_directory,
-    read_manifest,
-    verify_directory,
-)
+from trainer.checkpoint.sealed import proven_manifest, reading
 
 DCP_FORMAT = "dcp"
 METADATA_NAME = ".metadata"
@@ -49,34 +44,9 @@ def load_dcp(path: str, expected_digest: str = "") -> tuple[dict[str, Any], str]
 
     Raises BadCheckpointError, OSError.
     """
-    from trainer.checkpoint.state import BadCheckpointError
-
-    try:
-        digest = verify_directory(path).digest
-        manifest = read_manifest(path)
-    except BadDirectoryError as error:
-        raise BadCheckpointError(str(error), error.damage) from error
-    if expected_digest.startswith("crc32:") and digest != expected_digest:
-        raise BadCheckpointError(f"its content is not what was saved ({digest}, saved as {expected_digest})", "digest")
-    try:
+    manifest, digest = proven_manifest(path, expected_digest)
+    with reading():
         return _read(path, manifest), digest
-    except OSError:
-        raise
-    except Exception as error:
-        # Every byte is as it was written: what is made of it is no damage.
-        told = (str(error).splitlines() or [""])[0][:200]
-        raise BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})") from error
-
-
-def dcp_facts(path: str) -> dict[str, Any]:
-    """What the registry tells of the directory, from its manifest; empty when that cannot be read."""
-    try:
-        facts = read_manifest(path)["facts"]
-        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, float, type(None)):
-            return {}
-        return {**facts, "digest": digest_of_directory(path)}
-    except (BadDirectoryError, OSError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def empty_containers(state: Any, path: tuple[str | int, ...] = ()) -> list[list[str | int]]:

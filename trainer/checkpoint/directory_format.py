@@ -19,13 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.checkpoint.publish_directory import (
-    MANIFEST_NAME,
-    BadDirectoryError,
-    digest_of_directory,
-    read_manifest,
-    verify_directory,
-)
+from trainer.checkpoint.publish_directory import MANIFEST_NAME
+from trainer.checkpoint.sealed import proven_manifest, reading
 from trainer.checkpoint.state import BadCheckpointError
 
 FORMAT_NAME = "dir"
@@ -86,16 +81,11 @@ def load_directory(path: str, expected_digest: str = "") -> tuple[dict[str, Any]
 
     Raises BadCheckpointError, OSError.
     """
-    try:
-        digest = verify_directory(path).digest
-        files = {facts.path for facts in read_manifest(path)["files"]}
-    except BadDirectoryError as error:
-        raise BadCheckpointError(str(error), error.damage) from error
-    if expected_digest.startswith("crc32:") and digest != expected_digest:
-        raise BadCheckpointError(f"its content is not what was saved ({digest}, saved as {expected_digest})", "digest")
+    manifest, digest = proven_manifest(path, expected_digest)
+    files = {facts.path for facts in manifest["files"]}
     if PROGRESS_FILE not in files:
         raise BadCheckpointError(f"it has no {PROGRESS_FILE}: it is not a checkpoint directory of this trainer")
-    try:
+    with reading():
         state: dict[str, Any] = json.loads(_read(path, PROGRESS_FILE))
         for key, file in PART_FILES.items():
             if file in files:
@@ -104,24 +94,7 @@ def load_directory(path: str, expected_digest: str = "") -> tuple[dict[str, Any]
             state["args"] = _settings(_read(path, SETTINGS_FILE))
         if REST_FILE in files:
             state.update(_load(os.path.join(path, REST_FILE)))
-    except OSError:
-        raise
-    except Exception as error:
-        # Every byte is as it was written: what is made of it is no damage.
-        told = (str(error).splitlines() or [""])[0][:200]
-        raise BadCheckpointError(f"it cannot be read ({type(error).__name__}: {told})") from error
     return state, digest
-
-
-def directory_facts(path: str) -> dict[str, Any]:
-    """What the registry tells of the directory, from its manifest; empty when that cannot be read."""
-    try:
-        facts = read_manifest(path)["facts"]
-        if type(facts["step"]) is not int or type(facts.get("epoch")) not in (int, float, type(None)):
-            return {}
-        return {**facts, "digest": digest_of_directory(path)}
-    except (BadDirectoryError, OSError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _load(path: str) -> Any:

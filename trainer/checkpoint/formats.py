@@ -82,12 +82,6 @@ def _load_dcp(path: str, expected_digest: str) -> Loaded:
     return Loaded(*load_dcp(path, expected_digest))
 
 
-def _dcp_facts(path: str) -> dict[str, Any]:
-    from trainer.checkpoint.dcp import dcp_facts
-
-    return dcp_facts(path)
-
-
 def _is_directory(path: str) -> bool:
     from trainer.checkpoint.directory_format import is_directory_checkpoint
 
@@ -100,14 +94,14 @@ def _load_directory(path: str, expected_digest: str) -> Loaded:
     return Loaded(*load_directory(path, expected_digest))
 
 
-def _directory_facts(path: str) -> dict[str, Any]:
-    from trainer.checkpoint.directory_format import directory_facts
+def _manifest_facts(path: str) -> dict[str, Any]:
+    from trainer.checkpoint.sealed import manifest_facts
 
-    return directory_facts(path)
+    return manifest_facts(path)
 
 
 FORMATS: tuple[Format, ...] = (
     Format("file", os.path.isfile, _load_file, _file_facts),
-    Format("dcp", _is_dcp, _load_dcp, _dcp_facts),
-    Format("dir", _is_directory, _load_directory, _directory_facts),
+    Format("dcp", _is_dcp, _load_dcp, _manifest_facts),
+    Format("dir", _is_directory, _load_directory, _manifest_facts),
 )
