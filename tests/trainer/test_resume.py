@@ -17,6 +17,7 @@ from ckpt_tui.events.schema import CheckpointQuarantined, Event
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
+from trainer.checkpoint.publish_directory import verify_directory
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source, find
 from trainer.errors import UsageError
@@ -487,3 +488,22 @@ def test_a_registry_of_somebody_elses_making_is_made_again(wrong: dict[str, Any]
     assert [[row[key] for key in told] for row in made_again.entries.values()] == [
         [row[key] for key in told] for row in before
     ]
+
+
+def test_where_a_person_chose_a_damaged_directory_becomes_no_backup(tmp_path: Path) -> None:
+    """As with files: the backup that the next save makes of it would replace the last good one."""
+    policy = Policy(checkpoint_format="dir", is_async=False)
+    with Checkpointer(tmp_path, policy) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state(step), {"rolling"})
+    damaged = tmp_path / "latest" / "model.pt"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    with Checkpointer(tmp_path, policy) as checkpoints:
+        source = checkpoints.find("rolling_step_000002")
+        assert source is not None
+        assert [(one.name, one.damage) for one in source.rejected] == [("latest", "checksum")]
+        checkpoints.save(state(4), {"rolling"})
+    for name in ("latest", "latest_backup"):
+        verify_directory(str(tmp_path / name))

@@ -12,6 +12,7 @@ from ckpt_tui.events.lineage import UNTOLD, Lineage, is_on, read_lineage
 from trainer.checkpoint import names
 from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.lineage import lineage_of
+from trainer.checkpoint.publish_directory import BadDirectoryError, verify_directory
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.retraining import trained_since
 from trainer.checkpoint.state import NEEDED, BadCheckpointError, check_content, proven_digest
@@ -224,16 +225,20 @@ def _proven(
 def _bad_bystanders(registry: Registry, chosen: str, known: Collection[str]) -> list[Rejected]:
     """Of the names that the next save makes a backup of, those that are damaged, and are not what was chosen."""
     bad = []
-    for name in (names.LATEST, names.BEST):
+    for name in (form for of in (names.LATEST, names.BEST) for form in (of, of.removesuffix(".pt"))):
         path = os.path.join(registry.directory, name)
         entry = registry.entries.get(name)
         if entry is None or name in known:
             continue
         try:
-            if not os.path.samefile(path, chosen):
-                with open(path, "rb") as file:
-                    proven_digest(file, entry["digest"])
-        except BadCheckpointError as error:
+            if os.path.samefile(path, chosen):
+                continue
+            if os.path.isdir(path):
+                verify_directory(path)
+                continue
+            with open(path, "rb") as file:
+                proven_digest(file, entry["digest"])
+        except (BadCheckpointError, BadDirectoryError) as error:
             bad.append(Rejected(name, str(error), error.damage, entry["step"]))
         except OSError:
             continue  # it may be whole
