@@ -36,7 +36,7 @@ class Config:
     mini_batch_size: int = _setting(
         0, "sequences in one pass, the rest is accumulation; divides batch_size; 0: all at once", group="data", least=0
     )
-    seed: int = _setting(1, "of weights, dropout and order of the data", group="data", least=0)
+    seed: int = _setting(1, "of weights, dropout and order of the data", group="data", least=0, most=2**64 - 1)
 
     max_steps: int = _setting(10_000, "optimizer steps in all", group="optimization", least=1)
     lr: float = _setting(2e-3, "peak learning rate", group="optimization", least=0.0)
@@ -115,7 +115,7 @@ class Config:
     print_seconds: float = _setting(10.0, "least time between two lines of progress where stdout is no terminal",
                                     group="run", least=0.0)  # fmt: skip
     run_name: str = _setting("", "default: the name of the run directory", group="run")
-    threads: int = _setting(0, "CPU threads; 0: what torch takes", group="run", least=0)
+    threads: int = _setting(0, "CPU threads; 0: what torch takes", group="run", least=0, most=1024)
     parallel: str = _setting("ddp", "on several processes (torchrun): copies of the model, or shards of it",
                              group="run", choices=("ddp", "fsdp"))  # fmt: skip
     timeout_seconds: float = _setting(300.0, "how long processes wait for one that does not come", group="run",
@@ -132,6 +132,8 @@ class Config:
                 raise ValueError(f"--{setting.name} {value}: must be a finite number")
             if "least" in rules and value < rules["least"]:
                 raise ValueError(f"--{setting.name} {value}: must be at least {rules['least']}")
+            if "most" in rules and value > rules["most"]:
+                raise ValueError(f"--{setting.name} {value}: must be at most {rules['most']}")
             if "below" in rules and value >= rules["below"]:
                 raise ValueError(f"--{setting.name} {value}: must be below {rules['below']}")
         if self.n_embd % self.n_head:
@@ -156,11 +158,6 @@ class Config:
             keep_rolling_when_full=self.keep_checkpoints_when_full, save_best_only=self.save_best_only,
             best_safetensors=self.best_safetensors, is_async=not self.sync_saves,
         )  # fmt: skip
-
-    @property
-    def passes_per_step(self) -> int:
-        """Forward and backward passes whose gradients one step accumulates."""
-        return self.batch_size // (self.mini_batch_size or self.batch_size)
 
 
 @dataclass(frozen=True)

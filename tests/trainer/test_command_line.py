@@ -32,6 +32,8 @@ REPO = Path(__file__).parents[2]
         (["--out", "x", "surplus"], "'surplus' belongs to no flag"),
         (["--out", "x", "--n_layer", "two"], "argument --n_layer: invalid int value: 'two'"),
         (["--out", "x", "--n_layer", "0"], "--n_layer 0: must be at least 1"),
+        (["--out", "x", "--seed", str(2**64)], f"--seed {2**64}: must be at most {2**64 - 1}"),
+        (["--out", "x", "--threads", "1000000"], "--threads 1000000: must be at most 1024"),
         (["--out", "x", "--schedule", "sine"], "argument --schedule: invalid choice: 'sine'"),
         ([], "the following arguments are required: --out"),
     ],
