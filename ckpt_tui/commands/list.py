@@ -89,9 +89,12 @@ def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
     for name, backups in (catalog.missing or {}).items():
         stand_ins = ", ".join(map(text.safe_text, backups))
         yield style.paint(f"{text.safe_text(name)} is missing; {stand_ins} could stand in.", "warn")
+    going: dict[str, list[str]] = {}
     for entry in catalog.entries:
         if entry.removed_next:
-            yield f"The next {entry.kind} checkpoint removes {text.safe_text(entry.name)}."
+            going.setdefault(entry.kind, []).append(text.safe_text(entry.name))
+    for kind, removed in going.items():
+        yield f"The next {kind} checkpoint removes {', '.join(removed)}."
     left = [text.safe_text(entry.name) for entry in catalog.entries if entry.is_abandoned]
     if left:
         some = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import validity
 from ckpt_tui.services.catalog import read_catalog
@@ -156,6 +157,15 @@ def test_retention_removes_the_oldest_of_a_full_pool_next(tmp_path: Path) -> Non
     assert [e.name for e in read_catalog(str(tmp_path)).entries if e.removed_next] == ["rolling_step_9.pt"]
     (tmp_path / "rolling_step_9.pt").unlink()
     assert [e.name for e in read_catalog(str(tmp_path)).entries if e.removed_next] == []
+
+
+def test_what_goes_next_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (10, 20, 30):
+        save(tmp_path / f"rolling_step_{step}.pt", step, args={**ARGS, "keep_checkpoints": 2})
+    main(["list", str(tmp_path)])
+    told = [line for line in capsys.readouterr().out.splitlines() if "The next rolling checkpoint removes" in line]
+    assert len(told) == 1
+    assert {"rolling_step_10.pt", "rolling_step_20.pt"} == set(told[0].removesuffix(".").replace(",", "").split()[-2:])
 
 
 def test_missing_original_is_told_with_its_backups(tmp_path: Path) -> None:
