@@ -181,3 +181,27 @@ def test_the_use_of_the_disk_is_told_every_ten_saves(tmp_path: Path) -> None:
     told = events(tmp_path, "disk")
     assert [event.step for event in told] == [10, 20]
     assert told[1].count_by_kind["rolling"] == 4  # and the backup
+
+
+def test_the_newest_of_the_runs_own_branch_stays_until_the_next_is_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a branch that was left has later ones."""
+
+    def small(step: int) -> dict[str, Any]:
+        return {"step": step, "model": {"weight": torch.full((10,), float(step))}}
+
+    with Checkpointer(tmp_path, Policy(is_async=False), say=lambda line: None) as checkpoints:
+        for step in (10, 20, 30):
+            checkpoints.save(small(step), {"rolling"})
+    said: list[str] = []
+    with Checkpointer(tmp_path, Policy(is_async=False, keep_rolling=1), say=said.append) as checkpoints:
+        checkpoints.find("rolling_step_000010.pt")
+        for step in (11, 12):
+            checkpoints.save(small(step), {"rolling"})
+        monkeypatch.setattr("trainer.checkpoint.room.Room._free", lambda room: 0)
+        checkpoints.save(small(13), {"rolling"})
+    assert any("failed" in line for line in said)
+    assert sorted(path.name for path in tmp_path.glob("rolling_step_*")) == [
+        f"rolling_step_{step:06d}.pt" for step in (10, 12, 20, 30)
+    ]

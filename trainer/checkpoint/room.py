@@ -124,15 +124,21 @@ class Room:
     def _removable(self, step: int, coming: list[str], *, is_full: bool = False) -> list[tuple[str, str]]:
         """What goes when `coming` is there, oldest first."""
         there = {name.name: name for name in names.checkpoints_in(self._directory)}
-        steps = [(name.step, name.name) for name in there.values() if name.step is not None]
-        newest = max(steps)[1] if steps and is_full else ""
+        abandoned = self._registry.abandoned()
+        # Of the run's own branch: one that was left is no help when the new save fails.
+        own = [
+            (name.step, name.name)
+            for name in there.values()
+            if name.step is not None and name.step <= step and name.name not in abandoned
+        ]
+        newest = max(own)[1] if own and is_full else ""
         for name in coming:
             read = names.read_name(name)
             if read is not None:
                 there.setdefault(name, read)
         return removable(
             there.values(), self._policy, step=step, protected={*self.protected, *coming, newest},
-            pinned=names.pinned_in(self._directory), abandoned=self._registry.abandoned(),
+            pinned=names.pinned_in(self._directory), abandoned=abandoned,
             scores=self._registry.scores(self._policy.monitor), is_full=is_full,
         )  # fmt: skip
 
