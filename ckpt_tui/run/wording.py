@@ -134,7 +134,9 @@ def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:
     at_risk = state.at_risk
     since = checkpoint_words(state)
     if at_risk is not None and at_risk.steps:
-        lost = f"Lost {text.plural(at_risk.steps, 'step')}, {text.duration(at_risk.seconds)} of training"
+        # No time is told where no two steps were: nobody knows the pace.
+        seconds = f", {text.duration(at_risk.seconds)} of training" if at_risk.seconds > 0 else ""
+        lost = f"Lost {text.plural(at_risk.steps, 'step')}{seconds}"
         sentences.append((f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"))
     elif since:
         sentences.append((f"Nothing was lost: {since} holds the last step.", "good"))

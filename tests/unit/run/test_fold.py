@@ -42,6 +42,15 @@ def test_worked_example_comes_out_to_the_digit() -> None:
     assert [s.abandoned_after for s in state.series["loss"].segments] == [500, None]
 
 
+def test_no_time_is_said_to_be_lost_where_the_pace_is_not_known() -> None:
+    log = LogText()
+    log.add("run_start", total_steps=100)
+    log.add("nonfinite", 4, what="loss", action="skipped")
+    log.add("run_end", 4, status="diverged", reason="no finite loss")
+    words = [sentence for sentence, _ in end_sentences(fold_of(log).state(log.ts))]
+    assert words[1] == "Lost 4 steps: there is no checkpoint."
+
+
 def test_crash_banner() -> None:
     state = fold_of(worked_example(first_part_only=True)).state(1000 + 899 * 3.22 + 60, is_process_alive=False)
     assert state.phase is Phase.CRASHED
