@@ -349,6 +349,21 @@ def test_a_signal_saves_ends_the_process_and_goes_on_exactly(
     assert events(tmp_path, "run_start")[1].start_step == saved.step
 
 
+def test_a_start_that_fails_leaves_the_run_where_it_was(
+    straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[0], out)
+    trainer, ours, module = make(out)
+    module.layers = torch.nn.Linear(4, 2)
+    with pytest.raises(RuntimeError, match="state_dict"):
+        trainer.fit(module, ckpt_path=ours.newest())
+    assert [(event.name, event.step) for event in events(out)[-2:]] == [("error", 16), ("run_end", 16)]
+    status = ckpt_tui("status", str(out))
+    assert (status["state"], status["step"], status["at_risk"]["checkpoint_step"]) == ("failed", 16, 16)
+    assert status["at_risk"]["checkpoint"] is not None
+
+
 def test_an_error_is_told_and_the_directory_is_free_again(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         fit(tmp_path, At(5, stop))

@@ -69,6 +69,7 @@ class LightningCallback(Callback):
         self._val_loss: float | None = None
         self._last_log = time.monotonic()
         self._last_log_step = 0
+        self._has_begun = False
 
     def newest(self) -> str | None:
         """For `ckpt_path`: the newest checkpoint that proves to be whole, None when there is none.
@@ -105,6 +106,7 @@ class LightningCallback(Callback):
         self._trainer = trainer
         if stage == "fit" and trainer.is_global_zero:
             self._own()
+            self._has_begun = False
             self.log = self.checkpoint_io.log = EventWriter(self.directory)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -117,6 +119,7 @@ class LightningCallback(Callback):
         self._last_log, self._last_log_step = time.monotonic(), trainer.global_step
         if self.log is None:
             return
+        self._has_begun = True
         source = self._newest if self._newest is not None and trainer.ckpt_path == self._newest.path else None
         path = trainer.ckpt_path
         self.log.start(
@@ -188,6 +191,8 @@ class LightningCallback(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.checkpoint_io.wait()
         step = trainer.global_step
+        if not self._has_begun and self._newest is not None and trainer.ckpt_path == self._newest.path:
+            step = self._newest.step or 0  # nothing that is there was trained away by a start that failed
         stop = self._signals.stop if self._signals is not None else None
         if self.log is not None:
             if isinstance(exception, SystemExit) and stop is not None:
