@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,6 +319,27 @@ def test_no_number_that_is_none_is_saved(tmp_path: Path, value: float, dtype: to
         "save of best_model.pt failed (snapshot): model.layer.weight is not finite: such a state is not saved"
     ]
     assert load(str(tmp_path / "latest.pt"), ("step",))["step"] == 1
+
+
+def test_memory_that_cuda_knows_is_taken_from_it_before_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA is asked, without one; tests/trainer need no GPU."""
+    known: list[int] = []
+
+    runtime = SimpleNamespace(
+        cudaHostRegister=lambda address, size, flags: known.append(address) or 0,
+        cudaHostUnregister=known.remove,
+    )
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    taken = Snapshot()
+    taken.take({"step": 1, "weight": torch.ones(1000)})
+    taken._pin()
+    assert len(known) == 1
+    taken.take({"step": 1, "weight": torch.ones(10_000_000)})
+    assert not known
+    taken._pin()
+    assert len(known) == 1
+    del taken
+    assert not known
 
 
 def test_an_interrupted_wait_costs_the_next_saves_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,11 @@ class Snapshot:
         self._dtypes: list[torch.dtype | None] = []
         self._numbers: dict[int, int] = {}
 
+    def __del__(self) -> None:
+        # CUDA would go on copying to the pages of memory that is gone, where another snapshot comes to lie there.
+        with contextlib.suppress(Exception):
+            self._unpin()
+
     def take(self, state: Mapping[str, Any]) -> None:
         """Copy `state`. When this returns, its tensors may change. Raises what pickling and allocating raise."""
         parts = _Parts(state)
