@@ -36,10 +36,11 @@ class DirectoryLock:
     def __init__(self, directory: str) -> None:
         self.warning = ""
         self._fd = _open(os.path.join(directory, LOCK_NAME))
+        self._directory_fd = -1
         self._is_by_content = False
         try:
             try:
-                is_ours = _lock(self._fd)
+                is_ours = _lock(self._fd) and self._lock_directory(directory)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise UsageError(f"{directory}/{LOCK_NAME} cannot be locked: {error.strerror}") from error
@@ -56,7 +57,7 @@ class DirectoryLock:
                 if _content(self._fd).get("pid") != os.getpid():
                     raise _refused(directory, _content(self._fd))
         except BaseException:
-            os.close(self._fd)
+            self._close()
             raise
         _held.add(self)
 
@@ -67,13 +68,27 @@ class DirectoryLock:
         if self._is_by_content:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        self._close()
 
     def leave_to_parent(self) -> None:
         """In a child that was forked: the kernel's lock lasts as long as anybody has its file open, and a worker that
         outlives a killed training would keep the next one away."""
-        os.close(self._fd)
-        self._fd = -1
+        self._close()
+
+    def _lock_directory(self, directory: str) -> bool:
+        """The directory as well, where the filesystem can: somebody may remove the file, as one that was forgotten,
+        while its owner lives. False when somebody else has it."""
+        try:
+            self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return _lock(self._directory_fd)
+        except OSError:
+            return True
+
+    def _close(self) -> None:
+        for fd in (self._directory_fd, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._directory_fd = self._fd = -1
 
     def _write_owner(self) -> None:
         """Say who we are, for people and the viewer. The lock is held without it, too: on a full disk, in a file of

@@ -217,3 +217,13 @@ def test_a_lock_that_was_refused_leaves_no_file_open(tmp_path: Path) -> None:
             DirectoryLock(str(tmp_path))
     assert len(os.listdir("/proc/self/fd")) == before
     lock.release()
+
+
+def test_a_lock_file_that_was_removed_lets_no_second_trainer_in(tmp_path: Path) -> None:
+    """`rm trainer.lock`, because it looks forgotten: its owner lives."""
+    lock = DirectoryLock(str(tmp_path))
+    (tmp_path / LOCK_NAME).unlink()
+    with pytest.raises(UsageError, match="Another process trains"):
+        DirectoryLock(str(tmp_path))
+    lock.release()
+    DirectoryLock(str(tmp_path)).release()
