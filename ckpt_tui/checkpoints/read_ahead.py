@@ -13,7 +13,8 @@ from threading import Thread
 
 from ckpt_tui.checkpoints.threads import num_threads
 
-_MOST_BYTES = 256 * 1024 * 1024  # what a disk can read while numpy is imported; more would push out what others need
+# Most of it before the pass itself begins, and the rest beside it; a pass behind it waits less than one without.
+_MOST_BYTES = 1024 * 1024 * 1024
 _STEP_BYTES = 32 * 1024 * 1024  # after each a thread waits up to 5 ms for the interpreter
 _MEMORY_BYTES = 256 * 1024  # stays in the processor's cache
 _PROBE_BYTES = 4096
