@@ -31,7 +31,8 @@ class Ending:
         checkpoints, world, step = training.checkpoints, training.world, training.progress.step
         checkpoints.wait()
         if world.broadcast(checkpoints.last_step) != step:
-            checkpoints.save_now(training.state.gather(), (), "regular")
+            # With what waited for a finite loss: a best, an epoch.
+            checkpoints.save_now(training.state.gather(), training.owed_kinds, "regular")
         durable = world.broadcast(checkpoints.last_step)
         if durable != step:
             # Who waits for this run must not take it for one whose result is there.

@@ -122,7 +122,7 @@ class Training:
         self.mark: Mark | None = None  # where the batch begins that is being taken
         self.num_steps = 0  # that this session took
         self.ending = Ending(self)
-        self._owed_kinds: set[str] = set()  # saves that wait for a finite loss
+        self.owed_kinds: set[str] = set()  # saves that wait for a finite loss
         self._last_timed_save = self._last_system = time.monotonic()
         self._paced_steps, self._paced_seconds = 0, 0.0
 
@@ -233,7 +233,7 @@ class Training:
             self.ending.diverged(reason)
             return False
         self.state.go_back(source.state)
-        self._owed_kinds.clear()
+        self.owed_kinds.clear()
         action = (
             f"rolled back to {source.name} (step {source.step}), {guard.num_rollbacks} of {self.config.max_rollbacks}"
         )
@@ -268,10 +268,10 @@ class Training:
             self._last_timed_save, self._is_time_to_save = now, False
         if self.guard.is_in_doubt:
             # Not what to come back to; with the next finite loss it is.
-            self._owed_kinds |= kinds
+            self.owed_kinds |= kinds
             kinds = set()
-        elif self._owed_kinds:
-            kinds, self._owed_kinds = kinds | self._owed_kinds, set()
+        elif self.owed_kinds:
+            kinds, self.owed_kinds = kinds | self.owed_kinds, set()
         if kinds:
             self.checkpoints.save(self.state.gather(), kinds)
         if now - self._last_system >= SYSTEM_SECONDS:

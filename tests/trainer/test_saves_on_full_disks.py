@@ -158,6 +158,27 @@ def test_a_disk_that_turns_out_full_is_pruned_and_written_once_more(
     assert step_of(tmp_path / "latest.pt") == 3
 
 
+def test_a_second_attempt_keeps_what_the_first_had_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk turns out full among the renames: `latest.pt` is the new file already, its backup the one before."""
+    with Checkpointer(tmp_path, Policy(keep_rolling=2), say=lambda _: None) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save_now(state_at(step), {"rolling"}, "regular")
+        real, failed = os.fsync, []
+
+        def fsync(fd: int) -> None:
+            is_replaced = step_of(tmp_path / "latest.pt") == 3
+            if is_replaced and not failed and Path(f"/proc/self/fd/{fd}").readlink() == tmp_path:
+                failed.append(fd)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert checkpoints.save_now(state_at(3), {"rolling"}, "regular") == "rolling_step_000003.pt"
+        assert failed
+    assert step_of(tmp_path / "latest.pt") == 3
+    assert step_of(tmp_path / "latest_backup.pt") == 2
+
+
 def test_the_last_valid_one_never_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = EventWriter(tmp_path)
     with Checkpointer(tmp_path, Policy(keep_rolling=1), log=log, say=lambda _: None) as checkpoints:

@@ -122,6 +122,15 @@ def test_a_save_that_is_due_meanwhile_waits_for_a_finite_loss(sessions: Sessions
     assert [name for name in saved if "rolling" in name] == ["rolling_step_000007.pt", "rolling_step_000015.pt"]
 
 
+def test_a_best_that_waits_for_a_finite_loss_is_saved_at_the_end(sessions: Sessions) -> None:
+    """The evaluation at the last step finds a new best, and the last batch was not finite."""
+    code, training = sessions.session("run", lambda t, loss: loss * math.nan if t.progress.step == 19 else loss)
+    assert code == 0
+    best = [event for event in sessions.events("run") if event.name == "best"]
+    assert best[-1].step == 20
+    assert load(str(Path(training.directory, "best_model.pt")))["step"] == 20
+
+
 @pytest.mark.parametrize("log_freq", ["1", "10"])
 def test_the_viewer_understands_the_step_that_goes_back(log_freq: str, sessions: Sessions) -> None:
     sessions.session("run", bad_data, "--log_freq", log_freq)

@@ -168,12 +168,16 @@ class Saver:
             if self._named(source) in save.primary and self._named(source) not in self._unproven
         }
         previous |= self._left(save.primary)
+        before = {source: self._inode_of(source) for source in previous.values()}
         try:
             published = self._form.publish(self._directory, save.primary, previous)
         except PublishError as error:
             if error.errno not in _FULL or not self._room.prune(save.step, save.primary, self._form.size_bytes):
                 raise
-            published = self._form.publish(self._directory, save.primary, previous)
+            # Where the first attempt failed among its renames, a name may hold the new file already: what it held
+            # before has its second name, and the new file must not take that.
+            still = {name: source for name, source in previous.items() if self._inode_of(source) == before[source]}
+            published = self._form.publish(self._directory, save.primary, still)
         if published.retried:
             self._failed(save.step, save.primary[0], published.retried.partition(":")[0],
                          f"{published.retried}; saved at the second attempt, in a new file")  # fmt: skip
@@ -215,6 +219,12 @@ class Saver:
             primary.append(names.BEST)
             backups.append(names.BEST_BACKUP)
         return [self._named(name) for name in (*primary, names.LATEST)], [self._named(name) for name in backups]
+
+    def _inode_of(self, name: str) -> int | None:
+        try:
+            return os.stat(os.path.join(self._directory, name)).st_ino
+        except OSError:
+            return None
 
     def _named(self, name: str) -> str:
         return name.removesuffix(".pt") + self._form.suffix

@@ -39,11 +39,13 @@ def settle(source: Source, registry: Registry, log: EventWriter | None, say: Cal
         registry.stored_lineage = registry.lineage
     is_latest_back = _put_latest_back(source, registry, log, say)
     if num_moved or is_latest_back or not source.is_found or registry.is_stale:
-        registry.sync()
         try:
+            registry.sync()
             registry.write()
         except PublishError as error:
             say(f"registry.json could not be written ({error.stage}): {error.reason}")
+        except OSError as error:
+            say(f"the checkpoints could not be listed for registry.json: {error.strerror or error}")
     return in_place
 
 
