@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import CheckpointQuarantined, Event
+from ckpt_tui.events.codec import decode, encode
+from ckpt_tui.events.schema import CheckpointQuarantined, Event, RunStart, Step
 from ckpt_tui.events.writer import EventWriter
 from trainer.checkpoint.checkpointer import Checkpointer
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish_directory import verify_directory
 from trainer.checkpoint.registry import Registry
 from trainer.checkpoint.resume import Source, find
+from trainer.checkpoint.retraining import trained_since
 from trainer.errors import UsageError
 
 NEEDED = ("step", "model")
@@ -375,6 +376,22 @@ def test_what_the_choice_costs_is_said_in_steps_and_seconds(tmp_path: Path) -> N
     )
     (run / "events.jsonl").unlink()
     assert found(run).sentences()[-1] == "resuming from step 180 instead of 240: 60 steps of training to be done again"
+
+
+def test_what_a_person_gave_up_before_is_not_called_training_to_be_done_again(tmp_path: Path) -> None:
+    """Session 1 came to 32, a person went back to 10, and session 2 came to 30, which is where it goes on."""
+    lines = [
+        RunStart(seq=1, ts=1.0, session=1, step=0, start_step=0),
+        *(Step(seq=2 + step, ts=float(step), session=1, step=step) for step in range(1, 33)),
+        RunStart(seq=50, ts=100.0, session=2, step=10, start_step=10),
+        *(Step(seq=51 + step, ts=100.0 + step, session=2, step=step) for step in range(11, 31)),
+    ]
+    log = tmp_path / "events.jsonl"
+    log.write_bytes(b"".join(encode(line) for line in lines))
+    assert trained_since(str(tmp_path), 30) is None
+    beyond = trained_since(str(tmp_path), 20)
+    assert beyond is not None
+    assert beyond.step == 30
 
 
 def test_a_named_bad_one_is_refused_and_left_alone(run: Path) -> None:

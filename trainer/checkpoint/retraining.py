@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.from_end import lines_from_end
-from ckpt_tui.events.schema import LOG_NAME, Event, Step
+from ckpt_tui.events.schema import LOG_NAME, Event, RunStart, Step
 
 _MAX_LOG_BYTES = 64 << 20
 
@@ -32,6 +32,8 @@ def trained_since(directory: str, step: int) -> Trained | None:
         event = decode(line)
         if not isinstance(event, Event):
             continue
+        if session is None and isinstance(event, RunStart) and event.start_step <= step:
+            return None  # what came further before that was given up when this session started, and told then
         if session is None and event.step > step:
             session = event.session
         if event.session == session:
