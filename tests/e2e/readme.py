@@ -34,7 +34,7 @@ _MASKS = (
     (re.compile(r"…?\w+(\.\w+){2,}|…[\w.]+"), "NAME"),
     # ... also in the tables of modules and of moments.
     (re.compile(r"^ +[\w.…]+(?= +\d[\d,]* of \d[\d,]* )"), "  NAME"),
-    (re.compile(r"^ +[\w.…]+: exp_avg(_sq)?(?= )"), "  NAME"),
+    (re.compile(r"^ +[\w.…]+: (exp_avg(_sq)?|step)(?= )"), "  NAME"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "TIME"),
     (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓]{2,}"), "BAR"),
