@@ -32,7 +32,7 @@ def test_the_oldest_by_number_go_and_each_kind_is_a_pool_of_its_own() -> None:
         "emergency_step_000005_20260101_000000.pt", "emergency_step_000005_20260101_000001.pt", "epoch_00001.pt",
         "rolling_last_backup.pt",
     )  # fmt: skip
-    assert removable(names, Policy(keep_rolling=2, keep_emergency=1), step=1_000_000) == [
+    assert removable(judged(names, Policy(keep_rolling=2, keep_emergency=1), step=1_000_000)) == [
         ("rolling_step_000900.pt", "--keep_checkpoints 2"),
         ("emergency_step_000005_20260101_000000.pt", "--keep_emergency_checkpoints 1"),
     ]
@@ -40,13 +40,15 @@ def test_the_oldest_by_number_go_and_each_kind_is_a_pool_of_its_own() -> None:
 
 def test_what_the_session_was_resumed_from_stays() -> None:
     names = _names(*(f"rolling_step_{step:06d}.pt" for step in range(1, 7)))
-    removed = removable(names, Policy(keep_rolling=2, keep_emergency=1), step=6, protected={"rolling_step_000003.pt"})
+    removed = removable(
+        judged(names, Policy(keep_rolling=2, keep_emergency=1), step=6, protected={"rolling_step_000003.pt"})
+    )
     assert [name for name, _ in removed] == [f"rolling_step_{step:06d}.pt" for step in (1, 2, 4)]
 
 
 def test_a_branch_that_was_left_does_not_push_out_the_new_saves() -> None:
     names = _names("rolling_step_000900.pt", "rolling_step_000800.pt", "rolling_step_000250.pt")
-    assert removable(names, Policy(keep_rolling=1, keep_emergency=1), step=250) == []
+    assert removable(judged(names, Policy(keep_rolling=1, keep_emergency=1), step=250)) == []
 
 
 def test_other_peoples_files_are_not_ours() -> None:
@@ -75,9 +77,9 @@ def test_each_reason_to_stay_keeps_one_beyond_the_last() -> None:
         80: (False, "--keep_every 40"), 90: (False, last), 100: (False, last),
     }  # fmt: skip
     most = Policy(keep_rolling=1, keep_best=1, monitor_mode="max")
-    gone = [name for name, _ in removable(names, most, step=100, scores=scores)]
+    gone = [name for name, _ in removable(judged(names, most, step=100, scores=scores))]
     assert gone == [f"rolling_step_{step:06d}.pt" for step in range(10, 100, 10)]  # the last one is the best
-    assert len(removable(names, most, step=100, scores=dict.fromkeys(scores, 1.0))) == 9
+    assert len(removable(judged(names, most, step=100, scores=dict.fromkeys(scores, 1.0)))) == 9
 
 
 def test_the_best_by_any_metric_of_an_evaluation_stay(tmp_path: Path) -> None:
@@ -99,10 +101,12 @@ def test_the_best_by_any_metric_of_an_evaluation_stay(tmp_path: Path) -> None:
 
 def test_on_a_full_disk_fewer_stay_where_that_was_asked_for() -> None:
     names = _names(*(f"rolling_step_{step:06d}.pt" for step in range(1, 6)))
-    assert removable(names, Policy(keep_rolling=5), step=5, is_full=True) == []
+    assert removable(judged(names, Policy(keep_rolling=5), step=5, is_full=True)) == []
     asked = Policy(keep_rolling=5, keep_rolling_when_full=3)
-    assert removable(names, asked, step=5) == []
-    assert [rule for _, rule in removable(names, asked, step=5, is_full=True)] == ["--keep_checkpoints_when_full 3"] * 2
+    assert removable(judged(names, asked, step=5)) == []
+    assert [rule for _, rule in removable(judged(names, asked, step=5, is_full=True))] == [
+        "--keep_checkpoints_when_full 3"
+    ] * 2
 
 
 def test_the_report_says_what_the_next_save_removes_and_why_the_rest_stays(

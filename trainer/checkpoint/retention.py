@@ -19,29 +19,8 @@ class Verdict:
     rule: str
 
 
-def removable(
-    names: Iterable[Name],
-    policy: Policy,
-    *,
-    step: int,
-    protected: Collection[str] = (),
-    pinned: Collection[str] = (),
-    abandoned: Collection[str] = (),
-    scores: Mapping[str, float | None] | None = None,
-    is_full: bool = False,
-) -> list[tuple[str, str]]:
-    """(name, rule) of the files that retention removes after a save at `step`, oldest first. For what else is asked
-    see `judged`."""
-    verdicts = judged(
-        names,
-        policy,
-        step=step,
-        protected=protected,
-        pinned=pinned,
-        abandoned=abandoned,
-        scores=scores,
-        is_full=is_full,
-    )
+def removable(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
+    """(name, rule) of those that go, in the order of `judged`: oldest first."""
     return [(verdict.name.name, verdict.rule) for verdict in verdicts if verdict.goes]
 
 

@@ -12,7 +12,7 @@ from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import PublishError
 from trainer.checkpoint.publish_directory import remove_directory
 from trainer.checkpoint.registry import Registry
-from trainer.checkpoint.retention import removable
+from trainer.checkpoint.retention import judged, removable
 
 _TELL_EVERY = 10
 # For the registry, the log, and whatever else writes a little.
@@ -136,11 +136,12 @@ class Room:
             read = names.read_name(name)
             if read is not None:
                 there.setdefault(name, read)
-        return removable(
+        verdicts = judged(
             there.values(), self._policy, step=step, protected={*self.protected, *coming, newest},
             pinned=names.pinned_in(self._directory), abandoned=abandoned,
             scores=self._registry.scores(self._policy.monitor), is_full=is_full,
         )  # fmt: skip
+        return removable(verdicts)
 
     def _remove(self, name: str) -> bool:
         path = os.path.join(self._directory, name)
