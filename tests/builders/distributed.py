@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+SAMPLE = Path(__file__).parents[1] / "samples" / "dcp_two_ranks"  # of two processes, kept in the repository
+
 
 def dcp_state() -> dict[str, object]:
     """A training of a small model, as a script hands it to torch.distributed.checkpoint."""

@@ -14,27 +14,7 @@ from ckpt_tui.checkpoints.registry import open_checkpoint, sniff
 from ckpt_tui.checkpoints.validate import validate_checkpoint
 from ckpt_tui.errors import CkptError
 from tests.builders import distributed
-
-SAMPLE = Path(__file__).parents[1] / "samples" / "dcp_two_ranks"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("dcp") / "one"
-    distributed.dcp(directory)
-    return directory
-
-
-@pytest.fixture
-def one(saved: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(saved, tmp_path / "one"))
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    """The same for the checkpoint of two ranks."""
-    return Path(shutil.copytree(SAMPLE, tmp_path / "two"))
+from tests.builders.distributed import SAMPLE
 
 
 def codes(checkpoint: Checkpoint) -> list[str]:

@@ -1,0 +1,30 @@
+"""Checkpoints of torch.distributed that several files of tests look at, and may damage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.builders import distributed
+from tests.builders.distributed import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dcp") / "one"
+    distributed.dcp(directory)
+    return directory
+
+
+@pytest.fixture
+def one(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(saved, tmp_path / "one"))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """The same for the checkpoint of two ranks."""
+    return Path(shutil.copytree(SAMPLE, tmp_path / "two"))
