@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -20,8 +19,7 @@ pytest.importorskip("transformers")
 
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import Event
+from tests.builders.told import ckpt_tui, events
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.errors import UsageError
 from trainer.integrations.huggingface import HuggingFaceCallback
@@ -83,18 +81,6 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def losses(out: Path) -> dict[int, float]:
     return {e.step: e.metrics["loss"] for e in events(out, "step")}  # type: ignore[attr-defined]
-
-
-def events(out: Path, name: str = "") -> list[Any]:
-    decoded = [decode(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
-    return [event for event in decoded if isinstance(event, Event) and event.name.startswith(name)]
-
-
-def ckpt_tui(*command: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "ckpt_tui", *command, "--json"], cwd=REPO, capture_output=True, text=True, check=False
-    )
-    return json.loads(done.stdout)["data"]
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,7 @@ pytest.importorskip("lightning")
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import Event
+from tests.builders.told import ckpt_tui, events
 from trainer.checkpoint import publish as publish_module
 from trainer.errors import UsageError
 from trainer.integrations import lightning_io
@@ -116,18 +115,6 @@ def fit(directory: Path, *others: Callback, **settings: Any) -> dict[str, torch.
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, b[name]) for name, value in a.items())
-
-
-def events(out: Path, name: str = "") -> list[Any]:
-    decoded = [decode(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
-    return [event for event in decoded if isinstance(event, Event) and event.name.startswith(name)]
-
-
-def ckpt_tui(*command: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "ckpt_tui", *command, "--json"], cwd=REPO, capture_output=True, text=True, check=False
-    )
-    return json.loads(done.stdout)["data"]
 
 
 @pytest.fixture(scope="module")
