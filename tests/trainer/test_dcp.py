@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.builders.training import corpus_in, tiny_training
 from tests.trainer.test_distributed import environment, free_port
-from tests.trainer.test_failures import NoSignals
 from trainer.checkpoint.dcp import is_dcp, load_dcp
 from trainer.checkpoint.dcp_form import Dcp
-from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.publish import PublishError
 from trainer.checkpoint.publish_directory import FileFacts, commit, new_directory, read_manifest
 from trainer.checkpoint.state import BadCheckpointError, fingerprint
-from trainer.config import parse
 from trainer.loop import Training
 
 REPO = Path(__file__).parents[2]
@@ -146,24 +144,9 @@ def test_a_manifest_vouches_for_every_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Training]:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("to be or not to be, " * 300)
-
-    def made(*options: str) -> Training:
-        (tmp_path / "run").mkdir(exist_ok=True)
-        request = parse(
-            ["--out", str(tmp_path / "run"), "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
-             "--block_size", "8", "--batch_size", "2", "--max_steps", "20", "--eval_freq", "10", "--eval_batches", "1",
-             "--checkpoint_freq", "5", "--threads", "1", "--dropout", "0.1", "--keep_checkpoints", "3",
-             "--checkpoint_format", "dcp", *options]
-        )  # fmt: skip
-        lock = DirectoryLock(request.out)
-        try:
-            return Training(request, NoSignals())  # type: ignore[arg-type]
-        finally:
-            lock.release()
-
-    return made
+    corpus = corpus_in(tmp_path)
+    kept = ("--dropout", "0.1", "--keep_checkpoints", "3", "--checkpoint_format", "dcp")
+    return lambda *options: tiny_training(tmp_path / "run", corpus, *kept, *options)
 
 
 def test_a_training_keeps_directories_and_resumes_from_the_newest_whole_one(

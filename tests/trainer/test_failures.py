@@ -15,40 +15,16 @@ import torch
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
+from tests.builders.training import corpus_in, tiny_training
 from trainer import step
-from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.state import BadCheckpointError, load
-from trainer.config import parse
 from trainer.loop import Training
-
-
-class NoSignals:
-    stop = None
-    stopped_at = 0.0
-
-    def take_save_request(self) -> bool:
-        return False
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Training]:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("to be or not to be, " * 300)
-
-    def made(*options: str) -> Training:
-        (tmp_path / "run").mkdir(exist_ok=True)
-        request = parse(
-            ["--out", str(tmp_path / "run"), "--data", str(corpus), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
-             "--block_size", "8", "--batch_size", "2", "--max_steps", "20", "--eval_freq", "10", "--eval_batches", "1",
-             "--checkpoint_freq", "5", "--threads", "1", *options]
-        )  # fmt: skip
-        lock = DirectoryLock(request.out)
-        try:
-            return Training(request, NoSignals())  # type: ignore[arg-type]
-        finally:
-            lock.release()
-
-    return made
+    corpus = corpus_in(tmp_path)
+    return lambda *options: tiny_training(tmp_path / "run", corpus, *options)
 
 
 def events(training: Training) -> list[Event]:

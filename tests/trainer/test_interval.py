@@ -24,6 +24,7 @@ from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.save_interval import daly_interval, is_failure
+from tests.builders.training import NoSignals
 from trainer.config import parse
 from trainer.costs import Costs
 from trainer.history import read_history
@@ -193,14 +194,6 @@ def test_a_log_of_any_content_is_no_trouble(content: bytes, tmp_path: Path) -> N
     (tmp_path / LOG_NAME).write_bytes(content)
     history = read_history(str(tmp_path))
     assert history.num_failures(0, is_chosen=False) <= len(history.sessions)
-
-
-class NoSignals:
-    stop = None
-    stopped_at = None
-
-    def take_save_request(self) -> bool:
-        return False
 
 
 class Killed(BaseException):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.builders.training import NoSignals
 from trainer.checkpoint.state import load
 from trainer.config import Config, parse
 from trainer.errors import UsageError
@@ -16,14 +17,6 @@ from trainer.loop import Training
 from trainer.model import GPT, make_optimizer
 
 SHAPE = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 8}
-
-
-class NoSignals:
-    stop = None
-    stopped_at = 0.0
-
-    def take_save_request(self) -> bool:
-        return False
 
 
 def train(out: Path, *options: str) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ pytest.importorskip("mlflow")
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, Step
+from tests.builders.training import NoSignals
 from trainer import observers
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.config import parse
@@ -22,13 +23,6 @@ from trainer.errors import UsageError
 from trainer.loop import Training
 from trainer.observers import observed_log
 from trainer.observers.observed_log import ObservedLog
-
-
-class NoSignals:
-    stop = None
-
-    def take_save_request(self) -> bool:
-        return False
 
 
 @pytest.fixture

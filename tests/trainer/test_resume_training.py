@@ -11,41 +11,21 @@ import torch
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunStart
-from trainer.checkpoint.lock import DirectoryLock
+from tests.builders.training import corpus_in, tiny_training
 from trainer.checkpoint.state import fingerprint, load
-from trainer.config import parse
 from trainer.errors import UsageError
 from trainer.loop import Training
 from trainer.model import GPT
-
-
-class NoSignals:
-    stop = None
-
-    def take_save_request(self) -> bool:
-        return False
-
 
 Make = Callable[..., Training]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("to be or not to be, " * 300)
+    corpus = corpus_in(tmp_path)
 
     def made(*options: str, out: str = "run", data: Path = corpus) -> Training:
-        (tmp_path / out).mkdir(exist_ok=True)
-        request = parse(
-            ["--out", str(tmp_path / out), "--data", str(data), "--n_layer", "1", "--n_head", "1", "--n_embd", "8",
-             "--block_size", "8", "--batch_size", "2", "--max_steps", "20", "--eval_freq", "10", "--eval_batches", "1",
-             "--checkpoint_freq", "5", "--threads", "1", "--sync_saves", "--print_seconds", "0", *options]
-        )  # fmt: skip
-        lock = DirectoryLock(request.out)
-        try:
-            return Training(request, NoSignals())  # type: ignore[arg-type]
-        finally:
-            lock.release()
+        return tiny_training(tmp_path / out, data, "--sync_saves", "--print_seconds", "0", *options)
 
     return made
 
