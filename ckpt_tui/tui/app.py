@@ -1,4 +1,5 @@
-"""The cockpit: one run, watched live. Screens of files and acts open from it."""
+"""The cockpit: one run, watched live, or a list of runs from which one is opened. Screens of files and acts open
+from a run."""
 
 from __future__ import annotations
 
@@ -9,19 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
-from textual.worker import Worker, WorkerState, get_current_worker
+from textual.worker import Worker, WorkerState
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui import keys, theme
-from ckpt_tui.tui.acts import Acts
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
-from ckpt_tui.tui.session import CatalogReader, Monitor, follow
+from ckpt_tui.tui.run_session import RunSession
+from ckpt_tui.tui.session import Monitor
 
 if TYPE_CHECKING:
     from textual.screen import Screen
 
     from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.tui.acts import Acts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,6 @@ class ScreenRow:
     title: str
 
 
-FIRST_CATALOG_DELAY_S = 0.25
 _HERE = "ckpt_tui.tui.screens"
 SCREENS: tuple[ScreenRow, ...] = (
     ScreenRow("overview", f"{_HERE}.overview:OverviewScreen", "", "Overview"),
@@ -58,7 +59,10 @@ def screen_class(name: str) -> type[Screen[Any]]:
 
 
 class CkptTuiApp(App[None]):
-    """Watches the run at `path`. readonly: no act can be reached. monitor, env: for tests and for the demo."""
+    """Watches the run at `path`, or the runs below it. readonly: no act can be reached. monitor, env: for tests.
+
+    What belongs to one run is in `watched`, which is None while the list of runs is shown.
+    """
 
     TITLE = "ckpt-tui"
     ENABLE_COMMAND_PALETTE = True
@@ -82,21 +86,44 @@ class CkptTuiApp(App[None]):
         self.register_theme(theme.OWN_THEME)
         self.theme = self.look.theme_name
         self.animation_level = "none"
-        self.path = path
         self.readonly = readonly
         self.interval_s = interval_s
-        if monitor is None:
-            from ckpt_tui.services.monitor import RunMonitor
+        self.watched: RunSession | None = RunSession(self, path, monitor=monitor)
 
-            monitor = RunMonitor(path)
-        self.monitor: Monitor = monitor
-        self.directory = monitor.directory
-        self.state: RunState | None = None
-        self.catalog: Catalog | None = None
-        self.catalog_reader = CatalogReader(self.directory, self.post_message)
-        self.acts = Acts(self, self.directory, self.catalog_reader.ask)  # type: ignore[arg-type]
-        self._saves_seen: object = None
-        self._was_over = False
+    @property
+    def run_open(self) -> RunSession:
+        """The run that is shown. Only screens of a run ask for it."""
+        assert self.watched is not None
+        return self.watched
+
+    @property
+    def path(self) -> str:
+        return self.run_open.path
+
+    @property
+    def directory(self) -> str:
+        return self.run_open.directory
+
+    @property
+    def monitor(self) -> Monitor:
+        return self.run_open.monitor
+
+    @property
+    def acts(self) -> Acts:
+        return self.run_open.acts
+
+    @property
+    def state(self) -> RunState | None:
+        return self.watched.state if self.watched else None
+
+    @property
+    def catalog(self) -> Catalog | None:
+        return self.watched.catalog if self.watched else None
+
+    @property
+    def overview(self) -> Any:
+        """The overview of the run that is shown, None when the list of runs is."""
+        return self.screen_stack[0] if self.watched else None
 
     # Providers of the palette are imported when it is opened.
     def get_system_commands(self, screen: Screen[Any]) -> Any:
@@ -105,51 +132,32 @@ class CkptTuiApp(App[None]):
         return commands(self)
 
     def on_mount(self) -> None:
-        self.run_worker(self._follow, name="follow", group="follow", thread=True, exit_on_error=False)
+        if self.watched is not None:
+            self.watched.start()
 
     def on_unmount(self) -> None:
-        self.catalog_reader.stop()
-
-    def _follow(self) -> None:
-        worker = get_current_worker()
-        follow(
-            self.monitor,
-            self.post_message,
-            interval_s=self.interval_s,
-            is_cancelled=lambda: worker.is_cancelled or not self.is_running,
-        )
+        if self.watched is not None:
+            self.watched.close()
 
     # -- what the threads tell ----------------------------------------------------------------------------------
 
     def on_state_changed(self, message: StateChanged) -> None:
-        self.state = message.state
-        saves = (len(message.state.saves), message.state.saves[-1:], message.state.session)
-        has_died = message.state.phase.is_over and not self._was_over
-        if saves != self._saves_seen or has_died:
-            # The first look at the files waits until the first picture is there: reading them costs its imports.
-            delay_s = FIRST_CATALOG_DELAY_S if self._saves_seen is None else 0.001
-            self._saves_seen = saves
-            self.set_timer(delay_s, lambda: self.catalog_reader.ask(full=has_died))
-        self._was_over = message.state.phase.is_over
-        self._overview().show_state(message.state, message.progress)
+        if self.watched is not None and message.source is self.watched:
+            self.watched.take_state(message, self.overview)
 
     def on_catalog_changed(self, message: CatalogChanged) -> None:
-        self.catalog = message.catalog
-        # The same rule as `status` (services/damage.py), so that shell and screen never differ on what is at risk.
-        self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.is_candidate)
-        self._overview().show_catalog(message.catalog)
+        if self.watched is not None and message.source is self.watched:
+            self.watched.take_catalog(message, self.overview)
 
     def on_session_failed(self, message: SessionFailed) -> None:
-        self._overview().show_failure(message.error)
+        if self.watched is not None and message.source is self.watched:
+            self.overview.show_failure(message.error)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR and event.worker.error is not None:
             from ckpt_tui.tui.screens.work import as_ckpt_error
 
             self.show_error(as_ckpt_error(event.worker.error))
-
-    def _overview(self) -> Any:
-        return self.screen_stack[0]
 
     # -- actions ------------------------------------------------------------------------------------------------
 
@@ -170,8 +178,9 @@ class CkptTuiApp(App[None]):
             self.open_screen("help")
 
     async def action_quit(self) -> None:
-        self.catalog_reader.stop()
+        if self.watched is not None:
+            self.watched.close()
         self.exit()
 
     def checkpoint_names(self) -> Sequence[str]:
-        return [entry.name for entry in self.catalog.entries] if self.catalog else []
+        return self.watched.checkpoint_names() if self.watched else ()

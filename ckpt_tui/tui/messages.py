@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 class _NewestWins(Message):
+    source: object = None  # the RunSession that it is about: one that was closed meanwhile is not heard
+
     def can_replace(self, message: Message) -> bool:
-        return type(message) is type(self)
+        return type(message) is type(self) and getattr(message, "source", None) is self.source
 
 
 class StateChanged(_NewestWins):

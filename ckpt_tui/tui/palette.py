@@ -21,8 +21,8 @@ _NOT_COMMANDS = frozenset({"chart.cursor_fast_left", "chart.cursor_fast_right", 
 
 def commands(app: CkptTuiApp) -> Iterator[SystemCommand]:
     """What the palette offers. Titles are made safe; the palette itself shows them as they are."""
-    overview = app.screen_stack[0]
-    on_overview = len(app.screen_stack) == 1
+    overview = app.overview
+    on_overview = app.screen is overview or (len(app.screen_stack) > 1 and app.screen_stack[-2] is overview)
     for key in (*keys.OVERVIEW_KEYS, *keys.APP_KEYS):
         if key.id in _NOT_COMMANDS or (app.readonly and key.is_act):
             continue
