@@ -56,6 +56,15 @@ _ROLES = {
     "train": ("#5fafff", "blue"),
     "val": ("#d787ff", "magenta"),
     "abandoned": ("#767676", "dim"),
+    "train_raw": ("#005f87", "dim"),  # under its smoothed line
+    "val_raw": ("#875f87", "dim"),
+    # Runs on top of each other; each has a letter besides, so that no colour is needed to tell them apart.
+    "run1": ("#5fafff", "blue"),
+    "run2": ("#ffaf5f", "yellow"),
+    "run3": ("#5fd787", "green"),
+    "run4": ("#d787ff", "magenta"),
+    "run5": ("#5fd7ff", "cyan"),
+    "run6": ("#ff8787", "red"),
     "bad": ("bold #ff5f5f", "bold red"),
     "cursor": ("#ffaf5f", "yellow"),
     "axis": ("#8a8a8a", "dim"),
