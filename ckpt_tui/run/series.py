@@ -47,6 +47,8 @@ class SegmentBuilder:
         self.filled = 1  # points in the last bucket; equal to width: the next one begins a bucket
         self.steps, self.ts, self.bad = array("q"), array("d"), array("q")
         self.lo, self.hi, self.last = array("d"), array("d"), array("d")
+        self.total, self.num_finite = array("d"), array("q")  # for their mean, which smoothing needs
+        self.end: tuple[int, float] = (0, 0.0)  # step and time of the newest point
         self.fresh_steps: list[int] = []
         self.fresh_ts: list[float] = []
         self.fresh: list[float] = []
@@ -59,6 +61,8 @@ class SegmentBuilder:
         if num_old > 0:
             self._settle(steps[:num_old], ts[:num_old], values[:num_old])
             steps, ts, values = steps[num_old:], ts[num_old:], values[num_old:]
+        if steps:
+            self.end = steps[-1], ts[-1]
         self.fresh_steps += steps
         self.fresh_ts += ts
         self.fresh += values
@@ -99,6 +103,8 @@ class SegmentBuilder:
                 self.steps.append(steps[position])
                 self.ts.append(ts[position])
                 self.bad.append(0)
+                self.total.append(0.0)
+                self.num_finite.append(0)
                 for column in (self.lo, self.hi, self.last):
                     column.append(float("nan"))
                 self.filled = 0
@@ -115,7 +121,9 @@ class SegmentBuilder:
             self.bad[-1] += len(chunk) - len(finite)
             if not finite:
                 return
-            chunk = finite
+            chunk, total = finite, sum(finite)
+        self.total[-1] += total
+        self.num_finite[-1] += len(chunk)
         lo, hi = min(chunk), max(chunk)
         if lo < self.lowest:
             self.lowest = lo
@@ -142,6 +150,9 @@ class SegmentBuilder:
         self.hi = array("d", [_higher(hi[a], hi[b]) for a, b in pairs])
         self.last = array("d", [_later(last[a], last[b]) for a, b in pairs])
         self.bad = array("q", [bad[a] + bad[b] if a != b else bad[a] for a, b in pairs])
+        total, num = self.total, self.num_finite
+        self.total = array("d", [total[a] + total[b] if a != b else total[a] for a, b in pairs])
+        self.num_finite = array("q", [num[a] + num[b] if a != b else num[a] for a, b in pairs])
         self.steps, self.ts = array("q", [self.steps[a] for a in firsts]), array("d", [self.ts[a] for a in firsts])
         self.width *= 2
         self.filled = self.width
@@ -153,6 +164,8 @@ class SegmentBuilder:
             session=self.session, steps=self.steps + array("q", self.fresh_steps),
             ts=self.ts + array("d", self.fresh_ts), lo=self.lo + finite, hi=self.hi + finite,
             last=self.last + finite, bad=self.bad + bad, abandoned_after=self.abandoned_after,
+            total=self.total + finite, num_finite=self.num_finite + array("q", [1 - one for one in bad]),
+            end=self.end,
         )  # fmt: skip
 
     def best(self) -> float:

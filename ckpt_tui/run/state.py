@@ -169,6 +169,10 @@ class Segment:
     last: array[float]
     bad: array[int]
     abandoned_after: int | None = None
+    # For the mean of a bucket; empty where nobody counted. `end`: step and time of the newest point.
+    total: array[float] = field(default_factory=lambda: array("d"))
+    num_finite: array[int] = field(default_factory=lambda: array("q"))
+    end: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ class RunState:
     saves: tuple[Save, ...] = ()
     markers: tuple[Marker, ...] = ()
     series: Mapping[str, Series] = field(default_factory=dict)
+    epochs: Series | None = None  # what lines say of their epoch, where no one says how many steps an epoch has
     feed: tuple[FeedLine, ...] = ()  # the newest last, bounded
     alerts: tuple[Alert, ...] = ()
     bad_lines: BadLines = field(default_factory=BadLines)
@@ -229,3 +234,6 @@ class RunState:
     advice: SaveAdvice | None = None  # the trainer's own, the newest
     lost_work: tuple[LostWork, ...] = ()  # what the trainer said that failures cost, bounded
     notices: tuple[str, ...] = ()  # lasting facts about the log itself: replaced, truncated, ...
+    # False while only the newest part of a long log is known: then what needs all of it is left out (`lost`, sessions
+    # before this one, the best value, bad and missing lines), and curves may have a part that is not read yet.
+    is_whole: bool = True

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ckpt_tui.run.epochs import Epochs
 from ckpt_tui.text import short_count
 
 # Spans of time that people count in, seconds.
@@ -165,12 +166,20 @@ def elapsed_label(seconds: float, step: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class XScale:
-    """The x axis that chart and event lane share. axis: `step` or `time`; x1 > x0; width in cells."""
+    """The x axis that charts and event lane share. axis: `step`, `time` (Unix seconds) or `epoch`; x1 > x0; width in
+    cells. epochs: where in epochs a step is, for that axis."""
 
     axis: str
     x0: float
     x1: float
     width: int
+    epochs: Epochs | None = None
+
+    def at(self, step: float, ts: float) -> float:
+        """Where on the axis something is that happened at `step` and `ts`."""
+        if self.axis == "time":
+            return ts
+        return self.epochs.of_step(step) if self.axis == "epoch" and self.epochs is not None else step
 
     def cell(self, x: float) -> int | None:
         """The cell that `x` falls in; None when it is out of view."""
