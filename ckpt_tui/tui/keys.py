@@ -1,20 +1,22 @@
 """Every key of the cockpit in one table: bindings, footer, help and command palette are made from it.
 
-The screens of files (inspect, validate, diff, events, log) carry rows of the same shape in their `KEYS`.
+A screen takes its rows from `TABLES`, by its name there. The rows know no Textual: the settings are checked against
+them by commands that open no screen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from textual.binding import Binding, BindingType
+if TYPE_CHECKING:
+    from textual.binding import BindingType
 
 
 class Key(NamedTuple):
     """id: what a person's own key map calls it. action: a method `action_...`. group: heading in the help.
     label: in the footer. tooltip: one line in help and palette. is_act: changes something, gone with --readonly.
-    in_footer: shown at the bottom of the screen."""
+    in_footer: shown at the bottom of the screen. has_priority: also before the keys of what has the focus."""
 
     id: str
     key: str
@@ -24,6 +26,7 @@ class Key(NamedTuple):
     tooltip: str
     is_act: bool = False
     in_footer: bool = False
+    has_priority: bool = False
 
 
 OVERVIEW_KEYS: tuple[Key, ...] = (
@@ -68,6 +71,107 @@ APP_KEYS: tuple[Key, ...] = (
     Key("app.quit", "q", "quit", "App", "quit", "Leave; the training goes on", in_footer=True),
 )
 
+# Of every list, and of what scrolls.
+LIST_KEYS: tuple[Key, ...] = (
+    Key("list.up", "up,k", "move(-1)", "Lists", "up", "The line above"),
+    Key("list.down", "down,j", "move(1)", "Lists", "down", "The line below"),
+    Key("list.page_up", "pageup", "move_page(-1)", "Lists", "page up", "A page up"),
+    Key("list.page_down", "pagedown", "move_page(1)", "Lists", "page down", "A page down"),
+    Key("list.first", "home,g", "move_to_start", "Lists", "first", "The first line"),
+    Key("list.last", "end,G", "move_to_end", "Lists", "last", "The last line"),
+    Key("list.open", "enter", "select", "Lists", "open", "Open what is under the cursor"),
+)  # fmt: skip
+
+INSPECT_KEYS: tuple[Key, ...] = (
+    Key("inspect.tree", "t", "view('tree')", "Views", "tree", "The whole state, by module"),
+    Key("inspect.tensors", "n", "view('tensors')", "Views", "tensors", "Every tensor: name, shape, dtype, size"),
+    Key("inspect.settings", "s", "view('settings')", "Views", "settings", "Progress, hyperparameters, versions"),
+    Key("inspect.optimizer", "o", "view('optimizer')", "Views", "optimizer", "Groups, learning rates, moments"),
+    Key("inspect.pickle", "p", "view('pickle')", "Views", "pickle", "Every global that its pickles name"),
+    Key("inspect.findings", "f", "view('findings')", "Views", "findings", "What is wrong or odd"),
+    Key("inspect.filter", "slash", "filter", "Inspect", "filter", "Filter as you type; Esc clears", in_footer=True),
+    Key("inspect.sort", "z", "sort", "Inspect", "sort", "Sort by the next column; a click on a title too",
+        in_footer=True),
+    Key("inspect.reverse", "Z", "reverse", "Inspect", "reverse", "Turn the order around"),
+    Key("inspect.statistics", "x", "statistics", "Inspect", "statistics", "Min, max, mean, NaN, histogram",
+        in_footer=True),
+    Key("inspect.validate", "v", "validate", "Inspect", "validate", "Check this checkpoint at every level",
+        in_footer=True),
+    Key("inspect.open", "right,l", "open_branch", "Inspect", "open branch", "Open the branch under the cursor"),
+    Key("inspect.close", "left,h", "close_branch", "Inspect", "close branch", "Close it, or go to what holds it"),
+    Key("inspect.leave", "escape", "leave", "Inspect", "back", "Stop, clear the filter, or go back",
+        in_footer=True),
+)  # fmt: skip
+
+DIFF_KEYS: tuple[Key, ...] = (
+    Key("diff.settings", "s", "view('settings')", "Views", "settings", "Hyperparameters that differ"),
+    Key("diff.tensors", "n", "view('tensors')", "Views", "tensors", "Tensors, most changed first"),
+    Key("diff.modules", "m", "view('modules')", "Views", "modules", "Modules, most changed first; Enter: its tensors"),
+    Key("diff.deeper", "plus", "deeper(1)", "Compare", "deeper", "The modules inside these", in_footer=True),
+    Key("diff.shallower", "minus", "deeper(-1)", "Compare", "up", "The modules around these", in_footer=True),
+    Key("diff.other", "o", "view('other')", "Views", "other", "Everything else that differs"),
+    Key("diff.filter", "slash", "filter", "Compare", "filter", "Only names that hold these words; Esc clears",
+        in_footer=True),
+    Key("diff.sort", "z", "sort", "Compare", "sort", "Sort by change, name or size; a click on a title too",
+        in_footer=True),
+    Key("diff.reverse", "Z", "reverse", "Compare", "reverse", "Turn the order around"),
+    Key("diff.same", "a", "toggle_same", "Compare", "all/changed", "Show tensors that are the same too, or not",
+        in_footer=True),
+    Key("diff.swap", "x", "swap", "Compare", "swap", "Compare the other way round", in_footer=True),
+    Key("diff.leave", "escape", "leave", "Compare", "stop/back", "Stop comparing, or go back", in_footer=True),
+)  # fmt: skip
+
+VALIDATE_KEYS: tuple[Key, ...] = (
+    Key("validate.inspect", "i", "inspect", "Validate", "inspect", "Look inside the checkpoint under the cursor",
+        in_footer=True),
+    Key("validate.next", "tab", "app.focus_next", "Validate", "files/findings", "Go between files and findings",
+        in_footer=True),
+    Key("validate.again", "v", "again", "Validate", "again", "Check everything again", in_footer=True),
+    Key("validate.leave", "escape", "leave", "Validate", "stop/back", "Stop checking, or go back", in_footer=True),
+)  # fmt: skip
+
+LINES_KEYS: tuple[Key, ...] = (
+    Key("lines.filter", "slash", "filter", "Lines", "filter", "Only lines that hold these words; Esc clears",
+        in_footer=True),
+    Key("lines.detail", "o", "detail", "Lines", "whole line", "Show the line under the cursor in full, or not",
+        in_footer=True),
+    Key("lines.follow", "F", "follow", "Lines", "newest", "Go to the newest line and stay there", in_footer=True),
+    Key("lines.leave", "escape", "leave", "Lines", "back", "Stop, clear the filter, or go back", in_footer=True),
+)  # fmt: skip
+
+EVENTS_KEYS: tuple[Key, ...] = (
+    Key("events.bad", "b", "bad_lines", "Lines", "bad lines", "Only the lines that are not events, or all again",
+        in_footer=True),
+)  # fmt: skip
+
+HELP_KEYS: tuple[Key, ...] = (
+    Key("help.leave", "escape,question_mark,q", "leave", "Help", "back", "Back to where you were", in_footer=True),
+)
+
+RESUME_KEYS: tuple[Key, ...] = (
+    # The list binds Enter too; in this dialog it means one thing only.
+    Key("resume.start", "enter", "start", "Resume", "start", "Start the training as shown, detached",
+        is_act=True, in_footer=True, has_priority=True),
+    Key("resume.edit", "e", "edit", "Resume", "edit", "Change the setting under the cursor for this resume",
+        in_footer=True),
+    Key("resume.reset", "backspace,delete", "reset", "Resume", "as recorded", "Take the change back", in_footer=True),
+    Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
+)  # fmt: skip
+
+# Rows by screen: the names of app.SCREENS, `app` for those that work everywhere, `list` for every list.
+TABLES: Mapping[str, tuple[Key, ...]] = {
+    "overview": OVERVIEW_KEYS,
+    "inspect": INSPECT_KEYS,
+    "validate": VALIDATE_KEYS,
+    "diff": DIFF_KEYS,
+    "events": (*LINES_KEYS, *EVENTS_KEYS),
+    "log": LINES_KEYS,
+    "help": HELP_KEYS,
+    "resume": RESUME_KEYS,
+    "app": APP_KEYS,
+    "list": LIST_KEYS,
+}
+
 # While they mean something else in a list: the chart's cursor has them first.
 _PRIORITY = frozenset({"left", "right", "shift+left", "shift+right"})
 
@@ -77,10 +181,12 @@ _DISPLAYED = {"enter": "Enter", "escape": "Esc", "backspace": "Bksp", "tab": "Ta
 
 def bindings_of(keys: Iterable[Key]) -> list[BindingType]:
     """Textual's bindings for rows of the table."""
+    from textual.binding import Binding
+
     return [
         Binding(
             key.key, key.action, key.label, show=key.in_footer, tooltip=key.tooltip, id=key.id,
-            priority=key.key in _PRIORITY, key_display=_DISPLAYED.get(key.key),
+            priority=key.has_priority or key.key in _PRIORITY, key_display=_DISPLAYED.get(key.key),
         )
         for key in keys
     ]  # fmt: skip
@@ -91,7 +197,7 @@ def key_words(key: str) -> str:
     names = {
         "question_mark": "?", "plus": "+", "equals_sign": "=", "minus": "-", "comma": ",", "less_than_sign": "<",
         "full_stop": ".", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
-        "space": "Space", "backspace": "Bksp", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn",
+        "space": "Space", "backspace": "Bksp", "delete": "Del", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn",
         "left": "←", "right": "→",
     }  # fmt: skip
     return " ".join(names.get(one, one) for one in key.split(","))
@@ -99,4 +205,4 @@ def key_words(key: str) -> str:
 
 def is_act(action: str) -> bool:
     """Whether an action changes something, so that --readonly takes it away."""
-    return action in {key.action for key in OVERVIEW_KEYS if key.is_act}
+    return action in {key.action for table in TABLES.values() for key in table if key.is_act}

@@ -20,8 +20,9 @@ from textual.widgets import Footer, Input
 
 from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, goes_by_evaluations
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import effect_role, verdict_words
-from ckpt_tui.tui.screens.work import Key, WorkScreen, bindings_of
+from ckpt_tui.tui.screens.work import WorkScreen
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
@@ -68,17 +69,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     CSS_PATH = "resume.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
-    KEYS: ClassVar[tuple[Key, ...]] = (
-        ("resume.start", "enter", "start", "resume", "start", "Start the training as shown, detached"),
-        ("resume.edit", "e", "edit", "resume", "edit", "Change the setting under the cursor for this resume"),
-        ("resume.reset", "backspace,delete", "reset", "resume", "as recorded", "Take the change back"),
-        ("resume.leave", "escape", "leave", "resume", "leave", "Start nothing"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        # The list below binds Enter too; here it means one thing only.
-        *bindings_of(KEYS[:1], has_priority=True),
-        *bindings_of(KEYS[1:]),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RESUME_KEYS)
 
     def __init__(
         self, directory: str, plan: ResumePlan, replan: Callable[[Mapping[str, str]], ResumePlan] | None = None

@@ -20,6 +20,7 @@ from textual.widgets import ContentSwitcher, Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, metric
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.picked_rows import PickedRows, WordFilter
 from ckpt_tui.tui.screens.diff_order import SORTS, columns_in_order, in_order, sort_of_column
 from ckpt_tui.tui.screens.diff_rows import (
@@ -37,7 +38,7 @@ from ckpt_tui.tui.screens.diff_rows import (
     short_path,
     verdict_content,
 )
-from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import bar, error_content, line, lines
 from ckpt_tui.tui.value_words import shape_text
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
@@ -60,21 +61,7 @@ class DiffScreen(WorkScreen[None]):
 
     CSS_PATH = "diff.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
-    KEYS: ClassVar[tuple[Key, ...]] = (
-        ("diff.settings", "s", "view('settings')", "views", "settings", "Hyperparameters that differ"),
-        ("diff.tensors", "n", "view('tensors')", "views", "tensors", "Tensors, most changed first"),
-        ("diff.modules", "m", "view('modules')", "views", "modules", "Modules, most changed first; Enter: its tensors"),
-        ("diff.deeper", "plus", "deeper(1)", "depth", "deeper", "The modules inside these"),
-        ("diff.shallower", "minus", "deeper(-1)", "depth", "up", "The modules around these"),
-        ("diff.other", "o", "view('other')", "views", "other", "Everything else that differs"),
-        ("diff.filter", "slash", "filter", "diff", "filter", "Only names that hold these words; Esc clears"),
-        ("diff.sort", "z", "sort", "diff", "sort", "Sort by change, name or size; a click on a title too"),
-        ("diff.reverse", "Z", "reverse", "order", "reverse", "Turn the order around"),
-        ("diff.same", "a", "toggle_same", "diff", "all/changed", "Show tensors that are the same too, or not"),
-        ("diff.swap", "x", "swap", "diff", "swap", "Compare the other way round"),
-        ("diff.leave", "escape", "leave", "diff", "stop/back", "Stop comparing, or go back"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.DIFF_KEYS)
 
     def __init__(self, path_a: str, path_b: str) -> None:
         super().__init__()

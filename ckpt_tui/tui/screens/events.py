@@ -25,8 +25,8 @@ from ckpt_tui.events.schema import (
 )
 from ckpt_tui.events.words import words_of
 from ckpt_tui.text import count, metric, safe_text
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.screens.lines import LinesScreen, Search, text_lines
-from ckpt_tui.tui.screens.work import Key, bindings_of
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
@@ -61,11 +61,7 @@ _IN_WORDS = (CheckpointSaved, LostWork, SaveAdvice, System)
 class EventsScreen(LinesScreen):
     """The event log at `path`: a log file, or the run directory that holds it."""
 
-    OWN_KEYS: ClassVar[tuple[Key, ...]] = (
-        ("events.bad", "b", "bad_lines", "lines", "bad lines", "Only the lines that are not events, or all again"),
-    )
-    KEYS: ClassVar[tuple[Key, ...]] = (*LinesScreen.KEYS, *OWN_KEYS)
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(OWN_KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.EVENTS_KEYS)
     COLUMNS = COLUMNS
     WHAT = "line"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widgets import Footer
 
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 COLUMNS = (Column("key", 9), Column("", 15), Column("", 20, grows=True))
 FILE_SCREENS = ("inspect", "validate", "diff", "events", "log")
-LIST_KEYS = (("↑ ↓ j k", "move", "The cursor of a list"), ("PgUp PgDn", "page", "A page up or down"),
-             ("Home g", "first", "The first line"), ("End G", "last", "The last line"),
-             ("Enter", "open", "Open what is under the cursor"))  # fmt: skip
-
 Row = tuple[str, str, str]  # key, label, tooltip; a heading has the last only
 
 
@@ -38,22 +34,22 @@ def rows(
     for key in (*(keys.OVERVIEW_KEYS if has_overview else ()), *keys.APP_KEYS):
         if not (readonly and key.is_act):
             by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
-    by_group["Lists"] = list(LIST_KEYS)
+    by_group["Lists"] = [(keys.key_words(key.key), key.label, key.tooltip) for key in keys.LIST_KEYS]
     for group, lines in (by_group | others).items():
         found += [("", "", group), *lines, ("", "", "")]
     return found[:-1]
 
 
 def _file_screens(names: Sequence[str]) -> Iterator[tuple[str, str, list[Row]]]:
-    from ckpt_tui.tui.app import SCREENS, screen_class
+    from ckpt_tui.tui.app import SCREENS
 
     for screen in SCREENS:
         if screen.name in names:
-            table: Iterable[Any] = getattr(screen_class(screen.name), "KEYS", ())
+            table = keys.TABLES.get(screen.name, ())
             yield (
                 screen.name,
                 f"On the screen: {screen.title}",
-                [(keys.key_words(row[1]), row[4], row[5]) for row in table],
+                [(keys.key_words(row.key), row.label, row.tooltip) for row in table],
             )
 
 
@@ -75,16 +71,7 @@ def cells_of(row: Row) -> tuple[Cell, ...]:
 class HelpScreen(Screen[None]):
     """Leaves with Esc, ? or q."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "escape,question_mark,q",
-            "leave",
-            "back",
-            key_display="Esc",
-            id="help.leave",
-            tooltip="Back to where you were",
-        ),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.HELP_KEYS)
     CSS = "HelpScreen VirtualList { height: 1fr; }"
 
     def compose(self) -> ComposeResult:

@@ -22,12 +22,13 @@ from textual.widgets import ContentSwitcher, Input
 from ckpt_tui.checkpoints.model import Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
 from ckpt_tui.tui.screens import inspect_text as text
 from ckpt_tui.tui.screens.inspect_detail import Detail, read_statistics, tensor_of
 from ckpt_tui.tui.screens.inspect_text import Opened, open_for_inspection
-from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of
+from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen
 from ckpt_tui.tui.state_tree import TREE_SORTS, Node
 from ckpt_tui.tui.styled import error_content
 from ckpt_tui.tui.tensor_table import IN_FILE_ORDER, sort_words
@@ -54,23 +55,7 @@ class InspectScreen(WorkScreen[None]):
 
     CSS_PATH = "inspect.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall"), (ROOMY, "-roomy")]  # noqa: RUF012 - Textual's way
-    KEYS: ClassVar[tuple[Key, ...]] = (
-        ("inspect.tree", "t", "view('tree')", "views", "tree", "The whole state, by module"),
-        ("inspect.tensors", "n", "view('tensors')", "views", "tensors", "Every tensor: name, shape, dtype, size"),
-        ("inspect.settings", "s", "view('settings')", "views", "settings", "Progress, hyperparameters, versions"),
-        ("inspect.optimizer", "o", "view('optimizer')", "views", "optimizer", "Groups, learning rates, moments"),
-        ("inspect.pickle", "p", "view('pickle')", "views", "pickle", "Every global that its pickles name"),
-        ("inspect.findings", "f", "view('findings')", "views", "findings", "What is wrong or odd"),
-        ("inspect.filter", "slash", "filter", "inspect", "filter", "Filter as you type; Esc clears"),
-        ("inspect.sort", "z", "sort", "inspect", "sort", "Sort by the next column; a click on a title too"),
-        ("inspect.reverse", "Z", "reverse", "order", "reverse", "Turn the order around"),
-        ("inspect.statistics", "x", "statistics", "inspect", "statistics", "Min, max, mean, NaN, histogram"),
-        ("inspect.validate", "v", "validate", "inspect", "validate", "Check this checkpoint at every level"),
-        ("inspect.open", "right,l", "open_branch", "move", "open branch", "Open the branch under the cursor"),
-        ("inspect.close", "left,h", "close_branch", "move", "close branch", "Close it, or go to what holds it"),
-        ("inspect.leave", "escape", "leave", "inspect", "back", "Stop, clear the filter, or go back"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.INSPECT_KEYS)
 
     def __init__(self, path: str) -> None:
         super().__init__()

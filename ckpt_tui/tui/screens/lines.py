@@ -22,8 +22,9 @@ from textual.widgets import Footer, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, plural, size
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.log_lines import LogLines, VisibleLines
-from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -59,13 +60,7 @@ class LinesScreen(WorkScreen[None]):
 
     CSS_PATH = "lines.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
-    KEYS: ClassVar[tuple[Key, ...]] = (
-        ("lines.filter", "slash", "filter", "lines", "filter", "Only lines that hold these words; Esc clears"),
-        ("lines.detail", "o", "detail", "lines", "whole line", "Show the line under the cursor in full, or not"),
-        ("lines.follow", "F", "follow", "lines", "newest", "Go to the newest line and stay there"),
-        ("lines.leave", "escape", "leave", "lines", "back", "Stop, clear the filter, or go back"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.LINES_KEYS)
     COLUMNS: ClassVar[tuple[Column, ...]] = ()
     WHAT = "line"
 

@@ -23,8 +23,9 @@ from textual.widgets import Footer
 from ckpt_tui.checkpoints.model import Finding
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import duration, plural, size
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
-from ckpt_tui.tui.screens.work import ByteProgress, Key, WorkScreen, bindings_of, worker_is_cancelled
+from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -80,13 +81,7 @@ class ValidateScreen(WorkScreen[None]):
 
     CSS_PATH = "validate.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
-    KEYS: ClassVar[tuple[Key, ...]] = (
-        ("validate.inspect", "i", "inspect", "validate", "inspect", "Look inside the checkpoint under the cursor"),
-        ("validate.next", "tab", "app.focus_next", "validate", "files/findings", "Go between files and findings"),
-        ("validate.again", "v", "again", "validate", "again", "Check everything again"),
-        ("validate.leave", "escape", "leave", "validate", "stop/back", "Stop checking, or go back"),
-    )
-    BINDINGS: ClassVar[list[BindingType]] = bindings_of(KEYS)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.VALIDATE_KEYS)
 
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
@@ -24,27 +24,7 @@ from ckpt_tui.tui.styled import for_terminal
 
 ScreenResult = TypeVar("ScreenResult")
 
-# (id, key, action, group, label, tooltip), the shape of a row of tui/keys.py
-Key = tuple[str, str, str, str, str, str]
-
 PROGRESS_INTERVAL_S = 0.25
-
-# Words instead of Textual's glyphs, which not every font has.
-_KEY_NAMES = {"enter": "Enter", "escape": "Esc", "backspace,delete": "Bksp", "tab": "Tab", "slash": "/"}
-
-
-def bindings_of(
-    keys: tuple[Key, ...], *, hidden_groups: tuple[str, ...] = ("views", "move", "order"), has_priority: bool = False
-) -> list[BindingType]:
-    """Bindings for a screen from its rows of the key table. Groups that are shown elsewhere on the screen stay out
-    of the footer, so that it fits in 80 columns. has_priority: also before the focused widget's own keys."""
-    return [
-        Binding(
-            key, action, label, show=group not in hidden_groups, tooltip=tooltip, id=key_id,
-            key_display=_KEY_NAMES.get(key), priority=has_priority,
-        )
-        for key_id, key, action, group, label, tooltip in keys
-    ]  # fmt: skip
 
 
 class WorkProgress(Message):
