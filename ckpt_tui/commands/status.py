@@ -25,7 +25,7 @@ MAX_DAMAGE_LINES = 3
 EXIT_CODES = {
     Phase.WAITING: 0, Phase.RUNNING: 0, Phase.FINISHED: 0, Phase.INTERRUPTED: 0, Phase.PREEMPTED: 0,
     Phase.CRASHED: 1, Phase.FAILED: 1, Phase.DIVERGED: 1,
-    Phase.STALLED: 2,
+    Phase.STALLED: 2, Phase.SILENT: 2,
 }  # fmt: skip
 
 

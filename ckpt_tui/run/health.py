@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ckpt_tui import text
 from ckpt_tui.run.state import Eta, Phase
 
 # Before its own rhythm is known: loading data and compiling a model take minutes.
@@ -35,8 +36,25 @@ class Rhythm:
         return max(FAR_BEYOND * self.stalled_after_s, MIN_FAR_BEYOND_S)
 
 
-def judge_phase(silence_s: float, rhythm: Rhythm, is_process_alive: bool | None) -> tuple[Phase, str]:
-    """The phase of a session that has not said its end, and why it is thought so."""
+def judge_phase(
+    silence_s: float,
+    rhythm: Rhythm,
+    is_process_alive: bool | None,
+    *,
+    is_foreign: bool = False,
+    is_at_end: bool = False,
+) -> tuple[Phase, str]:
+    """The phase of a session that has not said its end, and why it is thought so.
+
+    is_foreign: told by a log that never says which process writes it, nor when it ends, and that may be written in
+    blocks hours apart: nobody can say that it crashed or stalled. is_at_end: its last step was reached.
+    """
+    if is_foreign and is_process_alive is None:
+        if silence_s <= max(START_PATIENCE_S, rhythm.stalled_after_s):
+            return Phase.RUNNING, ""
+        if is_at_end:
+            return Phase.FINISHED, "its last step was reached"
+        return Phase.SILENT, f"nothing written for {text.duration(silence_s)}; its log does not tell whether it ended"
     if is_process_alive is False:
         return Phase.CRASHED, "the process is gone without a word"
     if is_process_alive is None and silence_s > rhythm.gone_after_s:

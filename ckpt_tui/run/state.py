@@ -20,6 +20,7 @@ class Phase(StrEnum):
     WAITING = "waiting"  # no event yet
     RUNNING = "running"
     STALLED = "stalled"  # alive, but silent for long by its own rhythm
+    SILENT = "silent"  # another's log, that says nothing more and never said which process writes it
     CRASHED = "crashed"  # gone without a word
     INTERRUPTED = "interrupted"
     PREEMPTED = "preempted"
@@ -29,7 +30,7 @@ class Phase(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        return self not in (Phase.WAITING, Phase.RUNNING, Phase.STALLED)
+        return self not in (Phase.WAITING, Phase.RUNNING, Phase.STALLED, Phase.SILENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,11 @@ class FeedLine:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something a person should look at. `key` is stable: the same trouble has the same key."""
+    """Something a person should look at. `key` is stable: the same trouble has the same key.
+
+    step, ts: where it began. kind: the rule that found it (`run/alerts.py`). last_step, last_ts: where it was seen last.
+    count: how often or for how many points. is_over: it has passed; it stays in the list.
+    """
 
     key: str
     severity: str  # warning, error
@@ -116,6 +121,11 @@ class Alert:
     detail: str
     step: int
     ts: float
+    kind: str = ""
+    last_step: int = 0
+    last_ts: float = 0.0
+    count: int = 1
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ Line = tuple[Span, ...]
 
 _PHASES = {  # glyph, plain glyph, role
     Phase.WAITING: ("○", "o", "dim"), Phase.RUNNING: ("●", "*", "good"), Phase.STALLED: ("◐", "?", "warn"),
+    Phase.SILENT: ("◌", "~", "warn"),
     Phase.CRASHED: ("✖", "x", "bad"), Phase.INTERRUPTED: ("■", "#", "warn"), Phase.PREEMPTED: ("■", "#", "warn"),
     Phase.FAILED: ("✖", "x", "bad"), Phase.DIVERGED: ("✖", "x", "bad"), Phase.FINISHED: ("✓", "+", "good"),
 }  # fmt: skip
@@ -129,7 +130,7 @@ def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:
         sentences = [
             (f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line}).", phase_role(phase))
         ]
-    if phase is Phase.STALLED:
+    if phase in (Phase.STALLED, Phase.SILENT):
         return [*sentences, *damage]
     at_risk = state.at_risk
     since = checkpoint_words(state)
