@@ -1,0 +1,173 @@
+"""Finds the runs below a directory: bounded in depth and number, and cheap to ask again.
+
+A directory is listed again only when its time of change moved, so that looking for new runs costs a `stat` for each
+directory. A directory that links lead to twice counts once, by its own name where it has one here; so a loop of links
+ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+from ckpt_tui.events.schema import LOG_NAME
+
+MAX_DEPTH = 3
+MAX_DIRECTORIES = 20_000
+MAX_RUNS = 5_000
+# A directory that changed this short ago may change again without its time moving: clocks of file systems are coarse.
+COARSE_CLOCK_S = 3.0
+# Never runs, and some of them have thousands of directories.
+_SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "venv", "wandb"})
+
+FindLog = Callable[[str, Mapping[str, os.DirEntry[str]]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is. name: its path below the directory that was searched. log_path: the file that tells of it."""
+
+    path: str
+    log_path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """places: in the order found. num_unreadable: directories that could not be listed. is_cut: there are more
+    directories or runs than are looked at. own_log: the log of the searched directory itself, which is a run then."""
+
+    places: tuple[Place, ...] = ()
+    num_unreadable: int = 0
+    is_cut: bool = False
+    own_log: str | None = None
+
+
+@dataclass(slots=True)
+class _Listing:
+    stamp: tuple[int, int, int, bool]
+    listed_at: float
+    log_path: str | None
+    directories: tuple[str, ...]
+    links: tuple[str, ...]
+
+
+def own_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | None:
+    """The log of a run of ours."""
+    entry = entries.get(LOG_NAME)
+    try:
+        return entry.path if entry is not None and entry.is_file() else None
+    except OSError:
+        return None
+
+
+def any_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | None:
+    """The log of a run, ours or of another trainer's."""
+    return own_log(directory, entries)
+
+
+class RunFinder:
+    """Searches below `root`. clock: Unix seconds, as the file system's times are."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        max_depth: int = MAX_DEPTH,
+        max_directories: int = MAX_DIRECTORIES,
+        max_runs: int = MAX_RUNS,
+        find_log: FindLog = any_log,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.root = root
+        self._max_depth = max_depth
+        self._max_directories = max_directories
+        self._max_runs = max_runs
+        self._find_log = find_log
+        self._clock = clock
+        self._listings: dict[str, _Listing] = {}
+        self.num_listed = 0  # how many directories were read, for tests
+
+    def find(self) -> Found:
+        """All at once."""
+        steps = self.steps()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: Found = end.value
+                return found
+
+    def steps(self) -> Generator[int, None, Found]:
+        """A directory at a time, for who must not wait long: yields how many were looked at."""
+        before, self._listings = self._listings, {}
+        places: list[Place] = []
+        num_unreadable, is_cut, root_log = 0, False, None
+        seen: set[tuple[int, int]] = set()
+        # Links last: what they lead to is called by its own name where that is found.
+        waiting: deque[tuple[str, int, bool]] = deque([(self.root, 0, False)])
+        links: deque[tuple[str, int, bool]] = deque()
+        num_looked_at = 0
+        while waiting or links:
+            path, depth, is_inside = waiting.popleft() if waiting else links.popleft()
+            if num_looked_at >= self._max_directories or len(places) >= self._max_runs:
+                is_cut = True
+                break
+            num_looked_at += 1
+            try:
+                listing = self._list(path, before.get(path), seen, is_inside)
+            except OSError as error:
+                num_unreadable += error.errno not in (errno.ENOENT, errno.ENOTDIR)  # gone meanwhile, or a broken link
+                yield num_looked_at
+                continue
+            if listing is None:
+                continue
+            if listing.log_path is not None:
+                is_inside = True
+                if depth:
+                    places.append(Place(path, listing.log_path, os.path.relpath(path, self.root)))
+                else:
+                    root_log = listing.log_path
+            if depth < self._max_depth:
+                waiting.extend((os.path.join(path, name), depth + 1, is_inside) for name in listing.directories)
+                links.extend((os.path.join(path, name), depth + 1, is_inside) for name in listing.links)
+            yield num_looked_at
+        return Found(tuple(places), num_unreadable, is_cut, root_log)
+
+    def _list(self, path: str, known: _Listing | None, seen: set[tuple[int, int]], is_inside: bool) -> _Listing | None:
+        """What is in `path`; None when it was seen by another name. Raises OSError."""
+        facts = os.stat(path)
+        identity = (facts.st_dev, facts.st_ino)
+        if identity in seen:
+            return None
+        seen.add(identity)
+        stamp = (facts.st_mtime_ns, *identity, is_inside)
+        if known is None or known.stamp != stamp or known.listed_at - facts.st_mtime < COARSE_CLOCK_S:
+            known = self._read(path, stamp, is_inside)
+        self._listings[path] = known
+        return known
+
+    def _read(self, path: str, stamp: tuple[int, int, int, bool], is_inside: bool) -> _Listing:
+        self.num_listed += 1
+        now = self._clock()
+        entries: dict[str, os.DirEntry[str]] = {}
+        directories, links = [], []
+        with os.scandir(path) as listed:
+            for entry in listed:
+                entries[entry.name] = entry
+                if entry.name in _SKIPPED or entry.name.startswith("."):
+                    continue
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.name)
+                    elif entry.is_symlink() and entry.is_dir():
+                        links.append(entry.name)
+                except OSError:
+                    continue  # a link to where nobody may look
+        # Inside a run, other people's logs are parts of its checkpoints (a `trainer_state.json` in each).
+        find_log = own_log if is_inside else self._find_log
+        return _Listing(stamp, now, find_log(path, entries), tuple(sorted(directories)), tuple(sorted(links)))
