@@ -45,6 +45,7 @@ from ckpt_tui.run.state import (
     Phase,
     RunState,
     Save,
+    Series,
 )  # fmt: skip
 from ckpt_tui.run.timeline import SessionRecord
 
@@ -82,6 +83,12 @@ class RunFold:
                     self._pour()
                 for event in group:
                     self._apply_other(event)
+
+    def skip_to(self, ts: float) -> None:
+        """Events are left out here, up to one at `ts`: the silence between is none, and no pause is counted."""
+        self._folded.longest_pause_s = self._folded.pause_s = 0.0
+        if self._folded.sessions:
+            self._folded.sessions[-1].last_ts = ts
 
     # Steps, in blocks.
 
@@ -240,6 +247,9 @@ class RunFold:
         is_of_training = not (isinstance(event, CheckpointRestored) and event.by == "viewer")
         if is_of_training:
             self._seen(event.ts)
+        if isinstance(event, RunStart) and event.extra.get("source") and self._knows_session(event.session):
+            self._folded.start = event  # another's log tells its totals when it comes to them
+            return
         if isinstance(event, RunStart):
             self._forget_what_came_before(event)
             session = self._begin_session(event, max(event.start_step, 0))
@@ -257,6 +267,9 @@ class RunFold:
         line = feed.feed_line(event)
         if line is not None:
             self._folded.feed.append(line)
+
+    def _knows_session(self, number: int) -> bool:
+        return bool(self._folded.sessions) and self._folded.sessions[-1].number == number
 
     def _forget_what_came_before(self, event: RunStart) -> None:
         """A session of which something was told before its start is one session, and not two."""
@@ -382,6 +395,11 @@ class RunFold:
             self._folded.start_ts = ts
         self._folded.last_ts = ts
 
+    @property
+    def last_ts(self) -> float:
+        """When the last session last gave a sign of life, 0 where there is none."""
+        return self._folded.sessions[-1].last_ts if self._folded.sessions else 0.0
+
     def last_process(self) -> tuple[int, float, str]:
         """Pid, its start time and host of the last session, zeros and "" when not told."""
         if not self._folded.sessions:
@@ -396,14 +414,21 @@ class RunFold:
         is_process_alive: bool | None = None,
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
+        usual_pause_s: float = 0.0,
     ) -> RunState:
         """Everything that is known at `now`, Unix seconds: see `Folded.state`."""
         if self._pending:
             self._pour()
         return self._folded.state(
             now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
-            existing_names=existing_names,
+            existing_names=existing_names, usual_pause_s=usual_pause_s,
         )  # fmt: skip
+
+    def curves(self) -> tuple[dict[str, Series], tuple[Marker, ...]]:
+        """The series and markers so far, which is all that can be shown of a log that is still being read."""
+        if self._pending:
+            self._pour()
+        return self._folded.frozen_series(), tuple(self._folded.markers)
 
 
 _APPLY: dict[type[Event], Any] = {

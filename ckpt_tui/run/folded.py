@@ -76,11 +76,13 @@ class Folded:
         is_process_alive: bool | None = None,
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
+        usual_pause_s: float = 0.0,
     ) -> RunState:
         """Everything that is known at `now`, Unix seconds.
 
         is_process_alive: of the last session's process, None when it cannot be known. invalid_checkpoints: names known
-        to be damaged. existing_names: what is in the run directory, None when nobody looked.
+        to be damaged. existing_names: what is in the run directory, None when nobody looked. usual_pause_s: a silence
+        that this run may have come back from before, though the events so far do not tell of it.
         """
         if not self.sessions:
             return RunState(now, self.directory, bad_lines=self.bad_lines, num_events=self.num_events,
@@ -89,7 +91,10 @@ class Folded:
         silence_s = max(now - last.last_ts, 0.0)
         phase, reason = last.phase, last.reason
         if phase is Phase.RUNNING:
-            phase, why = health.judge_phase(silence_s, self._rhythm(), is_process_alive)
+            phase, why = health.judge_phase(
+                silence_s, self._rhythm(usual_pause_s), is_process_alive, is_foreign=self.is_foreign,
+                is_at_end=self.start is not None and 0 < self.start.total_steps <= last.last_step,
+            )  # fmt: skip
             reason = why or reason
         step = max(last.last_step, 0)
         pace = timeline.pace_of(self.sessions)
@@ -125,19 +130,24 @@ class Folded:
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None, sessions=sessions,
             saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
-            series=self._frozen_series(), feed=tuple(self.feed), alerts=self._frozen_alerts(phase, reason, last),
+            series=self.frozen_series(), feed=tuple(self.feed), alerts=self._frozen_alerts(phase, reason, last),
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
+
+    @property
+    def is_foreign(self) -> bool:
+        """Told by a log that another program writes in its own way (ckpt_tui/sources)."""
+        return self.start is not None and bool(self.start.extra.get("source"))
 
     def leave_after(self, step: int) -> None:
         """Training goes on from `step`, on another branch than what was saved above it."""
         self.left = {key for key in map(save_key, self.save_of_name.values()) if key in self.left or key[1] > step}
 
-    def _rhythm(self) -> health.Rhythm:
+    def _rhythm(self, usual_pause_s: float) -> health.Rhythm:
         times = [ts for _, ts in self.recent]
         gaps = [b - a for a, b in pairwise(times) if b >= a]
-        return health.Rhythm(health.median(gaps), self.longest_pause_s)
+        return health.Rhythm(health.median(gaps), max(self.longest_pause_s, usual_pause_s))
 
     def _paces(self) -> list[float]:
         """Recent seconds a step."""
@@ -179,7 +189,7 @@ class Folded:
             return (*self.markers, Marker("crash", last.last_step, last.last_ts, last.number, "crashed"))
         return tuple(self.markers)
 
-    def _frozen_series(self) -> dict[str, Series]:
+    def frozen_series(self) -> dict[str, Series]:
         return {name: builder.freeze() for name, builder in self.series.items()}
 
     def _frozen_alerts(self, phase: Phase, reason: str, last: SessionRecord) -> tuple[Alert, ...]:

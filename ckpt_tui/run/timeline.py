@@ -79,7 +79,8 @@ class SessionRecord:
             return after_log_s
         if step < self.first_step:
             return self.net_s + (self.first_step - step) * pace + after_log_s
-        marks = [(self.first_step, 0.0), *self.marks, (self.last_logged_step, self.net_s)]
+        later = self.marks[bisect_right(self.marks, self.first_step, key=lambda mark: mark[0]) :]
+        marks = [(self.first_step, 0.0), *later, (self.last_logged_step, self.net_s)]
         index = bisect_right(marks, step, key=lambda mark: mark[0]) - 1
         (low, low_s), (high, high_s) = marks[index], marks[index + 1]
         at_s = low_s + (high_s - low_s) * (step - low) / (high - low) if high > low else low_s

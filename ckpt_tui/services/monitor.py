@@ -1,4 +1,11 @@
-"""Watches one run: its log, its process, and which of its checkpoint files are still there. Only reads."""
+"""Watches one run: its log, its process, and which of its checkpoint files are still there. Only reads.
+
+With `newest_first` (the screens) a long log is told from its end: the first poll gives the newest facts
+(`services/glance.py`); the next ones read the log from its start, with `progress`, while its end goes on being
+followed, so that state, step and what is at risk are always of now and only the curves grow. When all is read, the
+complete fold takes over: it has read at least as far as the newest part. A log that is replaced meanwhile begins
+anew. Commands that need every fact (`status`, `advise`) read everything before they say anything.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +13,19 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import BadLines, RunState
-from ckpt_tui.services.system import lock_owner, process_is_alive
-from ckpt_tui.sources.base import CHUNK_BYTES, EventSource
+from ckpt_tui.services.surroundings import Surroundings, run_directory
+from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch, EventSource
+from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.sources.registry import open_source
 
+if TYPE_CHECKING:
+    from ckpt_tui.services.glance import Newest
+
 MAX_NOTICES = 20
-_ALIVE_EVERY_S = 1.0
-
-
-def run_directory(path: str) -> str:
-    """The run directory of a path that is one, or is a log file in one."""
-    return path if Path(path).is_dir() else os.path.dirname(path) or "."
 
 
 class RunMonitor:
@@ -29,7 +34,14 @@ class RunMonitor:
     Raises CkptError when `path` is neither a directory nor a log; a directory without a log is waited for.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.time, source: EventSource | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        clock: Callable[[], float] = time.time,
+        source: EventSource | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> None:
         self._source = source if source is not None else open_source(path)
         self._clock = clock
         self.path = path
@@ -38,43 +50,76 @@ class RunMonitor:
         self.progress = 0.0
         self.invalid_checkpoints: Collection[str] = ()  # set by who validates
         self._fold = RunFold(self.directory)
-        self._names: frozenset[str] | None = None
-        self._names_stamp: tuple[int, int] | None = None
-        self._alive: bool | None = None
-        self._alive_asked: tuple[float, int, float] | None = None
+        self._around = Surroundings(self.directory)
+        self._newest: Newest | None = None
+        self._looks_first = newest_first
 
     def poll(self, budget_s: float = 0.05) -> RunState:
         """Read what came, for about `budget_s` seconds, and judge. `is_caught_up` says whether more is waiting."""
         deadline = time.monotonic() + budget_s
+        if self._looks_first:
+            self._looks_first = False
+            if self._look_at_the_end():
+                return self.state()
+        if self._newest is not None and not self._newest.poll():
+            self._newest = None
+            self._look_at_the_end()
         while True:
-            batch = self._source.poll(CHUNK_BYTES // 4)
-            if batch.restarted and not self._continues(batch.events):
-                notices = self._fold.notices
-                self._fold = RunFold(self.directory)
-                self._fold.notices.extend(notices)
-            self._fold.notices.extend(batch.notices)
-            del self._fold.notices[:-MAX_NOTICES]
-            self._fold.apply_all(batch.events)
-            self.is_caught_up, self.progress = batch.is_caught_up, batch.progress
-            if batch.is_caught_up or time.monotonic() >= deadline:
+            self._take(self._source.poll(CHUNK_BYTES // 4))
+            # The rest behind the newest part's beginning is read at once, so that the curves never miss their end.
+            if self.is_caught_up or (time.monotonic() >= deadline and not self._is_behind_the_start_of_the_newest()):
                 break
+        if self.is_caught_up:
+            self._newest = None
         return self.state()
+
+    def _take(self, batch: Batch) -> None:
+        if batch.restarted and not self._continues(batch.events):
+            notices = self._fold.notices
+            self._fold = RunFold(self.directory)
+            self._fold.notices.extend(notices)
+        self._fold.notices.extend(batch.notices)
+        del self._fold.notices[:-MAX_NOTICES]
+        self._fold.apply_all(batch.events)
+        self.is_caught_up, self.progress = batch.is_caught_up, batch.progress
 
     def _continues(self, events: Sequence[object]) -> bool:
         """A rotated log goes on counting; one that tells the run anew does not."""
         first = next((seq for event in events if (seq := getattr(event, "seq", 0))), 0)
         return first > self._fold.last_seq > 0
 
+    def _look_at_the_end(self) -> bool:
+        """Begin to follow the end of the log, if it is long. Whether that was done."""
+        source = self._source
+        if type(source) is not JsonlSource:
+            return False
+        try:
+            if os.stat(source.path).st_size - source.position < LONG_LOG_BYTES:
+                return False
+            from ckpt_tui.services.glance import Newest
+
+            self._newest = Newest(source.path, self.directory)
+        except OSError:
+            return False  # the source says what is wrong
+        return True
+
+    def _is_behind_the_start_of_the_newest(self) -> bool:
+        return (
+            self._newest is not None
+            and isinstance(self._source, JsonlSource)
+            and self._source.position >= self._newest.start
+        )
+
     def state(self) -> RunState:
         """The state now, without reading the log."""
         now = self._clock()
-        self._look_at_names()
-        pid, pid_started, host = self._fold.last_process()
+        if self._newest is not None:
+            return self._newest_state(self._newest, now)
         state = self._fold.state(
             now,
-            is_process_alive=self._is_alive(now, pid, pid_started, host),
+            is_process_alive=self._around.is_alive(now, *self._fold.last_process()),
             invalid_checkpoints=self.invalid_checkpoints,
-            existing_names=self._names,
+            existing_names=self._around.names(),
         )
         torn = self._source.unfinished
         if torn is None or not state.phase.is_over or not self.is_caught_up:
@@ -84,24 +129,20 @@ class RunMonitor:
             return replace(state, bad_lines=BadLines(1, torn.offset, torn.reason))
         return replace(state, bad_lines=replace(bad, count=bad.count + 1))
 
-    def _is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
-        asked = self._alive_asked
-        if asked is None or asked[1:] != (pid, pid_started) or not 0 <= now - asked[0] < _ALIVE_EVERY_S:
-            alive = process_is_alive(pid, pid_started, host)
-            if alive is None and lock_owner(self.directory) is not None:
-                alive = True  # a lock is let go when its owner dies, whatever host it is on
-            self._alive, self._alive_asked = alive, (now, pid, pid_started)
-        return self._alive
+    def _newest_state(self, newest: Newest, now: float) -> RunState:
+        from ckpt_tui.services.glance import nothing_known, with_curves_before
 
-    def _look_at_names(self) -> None:
-        try:
-            facts = os.stat(self.directory)
-            stamp = (facts.st_mtime_ns, facts.st_ino)
-            if stamp != self._names_stamp:
-                self._names = frozenset(os.listdir(self.directory))
-                self._names_stamp = stamp
-        except OSError:
-            self._names, self._names_stamp = None, None
+        if newest.is_known:
+            state = newest.state(
+                now,
+                is_process_alive=self._around.is_alive(now, *newest.last_process),
+                invalid_checkpoints=self.invalid_checkpoints,
+                existing_names=self._around.names(),
+            )
+        else:
+            state = nothing_known(now, self.directory)
+        notices = (*self._fold.notices, *state.notices)
+        return replace(with_curves_before(state, *self._fold.curves()), notices=notices)
 
 
 def read_run(path: str) -> RunState:

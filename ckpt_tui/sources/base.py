@@ -12,6 +12,7 @@ from typing import Protocol
 from ckpt_tui.events.schema import BadLine, Event
 
 CHUNK_BYTES = 1 << 20
+LONG_LOG_BYTES = 2 << 20  # reading less than this takes no longer than a look at its end
 
 
 @dataclass(frozen=True, slots=True)

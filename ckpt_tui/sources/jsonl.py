@@ -8,6 +8,7 @@ the same bytes and more (rsync, an editor's save) is simply read on.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
@@ -42,6 +43,11 @@ class JsonlSource:
         return self._path
 
     @property
+    def position(self) -> int:
+        """Where the next poll goes on reading, in bytes from the start of the file."""
+        return self._offset
+
+    @property
     def unfinished(self) -> BadLine | None:
         """The last line, as long as it has no newline: being written, or torn by the end of who wrote it."""
         start = self._skipped.start if self._skipped is not None else b"".join(self._pieces)[:200]
@@ -59,9 +65,16 @@ class JsonlSource:
         self._tail = b""  # the bytes before the offset
 
     def skip_to_last(self, num_lines: int) -> None:
+        self._skip(lambda file: _start_of_last(file, num_lines))
+
+    def skip_to(self, position: int) -> None:
+        """Before the first poll: begin at `position`, which is the start of a line."""
+        self._skip(lambda file: position)
+
+    def _skip(self, find: Callable[[BinaryIO], int]) -> None:
         try:
             with open(self._path, "rb") as file:
-                self._offset = _start_of_last(file, num_lines)
+                self._offset = find(file)
                 file.seek(0)
                 self._head = file.read(min(self._offset, _FINGERPRINT_BYTES))
                 file.seek(self._offset - len(self._head))

@@ -77,5 +77,5 @@ def test_a_running_run_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = tmp_path / "events.jsonl"
     log.write_text(log.read_text().splitlines()[0].replace('"pid":4194305', '"pid":0') + "\n")
     monkeypatch.setattr(damage, "judge_candidates", lambda *_, **__: pytest.fail("reads beside the training"))
-    monkeypatch.setattr("ckpt_tui.services.monitor.process_is_alive", lambda *_: True)
+    monkeypatch.setattr("ckpt_tui.services.surroundings.process_is_alive", lambda *_: True)
     assert not damage.read_judged_run(str(tmp_path))[0].phase.is_over

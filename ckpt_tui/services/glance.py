@@ -1,0 +1,200 @@
+"""The newest facts of a run from a bounded read of its log: a few milliseconds, however long the log is.
+
+A log of 10^7 lines takes tens of seconds to read; "is it fine, what did I lose" must not wait for that. So the last
+256 KB are folded first (whole lines only), with what they need from before them: the start of their session (found
+by bisection), and the newest save (looked for backwards, up to 8 MB). That gives state, step, ETA, loss and what is at
+risk. `Newest` goes on following the end of the log while `RunMonitor` reads it from its start; `glance()` is one look,
+for a list of many runs.
+
+What cannot be known from the newest part alone is left out and never guessed: `RunState.is_whole` is False, and then
+`lost`, the sessions before this one, the best value (unless the trainer told it), bad and missing lines are empty;
+nothing is at risk where no save was found; "stalled" needs a silence that is too long for any pause, "crashed" a
+silence too, where the process is known only from a session start found by bisection.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
+from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
+from ckpt_tui.run.state import BadLines, Lost, Marker, RunState, Segment, Series
+from ckpt_tui.services.surroundings import Surroundings, run_directory
+from ckpt_tui.sources import bounded
+from ckpt_tui.sources.base import LONG_LOG_BYTES, EventSource
+from ckpt_tui.sources.jsonl import JsonlSource
+from ckpt_tui.sources.registry import open_source
+
+# Of a log that can only be read from its start (a CSV, a trainer_state.json), at most this for one look.
+_GLANCE_LIMIT_BYTES = 4 << 20
+
+
+class Newest:
+    """The newest part of one long log, followed as it grows.
+
+    start: where that part begins in the file. is_known: whether any of the training was found in it.
+    """
+
+    def __init__(self, path: str, directory: str = "") -> None:
+        """Raises OSError."""
+        self._fold = RunFold(directory)
+        self._source = JsonlSource(path)
+        self._is_start_near = True  # the session's start is among what was read in one piece
+        self._are_saves_known = False
+        self._first_ts: float | None = None
+        self.is_known = False
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.start = self._read_tail(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+
+    def _read_tail(self, descriptor: int, size: int) -> int:
+        for tail_bytes in (bounded.TAIL_BYTES, bounded.LONGEST_TAIL_BYTES):
+            start = bounded.tail_start(descriptor, size, tail_bytes)
+            if start is None:
+                continue
+            self._source.skip_to(start)
+            events = self._source.poll(max(size - start, 1)).events
+            of_training = [event for event in events if isinstance(event, Event) and not _is_by_viewer(event)]
+            if of_training:
+                self._fold.apply_all(self._before(descriptor, start, events, of_training[-1]))
+                self._fold.skip_to(of_training[0].ts)
+                self._fold.apply_all(events)
+                self.is_known = True
+                return start
+            self._source = JsonlSource(self._source.path)
+        return size
+
+    def _before(self, descriptor: int, start: int, tail: Sequence[Event | BadLine], last: Event) -> list[Event]:
+        """What the tail needs from before it."""
+        head = bounded.head_start(descriptor)
+        self._first_ts = head.ts if head is not None else None
+        found: list[Event] = []
+        has_save, at_most = bounded.has_usable_save(tail)
+        if not has_save:
+            before = bounded.saves_before(descriptor, start, at_most)
+            found += before.events
+            self._are_saves_known = before.is_all
+        if not any(isinstance(event, RunStart) and event.session == last.session for event in (*found, *tail)):
+            self._is_start_near = False
+            first = bounded.session_start(descriptor, start, last.session)
+            if first is None and head is not None and head.session == last.session:
+                first = head
+            if first is not None:
+                found.insert(0, first)
+        return found
+
+    @property
+    def last_process(self) -> tuple[int, float, str]:
+        return self._fold.last_process()
+
+    def poll(self) -> bool:
+        """Follow the end of the log. False when it is no longer the log that was looked at."""
+        batch = self._source.poll()
+        if batch.restarted or batch.notices:
+            return False
+        self._fold.apply_all(batch.events)
+        return True
+
+    def state(
+        self,
+        now: float,
+        *,
+        is_process_alive: bool | None = None,
+        invalid_checkpoints: Collection[str] = (),
+        existing_names: Collection[str] | None = None,
+    ) -> RunState:
+        """What is known at `now` of the newest part, everything else left out."""
+        if is_process_alive is False and not self._is_start_near and now - self._fold.last_ts < MIN_PATIENCE_S:
+            is_process_alive = None  # it speaks: then it is another process than the one that was found
+        state = self._fold.state(
+            now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
+            existing_names=existing_names, usual_pause_s=START_PATIENCE_S,
+        )  # fmt: skip
+        return _only_known(state, self._first_ts, are_saves_known=self._are_saves_known)
+
+
+def _is_by_viewer(event: Event) -> bool:
+    return isinstance(event, CheckpointRestored) and event.by == "viewer"
+
+
+def _only_known(state: RunState, first_ts: float | None, *, are_saves_known: bool) -> RunState:
+    if not state.sessions:
+        return replace(state, is_whole=False)
+    is_unsure = state.at_risk is not None and state.at_risk.checkpoint is None and not are_saves_known
+    return replace(
+        state,
+        start_ts=first_ts,
+        sessions=state.sessions[-1:],
+        markers=tuple(marker for marker in state.markers if marker.session == state.session),
+        best_value=state.best_value if state.best_step is not None else None,
+        best_metric=state.best_metric if state.best_step is not None else "",
+        at_risk=None if is_unsure else state.at_risk,
+        lost=Lost(),
+        bad_lines=BadLines(),
+        missing_lines=0,
+        is_whole=False,
+    )
+
+
+def with_curves_before(newest: RunState, series: dict[str, Series], markers: Sequence[Marker]) -> RunState:
+    """The newest facts with the curves of the part of the log that is read from its start so far."""
+    joined: dict[str, Series] = {}
+    for name in dict.fromkeys((*series, *newest.series)):
+        before, after = series.get(name), newest.series.get(name)
+        if before is None or after is None:
+            one = before or after
+            assert one is not None
+            joined[name] = replace(one, best=None)
+            continue
+        segments: tuple[Segment, ...] = (*before.segments, *after.segments)
+        joined[name] = Series(name, segments, before.num_points + after.num_points, after.last)
+    return replace(newest, series=joined, markers=tuple(dict.fromkeys((*markers, *newest.markers))))
+
+
+def nothing_known(now: float, directory: str) -> RunState:
+    """Of a log in whose end no event was found: nothing is said of how the run stands until all is read."""
+    return RunState(now, directory, is_whole=False)
+
+
+def glance(path: str, now: float) -> RunState:
+    """How the run at `path` stands at `now`, Unix seconds, from a bounded read of its log.
+
+    All of it where the log is short, the newest facts where it is long (`is_whole` tells). Raises CkptError when
+    `path` is neither a run directory nor a log; a log that is not there yet, or cannot be read, is waited for.
+    """
+    source = open_source(path)
+    around = Surroundings(run_directory(path))
+    if type(source) is JsonlSource and _size(source.path) >= LONG_LOG_BYTES:
+        try:
+            newest = Newest(source.path, around.directory)
+        except OSError:
+            return RunState(now, around.directory)
+        return newest.state(
+            now, is_process_alive=around.is_alive(now, *newest.last_process), existing_names=around.names()
+        )
+    return _read_from_start(source, around, now)
+
+
+def _read_from_start(source: EventSource, around: Surroundings, now: float) -> RunState:
+    fold, left = RunFold(around.directory), _GLANCE_LIMIT_BYTES
+    is_whole = False
+    while not is_whole and left > 0:
+        batch = source.poll(left)
+        fold.apply_all(batch.events)
+        fold.notices.extend(batch.notices)
+        is_whole = batch.is_caught_up
+        left -= LONG_LOG_BYTES
+    state = fold.state(now, is_process_alive=around.is_alive(now, *fold.last_process()), existing_names=around.names())
+    return state if is_whole else nothing_known(now, around.directory)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

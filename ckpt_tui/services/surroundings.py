@@ -1,0 +1,48 @@
+"""What is known of a run beside its log: which names its directory holds, and whether its process lives. Only reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ckpt_tui.services.system import lock_owner, process_is_alive
+
+ALIVE_EVERY_S = 1.0
+
+
+def run_directory(path: str) -> str:
+    """The run directory of a path that is one, or is a log file in one."""
+    return path if Path(path).is_dir() else os.path.dirname(path) or "."
+
+
+class Surroundings:
+    """Looks at a run directory; asked every tick, it asks the system only as often as it has to."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._names: frozenset[str] | None = None
+        self._names_stamp: tuple[int, int] | None = None
+        self._alive: bool | None = None
+        self._alive_asked: tuple[float, int, float] | None = None
+
+    def names(self) -> frozenset[str] | None:
+        """What is in the directory, the same object while it has not changed; None when it cannot be listed."""
+        try:
+            facts = os.stat(self.directory)
+            stamp = (facts.st_mtime_ns, facts.st_ino)
+            if stamp != self._names_stamp:
+                self._names = frozenset(os.listdir(self.directory))
+                self._names_stamp = stamp
+        except OSError:
+            self._names, self._names_stamp = None, None
+        return self._names
+
+    def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
+        """Whether that process lives; None when nobody can know."""
+        asked = self._alive_asked
+        if asked is None or asked[1:] != (pid, pid_started) or not 0 <= now - asked[0] < ALIVE_EVERY_S:
+            alive = process_is_alive(pid, pid_started, host)
+            if alive is None and lock_owner(self.directory) is not None:
+                alive = True  # a lock is let go when its owner dies, whatever host it is on
+            self._alive, self._alive_asked = alive, (now, pid, pid_started)
+        return self._alive
