@@ -12,9 +12,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.records import dataclass
 
 MAX_DEPTH = 3
 MAX_DIRECTORIES = 20_000

@@ -1,0 +1,333 @@
+"""The runs below a directory, each in one line: how it stands, how far it is, how its loss goes, what is at risk.
+
+`RunsWatch` is polled like a monitor of one run. A run is looked at again only when its log changed, and now and then
+while it is alive: a killed process writes nothing. Each look is a bounded read (`services/glance.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from itertools import pairwise
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
+from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.services.run_places import Found, Place, RunFinder
+from ckpt_tui.services.system import process_is_alive
+
+NUM_SPARK_POINTS = 24
+ALIVE_EVERY_S = 2.0
+LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by now?
+FIND_EVERY_S = 3.0
+# Of one core, what looking around may take while nothing happens.
+IDLE_SHARE = 0.003
+
+Glance = Callable[[str, float], RunState]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run of many, as it stood when it was last looked at.
+
+    name: its path below the directory that is watched. title: what the run calls itself. phase: None where it could
+    not be looked at, `error` says why. at_risk_steps, at_risk_s: what would be lost now, or was lost when it ended;
+    None where no checkpoint is known of or nothing is. spark: the loss over the run, oldest first.
+    last_ts: its last sign of life.
+    """
+
+    path: str
+    name: str
+    title: str = ""
+    phase: Phase | None = None
+    reason: str = ""
+    step: int = 0
+    total_steps: int = 0
+    last_loss: float | None = None
+    best_value: float | None = None
+    steps_per_s: float | None = None
+    eta_s: float | None = None
+    at_risk_steps: int | None = None
+    at_risk_s: float | None = None
+    start_ts: float | None = None
+    last_ts: float | None = None
+    spark: tuple[float, ...] = ()
+    num_sessions: int = 0
+    error: str = ""
+
+    @property
+    def percent(self) -> int | None:
+        return min(100 * self.step // self.total_steps, 100) if self.total_steps > 0 else None
+
+    @property
+    def is_live(self) -> bool:
+        """Its process may end without a word, or fall silent."""
+        return self.phase in (Phase.RUNNING, Phase.STALLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs below `root`, newest activity first.
+
+    is_whole: every directory was searched and every run looked at. num_found: with those not looked at yet.
+    is_run: `root` has become a run itself. is_cut: there is more than is looked at.
+    """
+
+    root: str
+    runs: tuple[RunSummary, ...] = ()
+    num_found: int = 0
+    is_whole: bool = False
+    num_unreadable: int = 0
+    is_cut: bool = False
+    is_run: bool = False
+
+
+def by_activity(summary: RunSummary) -> tuple[int, float, str]:
+    """Sort key, newest activity first. Runs that train now are all active now: of those the one started last comes
+    first, so that two of them do not change places at every step."""
+    if summary.phase is Phase.RUNNING:
+        return (0, -(summary.start_ts or 0.0), summary.name)
+    return (1, -(summary.last_ts or 0.0), summary.name)
+
+
+def count_phases(runs: Iterable[RunSummary]) -> dict[Phase, int]:
+    """How many there are of each phase, those that need a person first."""
+    counts: dict[Phase, int] = {}
+    for summary in runs:
+        if summary.phase is not None:
+            counts[summary.phase] = counts.get(summary.phase, 0) + 1
+    return {phase: counts[phase] for phase in PHASE_ORDER if phase in counts}
+
+
+PHASE_ORDER = (
+    Phase.RUNNING, Phase.STALLED, Phase.CRASHED, Phase.FAILED, Phase.DIVERGED, Phase.INTERRUPTED, Phase.PREEMPTED,
+    Phase.SILENT, Phase.WAITING, Phase.FINISHED,
+)  # fmt: skip
+
+
+def summarize(place: Place, state: RunState) -> RunSummary:
+    """The one line of a run."""
+    risk = state.at_risk
+    return RunSummary(
+        path=place.path, name=place.name, title=state.name, phase=state.phase, reason=state.reason, step=state.step,
+        total_steps=state.total_steps, last_loss=state.last_loss, best_value=state.best_value,
+        steps_per_s=state.steps_per_s if not state.phase.is_over else None,
+        eta_s=state.eta.seconds if state.eta and not state.phase.is_over else None,
+        at_risk_steps=risk.steps if risk else None, at_risk_s=risk.seconds if risk else None,
+        start_ts=state.start_ts, last_ts=state.last_ts, spark=spark_of(state), num_sessions=len(state.sessions),
+    )  # fmt: skip
+
+
+def spark_of(state: RunState, num_points: int = NUM_SPARK_POINTS) -> tuple[float, ...]:
+    """The loss over the run in `num_points` means of equal numbers of buckets; fewer where there are fewer.
+
+    What was trained again is left out; values that are not finite are, too.
+    """
+    series = state.series.get("loss") or next(
+        (one for name, one in state.series.items() if name.endswith("loss")), None
+    )
+    if series is None:
+        return ()
+    values: list[float] = []
+    for segment in series.segments:
+        for step, value in zip(segment.steps, segment.last, strict=True):
+            if segment.abandoned_after is not None and step > segment.abandoned_after:
+                break
+            if value - value == 0:
+                values.append(value)
+    if len(values) <= num_points:
+        return tuple(values)
+    edges = [len(values) * index // num_points for index in range(num_points + 1)]
+    return tuple(sum(values[a:b]) / (b - a) for a, b in pairwise(edges))
+
+
+@dataclass(slots=True)
+class _Known:
+    place: Place
+    stamp: tuple[int, int, int] | None = None
+    mtime: float = 0.0
+    looked_at: float = float("-inf")
+    summary: RunSummary | None = None
+    process: tuple[int, float, str] = (0, 0.0, "")
+
+
+class RunsWatch:
+    """Polls the runs below `root`. `poll()` takes about its budget, and gives the same object while nothing changed.
+
+    glance: how one run is looked at. clock: Unix seconds, to judge by. ticks: what never goes back, to plan by.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        glance: Glance | None = None,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        finder: RunFinder | None = None,
+    ) -> None:
+        if glance is None:
+            from ckpt_tui.services.glance import glance as look
+
+            glance = look
+        self.root = root
+        self._glance = glance
+        self._clock = clock
+        self._ticks = ticks
+        self._finder = finder if finder is not None else RunFinder(root, clock=clock)
+        self._steps: Generator[int, None, Found] | None = self._finder.steps()
+        self._find_cost_s = 0.0
+        self._find_again_at = float("-inf")
+        self._stat_again_at = float("-inf")
+        self._alive_again_at = float("-inf")
+        self._found = Found()
+        self._known: dict[str, _Known] = {}
+        self._due: dict[str, None] = {}
+        self._runs = Runs(root)
+        self.num_glances = 0  # for tests
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Nothing is left to read now."""
+        return self._steps is None and not self._due
+
+    def poll(self, budget_s: float = 0.1) -> Runs:
+        """Search and look for about `budget_s` seconds."""
+        deadline = time.monotonic() + budget_s
+        now = self._ticks()
+        has_changed = self._find(now, deadline)
+        self._stat_logs(now)
+        self._ask_processes(now)
+        while self._due:
+            path = next(iter(self._due))
+            del self._due[path]
+            has_changed |= self._look(self._known[path], now)
+            if time.monotonic() >= deadline:
+                break
+        if has_changed or self._runs.is_whole != self.is_caught_up:
+            self._runs = self._make()
+        return self._runs
+
+    # -- which runs there are ------------------------------------------------------------------------------------
+
+    def _find(self, now: float, deadline: float) -> bool:
+        if self._steps is None:
+            if now < self._find_again_at:
+                return False
+            self._steps = self._finder.steps()
+        started = time.monotonic()
+        try:
+            while time.monotonic() < deadline:
+                next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            self._find_cost_s += time.monotonic() - started
+            self._find_again_at = now + max(FIND_EVERY_S, self._find_cost_s / IDLE_SHARE)
+            self._find_cost_s = 0.0
+            found: Found = end.value
+            is_new, self._found = found != self._found, found
+            return self._take_places(found) or is_new
+        self._find_cost_s += time.monotonic() - started
+        return False
+
+    def _take_places(self, found: Found) -> bool:
+        before = set(self._known)
+        now_there = {place.path: place for place in found.places}
+        for path, place in now_there.items():
+            known = self._known.get(path)
+            if known is None or known.place != place:
+                self._known[path] = _Known(place)
+        for path in before - set(now_there):
+            del self._known[path]
+            self._due.pop(path, None)
+        self._stat_again_at = float("-inf")
+        return before != set(now_there)
+
+    # -- what happened to them -----------------------------------------------------------------------------------
+
+    def _stat_logs(self, now: float) -> None:
+        """Which logs changed: those are due, newest first."""
+        if now < self._stat_again_at:
+            return
+        started = time.monotonic()
+        changed = []
+        for path, known in self._known.items():
+            try:
+                facts = os.stat(known.place.log_path)
+                stamp, mtime = (facts.st_mtime_ns, facts.st_size, facts.st_ino), facts.st_mtime
+            except OSError:
+                stamp, mtime = (0, 0, 0), 0.0
+            is_live = known.summary is not None and known.summary.is_live
+            if stamp != known.stamp or (is_live and now - known.looked_at >= LOOK_AGAIN_EVERY_S):
+                changed.append((-mtime, path))
+            known.stamp, known.mtime = stamp, mtime
+        self._due.update(dict.fromkeys(path for _, path in sorted(changed)))
+        self._stat_again_at = now + (time.monotonic() - started) / IDLE_SHARE
+
+    def _ask_processes(self, now: float) -> None:
+        """A killed run writes nothing: its process is asked for."""
+        if now < self._alive_again_at:
+            return
+        self._alive_again_at = now + ALIVE_EVERY_S
+        for path, known in self._known.items():
+            asks = known.summary is not None and known.summary.is_live and known.process[0] > 0
+            if asks and process_is_alive(*known.process) is False:
+                self._due[path] = None
+
+    def _look(self, known: _Known, now: float) -> bool:
+        self.num_glances += 1
+        known.looked_at = now
+        before = known.summary
+        place = known.place
+        try:
+            state = self._glance(place.path, self._clock())
+        except CkptError as error:
+            known.summary = RunSummary(place.path, place.name, error=f"{error.title}: {error.message}")
+        except OSError as error:
+            known.summary = RunSummary(place.path, place.name, error=error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - one odd log must not take the others away; that is said in its line
+            known.summary = RunSummary(place.path, place.name, error=f"a bug in ckpt-tui: {type(error).__name__}")
+        else:
+            known.process = (state.pid, state.pid_started, state.host)
+            known.summary = summarize(place, state)
+        return known.summary != before
+
+    def _make(self) -> Runs:
+        summaries = [known.summary for known in self._known.values() if known.summary is not None]
+        summaries.sort(key=by_activity)
+        return Runs(
+            self.root, tuple(summaries), len(self._known), self.is_caught_up,
+            self._found.num_unreadable, self._found.is_cut, self._found.own_log is not None,
+        )  # fmt: skip
+
+
+def newly_broken(before: Mapping[str, RunSummary], after: Iterable[RunSummary]) -> list[RunSummary]:
+    """The runs that were alive in `before` and have come to a bad end since."""
+    bad = (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED)
+    return [
+        one
+        for one in after
+        if one.phase in bad and (then := before.get(one.path)) is not None and then.phase not in bad
+    ]
+
+
+def read_runs(root: str, *, glance: Glance | None = None) -> Runs:
+    """All runs below `root` now."""
+    watch = RunsWatch(root, glance=glance)
+    runs = watch.poll(1.0)
+    while not watch.is_caught_up:
+        runs = watch.poll(1.0)
+    return runs
+
+
+def holds_runs(path: str) -> bool:
+    """Whether `path` is to be opened as a list of runs: a directory without a log of its own that has runs below it,
+    or nothing at all yet."""
+    try:
+        with os.scandir(path) as entries:
+            is_empty = next(entries, None) is None
+    except OSError:
+        return False
+    found = RunFinder(path).find()
+    return found.own_log is None and (bool(found.places) or is_empty)
