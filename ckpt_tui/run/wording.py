@@ -119,43 +119,53 @@ def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:
 
     damage: sentences about damaged checkpoints, said before what a resume would do.
     """
+    reason, lost, resume = reason_sentence(state), lost_sentence(state), resume_sentence(state)
+    before = [sentence for sentence in (reason, lost) if sentence is not None]
+    return [*before, *damage, *([resume] if resume is not None else [])]
+
+
+def reason_sentence(state: RunState) -> Span | None:
+    """Why it is over or stalled; None while nothing has to be explained."""
     phase = state.phase
     if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
-        return list(damage)
+        return None
     last_line = f"last line: step {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
     reason = text.safe_text(state.reason, 200)
     if phase is Phase.CRASHED and reason == "the process is gone without a word":
-        sentences: list[Span] = [(f"Killed: the process is gone without a word ({last_line}).", "bad")]
-    else:
-        sentences = [
-            (f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line}).", phase_role(phase))
-        ]
-    if phase in (Phase.STALLED, Phase.SILENT):
-        return [*sentences, *damage]
-    at_risk = state.at_risk
-    since = checkpoint_words(state)
+        return f"Killed: the process is gone without a word ({last_line}).", "bad"
+    words = f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line})."
+    return words, phase_role(phase)
+
+
+def lost_sentence(state: RunState) -> Span | None:
+    """What the end cost; None while it is not over, or when nobody knows."""
+    if not state.phase.is_over or state.phase is Phase.FINISHED:
+        return None
+    at_risk, since = state.at_risk, checkpoint_words(state)
     if at_risk is not None and at_risk.steps:
         # No time is told where no two steps were: nobody knows the pace.
         seconds = f", {text.duration(at_risk.seconds)} of training" if at_risk.seconds > 0 else ""
         lost = f"Lost {text.plural(at_risk.steps, 'step')}{seconds}"
-        sentences.append((f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"))
-    elif since:
-        sentences.append((f"Nothing was lost: {since} holds the last step.", "good"))
-    sentences.extend(damage)
+        return f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"
+    return (f"Nothing was lost: {since} holds the last step.", "good") if since else None
+
+
+def resume_sentence(state: RunState) -> Span | None:
+    """What a resume now would do; None where nothing is there to resume, or to resume from."""
     outlook = resume_outlook(state)
-    if outlook.checkpoint is not None:
-        parts = []
-        if outlook.skipped:
-            parts.append(f"skips 0-{outlook.skipped - 1:,}")
-        if outlook.redone:
-            parts.append(f"redoes {outlook.step:,}-{outlook.step + outlook.redone - 1:,}")
-        words = ", ".join(parts)
-        if state.total_steps:
-            words += f"{', then ' if words else ''}trains {outlook.new:,} new"
-        if outlook.seconds is not None and state.total_steps:
-            words += f": about {text.duration(outlook.seconds)}"
-        sentences.append((f"A resume {words}.", "plain"))
-    return sentences
+    if not state.phase.is_over or state.phase is Phase.FINISHED or outlook.checkpoint is None:
+        return None
+    parts = []
+    if outlook.skipped:
+        parts.append(f"skips 0-{outlook.skipped - 1:,}")
+    if outlook.redone:
+        parts.append(f"redoes {outlook.step:,}-{outlook.step + outlook.redone - 1:,}")
+    words = ", ".join(parts)
+    if state.total_steps:
+        words += f"{', then ' if words else ''}trains {outlook.new:,} new"
+    if outlook.seconds is not None and state.total_steps:
+        words += f": about {text.duration(outlook.seconds)}"
+    return f"A resume {words}.", "plain"
 
 
 def log_sentences(state: RunState) -> list[Span]:
