@@ -15,11 +15,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ckpt_tui import __version__
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.output import CommandResult, ExitCode, Output, terminal_width
+from ckpt_tui.records import dataclass
 
 TYPE_CHECKING = False  # what `typing` says, without the 4 ms to import it
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from types import TracebackType
 
 from ckpt_tui import text
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 
 
 class ExitCode(IntEnum):

@@ -10,7 +10,8 @@ restart takes, tau the training time between two saves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from ckpt_tui.records import dataclass
 
 MAX_FAILURES_COUNTED = 500  # more make the interval no narrower than anybody needs
 PRIOR_MEAN_TIME_BETWEEN_FAILURES_S = 24 * 3600.0

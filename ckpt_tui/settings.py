@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import safe_text
 
 THEME_NAMES = ("auto", "dark", "light", "colour-blind", "ansi")

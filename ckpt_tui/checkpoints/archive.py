@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import safe_text
 
 ZIP_HEAD = b"PK\x03\x04"

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from mmap import mmap
 from typing import TYPE_CHECKING, Protocol
 
 from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import MODEL_KEYS, OPTIMIZER_KEYS, ROLES
 from ckpt_tui.checkpoints.garbage import GarbageHeld
@@ -14,6 +13,7 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.module_changes import ModuleChange, module_changes
 from ckpt_tui.checkpoints.state_diff import ValueChange, has_one_layout, rest_of, value_changes
 from ckpt_tui.checkpoints.tensor_changes import TensorChange, compare_pairs
+from ckpt_tui.records import dataclass
 
 MAX_OTHER = 200  # values listed; the rest are counted
 _ORDER = {"removed": 0, "added": 1, "shape": 2, "dtype": 3, "unknown": 4, "value": 5, "same": 6}

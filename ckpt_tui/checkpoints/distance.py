@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import local
 
 from ckpt_tui.checkpoints.elements import (
@@ -26,6 +26,7 @@ from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
 from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.values import dot, safe_to_square, to_float64
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import plural, safe_text
 
 _MAX_BOXES = 1_000_000  # pairs of pieces of one tensor that are looked at

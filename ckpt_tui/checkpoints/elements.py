@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ckpt_tui.checkpoints.inflated import InflatedStorage
@@ -21,6 +20,7 @@ from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.opening import storage_path
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, safe_text
 
 Array = Any  # np.ndarray, whose annotations mypy is told not to read

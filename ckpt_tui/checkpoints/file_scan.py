@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ckpt_tui.checkpoints.archive import Archive, Record
 from ckpt_tui.checkpoints.byte_pass import Crc32Digest, PassResult, Region, RegionResult, read_once
 from ckpt_tui.checkpoints.model import Finding, Severity, Storage, TensorInfo
 from ckpt_tui.checkpoints.opening import RegularFile
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, plural, safe_text, size
 
 MAX_FINDINGS = 1000  # of one kind; the rest are counted in one more

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from ckpt_tui.records import dataclass
 
 _RECENT_S = 5.0  # what changed less than this ago is looked at twice
 _WAIT_S = 0.4

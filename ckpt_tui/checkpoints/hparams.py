@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from ckpt_tui.records import dataclass
 
 
 class Effect(StrEnum):

@@ -7,7 +7,7 @@ Nothing that a file names as code is carried over, and every change is listed by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
@@ -22,6 +22,7 @@ from ckpt_tui.checkpoints.model import (
 )
 from ckpt_tui.checkpoints.pickle_rebuild import GlobalName, StorageRef
 from ckpt_tui.checkpoints.state_walk import copy_info
+from ckpt_tui.records import dataclass
 
 MAX_LISTED = 1000  # changes of one kind
 _PLAIN = (str, int, float, bool, type(None), bytes)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ckpt_tui.checkpoints.archive import Archive, read_archive
 from ckpt_tui.checkpoints.file_scan import USE_ANOTHER, FileOutcome, FileScan
@@ -29,6 +29,7 @@ from ckpt_tui.checkpoints.finite import judge_numbers
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, Storage, TensorInfo
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import plural, safe_text, size
 
 _MAX_DAMAGED_FILES = 1000  # with findings of their own

@@ -6,12 +6,11 @@ changed byte is seen in files that have no checksums of their own: safetensors, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.readers.directory import Listing, is_inside
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events import checksum
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, safe_text
 
 MANIFEST_NAME = "manifest.json"

@@ -8,11 +8,11 @@ parameters where both sides can tell them, else by number. The file that a tenso
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import ROLES
 from ckpt_tui.checkpoints.model import Checkpoint, Part, ShardedTensor, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.prefixes import AS_THEY_ARE, Renaming, find_renaming
+from ckpt_tui.records import dataclass
 
 Key = tuple[str, str]  # role, name in it
 

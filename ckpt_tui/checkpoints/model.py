@@ -6,8 +6,10 @@ Nothing here holds tensor data: a `Storage` says where its bytes lie, `values.py
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from ckpt_tui.records import dataclass
 
 
 class Severity(StrEnum):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import keeps_order, optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.plain import entries_of
+from ckpt_tui.records import dataclass
 
 MAX_PARAMETERS = 20_000
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from ckpt_tui.records import dataclass
 
 Shape = tuple[int, ...]
 

@@ -13,12 +13,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import keeps_order, optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
 from ckpt_tui.checkpoints.parts import ROLE_KEYS
 from ckpt_tui.checkpoints.plain import entries_of
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, plural, safe_text
 
 # Moments that have the shape of their parameter in torch's own optimizers.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo, bytes_needed
 from ckpt_tui.checkpoints.zip_walk import FoundRecord
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ckpt_tui.checkpoints.exact_read import read_exactly
 from ckpt_tui.checkpoints.limits import ReadLimits
@@ -28,6 +28,7 @@ from ckpt_tui.checkpoints.state_walk import name_tensors
 from ckpt_tui.checkpoints.zip_index import ZipEntry, ZipIndex, read_zip_index
 from ckpt_tui.checkpoints.zip_walk import DESCRIPTOR_BYTES, FoundRecord, ZipWalk
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, safe_text, size
 
 _MAX_SMALL_BYTES = 64

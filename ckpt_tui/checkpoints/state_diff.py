@@ -8,12 +8,12 @@ epoch, losses) under its plain name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.facts import PROGRESS_KEYS, ROLES, entries_of, optimizers_of
 from ckpt_tui.checkpoints.hparams import key_text, same_value
 from ckpt_tui.checkpoints.model import Checkpoint, OpaqueObject, Part, TensorRef
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import plural
 
 _MAX_NODES = 2_000_000  # of the two states walked together: more is hostile

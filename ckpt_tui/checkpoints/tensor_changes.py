@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ckpt_tui.checkpoints.matching import Matching, Pair, view_of
 from ckpt_tui.checkpoints.model import Checkpoint, ShardedTensor, TensorInfo
 from ckpt_tui.checkpoints.threads import num_threads, work_through
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.distance import Distance

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.archive import ZIP_HEAD, archive_names
 from ckpt_tui.checkpoints.growth import Stamp, grows
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import duration, safe_text, size
 
 ANOTHER = "`ckpt-tui list` on its directory shows which checkpoints are valid."

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.archive import is_archive
@@ -26,6 +26,7 @@ from ckpt_tui.checkpoints.unopened import (
     unreadable,
 )
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count, plural, safe_text
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Streamed through `elements.ElementReader`, in float64, numerically stable. Loads
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.elements import (
     COMPLEX,
@@ -21,6 +20,7 @@ from ckpt_tui.checkpoints.elements import (
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 from ckpt_tui.checkpoints.numpy_alone import np
 from ckpt_tui.checkpoints.sharded_elements import reader_of
+from ckpt_tui.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

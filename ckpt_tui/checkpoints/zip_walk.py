@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from struct import Struct
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS, ReadLimits
 from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import count
 
 _LOCAL = Struct("<4s5H3I2H")

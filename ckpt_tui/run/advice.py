@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 from ckpt_tui import text
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import median
 from ckpt_tui.run.state import RunState
 from ckpt_tui.save_interval import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState, Series
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ckpt_tui import text
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Eta, Phase
 
 # Before its own rhythm is known: loading data and compiling a model take minutes.

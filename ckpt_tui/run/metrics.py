@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState, Series
 
 TRAINING, MACHINE = "training", "machine"

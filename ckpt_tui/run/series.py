@@ -9,9 +9,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Segment, Series
 
 MAX_BUCKETS = 2048  # even, so that a full segment halves exactly

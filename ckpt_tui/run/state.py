@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from ckpt_tui.events.schema import LostWork, SaveAdvice
+from ckpt_tui.records import dataclass
 
 
 class Phase(StrEnum):

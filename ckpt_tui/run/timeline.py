@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Lost, Phase, RunState, Session
 
 END_PHASES = {

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.lineage import Lineage, is_on
+from ckpt_tui.records import dataclass
 from ckpt_tui.services import names, validity
 from ckpt_tui.services.branches import lineage_in, run_lineage
 from ckpt_tui.services.names import KINDS, NameFacts, read_name

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.monitor import RunMonitor

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
 from typing import Literal
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services import launch
 from ckpt_tui.services.owner import owner_of, run_state

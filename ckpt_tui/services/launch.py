@@ -10,9 +10,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.services import files
 from ckpt_tui.services.owner import LAUNCH_FILE_NAME, Owner, owner_of, read_launch, run_state
 from ckpt_tui.services.resume import ResumePlan

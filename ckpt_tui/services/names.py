@@ -7,7 +7,9 @@ files are never taken for checkpoints, whatever else their name says.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from ckpt_tui.records import dataclass
 
 KINDS = ("latest", "rolling", "emergency", "best", "epoch", "other")
 LATEST_NAME = "latest.pt"

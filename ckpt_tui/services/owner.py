@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services.system import lock_owner, process_is_alive
 

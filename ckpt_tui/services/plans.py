@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
 
 from ckpt_tui.events.lineage import Lineage, is_on
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import names
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order

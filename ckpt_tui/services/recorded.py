@@ -8,9 +8,9 @@ A record counts only while it can be about this very file: same name, same size,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from ckpt_tui.checkpoints.archive import records_checksums
+from ckpt_tui.records import dataclass
 from ckpt_tui.services.registry import read_registry
 
 LOG_NAME = "events.jsonl"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ckpt_tui.events import checksum
 from ckpt_tui.events.lineage import Lineage, as_plain, read_lineage
+from ckpt_tui.records import dataclass
 from ckpt_tui.services.names import BEST_NAME, read_name
 
 REGISTRY_NAME = "registry.json"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 
 from ckpt_tui.checkpoints.hparams import Effect, HparamChange, compare_hparams
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import command_line, journal, names, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order

@@ -9,7 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ckpt_tui.checkpoints.garbage import GarbageHeld
 from ckpt_tui.checkpoints.inert_state import Change, InertState, identity, make_inert
@@ -23,6 +23,7 @@ from ckpt_tui.checkpoints.writers.pieces import NewFile
 from ckpt_tui.checkpoints.writers.safetensors import fits, safetensors_pieces
 from ckpt_tui.checkpoints.writers.torch_zip import torch_zip_pieces
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.services.new_file import ReadBackError as ReadBackError
 from ckpt_tui.services.new_file import write_new_file
 from ckpt_tui.text import safe_text, size

@@ -7,7 +7,8 @@ import fcntl
 import json
 import os
 import socket
-from dataclasses import dataclass
+
+from ckpt_tui.records import dataclass
 
 LOCK_NAME = "trainer.lock"
 # /proc counts a start in hundredths of a second since boot, and two ways of computing boot time differ by more.

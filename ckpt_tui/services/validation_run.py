@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
+from ckpt_tui.records import dataclass
 from ckpt_tui.services import validity
 from ckpt_tui.services.names import is_temporary, read_name
 from ckpt_tui.text import safe_text

@@ -6,10 +6,10 @@ for long: one poll reads at most `max_bytes`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from ckpt_tui.events.schema import BadLine, Event
+from ckpt_tui.records import dataclass
 
 CHUNK_BYTES = 1 << 20
 LONG_LOG_BYTES = 2 << 20  # reading less than this takes no longer than a look at its end

@@ -11,10 +11,10 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, CheckpointSaved, Event, Nonfinite, RunStart, Step
+from ckpt_tui.records import dataclass
 
 HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 256 * 1024

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
@@ -13,11 +12,13 @@ from textual.binding import BindingType
 from textual.worker import Worker, WorkerState
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui import keys, theme
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.run_session import RunSession
 from ckpt_tui.tui.session import Monitor
+from ckpt_tui.tui.stylesheet import ParsedOnce
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -85,6 +86,7 @@ class CkptTuiApp(App[None]):
         super().__init__(ansi_color=True if self.look.ansi else None)
         self.register_theme(theme.OWN_THEME)
         self.theme = self.look.theme_name
+        self.stylesheet = ParsedOnce(variables=self.get_css_variables())
         self.animation_level = "none"
         self.readonly = readonly
         self.interval_s = interval_s

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.epochs import Epochs
 from ckpt_tui.text import short_count
 

@@ -8,10 +8,11 @@ recurses, and a branch is only as deep as somebody opens it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ckpt_tui.checkpoints.contents import PartFile
 from ckpt_tui.checkpoints.model import CompositeRef, OpaqueObject, TensorInfo, TensorRef
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui.leaves import Leaves
 from ckpt_tui.tui.picked_rows import PickedRows, natural

@@ -6,8 +6,9 @@ Changes are functions from a view and the extent of the data to a view, so that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.epochs import Epochs
 from ckpt_tui.tui.scale import XScale, nice_step
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 
 from ckpt_tui.checkpoints.model import TensorInfo
+from ckpt_tui.records import dataclass
 
 _MAX_KEPT_WEIGHTS = 10_000
 

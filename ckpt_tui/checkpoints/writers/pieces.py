@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ckpt_tui.checkpoints.salvage_facts import Source
+from ckpt_tui.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ what was planned without a refusal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +19,7 @@ from textual.widgets import Footer, Input
 
 from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, goes_by_evaluations
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.screens.work import WorkScreen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from ckpt_tui.checkpoints.contents import PartFile, files_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.checkpoints.weights_only import WeightsOnly, weights_only
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import cell_width, count, fit, metric, plural, short_count, size
 from ckpt_tui.tui.screens.inspect_rows import Fact, optimizer_facts, progress_words, safety_words, when
 from ckpt_tui.tui.state_tree import Node, StateTree

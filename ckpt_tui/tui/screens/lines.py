@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from textual.content import Content
 from textual.widgets import Footer, Input
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import fit, plural, size
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.log_lines import LogLines, VisibleLines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +22,7 @@ from textual.widgets import Footer
 
 from ckpt_tui.checkpoints.model import Finding
 from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import duration, plural, size
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from textual import events
 from textual.message import Message
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.fold import MAX_GPUS
 from ckpt_tui.run.state import RunState, Series
 from ckpt_tui.tui import plot

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.text import cell_width, count, metric, short_age, short_count, size
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
@@ -137,6 +137,7 @@ class CheckpointList(VirtualList[CheckpointRow]):
             key=lambda row: row.name,
             empty_text="no checkpoint yet",
             show_header=False,
+            title="checkpoints",
             id=id,
         )
 
