@@ -12,6 +12,7 @@ from textual.worker import Worker, get_current_worker
 
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui.acts import Acts
+from ckpt_tui.tui.first_look import FirstLook
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.session import CatalogReader, Monitor, follow
 
@@ -40,8 +41,9 @@ class RunSession:
         if monitor is None:
             from ckpt_tui.services.monitor import RunMonitor
 
-            monitor = RunMonitor(path)
+            monitor = RunMonitor(path, newest_first=True)
         self.monitor: Monitor = monitor
+        self.first_look = FirstLook(monitor)
         self.directory = monitor.directory
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
@@ -69,6 +71,7 @@ class RunSession:
         follow(
             self.monitor,
             self._post,
+            first=self.first_look.take,
             interval_s=self._app.interval_s,
             is_cancelled=lambda: self._is_closed or worker.is_cancelled or not self._app.is_running,
         )

@@ -55,18 +55,22 @@ def follow(
     post: Post,
     *,
     interval_s: float,
+    first: Callable[[], RunState | None] = lambda: None,
     is_cancelled: Callable[[], bool],
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Poll `monitor` until cancelled. A log that cannot be read is told of once and tried again every tick."""
+    """Poll `monitor` until cancelled. A log that cannot be read is told of once and tried again every tick.
+
+    first: gives what a poll gave that was made already (tui/first_look.py).
+    """
     shown: object = None
     failed = ""
     while not is_cancelled():
         ends = clock() + interval_s
         waits = True
         try:
-            state = monitor.poll(POLL_BUDGET_S)
+            state = first() or monitor.poll(POLL_BUDGET_S)
             while not monitor.is_caught_up and clock() < ends and not is_cancelled() and shown is not None:
                 state = monitor.poll(POLL_BUDGET_S)
         except (CkptError, OSError) as error:
