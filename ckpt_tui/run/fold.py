@@ -35,10 +35,10 @@ from ckpt_tui.events.schema import (
     System,
 )  # fmt: skip
 from ckpt_tui.run import feed, timeline
+from ckpt_tui.run.alerts import LOSS_NAMES, RATE_NAMES
 from ckpt_tui.run.folded import Folded
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
-    Alert,
     BadLines,
     Lost,
     Marker,
@@ -53,6 +53,7 @@ MAX_SESSIONS = 2000
 MAX_METRICS = 256
 MAX_GPUS = 16
 BLOCK_STEPS = 4096
+WATCHED_NAMES = frozenset((*LOSS_NAMES, *RATE_NAMES))
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
 _NUMBERS = (float, int)
@@ -139,7 +140,10 @@ class RunFold:
             self._folded.epoch = block[-1].epoch
         self._seen(ts[0])
         self._seen(ts[-1])
+        alarms = self._folded.alarms
+        alarms.add_steps(steps, ts, list(map(attrgetter("epoch"), block)))
         self._add_metrics(session.number, steps, ts, [event.metrics for event in block])
+        alarms.advance()
 
     def _add_metrics(self, session: int, steps: list[int], ts: list[float], rows: list[dict[str, Any]]) -> None:
         names = list(rows[0])
@@ -173,11 +177,8 @@ class RunFold:
         builder.add_all(
             session, steps if steps[0] > -MAX_STEP and steps[-1] < MAX_STEP else list(map(_bounded, steps)), ts, column
         )
-        if name == "loss" and column[-1] - column[-1] != 0:
-            self._alert(
-                "nonfinite", "error", "Loss is not finite", f"loss is {column[-1]} at step {steps[-1]:,}", steps[-1],
-                ts[-1],
-            )  # fmt: skip
+        if name in WATCHED_NAMES:
+            self._folded.alarms.add_metric(name, steps, ts, column)
 
     # Sessions.
 
@@ -195,12 +196,18 @@ class RunFold:
             before = self._folded.sessions[-1]
             before.phase, before.reason = Phase.CRASHED, "the next session began without its end"
             self._mark("crash", before.last_step, before.last_ts, before.number, "crashed")
+        if self._folded.sessions:
+            before = self._folded.sessions[-1]
+            self._folded.alarms.session_ended(
+                before.phase, before.number, before.reason, before.last_step, before.last_ts
+            )
         record = SessionRecord(event.session, start_step, event.ts, start_step, event.ts)
         self._folded.sessions.append(record)
         del self._folded.sessions[:-MAX_SESSIONS]
         self._folded.recent.clear()
         self._folded.pause_s = 0.0
-        self._folded.alerts.pop("nonfinite", None)
+        self._folded.alarms.end_session()
+        self._folded.alarms.begin_session(record.number)
         return record
 
     def _continue_from(self, session: SessionRecord, step: int) -> None:
@@ -230,6 +237,7 @@ class RunFold:
         self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
         for builder in self._folded.series.values():
             builder.abandon_after(step)
+        self._folded.alarms.begin_session(session.number)
         self._mark("resume", step, ts, session.number, f"went back to step {step:,}")
         self._folded.recent.clear()
 
@@ -279,6 +287,7 @@ class RunFold:
 
     def _run_start(self, event: RunStart, session: SessionRecord) -> None:
         self._folded.start = event
+        self._folded.alarms.steps_per_epoch = event.steps_per_epoch
         session.is_started = True
         session.pid, session.pid_started, session.host = event.pid, event.pid_started, event.host
         path = (event.resumed_from or {}).get("path")
@@ -294,6 +303,7 @@ class RunFold:
     def _epoch_end(self, event: EpochEnd, session: SessionRecord) -> None:
         if event.epoch is not None:
             self._folded.epoch = event.epoch
+        self._folded.alarms.epoch_ended(event.step)
 
     def _saved(self, event: CheckpointSaved, session: SessionRecord) -> None:
         names = tuple(dict.fromkeys((*([event.path] if event.path else ()), *event.names)))
@@ -311,7 +321,7 @@ class RunFold:
                 builder.cut_after(event.step)
         self._folded.pause_s += max(event.stall_seconds or 0.0, 0.0)
         self._mark("save", event.step, event.ts, session.number, event.kind or event.path)
-        self._folded.alerts.pop("save_failed", None)
+        self._folded.alarms.saved()
 
     def _net_s_at(self, session: SessionRecord, step: int) -> float:
         """When the session reached `step`. A save is told of after it is durable: later steps are there already."""
@@ -324,8 +334,7 @@ class RunFold:
 
     def _save_failed(self, event: CheckpointFailed, session: SessionRecord) -> None:
         self._mark("save_failed", event.step, event.ts, session.number, event.stage)
-        detail = f"{event.path}: {event.stage}: {event.error}"
-        self._alert("save_failed", "error", "A save failed", detail, event.step, event.ts)
+        self._folded.alarms.save_failed(event)
 
     def _removed(self, event: CheckpointRemoved | CheckpointQuarantined, session: SessionRecord) -> None:
         self._folded.save_of_name.pop(event.path, None)
@@ -344,22 +353,14 @@ class RunFold:
         self._mark("nonfinite", event.step, event.ts, session.number, event.what)
         if event.rolled_back_to is not None and 0 <= event.rolled_back_to < session.last_step:
             self._go_back(session, event.rolled_back_to, event.ts)
-        # Scattered infinite gradient norms are a loss scaler at work: shown in the lane, no alarm.
-        if "loss" in event.what.lower():
-            detail = f"{event.what}; {event.action}" if event.action else event.what
-            self._alert("nonfinite", "error", "Not finite", detail, event.step, event.ts)
+        self._folded.alarms.nonfinite(event)
 
     def _signal(self, event: SignalReceived, session: SessionRecord) -> None:
         self._mark("signal", event.step, event.ts, session.number, event.signal)
 
     def _disk_told(self, event: Disk, session: SessionRecord) -> None:
         self._folded.disk = event
-        fit = event.saves_that_fit
-        if fit is not None and fit < 3:
-            self._alert("disk", "error" if fit < 1 else "warning", "The disk is nearly full",
-                        f"{max(fit, 0)} more saves fit", event.step, event.ts)  # fmt: skip
-        else:
-            self._folded.alerts.pop("disk", None)
+        self._folded.alarms.disk_told(event)
 
     def _system(self, event: System, session: SessionRecord) -> None:
         load: dict[str, Any] = {"cpu_percent": event.cpu_percent, "rss_bytes": event.rss_bytes}
@@ -386,9 +387,6 @@ class RunFold:
 
     def _mark(self, kind: str, step: int, ts: float, session: int, label: str) -> None:
         self._folded.markers.append(Marker(kind, step, ts, session, label))
-
-    def _alert(self, key: str, severity: str, title: str, detail: str, step: int, ts: float) -> None:
-        self._folded.alerts[key] = Alert(key, severity, title, detail, step, ts)
 
     def _seen(self, ts: float) -> None:
         if self._folded.start_ts is None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import pairwise
 
 from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
+from ckpt_tui.records import dataclass
 from ckpt_tui.run import health, timeline
+from ckpt_tui.run.alerts import Alarms, Moment, judge
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
-    Alert,
     AtRisk,
     BadLines,
     FeedLine,
@@ -54,7 +55,7 @@ class Folded:
     left: set[tuple[int, int, float]] = field(default_factory=set)  # session, step, time
     markers: deque[Marker] = field(default_factory=lambda: deque(maxlen=MAX_MARKERS))
     feed: deque[FeedLine] = field(default_factory=lambda: deque(maxlen=MAX_FEED_LINES))
-    alerts: dict[str, Alert] = field(default_factory=dict)
+    alarms: Alarms = field(default_factory=Alarms)
     bad_lines: BadLines = field(default_factory=BadLines)
     missing_lines: int = 0
     retrained: Lost = field(default_factory=Lost)  # lost and trained again already
@@ -116,6 +117,9 @@ class Folded:
         if phase in (Phase.RUNNING, Phase.STALLED) and total:
             trained = max(step - (last.first_step or step), 1)
             eta = health.estimate(max(total - step, 0), self._paces(), self.pause_s / trained, silence_s)
+        alerts = judge(
+            self.alarms, Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self.saves, eta)
+        )
         return RunState(
             now=now, directory=self.directory, name=start.run_name, phase=phase, reason=reason, session=last.number,
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
@@ -130,7 +134,7 @@ class Folded:
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None, sessions=sessions,
             saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
-            series=self.frozen_series(), feed=tuple(self.feed), alerts=self._frozen_alerts(phase, reason, last),
+            series=self.frozen_series(), feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
@@ -191,14 +195,3 @@ class Folded:
 
     def frozen_series(self) -> dict[str, Series]:
         return {name: builder.freeze() for name, builder in self.series.items()}
-
-    def _frozen_alerts(self, phase: Phase, reason: str, last: SessionRecord) -> tuple[Alert, ...]:
-        alerts = list(self.alerts.values())
-        titles = {Phase.CRASHED: "The run crashed", Phase.FAILED: "The run failed", Phase.DIVERGED: "The run diverged",
-                  Phase.STALLED: "The run is stalled"}  # fmt: skip
-        if phase in titles:
-            severity = "warning" if phase is Phase.STALLED else "error"
-            alerts.append(
-                Alert(f"{phase.value}-{last.number}", severity, titles[phase], reason, last.last_step, last.last_ts)
-            )
-        return tuple(alerts)

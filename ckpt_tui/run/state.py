@@ -112,8 +112,8 @@ class FeedLine:
 class Alert:
     """Something a person should look at. `key` is stable: the same trouble has the same key.
 
-    step, ts: where it began. kind: the rule that found it (`run/alerts.py`). last_step, last_ts: where it was seen last.
-    count: how often or for how many points. is_over: it has passed; it stays in the list.
+    step, ts: where it began. last_step, last_ts: where it was seen last. kind: the rule that found it
+    (`run/alerts.py`). count: how often, or for how many points. is_over: it has passed; it stays in the list.
     """
 
     key: str

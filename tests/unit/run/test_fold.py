@@ -128,7 +128,7 @@ def test_missing_lines_are_counted_and_a_loss_of_nan_is_an_alert() -> None:
     log.add("step", 1, loss="NaN")
     state = fold_of(log).state(1001.0, is_process_alive=True)
     assert state.missing_lines == 4
-    assert [alert.key for alert in state.alerts] == ["nonfinite"]
+    assert [(alert.kind, alert.step) for alert in state.alerts] == [("nonfinite", 1)]
     assert any("loss nan" in words for line in header_lines(state) for words, _ in line)
 
 

@@ -1,0 +1,333 @@
+"""The rules that make an alert, and the list of alerts of a run: fed by the fold, in fixed memory.
+
+What is looked at is cheap for each step (`loss_watch.py`, `pace_watch.py`: whole chunks at once). A trouble is one
+alert with a first and a last step, however long it goes on; when it has passed it stays in the list and `is_over`.
+
+Rules that need the moment, and not only the events (stalled, no save for long), are judged when the state is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field, replace
+from itertools import pairwise
+from operator import attrgetter
+
+from ckpt_tui import text
+from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite
+from ckpt_tui.records import dataclass
+from ckpt_tui.run.health import median
+from ckpt_tui.run.loss_watch import LossWatch
+from ckpt_tui.run.pace_watch import PaceWatch
+from ckpt_tui.run.state import Alert, Eta, Phase, Save
+
+# What `--fail-on` and `--exit-on` name.
+KINDS = (
+    "nonfinite", "spike", "stall", "throughput", "disk", "save_failed", "no_save", "checkpoint", "crash", "failed",
+    "diverged",
+)  # fmt: skip
+LOSS_NAMES = ("loss", "train_loss", "train/loss", "training_loss")
+RATE_NAMES = ("lr", "learning_rate")
+
+MAX_ALERTS = 200
+MAX_TOLD = 50
+TOLD_TOGETHER = 64  # steps between two that are one trouble
+RATE_JUMP = 1.3  # from one step event to the next
+FEW_SAVES, NO_SAVES = 3, 1
+DISK_SAMPLES, LEAST_DISK_SAMPLES = 16, 6
+DISK_HORIZON_S = 24 * 3600.0
+LEAST_SAVES = 4  # whose distances tell an interval
+LATE_SAVE = 3.0  # times the usual distance, and at least
+LATE_SAVE_MAX = 1.5  # times the longest
+
+_PHASE_TITLES = {
+    Phase.CRASHED: "The run crashed", Phase.FAILED: "The run failed", Phase.DIVERGED: "The run diverged",
+    Phase.STALLED: "The run is stalled",
+}  # fmt: skip
+_PHASE_KINDS = {Phase.CRASHED: "crash", Phase.STALLED: "stall"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    session: int
+    alert: Alert
+
+
+@dataclass(slots=True)
+class Alarms:
+    """Grows the alerts of a run. Each session has its own watches: another machine, another pace."""
+
+    session: int = -1
+    steps_per_epoch: int = 0
+    loss_name: str = ""
+    loss: LossWatch | None = None
+    pace: PaceWatch | None = None
+    past: deque[Alert] = field(default_factory=lambda: deque(maxlen=MAX_ALERTS))
+    told: deque[_Told] = field(default_factory=lambda: deque(maxlen=MAX_TOLD))  # not finite, by the trainer's own words
+    save_failure: Alert | None = None
+    few_saves: Alert | None = None
+    disk: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=DISK_SAMPLES))  # time, bytes free
+    disk_step: int = 0
+    _last_step: int = 0
+    _epoch: int | None = None
+    _rate: float | None = None
+
+    # What the fold tells.
+
+    def begin_session(self, session: int) -> None:
+        """Another session, or this one went back itself: nothing is usual any more."""
+        tail = self.loss.tail if self.loss is not None else ()
+        self._end_watches()
+        self.session = session
+        self.loss, self.pace = LossWatch(session, self.loss_name or "loss", tail), PaceWatch(session)
+        self._last_step, self._epoch, self._rate = 0, None, None
+
+    def end_session(self) -> None:
+        self._end_watches()
+        for alert in (self.save_failure, self.few_saves):
+            if alert is not None:
+                self.past.append(replace(alert, is_over=True))
+        self.save_failure = self.few_saves = None
+        self.disk.clear()
+
+    def add_steps(self, steps: Sequence[int], ts: Sequence[float], epochs: Sequence[float | None]) -> None:
+        """Steps of one session that rise; their metrics come with `add_metric`, then `advance` is called."""
+        if self.pace is not None:
+            self.pace.add(steps, ts)
+        if self.loss is None:
+            return
+        per_epoch = self.steps_per_epoch
+        if per_epoch > 0:
+            before = (self._last_step - 1) // per_epoch if self._last_step else None
+            if before != (steps[0] - 1) // per_epoch or before != (steps[-1] - 1) // per_epoch:
+                for step in steps:
+                    epoch_now = (step - 1) // per_epoch
+                    if before is not None and epoch_now != before:
+                        self.loss.boundary(step)
+                    before = epoch_now
+            self._last_step = steps[-1]
+            return
+        if epochs[0] == epochs[-1] == self._epoch and epochs.count(epochs[0]) == len(epochs):
+            return
+        for step, epoch in zip(steps, epochs, strict=True):
+            if epoch is None or epoch - epoch != 0:
+                continue
+            whole = int(epoch)
+            if self._epoch is not None and whole != self._epoch:
+                self.loss.boundary(step)
+            self._epoch = whole
+
+    def add_metric(self, name: str, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
+        """A metric of the newest steps. Of several losses the first that came is the one."""
+        if name in RATE_NAMES:
+            self._add_rates(steps, values)
+        elif name in LOSS_NAMES and self.loss is not None and self.loss_name in ("", name):
+            self.loss_name = self.loss.name = name
+            self.loss.add(steps, ts, values)
+
+    def advance(self) -> None:
+        if self.loss is not None and self.pace is not None:
+            self.loss.advance()
+            self.pace.advance()
+
+    def epoch_ended(self, step: int) -> None:
+        if self.loss is not None:
+            self.loss.boundary(step + 1)
+
+    def session_ended(self, phase: Phase, session: int, reason: str, step: int, ts: float) -> None:
+        """An earlier session ended badly; kept, now that another one has begun."""
+        alert = _end_alert(phase, session, reason, step, ts)
+        if alert is not None:
+            self.past.append(replace(alert, is_over=True))
+
+    def nonfinite(self, event: Nonfinite) -> None:
+        """What the trainer itself found and did. Scattered infinite gradient norms are a loss scaler at work."""
+        if "loss" not in event.what.lower():
+            return
+        detail = f"{event.what}; {event.action}" if event.action else event.what
+        was = self.told[-1] if self.told else None
+        if was is not None and was.session == self.session and 0 <= event.step - was.alert.last_step <= TOLD_TOGETHER:
+            alert = replace(was.alert, detail=detail, last_step=event.step, last_ts=event.ts, count=was.alert.count + 1)
+            self.told[-1] = _Told(self.session, alert)
+            return
+        self.told.append(_Told(self.session, Alert(
+            f"nonfinite-{self.session}-{event.step}", "error", "Loss is not finite", detail, event.step, event.ts,
+            kind="nonfinite", last_step=event.step, last_ts=event.ts, is_over=True,
+        )))  # fmt: skip
+
+    def save_failed(self, event: CheckpointFailed) -> None:
+        detail = f"{event.path}: {event.stage}: {event.error}"
+        was = self.save_failure
+        if was is None:
+            self.save_failure = Alert(
+                f"save_failed-{self.session}-{event.step}", "error", "A save failed", detail, event.step, event.ts,
+                kind="save_failed", last_step=event.step, last_ts=event.ts,
+            )  # fmt: skip
+            return
+        detail += f" ({text.plural(was.count + 1, 'save')} in a row)"
+        self.save_failure = replace(
+            was, detail=detail, last_step=event.step, last_ts=event.ts, count=was.count + 1
+        )  # fmt: skip
+
+    def saved(self) -> None:
+        if self.save_failure is not None:
+            self.past.append(replace(self.save_failure, is_over=True))
+            self.save_failure = None
+
+    def disk_told(self, event: Disk) -> None:
+        if event.free_bytes > 0:
+            self.disk.append((event.ts, event.free_bytes))
+            self.disk_step = event.step
+        fit, was = event.saves_that_fit, self.few_saves
+        if fit is None or fit >= FEW_SAVES:
+            if was is not None:
+                self.past.append(replace(was, is_over=True))
+                self.few_saves = None
+            return
+        severity = "error" if fit < NO_SAVES else "warning"
+        detail = f"{text.plural(max(fit, 0), 'more save fits', 'more saves fit')}, {text.size(event.free_bytes)} free"
+        if was is None:
+            was = Alert(f"disk-{self.session}-{event.step}", severity, "The disk is nearly full", detail, event.step,
+                        event.ts, kind="disk", count=0)  # fmt: skip
+        self.few_saves = replace(was, severity=severity, detail=detail, last_step=event.step, last_ts=event.ts,
+                                 count=was.count + 1)  # fmt: skip
+
+    # What comes out.
+
+    def alerts(self) -> list[Alert]:
+        """All that the events alone tell, oldest first."""
+        found = [*self.past]
+        for watch in (self.loss, self.pace):
+            if watch is not None:
+                found += watch.alerts()
+        # What the trainer said of a loss that was seen, too, is one alert, with what was done about it.
+        for told in self.told:
+            known, prefix = told.alert, f"nonfinite-{told.session}-"
+            same = [
+                i for i, alert in enumerate(found)
+                if alert.key.startswith(prefix) and alert.step <= known.last_step and alert.last_step >= known.step
+            ]  # fmt: skip
+            if same:
+                found[same[-1]] = replace(found[same[-1]], detail=f"{found[same[-1]].detail}; {told.alert.detail}")
+            else:
+                found.append(told.alert)
+        found += [alert for alert in (self.save_failure, self.few_saves) if alert is not None]
+        return found
+
+    def disk_full_ts(self) -> float | None:
+        """When the disk will be full if it goes on so; None where it does not fill, or too little is known."""
+        if len(self.disk) < LEAST_DISK_SAMPLES:
+            return None
+        samples = list(self.disk)
+        falls = [after[1] < before[1] for before, after in pairwise(samples)]
+        if sum(falls) < 0.7 * len(falls):
+            return None  # what retention removes makes room for what comes
+        # The median of the slopes between all pairs: one file that somebody removed does not bend it.
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for i, a in enumerate(samples) for b in samples[i + 1 :] if b[0] > a[0]]
+        slope = median(slopes)
+        if slope is None or slope >= 0:
+            return None
+        return samples[-1][0] + samples[-1][1] / -slope
+
+    def _add_rates(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        if self.loss is None or not values:
+            return
+        before = values[0] if self._rate is None else self._rate
+        if max(values) > RATE_JUMP * min(before, *values) or min(values) <= 0:
+            for step, value in zip(steps, values, strict=True):
+                # From nothing it is warm-up, and no jump.
+                if value > RATE_JUMP * before > 0:
+                    self.loss.boundary(step)
+                before = value
+        self._rate = values[-1]
+
+    def _end_watches(self) -> None:
+        for watch in (self.loss, self.pace):
+            if watch is not None:
+                watch.end()
+                self.past.extend(watch.closed)
+        self.loss = self.pace = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the rules of a moment look at. last_ts, last_step: the last sign of life of session `session`."""
+
+    now: float
+    phase: Phase
+    reason: str
+    session: int
+    last_step: int
+    last_ts: float
+    saves: Iterable[Save] = ()
+    eta: Eta | None = None
+
+
+def judge(alarms: Alarms, at: Moment) -> tuple[Alert, ...]:
+    """Every alert of the run at a moment, oldest first, at most `MAX_ALERTS`."""
+    found = alarms.alerts()
+    if at.phase is Phase.FINISHED:
+        found = [alert if alert.is_over else replace(alert, is_over=True) for alert in found]
+    elif not at.phase.is_over:  # else what went on when it ended stays: it may be why
+        found += [alert for rule in _RULES if (alert := rule(alarms, at)) is not None]
+    end = _end_alert(at.phase, at.session, at.reason, at.last_step, at.last_ts)
+    if end is not None:
+        found.append(end if at.phase is not Phase.STALLED else replace(end, last_ts=at.now))
+    found.sort(key=attrgetter("ts"))
+    return tuple(found[-MAX_ALERTS:])
+
+
+def _end_alert(phase: Phase, session: int, reason: str, step: int, ts: float) -> Alert | None:
+    if phase not in _PHASE_TITLES:
+        return None
+    severity = "warning" if phase is Phase.STALLED else "error"
+    return Alert(f"{phase.value}-{session}", severity, _PHASE_TITLES[phase], reason, step, ts,
+                 kind=_PHASE_KINDS.get(phase, phase.value), last_step=step, last_ts=ts)  # fmt: skip
+
+
+def disk_alert(alarms: Alarms, at: Moment) -> Alert | None:
+    """The disk will be full before the run ends, and soon."""
+    full_ts = alarms.disk_full_ts()
+    if full_ts is None or alarms.few_saves is not None:
+        return None
+    left_s = max(full_ts - at.now, 0.0)
+    if left_s > DISK_HORIZON_S or (at.eta is not None and left_s > at.eta.high_s):
+        return None
+    ts, free = alarms.disk[-1]
+    return Alert(
+        f"disk_full-{at.session}", "warning", "The disk will be full",
+        f"in about {text.duration(left_s)} as it fills now, {text.size(free)} free", alarms.disk_step, ts,
+        kind="disk", last_step=alarms.disk_step, last_ts=ts,
+    )  # fmt: skip
+
+
+def late_save_alert(alarms: Alarms, at: Moment) -> Alert | None:
+    """No save for far longer than the run's own interval."""
+    if at.phase is not Phase.RUNNING:
+        return None
+    steps: dict[int, float] = {}
+    for save in at.saves:
+        if save.session == at.session:
+            steps.setdefault(save.step, save.ts)
+    if len(steps) < LEAST_SAVES:
+        return None
+    placed = sorted(steps.items())
+    step_gaps = sorted(b[0] - a[0] for a, b in pairwise(placed))
+    time_gaps = sorted(b[1] - a[1] for a, b in pairwise(placed))
+    last_step, last_ts = placed[-1]
+    since_steps, since_s = at.last_step - last_step, at.last_ts - last_ts
+    usual_steps, usual_s = step_gaps[len(step_gaps) // 2], time_gaps[len(time_gaps) // 2]
+    is_late = since_steps > max(LATE_SAVE * usual_steps, LATE_SAVE_MAX * step_gaps[-1])
+    # In time as well: a training that saves by the clock may have become faster.
+    if not is_late or since_s <= max(LATE_SAVE * usual_s, LATE_SAVE_MAX * time_gaps[-1]):
+        return None
+    return Alert(
+        f"no_save-{at.session}-{last_step}", "warning", "No save for long",
+        f"{text.plural(since_steps, 'step')}, {text.duration(since_s)}, since step {last_step:,}; "
+        f"usual were {text.plural(usual_steps, 'step')}",
+        last_step, last_ts, kind="no_save", last_step=at.last_step, last_ts=at.last_ts,
+    )  # fmt: skip
+
+
+_RULES: tuple[Callable[[Alarms, Moment], Alert | None], ...] = (disk_alert, late_save_alert)
