@@ -38,8 +38,8 @@ class Newest:
     start: where that part begins in the file. is_known: whether any of the training was found in it.
     """
 
-    def __init__(self, path: str, directory: str = "") -> None:
-        """Raises OSError."""
+    def __init__(self, path: str, directory: str = "", tail_bytes: int = 0) -> None:
+        """tail_bytes: what is read of the end at first, 0: as usual. Raises OSError."""
         self._fold = RunFold(directory)
         self._source = JsonlSource(path)
         self._is_start_near = True  # the session's start is among what was read in one piece
@@ -48,12 +48,12 @@ class Newest:
         self.is_known = False
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self.start = self._read_tail(descriptor, os.fstat(descriptor).st_size)
+            self.start = self._read_tail(descriptor, os.fstat(descriptor).st_size, tail_bytes)
         finally:
             os.close(descriptor)
 
-    def _read_tail(self, descriptor: int, size: int) -> int:
-        for tail_bytes in (bounded.TAIL_BYTES, bounded.LONGEST_TAIL_BYTES):
+    def _read_tail(self, descriptor: int, size: int, at_first: int) -> int:
+        for tail_bytes in (at_first or bounded.TAIL_BYTES, bounded.LONGEST_TAIL_BYTES):
             start = bounded.tail_start(descriptor, size, tail_bytes)
             if start is None:
                 continue
@@ -161,17 +161,18 @@ def nothing_known(now: float, directory: str) -> RunState:
     return RunState(now, directory, is_whole=False)
 
 
-def glance(path: str, now: float) -> RunState:
+def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 0) -> RunState:
     """How the run at `path` stands at `now`, Unix seconds, from a bounded read of its log.
 
-    All of it where the log is short, the newest facts where it is long (`is_whole` tells). Raises CkptError when
+    All of it where the log is shorter than `long_log_bytes`, the newest facts where it is long (`is_whole` tells),
+    from its last `tail_bytes` and what those need from before; 0: as usual for one run. Raises CkptError when
     `path` is neither a run directory nor a log; a log that is not there yet, or cannot be read, is waited for.
     """
     source = open_source(path)
     around = Surroundings(run_directory(path))
-    if type(source) is JsonlSource and _size(source.path) >= LONG_LOG_BYTES:
+    if type(source) is JsonlSource and _size(source.path) >= (long_log_bytes or LONG_LOG_BYTES):
         try:
-            newest = Newest(source.path, around.directory)
+            newest = Newest(source.path, around.directory, tail_bytes)
         except OSError:
             return RunState(now, around.directory)
         return newest.state(

@@ -200,3 +200,21 @@ def test_what_is_a_directory_of_runs(tmp_path: Path) -> None:
     assert not holds_runs(str(tmp_path / "a"))
     assert not holds_runs(str(tmp_path / "a" / schema.LOG_NAME))
     assert not holds_runs(str(tmp_path / "nothing"))
+
+
+def test_a_long_log_is_looked_at_in_part_with_its_loss_from_all_of_it(tmp_path: Path) -> None:
+    write_log(tmp_path / "a", 3000, ended="finished")
+    assert (tmp_path / "a" / schema.LOG_NAME).stat().st_size > 3 * module.LONG_LOG_BYTES
+    (summary,) = read_runs(str(tmp_path)).runs
+    assert (summary.phase, summary.step, summary.title) == (Phase.FINISHED, 3000, "a")
+    assert len(summary.spark) == 24
+    assert summary.spark[0] > 1.0
+    assert summary.spark[-1] < 0.01
+    assert list(summary.spark) == sorted(summary.spark, reverse=True)
+
+
+def test_losses_are_sampled_from_whatever_is_in_the_file(tmp_path: Path) -> None:
+    log = tmp_path / schema.LOG_NAME
+    log.write_bytes(b"\x00" * 9000 + b"\xff\xfe\n" * 4000 + b'{"loss": "x"}\n{"event":"step","loss":NaN}\n' * 300)
+    assert module.sampled_losses(str(log)) == ()
+    assert module.sampled_losses(str(tmp_path / "none")) == ()
