@@ -3,18 +3,20 @@ from a run."""
 
 from __future__ import annotations
 
-import os
+import os.path
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App
 from textual.binding import BindingType
 from textual.worker import Worker, WorkerState
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
-from ckpt_tui.tui import keys, theme
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import BaseApp
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.run_session import RunSession
 from ckpt_tui.tui.session import Monitor
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.settings import Settings
     from ckpt_tui.tui.acts import Acts
 
 
@@ -40,6 +43,7 @@ class ScreenRow:
 _HERE = "ckpt_tui.tui.screens"
 SCREENS: tuple[ScreenRow, ...] = (
     ScreenRow("overview", f"{_HERE}.overview:OverviewScreen", "", "Overview"),
+    ScreenRow("runs", f"{_HERE}.runs:RunsScreen", "", "The runs of a directory"),
     ScreenRow("inspect", f"{_HERE}.inspect:InspectScreen", "i", "Inspect a checkpoint"),
     ScreenRow("validate", f"{_HERE}.validate:ValidateScreen", "v", "Validate checkpoints"),
     ScreenRow("diff", f"{_HERE}.diff:DiffScreen", "d", "Compare two checkpoints"),
@@ -47,6 +51,14 @@ SCREENS: tuple[ScreenRow, ...] = (
     ScreenRow("log", f"{_HERE}.log:LogScreen", "o", "Output of a session"),
     ScreenRow("help", f"{_HERE}.help:HelpScreen", "?", "Keys"),
 )
+
+
+def _holds_runs(path: str) -> bool:
+    if os.path.exists(os.path.join(path, LOG_NAME)) or not os.path.isdir(path):  # noqa: PTH110, PTH112 - 40 us less
+        return False
+    from ckpt_tui.services.runs import holds_runs
+
+    return holds_runs(path)
 
 
 def screen_class(name: str) -> type[Screen[Any]]:
@@ -59,16 +71,16 @@ def screen_class(name: str) -> type[Screen[Any]]:
     return found
 
 
-class CkptTuiApp(App[None]):
+class CkptTuiApp(BaseApp):
     """Watches the run at `path`, or the runs below it. readonly: no act can be reached. monitor, env: for tests.
 
     What belongs to one run is in `watched`, which is None while the list of runs is shown.
     """
 
-    TITLE = "ckpt-tui"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.APP_KEYS)
-    MODES = {"overview": lambda: screen_class("overview")()}  # noqa: RUF012 - Textual's way; its style sheet is loaded so
+    # Textual's way; the style sheet of the first screen is loaded so.
+    MODES = {name: partial(lambda name: screen_class(name)(), name) for name in ("overview", "runs")}  # noqa: RUF012
     DEFAULT_MODE = "overview"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal"), (110, "-wide")]  # noqa: RUF012 - Textual's way
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-medium"), (34, "-tall")]  # noqa: RUF012
@@ -78,19 +90,20 @@ class CkptTuiApp(App[None]):
         path: str,
         *,
         readonly: bool = False,
-        interval_s: float = 1.0,
+        interval_s: float | None = None,
         monitor: Monitor | None = None,
+        settings: Settings | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.look = theme.choose(os.environ if env is None else env)
-        super().__init__(ansi_color=True if self.look.ansi else None)
-        self.register_theme(theme.OWN_THEME)
-        self.theme = self.look.theme_name
+        self.root = path
+        self.lists_runs = monitor is None and _holds_runs(path)
+        if self.lists_runs:
+            self.DEFAULT_MODE = "runs"  # type: ignore[misc] - which screen is first is known only now
+        super().__init__(settings=settings, env=env)
         self.stylesheet = ParsedOnce(variables=self.get_css_variables())
-        self.animation_level = "none"
-        self.readonly = readonly
-        self.interval_s = interval_s
-        self.watched: RunSession | None = RunSession(self, path, monitor=monitor)
+        self.readonly = readonly or self.settings.readonly
+        self.interval_s = self.settings.interval_s if interval_s is None else interval_s
+        self.watched: RunSession | None = None if self.lists_runs else RunSession(self, path, monitor=monitor)
 
     @property
     def run_open(self) -> RunSession:
@@ -125,7 +138,9 @@ class CkptTuiApp(App[None]):
     @property
     def overview(self) -> Any:
         """The overview of the run that is shown, None when the list of runs is."""
-        return self.screen_stack[0] if self.watched else None
+        if self.watched is None:
+            return None
+        return self.screen_stack[1 if self.lists_runs else 0]
 
     # Providers of the palette are imported when it is opened.
     def get_system_commands(self, screen: Screen[Any]) -> Any:
@@ -144,15 +159,15 @@ class CkptTuiApp(App[None]):
     # -- what the threads tell ----------------------------------------------------------------------------------
 
     def on_state_changed(self, message: StateChanged) -> None:
-        if self.watched is not None and message.source is self.watched:
+        if self.watched is not None and self.watched.is_source_of(message):
             self.watched.take_state(message, self.overview)
 
     def on_catalog_changed(self, message: CatalogChanged) -> None:
-        if self.watched is not None and message.source is self.watched:
+        if self.watched is not None and self.watched.is_source_of(message):
             self.watched.take_catalog(message, self.overview)
 
     def on_session_failed(self, message: SessionFailed) -> None:
-        if self.watched is not None and message.source is self.watched:
+        if self.watched is not None and self.watched.is_source_of(message):
             self.overview.show_failure(message.error)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
@@ -160,6 +175,27 @@ class CkptTuiApp(App[None]):
             from ckpt_tui.tui.screens.work import as_ckpt_error
 
             self.show_error(as_ckpt_error(event.worker.error))
+
+    # -- a list of runs, and one of them ------------------------------------------------------------------------
+
+    async def open_run(self, path: str) -> None:
+        """Open a run of the list over it."""
+        if self.watched is not None:
+            return
+        try:
+            self.watched = RunSession(self, path)
+        except CkptError as error:
+            self.show_error(error)
+            return
+        await self.push_screen(screen_class("overview")())
+        self.watched.start()
+
+    async def close_run(self) -> None:
+        """Back to the list of runs."""
+        if self.watched is not None and self.lists_runs and self.screen is self.overview:
+            self.watched.close()
+            await self.pop_screen()
+            self.watched = None
 
     # -- actions ------------------------------------------------------------------------------------------------
 

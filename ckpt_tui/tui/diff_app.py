@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckpt_tui.settings import Settings
 from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.screens.diff import DiffScreen
 from ckpt_tui.tui.screens.work import WorkScreen
@@ -15,8 +16,15 @@ class DiffApp(InspectApp):
 
     reachable_screens = ("diff",)
 
-    def __init__(self, path_a: str, path_b: str, *, env: Mapping[str, str] | None = None) -> None:
-        super().__init__(path_a, env=env)
+    def __init__(
+        self,
+        path_a: str,
+        path_b: str,
+        *,
+        settings: Settings | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(path_a, settings=settings, env=env)
         self.path_b = path_b
 
     def only_screen(self) -> WorkScreen[Any]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from textual.app import App
 from textual.binding import BindingType
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.tui import keys, theme
+from ckpt_tui.settings import Settings
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import BaseApp
 from ckpt_tui.tui.screens.inspect import InspectScreen
 from ckpt_tui.tui.screens.work import WorkScreen
 
 
-class InspectApp(App[None]):
+class InspectApp(BaseApp):
     """Ends when its screen is left. Nothing in it changes anything."""
 
-    TITLE = "ckpt-tui"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(
         key for key in keys.APP_KEYS if key.id in ("app.help", "app.quit")
@@ -27,12 +26,8 @@ class InspectApp(App[None]):
     has_overview = False  # the help leaves its keys out
     reachable_screens: ClassVar[tuple[str, ...]] = ("inspect", "validate")  # and has the keys of these
 
-    def __init__(self, path: str, *, env: Mapping[str, str] | None = None) -> None:
-        self.look = theme.choose(os.environ if env is None else env)
-        super().__init__(ansi_color=True if self.look.ansi else None)
-        self.register_theme(theme.OWN_THEME)
-        self.theme = self.look.theme_name
-        self.animation_level = "none"
+    def __init__(self, path: str, *, settings: Settings | None = None, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings=settings, env=env)
         self.path = path
         self._shown: WorkScreen[Any] | None = None
 

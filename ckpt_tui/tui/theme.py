@@ -1,122 +1,132 @@
-"""Which colours and glyphs a terminal can show, decided before the app is made.
+"""Which colours and glyphs a screen starts with, decided before the app is made: a theme that is set later has sent
+colours already.
 
-Over SSH there are 256 colours as a rule (`COLORTERM` is not forwarded), so every colour of our own theme is one of
-the 256 and they all differ there: what a colour means survives. With fewer colours, or with NO_COLOR, the
-terminal's own sixteen are used, and nothing but the default colours is painted as background.
+Where a terminal has 256 colours or more, the themes of palettes.py; with fewer, or with NO_COLOR, the terminal's own
+sixteen or none, and nothing but the default colours is painted as background.
 A state is always said by glyph, word and colour, never by colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 
 from rich.style import Style
 from textual.theme import Theme
 
-OWN_THEME = Theme(
-    name="ckpt-dark",
-    primary="#5fafff",  # 75
-    secondary="#d787ff",  # 177
-    accent="#5fd7ff",  # 81
-    success="#5fd787",  # 78
-    warning="#ffaf5f",  # 215
-    error="#ff5f5f",  # 203
-    foreground="#dadada",  # 253
-    background="#121212",  # 233
-    surface="#1c1c1c",  # 234
-    panel="#262626",  # 235
-    dark=True,
-    variables={
-        "text-success": "#5fd787",
-        "text-warning": "#ffaf5f",
-        "text-error": "#ff5f5f",
-        "text-accent": "#5fd7ff",
-        "foreground-muted": "#8a8a8a",  # 245
-        "block-cursor-background": "#005f87",  # 24
-        "block-cursor-foreground": "#eeeeee",  # 255
-        "block-cursor-blurred-background": "#303030",  # 236
-        "block-cursor-blurred-foreground": "#dadada",
-        "footer-background": "#1c1c1c",
-        "footer-key-foreground": "#5fd7ff",
-        "footer-description-foreground": "#a8a8a8",  # 248
-    },
-)
-ANSI_THEME_NAME = "ansi-dark"
+from ckpt_tui.records import dataclass
+from ckpt_tui.settings import Settings
+from ckpt_tui.tui import palettes, terminal
 
-# What a role looks like: in our own theme (colours of the 256), and in a terminal's own sixteen.
-_ROLES = {
-    "good": ("#5fd787", "green"),
-    "warning": ("#ffaf5f", "yellow"),
-    "error": ("bold #ff5f5f", "bold red"),
-    "accent": ("#5fd7ff", "cyan"),
-    "dim": ("#8a8a8a", "dim"),
-    "strong": ("bold", "bold"),
-    "track": ("#626262", "dim"),
-    "train": ("#5fafff", "blue"),
-    "val": ("#d787ff", "magenta"),
-    "abandoned": ("#767676", "dim"),
-    "train_raw": ("#005f87", "dim"),  # under its smoothed line
-    "val_raw": ("#875f87", "dim"),
-    # Runs on top of each other; each has a letter besides, so that no colour is needed to tell them apart.
-    "run1": ("#5fafff", "blue"),
-    "run2": ("#ffaf5f", "yellow"),
-    "run3": ("#5fd787", "green"),
-    "run4": ("#d787ff", "magenta"),
-    "run5": ("#5fd7ff", "cyan"),
-    "run6": ("#ff8787", "red"),
-    "bad": ("bold #ff5f5f", "bold red"),
-    "cursor": ("#ffaf5f", "yellow"),
-    "axis": ("#8a8a8a", "dim"),
-}
-
-_MANY_COLOUR_TERMS = ("kitty", "alacritty", "wezterm", "ghostty", "foot", "contour")
+_FULL = ("dark", "light", "colour-blind")
+_ANSI_OF = {"auto": "ansi", "ansi": "ansi", "dark": "ansi", "light": "ansi-light", "colour-blind": "ansi-colour-blind"}
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """theme_name: what the app starts with. ansi: only the terminal's own colours. unicode: braille and glyphs."""
+    """palette: of palettes.ROLES. ansi: only the terminal's own colours. unicode: braille and glyphs.
+    choices: palettes that `T` goes through on this terminal."""
 
-    theme_name: str = OWN_THEME.name
-    ansi: bool = False
+    palette: str = "dark"
     unicode: bool = True
+    choices: tuple[str, ...] = _FULL
+
+    @property
+    def theme_name(self) -> str:
+        """What Textual calls the theme."""
+        return f"ckpt-{self.palette}"
+
+    @property
+    def ansi(self) -> bool:
+        return self.palette not in palettes.GROUNDS
 
 
-def num_colours(env: Mapping[str, str]) -> int:
-    """How many colours the terminal says it has: 0 (NO_COLOR), 16, 256 or 2**24."""
-    if env.get("NO_COLOR"):
-        return 0
-    if env.get("COLORTERM", "").strip().lower() in ("truecolor", "24bit"):
-        return 1 << 24
-    term = env.get("TERM", "").lower()
-    if "direct" in term:
-        return 1 << 24
-    if "256" in term or term.startswith(tuple(f"{name}" for name in _MANY_COLOUR_TERMS)) or "kitty" in term:
-        return 256
-    return 16
+def choose(env: Mapping[str, str], settings: Settings | None = None) -> Look:
+    """The look for this terminal, as far as it can show what is wished for."""
+    wanted = settings or Settings()
+    unicode = terminal.speaks_unicode(env) if wanted.unicode is None else wanted.unicode
+    colours = terminal.num_colours(env)
+    if colours == 0:
+        return Look("none", unicode, ("none",))
+    choices = (*_FULL, "ansi") if colours > 16 else ("ansi", "ansi-light", "ansi-colour-blind")
+    is_light = terminal.has_light_ground(env)
+    if colours <= 16 or wanted.theme == "ansi":
+        palette = "ansi-light" if is_light and wanted.theme in ("auto", "ansi") else _ANSI_OF[wanted.theme]
+        return Look(palette, unicode, choices if palette in choices else (*_FULL, palette))
+    return Look("dark" if wanted.theme == "auto" else wanted.theme, unicode, choices)
 
 
-def speaks_unicode(env: Mapping[str, str]) -> bool:
-    """Whether the locale is UTF-8, and the terminal not the Linux console (whose font has no braille)."""
-    if env.get("TERM") == "linux":
-        return False
-    locale = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or ""
-    if not locale:
-        # Python itself falls back to UTF-8 then (PEP 538), and so do the containers people log in to.
-        return True
-    return "utf" in locale.lower() or locale in ("C", "POSIX")
+def theme_of(look: Look) -> Theme:
+    """Textual's theme for a look."""
+    return _ansi_theme(look.palette) if look.ansi else _theme(look.palette, palettes.GROUNDS[look.palette])
 
 
-def choose(env: Mapping[str, str]) -> Look:
-    """The look for this terminal. Call it before the app is made: a theme set later has sent colours already."""
-    ansi = num_colours(env) <= 16
-    return Look(
-        theme_name=ANSI_THEME_NAME if ansi else OWN_THEME.name,
-        ansi=ansi,
-        unicode=speaks_unicode(env),
+def _theme(name: str, grounds: palettes.Grounds) -> Theme:
+    roles = {role: style.rpartition(" ")[2] for role, style in palettes.ROLES[name].items()}
+    return Theme(
+        name=f"ckpt-{name}",
+        primary=roles["train"],
+        secondary=roles["val"],
+        accent=roles["accent"],
+        success=roles["good"],
+        warning=roles["warning"],
+        error=roles["error"],
+        foreground=grounds.foreground,
+        background=grounds.background,
+        surface=grounds.surface,
+        panel=grounds.panel,
+        dark=grounds.is_dark,
+        variables={
+            "text-success": roles["good"],
+            "text-warning": roles["warning"],
+            "text-error": roles["error"],
+            "text-accent": roles["accent"],
+            "foreground-muted": roles["dim"],
+            "block-cursor-background": grounds.cursor,
+            "block-cursor-foreground": grounds.cursor_text,
+            "block-cursor-blurred-background": grounds.dull_cursor,
+            "block-cursor-blurred-foreground": grounds.foreground,
+            "footer-background": grounds.footer,
+            "footer-key-foreground": roles["accent"],
+            "footer-description-foreground": grounds.footer_text,
+        },
     )
 
 
+def _ansi_theme(name: str) -> Theme:
+    """Textual's own theme of sixteen colours, with what good, warning and error look like here."""
+    from textual.theme import BUILTIN_THEMES
+
+    base = BUILTIN_THEMES["ansi-light" if name == "ansi-light" else "ansi-dark"]
+    roles = {role: f"ansi_{style.rpartition(' ')[2] or 'default'}" for role, style in palettes.ROLES[name].items()}
+    if name == "none":
+        roles = dict.fromkeys(roles, "ansi_default")
+    return Theme(
+        name=f"ckpt-{name}",
+        primary=roles["train"],
+        secondary=roles["val"],
+        accent=roles["accent"],
+        success=roles["good"],
+        warning=roles["warning"],
+        error=roles["error"],
+        foreground=base.foreground,
+        background=base.background,
+        surface=base.surface,
+        panel=base.panel,
+        boost=base.boost,
+        dark=base.dark,
+        ansi=True,
+        variables={
+            **base.variables,
+            "text-success": roles["good"],
+            "text-warning": roles["warning"],
+            "text-error": roles["error"],
+            "text-accent": roles["accent"],
+        },
+    )
+
+
+@lru_cache(maxsize=8)
 def role_styles(look: Look) -> Mapping[str, Style]:
     """How each role is drawn."""
-    return {role: Style.parse(styles[1 if look.ansi else 0]) for role, styles in _ROLES.items()}
+    return {role: Style.parse(style) for role, style in palettes.ROLES[look.palette].items()}

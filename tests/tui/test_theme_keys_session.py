@@ -15,24 +15,6 @@ from tests.builders.run_states import NOW, FixedMonitor, crashed, running
 
 
 @pytest.mark.parametrize(
-    ("env", "ansi"),
-    [
-        ({"TERM": "xterm-256color"}, False),
-        ({"TERM": "screen-256color"}, False),
-        ({"TERM": "xterm", "COLORTERM": "truecolor"}, False),
-        ({"TERM": "xterm-kitty"}, False),
-        ({"TERM": "xterm"}, True),
-        ({"TERM": "linux"}, True),
-        ({}, True),
-        ({"TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": "1"}, True),
-        ({"TERM": "xterm-256color", "NO_COLOR": ""}, False),  # no-color.org: empty does not count
-    ],
-)
-def test_few_colours_and_no_color_get_the_terminals_own(env: dict[str, str], ansi: bool) -> None:
-    assert theme.choose(env).ansi is ansi
-
-
-@pytest.mark.parametrize(
     ("env", "unicode"),
     [
         ({"LANG": "en_US.UTF-8"}, True), ({"LANG": "C.utf8"}, True), ({}, True),
@@ -42,19 +24,6 @@ def test_few_colours_and_no_color_get_the_terminals_own(env: dict[str, str], ans
 )  # fmt: skip
 def test_braille_only_where_it_can_be_shown(env: dict[str, str], unicode: bool) -> None:
     assert theme.choose(env).unicode is unicode
-
-
-def test_the_colours_of_our_theme_differ_in_256_colours() -> None:
-    from rich.color import Color, ColorSystem
-
-    own = theme.OWN_THEME
-    slots = {"good": own.success, "bad": own.error, "warn": own.warning, "accent": own.accent, "train": own.primary,
-             "val": own.secondary, "text": own.foreground, "background": own.background, "panel": own.panel,
-             "dim": own.variables["foreground-muted"]}  # fmt: skip
-    numbers = {
-        name: Color.parse(colour or "").downgrade(ColorSystem.EIGHT_BIT).number for name, colour in slots.items()
-    }
-    assert len(set(numbers.values())) == len(numbers), numbers
 
 
 def test_keys_are_told_apart() -> None:
