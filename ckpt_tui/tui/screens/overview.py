@@ -10,27 +10,32 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal
+from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.state import RunState
-from ckpt_tui.text import count, metric, plural, safe_text
+from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import facts, keys
 from ckpt_tui.tui.facts import Part
+from ckpt_tui.tui.screens import arrangement
+from ckpt_tui.tui.screens.arrangement import Arrangement
 from ckpt_tui.tui.widgets import checkpoint_list, session_lanes
 from ckpt_tui.tui.widgets.chart import Chart
+from ckpt_tui.tui.widgets.charts import ChartStack
 from ckpt_tui.tui.widgets.checkpoint_list import CheckpointList, CheckpointRow
 from ckpt_tui.tui.widgets.event_lane import EventLane
 from ckpt_tui.tui.widgets.feed import Feed
 from ckpt_tui.tui.widgets.header import Header
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.rule import RuleLine
 from ckpt_tui.tui.widgets.session_lanes import SessionLanes
 
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog
     from ckpt_tui.tui.app import CkptTuiApp
+    from ckpt_tui.tui.widgets.session_list import SessionList
+    from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
 MAX_DAMAGE_LINES = 2
 NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff", "restore"})
@@ -48,6 +53,10 @@ class OverviewScreen(Screen[None]):
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
         self.marked: str | None = None
+        self.part = ""  # of arrangement.py, "" as long as the person has not chosen
+        self.feed: Feed | None = None
+        self.session_list: SessionList | None = None
+        self._arrangement: Arrangement | None = None
         self._progress: float | None = None
         self._failure: CkptError | None = None
 
@@ -61,30 +70,108 @@ class OverviewScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         unicode = self.cockpit.look.unicode
         yield Header(unicode=unicode, id="header")
-        yield RuleLine(unicode=unicode, id="chart_rule")
-        yield Chart(unicode=unicode, id="chart")
-        yield EventLane(unicode=unicode, id="lane")
-        yield RuleLine(unicode=unicode, id="sessions_rule")
-        yield SessionLanes(unicode=unicode, id="sessions")
-        with Horizontal(id="rules"):
-            yield RuleLine(unicode=unicode, id="list_rule")
-            yield RuleLine(unicode=unicode, id="feed_rule")
-        with Horizontal(id="bottom"):
-            yield CheckpointList(unicode=unicode, id="checkpoints")
-            yield Feed(id="feed")
-        yield Footer(compact=True, show_command_palette=False)
+        with Container(id="body"):
+            with Container(id="curves"):
+                yield RuleLine(unicode=unicode, id="chart_rule")
+                yield ChartStack(unicode=unicode, id="chart")
+                yield EventLane(unicode=unicode, id="lane")
+                yield SessionLanes(unicode=unicode, id="sessions")
+            with Container(id="lists"):
+                yield CheckpointList(unicode=unicode, id="checkpoints")
+        yield KeyLine()
 
     def on_mount(self) -> None:
-        self.query_one("#list_rule", RuleLine).set("checkpoints", ())
-        self.query_one("#feed_rule", RuleLine).set("events", ())
         self._show_chart_rule()
+        if self.state is None and (state := self.cockpit.run_open.first_look.state_soon()) is not None:
+            self.show_state(state, None if self.cockpit.monitor.is_caught_up else self.cockpit.monitor.progress)
+        else:
+            self._arrange()
 
     def on_resize(self) -> None:
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Give every part its lines. Nothing is done where they have them already."""
+        width, height = self.app.size
+        header = self.query_one("#header", Header)
+        state = self.state or RunState(now=0.0)
+        wanted = header.num_lines(width, arrangement.header_room(height))
+        num_sessions = len(state.sessions)
+        part = self.part or self._usual_part(state, width, height, wanted)
+        new = arrangement.arrange(
+            width, height, wanted, num_sessions, has_outlook=session_lanes.has_outlook(state), part=part
+        )
+        if new == self._arrangement:
+            return
+        self._arrangement = new
+        body, curves, lists = (self.query_one(name) for name in ("#body", "#curves", "#lists"))
+        self._need(new)
+        header.styles.height = new.header
+        curves.display, lists.display = bool(new.chart), bool(new.lists)
+        self.chart.styles.height = new.chart
+        sessions = self.query_one("#sessions", SessionLanes)
+        sessions.display = bool(new.lanes)
+        sessions.styles.height = new.lanes or 1
+        body.styles.layout = "horizontal" if new.is_beside else "vertical"
+        curves.styles.width = "1fr" if new.is_beside else "100%"
+        curves.styles.height = new.chart + 2 + new.lanes
+        lists.styles.width = new.right if new.is_beside else "100%"
+        lists.styles.height = new.lists + new.feed
+        lists.styles.layout = "horizontal" if new.has_feed and not new.is_beside else "vertical"
+        lists.styles.padding = (0, 0, 0, 1 if new.is_beside else 0)
+        for name, one in self._lists().items():
+            one.display = name == new.left or (name == arrangement.EVENTS and new.has_feed)
+            is_second = name == arrangement.EVENTS and new.has_feed
+            one.styles.height = new.feed if is_second and new.is_beside else new.lists or 1
+            one.styles.width = "2fr" if is_second and not new.is_beside else "3fr" if new.has_feed else "100%"
+            one.styles.margin = (0, 0, 0, 1 if is_second and not new.is_beside else 0)
+            if new.is_beside:
+                one.styles.width = "100%"
+        if (focused := self.focused) is not None and not focused.is_on_screen:
+            self._focus_list()
         self.refresh_bindings()  # what has no room cannot be acted on
 
+    def _usual_part(self, state: RunState, width: int, height: int, header: int) -> str:
+        """What is shown where a person has not chosen: the curves, and where a low screen tells of an end, what a
+        resume may take."""
+        return arrangement.CHECKPOINTS if state.phase.is_over or height - 1 - header >= 13 else arrangement.CURVES
+
+    def _lists(self) -> dict[str, VirtualList[Any]]:
+        """The lists that have been needed so far, by their part."""
+        found: dict[str, VirtualList[Any]] = {arrangement.CHECKPOINTS: self.checkpoints}
+        if self.feed is not None:
+            found[arrangement.EVENTS] = self.feed
+        if self.session_list is not None:
+            found[arrangement.SESSIONS] = self.session_list
+        return found
+
+    def _need(self, new: Arrangement) -> None:
+        """Lists that the first picture does not show are made when they are first shown."""
+        lists = self.query_one("#lists")
+        if self.feed is None and (new.has_feed or new.left == arrangement.EVENTS):
+            self.feed = Feed(id="feed")
+            self.feed.set_feed(self.state.feed if self.state is not None else ())
+            lists.mount(self.feed)
+        if self.session_list is None and new.left == arrangement.SESSIONS:
+            from ckpt_tui.tui.widgets.session_list import SessionList
+
+            self.session_list = SessionList(unicode=self.cockpit.look.unicode, id="session_list")
+            if self.state is not None:
+                self.session_list.set_state(self.state)
+            lists.mount(self.session_list, before=0)
+
+    def _focus_list(self) -> None:
+        """The keys go to the list that is shown."""
+        left = self._arrangement.left if self._arrangement is not None else ""
+        one = self._lists().get(left)
+        if one is not None:
+            one.focus(scroll_visible=False)
+        else:
+            self.set_focus(None)
+
     @property
-    def chart(self) -> Chart:
-        return self.query_one("#chart", Chart)
+    def chart(self) -> ChartStack:
+        return self.query_one("#chart", ChartStack)
 
     @property
     def checkpoints(self) -> CheckpointList:
@@ -97,23 +184,29 @@ class OverviewScreen(Screen[None]):
         self.state, self._progress, self._failure = state, progress, None
         with self.app.batch_update():
             self._show_header()
+            self._arrange()
             self.chart.set_state(state)
             self._show_lane()
-            self._show_sessions(state)
+            self.query_one("#sessions", SessionLanes).set_state(state)
             self._show_list()
-            self.query_one("#feed", Feed).set_feed(state.feed)
+            if self.feed is not None:
+                self.feed.set_feed(state.feed)
+            if self.session_list is not None:
+                self.session_list.set_state(state)
 
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
         if self.state is not None:
             with self.app.batch_update():
                 self._show_header()
+                self._arrange()
                 self._show_list()
 
     def show_failure(self, error: CkptError) -> None:
         """The log or the directory cannot be read: said in the header until it can be again."""
         self._failure = error
         self._show_header()
+        self._arrange()
 
     def _show_header(self) -> None:
         state = self.state or RunState(now=0.0)
@@ -170,75 +263,7 @@ class OverviewScreen(Screen[None]):
         self._show_chart_rule()
 
     def _show_chart_rule(self) -> None:
-        chart = self.chart
-        title = chart.train.name if chart.train else "loss"
-        rule = self.query_one("#chart_rule", RuleLine)
-        if chart.view.cursor is not None and self.state is not None:
-            rule.set(title, self._readout())
-            return
-        unicode = chart.unicode
-        parts: list[Part] = [(chart.view.words, "accent" if chart.view.words == "frozen" else "dim")]
-        if chart.view.is_log:
-            parts.append((", log y", "dim"))
-        parts.append((f", by {chart.view.axis}", "dim"))
-        if chart.train is not None:
-            parts.append(("   ━ train" if unicode else "   * train", "train"))
-        if chart.val is not None:
-            parts.append(("  ╌ val" if unicode else "  o val", "val"))
-        if chart.train is not None and any(segment.abandoned_after is not None for segment in chart.train.segments):
-            parts.append(("  ━ abandoned" if unicode else "  . abandoned", "abandoned"))
-        if chart.num_bad:
-            parts.append(("  × not finite" if unicode else "  x not finite", "bad"))
-        rule.set(title, parts)
-
-    def _readout(self) -> list[Part]:
-        state, chart = self.state, self.chart
-        assert state is not None
-        train, val = chart.cursor_points()
-        point = train or val
-        if point is None:
-            return [("nothing here", "dim")]
-        parts: list[Part] = [
-            (f"step {count(point.step)}", "strong"),
-            (f"  {facts.clock_words(point.ts, state.now)}", "dim"),
-        ]
-        if train is not None:
-            parts.append((f"  {metric(train.last)}", "train"))
-            if train.hi > train.lo:
-                parts.append((f" ({metric(train.lo)} - {metric(train.hi)})", "dim"))
-            if train.is_abandoned:
-                parts.append((" abandoned", "warning"))
-        if val is not None:
-            parts.append((f"  val {metric(val.last)} at {count(val.step)}", "val"))
-        save = min(
-            (save for save in state.saves if not save.removed), key=lambda one: abs(one.step - point.step), default=None
-        )
-        if save is not None:
-            parts.append((f"  {safe_text(save.kind, 20)} {count(save.step)}", "accent"))
-        return parts
-
-    def _show_sessions(self, state: RunState) -> None:
-        lanes = self.query_one("#sessions", SessionLanes)
-        most = 2 if self.app.size.height < 34 else 6
-        shown = max(min(len(state.sessions), most), 1)
-        if lanes.styles.height is None or lanes.styles.height.value != shown:
-            lanes.styles.height = shown
-        lanes.set_state(state)
-        parts: list[Part] = []
-        if len(state.sessions) > 1 or state.lost.steps:
-            for index, name in enumerate(session_lanes.LEGEND):
-                glyph, plain, role = session_lanes.PARTS[name]
-                parts.append((f"{'  ' if index else ''}{glyph if lanes.unicode else plain} {name}", role))
-        hidden = len(state.sessions) - shown
-        title = "sessions" if hidden <= 0 else f"sessions, {plural(hidden, 'earlier one')} not shown"
-        if state.lost.steps:
-            overhead = (
-                f", {100 * state.lost.overhead:.0f} % overhead"
-                if state.lost.overhead is not None and self.app.size.width >= 100
-                else ""
-            )
-            title += f": {plural(state.lost.steps, 'step')} lost{overhead}"
-        self.query_one("#sessions_rule", RuleLine).set(title, parts)
+        self.query_one("#chart_rule", RuleLine).set(self.chart.main.title, self.chart.rule_parts())
 
     def _show_list(self) -> None:
         if self.state is None:
@@ -246,14 +271,15 @@ class OverviewScreen(Screen[None]):
         rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked)
         # At the top it stays at the newest; elsewhere it stays on its checkpoint.
         self.checkpoints.set_rows(rows, keep_cursor=self.checkpoints.cursor > 0)
-        self.query_one("#list_rule", RuleLine).set(
+        self.checkpoints.set_title(
             "checkpoints", [(checkpoint_list.summary(rows, self.catalog), "dim")] if rows else []
         )
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.has_class("-short") and action in NEEDS_LIST:
+        now = self._arrangement
+        if action in NEEDS_LIST and now is not None and now.left != arrangement.CHECKPOINTS:
             return False  # nobody shall act on a list that is not to be seen
         return not (self.cockpit.readonly and keys.is_act(action))
 
@@ -327,12 +353,17 @@ class OverviewScreen(Screen[None]):
         self.cockpit.open_screen("log", path)
 
     def action_feed(self) -> None:
-        if "-wide" in self.classes or self.app.size.width >= 110:
-            target = "#feed" if self.checkpoints.has_focus else "#checkpoints"
-            self.query_one(target).focus()
+        """Show the next part where there is not room for all of them."""
+        width, height = self.app.size
+        now = self._arrangement
+        if now is None or self.state is None:
             return
-        self.toggle_class("-feed")
-        self.query_one("#feed" if self.has_class("-feed") else "#checkpoints").focus()
+        parts = arrangement.shown_parts(width, height, now.header, len(self.state.sessions))
+        shown = now.left or arrangement.CURVES
+        self.part = parts[(parts.index(shown) + 1) % len(parts)] if shown in parts else parts[0]
+        with self.app.batch_update():
+            self._arrange()
+        self.call_after_refresh(self._focus_list)
 
     def action_zoom(self, factor: float) -> None:
         self.chart.zoom(factor)

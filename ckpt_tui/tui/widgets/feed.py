@@ -26,8 +26,9 @@ class Feed(VirtualList[FeedLine]):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(
-            COLUMNS, cells_of, key=lambda line: line.seq, empty_text="nothing happened yet", show_header=False, id=id
-        )
+            COLUMNS, cells_of, key=lambda line: line.seq, empty_text="nothing happened yet", show_header=False,
+            title="events", id=id,
+        )  # fmt: skip
 
     def set_feed(self, feed: tuple[FeedLine, ...]) -> None:
         follows = self.is_at_end

@@ -168,12 +168,9 @@ class Header(LinesWidget):
         self._state, self._progress, self._warnings, self._keys = state, progress, warnings, keys
         self.show()
 
-    def show(self) -> None:
-        if self._state is not None and self.size.width:
-            wanted = len(self.lines_now(self.size.width, 99))
-            if self.styles.height is None or self.styles.height.value != wanted:
-                self.styles.height = wanted
-        super().show()
+    def num_lines(self, width: int, most: int) -> int:
+        """How many lines it would like to have, of `most`; what does not fit in `most` is left out by importance."""
+        return min(len(self.lines_now(width, most)), most)
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
         if self._state is None:
@@ -181,5 +178,4 @@ class Header(LinesWidget):
         lines = header_lines(
             self._state, width, progress=self._progress, warnings=self._warnings, keys=self._keys, unicode=self.unicode
         )
-        # On a very small screen the curve needs what the header can spare.
-        return lines[: 3 if self.screen.size.height < 16 else 8][:height]
+        return lines[:height]

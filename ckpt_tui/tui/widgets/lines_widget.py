@@ -10,7 +10,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui.theme import Look, role_styles
 
 Cells = tuple[tuple[str, str], ...]  # (text, role), in order
@@ -45,6 +45,11 @@ class LinesWidget(Widget):
                 self.refresh(Region(0, row, width, 1))
                 self.num_lines_redrawn += 1
 
+    def look_changed(self) -> None:
+        """The app wears another theme."""
+        self._role_styles = None
+        self.refresh()
+
     def on_resize(self) -> None:
         self._lines = []
         self.show()
@@ -69,18 +74,24 @@ def _safe(text: str) -> str:
     return text if text.isprintable() else safe_text(text, 4000)
 
 
-def rule(left: str, right: Sequence[tuple[str, str]], width: int, *, unicode: bool = True) -> Cells:
-    """`─ title ───────────── right ─` in `width` cells; `right` goes, from its end, where there is no room."""
-    from ckpt_tui.text import cell_width
+def rule(
+    left: str, right: Sequence[tuple[str, str]], width: int, *, unicode: bool = True, is_focused: bool = False
+) -> Cells:
+    """`─ title ───────────── right ─` in `width` cells; `right` goes, from its end, where there is no room.
 
+    is_focused: the keys go to what is below it; seen by the heavy line, and by the title's colour.
+    """
     dash = "─" if unicode else "-"
-    head = f"{dash} {left} " if left else dash
+    first, role = (("━" if unicode else "="), "accent") if is_focused else (dash, "track")
     parts = list(right)
-    while parts and cell_width(head) + sum(cell_width(text) for text, _ in parts) + 6 > width:
+    while parts and cell_width(left) + sum(cell_width(text) for text, _ in parts) + 9 > width:
         parts.pop()
-    tail_width = sum(cell_width(text) for text, _ in parts)
-    fill = width - cell_width(head) - (tail_width + 3 if parts else 0)
-    cells: list[tuple[str, str]] = [(f"{dash} ", "track"), (f"{left} ", "strong")] if left else [(dash, "track")]
+    left = fit(left, max(min(cell_width(left), width - 4), 0)) if left else ""
+    cells: list[tuple[str, str]] = [(first, role)]
+    if left:
+        cells += [(f" {left} ", "accent" if is_focused else "strong")]
+    used = sum(cell_width(text) for text, _ in cells)
     if not parts:
-        return (*cells, (dash * max(fill, 0), "track"))
+        return (*cells, (dash * max(width - used, 0), "track"))
+    fill = width - used - sum(cell_width(text) for text, _ in parts) - 3
     return (*cells, (dash * max(fill, 0) + " ", "track"), *parts, (f" {dash}", "track"))

@@ -10,22 +10,25 @@ a control character, and nothing is ever parsed as markup.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from operator import indexOf
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.text import ELLIPSIS, cell_width, fit, safe_text
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.styled import PLAIN_GLYPHS, has_glyphs
+from ckpt_tui.tui.theme import Look, role_styles
+from ckpt_tui.tui.widgets.lines_widget import rule
 
 T = TypeVar("T")
 
@@ -117,6 +120,7 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
 
     cells: one row as the texts of all columns, in their order; called for visible rows only, so it may format.
     key: what makes a row the same row after `set_rows()`, for the cursor to stay on it.
+    title: of the rule above it, which is drawn here: one widget less, and it says who has the focus. None: no rule.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -150,15 +154,7 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         }
     }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("pageup", "move_page(-1)", "Page up", show=False),
-        Binding("pagedown", "move_page(1)", "Page down", show=False),
-        Binding("home,g", "move_to_start", "First", show=False),
-        Binding("end,G", "move_to_end", "Last", show=False),
-        Binding("enter", "select", "Open", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.LIST_KEYS)
 
     cursor: reactive[int] = reactive(0, repaint=False)
 
@@ -207,6 +203,7 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         key: Callable[[T], Hashable] | None = None,
         empty_text: str = "",
         show_header: bool = True,
+        title: str | None = None,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
@@ -216,7 +213,9 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         self._rows = rows
         self._key = key
         self._empty_text = empty_text
-        self._header_lines = 1 if show_header else 0
+        self._title = title
+        self._title_right: Sequence[tuple[str, str]] = ()
+        self._header_lines = int(title is not None) + int(show_header)
         self._layout_width = -1
         self._column_layout: tuple[tuple[int, int], ...] = ()
         self._count = len(rows)
@@ -303,6 +302,12 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         self._layout_width = -1
         self.refresh()
 
+    def set_title(self, title: str, right: Sequence[tuple[str, str]] = ()) -> None:
+        """What the rule above it says, at its left and, in roles, at its right."""
+        if (title, tuple(right)) != (self._title, tuple(self._title_right)):
+            self._title, self._title_right = title, tuple(right)
+            self.refresh_line(round(self.scroll_y))
+
     def set_empty_text(self, text: str) -> None:
         self._empty_text = text
         if self._count == 0:
@@ -372,7 +377,8 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         if line is None:
             return
         if line.y < self._header_lines:
-            self._press_title(line.x)
+            if line.y > 0 or self._title is None:
+                self._press_title(line.x)
             return
         index = round(self.scroll_y) + line.y - self._header_lines
         if index >= self._count:
@@ -425,6 +431,8 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         self.num_lines_rendered += 1
         width = self.scrollable_content_region.width
         base = self.rich_style
+        if y == 0 and self._title is not None:
+            return self._title_strip(width, base)
         if y < self._header_lines:
             return self._header_strip(width, base)
         index = round(self.scroll_y) + y - self._header_lines
@@ -440,6 +448,13 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         text = " " * GUTTER + self._plain((" " * GAP).join(parts))
         style = self.get_component_rich_style("virtual-list--header")
         return Strip([Segment(text, style)]).adjust_cell_length(width, style)
+
+    def _title_strip(self, width: int, base: Style) -> Strip:
+        styles = role_styles(getattr(self.app, "look", Look()))
+        right = [(safe_text(text), role) for text, role in self._title_right]
+        cells = rule(self._title or "", right, width, unicode=has_glyphs(self.app), is_focused=self.has_focus)
+        segments = [Segment(self._plain(text), base + styles[role] if role else base) for text, role in cells]
+        return Strip(segments).adjust_cell_length(width, base)
 
     def _row_strip(self, index: int, width: int, base: Style) -> Strip:
         is_cursor = index == self.cursor
