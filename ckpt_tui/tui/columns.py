@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Segment
 from ckpt_tui.tui.scale import XScale
 
@@ -43,17 +43,17 @@ def pieces_of(segment: Segment, x: XScale, num_columns: int, origin: float = 0.0
         return []
     limit = segment.abandoned_after
     split = size if limit is None else bisect_right(segment.steps, limit)
-    places = _places(segment, x, origin)
+    places = places_of(segment, x, origin)
     found = []
     for first, stop, is_abandoned in ((0, split, False), (split, size, True)):
         if first < stop:
-            piece = _piece(segment, places, first, stop, x, num_columns, is_abandoned=is_abandoned)
+            piece = _piece(segment, places, first, stop, x, num_columns, origin, is_abandoned=is_abandoned)
             if piece is not None:
                 found.append(piece)
     return found
 
 
-def _places(segment: Segment, x: XScale, origin: float) -> Sequence[float]:
+def places_of(segment: Segment, x: XScale, origin: float) -> Sequence[float]:
     """Where on the axis each bucket begins."""
     if x.axis == "time":
         return segment.ts if not origin else array("d", [ts - origin for ts in segment.ts])
@@ -62,32 +62,49 @@ def _places(segment: Segment, x: XScale, origin: float) -> Sequence[float]:
     return segment.steps
 
 
+def _end(segment: Segment, places: Sequence[float], stop: int, x: XScale, origin: float) -> float:
+    """Where the last of the buckets before `stop` ends."""
+    if stop < len(places):
+        return places[stop]
+    if segment.end is None:
+        return places[stop - 1]
+    return x.at(segment.end[0], segment.end[1] - origin)
+
+
 def _piece(
-    segment: Segment, places: Sequence[float], first: int, stop: int, x: XScale, num_columns: int, *, is_abandoned: bool
+    segment: Segment,
+    places: Sequence[float],
+    first: int,
+    stop: int,
+    x: XScale,
+    num_columns: int,
+    origin: float,
+    *,
+    is_abandoned: bool,
 ) -> Piece | None:
     if x.axis == "time" and any(later < earlier for earlier, later in pairwise(places[first:stop])):
         return _unordered(segment, places, first, stop, x, num_columns, is_abandoned=is_abandoned)
     begin = max(bisect_left(places, x.x0, first, stop) - 1, first)
-    if places[begin] < x.x0 and begin + 1 >= stop:
+    if places[begin] < x.x0 and begin + 1 >= stop and _end(segment, places, stop, x, origin) < x.x0:
         return None  # it ends before the view
     end = bisect_right(places, x.x1, first, stop)
     if begin >= end:
         return None
     scale = num_columns / (x.x1 - x.x0)
 
-    def column_of(place: float) -> int:
+    def place_in(place: float) -> int:
         return min(max(int((place - x.x0) * scale), 0), num_columns - 1)
 
-    first_column, last_column = column_of(places[begin]), column_of(places[end - 1])
+    first_column, last_column = place_in(places[begin]), place_in(places[end - 1])
     columns: list[Column | None] = [None] * (last_column - first_column + 1)
     index = begin
     while index < end:
-        column = column_of(places[index])
-        # Where the next column begins; the division is done as column_of does it, so that none is looked at twice.
+        column = place_in(places[index])
+        # Where the next column begins; the division is done as place_in does it, so that none is looked at twice.
         upper = end if column >= num_columns - 1 else bisect_left(places, x.x0 + (column + 1) / scale, index + 1, end)
-        while upper < end and column_of(places[upper]) == column:
+        while upper < end and place_in(places[upper]) == column:
             upper += 1
-        while upper - 1 > index and column_of(places[upper - 1]) > column:
+        while upper - 1 > index and place_in(places[upper - 1]) > column:
             upper -= 1
         columns[column - first_column] = _joined(segment, index, upper)
         index = upper
@@ -97,7 +114,7 @@ def _piece(
 def _joined(segment: Segment, first: int, stop: int) -> Column:
     """Buckets from `first` to before `stop`, as one."""
     if stop - first == 1:
-        return Column(segment.lo[first], segment.hi[first], segment.last[first], segment.bad[first])
+        return column_of(segment, first)
     bad = sum(segment.bad[first:stop])
     if not bad:  # then all of it is finite
         return Column(min(segment.lo[first:stop]), max(segment.hi[first:stop]), segment.last[stop - 1], 0)
@@ -112,6 +129,11 @@ def _joined(segment: Segment, first: int, stop: int) -> Column:
     )
 
 
+def column_of(segment: Segment, index: int) -> Column:
+    """One bucket."""
+    return Column(segment.lo[index], segment.hi[index], segment.last[index], segment.bad[index])
+
+
 def _unordered(
     segment: Segment, places: Sequence[float], first: int, stop: int, x: XScale, num_columns: int, *, is_abandoned: bool
 ) -> Piece | None:
@@ -121,7 +143,7 @@ def _unordered(
     for index in range(first, stop):
         if x.x0 <= places[index] <= x.x1:
             column = min(int((places[index] - x.x0) * scale), num_columns - 1)
-            columns[column] = joined(columns[column], _joined(segment, index, index + 1))
+            columns[column] = joined(columns[column], column_of(segment, index))
     return Piece(0, columns, is_abandoned) if any(column is not None for column in columns) else None
 
 

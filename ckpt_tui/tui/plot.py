@@ -1,147 +1,184 @@
-"""One metric and its validation twin as lines of cells: what the chart shows, without a widget around it.
+"""Curves as lines of cells: what a chart shows, without a widget around it.
 
-The raw line, never smoothed: every column of dots runs from the lowest to the highest value in it, so that a spike
-of one step is seen at any width. A value that is not finite is a gap with a mark above it. What a later session
-trained again is a dimmed line of its own, never a zig-zag.
+The raw line always shows: every column of dots runs from the lowest to the highest value in it, so that a spike of
+one step is seen at any width. A value that is not finite is a gap with a mark above it. What a later session trained
+again is a dimmed line of its own, never a zig-zag. A smoothed line is drawn over the raw one, and does not replace it.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from ckpt_tui.run.state import Segment, Series
+from ckpt_tui.records import dataclass
+from ckpt_tui.run.epochs import Epochs
+from ckpt_tui.run.state import Series
+from ckpt_tui.tui.columns import Column, Piece, joined, pieces_of
 from ckpt_tui.tui.raster import Layer, Span, braille
 from ckpt_tui.tui.scale import XScale, YScale, y_scale
-
-if TYPE_CHECKING:
-    from ckpt_tui.run.series import Column
+from ckpt_tui.tui.y_range import Range, range_of
 
 # Roles of cells, topmost last.
 ABANDONED, TRAIN, VAL = "abandoned", "train", "val"
+# Of raw lines under their smoothed ones.
+_RAW = {TRAIN: "train_raw", VAL: "val_raw"}
 _ASCII = {ABANDONED: ".", TRAIN: "*", VAL: "o"}
+_LETTER_EVERY = 24  # cells
 
 Cells = tuple[tuple[str, str], ...]  # (text, role), in order
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One line: a column of dots each, None where there is nothing. `bad`: columns that hold a non-finite value."""
+class NamedCurve:
+    """A series to draw. mark: a letter on the line, that tells it from others without colour. origin: Unix seconds at
+    which its time axis begins; 0 where the axis is Unix seconds. scale: what its values are multiplied by.
+    smooth: the smoothed series, drawn over it."""
+
+    label: str
+    series: Series
+    role: str = TRAIN
+    mark: str = ""
+    origin: float = 0.0
+    epochs: Epochs | None = None
+    dashed: bool = False
+    scale: float = 1.0
+    smooth: Series | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is drawn of a curve with one role: pieces that nothing joins."""
 
     role: str
-    columns: Sequence[tuple[float, float, float] | None]  # lo, hi, last
-    bad: frozenset[int] = frozenset()
+    pieces: tuple[Piece, ...]
     dashed: bool = False
+    mark: str = ""
+    char: str = "*"  # without unicode
+    is_smooth: bool = False  # drawn as a line of its last values
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """rows: the cells of the plot area from the top, each `x.width` wide. labels: row -> tick label."""
+    """rows: the cells of the plot area from the top, each `x.width` wide. labels: row -> tick label.
+
+    num_bad: cells with a non-finite value in view. num_unloggable: cells with values that a log axis cannot show.
+    """
 
     rows: tuple[Cells, ...]
     labels: dict[int, str] = field(default_factory=dict)
     scale: YScale | None = None
-    num_bad: int = 0  # columns with a non-finite value in view
+    num_bad: int = 0
+    num_unloggable: int = 0
+    range: Range | None = None
 
 
-def curves_of(train: Series | None, val: Series | None, x: XScale, *, unicode: bool = True) -> list[Curve]:
+def train_and_val_curves(train: Series | None, val: Series | None, scale: float = 1.0) -> list[NamedCurve]:
+    curves = [NamedCurve("train", train, TRAIN, scale=scale)] if train is not None else []
+    return [*curves, NamedCurve("val", val, VAL, dashed=True, scale=scale)] if val is not None else curves
+
+
+def lines_of(curves: Sequence[NamedCurve], x: XScale, *, unicode: bool = True) -> list[Line]:
     """The lines to draw, the lowest first."""
     num_columns = x.width * (2 if unicode else 1)
-    curves = []
-    for series, live_role in ((train, TRAIN), (val, VAL)):
-        if series is None or not series.segments:
-            continue
-        live, abandoned = _columns(series, x, num_columns)
-        dashed = live_role == VAL
-        if live_role == TRAIN and any(column is not None for column in abandoned):
-            curves.append(_curve(ABANDONED, abandoned, dashed))
-        curves.append(_curve(live_role, live, dashed))
-    return curves
+    abandoned_lines: list[Line] = []
+    raw_lines: list[Line] = []
+    smooth_lines: list[Line] = []
+    for curve in curves:
+        live, abandoned = _branches(curve.series, curve, x, num_columns)
+        if abandoned:
+            abandoned_lines.append(Line(ABANDONED, tuple(abandoned), curve.dashed, char=_ASCII[ABANDONED]))
+        char = curve.mark or _ASCII.get(curve.role, "*")
+        role = curve.role if curve.smooth is None else _RAW.get(curve.role, "abandoned")
+        if live:
+            raw_lines.append(Line(role, tuple(live), curve.dashed, curve.mark, "." if curve.smooth else char))
+        if curve.smooth is not None:
+            smooth, _ = _branches(curve.smooth, curve, x, num_columns)
+            smooth_lines.append(Line(curve.role, tuple(smooth), curve.dashed, "", char, is_smooth=True))
+    return [*abandoned_lines, *raw_lines, *smooth_lines]
 
 
-def _columns(series: Series, x: XScale, num_columns: int) -> tuple[Sequence[Column | None], Sequence[Column | None]]:
-    from ckpt_tui.run.series import columns
-
-    live, abandoned = columns(series, x.axis, x.x0, x.x1, num_columns)  # type: ignore[arg-type, unused-ignore]
+def _branches(series: Series, curve: NamedCurve, x: XScale, num_columns: int) -> tuple[list[Piece], list[Piece]]:
+    """Live and abandoned pieces. By step and by epoch the live ones are one line: the later session goes on where the
+    earlier one was taken up; in time nothing was trained between them."""
+    if curve.epochs is not None and x.axis == "epoch":
+        x = replace(x, epochs=curve.epochs)
+    live: list[Piece] = []
+    abandoned: list[Piece] = []
+    for segment in series.segments:
+        for piece in pieces_of(segment, x, num_columns, curve.origin if x.axis == "time" else 0.0):
+            (abandoned if piece.is_abandoned else live).append(_scaled(piece, curve.scale))
+    if x.axis != "time" and len(live) > 1:
+        columns: list[Column | None] = [None] * num_columns
+        for piece in live:
+            for index, column in enumerate(piece.columns, piece.first):
+                columns[index] = joined(columns[index], column)
+        live = [Piece(0, columns)]
     return live, abandoned
 
 
-def _curve(role: str, columns: Sequence[Column | None], dashed: bool) -> Curve:
-    values: list[tuple[float, float, float] | None] = []
-    bad = set()
-    for index, column in enumerate(columns):
-        if column is None:
-            values.append(None)
-            continue
-        if column.bad:
-            bad.add(index)
-        finite = math.isfinite(column.lo) and math.isfinite(column.hi)
-        last = column.last if math.isfinite(column.last) else column.hi
-        values.append((column.lo, column.hi, last) if finite else None)
-    return Curve(role, values, frozenset(bad), dashed)
+def _scaled(piece: Piece, scale: float) -> Piece:
+    if scale == 1.0:
+        return piece
+    columns = [
+        None if one is None else Column(one.lo * scale, one.hi * scale, one.last * scale, one.bad)
+        for one in piece.columns
+    ]
+    return Piece(piece.first, columns, piece.is_abandoned)
 
 
-def draw(curves: Sequence[Curve], x: XScale, height: int, *, is_log: bool = False, unicode: bool = True) -> Plot:
-    """The plot of `curves` in `height` lines of `x.width` cells."""
-    low, high = _range(curves, is_log)
-    num_bad = sum(len(curve.bad) for curve in curves)
-    if low is None or high is None:
-        rows = tuple(_mark_bad(((" " * x.width, ""),), row, curves, x, unicode) for row in range(height))
-        return Plot(rows, num_bad=num_bad)
-    scale = y_scale(low, high, height, is_log=is_log)
+def draw(
+    lines: Sequence[Line], x: XScale, height: int, *, is_log: bool = False, unicode: bool = True, y_range: str = "all"
+) -> Plot:
+    """The plot of `lines` in `height` lines of `x.width` cells. y_range: see `view.RANGES`."""
+    found = range_of([piece.columns for line in lines for piece in line.pieces], is_log=is_log, y_range=y_range)
+    marks = _Marks(lines, x.width, unicode, found, is_log)
+    if found is None:
+        rows = tuple(marks.on(((" " * x.width, ""),), row, height) for row in range(height))
+        return Plot(rows, num_bad=marks.num_bad, num_unloggable=marks.num_unloggable)
+    scale = y_scale(found.low, found.high, height, is_log=is_log)
     dots = 4 if unicode else 1
-    layers = [(curve.role, _layer(curve, x, height, scale, dots)) for curve in curves]
-    rows = tuple(_mark_bad(_merge(layers, row, x.width, unicode), row, curves, x, unicode) for row in range(height))
+    layers = [(line, _layer(line, x, height, scale, dots)) for line in lines]
+    letters = _letters(lines, x.width, height, scale, unicode)
+    rows = tuple(
+        marks.on(_merge(layers, row, x.width, unicode, letters.get(row, {})), row, height) for row in range(height)
+    )
     labels: dict[int, str] = {}
     for tick in scale.ticks(_most_ticks(height)):
         row = min(int((1 - scale.fraction(tick.value)) * height), height - 1)
         labels.setdefault(row, tick.label)
-    return Plot(rows, labels, scale, num_bad)
+    return Plot(rows, labels, scale, marks.num_bad, marks.num_unloggable, found)
 
 
 def _most_ticks(height: int) -> int:
     return min(max(height * 2 // 3, 2), 8)
 
 
-def _range(curves: Sequence[Curve], is_log: bool) -> tuple[float | None, float | None]:
-    low, high = math.inf, -math.inf
-    for curve in curves:
-        for value in curve.columns:
-            if value is None:
-                continue
-            if not is_log or value[0] > 0:
-                low = min(low, value[0])
-            elif value[1] > 0:
-                low = min(low, value[1])
-            high = max(high, value[1])
-    if low > high or (is_log and high <= 0):
-        return None, None
-    return low, high
-
-
-def _layer(curve: Curve, x: XScale, height: int, scale: YScale, dots: int) -> Layer:
+def _layer(line: Line, x: XScale, height: int, scale: YScale, dots: int) -> Layer:
     num_rows = height * dots
 
     def row(value: float) -> int:
         return min(int((1 - scale.fraction(value)) * num_rows), num_rows - 1)
 
-    spans: list[Span | None] = [
-        None if value is None or (scale.is_log and value[1] <= 0) else Span(row(value[1]), row(value[0]), row(value[2]))
-        for value in curve.columns
-    ]
-    gap = _typical_gap(spans)
-    longest = math.inf
-    if curve.role == ABANDONED:
-        longest = 3 * gap + 1  # the end of one branch and the start of the next are not one line
-    elif x.axis == "time" and curve.role == TRAIN:
-        longest = 20 * gap + 4  # nothing was trained between a crash and the resume
     layer = Layer(x.width, height, dots_x=2 if dots == 4 else 1, dots_y=dots)
-    breaks = {index for index in curve.bad if spans[index] is None}
-    layer.draw(spans, dashed=curve.dashed, breaks=breaks, longest_bridge=longest)
+    for piece in line.pieces:
+        spans: list[Span | None] = []
+        breaks = set()
+        for index, column in enumerate(piece.columns, piece.first):
+            if column is None or column.hi != column.hi or (scale.is_log and column.hi <= 0):
+                spans.append(None)
+                if column is not None:
+                    breaks.add(index)
+            elif line.is_smooth:
+                last = row(column.last)
+                spans.append(Span(last, last, last))
+            else:
+                spans.append(Span(row(column.hi), row(column.lo), row(column.last)))
+        longest = math.inf
+        if x.axis == "time" and not line.dashed:
+            longest = 20 * _typical_gap(spans) + 4  # a log without sessions still tells of a night without training
+        layer.draw(spans, dashed=line.dashed, breaks=breaks, longest_bridge=longest, first=piece.first)
     return layer
 
 
@@ -151,43 +188,102 @@ def _typical_gap(spans: Sequence[Span | None]) -> float:
     return float(gaps[len(gaps) // 2]) if gaps else 1.0
 
 
-def _merge(layers: Sequence[tuple[str, Layer]], row: int, width: int, unicode: bool) -> Cells:
-    chars, roles = [" "] * width, [""] * width
-    for role, layer in layers:
+def _merge(
+    layers: Sequence[tuple[Line, Layer]], row: int, width: int, unicode: bool, letters: dict[int, tuple[str, str]]
+) -> Cells:
+    bits_of, roles = [0] * width, [""] * width
+    chars = [" "] * width
+    for line, layer in layers:
         for column, bits in layer.cells[row].items():
             if unicode:
-                under = ord(chars[column]) - 0x2800 if chars[column] != " " else 0
-                chars[column] = braille(under | bits)
+                bits_of[column] |= bits
+                chars[column] = braille(bits_of[column])
             else:
-                chars[column] = _ASCII[role]
-            roles[column] = role
+                chars[column] = line.char
+            roles[column] = line.role
+    for column, (letter, role) in letters.items():
+        chars[column], roles[column] = letter, role
     return _runs(chars, roles)
 
 
-def _mark_bad(cells: Cells, row: int, curves: Sequence[Curve], x: XScale, unicode: bool) -> Cells:
-    """The top row carries the marks of values that are not finite."""
-    if row != 0 or not any(curve.bad for curve in curves):
-        return cells
-    chars = [char for text, _ in cells for char in text]
-    roles = [role for text, role in cells for _ in text]
-    for curve in curves:
-        for column in curve.bad:
-            cell = min(column // 2 if unicode else column, x.width - 1)
-            chars[cell], roles[cell] = ("×" if unicode else "x"), "bad"
-    return _runs(chars, roles)
+def _letters(
+    lines: Sequence[Line], width: int, height: int, scale: YScale, unicode: bool
+) -> dict[int, dict[int, tuple[str, str]]]:
+    """Row -> cell -> (letter, role): at the end of each line that has one, and now and then on it."""
+    found: dict[int, dict[int, tuple[str, str]]] = {}
+    marked = [line for line in lines if line.mark]
+    for position, line in enumerate(marked):
+        ends = {}
+        for piece in line.pieces:
+            for index, column in enumerate(piece.columns, piece.first):
+                if column is not None and column.last == column.last:
+                    ends[min(index // (2 if unicode else 1), width - 1)] = column.last
+        if not ends:
+            continue
+        shift = position * _LETTER_EVERY // max(len(marked), 1)
+        places = [cell for cell in ends if cell % _LETTER_EVERY == shift]
+        for cell in dict.fromkeys((max(ends), *places)):
+            row = min(int((1 - scale.fraction(ends[cell])) * height), height - 1)
+            there = found.setdefault(row, {})
+            while cell in there and cell > 0:
+                cell -= 1
+            there[cell] = (line.mark, line.role)
+    return found
+
+
+class _Marks:
+    """Marks in the top and bottom rows: not finite, cut off above or below, nothing that a logarithm can show."""
+
+    def __init__(self, lines: Sequence[Line], width: int, unicode: bool, found: Range | None, is_log: bool) -> None:
+        self._top: dict[int, tuple[str, str]] = {}
+        self._bottom: dict[int, tuple[str, str]] = {}
+        per_cell = 2 if unicode else 1
+        above, below = ("▲", "▼") if unicode else ("^", "v")
+        bad, unloggable = set(), set()
+        for line in lines:
+            for piece in line.pieces if not line.is_smooth else ():
+                for index, column in enumerate(piece.columns, piece.first):
+                    if column is None:
+                        continue
+                    cell = min(index // per_cell, width - 1)
+                    if column.bad:
+                        bad.add(cell)
+                    if is_log and column.lo <= 0:
+                        unloggable.add(cell)
+                        self._bottom[cell] = (below, "bad")
+                    if found is not None and column.hi > found.high:
+                        self._top[cell] = (above, "warning")
+                    if found is not None and column.lo < found.low and not (is_log and column.lo <= 0):
+                        self._bottom[cell] = (below, "warning")
+        for cell in bad:
+            self._top[cell] = ("×" if unicode else "x", "bad")
+        self.num_bad, self.num_unloggable = len(bad), len(unloggable)
+
+    def on(self, cells: Cells, row: int, height: int) -> Cells:
+        marks = {**(self._bottom if row == height - 1 else {}), **(self._top if row == 0 else {})}
+        if not marks:
+            return cells
+        chars = [char for text, _ in cells for char in text]
+        roles = [role for text, role in cells for _ in text]
+        for cell, (char, role) in marks.items():
+            chars[cell], roles[cell] = char, role
+        return _runs(chars, roles)
 
 
 def _runs(chars: Sequence[str], roles: Sequence[str]) -> Cells:
     """Neighbours of one role joined. A blank takes its neighbour's role: fewer changes of colour on the wire."""
-    runs: list[tuple[list[str], str]] = []
-    for char, role in zip(chars, roles, strict=True):
-        if runs and (role == runs[-1][1] or char == " "):
-            runs[-1][0].append(char)
-        elif runs and not "".join(runs[-1][0]).strip():
-            runs[-1] = ([*runs[-1][0], char], role)
-        else:
-            runs.append(([char], role))
-    return tuple(("".join(text), role) for text, role in runs)
+    runs: list[tuple[str, str]] = []
+    first = 0
+    role = ""
+    for index, its in enumerate(roles):
+        if its == role or chars[index] == " ":
+            continue
+        if role:
+            runs.append(("".join(chars[first:index]), role))
+            first = index
+        role = its  # what was blank so far begins with it
+    runs.append(("".join(chars[first:]), role))
+    return tuple(runs)
 
 
 def with_cursor(cells: Cells, cell: int, unicode: bool) -> Cells:
@@ -199,49 +295,3 @@ def with_cursor(cells: Cells, cell: int, unicode: bool) -> Cells:
             chars[cell] = "│" if unicode else "|"
         roles[cell] = "cursor"
     return _runs(chars, roles)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What a series says near an x: the bucket's first step and time, and its values."""
-
-    step: int
-    ts: float
-    lo: float
-    hi: float
-    last: float
-    is_abandoned: bool = False
-
-
-def extent(series: Iterable[Series | None], axis: str) -> tuple[float, float] | None:
-    """The first and the last x of all of `series`; None when there is no point."""
-    low, high = math.inf, -math.inf
-    for one in series:
-        for segment in one.segments if one else ():
-            xs = segment.steps if axis == "step" else segment.ts
-            if len(xs):
-                # A clock can jump back; steps of one session do not.
-                low = min(low, xs[0], xs[-1])
-                high = max(high, xs[0], xs[-1])
-    return (low, high) if low <= high else None
-
-
-def point_near(series: Series | None, axis: str, x: float) -> Point | None:
-    """The bucket nearest to `x`: of the live branch, of an abandoned one only where the live one has nothing."""
-    best: tuple[tuple[bool, float], Point] | None = None
-    for segment in series.segments if series else ():
-        for index in _near(segment, axis, x):
-            step = segment.steps[index]
-            abandoned = segment.abandoned_after is not None and step > segment.abandoned_after
-            distance = abs((step if axis == "step" else segment.ts[index]) - x)
-            rank = (abandoned and axis == "step", distance)
-            if best is None or rank < best[0]:
-                values = segment.lo[index], segment.hi[index], segment.last[index]
-                best = (rank, Point(step, segment.ts[index], *values, is_abandoned=abandoned))
-    return best[1] if best else None
-
-
-def _near(segment: Segment, axis: str, x: float) -> Iterable[int]:
-    xs = segment.steps if axis == "step" else segment.ts
-    index = bisect_left(xs, x)
-    return (i for i in (index - 1, index) if 0 <= i < len(xs))

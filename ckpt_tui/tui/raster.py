@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+
+from ckpt_tui.records import dataclass
 
 # Bit of the dot at (x, y) within its cell, y from the top.
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+# The same for stretches: _STRETCHES[x][from][to].
+_STRETCHES = tuple(
+    tuple(tuple(sum(bits[above : below + 1]) for below in range(4)) for above in range(4)) for bits in _BITS
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,21 @@ class Layer:
         self._dots_y = dots_y
         self.cells: list[dict[int, int]] = [{} for _ in range(height)]
 
-    def dot(self, x: int, y: int) -> None:
-        row, column = y // self._dots_y, x // self._dots_x
-        if 0 <= row < self.height and 0 <= column < self.width:
-            line = self.cells[row]
-            line[column] = line.get(column, 0) | _BITS[x % self._dots_x][y % self._dots_y]
-
     def vertical(self, x: int, top: int, bottom: int) -> None:
-        for y in range(top, bottom + 1):
-            self.dot(x, y)
+        """The dots of a column from `top` to `bottom`, a cell at a time: a noisy line has thousands of them."""
+        dots_y, column = self._dots_y, x // self._dots_x
+        if not 0 <= column < self.width:
+            return
+        top, bottom = max(top, 0), min(bottom, self.height * dots_y - 1)
+        if top > bottom:
+            return
+        side = x % self._dots_x if dots_y == 4 else 0
+        first_row, last_row = top // dots_y, bottom // dots_y
+        for row in range(first_row, last_row + 1):
+            above = top - row * dots_y if row == first_row else 0
+            below = bottom - row * dots_y if row == last_row else dots_y - 1
+            cells = self.cells[row]
+            cells[column] = cells.get(column, 0) | _STRETCHES[side][above][below]
 
     def draw(
         self,
@@ -50,14 +61,15 @@ class Layer:
         dashed: bool = False,
         breaks: Collection[int] = (),
         longest_bridge: float = math.inf,
+        first: int = 0,
     ) -> None:
-        """A line through `spans`, one a column of dots. Columns without a value are bridged, up to `longest_bridge`
-        of them; `breaks` are columns that no line crosses.
+        """A line through `spans`, one a column of dots from `first` on. Columns without a value are bridged, up to
+        `longest_bridge` of them; `breaks` are columns that no line crosses.
 
         Every span is drawn from its lowest to its highest: a spike of one step stays visible at any width.
         """
         before: tuple[int, Span] | None = None
-        for x, span in enumerate(spans):
+        for x, span in enumerate(spans, first):
             if x in breaks:
                 before = None
             if span is None:

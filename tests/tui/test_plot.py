@@ -6,6 +6,8 @@ import pytest
 
 from ckpt_tui.run.state import Series
 from ckpt_tui.tui import plot
+from ckpt_tui.tui.plot import NamedCurve
+from ckpt_tui.tui.points import extent_of, point_at
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.widgets.chart import train_and_val
 from tests.builders.run_states import falling, resumed_series, running, series
@@ -16,7 +18,8 @@ def drawn(
     is_log: bool = False, unicode: bool = True, axis: str = "step", first: float = 0,
 ) -> plot.Plot:  # fmt: skip
     x = XScale(axis, first, last, width)
-    return plot.draw(plot.curves_of(train, val, x, unicode=unicode), x, height, is_log=is_log, unicode=unicode)
+    lines = plot.lines_of(plot.train_and_val_curves(train, val), x, unicode=unicode)
+    return plot.draw(lines, x, height, is_log=is_log, unicode=unicode)
 
 
 def text(one: plot.Plot) -> list[str]:
@@ -128,7 +131,7 @@ def test_nothing_at_all_draws_nothing() -> None:
 def test_on_the_time_axis_the_dead_time_between_sessions_is_empty() -> None:
     first = [(step, 2.0) for step in range(1, 101)]
     one_series = resumed_series("loss", first, 100, [(step, 1.0) for step in range(101, 201)])
-    found = plot.extent([one_series], "time")
+    found = extent_of([NamedCurve("train", one_series)], "time")
     assert found is not None
     one = drawn(one_series, axis="time", first=found[0], last=found[1], width=70)
     assert rows_with_ink(one, 20, 40) == []
@@ -138,10 +141,11 @@ def test_the_point_under_the_cursor_is_the_nearest_of_the_live_branch() -> None:
     both = resumed_series(
         "loss", [(step, 2.0) for step in range(1, 301)], 200, [(step, 1.0) for step in range(201, 401)]
     )
-    point = plot.point_near(both, "step", 250.2)
+    x = XScale("step", 0, 400, 400)
+    point = point_at(NamedCurve("train", both), x, 250)
     assert point is not None
     assert (point.step, point.last, point.is_abandoned) == (250, 1.0, False)
-    assert plot.point_near(None, "step", 1) is None
+    assert point_at(NamedCurve("train", Series("loss")), x, 1) is None
 
 
 def test_the_cursor_does_not_hide_what_is_there() -> None:

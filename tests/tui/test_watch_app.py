@@ -165,7 +165,7 @@ async def test_the_chart_zooms_freezes_and_reads_values(tmp_path: Path) -> None:
         app.screen_stack[0].show_state(running(series={"loss": series("loss", falling(1, 800))}))  # type: ignore[attr-defined]
         assert (chart.x.x0, chart.x.x1) == frozen
         await pilot.press("0", "left")
-        await until(pilot, lambda: "step 79" in seen_text(app) and "rolling 300" in seen_text(app))
+        await until(pilot, lambda: "step 789-799" in seen_text(app) and "rolling 300" in seen_text(app))
         await pilot.press("escape", "x")
         assert (chart.view.axis, chart.view.cursor) == ("time", None)
 

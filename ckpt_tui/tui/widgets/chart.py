@@ -1,8 +1,7 @@
-"""The loss curves: train and validation, what was abandoned, ticks, a cursor. Window and axis are moved by keys."""
+"""A chart of curves: lines, ticks, a cursor. Keys and mouse change its View; how that is drawn is in `plot`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,38 +9,36 @@ from textual import events
 from textual.message import Message
 
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.fold import MAX_GPUS
+from ckpt_tui.run.epochs import epochs_of
+from ckpt_tui.run.metrics import Metric, main_metric, metric_named, metrics_of
 from ckpt_tui.run.state import RunState, Series
-from ckpt_tui.tui import plot
-from ckpt_tui.tui.scale import Tick, XScale, nice_step, step_ticks, time_ticks
+from ckpt_tui.tui import plot, view
+from ckpt_tui.tui.legend import legend, readout
+from ckpt_tui.tui.plot import NamedCurve
+from ckpt_tui.tui.points import Point, extent_of, point_at
+from ckpt_tui.tui.scale import Tick, XScale, linear_ticks, step_ticks, time_ticks
+from ckpt_tui.tui.view import View
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 
 GUTTER = 7  # cells left of the plot: a tick's label and the axis; lanes under the chart keep the same
 MARGIN = 1  # right of the plot
-MIN_STEPS_IN_VIEW = 8.0
-MIN_SECONDS_IN_VIEW = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What part of the run is in view. window: its width, None for all of it. end: its right end when frozen,
-    None while it follows the run. cursor: an x, None when there is no cursor."""
+class Panel:
+    """One set of axes: what is drawn on it, and what it is called."""
 
-    axis: str = "step"
-    is_log: bool = False
-    window: float | None = None
-    end: float | None = None
-    cursor: float | None = None
-
-    @property
-    def words(self) -> str:
-        if self.end is not None:
-            return "frozen"
-        return "live" if self.window is not None else "all"
+    title: str
+    curves: tuple[NamedCurve, ...]
 
 
 class Chart(LinesWidget):
-    """`train` and `val` of a RunState. The readout of the cursor goes to whoever listens to `Changed`."""
+    """Curves of one run (`set_state`: a metric and its validation twin) or of several (`set_curves`).
+
+    The legend and the readout of the cursor go to whoever listens to `Changed`; see `tui/legend.py`.
+    """
+
+    ALLOW_SELECT = False  # dragging moves the window
 
     class Changed(Message):
         """The x axis, the cursor or a mode changed: lanes and legend follow."""
@@ -51,25 +48,57 @@ class Chart(LinesWidget):
         self.unicode = unicode
         self.view = View()
         self.x: XScale | None = None
-        self.train: Series | None = None
-        self.val: Series | None = None
-        self.num_bad = 0
-        self._state: RunState | None = None
+        self.main = Panel("loss", ())
+        self.drawn: plot.Plot | None = None  # the main panel as it is on the screen
+        self.state: RunState | None = None
+        self.num_hidden_pins = 0
+        self._is_over = True
+        self._time_origin: float | None = None
+        self._reference: tuple[NamedCurve, ...] = ()  # their extent is in view too, whatever metric is shown
         self._told: object = None
+        self._drag: tuple[int, XScale, bool] | None = None  # where it began, on what axis, whether it has moved
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
     def set_state(self, state: RunState) -> None:
         """Show `state`; lines that stay as they are are not drawn again."""
-        self._state = state
-        self.train, self.val = train_and_val(state)
+        self.state = state
+        self._is_over = state.phase.is_over
+        self._time_origin = state.start_ts
+        self.take_metrics(state)
         self.show()
+
+    def take_metrics(self, state: RunState) -> None:
+        """The curves of what the view names."""
+        default = main_metric(state)
+        chosen = metric_named(state.series, self.view.metric) or default
+        self._reference = curves_of(state, default, self.view) if default is not None else ()
+        if chosen is None:
+            self.main = Panel("loss", ())
+        elif chosen == default:
+            self.main = Panel(chosen.title, self._reference)
+        else:
+            self.main = Panel(chosen.title, curves_of(state, chosen, self.view))
+
+    def set_curves(self, curves: Sequence[NamedCurve], *, title: str = "", is_over: bool = True) -> None:
+        """Show curves of several runs on top of each other; by time each from its own `origin`."""
+        self.state = None
+        self.main = Panel(title or "loss", tuple(curves))
+        self._reference = ()
+        self._is_over, self._time_origin = is_over, 0.0
+        self.show()
+
+    @property
+    def curves(self) -> tuple[NamedCurve, ...]:
+        """All that share the axis."""
+        return (*self.main.curves, *self._reference)
 
     def show(self) -> None:
         width = self.size.width - GUTTER - MARGIN
         self.x = self._x_scale(width) if width > 2 else None
         super().show()
-        told = (self.x, self.view, self.num_bad)
+        seen = self.drawn and (self.drawn.num_bad, self.drawn.num_unloggable, self.drawn.range)
+        told = (self.x, self.view, seen, self.main.title, len(self.main.curves), self.num_hidden_pins)
         if told != self._told:
             self._told = told
             self.post_message(self.Changed())
@@ -77,96 +106,105 @@ class Chart(LinesWidget):
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
         """The plot with its tick labels, and a line of x labels under it."""
         if self.x is None:
-            text = (
-                "waiting for the first step" if self._state is None or not self._state.num_events else "no metric yet"
-            )
-            lines: list[Cells] = [() for _ in range(height)]
-            lines[height // 2] = ((" " * max((width - len(text)) // 2, 0) + text, "dim"),)
-            return lines
-        plot_height = max(height - 1, 1)
-        curves = plot.curves_of(self.train, self.val, self.x, unicode=self.unicode)
-        drawn = plot.draw(curves, self.x, plot_height, is_log=self.view.is_log, unicode=self.unicode)
-        self.num_bad = drawn.num_bad
-        cursor = self.x.cell(self.view.cursor) if self.view.cursor is not None else None
-        lines = []
+            return self._nothing_yet(width, height)
+        lines, self.drawn = self.panel_lines(self.main, self.x, max(height - 1, 1))
+        lines.append(self._x_line(width))
+        return lines[:height]
+
+    def _nothing_yet(self, width: int, height: int) -> list[Cells]:
+        self.drawn = None
+        has_events = self.state is not None and self.state.num_events
+        text = "no metric yet" if has_events else "waiting for the first step"
+        lines: list[Cells] = [() for _ in range(height)]
+        lines[height // 2] = ((" " * max((width - len(text)) // 2, 0) + text, "dim"),)
+        return lines
+
+    def panel_lines(self, panel: Panel, x: XScale, height: int) -> tuple[list[Cells], plot.Plot]:
+        """`height` lines of a panel, its gutter with them, and the plot that they show."""
+        lines = plot.lines_of(panel.curves, x, unicode=self.unicode)
+        drawn = plot.draw(
+            lines, x, height, is_log=self.view.is_log, unicode=self.unicode, y_range=self.view.y_range
+        )  # fmt: skip
+        cursor = x.cell(self.view.cursor) if self.view.cursor is not None else None
+        cells_of: list[Cells] = []
         for row, cells in enumerate(drawn.rows):
             label = drawn.labels.get(row, "")
             axis = ("┤" if label else "│") if self.unicode else ("+" if label else "|")
             marked = cells if cursor is None else plot.with_cursor(cells, cursor, self.unicode)
-            lines.append(((f"{label:>{GUTTER - 1}}{axis}", "axis"), *marked))
-        lines.append(((x_labels(self._x_ticks(), self.x, width), "axis"),))
-        return lines[:height]
+            cells_of.append(((f"{label:>{GUTTER - 1}}{axis}", "axis"), *marked))
+        return cells_of, drawn
+
+    def _x_line(self, width: int) -> Cells:
+        assert self.x is not None
+        return ((x_labels(self._x_ticks(), self.x, width), "axis"),)
 
     def _x_ticks(self) -> tuple[Tick, ...]:
         assert self.x is not None
         most = max(self.x.width // 12, 2)
         if self.x.axis == "time":
-            origin = self._state.start_ts if self._state and self._state.start_ts is not None else self.x.x0
+            origin = self._time_origin if self._time_origin is not None else self.x.x0
             return time_ticks(self.x.x0, self.x.x1, origin, most)
+        if self.x.axis == "epoch":
+            return linear_ticks(self.x.x0, self.x.x1, most)
         return step_ticks(self.x.x0, self.x.x1, most)
 
     def _x_scale(self, width: int) -> XScale | None:
-        found = plot.extent((self.train, self.val), self.view.axis)
-        if found is None:
-            return None
-        first, last = found
-        least = MIN_STEPS_IN_VIEW if self.view.axis == "step" else MIN_SECONDS_IN_VIEW
-        if self.view.axis == "step" and first <= (last - first) * 0.05:
-            first = 0.0
-        if self.view.end is not None:
-            window = self.view.window or max(last - first, least)
-            return XScale(self.view.axis, self.view.end - window, self.view.end, width)
-        # The right end moves in jumps of a twentieth, not with every step: or the whole chart is sent each tick.
-        is_over = self._state is not None and self._state.phase.is_over
-        window = self.view.window if self.view.window is not None else max(last - first, least)
-        if not is_over:
-            jump = nice_step(max(window, least), 20)
-            origin = first if self.view.axis == "time" else 0.0
-            last = origin + math.ceil((last - origin) / jump) * jump
-        if self.view.window is None:
-            return XScale(self.view.axis, first, max(last, first + least), width)
-        return XScale(self.view.axis, last - window, last, width)
+        epochs = None
+        if self.view.axis == "epoch":
+            epochs = epochs_of(self.state) if self.state is not None else None
+            epochs = epochs or next((curve.epochs for curve in self.curves if curve.epochs is not None), None)
+        return view.x_scale(self.view, self.extent(), width, is_over=self._is_over, epochs=epochs)
+
+    def extent(self) -> view.Extent | None:
+        return extent_of(self.curves, self.view.axis)
+
+    def cursor_cell(self) -> int | None:
+        return self.x.cell(self.view.cursor) if self.x is not None and self.view.cursor is not None else None
+
+    def points(self, panel: Panel | None = None) -> list[tuple[NamedCurve, Point]]:
+        """What each curve of a panel, the main one by default, says at the cursor."""
+        cell, x = self.cursor_cell(), self.x
+        if cell is None or x is None:
+            return []
+        found = ((curve, point_at(curve, x, cell)) for curve in (panel or self.main).curves)
+        return [(curve, point) for curve, point in found if point is not None]
+
+    def rule_parts(self) -> list[tuple[str, str]]:
+        """The words for the chart's rule: the legend, or the readout of the cursor."""
+        cell = self.cursor_cell()
+        if cell is not None:
+            return readout(self.points(), self.state, self.x, cell, unicode=self.unicode)
+        return legend(
+            self.view, self.main.curves, self.drawn, unicode=self.unicode, num_hidden_pins=self.num_hidden_pins
+        )
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
-    def change(self, view: View) -> None:
-        if view != self.view:
-            self.view = view
-            self.show()
+    def change(self, changed: View) -> None:
+        if changed == self.view:
+            return
+        needs_curves = (changed.metric, changed.smoothing, changed.axis) != (
+            self.view.metric, self.view.smoothing, self.view.axis
+        )  # fmt: skip
+        self.view = changed
+        if needs_curves and self.state is not None:
+            self.take_metrics(self.state)
+        self.show()
 
-    def zoom(self, factor: float) -> None:
-        """A narrower (factor < 1) or wider window, around the cursor if there is one, else at the same end."""
-        if self.x is None:
-            return
-        found = plot.extent((self.train, self.val), self.view.axis)
-        assert found is not None
-        least = MIN_STEPS_IN_VIEW if self.view.axis == "step" else MIN_SECONDS_IN_VIEW
-        span = max(found[1] - found[0], least)
-        window = max((self.x.x1 - self.x.x0) * factor, least)
-        if window >= span * 1.01:
-            self.change(replace(self.view, window=None, end=None))
-            return
-        end = self.view.end
-        if self.view.cursor is not None:
-            share = (self.view.cursor - self.x.x0) / (self.x.x1 - self.x.x0)
-            end = self.view.cursor + (1 - share) * window
-        self.change(replace(self.view, window=window, end=end))
+    def zoom(self, factor: float, at: float | None = None) -> None:
+        """A narrower (factor < 1) or wider window, around `at`, the cursor if there is one, else at the same end."""
+        extent = self.extent()
+        if self.x is not None and extent is not None:
+            self.change(view.zoomed(self.view, self.x, extent, factor, at))
 
     def pan(self, share: float) -> None:
-        """Move the window by a share of its width; at the run's end it follows the run again."""
-        if self.x is None or self.view.window is None:
-            return
-        found = plot.extent((self.train, self.val), self.view.axis)
-        assert found is not None
-        end = self.x.x1 + share * self.view.window
-        end = max(end, found[0] + self.view.window)
-        self.change(replace(self.view, end=None if end >= found[1] else end))
+        extent = self.extent()
+        if self.x is not None and extent is not None:
+            self.change(view.panned(self.view, self.x, extent, share))
 
     def toggle_frozen(self) -> None:
-        if self.view.end is not None:
-            self.change(replace(self.view, end=None))
-        elif self.x is not None:
-            self.change(replace(self.view, window=self.x.x1 - self.x.x0, end=self.x.x1))
+        if self.x is not None:
+            self.change(view.frozen(self.view, self.x))
 
     def show_all(self) -> None:
         self.change(replace(self.view, window=None, end=None))
@@ -174,16 +212,48 @@ class Chart(LinesWidget):
     def toggle_log(self) -> None:
         self.change(replace(self.view, is_log=not self.view.is_log))
 
+    def next_y_range(self) -> None:
+        self.change(replace(self.view, y_range=view.after(view.RANGES, self.view.y_range)))
+
+    def next_smoothing(self) -> None:
+        self.change(replace(self.view, smoothing=view.after(view.SMOOTHINGS, self.view.smoothing)))
+
+    def axes(self) -> tuple[str, ...]:
+        """The axes that this run or these curves can be shown on."""
+        has_epochs = (self.state is not None and epochs_of(self.state) is not None) or (
+            self.state is None and bool(self.curves) and all(curve.epochs is not None for curve in self.curves)
+        )
+        return ("step", "time", "epoch") if has_epochs else ("step", "time")
+
     def toggle_axis(self) -> None:
-        axis = "time" if self.view.axis == "step" else "step"
-        self.change(View(axis=axis, is_log=self.view.is_log))
+        """The next axis, in view as a whole; the cursor stays on its step."""
+        axis = view.after(self.axes(), self.view.axis)
+        at = next((point for _, point in self.points()), None)
+        changed = view.with_axis(self.view, axis)
+        self.change(changed)
+        if at is not None and self.x is not None:
+            self.change(replace(changed, cursor=self.x.at(at.peak_step, at.ts)))
+
+    def next_metric(self, by: int) -> None:
+        """The next or the one before of all metrics, in the order of the list that `m` shows."""
+        if self.state is None:
+            return
+        metrics = metrics_of(self.state.series)
+        if not metrics:
+            return
+        shown = metric_named(self.state.series, self.view.metric) or main_metric(self.state)
+        index = metrics.index(shown) if shown in metrics else 0
+        self.show_metric(metrics[(index + by) % len(metrics)].name)
+
+    def show_metric(self, name: str) -> None:
+        self.change(replace(self.view, metric=name))
 
     def move_cursor(self, cells: int) -> None:
         if self.x is None:
             return
         if self.view.cursor is None:
-            found = plot.extent((self.train, self.val), self.view.axis)
-            start = self.x.cell(found[1]) if found else None
+            extent = self.extent()
+            start = self.x.cell(extent[1]) if extent else None
             cell = start if start is not None else self.x.width - 1
         else:
             at = self.x.cell(self.view.cursor)
@@ -197,43 +267,65 @@ class Chart(LinesWidget):
         self.change(replace(self.view, cursor=None))
         return had
 
-    def on_click(self, event: events.Click) -> None:
+    # -- mouse --------------------------------------------------------------------------------------------------
+
+    def _x_under(self, event: events.MouseEvent) -> float | None:
         cell = event.x - GUTTER
-        if self.x is not None and 0 <= cell < self.x.width:
-            self.change(replace(self.view, cursor=self.x.value(cell)))
+        return self.x.value(cell) if self.x is not None and 0 <= cell < self.x.width else None
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        if self.x is not None and self.view.window is not None and event.button == 1:
+            self._drag = (event.x, self.x, False)
+            self.capture_mouse()
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if self._drag is None:
+            return
+        began, x, has_moved = self._drag
+        if event.x != began or has_moved:
+            self._drag = (began, x, True)
+            share = (began - event.x) / x.width
+            extent = self.extent()
+            if extent is not None:
+                self.change(view.panned(self.view, x, extent, share))
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        if self._drag is not None:
+            self.release_mouse()
+            self._drag = self._drag if self._drag[2] else None
+
+    def on_click(self, event: events.Click) -> None:
+        if self._drag is not None:  # the end of a drag is no click
+            self._drag = None
+            return
+        at = self._x_under(event)
+        if at is not None:
+            self.change(replace(self.view, cursor=at))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
-        self.zoom(0.5)
+        self.zoom(0.5, self._x_under(event))
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         event.stop()
-        self.zoom(2.0)
-
-    def cursor_points(self) -> tuple[plot.Point | None, plot.Point | None]:
-        """What train and val say at the cursor."""
-        if self.view.cursor is None:
-            return None, None
-        at = self.view.cursor
-        return plot.point_near(self.train, self.view.axis, at), plot.point_near(self.val, self.view.axis, at)
+        self.zoom(2.0, self._x_under(event))
 
 
-VAL_NAMES = ("val_loss", "eval_loss")
-# How the machine is doing is no curve of the training.
-MACHINE_NAMES = frozenset({"cpu_percent", "rss_bytes"}) | {
-    f"gpu{position}_{what}" for position in range(MAX_GPUS) for what in ("percent", "memory_bytes")
-}
+def curves_of(state: RunState, metric: Metric, shown: View) -> tuple[NamedCurve, ...]:
+    """The lines of one metric of a run as `shown` wants them."""
+    train, val = metric.pair(state.series)
+    curves = plot.train_and_val_curves(train, val, metric.scale)
+    if shown.smoothing != "off":
+        from ckpt_tui.run.smoothing import smoothed
+
+        curves = [replace(curve, smooth=smoothed(curve.series, shown.smoothing)) for curve in curves]
+    return tuple(curves)
 
 
 def train_and_val(state: RunState) -> tuple[Series | None, Series | None]:
-    """The two lines of the chart: `loss` (or train_loss, or the first metric there is), and `val_loss`."""
-    series = state.series
-    val = next((series[name] for name in VAL_NAMES if name in series), None)
-    train = next((series[name] for name in ("loss", "train_loss") if name in series), None)
-    if train is None:
-        others = (one for name, one in series.items() if name not in VAL_NAMES and name not in MACHINE_NAMES)
-        train = next(others, None)
-    return train, val
+    """The two lines that the chart begins with: the loss, or the first metric there is, and its validation twin."""
+    metric = main_metric(state)
+    return metric.pair(state.series) if metric is not None else (None, None)
 
 
 def x_labels(ticks: Sequence[Tick], x: XScale, width: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ckpt_tui.run.state import Marker
 from ckpt_tui.tui.scale import XScale
@@ -27,13 +27,22 @@ MARKS: dict[str, tuple[str, str, str, str]] = {
 _ORDER = {kind: index for index, kind in enumerate(MARKS)}
 
 
+def cell_of(marker: Marker, x: XScale) -> int | None:
+    """Where on the lane it is; None when it is out of view, or nothing that the lane shows."""
+    return x.cell(x.at(marker.step, marker.ts)) if marker.kind in _ORDER else None
+
+
+def marks_in(markers: Iterable[Marker], x: XScale, cell: int) -> list[Marker]:
+    """What is in one cell of the lane: the most serious first, of one kind the newest."""
+    found = [marker for marker in markers if cell_of(marker, x) == cell]
+    return sorted(found, key=lambda marker: (_ORDER[marker.kind], -marker.ts))
+
+
 def lane(markers: Sequence[Marker], x: XScale, *, unicode: bool = True) -> list[tuple[str, str]]:
     """One (character, role) a cell of `x`."""
     cells: list[str | None] = [None] * x.width
     for marker in markers:
-        if marker.kind not in MARKS:
-            continue
-        cell = x.cell(marker.step if x.axis == "step" else marker.ts)
+        cell = cell_of(marker, x)
         if cell is None:
             continue
         there = cells[cell]
