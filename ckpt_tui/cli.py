@@ -55,6 +55,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("salvage", "get back what is whole in a damaged checkpoint", "Acts"),
     Command("resume", "relaunch the training from a checkpoint, detached", "Acts"),
     Command("stop", "ask a running training to save and end", "Acts"),
+    Command("config", "your settings and keys: what holds, and where from", "Settings"),
 )
 
 

@@ -1,7 +1,7 @@
 """What a person always wants the same way, from one TOML file: theme, keys, pace, alarms.
 
 Flags hold over the file, the file over what is built in. A file with anything wrong in it is refused as a whole, with
-its line: half of somebody's settings would be worse than none. Commands that open no screen never read it.
+its line: half of somebody's settings would be worse than none. Read by the watch and by whatever opens a screen.
 """
 
 from __future__ import annotations
@@ -69,6 +69,14 @@ def theme_name(word: str) -> str:
     if name not in THEME_NAMES:
         raise _Wrong(f"is no theme: there are {', '.join(THEME_NAMES)}{_did_you_mean(name, THEME_NAMES)}")
     return name
+
+
+def theme_of_flag(word: str) -> str:
+    """The same for a flag. Raises CkptError."""
+    try:
+        return theme_name(word)
+    except _Wrong as wrong:
+        raise CkptError("Usage", f"--theme {safe_text(word, 40)} {wrong}") from None
 
 
 def _bool(value: object) -> bool:

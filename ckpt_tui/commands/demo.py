@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 
 from ckpt_tui.output import CommandResult, Output, Style
 from ckpt_tui.text import safe_text, shell_word
+from ckpt_tui.tui.terminal import can_draw
 
 EXAMPLES = ("ckpt-tui demo", "ckpt-tui demo --dir /tmp/demo --no-watch", "ckpt-tui stop demo-run")
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         word = {"started": "started", "resumed": "resumed", "running": "running already"}[demo.what]
         return f"Training {word}, process {demo.pid}."
 
-    can_watch = sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    can_watch = can_draw(os.environ)
     if args.no_watch or out.as_json or not can_watch:
         data: dict[str, object] = {
             "directory": demo.directory, "what": demo.what, "pid": demo.pid, "log": demo.log_path,

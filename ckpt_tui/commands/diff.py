@@ -80,10 +80,10 @@ def _on_screen(args: argparse.Namespace) -> int:
 
     if args.json or args.settings or args.no_values or args.all or args.b is None:
         raise CkptError("Usage", "--screen takes two checkpoints, and none of --json, --set, --no-values, --all")
-    check_before([args.a, args.b])
+    settings = check_before([args.a, args.b])
     from ckpt_tui.tui.diff_app import DiffApp
 
-    return run_app(DiffApp(args.a, args.b))
+    return run_app(DiffApp(args.a, args.b, settings=settings))
 
 
 def _is_settings(path: str) -> bool:

@@ -84,10 +84,10 @@ def _on_screen(args: argparse.Namespace) -> int:
 
     if args.json or args.stats or args.filter or args.all:
         raise CkptError("Usage", "--screen goes with none of --json, --stats, --filter, --all")
-    check_before([args.path])
+    settings = check_before([args.path])
     from ckpt_tui.tui.inspect_app import InspectApp
 
-    return run_app(InspectApp(args.path))
+    return run_app(InspectApp(args.path, settings=settings))
 
 
 def _statistics(checkpoint: Checkpoint, chosen: list[TensorInfo], out: Output) -> dict[int, dict[str, object]]:

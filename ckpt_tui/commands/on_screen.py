@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.settings import Settings, read_settings
+from ckpt_tui.tui.terminal import can_draw, settle_colours
 
 if TYPE_CHECKING:
     from ckpt_tui.tui.inspect_app import InspectApp
 
 
-def check_before(paths: Sequence[str]) -> None:
-    """Raise CkptError or OSError where there is no terminal to draw on, or nothing to show."""
-    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+def check_before(paths: Sequence[str]) -> Settings:
+    """The person's settings. Raises CkptError or OSError where there is no terminal to draw on, or nothing to show."""
+    if not can_draw(os.environ):
         raise CkptError(
             "No terminal",
             "the screen draws on a terminal, and this is not one (or TERM is dumb)",
@@ -24,6 +25,9 @@ def check_before(paths: Sequence[str]) -> None:
         )
     for path in paths:
         Path(path).stat()
+    settings = read_settings(os.environ)
+    settle_colours(os.environ)
+    return settings
 
 
 def run_app(app: InspectApp) -> int:

@@ -11,19 +11,22 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.output import ExitCode, Output, Style
+from ckpt_tui.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, THEME_NAMES, Settings, read_settings, theme_of_flag
 from ckpt_tui.text import safe_text
+from ckpt_tui.tui.terminal import can_draw, settle_colours
 
 if TYPE_CHECKING:
     from ckpt_tui.run.state import RunState
     from ckpt_tui.services.monitor import RunMonitor
 
 EXAMPLES = ("ckpt-tui watch runs/gpt", "ckpt-tui watch runs/gpt --readonly", "ckpt-tui watch runs/gpt --plain --once")
-MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
     parser.add_argument("--once", action="store_true", help="with --plain: print the facts once and end")
     parser.add_argument("--readonly", action="store_true", help="take every act away: only look")
-    parser.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="time between looks (1.0)")
+    parser.add_argument("--interval", metavar="SECONDS", type=float, default=None, help="time between looks (1.0)")
+    parser.add_argument("--theme", metavar="NAME", default=None, help=f"colours: {', '.join(THEME_NAMES)}")
+    parser.add_argument("--ascii", action="store_true", help="draw with plain characters, for fonts without braille")
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    if not MIN_INTERVAL_S <= args.interval <= MAX_INTERVAL_S:
-        raise CkptError("Usage", f"--interval must be between {MIN_INTERVAL_S:g} and {MAX_INTERVAL_S:g} seconds")
+    settings = settings_for(args, os.environ)
+    args.interval = settings.interval_s
     if not Path(args.path).exists():
         raise CkptError(
             "Not found",
@@ -45,17 +50,34 @@ def run(args: argparse.Namespace, out: Output) -> int:
         )
     if args.plain or args.once or out.as_json:
         return watch_plain(args, out)
-    if not (sys.stdout.isatty() and sys.stdin.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+    if not can_draw(os.environ):
         raise CkptError(
             "No terminal",
             "the watch draws on a terminal, and this is not one (or TERM is dumb)",
             "`ckpt-tui watch PATH --plain` prints the same facts as lines; `ckpt-tui status PATH` prints them once.",
         )
+    settle_colours(os.environ)
     from ckpt_tui.tui.app import CkptTuiApp
 
-    app = CkptTuiApp(args.path, readonly=args.readonly, interval_s=args.interval)
+    app = CkptTuiApp(args.path, settings=settings)
     app.run()
     return int(app.return_code or ExitCode.OK)
+
+
+def settings_for(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
+    """The flags that were given over the person's file over what is built in. Raises CkptError."""
+    given: dict[str, object] = {}
+    if args.interval is not None:
+        if not MIN_INTERVAL_S <= args.interval <= MAX_INTERVAL_S:
+            raise CkptError("Usage", f"--interval must be between {MIN_INTERVAL_S:g} and {MAX_INTERVAL_S:g} seconds")
+        given["interval_s"] = args.interval
+    if args.theme is not None:
+        given["theme"] = theme_of_flag(args.theme)
+    if args.ascii:
+        given["unicode"] = False
+    if args.readonly:
+        given["readonly"] = True
+    return replace(read_settings(env), **given)  # type: ignore[arg-type]
 
 
 def watch_plain(args: argparse.Namespace, out: Output) -> int:

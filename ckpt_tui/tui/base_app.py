@@ -21,9 +21,9 @@ class BaseApp(App[None]):
     TITLE = "ckpt-tui"
 
     def __init__(self, *, settings: Settings | None = None, env: Mapping[str, str] | None = None) -> None:
-        self.settings = settings or Settings()
         env = os.environ if env is None else env
         self.is_served = terminal.is_web(env)
+        self.settings = for_visitors(settings or Settings()) if self.is_served else settings or Settings()
         self.look = theme.choose(env, self.settings)
         with _no_color(self.look.palette == "none"):
             # Said before the theme is set: which filter takes colours out is decided here.
@@ -74,8 +74,8 @@ def _no_color(is_wished: bool) -> Iterator[None]:
             os.environ["NO_COLOR"] = before
 
 
-def no_colour_for_web(settings: Settings) -> Settings:
-    """Settings for a page in somebody's browser: nothing that acts on this machine."""
+def for_visitors(settings: Settings) -> Settings:
+    """Settings for a page in somebody's browser (`textual serve`): nothing in it acts on this machine."""
     return replace(settings, readonly=True, bell=False, alert_command="")
 
 

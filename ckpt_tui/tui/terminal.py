@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, MutableMapping
 
 # Terminals of 256 colours and more whose names do not say so: over SSH nothing else is known of them.
 _MANY_COLOUR_TERMS = ("alacritty", "wezterm", "foot", "contour", "ghostty", "xterm-ghostty", "xterm-kitty", "kitty")
@@ -13,6 +14,8 @@ def num_colours(env: Mapping[str, str]) -> int:
     """How many colours the terminal says it has: 0 (also for NO_COLOR), 16, 256 or 2**24."""
     if env.get("NO_COLOR"):
         return 0
+    if is_web(env):
+        return 1 << 24
     term = env.get("TERM", "").lower()
     if term.startswith(_NO_COLOUR_TERMS):
         return 0
@@ -29,8 +32,22 @@ def colour_system(env: Mapping[str, str]) -> str:
     return "truecolor" if colours > 256 else "256" if colours == 256 else "standard"
 
 
+def settle_colours(environ: MutableMapping[str, str]) -> None:
+    """Have Textual send as many colours as we take the terminal to have. Call it before Textual is imported."""
+    environ.setdefault("TEXTUAL_COLOR_SYSTEM", colour_system(environ))
+
+
+def can_draw(env: Mapping[str, str]) -> bool:
+    """Whether there is something to draw on: a terminal that is not dumb, or a browser."""
+    if is_web(env):
+        return True
+    return sys.stdout.isatty() and sys.stdin.isatty() and env.get("TERM", "dumb") != "dumb"
+
+
 def speaks_unicode(env: Mapping[str, str]) -> bool:
     """Whether the locale is UTF-8, and the terminal not the Linux console (whose font has no braille)."""
+    if is_web(env):
+        return True
     if env.get("TERM") == "linux":
         return False
     locale = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or ""

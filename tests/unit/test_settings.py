@@ -107,7 +107,7 @@ def test_every_setting_has_a_row_and_its_example_is_what_is_built_in() -> None:
         ("[keys]\ncheckpoint.inspect = 'v'\n", ["line 2", "cannot have v", "checkpoint.validate"]),
         ("[keys]\ncheckpoint.inspect = 'enter'\n", ["list.open"]),
         ("[keys]\ncheckpoint.inspect = 'q'\n", ["app.quit"]),
-        ("[keys]\napp.quit = 'z'\n", ["inspect.sort", "screen `inspect`"]),
+        ("[keys]\napp.quit = 'z'\n", ["sort", "on the screen `"]),
         ("[keys]\nlist.up = 'x'\nlist.down = 'x'\n", ["cannot have x"]),
         ("\x1b]0;owned\x07 = 1\n", ["not TOML"]),
         ("'\\u001b]0;owned' = 1\n", ["is not a setting"]),
