@@ -53,7 +53,13 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.all", "0", "show_all", "Chart", "all", "The whole run"),
     Key("chart.freeze", "f", "freeze", "Chart", "freeze", "Hold the chart still, or follow the run again"),
     Key("chart.log", "y", "log_y", "Chart", "log y", "Logarithmic y axis, or linear again"),
-    Key("chart.axis", "x", "axis", "Chart", "x axis", "x axis by step or by time"),
+    Key("chart.y_range", "Y", "y_range", "Chart", "y range", "Cut off only spikes that flatten the rest, none, or all"),
+    Key("chart.axis", "x", "axis", "Chart", "x axis", "x axis by step, by time, or by epoch"),
+    Key("chart.smoothing", "s", "smoothing", "Chart", "smoothing", "A light or heavy smoothed line over the raw one"),
+    Key("chart.metrics", "m", "metrics", "Chart", "metrics", "Choose the metric to show, or pin some under it"),
+    Key("chart.pin", "M", "pin", "Chart", "pin", "Pin what is shown under the chart, or unpin it"),
+    Key("chart.metric_before", "left_square_bracket", "metric(-1)", "Chart", "metric before", "Show the metric before"),
+    Key("chart.metric_after", "right_square_bracket", "metric(1)", "Chart", "metric after", "Show the next metric"),
     Key("chart.cursor_left", "left", "cursor(-1)", "Chart", "cursor left", "Read values: step, time, nearest save"),
     Key("chart.cursor_right", "right", "cursor(1)", "Chart", "cursor right", "Read values: step, time, nearest save"),
     Key("chart.cursor_fast_left", "shift+left", "cursor(-10)", "Chart", "cursor 10 left", "Ten cells at a time"),
@@ -62,6 +68,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("view.events", "e", "events", "View", "events", "The raw events of the log, with search", in_footer=True),
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
+    Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one"),
     Key("view.feed", "t", "feed", "View", "feed", "Checkpoints or newest events"),
 )  # fmt: skip
 
@@ -80,6 +87,20 @@ LIST_KEYS: tuple[Key, ...] = (
     Key("list.first", "home,g", "move_to_start", "Lists", "first", "The first line"),
     Key("list.last", "end,G", "move_to_end", "Lists", "last", "The last line"),
     Key("list.open", "enter", "select", "Lists", "open", "Open what is under the cursor"),
+)  # fmt: skip
+
+RUNS_KEYS: tuple[Key, ...] = (
+    Key("runs.open", "enter", "open", "Runs", "open", "Watch the run under the cursor; Backspace comes back",
+        in_footer=True),
+    Key("runs.filter", "slash", "filter", "Runs", "filter", "Only runs that hold these words; Esc clears",
+        in_footer=True),
+    Key("runs.sort", "z", "sort", "Runs", "sort", "Sort by the next column; a click on a title too", in_footer=True),
+    Key("runs.reverse", "Z", "reverse", "Runs", "reverse", "Turn the order around"),
+    Key("runs.mark", "space", "mark", "Runs", "mark", "Mark it, to compare it with others", in_footer=True),
+    Key("runs.compare", "C", "compare", "Runs", "compare", "Compare the marked runs: curves, settings, facts",
+        in_footer=True),
+    Key("runs.alert", "a", "alert", "Runs", "what broke", "Go to the run that the alert is about", in_footer=True),
+    Key("runs.leave", "escape", "leave", "Runs", "clear", "Clear the filter, the marks, or the alert"),
 )  # fmt: skip
 
 INSPECT_KEYS: tuple[Key, ...] = (
@@ -161,6 +182,7 @@ RESUME_KEYS: tuple[Key, ...] = (
 # Rows by screen: the names of app.SCREENS, `app` for those that work everywhere, `list` for every list.
 TABLES: Mapping[str, tuple[Key, ...]] = {
     "overview": OVERVIEW_KEYS,
+    "runs": RUNS_KEYS,
     "inspect": INSPECT_KEYS,
     "validate": VALIDATE_KEYS,
     "diff": DIFF_KEYS,
@@ -198,7 +220,7 @@ def key_words(key: str) -> str:
         "question_mark": "?", "plus": "+", "equals_sign": "=", "minus": "-", "comma": ",", "less_than_sign": "<",
         "full_stop": ".", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
         "space": "Space", "backspace": "Bksp", "delete": "Del", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn",
-        "left": "←", "right": "→",
+        "left": "←", "right": "→", "left_square_bracket": "[", "right_square_bracket": "]",
     }  # fmt: skip
     return " ".join(names.get(one, one) for one in key.split(","))
 

@@ -49,6 +49,7 @@ class Chart(LinesWidget):
         self.view = View()
         self.x: XScale | None = None
         self.main = Panel("loss", ())
+        self.shown_metric = ""  # the name of what the main panel shows
         self.drawn: plot.Plot | None = None  # the main panel as it is on the screen
         self.state: RunState | None = None
         self.num_hidden_pins = 0
@@ -73,6 +74,7 @@ class Chart(LinesWidget):
         default = main_metric(state)
         chosen = metric_named(state.series, self.view.metric) or default
         self._reference = curves_of(state, default, self.view) if default is not None else ()
+        self.shown_metric = chosen.name if chosen is not None else ""
         if chosen is None:
             self.main = Panel("loss", ())
         elif chosen == default:

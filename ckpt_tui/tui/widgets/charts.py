@@ -6,6 +6,7 @@ All of it is one widget of lines: with nothing pinned it costs what a chart cost
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ckpt_tui.run.metrics import Metric, metric_named
 from ckpt_tui.run.state import RunState
@@ -15,6 +16,7 @@ from ckpt_tui.tui.widgets.chart import GUTTER, MARGIN, Chart, Panel, curves_of
 from ckpt_tui.tui.widgets.lines_widget import Cells, rule
 
 MAX_PINS = 3
+HEAVY_FROM = 0.9  # of the setting `smoothing`, which is a weight between 0 and 1
 LEAST_MAIN_ROWS = 4
 LEAST_PIN_ROWS = 3  # its title and two lines
 
@@ -36,6 +38,14 @@ class ChartStack(Chart):
         super().__init__(unicode=unicode, id=id)
         self.pins: tuple[str, ...] = tuple(dict.fromkeys(pins))
         self.pinned: tuple[Panel, ...] = ()
+
+    def on_mount(self) -> None:
+        """What a person has pinned once and for all."""
+        settings = getattr(self.app, "settings", None)
+        if settings is not None:
+            self.pins = tuple(dict.fromkeys((*self.pins, *settings.pins)))
+            smoothing = "off" if settings.smoothing <= 0 else "light" if settings.smoothing < HEAVY_FROM else "heavy"
+            self.view = replace(self.view, smoothing=smoothing)
 
     def take_metrics(self, state: RunState) -> None:
         super().take_metrics(state)

@@ -1,0 +1,168 @@
+"""Which metric the main chart shows, and which are pinned under it: all there are, filtered as you type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from ckpt_tui.run.metrics import MACHINE, Metric, metrics_of
+from ckpt_tui.run.state import RunState, Series
+from ckpt_tui.text import cell_width, metric, plural, safe_text
+from ckpt_tui.tui import plot
+from ckpt_tui.tui.plot import NamedCurve
+from ckpt_tui.tui.points import extent_of
+from ckpt_tui.tui.scale import XScale
+from ckpt_tui.tui.styled import line
+from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
+
+SPARK_WIDTH = 20
+_MAX_NAME_WIDTH = 40
+
+
+def spark_line(series: Series, width: int = SPARK_WIDTH, *, unicode: bool = True) -> str:
+    """A whole series in one line of cells; a spike and a value that is not finite are seen as in the chart."""
+    curve = NamedCurve("", series)
+    extent = extent_of([curve], "step")
+    if extent is None:
+        return " " * width
+    x = XScale("step", extent[0], max(extent[1], extent[0] + 1), width)
+    drawn = plot.draw(plot.lines_of([curve], x, unicode=unicode), x, 1, unicode=unicode, y_range="auto")
+    return "".join(text for text, _ in drawn.rows[0])
+
+
+def matching(metrics: Sequence[Metric], words: str) -> list[Metric]:
+    """Those whose names, or whose validation twins' names, hold every word."""
+    wanted = words.lower().split()
+    return [
+        one
+        for one in metrics
+        if all(word in f"{one.name} {one.train or ''} {one.val or ''} {one.group}".lower() for word in wanted)
+    ]
+
+
+def cells_of(one: Metric, state: RunState, pins: Collection[str], shown: str, *, unicode: bool = True) -> list[Cell]:
+    """Pinned or shown, name, last value of it and of its twin, its course."""
+    train, val = one.pair(state.series)
+    main = train or val
+    mark = "▸" if one.name == shown else "•" if one.name in pins else ""
+    if not unicode:
+        mark = ">" if one.name == shown else "*" if one.name in pins else ""
+    unit = f" {one.unit}" if one.unit else ""
+    return [
+        (mark, "accent"),
+        (safe_text(one.title if not unit else one.name, 200), "dim" if one.group == MACHINE else ""),
+        f"{_value(main, one.scale)}{unit}",
+        (_value(val, one.scale) if train is not None and val is not None else "", "dim"),
+        (spark_line(main, unicode=unicode) if main is not None else "", "accent"),
+    ]
+
+
+def _value(series: Series | None, scale: float) -> str:
+    return metric(series.last * scale) if series is not None and series.last is not None else "-"
+
+
+class MetricPicker(ModalScreen[str | None]):
+    """Ends with the name of the metric to show, or None. `M` pins without ending."""
+
+    CSS_PATH = "dialogs.tcss"
+    AUTO_FOCUS = "#metric_filter"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Back", id="metrics.leave", tooltip="Change nothing"),
+        Binding("up", "move(-1)", "Up", show=False, priority=True),
+        Binding("down", "move(1)", "Down", show=False, priority=True),
+        Binding("pageup", "move(-10)", "Page up", show=False, priority=True),
+        Binding("pagedown", "move(10)", "Page down", show=False, priority=True),
+        # The filter takes no notice of case, so that a capital is free for this.
+        Binding("M", "pin", "Pin", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        state: RunState,
+        *,
+        shown: str,
+        pins: Callable[[], Collection[str]],
+        toggle_pin: Callable[[str], object],
+        unicode: bool = True,
+    ) -> None:
+        super().__init__()
+        self._state, self._shown, self._pins, self._toggle_pin = state, shown, pins, toggle_pin
+        self._unicode = unicode
+        self._metrics = metrics_of(state.series)
+
+    def compose(self) -> ComposeResult:
+        widest = max((cell_width(safe_text(one.name, 200)) for one in self._metrics), default=4)
+        columns = (
+            Column("", 1),
+            Column("metric", 8, grows=True, keep="middle", most=min(widest, _MAX_NAME_WIDTH)),
+            Column("last", 10, align="right"),
+            Column("val", 9, align="right", priority=2),
+            Column("all of it", SPARK_WIDTH, priority=1),
+        )
+        with Vertical(classes="dialog dialog-metrics"):
+            yield Words(line(("Metric of the main chart", "strong")), classes="dialog-title")
+            yield Input(id="metric_filter", placeholder="type to filter", compact=True)
+            rows = VirtualList[Metric](
+                columns,
+                lambda one: cells_of(one, self._state, self._pins(), self._shown, unicode=self._unicode),
+                self._metrics,
+                key=lambda one: one.name,
+                empty_text="no metric of that name",
+            )
+            rows.can_focus = False
+            rows.styles.height = min(max(len(self._metrics), 1), 14) + 1
+            yield rows
+            yield Words(line((self._hint(), "dim")), id="metric_hint", classes="dialog-hint")
+
+    def on_mount(self) -> None:
+        index = next((index for index, one in enumerate(self._metrics) if one.name == self._shown), 0)
+        self._list.cursor = index
+
+    @property
+    def _list(self) -> VirtualList[Metric]:
+        return self.query_one(VirtualList)
+
+    def _hint(self) -> str:
+        pins = plural(len(self._pins()), "pin")
+        return f"Enter shows, M pins under the chart ({pins}), Esc goes back"
+
+    @on(Input.Changed)
+    def _filter(self, message: Input.Changed) -> None:
+        message.stop()
+        self._list.set_rows(matching(self._metrics, message.value), keep_cursor=not message.value)
+
+    @on(Input.Submitted)
+    def _submitted(self, message: Input.Submitted) -> None:
+        message.stop()
+        self._choose()
+
+    @on(VirtualList.Selected)
+    def _selected(self, message: VirtualList.Selected) -> None:
+        message.stop()
+        self._choose()
+
+    def _choose(self) -> None:
+        row = self._list.cursor_row
+        if row is not None:
+            self.dismiss(row.name)
+
+    def action_move(self, by: int) -> None:
+        self._list.cursor = max(0, min(self._list.cursor + by, len(self._list.rows) - 1))
+
+    def action_pin(self) -> None:
+        row = self._list.cursor_row
+        if row is not None:
+            self._toggle_pin(row.name)
+            self._list.refresh()
+            self.query_one("#metric_hint", Words).update(line((self._hint(), "dim")))
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
