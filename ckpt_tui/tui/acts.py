@@ -105,6 +105,11 @@ class Acts:
         self._say("It has saved and ended.")
 
     def _say(self, words: str) -> None:
+        # On the overview's last line: a toast would lie over the list that shows what was done.
+        say = getattr(self._app.screen_stack[0], "say", None)
+        if say is not None:
+            say(words)
+            return
         self._app.clear_notifications()  # only the newest word is true
         self._app.notify(safe_text(words, 500), markup=False, timeout=5)
 

@@ -19,6 +19,11 @@ Part = tuple[str, str]  # text, role
 _ROLES = {"good": "good", "bad": "error", "warn": "warning", "accent": "accent", "dim": "dim", "bold": "strong"}
 
 
+def role_of(role: str) -> str:
+    """A role of `run/wording.py` as a role of the screens."""
+    return _ROLES.get(role, "")
+
+
 def phase_words(phase: Phase, *, unicode: bool = True) -> Part:
     """`● running` and its role."""
     glyph = wording.phase_glyph(phase, unicode)
@@ -50,33 +55,53 @@ def ago_words(seconds: float) -> str:
     return f"{duration(seconds // 60 * 60)} ago"
 
 
-def progress_parts(state: RunState) -> list[Part]:
-    """`step 8,412 / 12,700   66 %`, as wide at the first step as at the last."""
-    if not state.total_steps:
-        return [("step ", "dim"), (count(state.step), "strong")] if state.step else []
-    total = count(state.total_steps)
-    percent = min(100 * state.step // state.total_steps, 100)
+def progress_variants(state: RunState) -> list[list[Part]]:
+    """`step 8,412 / 12,700   66 %` and shorter ones, each as wide at the first step as at the last."""
+    if state.total_steps <= 0:
+        if not state.step:
+            return [[]]
+        return [[("step ", "dim"), (count(state.step), "strong")], [(short_count(state.step), "strong")], []]
+    total, percent = count(state.total_steps), f"{percent_done(state)} %"
+    short, short_total = short_count(state.step), short_count(state.total_steps)
+    step = f"{count(state.step):>{len(total)}}"
     return [
-        ("step ", "dim"), (f"{count(state.step):>{len(total)}}", "strong"), (f" / {total}", ""),
-        (f"{percent:>5} %", ""),
+        [("step ", "dim"), (step, "strong"), (f" / {total}", ""), (f"{percent:>7}", "")],
+        [(step, "strong"), (f" / {total}", ""), (f"{percent:>6}", "")],
+        [(f"{short:>{len(short_total)}}", "strong"), (f"/{short_total}", ""), (f"{percent:>6}", "")],
+        [(f"{percent:>5}", "")],
+        [],
     ]  # fmt: skip
 
 
-def pace_parts(state: RunState) -> list[list[Part]]:
-    """ETA, speed, loss and best, a list of parts each, most wanted first."""
-    facts: list[list[Part]] = []
+def percent_done(state: RunState) -> int:
+    """Of the steps, whole percents; 100 only at the end."""
+    return max(min(100 * state.step // state.total_steps, 100), 0) if state.total_steps > 0 else 0
+
+
+Fact = list[list[Part]]  # one fact in several lengths, the fullest first
+
+
+def pace_facts(state: RunState) -> list[Fact]:
+    """ETA, speed, loss and best, most wanted first."""
+    facts: list[Fact] = []
     if not state.phase.is_over and state.eta is not None:
         eta = state.eta
+        head: list[Part] = [("eta ", "dim"), (duration(eta.seconds), "strong")]
         spread = f" ({duration(eta.low_s)} - {duration(eta.high_s)})"
-        facts.append([("eta ", "dim"), (duration(eta.seconds), "strong"), (spread, "dim")])
+        about = f" ±{duration(max(eta.high_s - eta.low_s, 0.0) / 2)}"
+        facts.append([[*head, (spread, "dim")], [*head, (about, "dim")], head])
+    if state.phase is Phase.FINISHED and state.start_ts is not None and state.last_ts is not None:
+        took = [("took ", "dim"), (duration(max(state.last_ts - state.start_ts, 0.0)), "")]
+        in_sessions = (f" in {plural(len(state.sessions), 'session')}", "dim")
+        facts.append([[*took, in_sessions], took] if len(state.sessions) > 1 and state.is_whole else [took])
     if state.steps_per_s is not None and not state.phase.is_over:
-        facts.append(_speed(state.steps_per_s))
+        facts.append([_speed(state.steps_per_s)])
         if state.tokens_per_s is not None:
-            facts.append([(f"{short_count(state.tokens_per_s):>5} ", ""), ("tok/s", "dim")])
+            facts.append([[(f"{short_count(state.tokens_per_s):>5} ", ""), ("tok/s", "dim")]])
     if state.last_loss is not None:
-        facts.append([("loss ", "dim"), (metric(state.last_loss), _loss_role(state.last_loss))])
+        facts.append([[("loss ", "dim"), (metric(state.last_loss), _loss_role(state.last_loss))]])
     if state.best_value is not None:
-        facts.append([("best ", "dim"), (metric(state.best_value), "")])
+        facts.append([[("best ", "dim"), (metric(state.best_value), "")]])
     return facts
 
 
@@ -90,76 +115,90 @@ def _loss_role(loss: float) -> str:
     return "error" if loss != loss or loss in (float("inf"), float("-inf")) else "strong"
 
 
-def risk_parts(state: RunState) -> list[list[Part]]:
+def risk_facts(state: RunState) -> list[Fact]:
     """What is at risk, the last valid checkpoint, the saves that still fit."""
-    facts: list[list[Part]] = []
+    facts: list[Fact] = []
     risk = state.at_risk
     if risk is not None:
         if not state.phase.is_over:
-            words = f"{plural(risk.steps, 'step')}, {duration(risk.seconds)}"
-            facts.append([("at risk ", "dim"), (f"{words:<20}", "strong")])
+            # No time is told where nobody knows the pace yet.
+            seconds = f", {duration(risk.seconds)}" if risk.seconds > 0 or not risk.steps else ""
+            words = f"{plural(risk.steps, 'step')}{seconds}"
+            facts.append([[("at risk ", "dim"), (f"{words:<20}", "strong")], [("at risk ", "dim"), (words, "strong")]])
         if risk.checkpoint is None:
-            facts.append([("no valid checkpoint yet" if not state.phase.is_over else "no valid checkpoint", "warning")])
+            words = "no valid checkpoint" if state.phase.is_over else "no valid checkpoint yet"
+            facts.append([[(words, "warning")]])
         else:
-            name = checkpoint_words(risk.checkpoint, state.saves)
-            age = ""
-            if risk.checkpoint_ts is not None:
-                seconds = state.now - risk.checkpoint_ts
-                age = f", {ago_words(seconds)}" if state.phase.is_over else f", {short_age(seconds):>4} ago"
-            facts.append([("last valid ", "dim"), (name, ""), (age, "dim")])
+            facts.append(_last_valid(risk.checkpoint, risk.checkpoint_ts, state))
     if state.saves_that_fit is not None:
         role = "error" if state.saves_that_fit < 2 else "warning" if state.saves_that_fit < 10 else "dim"
-        number = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
-        facts.append([(number, role)])
+        few = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
+        facts.append([[(few, role)]])
     return facts
+
+
+def _last_valid(path: str, ts: float | None, state: RunState) -> Fact:
+    name = checkpoint_words(path, state.saves)
+    if ts is None:
+        return [[("last valid ", "dim"), (name, "")]]
+    age_s = state.now - ts
+    ago = ago_words(age_s) if state.phase.is_over else f"{short_age(age_s):>4} ago"
+    return [
+        [("last valid ", "dim"), (name, ""), (f", {ago}", "dim")],
+        [("last valid ", "dim"), (name, ""), (f", {short_age(age_s)}", "dim")],
+        [("valid ", "dim"), (name, "")],
+    ]  # fmt: skip
 
 
 def _few(number: int) -> str:
     return count(number) if number < 10_000 else short_count(number)
 
 
-def trouble_parts(state: RunState) -> list[Part]:
-    """What a person should know besides: bad lines, lost lines, a replaced log, alerts. Empty when all is well."""
-    parts: list[Part] = [(words, _ROLES.get(role, "")) for words, role in wording.log_sentences(state)]
-    for alert in reversed(state.alerts):
-        if state.phase.is_over and alert.key.startswith(f"{state.phase.value}-"):
-            continue  # the sentences about the end say it
-        role = "error" if alert.severity == "error" else "warning"
-        detail = f": {alert.detail}" if alert.detail else ""
-        parts.insert(0, (safe_text(f"{alert.title}{detail}", 160), role))
-    return parts
+def packed(facts: Sequence[Fact], width: int) -> list[Part]:
+    """Facts on one line. What does not fit is said shorter, from the last to the first; then the last are left out."""
+    lengths = [0] * len(facts)  # which of its lengths each fact has
+
+    def chosen() -> list[list[Part]]:
+        return [fact[length] for fact, length in zip(facts, lengths, strict=False)]
+
+    def needed(gap: int) -> int:
+        kept = chosen()
+        return sum(parts_width(parts) for parts in kept) + gap * max(len(kept) - 1, 0)
+
+    while lengths and needed(2) > width:
+        can = [index for index, fact in enumerate(facts[: len(lengths)]) if lengths[index] + 1 < len(fact)]
+        if can:
+            # The longest first: one fact said shorter is better than two.
+            index = max(can, key=lambda one: (-lengths[one], parts_width(facts[one][lengths[one]])))
+            lengths[index] += 1
+        elif len(lengths) > 1:
+            lengths = [0] * (len(lengths) - 1)
+        else:
+            break
+    gap = 3 if needed(3) <= width else 2
+    line: list[Part] = []
+    for parts in chosen():
+        line += [(" " * gap, ""), *parts] if line else parts
+    return line
 
 
-def join_facts(facts: Sequence[Sequence[Part]], width: int) -> list[Part]:
-    """Facts on one line, as many as fit from the first on, with three cells between them, or two where that helps."""
-    widths = [sum(cell_width(text) for text, _ in fact) for fact in facts]
-    num_shown = len(facts)
-    while num_shown > 1 and sum(widths[:num_shown]) + 2 * (num_shown - 1) > width:
-        num_shown -= 1
-    gap = 3 if sum(widths[:num_shown]) + 3 * (num_shown - 1) <= width else 2
-    parts: list[Part] = []
-    for fact in facts[:num_shown]:
-        if parts:
-            parts.append((" " * gap, ""))
-        parts += fact
-    return parts
+def parts_width(parts: Sequence[Part]) -> int:
+    return sum(cell_width(text) for text, _ in parts)
 
 
 def plain(parts: Sequence[Part]) -> str:
     return "".join(text for text, _ in parts)
 
 
-def ended_parts(state: RunState) -> list[Part]:
-    """`✖ crashed 02:14:09, 6h 31m ago`."""
-    words, role = phase_words(state.phase)
+def ended_variants(state: RunState, *, unicode: bool = True) -> list[list[Part]]:
+    """`✖ crashed 02:14, 6h 31m ago` and shorter ones."""
+    words, role = phase_words(state.phase, unicode=unicode)
     if state.last_ts is None:
-        return [(words, role)]
+        return [[(words, role)]]
+    ago = ago_words(state.now - state.last_ts)
+    clock = clock_words(state.last_ts, state.now)
+    if len(clock) == 8:
+        clock = clock[:5]  # the seconds are in the sentence below
     return [
-        (f"{words} {clock_words(state.last_ts, state.now)}", role),
-        (f", {ago_words(state.now - state.last_ts)}", "dim"),
-    ]
-
-
-def end_sentences(state: RunState) -> list[list[Part]]:
-    """Why the run is over, what was lost, and what a resume would do; the same sentences as `status` says."""
-    return [[(words, _ROLES.get(role, ""))] for words, role in wording.end_sentences(state)]
+        [(f"{words} {clock}", role), (f", {ago}", "dim")], [(words, role), (f" {ago}", "dim")], [(words, role)],
+    ]  # fmt: skip

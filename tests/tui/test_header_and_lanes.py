@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from ckpt_tui.run.state import AtRisk, BadLines, Marker, Phase, RunState, Session
+from ckpt_tui.run.state import Alert, AtRisk, BadLines, Eta, Marker, Phase, RunState, Session
 from ckpt_tui.services.catalog import Catalog, CatalogEntry
 from ckpt_tui.text import cell_width
+from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.overview import diff_pair
 from ckpt_tui.tui.widgets.checkpoint_list import cells_of, plain_cells_of, rows_of
@@ -39,21 +40,88 @@ def test_numbers_that_change_width_do_not_move_the_rest() -> None:
     assert early[2].index("no valid checkpoint yet") == late[2].index("no valid checkpoint yet")
 
 
+def test_at_80_columns_no_fact_is_lost_however_long_it_is() -> None:
+    saved = save(1_234_500, NOW - 3000, kind="emergency")
+    state = running(
+        name="a-very-long-name-of-a-run-that-somebody-gave-it", step=1_234_567, total_steps=10_000_000,
+        eta=Eta(45_000, 42_600, 47_400), steps_per_s=1234.5, tokens_per_s=999_000.0, last_loss=0.000123,
+        best_value=0.000121, saves=(saved,), saves_that_fit=26_130,
+        at_risk=AtRisk(12_345, 7800.0, saved.path, saved.step, saved.ts),
+    )  # fmt: skip
+    first, second, third = lines(state)
+    assert "1,234,567 / 10,000,000   12 %" in first
+    for fact in ("eta 12h 30m", "1234.5 it/s", "999k tok/s", "loss 1.23e-4", "best 1.21e-4"):
+        assert fact in second
+    for fact in ("at risk 12,345 steps, 2h 10m", "emergency 1,234,500", "26.1k saves fit"):
+        assert fact in third
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_says_at_every_width_what_matters(phase: Phase, width: int) -> None:
+    said = " ".join(lines(crashed(phase=phase, reason="why it is so"), width, next_keys=KEYS))
+    assert phase.value in said
+    if phase is Phase.WAITING:
+        return
+    assert "73 %" in said
+    if phase in (Phase.STALLED, Phase.SILENT):
+        assert "why it is so" in said
+    if not phase.is_over:
+        assert "127 steps" in said
+    elif phase is not Phase.FINISHED:
+        assert "Lost 127 steps, 7.0 s" in said
+        assert "r resume" in said
+        assert "3,323 new" in said
+        assert "why it is so" in said
+
+
+KEYS = keys_news([("r", "resume from rolling 9,250 (valid)", "resume"), ("b", "roll back", "roll back")])
+
+
 def test_after_a_crash_what_was_lost_and_what_to_do_comes_first() -> None:
-    said = lines(crashed(), keys=[("r", "resume from rolling 9,250"), ("b", "roll back")])
+    damage = damage_news(
+        "latest.pt", "is damaged: latest/data/41: its checksum differs: bytes 1 to 9 are not what was written",
+        "latest_backup.pt",
+    )  # fmt: skip
+    said = lines(crashed(), next_keys=KEYS, damages=[damage])
     assert said[0].startswith(" gpt  ✖ crashed ")
     assert "6h 31m ago" in said[0]
     assert "gone without a word" in said[1]
     assert said[2] == " Lost 127 steps, 7.0 s of training since rolling 9,250."
-    assert said[3].startswith(" A resume skips 0-9,249, redoes 9,250-9,376, then trains 3,323 new: about ")
-    assert said[4] == "   r resume from rolling 9,250    b roll back"
+    assert said[3] == " latest.pt is damaged: data/41 fails its checksum. latest_backup.pt is valid."
+    assert said[4].startswith(" A resume skips 0-9,249, redoes 9,250-9,376, trains 3,323 new: about ")
+    assert said[5] == "   r resume from rolling 9,250 (valid)    b roll back"
+    assert len(said) == 6
+
+
+def test_on_40_by_12_the_crash_is_told_whole() -> None:
+    damage = damage_news("latest.pt", "is damaged: latest/data/41: its checksum differs", "latest_backup.pt")
+    said = lines(crashed(), 40, next_keys=KEYS, damages=[damage], most=7)
+    assert said[0].endswith(", 6h 31m ago   73 %")
+    assert said[1:] == [
+        " Killed without a word at step 9,377.",
+        " Lost 127 steps, 7.0 s of training",
+        " since rolling 9,250.",
+        " latest.pt damaged, backup valid",
+        " Resume: redo 127 + 3,323 new, 3m 09s",
+        " r resume  b roll back",
+    ]
+
+
+def test_where_there_is_no_room_the_least_goes_first() -> None:
+    told = [alert_news(crashed(), [Alert("disk", "warning", "Disk", "full soon", 1, NOW)], "a")[0]]
+    whole = lines(crashed(), next_keys=KEYS, troubles=told)
+    assert whole[-1] == " ▲ Disk: full soon   a alerts"
+    assert lines(crashed(), next_keys=KEYS, troubles=told, most=5) == [whole[0], *whole[2:]]
+    assert lines(crashed(), next_keys=KEYS, troubles=told, most=4) == [whole[0], *whole[2:5]]
+    assert len(lines(crashed(), next_keys=KEYS, troubles=told, most=1)) == 1
 
 
 @pytest.mark.parametrize("width", [1, 5, 20, 40, 79, 200])
 @pytest.mark.parametrize("phase", list(Phase))
 def test_every_phase_fits_every_width(phase: Phase, width: int) -> None:
     for state in (running(phase=phase), crashed(phase=phase), RunState(now=NOW, phase=phase)):
-        made = header_lines(state, width, keys=[("r", "resume")], progress=0.5)
+        made = header_lines(state, width, next_keys=KEYS, progress=0.5)
         assert made
         assert all(sum(cell_width(part) for part, _ in line) <= max(width, 2) for line in made)
 
@@ -63,20 +131,49 @@ def test_every_phase_is_said_by_glyph_and_word() -> None:
         first = lines(running(phase=phase))[0]
         assert phase.value in first
         assert not first.split(phase.value)[0].isascii()
-        assert lines(running(phase=phase), unicode=False)[0].isascii() or phase.is_over
+        assert all(line.isascii() for line in lines(running(phase=phase), unicode=False))
 
 
 def test_hostile_names_stay_text() -> None:
     bad = "\x1b]0;owned\x07[bold]x[/foo]\u202e"
-    said = lines(running(name=bad, notices=(bad,), bad_lines=BadLines(3, 81_220, bad)), 120)
+    state = running(name=bad, notices=(bad,), bad_lines=BadLines(3, 81_220, bad))
+    said = lines(state, 120, troubles=log_news(state, "B"))
     assert all(line.isprintable() for line in said)
     assert "[bold]" in said[0]
 
 
-def test_trouble_has_a_line_and_says_how_much_more() -> None:
-    said = lines(running(bad_lines=BadLines(3, 81_220, "not JSON"), missing_lines=2))
-    assert said[3].startswith(" ▲ 3 bad lines, first at byte 81,220: not JSON")
-    assert said[3].endswith("+ 1 more")
+def test_trouble_has_a_line_says_which_key_and_how_much_more() -> None:
+    state = running(bad_lines=BadLines(3, 81_220, "not JSON"), missing_lines=2)
+    said = lines(state, troubles=log_news(state, "B"))
+    assert said[3] == " ▲ 3 bad lines, first at byte 81,220 (not JSON): press B   + 1 more"
+    assert lines(state, 40, troubles=log_news(state, "B"))[3].startswith(" ▲ 3 bad lines: press B")
+
+
+def test_alerts_that_have_passed_and_the_end_itself_are_no_news() -> None:
+    over = Alert("spike-1", "warning", "Spike", "loss 9", 5, NOW, is_over=True)
+    end = Alert("crashed-2", "error", "The run crashed", "", 9377, NOW)
+    assert not alert_news(crashed(), [over, end], "a")
+    assert alert_news(running(), [end], "a")
+
+
+def test_while_the_log_is_read_the_first_line_says_how_far() -> None:
+    assert lines(running(), progress=0.41)[0].endswith("40 %  reading the log, 41 %")
+    assert len(lines(running(), progress=0.41)) == len(lines(running())), "nothing below it moves"
+    assert any("reading the log, 41 %" in line for line in lines(running(), 40, progress=0.41))
+
+
+def test_without_a_log_the_checkpoints_are_said_to_be_all_there_is() -> None:
+    waiting = RunState(now=NOW, directory="/runs/gpt")
+    assert "No events yet" in lines(waiting)[1]
+    assert "only the checkpoints are known" in lines(waiting, has_checkpoints=True)[1]
+    assert lines(waiting)[0].startswith(" gpt ")
+
+
+@pytest.mark.parametrize("total", [0, -5, 10**12])
+def test_totals_that_nobody_expects(total: int) -> None:
+    said = lines(running(total_steps=total, step=10**12 if total > 0 else 400))
+    assert ("step 400" in said[0]) == (total <= 0)
+    assert ("100 %" in said[0]) == (total > 0)
 
 
 def test_the_lane_shows_what_matters_most_where_two_meet() -> None:

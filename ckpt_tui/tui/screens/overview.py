@@ -14,12 +14,11 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.run.state import RunState
-from ckpt_tui.text import plural, safe_text
-from ckpt_tui.tui import facts, keys
-from ckpt_tui.tui.facts import Part
+from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.tui import keys, news
 from ckpt_tui.tui.screens import arrangement
 from ckpt_tui.tui.screens.arrangement import Arrangement
+from ckpt_tui.tui.screens.chart_actions import ChartActions
 from ckpt_tui.tui.widgets import checkpoint_list, session_lanes
 from ckpt_tui.tui.widgets.chart import Chart
 from ckpt_tui.tui.widgets.charts import ChartStack
@@ -37,11 +36,10 @@ if TYPE_CHECKING:
     from ckpt_tui.tui.widgets.session_list import SessionList
     from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
-MAX_DAMAGE_LINES = 2
 NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff", "restore"})
 
 
-class OverviewScreen(Screen[None]):
+class OverviewScreen(ChartActions, Screen[None]):
     """The first screen. The app gives it every new state; it keeps nothing that is not on the screen."""
 
     CSS_PATH = "overview.tcss"
@@ -210,51 +208,30 @@ class OverviewScreen(Screen[None]):
 
     def _show_header(self) -> None:
         state = self.state or RunState(now=0.0)
+        has_ended = state.phase.is_over or state.phase is Phase.WAITING
+        has_checkpoints = self.catalog is not None and bool(self.catalog.entries)
+        keys_now = None
+        if has_ended and (state.num_events or has_checkpoints):
+            keys_now = news.next_keys(state, self.catalog, self._key, readonly=self.cockpit.readonly)
         self.query_one("#header", Header).set_state(
-            state, self._progress, self._warnings(state), self._next_keys(state)
+            state,
+            progress=self._progress,
+            failure=news.failure_news(self._failure) if self._failure is not None else None,
+            damages=news.damages_of(self.catalog),
+            troubles=[
+                *news.alert_news(state, state.alerts, self._key("view.alerts")),
+                *news.log_news(state, self._key("view.bad_lines")),
+            ],
+            next_keys=keys_now,
+            has_checkpoints=has_checkpoints,
         )
 
-    def _warnings(self, state: RunState) -> list[list[Part]]:
-        warnings: list[list[Part]] = []
-        if self._failure is not None:
-            message = f": {self._failure.message}" if self._failure.message else ""
-            warnings.append([(safe_text(f"{self._failure.title}{message}", 300), "error")])
-        damaged = (
-            [entry for entry in self.catalog.entries if entry.validity in ("damaged", "nonfinite")]
-            if self.catalog
-            else []
-        )
-        for entry in damaged[:MAX_DAMAGE_LINES]:
-            note = f": {safe_text(entry.note, 120)}" if entry.note else ""
-            word = "is damaged" if entry.validity == "damaged" else "has values that are not finite"
-            backup = self._backup_of(entry.name)
-            warnings.append([
-                (f"{safe_text(entry.name, 60)} {word}", "error"),
-                    (f", {safe_text(backup, 60)} is valid" if backup else "", ""),
-                    (f"{note}.", "dim"),
-            ])  # fmt: skip
-        if len(damaged) > MAX_DAMAGE_LINES:
-            warnings.append([(f"{plural(len(damaged) - MAX_DAMAGE_LINES, 'more damaged checkpoint')}.", "error")])
-        return warnings
-
-    def _backup_of(self, name: str) -> str | None:
-        entries = self.catalog.entries if self.catalog else ()
-        return next((entry.name for entry in entries if entry.backup_of == name and entry.validity == "valid"), None)
-
-    def _next_keys(self, state: RunState) -> list[tuple[str, str]]:
-        next_keys = []
-        if not self.cockpit.readonly:
-            risk = state.at_risk
-            takes = self.catalog.resume_would_take if self.catalog else risk.checkpoint if risk else None
-            if takes:
-                next_keys.append(("r", f"resume from {facts.checkpoint_words(takes, state.saves)}"))
-            damaged = (
-                [entry.name for entry in self.catalog.entries if entry.validity == "damaged"] if self.catalog else []
-            )
-            mendable = [name for name in damaged if self._backup_of(name)]
-            next_keys.append(("b", f"restore {safe_text(mendable[0], 40)}") if mendable else ("b", "roll back"))
-        next_keys.append(("e", "last events"))
-        return next_keys
+    def _key(self, key_id: str) -> str:
+        """How the key of a row of the table is written, as this person has it; "" where there is none."""
+        row = next((key for key in (*keys.OVERVIEW_KEYS, *keys.APP_KEYS) if key.id == key_id), None)
+        if row is None:
+            return ""
+        return keys.key_words(self.cockpit.settings.keymap.get(key_id, row.key).split(",")[0])
 
     @on(Chart.Changed)
     def _show_lane(self) -> None:
@@ -281,7 +258,16 @@ class OverviewScreen(Screen[None]):
         now = self._arrangement
         if action in NEEDS_LIST and now is not None and now.left != arrangement.CHECKPOINTS:
             return False  # nobody shall act on a list that is not to be seen
+        if action == "runs":
+            return self.cockpit.lists_runs
         return not (self.cockpit.readonly and keys.is_act(action))
+
+    def say(self, words: str) -> None:
+        """Words about what was done or cannot be done, on the last line until the next key."""
+        self.query_one(KeyLine).say(words, "accent")
+
+    def on_key(self) -> None:
+        self.query_one(KeyLine).say("")
 
     def _row(self) -> CheckpointRow | None:
         return self.checkpoints.cursor_row
@@ -309,7 +295,7 @@ class OverviewScreen(Screen[None]):
     def action_diff(self) -> None:
         pair = diff_pair(self.checkpoints.rows, self._row(), self.marked)
         if pair is None:
-            self.app.notify("There is no earlier checkpoint to compare it with.", markup=False)
+            self.say("There is no earlier checkpoint to compare it with.")
             return
         self.cockpit.open_screen("diff", self._path(pair[0]), self._path(pair[1]))
 
@@ -365,29 +351,12 @@ class OverviewScreen(Screen[None]):
             self._arrange()
         self.call_after_refresh(self._focus_list)
 
-    def action_zoom(self, factor: float) -> None:
-        self.chart.zoom(factor)
+    async def action_hide_cursor(self) -> None:  # type: ignore[override]
+        if not self.chart.hide_cursor():
+            await self.cockpit.close_run()
 
-    def action_pan(self, share: float) -> None:
-        self.chart.pan(share)
-
-    def action_show_all(self) -> None:
-        self.chart.show_all()
-
-    def action_freeze(self) -> None:
-        self.chart.toggle_frozen()
-
-    def action_log_y(self) -> None:
-        self.chart.toggle_log()
-
-    def action_axis(self) -> None:
-        self.chart.toggle_axis()
-
-    def action_cursor(self, cells: int) -> None:
-        self.chart.move_cursor(cells)
-
-    def action_hide_cursor(self) -> None:
-        self.chart.hide_cursor()
+    async def action_runs(self) -> None:
+        await self.cockpit.close_run()
 
 
 def diff_pair(rows: Sequence[CheckpointRow], row: CheckpointRow | None, marked: str | None) -> tuple[str, str] | None:

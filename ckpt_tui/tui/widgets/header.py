@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
 
+from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
+from ckpt_tui.tui.news import News, end_news
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
+
+MAX_LINES = 10
+MIN_TWO_LINES = 60
+_PLAIN = str.maketrans({"▲": "!", "±": "~", "…": "~"})
 
 
 def header_lines(
@@ -16,80 +24,178 @@ def header_lines(
     width: int,
     *,
     progress: float | None = None,
-    warnings: Sequence[Sequence[Part]] = (),
-    keys: Sequence[tuple[str, str]] = (),
+    failure: News | None = None,
+    damages: Sequence[News] = (),
+    troubles: Sequence[News] = (),
+    next_keys: News | None = None,
+    has_checkpoints: bool = False,
+    most: int = MAX_LINES,
     unicode: bool = True,
 ) -> list[Cells]:
-    """The header in `width` cells.
+    """The header in `width` cells and at most `most` lines; what is left out is what matters least.
 
-    progress: the part of the log that is read, None when all of it. warnings: what is known of the files besides.
-    keys: (key, what it does), said where the run is over and not finished.
+    progress: the part of the log that is read, None when all of it. failure: the log or the directory cannot be read.
+    damages: of checkpoints. troubles: alerts, and what is wrong with the log. next_keys: said where the run is over.
+    has_checkpoints: there are files, whatever the log says.
     """
-    lines = [_first_line(state, width, unicode)]
-    room = width - 2
-    if progress is not None:
-        lines.append(_line([(f"reading the log, {progress:.0%}", "accent")], room))
+    room = max(width - 2, 1)
+    first, is_told = _first_line(state, width, progress, unicode)
+    news: list[News] = [failure] if failure is not None else []
+    if progress is not None and not is_told:
+        news.append(News(((reading_words(progress),),), 1))
     if state.phase is Phase.WAITING:
-        if progress is None:
-            lines.append(
-                _line([("No events yet. This goes on by itself when the training writes its log.", "dim")], room)
-            )
-        return [*lines, *(_line(warning, room) for warning in warnings)]
-    if state.phase.is_over:
-        lines += [_line(sentence, room) for sentence in facts.end_sentences(state)]
-        lines += [_line(warning, room) for warning in warnings]
+        if progress is None and failure is None:
+            news.append(_waiting(has_checkpoints))
+        news += [*damages, *troubles]
+        if next_keys is not None:
+            news.append(next_keys)
+    elif state.phase.is_over:
+        news += end_news(state, damages)
         if state.phase is Phase.FINISHED:
-            lines += _packed([*facts.pace_parts(state), *facts.risk_parts(state)], room)
-        elif keys:
-            lines.append(_keys_line(keys, room))
+            news += damages
+            news += _lines_of_facts([*facts.pace_facts(state), *facts.risk_facts(state)], room, 2)
+        elif next_keys is not None:
+            news.append(next_keys)
+        news += troubles
     else:
-        if state.phase is Phase.STALLED and state.reason:
-            lines.append(_line([(safe_text(state.reason, 300), "warning")], room))
-        if width >= 60:
-            lines += _packed(facts.pace_parts(state), room, most=1) + _packed(facts.risk_parts(state), room, most=1)
-        else:  # what is at risk, when it ends, how it learns: one line each
-            lines += _packed(facts.risk_parts(state), room, most=1)
-            lines += _packed([fact[:2] for fact in facts.pace_parts(state) if fact[0][0] in ("eta ", "loss ")], room)
-        lines += [_line(warning, room) for warning in warnings]
-    trouble = facts.trouble_parts(state)
-    if trouble:
-        more = f"   + {len(trouble) - 1} more" if len(trouble) > 1 else ""
-        text, role = trouble[0]
-        mark = "▲ " if unicode else "! "
-        lines.append(_line([(mark, role), (fit(text, room - 2 - len(more)).rstrip(), role), (more, "dim")], room))
+        reason = wording.reason_sentence(state)
+        if reason is not None:
+            said = safe_text(state.reason, 200)
+            silent = said.split(";")[0]
+            news.append(News((((reason[0], "warning"),), ((said, "warning"),), ((silent, "warning"),)), 1))
+        if width >= MIN_TWO_LINES:  # what it does, and below it what would be lost
+            news += _lines_of_facts(facts.pace_facts(state), room, 1) + _lines_of_facts(
+                facts.risk_facts(state), room, 1
+            )
+        else:
+            news += _lines_of_facts(facts.risk_facts(state), room, 1)
+            news += _lines_of_facts([fact for fact in facts.pace_facts(state) if _is_wanted(fact)], room, 1)
+        news += [*damages, *troubles]
+    return [first, *_fitted(news, room, most - 1, unicode)]
+
+
+def reading_words(progress: float) -> Part:
+    """`reading the log, 41 %`."""
+    return f"reading the log, {100 * progress:.0f} %", "accent"
+
+
+def _waiting(has_checkpoints: bool) -> News:
+    goes_on = "this goes on by itself when the training writes its log."
+    if has_checkpoints:
+        words = f"No event log here: the checkpoints are read from their files; {goes_on}"
+        return News((((words, "dim"),), (("No event log here: only the checkpoints are known.", "dim"),)), 0)
+    return News((((f"No events yet: {goes_on}", "dim"),), (("No events yet; it goes on by itself.", "dim"),)), 0)
+
+
+def _is_wanted(fact: facts.Fact) -> bool:
+    """On a narrow screen: when it ends, and how it learns."""
+    return fact[0][0][0] in ("eta ", "loss ")
+
+
+def _lines_of_facts(fact_list: Sequence[facts.Fact], room: int, most: int) -> list[News]:
+    """Facts on up to `most` lines; always one, so that nothing below moves."""
+    lines: list[News] = []
+    rest = list(fact_list)
+    while rest and len(lines) < most:
+        taken = len(rest) if len(lines) == most - 1 else 1
+        while taken < len(rest) and facts.parts_width(_plain_line(rest[: taken + 1])) <= room:
+            taken += 1
+        lines.append(News((tuple(facts.packed(rest[:taken], room)),), 0))
+        rest = rest[taken:]
+    return lines or [News(((),), 0)]
+
+
+def _plain_line(fact_list: Sequence[facts.Fact]) -> list[Part]:
+    """The facts as they would stand on a line, in full."""
+    return [part for index, fact in enumerate(fact_list) for part in ([("  ", "")] * bool(index) + fact[0])]
+
+
+def _fitted(news: Sequence[News], room: int, most: int, unicode: bool) -> list[Cells]:
+    """One line of each, those that matter least left out; what is cut gets a second line where one is left."""
+    kept = list(news)
+    while len(kept) > most:
+        worst = max(range(len(kept)), key=lambda index: (kept[index].rank, index))
+        if kept[worst].rank == 0 and most < 1:
+            return []
+        kept.pop(worst)
+    spare = most - len(kept)
+    chosen: dict[int, list[Cells]] = {}
+    for index in sorted(range(len(kept)), key=lambda one: kept[one].rank):
+        variants = kept[index].variants
+        fits = next((parts for parts in variants if facts.parts_width(parts) <= room), None)
+        if fits is not None:
+            chosen[index] = [_line(fits, room)]
+            continue
+        lines = min((_wrapped(parts, room) for parts in variants), key=len)
+        if len(lines) - 1 > min(spare, 2):
+            lines = [*lines[: min(spare, 2)], _cut_rest(lines[min(spare, 2) :])]
+        spare -= len(lines) - 1
+        chosen[index] = [_line(parts, room) for parts in lines]
+    made = [line for index in range(len(kept)) for line in chosen[index]]
+    return made if unicode else [tuple((text.translate(_PLAIN), role) for text, role in line) for line in made]
+
+
+def _wrapped(parts: Sequence[Part], room: int) -> list[list[Part]]:
+    """`parts` broken between words into lines of `room` cells."""
+    lines: list[list[Part]] = [[]]
+    used = 0
+    for text, role in parts:
+        for position, word in enumerate(text.split(" ")):
+            lead = " " if position else ""
+            have = cell_width(word) + len(lead)
+            if used and used + have > room and word:
+                lines.append([])
+                used, lead, have = 0, "", cell_width(word)
+            line = lines[-1]
+            if line and line[-1][1] == role:
+                line[-1] = (line[-1][0] + lead + word, role)
+            else:
+                line.append((lead + word, role))
+            used += have
     return lines
 
 
-def _first_line(state: RunState, width: int, unicode: bool) -> Cells:
-    name = safe_text(state.name or "run", 60)
-    progress = facts.progress_parts(state)
-    if state.phase.is_over and (state.phase is not Phase.FINISHED or width >= 60):
-        status = facts.ended_parts(state)
+def _cut_rest(lines: Sequence[Sequence[Part]]) -> list[Part]:
+    """Lines that have no room of their own, as one that is cut where the room ends."""
+    rest = list(lines[0])
+    for line in lines[1:]:
+        rest += [(" ", ""), *line]
+    return rest
+
+
+def _first_line(state: RunState, width: int, progress: float | None, unicode: bool) -> tuple[Cells, bool]:
+    """Name, state, progress, and the bar; while the log is read, how far that is, where the bar would be."""
+    name = safe_text(state.name or PurePath(state.directory).name or "run", 60)
+    if state.phase.is_over:
+        statuses = facts.ended_variants(state, unicode=unicode)
     else:
         words, role = facts.phase_words(state.phase, unicode=unicode)
-        status = [(f"{words:<10}", role)]
+        statuses = [[(f"{words:<10}", role)], [(words, role)]]
+    steps = facts.progress_variants(state)
     name_width = max(min(cell_width(name), width // 4), 3)
+    last = len(statuses) - 1
+    choices = [(s, p) for p in range(len(steps)) for s in range(min(last, 1) + 1)]
+    choices.append((last, len(steps) - 1))
+    status, step = statuses[last], steps[-1]
+    for s, p in choices:
+        gap = 2 if steps[p] else 0
+        if 1 + name_width + 2 + facts.parts_width(statuses[s]) + gap + facts.parts_width(steps[p]) <= width:
+            status, step = statuses[s], steps[p]
+            break
     parts: list[Part] = [(" ", ""), (fit(name, name_width), "strong"), ("  ", ""), *status]
-    used = sum(cell_width(text) for text, _ in parts)
-    needed = sum(cell_width(text) for text, _ in progress)
-    if used + needed + 2 > width:
-        if len(status) > 1 and used + needed + 2 - cell_width(status[-1][0]) <= width:
-            parts.pop()
-            used -= cell_width(status[-1][0])
-        elif progress and used + 7 <= width:
-            progress = progress[-1:]
-            needed = cell_width(progress[0][0])
-        else:
-            progress = []
-            needed = 0
-    if progress:
-        gap = 3 if used + needed + 4 <= width else 1
-        parts += [(" " * gap, ""), *progress]
-        used += needed + gap
-    bar_width = min(width - used - 4, 60)
-    if bar_width >= 8 and state.total_steps:
+    if step:
+        needed = facts.parts_width([*parts, *step])
+        parts += [("   " if needed + 3 <= width else "  ", ""), *step]
+    used = facts.parts_width(parts)
+    if progress is not None:
+        reading = reading_words(progress)
+        if used + 2 + cell_width(reading[0]) <= width:
+            return _cut([*parts, ("  ", ""), reading], width), True
+        return _cut(parts, width), False
+    bar_width = min(width - used - 3, 60)
+    if bar_width >= 8 and state.total_steps > 0:
         parts += [("  ", ""), *progress_bar(state.step / state.total_steps, bar_width, unicode)]
-    return _cut(parts, width)
+    return _cut(parts, width), False
 
 
 def progress_bar(fraction: float, width: int, unicode: bool) -> list[Part]:
@@ -118,35 +224,6 @@ def _cut(parts: Sequence[Part], room: int) -> Cells:
     return tuple(cells)
 
 
-def _packed(fact_list: Sequence[Sequence[Part]], room: int, most: int = 2) -> list[Cells]:
-    """Facts on up to `most` lines; always at least one, so that nothing below moves."""
-    lines: list[Cells] = []
-    rest = list(fact_list)
-    while rest and len(lines) < most:
-        taken = 1
-        while taken < len(rest) and _fits(rest[: taken + 1], room):
-            taken += 1
-        lines.append(_line(facts.join_facts(rest[:taken], room), room))
-        rest = rest[taken:]
-    return lines or [()]
-
-
-def _width(parts: Sequence[Part]) -> int:
-    return sum(cell_width(text) for text, _ in parts)
-
-
-def _fits(fact_list: Sequence[Sequence[Part]], room: int) -> bool:
-    whole = sum(_width(fact) for fact in fact_list)
-    return whole + 2 * (len(fact_list) - 1) <= room
-
-
-def _keys_line(keys: Sequence[tuple[str, str]], room: int) -> Cells:
-    parts: list[Part] = []
-    for key, what in keys:
-        parts += [(f"  {key}", "accent"), (f" {what}  ", "")]
-    return _line(parts, room)
-
-
 class Header(LinesWidget):
     """As many lines as it needs; its height changes only when the kind of news does."""
 
@@ -154,28 +231,20 @@ class Header(LinesWidget):
         super().__init__(id=id)
         self.unicode = unicode
         self._state: RunState | None = None
-        self._progress: float | None = None
-        self._warnings: Sequence[Sequence[Part]] = ()
-        self._keys: Sequence[tuple[str, str]] = ()
+        self._more: dict[str, Any] = {}
+        self.most = MAX_LINES
 
-    def set_state(
-        self,
-        state: RunState,
-        progress: float | None,
-        warnings: Sequence[Sequence[Part]],
-        keys: Sequence[tuple[str, str]],
-    ) -> None:
-        self._state, self._progress, self._warnings, self._keys = state, progress, warnings, keys
+    def set_state(self, state: RunState, **more: Any) -> None:
+        """What is shown from now on. more: as for `header_lines()`."""
+        self._state, self._more = state, more
         self.show()
 
     def num_lines(self, width: int, most: int) -> int:
-        """How many lines it would like to have, of `most`; what does not fit in `most` is left out by importance."""
-        return min(len(self.lines_now(width, most)), most)
+        """How many lines it has to say, of `most`."""
+        self.most = most
+        return len(self.lines_now(width, most)[:most])
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
         if self._state is None:
-            return [(((" opening ..."), "dim"),), (), ()]
-        lines = header_lines(
-            self._state, width, progress=self._progress, warnings=self._warnings, keys=self._keys, unicode=self.unicode
-        )
-        return lines[:height]
+            return [((" opening ...", "dim"),), (), ()]
+        return header_lines(self._state, width, most=self.most, unicode=self.unicode, **self._more)

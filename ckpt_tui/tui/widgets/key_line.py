@@ -6,15 +6,27 @@ layout each time another view is shown. This one draws a line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.segment import Segment
 from textual import events
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ckpt_tui.text import cell_width
+from ckpt_tui.text import cell_width, fit, safe_text
+from ckpt_tui.tui.keys import place_of
+from ckpt_tui.tui.theme import Look, role_styles
 
 _GAP = "  "
+
+
+def _width(key: Sequence[str]) -> int:
+    return cell_width(key[2]) + 1 + cell_width(key[3]) + len(_GAP)
+
+
+def _is_needed(key_id: str) -> bool:
+    return key_id in ("app.help", "app.quit") or key_id.endswith(".leave")
 
 
 class KeyLine(Widget):
@@ -33,7 +45,8 @@ class KeyLine(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self._keys: list[tuple[str, str, str]] = []  # key to press, how it is written, what it does
+        self._keys: list[list[str]] = []  # id, key to press, how it is written, what it does
+        self._said = ("", "")
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
@@ -42,30 +55,48 @@ class KeyLine(Widget):
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if not screen.is_attached or not self.is_attached:
             return
-        keys: list[tuple[str, str, str]] = []
-        seen: set[str] = set()
+        shown: dict[str, tuple[int, str, str, str, str]] = {}
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.show and active.enabled and binding.action not in seen:
-                seen.add(binding.action)
-                keys.append((binding.key, self.app.get_key_display(binding), binding.description))
+            if binding.show and active.enabled and binding.action not in shown:
+                key_id = binding.id or ""
+                written = self.app.get_key_display(binding)
+                shown[binding.action] = (place_of(key_id), key_id, binding.key, written, binding.description)
+        keys = [rest for _, *rest in sorted(shown.values(), key=lambda one: one[0])]
         if keys != self._keys:
             self._keys = keys
             self.refresh()
 
     def _places(self) -> list[tuple[str, str, str, int]]:
-        """Key to press, key and label as drawn, the column where they begin; what has no room is left out."""
+        """Key to press, key and label as drawn, the column where they begin. What has no room is left out whole: the
+        least important, and the way to the others and the way out last."""
+        room = self.size.width - 2 + len(_GAP)
+        left_out: set[int] = set()
+        for is_needed in (False, True):
+            for index in reversed(range(len(self._keys))):
+                taken = sum(_width(one) for at, one in enumerate(self._keys) if at not in left_out)
+                if taken > room and index not in left_out and _is_needed(self._keys[index][0]) is is_needed:
+                    left_out.add(index)
         places, x = [], 1
-        for press, key, label in self._keys:
-            width = cell_width(key) + 1 + cell_width(label)
-            if x + width > self.size.width:
-                break
-            places.append((press, key, label, x))
-            x += width + len(_GAP)
+        for index, (_, press, key, label) in enumerate(self._keys):
+            if index not in left_out:
+                places.append((press, key, label, x))
+                x += _width(self._keys[index])
         return places
+
+    def say(self, words: str, role: str = "") -> None:
+        """Words in place of the keys, until `say("")`."""
+        if (words, role) != self._said:
+            self._said = (words, role)
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         width, base = self.size.width, self.rich_style
+        words, role = self._said
+        if words and y == 0:
+            style = base + role_styles(getattr(self.app, "look", Look()))[role] if role else base
+            text = fit(f" {safe_text(words, 1000)}", width)
+            return Strip([Segment(text, style)]).adjust_cell_length(width, base)
         key_style = self.get_component_rich_style("key-line--key")
         segments: list[Segment] = []
         used = 0
@@ -75,6 +106,9 @@ class KeyLine(Widget):
         return Strip(segments).adjust_cell_length(width, base)
 
     async def _on_click(self, event: events.Click) -> None:
+        if self._said[0]:
+            self.say("")
+            return
         for press, key, label, x in self._places():
             if x <= event.x < x + cell_width(key) + 1 + cell_width(label):
                 event.stop()

@@ -187,10 +187,11 @@ def _title(state: RunState, num_shown: int, width: int, unicode: bool) -> tuple[
         if lost.overhead is not None and lost.overhead > 0 and width >= 100:
             title += f", {100 * lost.overhead:.0f} % overhead, goodput {100 / (1 + lost.overhead):.0f} %"
     legend: Words = []
-    if num_sessions > 1 or lost.steps:
+    if num_sessions > 1 or lost.steps or has_outlook(state):
+        gap = "  " if width >= 100 else " "
         for index, name in enumerate((*LEGEND, "new") if has_outlook(state) else LEGEND):
             glyph, plain, role = PARTS[name]
-            legend.append((f"{'  ' if index else ''}{glyph if unicode else plain} {name}", role))
+            legend.append((f"{gap if index else ''}{glyph if unicode else plain} {name}", role))
     return title, legend
 
 

@@ -1,0 +1,203 @@
+"""What takes a line of its own in the header: why a run ended, damage, alerts, trouble with the log, the next keys.
+
+Each is a few texts, from the fullest to the shortest, and how much it matters where there is not room for all.
+The sentences are those of `status` (run/wording.py, services/damage.py); only the shorter ones are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
+from ckpt_tui.run import wording
+from ckpt_tui.run.state import Alert, Phase, RunState
+from ckpt_tui.run.timeline import resume_outlook
+from ckpt_tui.text import count, duration, plural, safe_text
+from ckpt_tui.tui import facts
+from ckpt_tui.tui.facts import Part
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.catalog import Catalog
+
+MAX_DAMAGES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A line of the header in several lengths, the fullest first. rank: what is left out first where there is no room
+    for all, the highest; 0 never."""
+
+    variants: tuple[tuple[Part, ...], ...]
+    rank: int = 0
+
+
+def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
+    """Why the run is over, what was lost, what is damaged, and what a resume would do: the sentences of `status`,
+    and shorter ones where they do not fit."""
+    news: list[News] = []
+    reason, lost, resume = wording.reason_sentence(state), wording.lost_sentence(state), wording.resume_sentence(state)
+    if reason is not None:
+        killed = state.phase is Phase.CRASHED
+        short = (
+            f"Killed without a word at step {count(state.step)}." if killed and reason[0].startswith("Killed") else ""
+        )
+        said = safe_text(state.reason, 200)
+        news.append(_news((reason[0], short or said or reason[0]), reason[1], 5 if killed else 1))
+    if lost is not None:
+        news.append(_news((lost[0], lost[0].replace(" of training since ", " since ")), lost[1], 0))
+    news += damages
+    if resume is not None:
+        outlook = resume_outlook(state)
+        about = f": about {duration(outlook.seconds)}" if outlook.seconds is not None and state.total_steps else ""
+        redo = [f"redoes {count(outlook.redone)}"] if outlook.redone else []
+        new = [f"{count(outlook.new)} new"] if state.total_steps else []
+        short = f"A resume {', then '.join([*redo, *new])}{about}."
+        brief = f"Resume: {' + '.join([*(word.replace('redoes', 'redo') for word in redo), *new])}"
+        tight = resume[0].replace(", then trains ", ", trains ")
+        news.append(_news((resume[0], tight, short, brief + about.replace(": about", ",")), resume[1], 2))
+    return news
+
+
+def _news(variants: Sequence[str], role: str, rank: int) -> News:
+    mapped = facts.role_of(role)
+    return News(tuple(((words, mapped),) for words in variants), rank)
+
+
+def damage_news(name: str, what: str, instead: str | None) -> News:
+    """`latest.pt is damaged: data/41: its checksum differs. latest_backup.pt is valid.`; the cause is cut first.
+
+    what: `is damaged: why it is`.
+    """
+    shown, verb = safe_text(name, 60), what.split(":")[0]
+    causes = [verb, *cause_of(name, what.partition(": ")[2]).split(": ")]
+    tail: tuple[Part, ...] = ((f" {safe_text(instead, 60)} is valid.", "good"),) if instead else ()
+    variants: list[tuple[Part, ...]] = [
+        ((f"{shown} {': '.join(causes[:num])}.", "error"), *tail)
+        for num in range(len(causes), 0, -1)
+        if causes[num - 1]
+    ]
+    if instead:
+        variants.append(((f"{shown} {verb}", "error"), ("; its backup is valid.", "good")))
+        variants.append(((f"{shown} {verb.removeprefix('is ')}", "error"), (", backup valid", "good")))
+    return News(tuple(variants), 1)
+
+
+def cause_of(name: str, note: str) -> str:
+    """What is wrong with a checkpoint, in a few words: `data/41 fails its checksum: bytes 1 to 9 are not ...`."""
+    stem = name.removesuffix(".pt")
+    return safe_text(note.removeprefix(f"{stem}/"), 300).replace(": its checksum differs", " fails its checksum", 1)
+
+
+def alert_news(state: RunState, alerts: Sequence[Alert], key: str) -> list[News]:
+    """The newest of `alerts`, and how to see them all."""
+    # The sentences about the end say it.
+    end = f"{state.phase.value}-" if state.phase.is_over else " "
+    told = [alert for alert in alerts if not alert.is_over and not alert.key.startswith(end)]
+    if not told:
+        return []
+    newest = max(told, key=lambda alert: (alert.ts, alert.severity == "error"))
+    role = "error" if newest.severity == "error" else "warning"
+    title, detail = safe_text(newest.title, 120), safe_text(newest.detail, 200)
+    more: tuple[Part, ...] = ((f"  + {len(told) - 1} more", "dim"),) if len(told) > 1 else ()
+    hint: tuple[Part, ...] = (("   ", ""), (key, "accent"), (" alerts", "dim")) if key else ()
+    whole: tuple[Part, ...] = ((f"▲ {title}: {detail}" if detail else f"▲ {title}", role),)
+    return [News(((*whole, *more, *hint), ((f"▲ {title}", role), *more, *hint), ((f"▲ {title}", role), *hint)), 3)]
+
+
+def log_news(state: RunState, key: str) -> list[News]:
+    """What is wrong with the log: bad lines and which key shows them, lines that are missing, a log that was replaced.
+    The newest on one line, and how much more there is."""
+    sentences = wording.log_sentences(state)
+    if not sentences:
+        return []
+    variants: list[tuple[Part, ...]] = []
+    bad = state.bad_lines
+    first, role = sentences[-1]
+    if bad.count:
+        at = f", first at byte {bad.first_offset:,}" if bad.first_offset is not None else ""
+        words = f"▲ {plural(bad.count, 'bad line')}{at}"
+        reason = safe_text(bad.first_reason, 100)
+        press: tuple[Part, ...] = ((": press ", "warning"), (key, "accent")) if key else ()
+        others = len(sentences) - 1
+        more: tuple[Part, ...] = ((f"   + {others} more", "dim"),) if others else ()
+        variants += [
+            ((f"{words} ({reason})", "warning"), *press, *more), ((words, "warning"), *press, *more),
+            ((f"▲ {plural(bad.count, 'bad line')}", "warning"), *press),
+        ]  # fmt: skip
+    else:
+        more = ((f"   + {len(sentences) - 1} more", "dim"),) if len(sentences) > 1 else ()
+        variants += [((f"▲ {first}", facts.role_of(role)), *more), ((f"▲ {first}", facts.role_of(role)),)]
+    return [News(tuple(variants), 4)]
+
+
+def keys_news(keys: Sequence[tuple[str, str, str]]) -> News:
+    """The next keys: (key, what it does, the same shorter)."""
+    full: list[Part] = []
+    short: list[Part] = []
+    for key, what, brief in keys:
+        full += [("   " if full else "  ", ""), (key, "accent"), (f" {what} ", "")]
+        short += [("  " if short else "", ""), (key, "accent"), (f" {brief}", "")]
+    return News((tuple(full), tuple(short)), 0)
+
+
+def failure_news(error: CkptError) -> News:
+    """The log or the directory cannot be read."""
+    title, message = safe_text(error.title, 100), safe_text(error.message, 300)
+    whole = f"▲ {title}: {message}" if message else f"▲ {title}"
+    return News((((whole, "error"),), ((f"▲ {title}", "error"),)), 0)
+
+
+def damages_of(catalog: Catalog | None) -> list[News]:
+    """What is damaged or missing of the checkpoints, as far as they were checked, in the order of a resume."""
+    if catalog is None:
+        return []
+    from ckpt_tui.services.damage import damage_in  # with the first catalog, not with the first picture
+
+    found = [(damage.path, damage.message, damage.instead) for damage in damage_in(catalog.entries)]
+    for name, backups in (catalog.missing or {}).items():
+        good = next((one for one in backups if (entry := catalog.entry(one)) and entry.validity == "valid"), None)
+        found.append((name, "is missing", good))
+    news = [damage_news(*one) for one in found[:MAX_DAMAGES]]
+    if len(found) > MAX_DAMAGES:
+        more = plural(len(found) - MAX_DAMAGES, "more checkpoint")
+        news.append(News((((f"{more} damaged or missing.", "error"),),), 2))
+    return news
+
+
+def next_keys(state: RunState, catalog: Catalog | None, key_of: Callable[[str], str], *, readonly: bool) -> News:
+    """What to press after an end: resume, restore or roll back, the last events. key_of: the key of an id."""
+    keys: list[tuple[str, str, str]] = []
+    if not readonly:
+        risk = state.at_risk
+        takes = catalog.resume_would_take if catalog is not None else risk.checkpoint if risk is not None else None
+        if takes:
+            checked = _validity_words(takes, catalog)
+            keys.append(
+                (key_of("act.resume"), f"resume from {facts.checkpoint_words(takes, state.saves)}{checked}", "resume")
+            )
+        mendable = _mendable(catalog)
+        if mendable:
+            keys.append((key_of("act.restore"), f"restore {safe_text(mendable, 40)}", "restore"))
+        elif takes:
+            keys.append((key_of("act.restore"), "roll back", "roll back"))
+    keys.append((key_of("view.events"), "last events", "events"))
+    return keys_news(keys)
+
+
+def _validity_words(name: str, catalog: Catalog | None) -> str:
+    """` (valid)`: how far it was checked, so that nobody trusts more than is known."""
+    entry = catalog.entry(name) if catalog is not None else None
+    if entry is None or entry.validity == "unchecked":
+        return ""
+    is_whole = entry.validity == "valid" and entry.level in ("numbers", "resume")
+    return f" ({'valid' if is_whole else entry.level or entry.validity})"
+
+
+def _mendable(catalog: Catalog | None) -> str | None:
+    """What `restore` would mend first: damaged or missing, with a valid backup."""
+    if catalog is None:
+        return None
+    bad = [entry.name for entry in catalog.entries if entry.is_bad] + list(catalog.missing or {})
+    return next((name for name in bad if any(one.validity == "valid" for one in catalog.backups_of(name))), None)
