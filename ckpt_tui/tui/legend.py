@@ -20,8 +20,10 @@ from ckpt_tui.tui.view import View
 def legend(
     shown: View, curves: Sequence[NamedCurve], drawn: Plot | None, *, unicode: bool = True, num_hidden_pins: int = 0
 ) -> list[Part]:
-    """`all, by step   ━ train  ╌ val  ━ abandoned  × 2 not finite`."""
-    parts: list[Part] = [(shown.words, "accent" if shown.words == "frozen" else "dim"), (f", by {shown.axis}", "dim")]
+    """`all, log y   × not finite   ━ train  ╌ val  ━ abandoned`."""
+    parts: list[Part] = [(shown.words, "accent" if shown.words == "frozen" else "dim")]
+    if shown.axis != "step":
+        parts.append((f", by {shown.axis}", "dim"))
     if shown.is_log:
         parts.append((", log y", "dim"))
     if shown.smoothing != "off":
@@ -44,15 +46,15 @@ def legend(
 
 
 def _cut_off(shown: View, drawn: Plot | None, unicode: bool) -> list[Part]:
-    """`▲ 2 above, up to 1.2e6 (Y)`: what the y range leaves out, and the key that shows it."""
+    """`▲ up to 1.2e6 (Y)`: what the y range leaves out, and the key that shows it."""
     found = drawn.range if drawn is not None else None
     parts: list[Part] = []
     if found is not None and found.num_above:
-        parts.append((f"   {'▲' if unicode else '^'} cut off: up to {metric(found.highest)}", "warning"))
+        parts.append((f"   {'▲' if unicode else '^'} up to {metric(found.highest)}", "warning"))
     if found is not None and found.num_below:
-        parts.append((f"   {'▼' if unicode else 'v'} cut off: down to {metric(found.lowest)}", "warning"))
+        parts.append((f"   {'▼' if unicode else 'v'} down to {metric(found.lowest)}", "warning"))
     if parts:
-        parts.append((" (Y shows)", "dim"))
+        parts.append((" (Y)", "dim"))
     elif shown.y_range != "auto":
         parts.append((", y all" if shown.y_range == "all" else ", y tight", "dim"))
     return parts

@@ -26,6 +26,7 @@ ABANDONED, TRAIN, VAL = "abandoned", "train", "val"
 _RAW = {TRAIN: "train_raw", VAL: "val_raw"}
 _ASCII = {ABANDONED: ".", TRAIN: "*", VAL: "o"}
 _LETTER_EVERY = 24  # cells
+_MOST_DOTS_UNDER_SMOOTH = 4  # of the eight in a cell
 
 Cells = tuple[tuple[str, str], ...]  # (text, role), in order
 
@@ -92,11 +93,21 @@ def lines_of(curves: Sequence[NamedCurve], x: XScale, *, unicode: bool = True) -
         char = curve.mark or _ASCII.get(curve.role, "*")
         role = curve.role if curve.smooth is None else _RAW.get(curve.role, "abandoned")
         if live:
-            raw_lines.append(Line(role, tuple(live), curve.dashed, curve.mark, "." if curve.smooth else char))
+            char_of_raw = "." if curve.smooth is not None else char
+            mark_of_raw = curve.mark if curve.smooth is None else ""
+            raw_lines.append(Line(role, tuple(live), curve.dashed, mark_of_raw, char_of_raw))
         if curve.smooth is not None:
             smooth, _ = _branches(curve.smooth, curve, x, num_columns)
-            smooth_lines.append(Line(curve.role, tuple(smooth), curve.dashed, "", char, is_smooth=True))
+            smooth_lines.append(Line(curve.role, tuple(smooth), curve.dashed, curve.mark, char, is_smooth=True))
+    if len(curves) > 1 and curves[0].mark:
+        # Of several runs the shorter ones on top: what lies under a longer one would not be seen at all.
+        raw_lines.sort(key=_length, reverse=True)
+        smooth_lines.sort(key=_length, reverse=True)
     return [*abandoned_lines, *raw_lines, *smooth_lines]
+
+
+def _length(line: Line) -> int:
+    return sum(len(piece.columns) - piece.columns.count(None) for piece in line.pieces)
 
 
 def _branches(series: Series, curve: NamedCurve, x: XScale, num_columns: int) -> tuple[list[Piece], list[Piece]]:
@@ -132,7 +143,8 @@ def draw(
     lines: Sequence[Line], x: XScale, height: int, *, is_log: bool = False, unicode: bool = True, y_range: str = "all"
 ) -> Plot:
     """The plot of `lines` in `height` lines of `x.width` cells. y_range: see `view.RANGES`."""
-    found = range_of([piece.columns for line in lines for piece in line.pieces], is_log=is_log, y_range=y_range)
+    raw = [piece.columns for line in lines if not line.is_smooth for piece in line.pieces]
+    found = range_of(raw, is_log=is_log, y_range=y_range)
     marks = _Marks(lines, x.width, unicode, found, is_log)
     if found is None:
         rows = tuple(marks.on(((" " * x.width, ""),), row, height) for row in range(height))
@@ -171,8 +183,11 @@ def _layer(line: Line, x: XScale, height: int, scale: YScale, dots: int) -> Laye
                 if column is not None:
                     breaks.add(index)
             elif line.is_smooth:
+                # Out of the range that is in view it is nowhere: along the edge it would look like values.
                 last = row(column.last)
-                spans.append(Span(last, last, last))
+                spans.append(Span(last, last, last) if scale.low <= column.last <= scale.high else None)
+                if spans[-1] is None:
+                    breaks.add(index)
             else:
                 spans.append(Span(row(column.hi), row(column.lo), row(column.last)))
         longest = math.inf
@@ -196,7 +211,9 @@ def _merge(
     for line, layer in layers:
         for column, bits in layer.cells[row].items():
             if unicode:
-                bits_of[column] |= bits
+                # A smoothed line is seen as a line also where the raw one fills all of the cell.
+                is_full = line.is_smooth and bits_of[column].bit_count() > _MOST_DOTS_UNDER_SMOOTH
+                bits_of[column] = bits if is_full else bits_of[column] | bits
                 chars[column] = braille(bits_of[column])
             else:
                 chars[column] = line.char
@@ -211,7 +228,7 @@ def _letters(
 ) -> dict[int, dict[int, tuple[str, str]]]:
     """Row -> cell -> (letter, role): at the end of each line that has one, and now and then on it."""
     found: dict[int, dict[int, tuple[str, str]]] = {}
-    marked = [line for line in lines if line.mark]
+    marked = sorted((line for line in lines if line.mark), key=lambda line: line.mark)
     for position, line in enumerate(marked):
         ends = {}
         for piece in line.pieces:

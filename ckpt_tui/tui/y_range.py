@@ -13,7 +13,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.tui.columns import Column
 
 FLATTENS = 6.0  # a range so many times that of the curve without its spikes
-MARGIN = 0.5  # of the range without spikes, left on either side of it
+MARGIN = 0.1  # of the range without spikes, left on either side of it
 LEAST_COLUMNS = 8
 _HALF_WINDOW = 2
 
@@ -71,6 +71,13 @@ def _with_margin(low: float, high: float, is_log: bool) -> tuple[float, float]:
 
 def _medians(values: Sequence[float]) -> Iterable[float]:
     """Of each value and its neighbours: what stands out of them is gone, what rises or falls stays."""
-    for index in range(len(values)):
+    first, second = _ends(*values[:3]), _ends(*values[:-4:-1])
+    for index in range(1, len(values) - 1):
         around = sorted(values[max(index - _HALF_WINDOW, 0) : index + _HALF_WINDOW + 1])
         yield around[len(around) // 2]
+    yield from (first, second)
+
+
+def _ends(end: float, second: float, third: float) -> float:
+    """An end value has neighbours on one side only: it is no spike where it goes on as they do."""
+    return sorted((end, second, second + (second - third)))[1]

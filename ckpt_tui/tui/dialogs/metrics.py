@@ -59,14 +59,16 @@ def cells_of(one: Metric, state: RunState, pins: Collection[str], shown: str, *,
     return [
         (mark, "accent"),
         (safe_text(one.title if not unit else one.name, 200), "dim" if one.group == MACHINE else ""),
-        f"{_value(main, one.scale)}{unit}",
+        f"{_value(main, one.scale, is_exact=not unit)}{unit}",
         (_value(val, one.scale) if train is not None and val is not None else "", "dim"),
         (spark_line(main, unicode=unicode) if main is not None else "", "accent"),
     ]
 
 
-def _value(series: Series | None, scale: float) -> str:
-    return metric(series.last * scale) if series is not None and series.last is not None else "-"
+def _value(series: Series | None, scale: float, *, is_exact: bool = True) -> str:
+    if series is None or series.last is None:
+        return "-"
+    return metric(series.last * scale) if is_exact else f"{series.last * scale:.3g}"
 
 
 class MetricPicker(ModalScreen[str | None]):

@@ -48,7 +48,7 @@ class Chart(LinesWidget):
         self.unicode = unicode
         self.view = View()
         self.x: XScale | None = None
-        self.main = Panel("loss", ())
+        self.main = self._given = Panel("loss", ())
         self.shown_metric = ""  # the name of what the main panel shows
         self.drawn: plot.Plot | None = None  # the main panel as it is on the screen
         self.state: RunState | None = None
@@ -85,10 +85,14 @@ class Chart(LinesWidget):
     def set_curves(self, curves: Sequence[NamedCurve], *, title: str = "", is_over: bool = True) -> None:
         """Show curves of several runs on top of each other; by time each from its own `origin`."""
         self.state = None
-        self.main = Panel(title or "loss", tuple(curves))
+        self._given = Panel(title or "loss", tuple(curves))
+        self._take_given()
         self._reference = ()
         self._is_over, self._time_origin = is_over, 0.0
         self.show()
+
+    def _take_given(self) -> None:
+        self.main = replace(self._given, curves=with_smoothing(self._given.curves, self.view.smoothing))
 
     @property
     def curves(self) -> tuple[NamedCurve, ...]:
@@ -191,6 +195,8 @@ class Chart(LinesWidget):
         self.view = changed
         if needs_curves and self.state is not None:
             self.take_metrics(self.state)
+        elif needs_curves:
+            self._take_given()
         self.show()
 
     def zoom(self, factor: float, at: float | None = None) -> None:
@@ -316,12 +322,16 @@ class Chart(LinesWidget):
 def curves_of(state: RunState, metric: Metric, shown: View) -> tuple[NamedCurve, ...]:
     """The lines of one metric of a run as `shown` wants them."""
     train, val = metric.pair(state.series)
-    curves = plot.train_and_val_curves(train, val, metric.scale)
-    if shown.smoothing != "off":
-        from ckpt_tui.run.smoothing import smoothed
+    return with_smoothing(plot.train_and_val_curves(train, val, metric.scale), shown.smoothing)
 
-        curves = [replace(curve, smooth=smoothed(curve.series, shown.smoothing)) for curve in curves]
-    return tuple(curves)
+
+def with_smoothing(curves: Sequence[NamedCurve], strength: str) -> tuple[NamedCurve, ...]:
+    """`curves` with the smoothed lines that are drawn over them."""
+    if strength == "off":
+        return tuple(curves)
+    from ckpt_tui.run.smoothing import smoothed
+
+    return tuple(replace(curve, smooth=smoothed(curve.series, strength)) for curve in curves)
 
 
 def train_and_val(state: RunState) -> tuple[Series | None, Series | None]:
