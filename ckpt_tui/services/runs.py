@@ -28,6 +28,7 @@ TAIL_BYTES = 16 << 10
 ALIVE_EVERY_S = 2.0
 LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by now?
 FIND_EVERY_S = 3.0
+FIRST_EVERY_S = 0.5  # while there is none
 # Of one core, what looking around may take while nothing happens.
 IDLE_SHARE = 0.003
 
@@ -263,9 +264,10 @@ class RunsWatch:
         except StopIteration as end:
             self._steps = None
             self._find_cost_s += time.monotonic() - started
-            self._find_again_at = now + max(FIND_EVERY_S, self._find_cost_s / IDLE_SHARE)
-            self._find_cost_s = 0.0
             found: Found = end.value
+            pause_s = FIND_EVERY_S if found.places else FIRST_EVERY_S
+            self._find_again_at = now + max(pause_s, self._find_cost_s / IDLE_SHARE)
+            self._find_cost_s = 0.0
             is_new, self._found = found != self._found, found
             return self._take_places(found) or is_new
         self._find_cost_s += time.monotonic() - started
@@ -371,5 +373,5 @@ def holds_runs(path: str) -> bool:
             is_empty = next(entries, None) is None
     except OSError:
         return False
-    found = RunFinder(path).find()
+    found = RunFinder(path, max_runs=1, max_directories=2000).find()
     return found.own_log is None and (bool(found.places) or is_empty)

@@ -98,7 +98,8 @@ class CkptTuiApp(BaseApp):
         self.root = path
         self.lists_runs = monitor is None and _holds_runs(path)
         if self.lists_runs:
-            self.DEFAULT_MODE = "runs"  # type: ignore[misc] - which screen is first is known only now
+            # Which screen is the first is known only now.
+            self.DEFAULT_MODE = "runs"  # type: ignore[misc]
         super().__init__(settings=settings, env=env)
         self.stylesheet = ParsedOnce(variables=self.get_css_variables())
         self.readonly = readonly or self.settings.readonly
@@ -124,6 +125,10 @@ class CkptTuiApp(BaseApp):
         return self.run_open.monitor
 
     @property
+    def run_directory(self) -> str | None:
+        return self.watched.directory if self.watched else self.root
+
+    @property
     def acts(self) -> Acts:
         return self.run_open.acts
 
@@ -141,6 +146,18 @@ class CkptTuiApp(BaseApp):
         if self.watched is None:
             return None
         return self.screen_stack[1 if self.lists_runs else 0]
+
+    @property
+    def has_overview(self) -> bool:
+        """For the help: whether the keys of a run mean something now."""
+        return self.overview is not None
+
+    @property
+    def reachable_screens(self) -> tuple[str, ...]:
+        """For the help: the screens that can be come to."""
+        from ckpt_tui.tui.screens.help import FILE_SCREENS
+
+        return (("runs",) if self.lists_runs else ()) + FILE_SCREENS
 
     # Providers of the palette are imported when it is opened.
     def get_system_commands(self, screen: Screen[Any]) -> Any:

@@ -76,6 +76,9 @@ APP_KEYS: tuple[Key, ...] = (
     Key("app.help", "question_mark", "help", "App", "help", "Every key, on one screen", in_footer=True),
     Key("app.palette", "ctrl+p", "command_palette", "App", "palette", "Find a command or a checkpoint by name"),
     Key("app.quit", "q", "quit", "App", "quit", "Leave; the training goes on", in_footer=True),
+    Key("app.copy", "c", "copy", "App", "copy", "Copy what is at the cursor, through SSH too"),
+    Key("app.picture", "P", "picture", "App", "picture", "A picture of the screen: SVG, in this directory"),
+    Key("app.theme", "T", "theme", "App", "theme", "The next theme: dark, light, colour-blind, ansi"),
 )
 
 # Of every list, and of what scrolls.
@@ -91,7 +94,7 @@ LIST_KEYS: tuple[Key, ...] = (
 
 RUNS_KEYS: tuple[Key, ...] = (
     Key("runs.open", "enter", "open", "Runs", "open", "Watch the run under the cursor; Backspace comes back",
-        in_footer=True),
+        in_footer=True, has_priority=True),
     Key("runs.filter", "slash", "filter", "Runs", "filter", "Only runs that hold these words; Esc clears",
         in_footer=True),
     Key("runs.sort", "z", "sort", "Runs", "sort", "Sort by the next column; a click on a title too", in_footer=True),
@@ -166,6 +169,7 @@ EVENTS_KEYS: tuple[Key, ...] = (
 )  # fmt: skip
 
 HELP_KEYS: tuple[Key, ...] = (
+    Key("help.filter", "slash", "filter", "Help", "filter", "Only keys that hold these words", in_footer=True),
     Key("help.leave", "escape,question_mark,q", "leave", "Help", "back", "Back to where you were", in_footer=True),
 )
 
@@ -223,6 +227,25 @@ def key_words(key: str) -> str:
         "left": "←", "right": "→", "left_square_bracket": "[", "right_square_bracket": "]",
     }  # fmt: skip
     return " ".join(names.get(one, one) for one in key.split(","))
+
+
+# A name that is in no row stands for itself: the dialogs'.
+def table_name(screen: object) -> str:
+    """What a screen is called in TABLES."""
+    name = type(screen).__name__
+    for end in ("Screen", "Dialog"):
+        name = name.removesuffix(end)
+    return name.lower()
+
+
+def place_of(key_id: str | None) -> int:
+    """Where a row stands in the whole table: what is more important comes first."""
+    return _PLACES.get(key_id or "", len(_PLACES))
+
+
+_PLACES = {
+    key_id: place for place, key_id in enumerate(dict.fromkeys(key.id for table in TABLES.values() for key in table))
+}
 
 
 def is_act(action: str) -> bool:

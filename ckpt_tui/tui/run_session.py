@@ -66,6 +66,10 @@ class RunSession:
         if self._worker is not None:
             self._worker.cancel()
 
+    def is_source_of(self, message: StateChanged | CatalogChanged | SessionFailed) -> bool:
+        """Whether it said this, and is still open."""
+        return message.source is self and not self._is_closed
+
     def _follow(self) -> None:
         worker = get_current_worker()
         follow(

@@ -54,7 +54,7 @@ async def test_opens_on_a_real_log_and_follows_it(tmp_path: Path) -> None:
 async def test_a_directory_without_a_log_is_waited_for(tmp_path: Path) -> None:
     app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "waiting for the first step" in seen_text(app))
+        await until(pilot, lambda: "No run here yet" in seen_text(app))
         append(tmp_path / schema.LOG_NAME, schema.RunStart(seq=1, ts=time.time(), session=1, run_name="late"))
         await until(pilot, lambda: "late" in seen_text(app))
 

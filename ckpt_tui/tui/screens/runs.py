@@ -1,0 +1,283 @@
+"""The runs below a directory, a line each, newest activity first; Enter opens one, Backspace comes back.
+
+A thread looks at them; nothing is sent while nothing that is shown changes. It goes on, more seldom, while a run is
+open over the list, and says there when another one breaks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.message import Message
+from textual.screen import Screen
+from textual.worker import get_current_worker
+
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
+from ckpt_tui.text import fit, plural, safe_text
+from ckpt_tui.tui import keys, run_rows
+from ckpt_tui.tui.facts import Part
+from ckpt_tui.tui.run_rows import SORTS, RunRow
+from ckpt_tui.tui.widgets.key_line import KeyLine
+from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
+from ckpt_tui.tui.widgets.virtual_list import VirtualList
+
+if TYPE_CHECKING:
+    from textual.widgets import Input
+
+    from ckpt_tui.tui.app import CkptTuiApp
+
+COVERED_INTERVAL_S = 5.0
+SLICE_S = 0.2
+MAX_COMPARED = 8
+WAITING_TEXT = "No run here yet. One appears by itself when the first line of its log is written."
+
+
+class RunsChanged(Message):
+    """What is below the directory now."""
+
+    def __init__(self, runs: Runs) -> None:
+        super().__init__()
+        self.runs = runs
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, RunsChanged)
+
+
+class RunsHeader(LinesWidget):
+    """How many of each state; below it what a person should know now."""
+
+    def __init__(self) -> None:
+        super().__init__(id="runs_header")
+        self._left: Sequence[Part] = ()
+        self._counts: Sequence[Sequence[Part]] = ()
+        self._news: Sequence[Part] = ()
+
+    def set_parts(self, left: Sequence[Part], counts: Sequence[Sequence[Part]], news: Sequence[Part]) -> None:
+        self._left, self._counts, self._news = left, counts, news
+        self.show()
+
+    def lines_now(self, width: int, height: int) -> Sequence[Cells]:
+        return run_rows.header_lines(self._left, self._counts, self._news, width)[:height]
+
+
+class RunsScreen(Screen[None]):
+    """The first screen where a directory holds several runs."""
+
+    CSS = """
+    RunsScreen {
+        #runs_header { height: 2; }
+        #runs_filter { height: 1; padding: 0 1; background: $boost; }
+    }
+    """
+    AUTO_FOCUS = "#runs"
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RUNS_KEYS)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Runs | None = None
+        self.marked: list[str] = []  # in the order in which they were marked
+        self.words = ""
+        self.sort = 0
+        self.is_reversed = False
+        self.broken: list[RunSummary] = []
+        self._by_path: dict[str, RunSummary] = {}
+        self._filter: Input | None = None
+
+    @property
+    def cockpit(self) -> CkptTuiApp:
+        app: Any = self.app
+        return app  # type: ignore[no-any-return]
+
+    @property
+    def run_list(self) -> VirtualList[RunRow]:
+        return self.query_one("#runs", VirtualList)
+
+    def compose(self) -> ComposeResult:
+        yield RunsHeader()
+        yield VirtualList[RunRow](
+            run_rows.columns(self.app.size.width), lambda row: row.cells, key=lambda row: row.path,
+            empty_text="looking for runs ...", id="runs",
+        )  # fmt: skip
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self._watch = RunsWatch(self.cockpit.root)
+        self.run_worker(self._follow, name="runs", group="runs", thread=True, exit_on_error=False)
+
+    def on_resize(self) -> None:
+        self.run_list.set_columns(run_rows.columns(self.app.size.width))
+        self._show()
+
+    # -- looking, in a thread -----------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        worker = get_current_worker()
+        shown: tuple[Runs | None, int] = (None, 0)
+        interval_s = self.cockpit.interval_s
+        while not worker.is_cancelled and self.app.is_running:
+            ends = time.monotonic() + (interval_s if self.is_current else max(interval_s, COVERED_INTERVAL_S))
+            runs = self._watch.poll(0.05)
+            minute = int(time.time() // 60) if runs.runs else 0  # the ages of the lines count minutes
+            if runs is not shown[0] or minute != shown[1]:
+                shown = runs, minute
+                self.post_message(RunsChanged(runs))
+            while self._watch.is_caught_up and not worker.is_cancelled and self.app.is_running:
+                left_s = ends - time.monotonic()
+                if left_s <= 0 or (self.is_current and left_s > interval_s):
+                    break
+                time.sleep(min(left_s, SLICE_S))
+
+    @on(RunsChanged)
+    async def show_runs(self, message: RunsChanged) -> None:
+        runs = message.runs
+        new = newly_broken(self._by_path, runs.runs)
+        was_empty = self.runs is None or not self.runs.runs
+        self.runs = runs
+        self._by_path = {one.path: one for one in runs.runs}
+        self.marked = [path for path in self.marked if path in self._by_path or not runs.is_whole]
+        paths = {one.path for one in new}
+        self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
+        if new and not self.is_current:
+            words = run_rows.broken_parts(new, time.time(), unicode=self.cockpit.look.unicode)[0][0]
+            self.app.notify(f"{words}.", severity="error", markup=False)
+        if runs.is_run and was_empty and not runs.runs and self.is_current:
+            await self.cockpit.open_run(runs.root)
+            return
+        self._show()
+
+    # -- showing ------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        runs = self.runs
+        if runs is None or not self.is_attached:
+            return
+        now, unicode, width = time.time(), self.cockpit.look.unicode, self.app.size.width
+        found = run_rows.select(runs.runs, self.words, self.sort, self.is_reversed)
+        marked = set(self.marked)
+        rows = [run_rows.row_of(one, now, width=width, unicode=unicode, is_marked=one.path in marked) for one in found]
+        with self.app.batch_update():
+            listed = self.run_list
+            if runs.is_whole:
+                listed.set_empty_text("no run holds these words; Esc clears them" if self.words else WAITING_TEXT)
+            # At the top it stays at the newest; elsewhere it stays on its run.
+            listed.set_rows(rows, keep_cursor=listed.cursor > 0)
+            sort = SORTS[self.sort][0] + (", turned around" if self.is_reversed else "")
+            news = run_rows.news_parts(
+                runs, self.broken, self.marked, len(rows), self.words, sort, now, unicode=unicode
+            )
+            name = fit(safe_text(runs.root, 500), min(len(safe_text(runs.root, 500)), max(width // 3, 10)), keep="end")
+            counts = run_rows.counts_parts(runs, unicode=unicode)
+            self.query_one(RunsHeader).set_parts([(name, "strong")], counts, news)
+
+    # -- keys ---------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "alert":
+            return bool(self.broken)
+        return True
+
+    def _summary(self) -> RunSummary | None:
+        row = self.run_list.cursor_row
+        return self._by_path.get(row.path) if row is not None else None
+
+    @on(VirtualList.Selected)
+    async def action_open(self) -> None:
+        if self._filter is not None and self._filter.has_focus:
+            self._end_filter()
+            return
+        if (summary := self._summary()) is not None:
+            self.broken = [one for one in self.broken if one.path != summary.path]
+            await self.cockpit.open_run(summary.path)
+            self._show()
+
+    def action_alert(self) -> None:
+        if not self.broken:
+            return
+        path = self.broken.pop().path
+        if self.words:
+            self._clear_filter()
+        self._show()
+        for index, row in enumerate(self.run_list.rows):
+            if row.path == path:
+                self.run_list.cursor = index
+        self.refresh_bindings()
+
+    def action_sort(self) -> None:
+        self._sort_by((self.sort + 1) % len(SORTS))
+
+    def action_reverse(self) -> None:
+        self.is_reversed = not self.is_reversed
+        self._show()
+
+    def _sort_by(self, sort: int) -> None:
+        self.is_reversed = not self.is_reversed if sort == self.sort else False
+        self.sort = sort
+        self._show()
+
+    @on(VirtualList.TitlePressed)
+    def _title_pressed(self, message: VirtualList.TitlePressed) -> None:
+        if (sort := run_rows.SORT_OF_COLUMN.get(message.column)) is not None:
+            self._sort_by(sort)
+
+    def action_mark(self) -> None:
+        if (summary := self._summary()) is None:
+            return
+        if summary.path in self.marked:
+            self.marked.remove(summary.path)
+        elif len(self.marked) >= MAX_COMPARED:
+            self.app.notify(f"{plural(MAX_COMPARED, 'run')} at most are compared.", markup=False, timeout=3)
+            return
+        else:
+            self.marked.append(summary.path)
+        self._show()
+        self.run_list.action_move(1)
+
+    def action_filter(self) -> None:
+        from textual.widgets import Input
+
+        if self._filter is None:
+            self._filter = Input(placeholder="words: name or state", compact=True, id="runs_filter")
+            self.mount(self._filter, after="#runs_header")
+        self._filter.display = True
+        self._filter.value = self.words
+        self._filter.focus()
+
+    def on_input_changed(self) -> None:
+        if self._filter is not None and self._filter.value != self.words:
+            self.words = self._filter.value
+            self._show()
+
+    def on_input_submitted(self) -> None:
+        self._end_filter()
+
+    def _end_filter(self) -> None:
+        if self._filter is not None:
+            self._filter.display = False
+        self.run_list.focus()
+
+    def _clear_filter(self) -> None:
+        self.words = ""
+        if self._filter is not None:
+            self._filter.value = ""
+        self._end_filter()
+
+    def action_leave(self) -> None:
+        if self.words or (self._filter is not None and self._filter.has_focus):
+            self._clear_filter()
+        elif self.broken:
+            self.broken = []
+        elif self.marked:
+            self.marked = []
+        self._show()
+        self.refresh_bindings()
+
+    def is_named(self, path: str) -> str:
+        """What the run at `path` is called here."""
+        summary = self._by_path.get(path)
+        return summary.name if summary is not None else Path(path).name

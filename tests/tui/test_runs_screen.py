@@ -1,0 +1,193 @@
+"""The list of runs as a person meets it: one line each, opened and left again, filtered, sorted, told what broke."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events import codec, schema
+from ckpt_tui.run.state import Phase
+from ckpt_tui.services.runs import Runs, RunSummary
+from ckpt_tui.text import cell_width
+from ckpt_tui.tui import run_rows
+from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui.screens.runs import RunsChanged, RunsScreen
+from ckpt_tui.tui.widgets.virtual_list import GUTTER, MARGIN, lay_out
+from tests.builders.run_states import NOW
+from tests.builders.screen_app import assert_nothing_hostile, seen_text, until
+
+ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
+
+
+def make_run(directory: Path, *, ended: str = "finished", num_steps: int = 20, ago_s: float = 100.0) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    ts = time.time() - ago_s - num_steps
+    events: list[schema.Event] = [schema.RunStart(seq=1, ts=ts, session=1, run_name=directory.name, total_steps=40)]
+    for at in range(1, num_steps + 1):
+        events.append(schema.Step(seq=at + 1, ts=ts + at, session=1, step=at, metrics={"loss": 5.0 / at}))
+    if ended:
+        end = schema.RunEnd(seq=num_steps + 2, ts=ts + num_steps, session=1, step=num_steps, status=ended)
+        events.append(end)
+    (directory / schema.LOG_NAME).write_bytes(b"".join(map(codec.encode, events)))
+    return directory
+
+
+def summary(name: str = "a", **fields: object) -> RunSummary:
+    known: dict[str, object] = {
+        "phase": Phase.RUNNING, "step": 8412, "total_steps": 12700, "last_loss": 1.482, "best_value": 1.467,
+        "at_risk_steps": 162, "at_risk_s": 8.9, "start_ts": NOW - 900, "last_ts": NOW - 1, "spark": (3.0, 2.0, 1.0),
+        "steps_per_s": 18.3, "eta_s": 234.0,
+    }  # fmt: skip
+    return RunSummary(f"/r/{name}", name, **{**known, **fields})  # type: ignore[arg-type]
+
+
+def line_of(one: RunSummary, width: int, unicode: bool = True) -> str:
+    columns = run_rows.columns(width)
+    cells = run_rows.row_of(one, NOW, width=width, unicode=unicode).cells
+    assert len(cells) == len(columns)
+    layout = lay_out(columns, width - GUTTER - MARGIN)
+    return " | ".join(cell if isinstance(cell, str) else cell[0] for cell in (cells[index] for index, _ in layout))
+
+
+def test_what_a_line_says_at_each_width() -> None:
+    assert line_of(summary(), 40) == "a | ● running | 66 %"
+    assert line_of(summary(), 80) == "a | ● running | 66 % | 1.482 | █▅▁ | 8.9 s | <1 m"
+    assert "8,412 / 12,700" in line_of(summary(), 120)
+    wide = line_of(summary(title="gpt-stdlib", num_sessions=3), 200)
+    for fact in ("1.467", "162 st", "3m 54s", "18.3 it/s", "gpt-stdlib", "| 3 |"):
+        assert fact in wide
+    assert line_of(summary(), 80, unicode=False).isascii()
+
+
+def test_every_cell_fits_its_column_at_its_longest() -> None:
+    long = summary(
+        phase=Phase.INTERRUPTED, step=123_456, total_steps=900_000, last_loss=-123.4567, best_value=1.2345e-7,
+        at_risk_steps=123_456, at_risk_s=40 * 3600.0, eta_s=47 * 3600.0, steps_per_s=0.001, last_ts=NOW - 99 * 86400,
+        spark=tuple(float(i) for i in range(24)), num_sessions=99,
+    )  # fmt: skip
+    for width in (80, 120, 200):
+        columns = run_rows.columns(width)
+        cells = run_rows.row_of(long, NOW, width=width, unicode=True).cells
+        for column, cell in zip(columns, cells, strict=True):
+            words = cell if isinstance(cell, str) else cell[0]
+            assert cell_width(words) <= column.width, (column.title, words)
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (summary(phase=Phase.CRASHED), ("8.9 s", "error")),
+        (summary(phase=Phase.CRASHED, at_risk_s=0.0), ("162 st", "error")),
+        (summary(at_risk_steps=0, at_risk_s=0.0), ("none", "dim")),
+        (summary(phase=Phase.FINISHED), ""),
+        (summary(at_risk_steps=None), ""),
+    ],
+)
+def test_what_is_at_risk_or_was_lost(one: RunSummary, expected: object) -> None:
+    assert run_rows.risk_cells(one)[0] == expected
+
+
+def test_orders() -> None:
+    a = summary("a", last_loss=2.0, at_risk_s=1.0, step=1, phase=Phase.FINISHED, last_ts=1.0)
+    b = summary("b", last_loss=float("nan"), at_risk_s=9.0, step=9000)
+    c = summary("c", last_loss=None, at_risk_s=5.0, phase=Phase.CRASHED, step=5000, last_ts=2.0)
+    orders = {
+        name: "".join(one.name for one in run_rows.select([c, b, a], "", index, False))
+        for index, (name, _) in enumerate(run_rows.SORTS)
+    }
+    assert orders["newest activity"] == "bca"
+    assert orders["name"] == "abc"
+    assert orders["state"] == "bca"
+    assert orders["done"] == "bca"
+    assert orders["loss"] == "abc"
+    assert orders["at risk"] == "bca"
+    assert [one.name for one in run_rows.select([a, b, c], "", 1, True)] == ["c", "b", "a"]
+    assert [one.name for one in run_rows.select([a, b, c], "CRASH", 0, False)] == ["c"]
+
+
+def test_sparkline_uses_the_whole_height_and_never_more_than_its_cells() -> None:
+    assert run_rows.sparkline([1, 2, 3, 4, 5, 6, 7, 8], 12, True) == "▁▂▃▄▅▆▇█"
+    assert len(run_rows.sparkline(range(100), 12, True)) == 12
+    assert run_rows.sparkline([2.0, 2.0], 12, True) == "▁▁"
+    assert run_rows.sparkline([1.0], 12, True) == ""
+    assert run_rows.sparkline([1, 2], 12, False).isascii()
+
+
+async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
+    make_run(tmp_path / "first", ago_s=9000)
+    make_run(tmp_path / "second", ended="failed", num_steps=7)
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "✓ 1 finished" in seen_text(app) and "✖ 1 failed" in seen_text(app))
+        assert seen_text(app).index("second") < seen_text(app).index("first")
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.state is not None and app.state.step == 20)
+        assert app.directory == str(tmp_path / "first")
+        await until(pilot, lambda: "20 / 40" in seen_text(app))
+        await pilot.press("backspace")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.watched is None)
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: app.state is not None and app.state.step == 7)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.watched is None)
+        assert not any(worker.group == "follow" and worker.is_running for worker in app.workers)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "Only runs that hold these words" in seen_text(app))
+
+
+async def test_filters_sorts_and_follows_what_comes_and_goes(tmp_path: Path) -> None:
+    for name in ("alpha", "beta", "gamma"):
+        make_run(tmp_path / name)
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: len(screen.run_list.rows) == 3)
+        await pilot.press("slash", *"bet")
+        await until(pilot, lambda: len(screen.run_list.rows) == 1)
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: len(screen.run_list.rows) == 3)
+        await pilot.press("z", "Z")
+        assert [row.path[-5:] for row in screen.run_list.rows] == ["gamma", "/beta", "alpha"]
+        # What a thread that looks told: tested without its pauses.
+        assert screen.runs is not None
+        fewer = replace(screen.runs, runs=screen.runs.runs[:1])
+        screen.post_message(RunsChanged(fewer))
+        await until(pilot, lambda: len(screen.run_list.rows) == 1)
+
+
+async def test_a_run_that_breaks_is_said_and_found(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        make_run(tmp_path / name)
+    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: screen.runs is not None and screen.runs.is_whole)
+        hostile = "\x1b]0;owned\x07[/b]"
+        live = Runs(str(tmp_path), (summary("x"), summary("y"), summary(hostile)), 3, is_whole=True)
+        screen.post_message(RunsChanged(live))
+        await until(pilot, lambda: len(screen.run_list.rows) == 3)
+        broken = [replace(one, phase=Phase.CRASHED) if one.name == "y" else one for one in live.runs]
+        screen.post_message(RunsChanged(replace(live, runs=tuple(broken))))
+        await until(pilot, lambda: "y crashed" in seen_text(app) and "lost 162 steps, 8.9 s" in seen_text(app))
+        await pilot.press("a")
+        row = screen.run_list.cursor_row
+        assert row is not None
+        assert row.path == "/r/y"
+        assert "lost 162 steps" not in seen_text(app)
+        assert_nothing_hostile(app)
+
+
+async def test_an_empty_directory_is_waited_for_and_opens_by_itself(tmp_path: Path) -> None:
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(40, 12)) as pilot:
+        await until(pilot, lambda: "No run here yet" in seen_text(app))
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        make_run(tmp_path)
+        screen.post_message(RunsChanged(Runs(str(tmp_path), is_whole=True, is_run=True)))
+        await until(pilot, lambda: app.state is not None and app.state.step == 20)
