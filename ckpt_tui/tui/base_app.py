@@ -6,13 +6,22 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from rich.color import ColorSystem
+from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.app import App
 from textual.binding import Binding
+from textual.timer import Timer
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import Settings
+from ckpt_tui.text import safe_text
 from ckpt_tui.tui import keys, terminal, theme
+from ckpt_tui.tui.wire import Encoded, Wire
+
+SAID_FOR_S = 6.0
 
 
 class BaseApp(App[None]):
@@ -29,6 +38,8 @@ class BaseApp(App[None]):
             # Said before the theme is set: which filter takes colours out is decided here.
             super().__init__(ansi_color=True if self.look.ansi else None)
         self._wear(self.look)
+        self._saying: Timer | None = None
+        self.wire = Wire()
         self.animation_level = "none"
         if self.settings.keymap:
             self.set_keymap(dict(self.settings.keymap))
@@ -38,15 +49,90 @@ class BaseApp(App[None]):
         self.register_theme(theme.theme_of(look))
         self.theme = look.theme_name
 
+    # -- what goes over the line (tui/wire.py) ------------------------------------------------------------------
+
+    def _build_driver(self, *args: Any, **kwargs: Any) -> Any:
+        driver: Any = super()._build_driver(*args, **kwargs)
+        start = driver.start_application_mode
+
+        def start_anew() -> None:
+            self.wire.forget()  # at the start, and when the terminal was somebody else's in between
+            start()
+
+        driver.start_application_mode = start_anew
+        return driver
+
+    def _display(self, screen: Any, renderable: Any) -> None:
+        """Send of a picture what the terminal does not show yet; nothing at all where it shows all of it."""
+        driver: Any = self._driver
+        is_sent = self._running and not (self._batch_count or self._closed or self.is_headless or driver is None)
+        if is_sent and isinstance(renderable, (LayoutUpdate, ChopsUpdate)) and not driver.is_inline:
+            colours = self.console._color_system or ColorSystem.TRUECOLOR
+            text = self.wire.encode(renderable, *self.size, colours)
+            cursor = screen.outer_size.clamp_offset(self.cursor_position)
+            renderable = Encoded(text) if text or cursor != self._previous_cursor_position else None
+        super()._display(screen, renderable)
+
+    def say(self, words: str) -> None:
+        """A word about what was done, on the last line of the screen for a while: a line, and no toast over facts."""
+        from ckpt_tui.tui.widgets.key_line import KeyLine
+
+        found = self.screen.query(KeyLine)
+        if not found:
+            self.notify(words, markup=False, timeout=SAID_FOR_S)
+            return
+        key_line = found.first()
+        key_line.say(words, "accent")
+        if self._saying is not None:
+            self._saying.stop()
+        self._saying = self.set_timer(SAID_FOR_S, partial(key_line.say, ""))
+
     def get_key_display(self, binding: Binding) -> str:
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
+
+    def action_copy(self) -> None:
+        """What is at the cursor, to the person's own clipboard."""
+        from ckpt_tui.tui import copying
+
+        copied = copying.at_cursor(self.screen)
+        if copied is None or not copied.text:
+            self.say("There is nothing at the cursor to copy.")
+            return
+        if self.is_served:
+            self.say("In a browser: hold Shift and select with the mouse.")
+            return
+        text = copying.clipboard_text(copied)
+        self.copy_to_clipboard(text)
+        if os.environ.get("TMUX"):
+            self.run_worker(partial(copying.to_tmux, text, dict(os.environ)), thread=True, exit_on_error=False)
+        self.say(copying.said(copied))
+
+    def action_picture(self) -> None:
+        """An SVG of the screen, as it is."""
+        from ckpt_tui.tui.picture import save_picture
+
+        if self.is_served:
+            self.say("No pictures from a browser: it would be written on the server.")
+            return
+        name = keys.table_name(self.screen)
+        try:
+            path = save_picture(self.export_screenshot(), name, self.run_directory)
+        except CkptError as error:
+            self.say(f"{error.title}: {error.message}. {error.hint}")
+            return
+        self.say(f"Picture: {safe_text(path, 500)}")
+
+    @property
+    def run_directory(self) -> str | None:
+        """Where nothing of ours belongs: of the run that is watched."""
+        return None
 
     def action_theme(self) -> None:
         """The next palette that this terminal can show."""
         choices = self.look.choices
         if len(choices) < 2:
-            self.notify("NO_COLOR is set: there is one look only.", markup=False, timeout=3)
+            self.say("NO_COLOR is set: there is one look only.")
             return
         at = choices.index(self.look.palette) if self.look.palette in choices else -1
         self.ansi_color = None  # as the theme says
@@ -56,7 +142,7 @@ class BaseApp(App[None]):
                 forget = getattr(widget, "look_changed", None)
                 if forget is not None:
                     forget()
-        self.notify(f"Theme: {self.look.palette}. To keep it: theme in `ckpt-tui config`.", markup=False, timeout=3)
+        self.say(f"Theme: {self.look.palette}. To keep it: theme in `ckpt-tui config`.")
 
 
 @contextmanager
