@@ -168,11 +168,7 @@ def _most_ticks(height: int) -> int:
 
 
 def _layer(line: Line, x: XScale, height: int, scale: YScale, dots: int) -> Layer:
-    num_rows = height * dots
-
-    def row(value: float) -> int:
-        return min(int((1 - scale.fraction(value)) * num_rows), num_rows - 1)
-
+    row = scale.rows(height * dots)
     layer = Layer(x.width, height, dots_x=2 if dots == 4 else 1, dots_y=dots)
     for piece in line.pieces:
         spans: list[Span | None] = []

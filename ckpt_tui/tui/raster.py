@@ -68,6 +68,15 @@ class Layer:
 
         Every span is drawn from its lowest to its highest: a spike of one step stays visible at any width.
         """
+        # What each column of dots shows in the end, so that it is put into the cells once.
+        stretches: dict[int, tuple[int, int]] = {}
+
+        def add(x: int, top: int, bottom: int) -> None:
+            if dashed and x & 2:
+                return
+            there = stretches.get(x)
+            stretches[x] = (top, bottom) if there is None else (min(top, there[0]), max(bottom, there[1]))
+
         before: tuple[int, Span] | None = None
         for x, span in enumerate(spans, first):
             if x in breaks:
@@ -75,24 +84,27 @@ class Layer:
             if span is None:
                 continue
             if before is not None and x - before[0] <= longest_bridge:
-                self._connect(before[0], before[1].last, x, span, dashed)
-            if not dashed or before is None or x - before[0] > 2 or not x & 2:
-                self.vertical(x, span.top, span.bottom)
-            before = (x, span)
-
-    def _connect(self, x0: int, y0: int, x1: int, span: Span, dashed: bool) -> None:
-        y1 = min(max(y0, span.top), span.bottom)
-        if x1 - x0 == 1:
-            # Neighbours: half of the way is drawn in either column, so that steep lines have no gaps.
-            middle = (y0 + y1) // 2
-            if not dashed or not x0 & 2:
-                self.vertical(x0, min(y0, middle), max(y0, middle))
-            if not dashed or not x1 & 2:
-                self.vertical(x1, min(y1, middle), max(y1, middle))
-            return
-        for x, top, bottom in _line(x0, y0, x1, y1):
+                for at, top, bottom in _bridge(before[0], before[1].last, x, span):
+                    add(at, top, bottom)
             if not dashed or not x & 2:
-                self.vertical(x, top, bottom)
+                add(x, span.top, span.bottom)
+            elif before is None or x - before[0] > 2:  # however dashed, a point on its own is seen
+                stretches[x] = (span.top, span.bottom)
+            before = (x, span)
+        for x, (top, bottom) in stretches.items():
+            self.vertical(x, top, bottom)
+
+
+def _bridge(x0: int, y0: int, x1: int, span: Span) -> Iterator[tuple[int, int, int]]:
+    """Stretches of columns that lead from a value at x0 to a span at x1."""
+    y1 = min(max(y0, span.top), span.bottom)
+    if x1 - x0 > 1:
+        yield from _line(x0, y0, x1, y1)
+    elif y0 != y1:
+        # Neighbours: half of the way is drawn in either column, so that steep lines have no gaps.
+        middle = (y0 + y1) // 2
+        yield x0, min(y0, middle), max(y0, middle)
+        yield x1, min(y1, middle), max(y1, middle)
 
 
 def _line(x0: int, y0: int, x1: int, y1: int) -> Iterator[tuple[int, int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.epochs import Epochs
@@ -210,6 +210,20 @@ class YScale:
         else:
             fraction = (value - self.low) / (self.high - self.low)
         return min(max(fraction, 0.0), 1.0)
+
+    def rows(self, num_rows: int) -> Callable[[float], int]:
+        """A function from a value to its row from the top, of `num_rows`; thousands of values are asked for."""
+        if self.is_log:
+            return lambda value: min(int((1 - self.fraction(value)) * num_rows), num_rows - 1)
+        low, high, most = self.low, self.high, num_rows - 1
+        per_value = num_rows / (high - low) if (high - low) > 0 else 0.0
+
+        def row(value: float) -> int:
+            if value >= high:
+                return 0
+            return most if value <= low else min(int((high - value) * per_value), most)
+
+        return row
 
     def ticks(self, most: int) -> tuple[Tick, ...]:
         """`most` holds for a logarithmic axis; a linear one was made for its ticks."""
