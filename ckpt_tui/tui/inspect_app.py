@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,9 +20,7 @@ class InspectApp(BaseApp):
     """Ends when its screen is left. Nothing in it changes anything."""
 
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(
-        key for key in keys.APP_KEYS if key.id in ("app.help", "app.quit")
-    )
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(key for key in keys.APP_KEYS if key.id != "app.palette")
     readonly = True
     has_overview = False  # the help leaves its keys out
     reachable_screens: ClassVar[tuple[str, ...]] = ("inspect", "validate")  # and has the keys of these
@@ -34,6 +33,10 @@ class InspectApp(BaseApp):
     def on_mount(self) -> None:
         self._shown = self.only_screen()
         self.push_screen(self._shown, self._left)
+
+    @property
+    def run_directory(self) -> str | None:
+        return os.path.dirname(os.path.abspath(self.path))  # noqa: PTH100, PTH120
 
     @property
     def problem(self) -> CkptError | None:

@@ -28,7 +28,7 @@ async def test_the_screen_by_itself_for_a_checkpoint_of_no_run(tmp_path: Path) -
         await pilot.press("question_mark")
         await settled(pilot)
         assert "On the screen: Inspect a checkpoint" in seen_text(app)
-        assert "roll back" not in str(list(help_rows(has_overview=False)))
+        assert "roll back" not in str(list(help_rows(names=app.reachable_screens, behind="inspect")))
         await pilot.press("escape")
         await settled(pilot)
         assert app.is_running

@@ -15,7 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, goes_by_evaluations
 from ckpt_tui.errors import CkptError
@@ -25,6 +25,7 @@ from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.screens.work import WorkScreen
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -94,7 +95,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             yield Words(id="editor_hint")
         yield Words(id="effect")
         yield Words(id="command")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#editor").display = False

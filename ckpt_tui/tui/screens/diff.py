@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Footer, Input
+from textual.widgets import ContentSwitcher, Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import fit, metric
@@ -41,6 +41,7 @@ from ckpt_tui.tui.screens.diff_rows import (
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import bar, error_content, line, lines
 from ckpt_tui.tui.value_words import shape_text
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -91,7 +92,7 @@ class DiffScreen(WorkScreen[None]):
         with Vertical(id="problem"):
             yield Words(id="problem_text")
         yield Words(id="detail")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#problem").display = False

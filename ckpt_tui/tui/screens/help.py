@@ -1,64 +1,114 @@
-"""Every key there is, on one screen that scrolls: made from the same tables as the bindings."""
+"""Every key there is, on one screen that scrolls: made from the same table as the bindings, a person's own keys heard.
+
+First the keys of where a person came from; `/` looks for a word in all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Input
 
+from ckpt_tui.text import cell_width, plural, safe_text
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
+from ckpt_tui.tui.keys import Key, key_words
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.rule import RuleLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
-if TYPE_CHECKING:
-    from ckpt_tui.tui.app import CkptTuiApp
-
-COLUMNS = (Column("key", 9), Column("", 15), Column("", 20, grows=True))
+# Screens whose keys follow those of where a person is.
 FILE_SCREENS = ("inspect", "validate", "diff", "events", "log")
+_MAX_KEY_CELLS = 13
+
 Row = tuple[str, str, str]  # key, label, tooltip; a heading has the last only
 
 
 def rows(
-    readonly: bool = False, *, has_overview: bool = True, names: Sequence[str] = FILE_SCREENS, behind: str = ""
+    readonly: bool = False,
+    *,
+    names: Sequence[str] = ("overview", *FILE_SCREENS),
+    behind: str = "overview",
+    keymap: Mapping[str, str] | None = None,
+    also: Iterable[Key] = (),
 ) -> list[Row]:
-    """The whole help, heading by heading. has_overview: there is a run behind it. names, behind: of SCREENS."""
+    """The whole help, heading by heading. names: screens that can be reached, of keys.TABLES; behind: where a person
+    came from. also: its keys when it is in no table."""
     found: list[Row] = []
-    by_group: dict[str, list[Row]] = {}
-    others: dict[str, list[Row]] = {}
-    for name, title, lines in _file_screens(names):
-        (by_group if name == behind else others)[title] = lines  # first the keys of where a person is
-    for key in (*(keys.OVERVIEW_KEYS if has_overview else ()), *keys.APP_KEYS):
-        if not (readonly and key.is_act):
-            by_group.setdefault(key.group, []).append((keys.key_words(key.key), key.label, key.tooltip))
-    by_group["Lists"] = [(keys.key_words(key.key), key.label, key.tooltip) for key in keys.LIST_KEYS]
-    for group, lines in (by_group | others).items():
-        found += [("", "", group), *lines, ("", "", "")]
+    told: set[str] = set()
+    for title, table in _tables(names, behind, tuple(also)):
+        lines = [
+            (key_words((keymap or {}).get(key.id, key.key)), key.label, key.tooltip)
+            for key in table
+            if not (readonly and key.is_act)
+        ]
+        if lines and title not in told:
+            told.add(title)
+            found += [("", "", title), *lines, ("", "", "")]
     return found[:-1]
 
 
-def _file_screens(names: Sequence[str]) -> Iterator[tuple[str, str, list[Row]]]:
+def _tables(names: Sequence[str], behind: str, also: tuple[Key, ...]) -> Iterator[tuple[str, tuple[Key, ...]]]:
     from ckpt_tui.tui.app import SCREENS
 
-    for screen in SCREENS:
-        if screen.name in names:
-            table = keys.TABLES.get(screen.name, ())
-            yield (
-                screen.name,
-                f"On the screen: {screen.title}",
-                [(keys.key_words(row.key), row.label, row.tooltip) for row in table],
+    titles = {row.name: row.title for row in SCREENS}
+    here = keys.TABLES.get(behind, also)
+    yield from _by_group(here) if behind == "overview" else [(_title(behind, titles), here)]
+    yield "Everywhere", keys.TABLES["app"]
+    yield "Lists", keys.TABLES["list"]
+    for name in names:
+        if name != behind and name in keys.TABLES:
+            yield _title(name, titles), keys.TABLES[name]
+
+
+def _title(name: str, titles: Mapping[str, str]) -> str:
+    return f"On the screen: {titles.get(name, name.capitalize() or 'this one')}"
+
+
+def _by_group(table: Iterable[Key]) -> Iterator[tuple[str, tuple[Key, ...]]]:
+    """The overview has many keys: they are told in their groups, in the table's order."""
+    groups: dict[str, list[Key]] = {}
+    for key in table:
+        groups.setdefault(key.group, []).append(key)
+    for group, members in groups.items():
+        yield group, tuple(members)
+
+
+def found_in(rows: Sequence[Row], words: str) -> list[Row]:
+    """Rows that hold all the words, under their headings."""
+    wanted = words.lower().split()
+    if not wanted:
+        return list(rows)
+    found: list[Row] = []
+    heading: Row | None = None
+    for row in rows:
+        if not row[0] and not row[1]:
+            heading = row
+            continue
+        text = f"{row[0]} {' '.join(row[1:])} {heading[2] if heading else ''}".lower()
+        if all(word in text for word in wanted):
+            if heading is not None:
+                found += [("", "", ""), heading] if found else [heading]
+                heading = None
+            found.append(row)
+    return found
+
+
+def keys_of_bindings(screen: Screen[Any]) -> list[Key]:
+    """Of a screen that is in no table: what it says of itself."""
+    found: dict[str, Key] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if not binding.system and active.node is screen and binding.description and binding.action not in found:
+            found[binding.action] = Key(
+                "", binding.key, binding.action, "", binding.description, binding.tooltip or binding.description
             )
-
-
-def _name_of(screen: Screen[Any]) -> str:
-    """What a screen is called in SCREENS."""
-    from ckpt_tui.tui.app import SCREENS
-
-    name = type(screen).__name__
-    return next((row.name for row in SCREENS if row.class_path.endswith(f":{name}")), "")
+    return list(found.values())
 
 
 def cells_of(row: Row) -> tuple[Cell, ...]:
@@ -72,26 +122,72 @@ class HelpScreen(Screen[None]):
     """Leaves with Esc, ? or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.HELP_KEYS)
-    CSS = "HelpScreen VirtualList { height: 1fr; }"
+    AUTO_FOCUS = "#help_list"
+    CSS = """
+    HelpScreen VirtualList { height: 1fr; }
+    HelpScreen #filter { display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[Row] = []
 
     def compose(self) -> ComposeResult:
-        yield RuleLine(unicode=self.cockpit.look.unicode, id="help_rule")
-        yield VirtualList[Row](COLUMNS, cells_of, show_header=False, id="help_list")
-        yield Footer(compact=True, show_command_palette=False)
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
+        app = app_of(self)
+        readonly = bool(getattr(app, "readonly", False))
+        behind = app.screen_stack[-2] if len(app.screen_stack) > 1 else self
+        name = keys.table_name(behind)
+        names = getattr(app, "reachable_screens", FILE_SCREENS)
+        if getattr(app, "has_overview", True):
+            names = ("overview", *names)
+        also = () if name in keys.TABLES else keys_of_bindings(behind)
+        self._rows = rows(readonly, names=names, behind=name, keymap=app.settings.keymap, also=also)
+        key_cells = min(max((cell_width(row[0]) for row in self._rows), default=3), _MAX_KEY_CELLS)
+        label_cells = max((cell_width(row[1]) for row in self._rows), default=5)
+        columns = (
+            Column("key", key_cells),
+            Column("", label_cells, priority=1),
+            Column("", 14, grows=True),
+        )
+        yield RuleLine(unicode=app.look.unicode, id="help_rule")
+        yield Input(id="filter", placeholder="words to look for", compact=True)
+        yield VirtualList[Row](columns, cells_of, self._rows, show_header=False, id="help_list",
+                               empty_text="no key has these words; Esc shows all")  # fmt: skip
+        yield KeyLine()
 
     def on_mount(self) -> None:
-        self.query_one("#help_rule", RuleLine).set("keys", [("Esc goes back", "dim")])
-        help_list = self.query_one("#help_list", VirtualList)
-        has_overview = getattr(self.app, "has_overview", True)
-        names = getattr(self.app, "reachable_screens", FILE_SCREENS)
-        behind = _name_of(self.app.screen_stack[-2])
-        help_list.set_rows(rows(self.cockpit.readonly, has_overview=has_overview, names=names, behind=behind))
-        help_list.focus()
+        self.query_one("#filter", Input).cursor_blink = False
+        self._show_rule()
+
+    def _show_rule(self) -> None:
+        shown = sum(1 for row in self._list.rows if row[0] or row[1])
+        words = self.query_one("#filter", Input).value
+        right = f"{plural(shown, 'key')} with: {safe_text(words, 40)}" if words else plural(shown, "key")
+        self.query_one("#help_rule", RuleLine).set("keys", [(right, "accent" if words else "dim")])
+
+    @property
+    def _list(self) -> VirtualList[Row]:
+        return self.query_one("#help_list", VirtualList)
+
+    def action_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.styles.display = "block"
+        box.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self, event: Input.Changed) -> None:
+        self._list.set_rows(found_in(self._rows, event.value))
+        self._show_rule()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self) -> None:
+        self._list.focus()
 
     def action_leave(self) -> None:
+        box = self.query_one("#filter", Input)
+        if box.value or box.display:
+            box.value = ""
+            box.styles.display = "none"
+            self._list.focus()
+            return
         self.dismiss(None)

@@ -17,7 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
@@ -26,6 +26,7 @@ from ckpt_tui.tui import keys
 from ckpt_tui.tui.log_lines import LogLines, VisibleLines
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -101,7 +102,7 @@ class LinesScreen(WorkScreen[None]):
             yield Words(id="problem_text")
         with VerticalScroll(id="detail"):
             yield Words(id="detail_text")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         for hidden in ("#filter", "#problem", "#detail"):

@@ -18,7 +18,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer
 
 from ckpt_tui.checkpoints.model import Finding
 from ckpt_tui.errors import Cancelled, CkptError
@@ -28,6 +27,7 @@ from ckpt_tui.tui import keys
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
+from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -98,7 +98,7 @@ class ValidateScreen(WorkScreen[None]):
         yield Words(id="levels")
         yield VirtualList[Finding](FINDING_COLUMNS, finding_cells, id="findings", key=id)
         yield Words(id="detail")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         files = self.query_one("#files", VirtualList)

@@ -473,6 +473,14 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
             segments.append(Segment(fitted, style))
         return Strip(segments).adjust_cell_length(width, cursor_style)
 
+    def row_text(self) -> str:
+        """The row under the cursor in words, every column of it; empty where there is none."""
+        row = self.cursor_row
+        if row is None:
+            return ""
+        texts = [cell if isinstance(cell, str) else cell[0] for cell in self._cells(row)]
+        return "  ".join(text for text in (safe_text(text, 4000).strip() for text in texts) if text)
+
     def _plain(self, text: str) -> str:
         """`text` as this terminal can show it."""
         return text if text.isascii() or has_glyphs(self.app) else text.translate(PLAIN_GLYPHS)
