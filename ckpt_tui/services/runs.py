@@ -123,7 +123,7 @@ def summarize(place: Place, state: RunState) -> RunSummary:
         steps_per_s=state.steps_per_s if not state.phase.is_over else None,
         eta_s=state.eta.seconds if state.eta and not state.phase.is_over else None,
         at_risk_steps=risk.steps if risk else None, at_risk_s=risk.seconds if risk else None,
-        start_ts=state.start_ts, last_ts=state.last_ts, spark=spark_of(state), num_sessions=len(state.sessions),
+        start_ts=state.start_ts, last_ts=state.last_ts, spark=spark_of(state), num_sessions=state.session,
     )  # fmt: skip
 
 

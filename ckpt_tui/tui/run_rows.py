@@ -9,7 +9,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.runs import PHASE_ORDER, Runs, RunSummary, by_activity, count_phases
-from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text, short_age, short_count
+from ckpt_tui.text import cell_width, count, duration, fit, metric, plural, safe_text, short_age, short_count
 from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.widgets.lines_widget import Cells
@@ -32,7 +32,7 @@ def columns(width: int) -> tuple[Column, ...]:
         Column("best", 7, align="right", priority=8),
         Column("loss so far", LONG_SPARK if width >= 120 else SHORT_SPARK, priority=5),
         Column("at risk", 8, align="right", priority=3),
-        Column("steps", 8, align="right", priority=10),
+        Column("in steps", 8, align="right", priority=10),
         Column("left", 7, align="right", priority=6),
         Column("speed", 10, align="right", priority=9),
         Column("seen", 4, align="right", priority=4),
@@ -95,13 +95,14 @@ def row_of(summary: RunSummary, now: float, *, width: int, unicode: bool, is_mar
     percent = f"{summary.percent} %" if summary.percent is not None else "-"
     step = count(summary.step) + (f" / {count(summary.total_steps)}" if summary.total_steps else "")
     loss = metric(summary.last_loss)
+    best = metric(summary.best_value) if summary.best_value is not None else ""
     is_odd = summary.last_loss is not None and summary.last_loss - summary.last_loss != 0
     risk, risk_steps = risk_cells(summary)
     spark = sparkline(summary.spark, LONG_SPARK if width >= 120 else SHORT_SPARK, unicode)
     title = safe_text(summary.title, 100) if summary.title not in ("", summary.name.rsplit("/", 1)[-1]) else ""
     return RunRow(summary.path, (
         name, facts.phase_words(summary.phase, unicode=unicode), percent, step,
-        (loss, "error" if is_odd else ""), (metric(summary.best_value), "dim"),
+        (loss, "error" if is_odd else ""), (best, "dim"),
         (spark, "accent" if summary.is_live else "dim"), risk, risk_steps,
         duration(summary.eta_s) if summary.eta_s is not None else "", _speed(summary.steps_per_s), (seen, "dim"),
         (str(summary.num_sessions) if summary.num_sessions > 1 else "", "dim"), (title, "dim"),
@@ -113,10 +114,11 @@ def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:
     if summary.at_risk_steps is None or summary.phase is Phase.FINISHED:
         return "", ""
     role = "error" if summary.phase in ENDED_BADLY and summary.at_risk_steps else ""
-    steps = f"{short_count(summary.at_risk_steps)} st"
+    steps = count(summary.at_risk_steps)
     if not summary.at_risk_steps:
-        return ("none", "dim"), ("0 st", "dim")
-    return (duration(summary.at_risk_s) if summary.at_risk_s else steps, role), (steps, role)
+        return ("none", "dim"), ("0", "dim")
+    seconds = duration(summary.at_risk_s) if summary.at_risk_s else f"{short_count(summary.at_risk_steps)} st"
+    return (seconds, role), (steps, role)
 
 
 def _age(seconds: float) -> str:
@@ -197,19 +199,20 @@ def news_parts(
     return parts
 
 
-def header_lines(
-    left: Sequence[Part], counts: Sequence[Sequence[Part]], news: Sequence[Part], width: int
-) -> list[Cells]:
-    """The name of the directory and as many counts as there is room for; below it the news."""
-    room = width - 2 - sum(cell_width(words) for words, _ in left) - 3
-    if counts and room < sum(cell_width(words) for words, _ in counts[0]):
-        left, room = (), width - 2
-    top = list(left)
-    for fact in counts:
-        used = sum(cell_width(words) for words, _ in fact)
-        gap = 3 if len(top) > len(left) else 0
-        if used + gap > room:
+def header_lines(name: str, counts: Sequence[Sequence[Part]], news: Sequence[Part], width: int) -> list[Cells]:
+    """As many counts as there is room for; below them the news, and the name of the directory where it fits."""
+    room = width - 2
+    top: list[Part] = [(" ", "")]
+    for index, fact in enumerate(counts):
+        used = sum(cell_width(words) for words, _ in fact) + (3 if index else 0)
+        if used > room - (4 if index + 1 < len(counts) else 0):
+            top.append((f"  +{len(counts) - index}", "dim"))
             break
-        room -= used + gap
-        top += [("   ", ""), *fact] if top else fact
-    return [((" ", ""), *top), ((" ", ""), *news)]
+        room -= used
+        top += [("   ", ""), *fact] if index else fact
+    spare = width - 2 - sum(cell_width(words) for words, _ in news) - 3
+    if spare < 8:
+        return [tuple(top), ((" ", ""), *news)]
+    shown = fit(name, min(cell_width(name), spare), keep="end")
+    gap = " " * (spare + 3 - cell_width(shown))
+    return [tuple(top), ((" ", ""), *news, (gap, ""), (shown, "dim"))]

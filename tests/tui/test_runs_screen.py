@@ -57,7 +57,7 @@ def test_what_a_line_says_at_each_width() -> None:
     assert line_of(summary(), 80) == "a | ● running | 66 % | 1.482 | █▅▁ | 8.9 s | <1 m"
     assert "8,412 / 12,700" in line_of(summary(), 120)
     wide = line_of(summary(title="gpt-stdlib", num_sessions=3), 200)
-    for fact in ("1.467", "162 st", "3m 54s", "18.3 it/s", "gpt-stdlib", "| 3 |"):
+    for fact in ("1.467", "| 162 |", "3m 54s", "18.3 it/s", "gpt-stdlib", "| 3 |"):
         assert fact in wide
     assert line_of(summary(), 80, unicode=False).isascii()
 
@@ -191,3 +191,16 @@ async def test_an_empty_directory_is_waited_for_and_opens_by_itself(tmp_path: Pa
         make_run(tmp_path)
         screen.post_message(RunsChanged(Runs(str(tmp_path), is_whole=True, is_run=True)))
         await until(pilot, lambda: app.state is not None and app.state.step == 20)
+
+
+def test_the_counts_say_how_many_of_them_have_no_room() -> None:
+    runs = Runs("/r", tuple(summary(phase.value, phase=phase) for phase in Phase), len(Phase), is_whole=True)
+    counts = run_rows.counts_parts(runs, unicode=True)
+    for width in (20, 40, 80, 120, 200):
+        top, below = run_rows.header_lines("/data/runs", counts, [("by name", "dim")], width)
+        said = "".join(words for words, _ in top)
+        assert cell_width(said) <= width
+        assert cell_width("".join(words for words, _ in below)) <= width
+        hidden = int(said.rsplit("+", 1)[1]) if "+" in said else 0
+        assert said.count("1 ") + hidden == len(Phase)
+    assert "/data/runs" in "".join(words for words, _ in below)

@@ -19,7 +19,7 @@ from textual.screen import Screen
 from textual.worker import get_current_worker
 
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
-from ckpt_tui.text import fit, plural, safe_text
+from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.run_rows import SORTS, RunRow
@@ -54,16 +54,16 @@ class RunsHeader(LinesWidget):
 
     def __init__(self) -> None:
         super().__init__(id="runs_header")
-        self._left: Sequence[Part] = ()
+        self._root = ""
         self._counts: Sequence[Sequence[Part]] = ()
         self._news: Sequence[Part] = ()
 
-    def set_parts(self, left: Sequence[Part], counts: Sequence[Sequence[Part]], news: Sequence[Part]) -> None:
-        self._left, self._counts, self._news = left, counts, news
+    def set_parts(self, name: str, counts: Sequence[Sequence[Part]], news: Sequence[Part]) -> None:
+        self._root, self._counts, self._news = name, counts, news
         self.show()
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
-        return run_rows.header_lines(self._left, self._counts, self._news, width)[:height]
+        return run_rows.header_lines(self._root, self._counts, self._news, width)[:height]
 
 
 class RunsScreen(Screen[None]):
@@ -171,9 +171,8 @@ class RunsScreen(Screen[None]):
             news = run_rows.news_parts(
                 runs, self.broken, self.marked, len(rows), self.words, sort, now, unicode=unicode
             )
-            name = fit(safe_text(runs.root, 500), min(len(safe_text(runs.root, 500)), max(width // 3, 10)), keep="end")
             counts = run_rows.counts_parts(runs, unicode=unicode)
-            self.query_one(RunsHeader).set_parts([(name, "strong")], counts, news)
+            self.query_one(RunsHeader).set_parts(safe_text(runs.root, 500), counts, news)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
