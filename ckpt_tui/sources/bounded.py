@@ -88,7 +88,7 @@ def saves_before(descriptor: int, end: int, at_most: float = math.inf, limit: in
             if newline < 0:
                 return Before(tuple(found))  # a line longer than a chunk
             block, start = block[newline + 1 :], start + newline + 1
-        if _WENT_BACK.search(block):
+        if b'"rolled_back_to"' in block and _WENT_BACK.search(block):  # in 1 ms of 8 MB, not in 25
             return Before(tuple(event for event in found if isinstance(event, RunStart)))
         here: list[Event] = []
         for line in _lines_with(block, _SEARCHED):
