@@ -17,7 +17,7 @@ from ckpt_tui.events.schema import BadLine, CheckpointRestored, CheckpointSaved,
 from ckpt_tui.records import dataclass
 
 HEAD_BYTES = 64 * 1024
-TAIL_BYTES = 256 * 1024
+TAIL_BYTES = 128 * 1024  # more lines than a chart has columns; each further 100 KB are 3 ms of the first picture
 LONGEST_TAIL_BYTES = 4 << 20  # where the last lines are longer than a tail
 SCAN_BYTES = 8 << 20  # how far before the tail the newest saves are looked for
 _CHUNK_BYTES = 1 << 20
