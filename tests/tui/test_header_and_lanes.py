@@ -12,7 +12,7 @@ from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.overview import diff_pair
-from ckpt_tui.tui.widgets.checkpoint_list import cells_of, plain_cells_of, rows_of
+from ckpt_tui.tui.widgets.checkpoint_list import cells_of, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
 from ckpt_tui.tui.widgets.header import header_lines
 from ckpt_tui.tui.widgets.lines_widget import rule
@@ -218,16 +218,17 @@ def test_session_bars_survive_no_room(width: int) -> None:
     assert len(bar_of(session, 0, width)) == width
 
 
-def entry(name: str, step: int, **fields: object) -> CatalogEntry:
+def entry(name: str, step: int | None, **fields: object) -> CatalogEntry:
     known = {
         "kind": "rolling",
         "epoch": None,
         "val_loss": 1.5,
         "size_bytes": 10_400_000,
         "saved_at": NOW - 70,
+        "step": step,
         **fields,
     }
-    return CatalogEntry(name=name, path=f"/r/{name}", step=step, **known)  # type: ignore[arg-type]
+    return CatalogEntry(name=name, path=f"/r/{name}", **known)  # type: ignore[arg-type]
 
 
 def test_the_list_knows_validity_and_what_a_resume_takes() -> None:
@@ -239,23 +240,69 @@ def test_the_list_knows_validity_and_what_a_resume_takes() -> None:
     ), 31_200_000, "rolling_step_000300.pt")  # fmt: skip
     rows = rows_of(running(), catalog)
     shown = [[cell if isinstance(cell, str) else cell[0] for cell in cells_of(row)] for row in rows]
-    assert [row[:7] for row in shown] == [
-        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✖ damaged", "data/41 fails its checksum"],
+    assert [[*row[:2], *row[3:8]] for row in shown] == [
         ["● rolling", "300", "1.500  ", "10.4 MB", "1 m", "✓ structure", "resume takes it"],
-        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✓ valid", "backup"],
+        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✖ damaged", "data/41 fails its checksum"],
+        ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✓ valid", "backup of latest.pt"],
     ]
     assert all(cell.isascii() for row in rows for cell in _texts(plain_cells_of(row)))
+    assert _texts(cells_of(rows[0], 0))[0] == "↻ rolling", "where there is no room for words"
 
 
 def _texts(cells: tuple[object, ...]) -> list[str]:
     return [cell if isinstance(cell, str) else cell[0] for cell in cells]  # type: ignore[index]
 
 
-def test_a_save_that_the_catalog_has_not_seen_is_listed_from_the_log() -> None:
+def test_a_save_that_the_catalog_cannot_have_seen_is_listed_from_the_log() -> None:
     catalog = Catalog("/r", (entry("rolling_step_000300.pt", 300),), 1)
-    state = running(saves=(save(300, NOW - 70), save(350, NOW - 5), replace(save(340, NOW - 6), removed=True)))
-    assert [row.step for row in rows_of(state, catalog)] == [350, 300]
-    assert [row.step for row in rows_of(state, None)] == [350, 300]
+    state = running(saves=(
+        save(290, NOW - 80), save(300, NOW - 70), save(350, NOW - 5), replace(save(340, NOW - 6), removed=True),
+    ))  # fmt: skip
+    assert [row.step for row in rows_of(state, catalog, log_after=NOW - 70)] == [350, 300], "290 is gone, or has moved"
+    assert [row.step for row in rows_of(state, catalog, log_after=NOW - 5)] == [300]
+    assert [row.step for row in rows_of(state, None)] == [350, 300, 290]
+    assert {row.validity for row in rows_of(state, None)} == {"in the log"}
+
+
+def test_newest_first_whatever_the_step_and_what_was_saved_together_together() -> None:
+    left = {"is_abandoned": True, "is_best": True}
+    catalog = Catalog("/r", (
+        entry("best_model.pt", 900, kind="best", saved_at=NOW - 900, **left),
+        entry("rolling_step_000900.pt", 900, saved_at=NOW - 900, **left),
+        entry("rolling_step_000500.pt", 500, saved_at=NOW - 60, is_best=True),
+        entry("latest.pt", 500, kind="latest", saved_at=NOW, validity="damaged"),
+        entry("latest_backup.pt", 400, kind="latest", saved_at=NOW - 200, is_backup=True, backup_of="latest.pt"),
+        entry("rolling_step_000400.pt", 400, saved_at=NOW - 199.8),
+    ), 1)  # fmt: skip
+    rows = rows_of(running(), catalog)
+    assert [row.name for row in rows] == [
+        "latest.pt", "rolling_step_000500.pt", "rolling_step_000400.pt", "latest_backup.pt", "best_model.pt",
+        "rolling_step_000900.pt",
+    ]  # fmt: skip
+    assert [row.name for row in rows if row.is_best] == ["rolling_step_000500.pt"], (
+        "what was left is no best of this run"
+    )
+    assert _texts(cells_of(rows[4]))[0] == "☆ best"
+
+
+def test_notes_say_what_matters_most_in_the_room_there_is() -> None:
+    notes = (("resume takes it", "resume"), ("removed next", "goes next"), ("backup of latest.pt", "backup"))
+    assert note_of(notes, 60) == "resume takes it, removed next, backup of latest.pt"
+    assert note_of(notes, 40) == "resume takes it, removed next, backup"
+    assert note_of(notes, 25) == "resume, goes next, backup"
+    assert note_of(notes, 15) == "resume takes it"
+    assert note_of(notes, 8) == "resume"
+    assert note_of((), 8) == ""
+
+
+def test_names_of_other_people_and_steps_of_any_size() -> None:
+    catalog = Catalog("/r", (
+        entry("checkpoint-500", 500, kind="other"), entry("a.pt", 1_234_567, kind="other"),
+        entry("b.pt", 10**15, kind="other"), entry("c.pt", None, kind="other"),
+    ), 1)  # fmt: skip
+    cells = {row.name: _texts(cells_of(row)) for row in rows_of(running(), catalog)}
+    assert cells["checkpoint-500"][7] == "checkpoint-500"
+    assert [cells[name][1] for name in ("a.pt", "b.pt", "c.pt")] == ["1,234,567", "1000T", "-"]
 
 
 def test_rows_compare_equal_a_second_later() -> None:

@@ -68,7 +68,7 @@ def arrange(width: int, height: int, header: int, num_sessions: int, *, has_outl
     rest = body - _FIXED - lanes
     if is_beside:
         feed = body * 2 // 5
-        right = min(max(width * 2 // 5, 70), 104)
+        right = min(max(width * 45 // 100, 70), 122)
         return Arrangement(header, rest, lanes, body - feed, part, True, True, right, feed)
     lists = max(min(max(rest * 2 // 5, 5), rest - 4), 2)
     return Arrangement(header, rest - lists, lanes, lists, part, width >= WIDE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ from textual.screen import Screen
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.tui import keys, news
+from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.screens import arrangement
 from ckpt_tui.tui.screens.arrangement import Arrangement
 from ckpt_tui.tui.screens.chart_actions import ChartActions
@@ -51,6 +52,7 @@ class OverviewScreen(ChartActions, Screen[None]):
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
         self.marked: str | None = None
+        self._catalog_knows: float | None = None  # the time of the last save that the catalog can have seen
         self.part = ""  # of arrangement.py, "" as long as the person has not chosen
         self.feed: Feed | None = None
         self.session_list: SessionList | None = None
@@ -171,6 +173,17 @@ class OverviewScreen(ChartActions, Screen[None]):
     def chart(self) -> ChartStack:
         return self.query_one("#chart", ChartStack)
 
+    def checkpoint_validity(self) -> Mapping[str, str]:
+        return {entry.name: entry.validity for entry in self.catalog.entries} if self.catalog else {}
+
+    def go_to_checkpoint(self, name: str) -> None:
+        index = next((index for index, row in enumerate(self.checkpoints.rows) if row.name == name), None)
+        if index is None:
+            self.app.notify(f"{name} is not in the list any more.", markup=False)
+            return
+        self.checkpoints.cursor = index
+        self.checkpoints.focus()
+
     @property
     def checkpoints(self) -> CheckpointList:
         return self.query_one("#checkpoints", CheckpointList)
@@ -195,6 +208,8 @@ class OverviewScreen(ChartActions, Screen[None]):
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
         if self.state is not None:
+            # It is read anew after each save that the log tells of: what it does not list of older ones is gone.
+            self._catalog_knows = max((save.ts for save in self.state.saves), default=None)
             with self.app.batch_update():
                 self._show_header()
                 self._arrange()
@@ -245,12 +260,8 @@ class OverviewScreen(ChartActions, Screen[None]):
     def _show_list(self) -> None:
         if self.state is None:
             return
-        rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked)
-        # At the top it stays at the newest; elsewhere it stays on its checkpoint.
-        self.checkpoints.set_rows(rows, keep_cursor=self.checkpoints.cursor > 0)
-        self.checkpoints.set_title(
-            "checkpoints", [(checkpoint_list.summary(rows, self.catalog), "dim")] if rows else []
-        )
+        rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked, log_after=self._catalog_knows)
+        self.checkpoints.show_rows(rows, self.catalog)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -268,6 +279,13 @@ class OverviewScreen(ChartActions, Screen[None]):
 
     def on_key(self) -> None:
         self.query_one(KeyLine).say("")
+
+    def to_copy(self) -> Copied | None:
+        """What the chart's cursor reads, or the path of the checkpoint at the list's."""
+        if self.chart.cursor_cell() is not None:
+            return Copied("values", " ".join("".join(text for text, _ in self.chart.rule_parts()).split()))
+        row = self._row()
+        return Copied("path", self._path(row.name)) if row is not None else None
 
     def _row(self) -> CheckpointRow | None:
         return self.checkpoints.cursor_row

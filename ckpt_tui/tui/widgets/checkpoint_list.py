@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_tui.records import dataclass
@@ -12,23 +14,42 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog, CatalogEntry
 
-COLUMNS = (
-    Column("kind", 11),
-    Column("step", 7, align="right"),
-    Column("val loss", 7, align="right"),
-    Column("size", 8, align="right", priority=2),
-    Column("age", 4, align="right", priority=1),
-    Column("validity", 12),
-    Column("", 8, grows=True),
-    Column("file", 28, keep="end", priority=4),
-)
+KIND, STEP, EPOCH, LOSS, SIZE, AGE, VALIDITY, NOTE, NAME = range(9)
+STEP_WIDTH, MAX_STEP_WIDTH = 7, 13
 KIND_GLYPHS = {"emergency": "⚑", "best": "★", "epoch": "◆"}
-_PLAIN = str.maketrans({"●": "o", "⚑": "^", "★": "*", "◆": "#", "✓": "+", "✖": "X", "▲": "!"})
+IN_THE_LOG = "in the log"
+_PLAIN = str.maketrans({
+    "●": "o", "⚑": "^", "★": "*", "☆": "-", "◆": "#", "✓": "+", "✖": "X", "▲": "!", "↻": ">", "·": ".",
+})  # fmt: skip
+# In order of what a person wants to know first: (long, short).
+RESUME = ("resume takes it", "resume")
+REMOVED_NEXT = ("removed next", "goes next")
+LEFT_BEHIND = ("left behind", "left")
+
+Note = tuple[str, str]
+
+
+def columns(step_width: int = STEP_WIDTH) -> tuple[Column, ...]:
+    """The columns; the step takes what its longest needs, so that steps of millions are still told in full."""
+    return (
+        Column("kind", 11),
+        Column("step", step_width, align="right"),
+        Column("epoch", 6, align="right", priority=5),
+        Column("val loss", 7, align="right", priority=2),
+        Column("size", 8, align="right", priority=4),
+        Column("age", 4, align="right", priority=3),
+        Column("validity", 12),
+        Column("", 8, grows=True, priority=1),
+        Column("file", 30, keep="end", priority=6),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """One line of the list; compares by what is shown, so that only lines that change are sent."""
+    """One line of the list; compares by what is shown, so that only lines that change are sent.
+
+    notes: what else there is to know, each long and short, what matters most first.
+    """
 
     name: str
     kind: str
@@ -38,46 +59,81 @@ class CheckpointRow:
     age: str
     validity: str
     level: str | None = None
-    note: str = ""
+    notes: tuple[Note, ...] = ()
+    epoch: float | None = None
     is_best: bool = False
     is_marked: bool = False
 
+    @property
+    def note(self) -> str:
+        """All there is to say besides, in full."""
+        return ", ".join(long for long, _ in self.notes)
 
-def rows_of(state: RunState, catalog: Catalog | None, marked: str | None = None) -> list[CheckpointRow]:
-    """Newest first. The catalog knows the files; a save that it has not seen yet is added from the log."""
-    known = {entry.name for entry in catalog.entries} if catalog else set()
+    @property
+    def is_bad(self) -> bool:
+        return self.validity not in ("valid", "unchecked", "incomplete", IN_THE_LOG)
+
+
+def rows_of(
+    state: RunState, catalog: Catalog | None, marked: str | None = None, *, log_after: float | None = None
+) -> list[CheckpointRow]:
+    """Newest first. The catalog knows the files; a save after `log_after` (all, where there is no catalog), which it
+    cannot have seen, is added from the log."""
+    known: set[str] = set()
     rows: list[tuple[float, CheckpointRow]] = []
-    for entry in catalog.entries if catalog else ():
+    for entry in catalog.entries if catalog is not None else ():
+        known.add(entry.name)
         rows.append((entry.saved_at or 0.0, _from_entry(entry, state, marked)))
-    newest = max((ts for ts, _ in rows), default=0.0)
+    if catalog is None or log_after is None:
+        log_after = math.inf if catalog is not None else -math.inf
     for save in state.saves:
-        if save.removed or save.path in known or (catalog is not None and save.ts <= newest):
+        if save.removed or save.path in known or save.ts <= log_after:
             continue
         row = CheckpointRow(
-            save.path, save.kind, save.step, save.val_loss, save.size_bytes, _age(state, save.ts), "unchecked",
+            save.path, save.kind, save.step, save.val_loss, save.size_bytes, _age(state, save.ts), IN_THE_LOG,
             is_marked=save.path == marked,
         )  # fmt: skip
         rows.append((save.ts, row))
-    # One save under several names: the one that a resume takes first, then the numbered ones, then backups.
-    rows.sort(key=lambda item: (-(item[1].step or 0), -round(item[0]), "backup" in item[1].name, item[1].name))
+    # What was saved together stands together: under several names, and its backups, which are as old as it is.
+    newest: dict[tuple[int | None, bool], float] = {}
+    for ts, row in rows:
+        if not row.is_bad:  # of a damaged one nobody knows when it was saved
+            group = _group(row)
+            newest[group] = max(ts, newest.get(group, ts))
+    rows.sort(key=lambda item: (
+        -round(newest.get(_group(item[1]), item[0])), -(item[1].step or 0), RESUME not in item[1].notes,
+        "backup" in item[1].name or "previous" in item[1].name, item[1].name,
+    ))  # fmt: skip
     return [row for _, row in rows]
 
 
+def _group(row: CheckpointRow) -> tuple[int | None, bool]:
+    return row.step, LEFT_BEHIND in row.notes
+
+
 def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> CheckpointRow:
-    notes = []
+    notes: list[Note] = []
     if entry.resume_takes:
-        notes.append("resume takes it")
+        notes.append(RESUME)
     if entry.note:
-        notes.append(entry.note)
-    if entry.is_backup or entry.backup_of:
-        notes.append("previous" if "previous" in entry.name else "backup")  # its kind says of what
+        from ckpt_tui.tui.news import cause_of
+
+        notes.append((cause_of(entry.name, entry.note), cause_of(entry.name, entry.note)))
     if entry.removed_next:
-        notes.append("removed next")
+        notes.append(REMOVED_NEXT)
     if entry.is_abandoned:
-        notes.append("left behind")
+        notes.append(LEFT_BEHIND)
+    if entry.is_backup or entry.backup_of:
+        is_previous = "previous" in entry.name
+        short = "previous" if is_previous else "backup"
+        of = f"{'before' if is_previous else 'backup of'} {entry.backup_of}" if entry.backup_of else short
+        notes.append((of, short))  # its kind and its step say of what
+    if entry.kind == "other":
+        notes.append((entry.name, entry.name))  # others have names of their own: that is what tells them apart
     return CheckpointRow(
         entry.name, entry.kind, entry.step, entry.val_loss, entry.size_bytes, _age(state, entry.saved_at),
-        entry.validity, entry.level, ", ".join(notes), entry.is_best, entry.name == marked,
+        entry.validity, entry.level, tuple(notes), entry.epoch, entry.is_best and not entry.is_abandoned,
+        entry.name == marked,
     )  # fmt: skip
 
 
@@ -89,12 +145,16 @@ def _age(state: RunState, ts: float | None) -> str:
     return "<1 m" if age_s < 60 else short_age(age_s)
 
 
-def cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
-    mark = "+" if row.is_marked else KIND_GLYPHS.get(row.kind, "●")
-    kind = f"{mark} {row.kind}"
+def cells_of(row: CheckpointRow, note_width: int = 1000) -> tuple[Cell, ...]:
+    """note_width: cells for the note; without any the glyph says what a resume takes."""
+    takes = RESUME in row.notes
+    glyph = KIND_GLYPHS.get(row.kind, "●")
+    if row.kind == "best" and (LEFT_BEHIND in row.notes or "previous" in row.name):
+        glyph = "☆"  # no longer
+    mark = "+" if row.is_marked else "↻" if takes and not note_width else glyph
     validity: Cell
-    if row.validity == "unchecked":
-        validity = ("- unchecked", "dim")
+    if row.validity in ("unchecked", IN_THE_LOG):
+        validity = (f"- {row.validity}", "dim")
     elif row.validity == "valid":
         # Only what was passed at every level is called valid; else the level that holds is said.
         words = "✓ valid" if row.level in (None, "resume", "numbers") else f"✓ {row.level}"
@@ -103,37 +163,53 @@ def cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
         from ckpt_tui.tui.judgement import verdict_words  # brings the checkpoint model: not for the first picture
 
         validity = verdict_words(row.validity)
-    loss = metric(row.val_loss) + (" ★" if row.is_best else "  ")
+    note = note_of(row.notes, note_width)
     return (
-        (kind, "accent" if row.is_marked else "strong" if row.kind in ("best", "emergency") else ""),
-        count(row.step) if (row.step or 0) < 1_000_000 else short_count(row.step or 0),
-        loss,
+        (f"{mark} {row.kind}", "accent" if row.is_marked or takes else "strong" if glyph in "★⚑" else ""),
+        count(row.step) if row.step is None or _step_width(row.step) <= MAX_STEP_WIDTH else short_count(row.step),
+        (f"{row.epoch:.2f}" if row.epoch is not None and abs(row.epoch) < 1000 else "-", "dim"),
+        metric(row.val_loss) + (" ★" if row.is_best else "  "),
         size(row.size_bytes) if row.size_bytes else "-",
         (row.age, "dim"),
         validity,
-        (
-            row.note,
-            "error" if row.validity in ("damaged", "nonfinite") else "accent" if "resume" in row.note else "dim",
-        ),
+        (note, "error" if row.is_bad else "accent" if takes else "dim"),
         (row.name, "dim"),
     )
 
 
-def plain_cells_of(row: CheckpointRow) -> tuple[Cell, ...]:
+def note_of(notes: Sequence[Note], width: int) -> str:
+    """The notes in `width` cells: in full, else all of them short, else as many as fit."""
+    if not notes:
+        return ""
+    for num in range(len(notes), 0, -1):  # as many as fit; the first of them in full as long as it can be
+        for num_full in range(num, -1, -1):
+            words = ", ".join(note[0 if index < num_full else 1] for index, note in enumerate(notes[:num]))
+            if cell_width(words) <= width:
+                return words
+    return notes[0][1]
+
+
+def plain_cells_of(row: CheckpointRow, note_width: int = 1000) -> tuple[Cell, ...]:
     """The same for terminals without unicode."""
     return tuple(
         cell.translate(_PLAIN) if isinstance(cell, str) else (cell[0].translate(_PLAIN), cell[1])
-        for cell in cells_of(row)
+        for cell in cells_of(row, note_width)
     )
 
 
+def _step_width(step: int) -> int:
+    return len(count(step))
+
+
 class CheckpointList(VirtualList[CheckpointRow]):
-    """The list with its cursor."""
+    """The list with its cursor; the rule above it says how many there are, and the name of the one at the cursor."""
 
     def __init__(self, *, unicode: bool = True, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        self._cells_of = cells_of if unicode else plain_cells_of
+        self._summary = ""
         super().__init__(
-            COLUMNS,
-            cells_of if unicode else plain_cells_of,
+            columns(),
+            lambda row: self._cells_of(row, self._note_width()),
             key=lambda row: row.name,
             empty_text="no checkpoint yet",
             show_header=False,
@@ -141,10 +217,36 @@ class CheckpointList(VirtualList[CheckpointRow]):
             id=id,
         )
 
+    def show_rows(self, rows: Sequence[CheckpointRow], catalog: Catalog | None) -> None:
+        """Show `rows`. At the top the cursor stays at the newest; elsewhere it stays on its checkpoint."""
+        widths = (_step_width(row.step) for row in rows if row.step is not None)
+        needed = max((width for width in widths if width <= MAX_STEP_WIDTH), default=STEP_WIDTH)
+        self.set_columns(columns(max(needed, STEP_WIDTH)))
+        self.set_rows(rows, keep_cursor=self.cursor > 0)
+        self._summary = summary(rows, catalog)
+        self._show_title()
 
-def summary(rows: list[CheckpointRow], catalog: Catalog | None) -> str:
+    def watch_cursor(self, old: int, new: int) -> None:
+        super().watch_cursor(old, new)
+        self._show_title()
+
+    def _show_title(self) -> None:
+        row = self.cursor_row
+        right = [(self._summary, "dim")] if self._summary else []
+        self.set_title("checkpoints", [*right, (f"  {row.name}", "")] if row is not None else right)
+
+    def _note_width(self) -> int:
+        """Cells of the column of notes, 0 where there is none."""
+        return next((width for index, width in self.layout_now() if index == NOTE), 0)
+
+
+def summary(rows: Sequence[CheckpointRow], catalog: Catalog | None) -> str:
     """`26 · 271 MB`."""
-    total = catalog.total_bytes if catalog else 0
-    words = f"{len(rows)} · {size(total)}" if total else str(len(rows))
-    assert cell_width(words) < 40
+    if not rows:
+        return ""
+    words = str(len(rows))
+    if catalog is not None and catalog.total_bytes:
+        words += f" · {size(catalog.total_bytes)}"
+    if catalog is not None and catalog.num_quarantined:
+        words += f" · {catalog.num_quarantined} in quarantine"
     return words
