@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    from ckpt_tui.sources.registry import open_source
+    from ckpt_tui.services.run_log import open_log
 
-    source = open_source(args.path)
+    source = open_log(args.path)
     style = out.style()
     num_lines = min(max(args.lines, 0), sys.maxsize)
     source.skip_to_last(num_lines)

@@ -6,6 +6,7 @@ the file; otherwise the file itself is opened, which does not read its tensors.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import names, validity
 from ckpt_tui.services.branches import lineage_in, run_lineage
+from ckpt_tui.services.checkpoint_places import checkpoint_places
 from ckpt_tui.services.names import KINDS, NameFacts, read_name
 from ckpt_tui.services.registry import RegistryEntry, read_registry, stored_lineage
 
@@ -226,10 +228,20 @@ def _judged(entry: CatalogEntry, found: Validation) -> CatalogEntry:
 
 def _scan(directory: str) -> Iterable[tuple[str, NameFacts, os.stat_result]]:
     """Names of checkpoints with what they say and their status. Symbolic links that lead outside are not followed."""
+    found = _scan_place(directory, "")
+    for place in checkpoint_places(directory):
+        with contextlib.suppress(CkptError):  # gone since it was found
+            found += _scan_place(directory, place)
+    return sorted(found, key=lambda row: row[0])
+
+
+def _scan_place(directory: str, place: str) -> list[tuple[str, NameFacts, os.stat_result]]:
+    """The same of one directory below it; `place` is its path relative to it, a part of the names."""
     found: list[tuple[str, NameFacts, os.stat_result]] = []
+    before = f"{place}/" if place else ""
     try:
         inside = os.path.realpath(directory) + os.sep
-        with os.scandir(directory) as listing:
+        with os.scandir(os.path.join(directory, place)) as listing:
             for item in listing:
                 if len(found) >= MAX_ENTRIES:
                     break
@@ -246,10 +258,10 @@ def _scan(directory: str) -> Iterable[tuple[str, NameFacts, os.stat_result]]:
                 if facts is None and is_directory and _may_be_checkpoint(item.path):
                     facts = NameFacts("other")
                 if facts is not None:
-                    found.append((item.name, facts, status))
+                    found.append((before + item.name, facts, status))
     except OSError as error:
         raise from_os_error(error, directory, "list") from error
-    return sorted(found, key=lambda row: row[0])
+    return found
 
 
 def _may_be_checkpoint(directory: str) -> bool:

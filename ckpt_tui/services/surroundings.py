@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.services.system import lock_owner, process_is_alive
 
 ALIVE_EVERY_S = 1.0
@@ -22,6 +23,7 @@ class Surroundings:
         self.directory = directory
         self._names: frozenset[str] | None = None
         self._names_stamp: tuple[int, int] | None = None
+        self._places: tuple[tuple[tuple[str, int], ...], frozenset[str]] | None = None
         self._alive: bool | None = None
         self._alive_asked: tuple[float, int, float] | None = None
 
@@ -33,9 +35,23 @@ class Surroundings:
             if stamp != self._names_stamp:
                 self._names = frozenset(os.listdir(self.directory))
                 self._names_stamp = stamp
+                self._places = None
+            if LOG_NAME not in (self._names or ()):
+                return self._with_places(self._names or frozenset())
         except OSError:
             self._names, self._names_stamp = None, None
         return self._names
+
+    def _with_places(self, names: frozenset[str]) -> frozenset[str]:
+        """The names with those of another trainer's checkpoints in directories below, as `weights/last.pt`."""
+        from ckpt_tui.services.checkpoint_places import checkpoint_places
+
+        places = checkpoint_places(self.directory)
+        stamp = tuple((place, os.stat(os.path.join(self.directory, place)).st_mtime_ns) for place in places)
+        if self._places is None or self._places[0] != stamp:
+            inside = (f"{place}/{name}" for place in places for name in os.listdir(os.path.join(self.directory, place)))
+            self._places = (stamp, names.union(inside))
+        return self._places[1]
 
     def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
         """Whether that process lives; None when nobody can know."""

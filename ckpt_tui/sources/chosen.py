@@ -1,0 +1,36 @@
+"""One log of several that a directory holds: the first poll says which one is read, and which are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ckpt_tui.events.schema import BadLine
+from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
+
+
+class ChosenSource:
+    """Another source, with a notice before everything else."""
+
+    is_foreign = True
+
+    def __init__(self, source: EventSource, notice: str) -> None:
+        self._source = source
+        self._notice = notice
+
+    @property
+    def path(self) -> str:
+        return self._source.path
+
+    @property
+    def unfinished(self) -> BadLine | None:
+        return self._source.unfinished
+
+    def skip_to_last(self, num_lines: int) -> None:
+        self._source.skip_to_last(num_lines)
+
+    def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
+        batch = self._source.poll(max_bytes)
+        if not self._notice:
+            return batch
+        notice, self._notice = self._notice, ""
+        return replace(batch, notices=(notice, *batch.notices))

@@ -1,0 +1,142 @@
+"""A source over lines: a parser tells rows of each, and rows become events. CSV, JSON lines and text logs are these."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
+from ckpt_tui.events.schema import BadLine, Event
+from ckpt_tui.sources.base import CHUNK_BYTES, Batch
+from ckpt_tui.sources.followed import FollowedLines, Piece
+from ckpt_tui.sources.rows import Facts, Row, Teller
+
+_PEEK_BYTES = 64 * 1024
+_ZONE_S = 15 * 60.0
+_FARTHEST_ZONE_S = 15 * 3600.0
+
+
+class LineParser(Protocol):
+    """Tells what lines say, in their order; remembers what later lines need of earlier ones."""
+
+    facts: Facts
+
+    def parse(self, line: bytes) -> Iterable[Row | str]:
+        """The rows of one line; a text is what is wrong with it. Never raises."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """The names of a table's columns, as far as they are known."""
+        ...
+
+
+class LinesSource:
+    """Follows a text file with the parser of its kind. `facts`: what is known of the run from beside the log."""
+
+    kind: ClassVar[str] = ""
+    is_foreign: ClassVar[bool] = True
+    ends_at_return: ClassVar[bool] = False
+
+    def __init__(self, path: str, facts: Facts | None = None) -> None:
+        self._path = path
+        self._facts = facts
+        self._lines = FollowedLines(path, ends_at_return=self.ends_at_return)
+        self._began_ts: float | None = None  # of what `elapsed_s` counts from
+        self._zone_s = 0.0  # the writer's clock, in another zone, against this machine's
+        self._begin()
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def unfinished(self) -> BadLine | None:
+        """A text log may well end without a newline: nothing is said to be missing."""
+        return None
+
+    def skip_to_last(self, num_lines: int) -> None:
+        """Nothing: what a line means depends on those before it."""
+
+    def make_parser(self, facts: Facts) -> LineParser:
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        facts = copy.copy(self._facts) if self._facts is not None else Facts()
+        self._parser = self.make_parser(facts)
+        self._teller = Teller(self.kind, facts)
+        self._has_peeked = False
+
+    def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
+        piece = self._lines.read(max_bytes)
+        if piece.restarted:
+            self._begin()
+        if not self._has_peeked and piece.lines:
+            self._has_peeked = True
+            self._peek(piece)
+        events: list[Event | BadLine] = []
+        for line in piece.lines:
+            if isinstance(line, BadLine):
+                events.append(line)
+            else:
+                self._take(line[0], line[1], events)
+        return Batch(events, piece.notices, piece.restarted, piece.is_caught_up, piece.progress)
+
+    def _take(self, offset: int, line: bytes, events: list[Event | BadLine]) -> None:
+        if line[:1] == b"\x00":
+            rest = line.lstrip(b"\x00")
+            hole = len(line) - len(rest)
+            events.append(BadLine(reason="zero bytes: a hole that a crash left", num_bytes=hole, offset=offset))
+            line, offset = rest, offset + hole
+        for row in self._parser.parse(line):
+            if isinstance(row, str):
+                events.append(BadLine(reason=row, start=line[:200], num_bytes=len(line), offset=offset))
+                continue
+            if row.ts is not None:
+                row.ts += self._zone_s
+            elif row.elapsed_s is not None and self._began_ts is not None:
+                row.ts = self._began_ts + row.elapsed_s
+            if names := self._parser.names():
+                self._teller.expect(names)
+            events += self._teller.events(row)
+
+    def _peek(self, piece: Piece) -> None:
+        """Look at both ends of the file: totals that come late, when it began, and the zone of its clock.
+
+        The last line was written when the file last was: a line that tells how long it has trained tells when it
+        began, and one that tells a moment whether its clock is in another zone.
+        """
+        trial = self.make_parser(copy.copy(self._teller.facts))
+        first = [line for line in piece.lines[:1000] if not isinstance(line, BadLine)]
+        for _, line in first:
+            for _row in trial.parse(line):
+                pass
+        known, found = self._teller.facts, trial.facts
+        known.total_steps = known.total_steps or found.total_steps
+        known.steps_per_epoch = known.steps_per_epoch or found.steps_per_epoch
+        known.step_unit = found.step_unit
+        if piece.mtime is None:
+            return
+        last = Row()
+        for line in self._last_lines():
+            for row in trial.parse(line):
+                if isinstance(row, Row) and (row.ts is not None or row.elapsed_s is not None):
+                    last = row
+        if last.ts is not None:
+            off_s = piece.mtime - last.ts
+            zones = round(off_s / _ZONE_S)
+            is_zone = abs(off_s - zones * _ZONE_S) < 120 and abs(off_s) < _FARTHEST_ZONE_S
+            self._zone_s = zones * _ZONE_S if is_zone else 0.0
+        elif last.elapsed_s is not None:
+            self._began_ts = piece.mtime - last.elapsed_s
+
+    def _last_lines(self) -> list[bytes]:
+        try:
+            with open(self._path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - _PEEK_BYTES, 0))
+                text = file.read(_PEEK_BYTES)
+        except OSError:
+            return []
+        lines = text.replace(b"\r", b"\n").split(b"\n") if self.ends_at_return else text.split(b"\n")
+        return lines[1:] if size > _PEEK_BYTES else lines
