@@ -31,7 +31,7 @@ MAX_INTEGER = (1 << 63) - 1
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _decode_json = msgspec.json.Decoder().decode
-_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _METRIC_TYPES = (Step, Eval)
 _COMMON = frozenset({"seq", "ts", "session", "step", "extra"})
 _TYPE_FIELDS = {
@@ -123,7 +123,7 @@ def _build(
         values = {"extra": fields}
     values.update(seq=seq, ts=ts, session=session, step=step)
     values.update(
-        {key: _NONFINITE.get(value, value) if isinstance(value, str) else _cut(value) for key, value in known.items()}
+        {key: NONFINITE.get(value, value) if isinstance(value, str) else _cut(value) for key, value in known.items()}
     )
     try:
         return msgspec.convert(values, event_type, strict=False)
@@ -159,8 +159,8 @@ def _decode_lenient(line: bytes) -> Any:
 def _metrics(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with spelled-out non-finite numbers turned back into floats; others untouched."""
     for key, value in fields.items():
-        if type(value) is str and value in _NONFINITE:
-            fields[key] = _NONFINITE[value]
+        if type(value) is str and value in NONFINITE:
+            fields[key] = NONFINITE[value]
     return fields
 
 
@@ -170,7 +170,7 @@ def _float(value: Any) -> float | None:
             return float(value)
         except OverflowError:
             return None
-    return _NONFINITE.get(value) if isinstance(value, str) else None
+    return NONFINITE.get(value) if isinstance(value, str) else None
 
 
 def _int(value: Any) -> int | None:

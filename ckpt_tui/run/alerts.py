@@ -8,6 +8,7 @@ Rules that need the moment, and not only the events (stalled, no save for long),
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field, replace
@@ -15,7 +16,8 @@ from itertools import pairwise
 from operator import attrgetter
 
 from ckpt_tui import text
-from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite
+from ckpt_tui.events.blocks import StepRow
+from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite, Step
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import median
 from ckpt_tui.run.loss_watch import LossWatch
@@ -38,6 +40,7 @@ FEW_SAVES, NO_SAVES = 3, 1
 DISK_SAMPLES, LEAST_DISK_SAMPLES = 16, 6
 DISK_HORIZON_S = 24 * 3600.0
 LEAST_SAVES = 4  # whose distances tell an interval
+UNPLANNED_KINDS = frozenset({"best", "emergency"})
 LATE_SAVE = 3.0  # times the usual distance, and at least
 LATE_SAVE_MAX = 1.5  # times the longest
 
@@ -63,6 +66,7 @@ class Alarms:
     loss_name: str = ""
     loss: LossWatch | None = None
     pace: PaceWatch | None = None
+    before: LossWatch | None = None  # of the session before
     past: deque[Alert] = field(default_factory=lambda: deque(maxlen=MAX_ALERTS))
     told: deque[_Told] = field(default_factory=lambda: deque(maxlen=MAX_TOLD))  # not finite, by the trainer's own words
     save_failure: Alert | None = None
@@ -71,17 +75,20 @@ class Alarms:
     disk_step: int = 0
     _last_step: int = 0
     _epoch: int | None = None
+    _epoch_ended: bool = False
+    _is_warming: bool = True
     _rate: float | None = None
+    _first_step: int = 0
 
     # What the fold tells.
 
     def begin_session(self, session: int) -> None:
         """Another session, or this one went back itself: nothing is usual any more."""
-        tail = self.loss.tail if self.loss is not None else ()
         self._end_watches()
         self.session = session
-        self.loss, self.pace = LossWatch(session, self.loss_name or "loss", tail), PaceWatch(session)
+        self.loss, self.pace = LossWatch(session, self.loss_name or "loss", self.before), PaceWatch(session)
         self._last_step, self._epoch, self._rate = 0, None, None
+        self._epoch_ended, self._is_warming = False, True
 
     def end_session(self) -> None:
         self._end_watches()
@@ -91,32 +98,48 @@ class Alarms:
         self.save_failure = self.few_saves = None
         self.disk.clear()
 
-    def add_steps(self, steps: Sequence[int], ts: Sequence[float], epochs: Sequence[float | None]) -> None:
+    def add_steps(self, events: Sequence[Step | StepRow], steps: Sequence[int], ts: Sequence[float]) -> None:
         """Steps of one session that rise; their metrics come with `add_metric`, then `advance` is called."""
         if self.pace is not None:
             self.pace.add(steps, ts)
         if self.loss is None:
             return
-        per_epoch = self.steps_per_epoch
-        if per_epoch > 0:
-            before = (self._last_step - 1) // per_epoch if self._last_step else None
-            if before != (steps[0] - 1) // per_epoch or before != (steps[-1] - 1) // per_epoch:
-                for step in steps:
-                    epoch_now = (step - 1) // per_epoch
-                    if before is not None and epoch_now != before:
-                        self.loss.boundary(step)
-                    before = epoch_now
-            self._last_step = steps[-1]
+        if self._epoch_ended:
+            self._epoch_ended = False
+            self.loss.epoch(steps[0])
+        if self.steps_per_epoch > 0:
+            self._find_epochs(steps)
             return
-        if epochs[0] == epochs[-1] == self._epoch and epochs.count(epochs[0]) == len(epochs):
-            return
-        for step, epoch in zip(steps, epochs, strict=True):
-            if epoch is None or epoch - epoch != 0:
-                continue
-            whole = int(epoch)
-            if self._epoch is not None and whole != self._epoch:
-                self.loss.boundary(step)
-            self._epoch = whole
+        epochs = list(map(attrgetter("epoch"), events))
+        try:
+            wholes = list(map(int, epochs))
+        except (TypeError, ValueError, OverflowError):  # some have none, or not a finite one
+            told = [(step, int(epoch)) for step, epoch in zip(steps, epochs, strict=True)
+                    if epoch is not None and epoch - epoch == 0]  # fmt: skip
+            steps, wholes = [step for step, _ in told], [whole for _, whole in told]
+        if wholes == sorted(wholes):
+            firsts = [bisect_left(wholes, whole) for whole in sorted(set(wholes))]
+        else:
+            firsts = [i for i, (a, b) in enumerate(pairwise([None, *wholes])) if a != b]
+        for first in firsts:
+            if self._epoch is not None and wholes[first] != self._epoch:
+                self.loss.epoch(steps[first])
+            self._epoch = wholes[first]
+
+    def _find_epochs(self, steps: Sequence[int]) -> None:
+        """The first step event of each epoch, or the last of the one before: some count from 0, some from 1."""
+        per_epoch, watch = self.steps_per_epoch, self.loss
+        assert watch is not None
+        before = self._last_step or steps[0]
+        first, last = before // per_epoch, steps[-1] // per_epoch
+        if last - first <= len(steps):
+            starts = {bisect_left(steps, epoch * per_epoch) for epoch in range(first + 1, last + 1)}
+        else:  # steps far apart: each may be of an epoch of its own
+            starts = {i for i, (a, b) in enumerate(pairwise([before, *steps]))
+                      if a // per_epoch != b // per_epoch}  # fmt: skip
+        for start in sorted(starts):
+            watch.epoch(steps[start])
+        self._last_step = steps[-1]
 
     def add_metric(self, name: str, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         """A metric of the newest steps. Of several losses the first that came is the one."""
@@ -131,9 +154,9 @@ class Alarms:
             self.loss.advance()
             self.pace.advance()
 
-    def epoch_ended(self, step: int) -> None:
-        if self.loss is not None:
-            self.loss.boundary(step + 1)
+    def epoch_ended(self) -> None:
+        """The next step event is of another epoch, whatever its number."""
+        self._epoch_ended = True
 
     def session_ended(self, phase: Phase, session: int, reason: str, step: int, ts: float) -> None:
         """An earlier session ended badly; kept, now that another one has begun."""
@@ -231,14 +254,23 @@ class Alarms:
         return samples[-1][0] + samples[-1][1] / -slope
 
     def _add_rates(self, steps: Sequence[int], values: Sequence[float]) -> None:
-        if self.loss is None or not values:
+        watch = self.loss
+        if watch is None or not values:
             return
         before = values[0] if self._rate is None else self._rate
+        if self._is_warming and values.count(before) < len(values):  # what never changes is no warm-up
+            first = self._first_step = steps[0] if self._rate is None else self._first_step
+            for step, (a, b) in zip(steps, pairwise([before, *values]), strict=True):
+                if not b >= a:
+                    self._is_warming = False
+                    break
+                if b > a:
+                    watch.warm_until = step + (step - first)
         if max(values) > RATE_JUMP * min(before, *values) or min(values) <= 0:
             for step, value in zip(steps, values, strict=True):
                 # From nothing it is warm-up, and no jump.
                 if value > RATE_JUMP * before > 0:
-                    self.loss.boundary(step)
+                    watch.rate_jump(step)
                 before = value
         self._rate = values[-1]
 
@@ -247,6 +279,7 @@ class Alarms:
             if watch is not None:
                 watch.end()
                 self.past.extend(watch.closed)
+        self.before = self.loss if self.loss is not None else self.before
         self.loss = self.pace = None
 
 
@@ -306,16 +339,14 @@ def late_save_alert(alarms: Alarms, at: Moment) -> Alert | None:
     """No save for far longer than the run's own interval."""
     if at.phase is not Phase.RUNNING:
         return None
-    steps: dict[int, float] = {}
-    for save in at.saves:
-        if save.session == at.session:
-            steps.setdefault(save.step, save.ts)
-    if len(steps) < LEAST_SAVES:
+    # A new best comes when it comes: it is a save, but tells no interval.
+    of_session = [save for save in at.saves if save.session == at.session]
+    placed = sorted({save.step: save.ts for save in reversed(of_session) if save.kind not in UNPLANNED_KINDS}.items())
+    if len(placed) < LEAST_SAVES:
         return None
-    placed = sorted(steps.items())
     step_gaps = sorted(b[0] - a[0] for a, b in pairwise(placed))
     time_gaps = sorted(b[1] - a[1] for a, b in pairwise(placed))
-    last_step, last_ts = placed[-1]
+    last_step, last_ts = max((save.step, save.ts) for save in of_session)
     since_steps, since_s = at.last_step - last_step, at.last_ts - last_ts
     usual_steps, usual_s = step_gaps[len(step_gaps) // 2], time_gaps[len(time_gaps) // 2]
     is_late = since_steps > max(LATE_SAVE * usual_steps, LATE_SAVE_MAX * step_gaps[-1])

@@ -6,12 +6,14 @@ events came in batches makes no difference to the state. Nothing that a log hold
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import attrgetter, itemgetter, sub
 from typing import Any
 
+from ckpt_tui.events.blocks import StepBlock, StepRow, Told
+from ckpt_tui.events.codec import NONFINITE
 from ckpt_tui.events.schema import (
     BadLine,
     Best,
@@ -56,6 +58,11 @@ BLOCK_STEPS = 4096
 WATCHED_NAMES = frozenset((*LOSS_NAMES, *RATE_NAMES))
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
+Row = Step | StepRow
+Column = tuple[str, list[Any]]
+Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first to before the second
+
+_SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
 _NUMBERS = (float, int)
 _FLOATS = {float}
 _NAN = float("nan")
@@ -73,17 +80,20 @@ class RunFold:
     def apply(self, event: Event | BadLine) -> None:
         self.apply_all((event,))
 
-    def apply_all(self, events: Iterable[Event | BadLine]) -> None:
-        for event_type, group in groupby(events, type):
-            if event_type is Step:
+    def apply_all(self, told: Iterable[Told]) -> None:
+        for told_type, group in groupby(told, type):
+            if told_type is Step:
                 self._pending.extend(group)  # type: ignore[arg-type]  # by their type
                 if len(self._pending) >= BLOCK_STEPS:
                     self._pour()
-            else:
-                if self._pending:
-                    self._pour()
-                for event in group:
-                    self._apply_other(event)
+                continue
+            if self._pending:
+                self._pour()
+            for one in group:
+                if isinstance(one, StepBlock):
+                    self._take_rows(one.rows, one.columns)
+                else:
+                    self._apply_other(one)
 
     def skip_to(self, ts: float) -> None:
         """Events are left out here, up to one at `ts`: the silence between is none, and no pause is counted."""
@@ -94,30 +104,38 @@ class RunFold:
     # Steps, in blocks.
 
     def _pour(self) -> None:
-        """Take the gathered steps, split where the session changes or steps go back."""
+        """Take the gathered steps."""
         block = self._pending[:]
         self._pending.clear()
-        self._folded.num_events += len(block)
-        sessions, steps, ts = (list(map(attrgetter(name), block)) for name in ("session", "step", "ts"))
-        self._count_missing(list(map(attrgetter("seq"), block)))
+        self._take_rows(block, lambda start, stop: _columns(block[start:stop]))
+
+    def _take_rows(self, rows: Sequence[Row], columns: Columns) -> None:
+        """Steps as they follow each other, split where the session changes or steps go back."""
+        self._folded.num_events += len(rows)
+        sessions, steps, ts = ([*map(get, rows)] for get in (_SESSION, _STEP, _TS))
+        first, last = rows[0].seq, rows[-1].seq
+        if last - first == len(rows) - 1 and (first == self.last_seq + 1 or not self.last_seq) and first > 0:
+            self.last_seq = last
+        else:
+            self._count_missing([row.seq for row in rows])
+        if _is_plain(sessions, steps):
+            self._take_steps(rows, steps, ts, columns(0, len(rows)))
+            return
         start = 0
-        for index in range(1, len(block)) if not _is_plain(sessions, steps) else ():
-            if sessions[index] != sessions[index - 1] or steps[index] < steps[index - 1]:
-                self._take_steps(block[start:index], steps[start:index], ts[start:index])
+        for index in range(1, len(rows) + 1):
+            if (
+                index == len(rows) or sessions[index] != sessions[index - 1] or steps[index] < steps[index - 1]
+            ):  # fmt: skip
+                self._take_steps(rows[start:index], steps[start:index], ts[start:index], columns(start, index))
                 start = index
-        self._take_steps(block[start:], steps[start:], ts[start:])
 
     def _count_missing(self, seqs: list[int]) -> None:
-        first, last = seqs[0], seqs[-1]
-        if last - first == len(seqs) - 1 and (first == self.last_seq + 1 or not self.last_seq) and first > 0:
-            self.last_seq = last
-            return
         for seq in seqs:
             if seq > self.last_seq + 1 and self.last_seq:
                 self._folded.missing_lines += seq - self.last_seq - 1
             self.last_seq = max(self.last_seq, seq)
 
-    def _take_steps(self, block: list[Step], steps: list[int], ts: list[float]) -> None:
+    def _take_steps(self, block: Sequence[Row], steps: list[int], ts: list[float], columns: Iterable[Column]) -> None:
         """Steps of one session that rise."""
         session = self._session_of(block[0], steps[0] - 1)
         if session.first_step is None:
@@ -141,29 +159,18 @@ class RunFold:
         self._seen(ts[0])
         self._seen(ts[-1])
         alarms = self._folded.alarms
-        alarms.add_steps(steps, ts, list(map(attrgetter("epoch"), block)))
-        self._add_metrics(session.number, steps, ts, [event.metrics for event in block])
+        alarms.add_steps(block, steps, ts)
+        for name, column in columns:
+            self._add_column(name, session.number, steps, ts, column)
         alarms.advance()
 
-    def _add_metrics(self, session: int, steps: list[int], ts: list[float], rows: list[dict[str, Any]]) -> None:
-        names = list(rows[0])
-        if list(map(len, rows)).count(len(names)) == len(rows):
-            try:
-                columns = [list(map(itemgetter(name), rows)) for name in names]
-            except KeyError:
-                pass  # as many metrics, but others
-            else:
-                for name, column in zip(names, columns, strict=True):
-                    self._add_column(name, session, steps, ts, column)
-                return
-        for name in dict.fromkeys(name for row in rows for name in row):
-            having = [index for index, row in enumerate(rows) if name in row]
-            self._add_column(
-                name, session, [steps[i] for i in having], [ts[i] for i in having], [rows[i][name] for i in having]
-            )
+    def _add_metrics(self, session: int, event: Event, metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            self._add_column(name, session, [event.step], [event.ts], [value])
 
     def _add_column(self, name: str, session: int, steps: list[int], ts: list[float], column: Any) -> None:
         if set(map(type, column)) != _FLOATS:
+            column = [NONFINITE.get(value) if type(value) is str else value for value in column]
             having = [index for index, value in enumerate(column) if type(value) in _NUMBERS]
             if not having:
                 return
@@ -182,16 +189,18 @@ class RunFold:
 
     # Sessions.
 
-    def _session_of(self, event: Event, start_step: int) -> SessionRecord:
+    def _session_of(self, event: Event | StepRow, start_step: int) -> SessionRecord:
         """The record of an event's session; a session whose start the log does not tell begins here."""
         if self._folded.sessions:
             last = self._folded.sessions[-1]
-            begins_one = event.session != last.number if isinstance(event, Step) else event.session > last.number
+            begins_one = (
+                event.session != last.number if isinstance(event, Step | StepRow) else event.session > last.number
+            )
             if not begins_one or event.session <= 0 or getattr(event, "by", "") == "viewer":
                 return last
         return self._begin_session(event, max(start_step, 0))
 
-    def _begin_session(self, event: Event, start_step: int) -> SessionRecord:
+    def _begin_session(self, event: Event | StepRow, start_step: int) -> SessionRecord:
         if self._folded.sessions and self._folded.sessions[-1].phase is Phase.RUNNING:
             before = self._folded.sessions[-1]
             before.phase, before.reason = Phase.CRASHED, "the next session began without its end"
@@ -298,12 +307,12 @@ class RunFold:
 
     def _eval(self, event: Eval, session: SessionRecord) -> None:
         self._folded.pause_s += max(event.seconds or 0.0, 0.0)
-        self._add_metrics(session.number, [event.step], [event.ts], [event.metrics])
+        self._add_metrics(session.number, event, event.metrics)
 
     def _epoch_end(self, event: EpochEnd, session: SessionRecord) -> None:
         if event.epoch is not None:
             self._folded.epoch = event.epoch
-        self._folded.alarms.epoch_ended(event.step)
+        self._folded.alarms.epoch_ended()
 
     def _saved(self, event: CheckpointSaved, session: SessionRecord) -> None:
         names = tuple(dict.fromkeys((*([event.path] if event.path else ()), *event.names)))
@@ -367,7 +376,7 @@ class RunFold:
         for position, gpu in enumerate(event.gpus[:MAX_GPUS]):
             load[f"gpu{position}_percent"] = gpu.get("utilization_percent")
             load[f"gpu{position}_memory_bytes"] = gpu.get("memory_used_bytes")
-        self._add_metrics(session.number, [event.step], [event.ts], [load])
+        self._add_metrics(session.number, event, load)
 
     def _error(self, event: ErrorRaised, session: SessionRecord) -> None:
         session.reason = f"{event.type}: {event.message}" if event.type else event.message
@@ -437,6 +446,21 @@ _APPLY: dict[type[Event], Any] = {
     SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
     ErrorRaised: RunFold._error, SaveAdvice: RunFold._advised, LostWork: RunFold._lost_work, RunEnd: RunFold._run_end,
 }  # fmt: skip
+
+
+def _columns(block: list[Step]) -> Iterator[Column]:
+    """The values of each metric of the steps; None where one has it not."""
+    rows = [event.metrics for event in block]
+    names = list(rows[0])
+    if list(map(len, rows)).count(len(names)) == len(rows):
+        try:
+            yield from [(name, list(map(itemgetter(name), rows))) for name in names]
+        except KeyError:
+            pass  # as many metrics, but others
+        else:
+            return
+    for name in dict.fromkeys(name for row in rows for name in row):
+        yield name, [row.get(name) for row in rows]
 
 
 def _is_plain(sessions: list[int], steps: list[int]) -> bool:

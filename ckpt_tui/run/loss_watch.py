@@ -5,8 +5,8 @@ with `sum` and `max`; single points only where a chunk holds one that stands out
 since the session began, so that it makes no difference in which batches the points came.
 
 What keeps healthy runs silent:
-- a single high point must be rarer than the run's own tail makes likely (the maxima of its chunks tell that tail), or
-  `MANY_OF_8` of 8 points in a row must be high;
+- a single high point must be far beyond the highest that the run has shown (noise has heavy tails), or `MANY_OF_8` of
+  8 points in a row must be high;
 - a rise that begins at an epoch's boundary, at a jump of the learning rate or at the beginning of a session is the
   run's new level: it is learned anew, and no alarm;
 - before `FIRST_LOOK` points nothing is usual yet.
@@ -15,7 +15,7 @@ What keeps healthy runs silent:
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from copy import copy
@@ -25,39 +25,50 @@ from ckpt_tui import text
 from ckpt_tui.run.state import Alert
 
 FIRST_LOOK = 32  # points: before them nothing is usual
-MAX_CHUNK = 512
-WINDOW = 256  # samples; every second point of a chunk becomes one
+MAX_CHUNK = 256
+WINDOW = 128  # samples: the last points; every fourth of them when there are many
+LONG, LONG_REFRESH = 4096, 1024  # points: from the first on, what is usual is told anew only so often
 HIGH_Z, HIGH_FRACTION = 6.0, 0.15  # of 8 points in a row
 MANY_OF_8 = 5
 LONE_Z, LONE_FRACTION = 10.0, 0.3  # at least, of a point that is alone
-TAIL_STRETCH = 14.0  # in units of the tail's own spread: once in a million chunks
+BEYOND = 8.0  # times the highest that this run has shown
+RISEN = 1.5  # times the highest of the session's first chunk
 CALM_POINTS = 16  # after that many ordinary points it is over
 NEW_LEVEL_POINTS = 1024  # after that many high ones in a row that is where the loss is now
 GRACE_POINTS = 64  # after a boundary; an eighth of what lies between boundaries where that is less
 MAX_CLOSED = 100
 MAX_BOUNDARIES = 16
-_MAX_MAXIMA = 32
-_USUAL_TAIL, _USUAL_TAIL_WEIGHT = 0.12, 3.0  # that of normal noise, before there are maxima to tell
+_MAX_MAXIMA = 64
 
 
 class LossWatch:
-    """One session's training loss. Give points with `add`, boundaries with `boundary`, then call `advance`."""
+    """One session's training loss; `before`: that of the session before it.
 
-    def __init__(self, session: int, name: str = "loss", tail: Sequence[float] = ()) -> None:
+    Give points with `add`, what lies between them with `epoch` and `rate_jump`, then call `advance`.
+    """
+
+    def __init__(self, session: int, name: str = "loss", before: LossWatch | None = None) -> None:
         self.session = session
         self.name = name
         self.closed: deque[Alert] = deque(maxlen=MAX_CLOSED)
         self.spike: Alert | None = None
+        self.rise: Alert | None = None
         self.nonfinite: Alert | None = None
-        self.tail = list(tail)  # logarithms of the chunks' maxima, in spreads, as if each chunk were full
+        self.warm_until = 0  # step until which the learning rate rises, and as long again
+        self.tail = (
+            before.tail if before is not None else []
+        )  # how far above the median the chunks' highest were, in spreads
         self._steps: list[int] = []  # of points that wait for their chunk to fill
         self._ts: list[float] = []
         self._values: list[float] = []
-        self._boundaries: list[int] = []
+        self._epochs: list[int] = []
+        self._jumps: list[int] = []  # of the learning rate
         self._window: list[float] = []
         self._num_learned = 0  # points since the level was learned anew
         self._median = self._scale = 0.0
         self._is_ready = False
+        self._high = math.inf
+        self._before: list[float] = []  # the last points of the chunk before
         self._highs: list[tuple[int, int, float, float]] = []  # index, step, ts, value of the last high points
         self._index = 0  # of the next point
         self._calm = 0  # ordinary points since the last high one of the spike
@@ -67,7 +78,8 @@ class LossWatch:
         self._peak = 0.0
         self._stride = 1.0  # steps a point
         self._first_step = 0
-        self._ceiling = -math.inf  # the highest that was learned
+        # The highest that was learned at the beginning.
+        self._ceiling = before._ceiling if before is not None else -math.inf
 
     def add(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         if not self._index and not self._steps and steps:
@@ -76,16 +88,20 @@ class LossWatch:
         self._ts += ts
         self._values += values
 
-    def boundary(self, step: int) -> None:
-        """From `step` on another level is to be expected: a new epoch, a jump of the learning rate."""
-        if not self._boundaries or self._boundaries[-1] < step:
-            self._boundaries.append(step)
+    def epoch(self, step: int) -> None:
+        """From `step` on it is another epoch, and another level of the loss is no surprise."""
+        _insert(self._epochs, step)
+
+    def rate_jump(self, step: int) -> None:
+        """The same where the learning rate jumps up."""
+        _insert(self._jumps, step)
 
     def advance(self) -> None:
         """Look at the chunks that are full. Everything that is known of their steps must have been told before."""
         num_points = self._chunk_length()
         while len(self._values) >= num_points:
             self._look_at(self._steps[:num_points], self._ts[:num_points], self._values[:num_points])
+            self._look_for_rise(self._steps[num_points - 1], self._ts[num_points - 1])
             del self._steps[:num_points], self._ts[:num_points], self._values[:num_points]
             num_points = self._chunk_length()
 
@@ -95,9 +111,9 @@ class LossWatch:
         if self._values:
             now = copy(self)
             now.closed, now.tail, now._window = self.closed.copy(), self.tail[:], self._window[:]
-            now._highs, now._boundaries = self._highs[:], self._boundaries[:]
+            now._highs, now._epochs, now._jumps = self._highs[:], self._epochs[:], self._jumps[:]
             now._look_at(self._steps, self._ts, self._values)
-        return [*now.closed, *(alert for alert in (now.nonfinite, now.spike) if alert is not None)]
+        return [*now.closed, *(alert for alert in (now.nonfinite, now.spike, now.rise) if alert is not None)]
 
     def end(self) -> None:
         """The session is over, and with it what was going on in it."""
@@ -106,6 +122,9 @@ class LossWatch:
             self._steps, self._ts, self._values = [], [], []
         self._close_spike()
         self._close_nonfinite()
+        if self.rise is not None:
+            self.closed.append(replace(self.rise, is_over=True))
+            self.rise = None
 
     # Chunks.
 
@@ -125,12 +144,16 @@ class LossWatch:
             self._finite += len(values)
             if self.nonfinite is not None and self._finite >= CALM_POINTS:
                 self._close_nonfinite()
+        # What is usual was told anew since the last chunk, and calls its end high: no rise begins here.
+        if self.spike is None and sum(value > self._high for value in self._before) >= MANY_OF_8:
+            self._learn_anew()
         start, end = 0, len(values)
         while start < end:
             start = self._look_from(start, steps, ts, values)
+        self._before = (self._before + values[-8:])[-8:]
         # Only what lies behind may go: what was told beforehand depends on the batches.
-        passed = bisect_right(self._boundaries, steps[-1])
-        del self._boundaries[: max(passed - MAX_BOUNDARIES, 0)]
+        for boundaries in (self._epochs, self._jumps):
+            del boundaries[: max(bisect_right(boundaries, steps[-1]) - MAX_BOUNDARIES, 0)]
 
     def _count_nonfinite(self, steps: list[int], ts: list[float], values: list[float]) -> list[int]:
         """Alerts of what is not finite; the positions of what is."""
@@ -172,7 +195,7 @@ class LossWatch:
             self._learn(rest, highest=None)
             self._index += len(rest)
             return len(values)
-        high = self._median + max(HIGH_Z * self._scale, HIGH_FRACTION * abs(self._median))
+        high = self._high
         highest = max(rest)
         if highest <= high:
             self._learn(rest, highest)
@@ -208,48 +231,47 @@ class LossWatch:
         """Take points into the window, and the chunk's highest into what is known of the tail."""
         if not values:
             return
-        if highest is not None and len(values) >= FIRST_LOOK:
-            z = max((highest - self._median) / self._scale, 1.0)
-            self.tail.append(math.log(z) + self._tail_spread() * math.log(MAX_CHUNK / len(values)))
-            del self.tail[:-_MAX_MAXIMA]
+        before = self._num_learned
         self._num_learned += len(values)
-        self._ceiling = max(self._ceiling, max(values) if highest is None else highest)
-        self._window = (self._window + list(values[:: 1 if self._num_learned <= WINDOW else 2]))[-WINDOW:]
-        if self._num_learned >= FIRST_LOOK:
+        highest = max(values) if highest is None else highest
+        # Against what was usual before it: where the level fell within the chunk its beginning is no tail.
+        if self._is_ready and len(values) >= FIRST_LOOK:
+            self.tail.append((highest - self._median) / self._scale)
+            del self.tail[:-_MAX_MAXIMA]
+        if self._index < MAX_CHUNK:
+            self._ceiling = max(self._ceiling, highest)
+        stride = 1 if self._num_learned <= LONG else 4
+        self._window = (self._window + list(values[::stride]))[-WINDOW:]
+        # A long run does not change within a chunk.
+        is_due = before < LONG or before // LONG_REFRESH < self._num_learned // LONG_REFRESH
+        if self._num_learned >= FIRST_LOOK and is_due:
             self._median, self._scale = _median_and_spread(sorted(self._window))
+            self._high = self._median + max(HIGH_Z * self._scale, HIGH_FRACTION * abs(self._median))
             self._is_ready = True
 
     def _learn_anew(self) -> None:
         self._window, self._num_learned, self._is_ready, self._highs = [], 0, False, []
-
-    def _tail_spread(self) -> float:
-        """How far apart the maxima of chunks lie, in logarithms: about 0.1 for normal noise, 1/3 for Student's t(3)."""
-        num_maxima = len(self.tail)
-        if num_maxima < 4:
-            return _USUAL_TAIL
-        ordered = sorted(self.tail)
-        seen = (ordered[3 * num_maxima // 4] - ordered[num_maxima // 4]) / 1.57  # of Gumbel's distribution
-        return (_USUAL_TAIL_WEIGHT * _USUAL_TAIL + num_maxima * seen) / (_USUAL_TAIL_WEIGHT + num_maxima)
+        self._high, self._before = math.inf, []
 
     def _lone_z(self) -> float:
         """How far above the median, in spreads, a point must be to mean something all by itself."""
-        if not self.tail:
-            return 4 * LONE_Z
-        ordered = sorted(self.tail)
-        usual = ordered[len(ordered) // 2]
-        return max(LONE_Z, math.exp(min(usual + TAIL_STRETCH * self._tail_spread(), 50.0)))
+        beyond = BEYOND * (1 + 4 / max(len(self.tail), 1))  # few maxima tell little
+        return max(LONE_Z, beyond * max(self.tail, default=BEYOND))
 
     def _is_expected(self, step: int, value: float) -> bool:
-        """Just after a boundary, and no worse than this session has been before."""
+        """Just after a boundary or while it warms up, and not much worse than this session has been before."""
         if value > max(2 * self._ceiling, self._ceiling):
             return False
+        if step <= self.warm_until:
+            return True
+        whole = GRACE_POINTS * self._stride
         before = self._first_step
-        for boundary in self._boundaries:
-            grace = min(GRACE_POINTS * self._stride, max((boundary - before) / 8, 8 * self._stride))
-            if 0 <= step - boundary <= grace:
+        for epoch in self._epochs:
+            # Of a short epoch an eighth: the rest of it is watched.
+            if 0 <= step - epoch <= min(whole, max((epoch - before) / 8, 8 * self._stride)):
                 return True
-            before = boundary
-        return False
+            before = epoch
+        return any(0 <= step - jump <= whole for jump in self._jumps)
 
     # Episodes.
 
@@ -303,10 +325,31 @@ class LossWatch:
             self.closed.append(replace(self.spike, is_over=True))
             self.spike = None
 
+    def _look_for_rise(self, step: int, ts: float) -> None:
+        """At the end of a full chunk: has it come, at whatever speed, to well above where the session began?"""
+        is_high = self._is_ready and self._median > max(RISEN * self._ceiling, self._ceiling)
+        if not is_high:
+            if self.rise is not None:
+                self.closed.append(replace(self.rise, is_over=True))
+                self.rise = None
+            return
+        words = (
+            f"usual is {text.metric(self._median)} now; the session's first were {text.metric(self._ceiling)} at most"
+        )
+        was = self.rise or Alert(
+            f"rise-{self.session}-{step}", "warning", "Loss has risen", words, step, ts, kind="spike", count=0
+        )
+        self.rise = replace(was, detail=words, last_step=step, last_ts=ts, count=was.count + 1)
+
     def _close_nonfinite(self) -> None:
         if self.nonfinite is not None:
             self.closed.append(replace(self.nonfinite, is_over=True))
             self.nonfinite = None
+
+
+def _insert(boundaries: list[int], step: int) -> None:
+    if step not in boundaries[-MAX_BOUNDARIES:]:
+        insort(boundaries, step)
 
 
 def _median_and_spread(ordered: Sequence[float]) -> tuple[float, float]:

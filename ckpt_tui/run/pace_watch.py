@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from operator import sub
+from operator import sub, truediv
 
 from ckpt_tui import text
 from ckpt_tui.run.state import Alert
@@ -80,7 +80,7 @@ class PaceWatch:
             whole = [i for i in range(len(lengths)) if lengths[i] > 0 and seconds[i] >= 0]
             steps, ts = [steps[0], *(steps[i + 1] for i in whole)], [ts[0], *(ts[i + 1] for i in whole)]
             lengths, seconds = [lengths[i] for i in whole], [seconds[i] for i in whole]
-        paces = [s / n for s, n in zip(seconds, lengths, strict=True)]
+        paces = list(map(truediv, seconds, lengths))
         start = 0
         while start < len(paces):
             stop = min(start + REFRESH_SPANS - self._num_spans % REFRESH_SPANS, len(paces))

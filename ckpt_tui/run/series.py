@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from operator import add
+from typing import Any, Literal
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Segment, Series
@@ -56,62 +58,94 @@ class SegmentBuilder:
 
     def add_all(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         """Points of equal numbers of steps, times and values; values may be NaN or infinite."""
-        self._settle_fresh(len(self.fresh) + len(values) - MAX_FRESH)
-        num_old = len(values) - MAX_FRESH
-        if num_old > 0:
-            self._settle(steps[:num_old], ts[:num_old], values[:num_old])
-            steps, ts, values = steps[num_old:], ts[num_old:], values[num_old:]
-        if steps:
-            self.end = steps[-1], ts[-1]
         self.fresh_steps += steps
         self.fresh_ts += ts
         self.fresh += values
+        self.end = steps[-1], ts[-1]
+        if len(self.fresh) > 2 * MAX_FRESH:
+            self._settle_old()
 
     def cut_after(self, step: int) -> None:
         """Keep the points up to `step` apart from those above it, if no bucket holds both already."""
+        self._settle_old()
         if not self.cuts or self.cuts[-1] < step:
             self.cuts.append(step)
             del self.cuts[:-MAX_CUTS]
 
     def settle_all(self) -> None:
         """No point is going to be added any more."""
-        self._settle_fresh(len(self.fresh))
+        self._settle(len(self.fresh))
 
-    def _settle_fresh(self, num_points: int) -> None:
-        if num_points > 0:
-            steps, ts, values = self.fresh_steps[:num_points], self.fresh_ts[:num_points], self.fresh[:num_points]
-            del self.fresh_steps[:num_points], self.fresh_ts[:num_points], self.fresh[:num_points]
-            self._settle(steps, ts, values)
+    def _settle_old(self) -> None:
+        """All but the newest. Points are gathered before they are settled, but always before a cut or a look."""
+        self._settle(len(self.fresh) - MAX_FRESH)
 
-    def _settle(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
-        """Put points into buckets."""
-        start = 0
-        for cut in self.cuts:
-            stop = bisect_right(steps, cut)
-            self._add_to_buckets(steps[start:stop], ts[start:stop], values[start:stop])
-            if stop < len(steps) and (stop or (self.steps and self.steps[-1] <= cut)):
+    def _settle(self, num_points: int) -> None:
+        """Put the oldest fresh points into buckets."""
+        if num_points <= 0:
+            return
+        steps, start = self.fresh_steps, 0
+        first_cut = bisect_left(self.cuts, self.steps[-1]) if self.steps else 0
+        for cut in self.cuts[first_cut:]:
+            if cut >= steps[num_points - 1]:
+                break
+            stop = bisect_right(steps, cut, start, num_points)
+            self._add_to_buckets(start, stop)
+            if stop or (self.steps and self.steps[-1] <= cut):
                 self.filled = self.width
-            start = max(start, stop)
-        self._add_to_buckets(steps[start:], ts[start:], values[start:])
+            start = stop
+        self._add_to_buckets(start, num_points)
+        del self.fresh_steps[:num_points], self.fresh_ts[:num_points], self.fresh[:num_points]
 
-    def _add_to_buckets(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
-        position, end = 0, len(values)
-        while position < end:
-            if self.filled >= self.width:
-                if len(self.steps) >= MAX_BUCKETS - MAX_FRESH:
-                    self._halve()
-                self.steps.append(steps[position])
-                self.ts.append(ts[position])
-                self.bad.append(0)
-                self.total.append(0.0)
-                self.num_finite.append(0)
-                for column in (self.lo, self.hi, self.last):
-                    column.append(float("nan"))
-                self.filled = 0
-            stop = min(end, position + self.width - self.filled)
-            self._pour(values[position:stop])
-            self.filled += stop - position
-            position = stop
+    def _add_to_buckets(self, start: int, end: int) -> None:
+        """Fresh points from `start` to before `end`; whole buckets at once where all values are finite."""
+        values = self.fresh
+        total = sum(values[start:end])
+        is_finite = total - total == 0
+        while start < end:
+            if self.filled < self.width:
+                stop = min(end, start + self.width - self.filled)
+                self._pour(values[start:stop])
+                self.filled += stop - start
+                start = stop
+                continue
+            num_free = MAX_BUCKETS - MAX_FRESH - len(self.steps)
+            if num_free <= 0:
+                self._halve()
+                continue
+            num_whole = min((end - start) // self.width, num_free)
+            if is_finite and num_whole > 1:
+                stop = start + num_whole * self.width
+                self._add_whole_buckets(start, stop)
+                start = stop
+                continue
+            self.steps.append(self.fresh_steps[start])
+            self.ts.append(self.fresh_ts[start])
+            self.bad.append(0)
+            self.total.append(0.0)
+            self.num_finite.append(0)
+            for column in (self.lo, self.hi, self.last):
+                column.append(float("nan"))
+            self.filled = 0
+
+    def _add_whole_buckets(self, start: int, stop: int) -> None:
+        """Of finite values, as many as fill them."""
+        values, width = self.fresh, self.width
+        if width == 1:
+            lows = highs = totals = values[start:stop]
+        else:
+            chunks = [values[first : first + width] for first in range(start, stop, width)]
+            lows, highs = list(map(min, chunks)), list(map(max, chunks))
+            totals = list(map(sum, chunks))
+        self.steps.extend(self.fresh_steps[start:stop:width])
+        self.ts.extend(self.fresh_ts[start:stop:width])
+        self.bad.extend([0] * len(lows))
+        self.total.extend(totals)
+        self.num_finite.extend([width] * len(lows))
+        self.lo.extend(lows)
+        self.hi.extend(highs)
+        self.last.extend(values[start + width - 1 : stop : width])
+        self.lowest = min(self.lowest, *lows)
 
     def _pour(self, chunk: Sequence[float]) -> None:
         """Into the last bucket."""
@@ -135,29 +169,25 @@ class SegmentBuilder:
 
     def _halve(self) -> None:
         """Merge neighbours, but none over a cut."""
-        firsts: list[int] = []
-        seconds: list[int] = []
-        begins_after_cut = {bisect_right(self.steps, cut) for cut in self.cuts}
-        index, num_buckets = 0, len(self.steps)
-        while index < num_buckets:
-            has_second = index + 1 < num_buckets and index + 1 not in begins_after_cut
-            firsts.append(index)
-            seconds.append(index + has_second)
-            index += 1 + has_second
-        lo, hi, last, bad = self.lo, self.hi, self.last, self.bad
-        pairs = list(zip(firsts, seconds, strict=True))
-        self.lo = array("d", [_lower(lo[a], lo[b]) for a, b in pairs])
-        self.hi = array("d", [_higher(hi[a], hi[b]) for a, b in pairs])
-        self.last = array("d", [_later(last[a], last[b]) for a, b in pairs])
-        self.bad = array("q", [bad[a] + bad[b] if a != b else bad[a] for a, b in pairs])
-        total, num = self.total, self.num_finite
-        self.total = array("d", [total[a] + total[b] if a != b else total[a] for a, b in pairs])
-        self.num_finite = array("q", [num[a] + num[b] if a != b else num[a] for a, b in pairs])
-        self.steps, self.ts = array("q", [self.steps[a] for a in firsts]), array("d", [self.ts[a] for a in firsts])
+        num_buckets = len(self.steps)
+        begins = {0, *(bisect_right(self.steps, cut) for cut in self.cuts), num_buckets}
+        stretches = list(pairwise(sorted(begins)))
+        # A bucket without a finite value has NaN, which min() and max() do not see through.
+        are_finite = min(self.num_finite) > 0
+        lower, higher, later = (min, max, _second) if are_finite else (_lower, _higher, _later)
+        self.lo = array("d", _merged(self.lo, stretches, lower))
+        self.hi = array("d", _merged(self.hi, stretches, higher))
+        self.last = array("d", _merged(self.last, stretches, later))
+        self.bad = array("q", _merged(self.bad, stretches, add))
+        self.total = array("d", _merged(self.total, stretches, add))
+        self.num_finite = array("q", _merged(self.num_finite, stretches, add))
+        self.steps = array("q", _merged(self.steps, stretches, _first))
+        self.ts = array("d", _merged(self.ts, stretches, _first))
         self.width *= 2
         self.filled = self.width
 
     def freeze(self) -> Segment:
+        self._settle_old()
         finite = array("d", [value if value - value == 0 else float("nan") for value in self.fresh])
         bad = array("q", [value - value != 0 for value in self.fresh])
         return Segment(
@@ -171,6 +201,27 @@ class SegmentBuilder:
     def best(self) -> float:
         """The lowest finite value, infinite without one."""
         return min(self.lowest, min((value for value in self.fresh if value - value == 0), default=float("inf")))
+
+
+def _merged(column: array[Any], stretches: Sequence[tuple[int, int]], join: Callable[[Any, Any], Any]) -> Iterator[Any]:
+    """The neighbours of each stretch joined two by two; the last of an odd number stays as it is."""
+    for start, stop in stretches:
+        even = stop - (stop - start) % 2
+        if join is _first:
+            yield from column[start:even:2]
+        elif join is _second:
+            yield from column[start + 1 : even : 2]
+        else:
+            yield from map(join, column[start:even:2], column[start + 1 : even : 2])
+        yield from column[even:stop]
+
+
+def _first(a: Any, b: Any) -> Any:
+    return a
+
+
+def _second(a: Any, b: Any) -> Any:
+    return b
 
 
 def _lower(a: float, b: float) -> float:

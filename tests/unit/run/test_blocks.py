@@ -1,0 +1,107 @@
+"""Step lines in blocks mean what they mean one by one, whatever stands among them and however they are cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ckpt_tui.events.blocks import BlockDecoder, StepBlock
+from ckpt_tui.events.codec import decode_lines
+from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.state import RunState
+from ckpt_tui.sources.jsonl import JsonlSource
+from tests.builders.event_logs import LogText
+
+NAMES = ("loss", "lr", "m0", "train/loss", 'a"b', "back\\slash", "", "größe", "extra", "metrics", "rows")
+VALUES = st.one_of(
+    st.floats(-1e9, 1e9), st.integers(-9, 9),
+    st.sampled_from(["NaN", "Infinity", "-Infinity", "x", None, True, [1], {}]),
+    st.just(10**400),
+)  # fmt: skip
+ODD = (
+    b"", b"   ", b"garbage", b"{}", b"[]", b'{"v":1,"event":"step"', b"\x00\x00\x00",
+    b'{"event":"step","seq":1,"ts":5.0,"session":1,"step":3,"loss":1e999}',
+    b'{"event":"step","seq":1,"ts":5.0,"session":1,"step":3,"loss":NaN}',
+    b'{"event":"step","seq":1,"ts":5,"session":1,"step":3.0,"epoch":"1.5","loss":2}',
+    b'{"event":"step","seq":1,"ts":5.0,"session":1,"step":99999999999999999999,"loss":2}',
+    b'{"event":"step","seq":1,"ts":5.0,"session":1,"step":7,"loss":2}{"event":"step","seq":1,"ts":5.0,"session":1,"step":8}',
+    b'\x00\x00{"event":"step","seq":1,"ts":5.0,"session":1,"step":9,"loss":2}', b'{"event":"step","loss":"\xff\xfe"}',
+    b'{"event":"eval","seq":2,"ts":6.0,"session":1,"step":9,"val_loss":2,"name":"step"}',
+    b'{"event":"checkpoint_saved","seq":3,"ts":6.0,"session":1,"step":9,"path":"a.pt"}',
+    b'{"event" : "step","seq":4,"ts":6.5,"session":1,"step":10,"loss":3}',
+    b'\xef\xbb\xbf{"event":"step","seq":1,"ts":5.0,"session":1,"step":9,"loss":2}',
+)  # fmt: skip
+
+
+@st.composite
+def step_line(draw: st.DrawFn) -> bytes:
+    fields = {"v": 1, "event": "step", "seq": draw(st.integers(0, 99)), "ts": draw(st.floats(0, 99)),
+              "session": draw(st.integers(0, 3)), "step": draw(st.integers(0, 99))}  # fmt: skip
+    if draw(st.booleans()):
+        fields["epoch"] = draw(st.one_of(st.none(), st.floats(0, 9), st.just("NaN")))
+    fields |= draw(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
+    return json.dumps(fields, separators=draw(st.sampled_from([(",", ":"), (", ", ": ")]))).encode()
+
+
+plain_line = st.builds(
+    lambda step, loss: json.dumps({"v": 1, "event": "step", "seq": step, "ts": 5.0 + step, "session": 1, "step": step,
+                                   "loss": loss}).encode(),
+    st.integers(1, 999), st.floats(0, 9),
+)  # fmt: skip
+texts = st.lists(st.one_of(plain_line, plain_line, plain_line, step_line(), st.sampled_from(ODD)), max_size=60)
+
+
+def state_of(path: Path, sizes: list[int], *, in_blocks: bool) -> RunState:
+    source, fold = JsonlSource(str(path)), RunFold()
+    for size in [*sizes, 1 << 20, 1 << 20]:
+        fold.apply_all(source.poll_blocks(size)[0] if in_blocks else source.poll(size).events)
+    return fold.state(200.0, is_process_alive=True)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=texts, sizes=st.lists(st.integers(1, 4000), max_size=6))
+def test_blocks_fold_to_the_same_state_as_single_lines(lines: list[bytes], sizes: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    blocks, single = (dataclasses.asdict(state_of(path, sizes, in_blocks=way)) for way in (True, False))
+    for key, value in single.items():
+        if key == "series":
+            assert {name: repr(series) for name, series in blocks[key].items()} == {
+                name: repr(series) for name, series in value.items()
+            }
+        else:
+            assert repr(blocks[key]) == repr(value) or blocks[key] == pytest.approx(value), key
+
+
+def test_lines_of_known_fields_become_one_block_and_others_part_it() -> None:
+    log = LogText()
+    for step in range(1, 11):
+        log.add("step", step, loss=1.0)
+    decoder = BlockDecoder()
+    first = decoder.decode(log.text.rstrip(b"\n"))
+    assert [type(one).__name__ for one in first] == ["Step"] * 10  # its fields are learned from these
+    assert [type(one) for one in decoder.decode(log.text.rstrip(b"\n"))] == [StepBlock]
+    log.add("eval", 10, val_loss=1.0)
+    for step in range(11, 21):
+        log.add("step", step, loss=1.0)
+    told = decoder.decode(log.text.rstrip(b"\n"))
+    assert [type(one).__name__ for one in told] == ["StepBlock", "Eval", "StepBlock"]
+    assert [len(one.rows) for one in told if isinstance(one, StepBlock)] == [10, 10]
+    again = decoder.decode(b"\n".join(log.lines[0].rstrip() for _ in range(10)))
+    assert [type(one) for one in again] == [StepBlock]
+
+
+def test_a_log_of_ever_new_metrics_is_decoded_line_by_line_in_the_end() -> None:
+    decoder = BlockDecoder()
+    for number in range(0, 2000, 10):
+        common = {"event": "step", "seq": 1, "ts": 1.0, "session": 1, "step": 1}
+        lines = [json.dumps({**common, f"m{number + i}": 1.0}).encode()
+                 for i in range(10)]  # fmt: skip
+        text = b"\n".join(lines)
+        assert len(decoder.decode(text)) == 10
+    assert repr(decoder.decode(text)) == repr(decode_lines(text))
