@@ -15,17 +15,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckpt_tui.events.blocks import Told
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import BadLines, RunState
+from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch, EventSource
 from ckpt_tui.sources.jsonl import JsonlSource
-from ckpt_tui.sources.registry import open_source
 
 if TYPE_CHECKING:
     from ckpt_tui.services.glance import Newest
 
 MAX_NOTICES = 20
+READ_BYTES = CHUNK_BYTES // 4  # at a time: what comes of it stays in the processor's cache
 
 
 class RunMonitor:
@@ -42,7 +44,7 @@ class RunMonitor:
         *,
         newest_first: bool = False,
     ) -> None:
-        self._source = source if source is not None else open_source(path)
+        self._source = source if source is not None else open_log(path)
         self._clock = clock
         self.path = path
         self.directory = run_directory(path)
@@ -65,7 +67,11 @@ class RunMonitor:
             self._newest = None
             self._look_at_the_end()
         while True:
-            self._take(self._source.poll(CHUNK_BYTES // 4))
+            if isinstance(self._source, JsonlSource):
+                self._take(*self._source.poll_blocks(READ_BYTES))
+            else:
+                batch = self._source.poll(READ_BYTES)
+                self._take(batch.events, batch)
             # The rest behind the newest part's beginning is read at once, so that the curves never miss their end.
             if self.is_caught_up or (time.monotonic() >= deadline and not self._is_behind_the_start_of_the_newest()):
                 break
@@ -73,14 +79,14 @@ class RunMonitor:
             self._newest = None
         return self.state()
 
-    def _take(self, batch: Batch) -> None:
-        if batch.restarted and not self._continues(batch.events):
+    def _take(self, told: Sequence[Told], batch: Batch) -> None:
+        if batch.restarted and not self._continues(told):
             notices = self._fold.notices
             self._fold = RunFold(self.directory)
             self._fold.notices.extend(notices)
         self._fold.notices.extend(batch.notices)
         del self._fold.notices[:-MAX_NOTICES]
-        self._fold.apply_all(batch.events)
+        self._fold.apply_all(told)
         self.is_caught_up, self.progress = batch.is_caught_up, batch.progress
 
     def _continues(self, events: Sequence[object]) -> bool:

@@ -31,6 +31,7 @@ def small_tails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded.tail_start, "__defaults__", (4096,))
     monkeypatch.setattr(glance_module, "LONG_LOG_BYTES", 20_000)
     monkeypatch.setattr(monitor_module, "LONG_LOG_BYTES", 20_000)
+    monkeypatch.setattr(monitor_module, "READ_BYTES", 20_000)
 
 
 def long_run(seed: int, num_sessions: int = 5) -> LogText:
@@ -191,7 +192,6 @@ def test_the_watch_tells_the_newest_first_and_then_all_of_it(tmp_path: Path) -> 
     assert (monitor.is_caught_up, monitor.progress, first.is_whole) == (False, 0.0, False)
     assert_agrees(first, read_run(str(tmp_path)))
     assert first.series["loss"].num_points < 60
-    monkey_chunk(monitor)
     second = monitor.poll(0.0)
     assert 0 < monitor.progress < 1
     assert second.series["loss"].num_points > first.series["loss"].num_points
@@ -222,18 +222,10 @@ def test_the_watch_tells_the_newest_first_and_then_all_of_it(tmp_path: Path) -> 
     assert points == sorted(points)
 
 
-def monkey_chunk(monitor: RunMonitor) -> None:
-    """Polls of the log's beginning that bring a little at a time, as they do of a long log."""
-    source = monitor._source
-    poll = source.poll
-    source.poll = lambda max_bytes=0: poll(20_000)  # type: ignore[method-assign]
-
-
 def test_a_log_that_is_replaced_while_it_is_read_is_told_anew(tmp_path: Path) -> None:
     write(tmp_path, long_run(1).lines)
     monitor = RunMonitor(str(tmp_path), newest_first=True)
     monitor.poll(0.0)
-    monkey_chunk(monitor)
     monitor.poll(0.0)
     other = LogText(5000.0)
     other.add("run_start", run_name="other", total_steps=7)
