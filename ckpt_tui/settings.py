@@ -19,6 +19,7 @@ from ckpt_tui.text import safe_text
 THEME_NAMES = ("auto", "dark", "light", "colour-blind", "ansi")
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 _THEME_SPELLINGS = {"color-blind": "colour-blind", "colorblind": "colour-blind", "colourblind": "colour-blind"}
+SLOW_LINK_TICK_S = 5.0
 _MAX_BYTES = 256 << 10
 _MAX_PINS = 8
 _HELP = "`ckpt-tui config` shows what holds; `ckpt-tui config --init` writes an example."
@@ -41,6 +42,11 @@ class Settings:
     smoothing: float = 0.0
     pins: tuple[str, ...] = ()
     keymap: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def tick_s(self) -> float:
+        """Between two pictures that come by themselves."""
+        return max(self.interval_s, SLOW_LINK_TICK_S) if self.slow_link else self.interval_s
 
 
 class _Wrong(Exception):  # noqa: N818 - never leaves this module

@@ -48,6 +48,22 @@ def write_log(directory: Path, events: Sequence[dict[str, Any]], until: float) -
             log.write(json.dumps(event) + "\n")
 
 
+def names_at(events: Sequence[dict[str, Any]], until: float) -> dict[str, dict[str, Any]]:
+    """The checkpoints that the log tells of and that are still there at `until`: name -> the event of its content."""
+    there: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["ts"] > until:
+            break
+        if event["event"] == "checkpoint_saved":
+            for old, new in (("latest.pt", "latest_backup.pt"), ("best_model.pt", "best_model_previous.pt")):
+                if old in event["names"] and old in there:
+                    there[new] = there[old]
+            there.update(dict.fromkeys(event["names"], event))
+        elif event["event"] == "checkpoint_removed":
+            there.pop(event["path"], None)
+    return there
+
+
 def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: float) -> None:
     """The checkpoints that the log tells of and that are still there at `until`, of the recorded size."""
     import torch
@@ -62,17 +78,7 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
             check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         trained = [torch.load(path, weights_only=True) for path in sorted(Path(scratch).glob("rolling_step_*.pt"))]
-    there: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if event["ts"] > until:
-            break
-        if event["event"] == "checkpoint_saved":
-            for old, new in (("latest.pt", "latest_backup.pt"), ("best_model.pt", "best_model_previous.pt")):
-                if old in event["names"] and old in there:
-                    there[new] = there[old]
-            there.update(dict.fromkeys(event["names"], event))
-        elif event["event"] == "checkpoint_removed":
-            there.pop(event["path"], None)
+    there = names_at(events, until)
     steps = sorted({event["step"] for event in there.values()})
     for name, event in there.items():
         # A later checkpoint gets the weights of a later step, so that comparing two of them shows what it would.
@@ -96,10 +102,7 @@ async def draw(
         source = ReplaySource(JsonlSource(str(directory / "events.jsonl")), speed=None, until=now)
         monitor = RunMonitor(str(directory), clock=lambda: now, source=source)
         # The recorded process is long gone: whether it lives is part of the scene.
-        with (
-            patch("ckpt_tui.services.monitor.process_is_alive", lambda *_: alive),
-            patch("ckpt_tui.services.monitor.lock_owner", lambda *_: None),
-        ):
+        with patch("ckpt_tui.services.surroundings.Surroundings.is_alive", lambda *_: alive):
             app = CkptTuiApp(str(directory), monitor=monitor, env={"TERM": "xterm-256color", "COLORTERM": "truecolor"})
             async with app.run_test(size=(columns, rows)) as pilot:
                 await settle(pilot)

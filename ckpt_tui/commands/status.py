@@ -1,7 +1,8 @@
 """Is the run fine? Its state on one screen: progress, what is at risk, why it ended and what that cost.
 
 Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
-1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log).
+1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log). Of a directory that
+holds several runs: a line each, and 1 if any of them is 1, else 2 if any is 2.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ EXIT_CODES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="run directory or log file")
+    parser.add_argument("path", metavar="PATH", help="run directory, directory of runs, or log file")
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.damage import read_judged_run
+    from ckpt_tui.services.run_places import holds_runs
 
+    if holds_runs(args.path):
+        from ckpt_tui.commands.several import status_of_several
+
+        return status_of_several(args.path)
     state, judgement = read_judged_run(args.path)
     return CommandResult(
         data=status_data(state, judgement),

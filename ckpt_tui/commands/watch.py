@@ -1,6 +1,7 @@
 """Watch a run live: is it fine, how its curves go, what is at risk; and after a crash, what is lost and what to do.
 
-PATH is a run directory or its log. The training is never touched: leaving the watch (q) does not stop it.
+PATH is a run directory, its log, or a directory that holds several runs: then they are listed, newest activity first,
+and Enter opens one. The training is never touched: leaving the watch (q) does not stop it.
 With --plain the same facts are printed as lines, until the run ends or Ctrl+C; with --json, too, each line is an object
 with the `data` of `status --json`.
 """
@@ -26,15 +27,23 @@ if TYPE_CHECKING:
     from ckpt_tui.run.state import RunState
     from ckpt_tui.services.monitor import RunMonitor
 
-EXAMPLES = ("ckpt-tui watch runs/gpt", "ckpt-tui watch runs/gpt --readonly", "ckpt-tui watch runs/gpt --plain --once")
+EXAMPLES = (
+    "ckpt-tui watch runs/gpt",
+    "ckpt-tui watch runs",
+    "ckpt-tui watch runs/gpt --readonly",
+    "ckpt-tui watch runs/gpt --plain --once",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a run directory, or its events.jsonl")
+    parser.add_argument("path", metavar="PATH", help="a run directory, a directory of runs, or a log")
     parser.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
     parser.add_argument("--once", action="store_true", help="with --plain: print the facts once and end")
     parser.add_argument("--readonly", action="store_true", help="take every act away: only look")
     parser.add_argument("--interval", metavar="SECONDS", type=float, default=None, help="time between looks (1.0)")
+    parser.add_argument(
+        "--slow-link", action="store_true", help="send less: a picture every 5 s, and no tracking of the mouse"
+    )
     parser.add_argument("--theme", metavar="NAME", default=None, help=f"colours: {', '.join(THEME_NAMES)}")
     parser.add_argument("--ascii", action="store_true", help="draw with plain characters, for fonts without braille")
 
@@ -60,7 +69,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     from ckpt_tui.tui.app import CkptTuiApp
 
     app = CkptTuiApp(args.path, settings=settings)
-    app.run()
+    app.run(mouse=not settings.slow_link)
     return int(app.return_code or ExitCode.OK)
 
 
@@ -77,13 +86,20 @@ def settings_for(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         given["unicode"] = False
     if args.readonly:
         given["readonly"] = True
+    if args.slow_link:
+        given["slow_link"] = True
     return replace(read_settings(env), **given)  # type: ignore[arg-type]
 
 
 def watch_plain(args: argparse.Namespace, out: Output) -> int:
     """A block of lines when the log is read, then a line a tick in which something changed, until the run is over."""
     from ckpt_tui.services.monitor import RunMonitor
+    from ckpt_tui.services.run_places import holds_runs
 
+    if holds_runs(args.path):
+        from ckpt_tui.commands.several import watch_several
+
+        return watch_several(args.path, out, interval_s=args.interval, once=args.once)
     monitor = RunMonitor(args.path)
     style = out.style()
     state = _read_all(monitor)

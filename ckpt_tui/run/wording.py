@@ -53,7 +53,12 @@ def checkpoint_words(state: RunState) -> str:
     if at_risk is None or at_risk.checkpoint is None:
         return ""
     kind = next((s.kind for s in reversed(state.saves) if at_risk.checkpoint in s.names and s.kind), "")
-    return f"{text.safe_text(kind or at_risk.checkpoint, 60)} {at_risk.checkpoint_step:,}"
+    if not kind:  # another trainer's: its name may say the step
+        name = at_risk.checkpoint.rpartition("/")[2]
+        if str(at_risk.checkpoint_step) in name:
+            return text.safe_text(name, 60)
+        return f"{text.safe_text(name, 60)}, step {at_risk.checkpoint_step:,}"
+    return f"{text.safe_text(kind, 60)} {at_risk.checkpoint_step:,}"
 
 
 def header_lines(state: RunState, unicode: bool = True) -> list[Line]:

@@ -24,6 +24,8 @@ from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
 MAX_ANCHORS = 2000
 _SETTINGS = ("hparams.yaml", "args.yaml", "params.yaml", "hyperparameters.yaml")
 _LOOK_EVERY_S = 2.0
+COPIED_AFTER_S = 3600.0  # a checkpoint this long after the last line was not written then
+FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
 
 
 class ForeignLog:
@@ -42,6 +44,7 @@ class ForeignLog:
         self._num_polls = 0
         self._last_step = 0
         self._last_ts: float | None = None
+        self._told_ts = 0.0  # of the last event that was told
         self._has_caught_up = False
 
     @property
@@ -115,6 +118,8 @@ class ForeignLog:
         if before is not None and (before[0] >= step or before[1] >= ts):
             return
         if after is not None and after[1] <= ts:
+            return
+        if before is not None and (step - before[0]) > FASTEST_STEPS_PER_S * (ts - before[1]):
             return
         self._anchors.insert(at, (step, ts))
         if len(self._anchors) > MAX_ANCHORS:
@@ -211,7 +216,8 @@ class ForeignLog:
         for event in events:
             if isinstance(event, Event):
                 while self._saves and (self._saves[0].step or 0) < event.step:
-                    told.append(self._event_of(self._saves.pop(0)))
+                    told.append(self._event_of(self._saves.pop(0), before_ts=event.ts))
+                self._told_ts = event.ts
                 if isinstance(event, CheckpointSaved):
                     is_found = os.path.basename(event.path) in names_found or event.step in steps_found
                     if is_found or self._is_told(event):
@@ -219,7 +225,7 @@ class ForeignLog:
                     event = msgspec.structs.replace(event, path=self._relative(event.path))
             told.append(event)
         if is_end and (told or self._has_caught_up):
-            told += map(self._event_of, self._saves)
+            told += [self._event_of(save, self._told_ts + COPIED_AFTER_S) for save in self._saves]
             self._saves.clear()
         return told
 
@@ -227,9 +233,11 @@ class ForeignLog:
         name = os.path.basename(event.path)
         return bool(name) and any(os.path.basename(told) == name for told, _ in self._told_saves)
 
-    def _event_of(self, save: FoundSave) -> Event:
+    def _event_of(self, save: FoundSave, before_ts: float) -> Event:
+        """Of a file that was copied the time is that of its copy: it was written between the lines around it."""
         self._told_saves.add((save.name, save.ts))
-        return CheckpointSaved(ts=save.ts, session=1, step=save.step or 0, path=save.name, kind=save.kind,
+        ts = save.ts if self._told_ts <= save.ts <= before_ts else self._told_ts
+        return CheckpointSaved(ts=ts, session=1, step=save.step or 0, path=save.name, kind=save.kind,
                                bytes=save.size_bytes)  # fmt: skip
 
     def _relative(self, path: str) -> str:

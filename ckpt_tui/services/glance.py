@@ -1,7 +1,7 @@
 """The newest facts of a run from a bounded read of its log: a few milliseconds, however long the log is.
 
 A log of 10^7 lines takes tens of seconds to read; "is it fine, what did I lose" must not wait for that. So the last
-256 KB are folded first (whole lines only), with what they need from before them: the start of their session (found
+128 KB are folded first (whole lines only), with what they need from before them: the start of their session (found
 by bisection), and the newest save (looked for backwards, up to 8 MB). That gives state, step, ETA, loss and what is at
 risk. `Newest` goes on following the end of the log while `RunMonitor` reads it from its start; `glance()` is one look,
 for a list of many runs.
@@ -22,11 +22,11 @@ from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
 from ckpt_tui.run.state import BadLines, Lost, Marker, RunState, Segment, Series
+from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources import bounded
 from ckpt_tui.sources.base import LONG_LOG_BYTES, EventSource
 from ckpt_tui.sources.jsonl import JsonlSource
-from ckpt_tui.sources.registry import open_source
 
 # Of a log that can only be read from its start (a CSV, a trainer_state.json), at most this for one look.
 _GLANCE_LIMIT_BYTES = 4 << 20
@@ -168,7 +168,7 @@ def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 
     from its last `tail_bytes` and what those need from before; 0: as usual for one run. Raises CkptError when
     `path` is neither a run directory nor a log; a log that is not there yet, or cannot be read, is waited for.
     """
-    source = open_source(path)
+    source = open_log(path)
     around = Surroundings(run_directory(path))
     if type(source) is JsonlSource and _size(source.path) >= (long_log_bytes or LONG_LOG_BYTES):
         try:

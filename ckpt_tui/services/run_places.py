@@ -19,6 +19,7 @@ from ckpt_tui.records import dataclass
 MAX_DEPTH = 3
 MAX_DIRECTORIES = 20_000
 MAX_RUNS = 5_000
+MAX_DIRECTORIES_TO_DECIDE = 2_000  # whether there is any run below
 # A directory that changed this short ago may change again without its time moving: clocks of file systems are coarse.
 COARSE_CLOCK_S = 3.0
 # Never runs, and some of them have thousands of directories.
@@ -67,7 +68,19 @@ def own_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | No
 
 def any_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | None:
     """The log of a run, ours or of another trainer's."""
-    return own_log(directory, entries)
+    own = own_log(directory, entries)
+    if own is not None or not any(map(_may_be_log, entries)):
+        return own
+    from ckpt_tui.sources.registry import find_log
+
+    return find_log(directory, entries)
+
+
+def _may_be_log(name: str) -> bool:
+    """Names that the logs of other trainings, or the directories that hold them, have (sources/places.py)."""
+    return name.endswith((".csv", ".jsonl", ".log", ".txt", ".out", ".json", "runs", "logs")) or name.startswith(
+        ("checkpoint-", "events.out.tfevents.", "tb", "tensorboard", "vis_data")
+    )
 
 
 class RunFinder:
@@ -171,3 +184,18 @@ class RunFinder:
         # Inside a run, other people's logs are parts of its checkpoints (a `trainer_state.json` in each).
         find_log = own_log if is_inside else self._find_log
         return _Listing(stamp, now, find_log(path, entries), tuple(sorted(directories)), tuple(sorted(links)))
+
+
+def holds_runs(path: str, *, counts_empty: bool = False) -> bool:
+    """Whether `path` is a directory of runs: no run itself, with runs below it. counts_empty: or with nothing in it,
+    so that whatever comes there is waited for."""
+    if os.path.exists(os.path.join(path, LOG_NAME)) or not os.path.isdir(path):
+        return False
+    try:
+        with os.scandir(path) as entries:
+            if next(entries, None) is None:
+                return counts_empty
+    except OSError:
+        return False
+    found = RunFinder(path, max_runs=1, max_directories=MAX_DIRECTORIES_TO_DECIDE).find()
+    return found.own_log is None and bool(found.places)

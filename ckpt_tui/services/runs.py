@@ -363,15 +363,3 @@ def read_runs(root: str) -> Runs:
     while not watch.is_caught_up:
         runs = watch.poll(1.0)
     return runs
-
-
-def holds_runs(path: str) -> bool:
-    """Whether `path` is to be opened as a list of runs: a directory without a log of its own that has runs below it,
-    or nothing at all yet."""
-    try:
-        with os.scandir(path) as entries:
-            is_empty = next(entries, None) is None
-    except OSError:
-        return False
-    found = RunFinder(path, max_runs=1, max_directories=2000).find()
-    return found.own_log is None and (bool(found.places) or is_empty)

@@ -15,6 +15,7 @@ from ckpt_tui.records import dataclass
 MAX_NAMES = 20_000
 MAX_CANDIDATES = 40
 STALE_S = 3600.0
+SURE_RANK = 50  # above it the name says only what kind of file it is
 
 _VERSION = re.compile(r"version_(\d{1,9})")
 _CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,17 @@ def open_source(path: str) -> EventSource:
     return _opened(source_class, where, os.path.dirname(os.path.abspath(where)))
 
 
-def find_log(directory: str) -> str | None:
-    """The log of another program that tells of the run in `directory`; None where none is found. Never raises."""
-    from ckpt_tui.sources.places import candidates
+def find_log(directory: str, names: Iterable[str] | None = None) -> str | None:
+    """The file that another program's run in `directory` is told by; None where none is surely one. Never raises.
 
-    return next((one.path for one in candidates(directory) if _class_of_candidate(one.path) is not None), None)
+    names: what is in the directory, where the caller has listed it.
+    """
+    from ckpt_tui.sources.places import SURE_RANK, candidates
+
+    for one in candidates(directory, names):
+        if one.rank <= SURE_RANK and _class_of_candidate(one.path) is not None:
+            return one.path if not os.path.isdir(one.path) else _newest_file(one.path)
+    return None
 
 
 def _of_directory(path: str, own: str) -> EventSource:
@@ -147,6 +153,13 @@ def _class_of_candidate(path: str) -> Any:
         return _class_of(path)
     except OSError:
         return None
+
+
+def _newest_file(directory: str) -> str | None:
+    from ckpt_tui.sources.tensorboard import event_files
+    from ckpt_tui.sources.trainer_state import newest_state
+
+    return newest_state(directory) or next(reversed(event_files(directory)), None)
 
 
 def _runs_in(path: str) -> list[str]:

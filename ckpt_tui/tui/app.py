@@ -56,9 +56,9 @@ SCREENS: tuple[ScreenRow, ...] = (
 def _holds_runs(path: str) -> bool:
     if os.path.exists(os.path.join(path, LOG_NAME)) or not os.path.isdir(path):  # noqa: PTH110, PTH112 - 40 us less
         return False
-    from ckpt_tui.services.runs import holds_runs
+    from ckpt_tui.services.run_places import holds_runs
 
-    return holds_runs(path)
+    return holds_runs(path, counts_empty=True)
 
 
 def screen_class(name: str) -> type[Screen[Any]]:
@@ -71,6 +71,13 @@ def screen_class(name: str) -> type[Screen[Any]]:
     return found
 
 
+def _palette_commands() -> Any:
+    """Imported when the palette is opened."""
+    from ckpt_tui.tui.palette import RunCommands
+
+    return RunCommands
+
+
 class CkptTuiApp(BaseApp):
     """Watches the run at `path`, or the runs below it. readonly: no act can be reached. monitor, env: for tests.
 
@@ -78,6 +85,7 @@ class CkptTuiApp(BaseApp):
     """
 
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = {_palette_commands}  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.APP_KEYS)
     # Textual's way; the style sheet of the first screen is loaded so.
     MODES = {name: partial(lambda name: screen_class(name)(), name) for name in ("overview", "runs")}  # noqa: RUF012
@@ -103,7 +111,7 @@ class CkptTuiApp(BaseApp):
         super().__init__(settings=settings, env=env)
         self.stylesheet = ParsedOnce(variables=self.get_css_variables())
         self.readonly = readonly or self.settings.readonly
-        self.interval_s = self.settings.interval_s if interval_s is None else interval_s
+        self.interval_s = self.settings.tick_s if interval_s is None else interval_s
         self.watched: RunSession | None = None if self.lists_runs else RunSession(self, path, monitor=monitor)
 
     @property
@@ -158,12 +166,6 @@ class CkptTuiApp(BaseApp):
         from ckpt_tui.tui.screens.help import FILE_SCREENS
 
         return (("runs",) if self.lists_runs else ()) + FILE_SCREENS
-
-    # Providers of the palette are imported when it is opened.
-    def get_system_commands(self, screen: Screen[Any]) -> Any:
-        from ckpt_tui.tui.palette import commands
-
-        return commands(self)
 
     def on_mount(self) -> None:
         if self.watched is not None:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
@@ -27,14 +28,17 @@ class Copied(NamedTuple):
     text: str
 
 
+def copied_error(error: CkptError) -> Copied:
+    return Copied("message", "\n".join(part for part in (error.title, error.message, error.hint) if part))
+
+
 def at_cursor(screen: Screen[Any]) -> Copied | None:
-    """What `to_copy()` of the screen says; without one, the row under the cursor of its list, as it is drawn."""
+    """What `to_copy()` of the screen says; where it says nothing, the row under the cursor, as it is drawn."""
     from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
     own = getattr(screen, "to_copy", None)
-    if own is not None:
-        found = own()
-        assert found is None or isinstance(found, Copied)
+    if own is not None and (found := own()) is not None:
+        assert isinstance(found, Copied)
         return found
     lists = [screen.focused, *screen.query(VirtualList)]
     for one in lists:

@@ -56,6 +56,8 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.y_range", "Y", "y_range", "Chart", "y range", "Cut off only spikes that flatten the rest, none, or all"),
     Key("chart.axis", "x", "axis", "Chart", "x axis", "x axis by step, by time, or by epoch"),
     Key("chart.smoothing", "s", "smoothing", "Chart", "smoothing", "A light or heavy smoothed line over the raw one"),
+    Key("chart.moment", "w", "moment", "Chart", "what happened",
+        "What happened at the cursor, or at the worst spike: metrics around it, events, the way back"),
     Key("chart.metrics", "m", "metrics", "Chart", "metrics", "Choose the metric to show, or pin some under it"),
     Key("chart.pin", "M", "pin", "Chart", "pin", "Pin what is shown under the chart, or unpin it"),
     Key("chart.metric_before", "left_square_bracket", "metric(-1)", "Chart", "metric before", "Show the metric before"),

@@ -52,17 +52,23 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
         outlook = resume_outlook(state)
         about = f": about {duration(outlook.seconds)}" if outlook.seconds is not None and state.total_steps else ""
         redo = [f"redoes {count(outlook.redone)}"] if outlook.redone else []
-        new = [f"{count(outlook.new)} new"] if state.total_steps else []
+        new = [f"{'' if redo else 'trains '}{count(outlook.new)} new"] if state.total_steps else []
         short = f"A resume {', then '.join([*redo, *new])}{about}."
-        brief = f"Resume: {' + '.join([*(word.replace('redoes', 'redo') for word in redo), *new])}"
+        brief = f"Resume: {' + '.join([*(word.replace('redoes', 'redo') for word in redo), *(word.removeprefix('trains ') for word in new)])}"
         tight = resume[0].replace(", then trains ", ", trains ")
         news.append(_news((resume[0], tight, short, brief + about.replace(": about", ",")), resume[1], 2))
     return news
 
 
 def _news(variants: Sequence[str], role: str, rank: int) -> News:
+    """The same in several lengths. Only what it comes to is in its colour: a screen all in red says nothing."""
     mapped = facts.role_of(role)
-    return News(tuple(((words, mapped),) for words in variants), rank)
+    made: list[tuple[Part, ...]] = []
+    for words in variants:
+        head = next((mark for mark in (": ", " of training", " since ") if mark in words), "")
+        cut = words.index(head) + (1 if head == ": " else 0) if head else len(words)
+        made.append(((words[:cut], mapped), (words[cut:], "")) if mapped and words[cut:] else ((words, mapped),))
+    return News(tuple(made), rank)
 
 
 def damage_news(name: str, what: str, instead: str | None) -> News:
@@ -74,7 +80,7 @@ def damage_news(name: str, what: str, instead: str | None) -> News:
     causes = [verb, *cause_of(name, what.partition(": ")[2]).split(": ")]
     tail: tuple[Part, ...] = ((f" {safe_text(instead, 60)} is valid.", "good"),) if instead else ()
     variants: list[tuple[Part, ...]] = [
-        ((f"{shown} {': '.join(causes[:num])}.", "error"), *tail)
+        ((f"{shown} {verb}", "error"), (f"{''.join(f': {cause}' for cause in causes[1:num])}.", ""), *tail)
         for num in range(len(causes), 0, -1)
         if causes[num - 1]
     ]

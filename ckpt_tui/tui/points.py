@@ -29,6 +29,7 @@ class Point:
     peak_step: int
     bad: int = 0
     is_abandoned: bool = False
+    session: int = 0
     smoothed: float | None = None
 
 
@@ -118,5 +119,5 @@ def _point(segment: Segment, begin: int, end: int, scale: float, *, is_abandoned
         peak = next(index for index in range(begin, end) if values[index] == extreme)
     return Point(
         segment.steps[begin], segment.ts[begin], lo * scale, hi * scale, last * scale, segment.steps[end - 1],
-        segment.steps[peak], bad, is_abandoned,
+        segment.steps[peak], bad, is_abandoned, segment.session,
     )  # fmt: skip

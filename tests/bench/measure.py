@@ -110,6 +110,7 @@ class Painted:
     terminal: int
     seconds: float
     peak_mb: float
+    cpu_s: float = 0.0  # until then
 
     def read_for(self, seconds: float) -> int:
         """Bytes that it sends to the terminal in that time."""
@@ -123,9 +124,22 @@ class Painted:
                     break
         return total
 
+    def press(self, key: bytes, until: bytes, timeout_s: float = 5.0) -> float:
+        """Send what a key sends; the seconds until `until` came back."""
+        started = time.perf_counter()
+        os.write(self.terminal, key)
+        seen = b""
+        while until not in seen:
+            left = started + timeout_s - time.perf_counter()
+            if left <= 0:
+                raise TimeoutError(f"{key!r} did not bring {until!r} but {seen[-500:]!r}")
+            if select.select([self.terminal], [], [], left)[0]:
+                seen += os.read(self.terminal, 65536)
+        return time.perf_counter() - started
+
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of all its threads, also those that have ended, to the nanosecond (Linux' clock of another process)."""
+        return time.clock_gettime((~self.pid << 3) | 2)
 
     def rss_mb(self) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -165,5 +179,6 @@ def paint(
             seen = (seen + os.read(terminal, 65536))[-200_000:]
     seconds = time.perf_counter() - started
     painted = Painted(pid, terminal, seconds, 0.0)
+    painted.cpu_s = painted.cpu_seconds()
     painted.peak_mb = painted.rss_mb()
     return painted

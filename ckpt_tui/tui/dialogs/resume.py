@@ -21,6 +21,7 @@ from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, go
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.screens.work import WorkScreen
 from ckpt_tui.tui.styled import line, lines
@@ -102,6 +103,9 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.settings.set_empty_text("the settings of this run are not recorded")
         self.settings.focus()
         self._show_plan()
+
+    def to_copy(self) -> Copied | None:
+        return Copied("command", self.plan.command_line)
 
     @property
     def settings(self) -> VirtualList[SettingRow]:

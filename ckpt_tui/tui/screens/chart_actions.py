@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ckpt_tui.tui.widgets.charts import ChartStack
+
+_OF_NO_USE = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
 
 
 class ChartActions:
@@ -69,3 +72,36 @@ class ChartActions:
             unicode=chart.unicode,
         )  # fmt: skip
         self.app.push_screen(picker, lambda name: chart.show_metric(name) if name else None)
+
+    def action_moment(self) -> None:
+        """What happened at the cursor; without one, at the worst spike, or else at the newest step."""
+        from ckpt_tui.run.moment import moment, worst_spike
+        from ckpt_tui.tui.dialogs.moment import MomentDialog
+
+        chart = self.chart
+        if chart.state is None:
+            return
+        point = next((point for _, point in chart.points()), None)
+        session, why = None, "at the cursor"
+        if point is not None:
+            step, session = point.peak_step, point.session if point.is_abandoned or chart.view.axis == "time" else None
+        else:
+            spike = worst_spike(chart.state)
+            step, why = (spike, "the worst spike") if spike is not None else (chart.state.step, "the newest step")
+        validity = self.checkpoint_validity()
+        bad = [name for name, word in validity.items() if word in _OF_NO_USE]
+        told = moment(chart.state, step, session=session, bad_checkpoints=bad)
+        if told is None:
+            self.app.notify("No metric was told there.", markup=False)
+            return
+        dialog = MomentDialog(
+            told, why=why, validity=validity, can_act=not getattr(self.app, "readonly", False), unicode=chart.unicode
+        )
+        self.app.push_screen(dialog, lambda name: self.go_to_checkpoint(name) if name else None)
+
+    def checkpoint_validity(self) -> Mapping[str, str]:
+        """Of each checkpoint's name the word that the list has for it; a screen with a list knows."""
+        return {}
+
+    def go_to_checkpoint(self, name: str) -> None:
+        """Put the list's cursor on it; a screen with a list does."""

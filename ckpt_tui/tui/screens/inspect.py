@@ -23,6 +23,7 @@ from ckpt_tui.checkpoints.model import Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
 from ckpt_tui.tui.screens import inspect_text as text
@@ -107,6 +108,23 @@ class InspectScreen(WorkScreen[None]):
         self._show_facts()
         self._show_rule()
         self._show_detail()
+
+    def to_copy(self) -> Copied | None:
+        """The dotted path of a tensor or setting, with its value where it has one."""
+        if self.problem is not None:
+            return copied_error(self.problem)
+        row: Any = self._list(self.view).cursor_row
+        if row is None:
+            return None
+        if isinstance(row, Node):
+            value = row.value
+            is_plain = value is None or isinstance(value, (bool, int, float, str))
+            return Copied("value" if is_plain else "path", f"{row.path} = {value!r}" if is_plain else row.path)
+        if isinstance(row, rows.Fact):
+            return Copied("setting", f"{row.key} = {row.full or row.value}")
+        if isinstance(row, Finding):
+            return Copied("finding", f"{row.where}: {row.message}")
+        return Copied("name", row.name)
 
     @property
     def view(self) -> str:

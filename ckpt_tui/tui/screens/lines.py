@@ -23,6 +23,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.text import fit, plural, size
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.log_lines import LogLines, VisibleLines
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
@@ -130,6 +131,14 @@ class LinesScreen(WorkScreen[None]):
             if not self.log_lines.is_partial(index):
                 self._cached[index] = cells
         return cells
+
+    def to_copy(self) -> Copied | None:
+        if self._problem is not None:
+            return copied_error(self._problem)
+        index = self.line_list.cursor_row
+        if index is None:
+            return None
+        return Copied(self.WHAT, self.log_lines.line(index).decode("utf-8", "replace").rstrip("\r\n"))
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
 from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
+from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.run_rows import SORTS, RunRow
 from ckpt_tui.tui.widgets.key_line import KeyLine
@@ -180,6 +181,10 @@ class RunsScreen(Screen[None]):
         if action == "alert":
             return bool(self.broken)
         return True
+
+    def to_copy(self) -> Copied | None:
+        summary = self._summary()
+        return None if summary is None else Copied("path", summary.path)
 
     def _summary(self) -> RunSummary | None:
         row = self.run_list.cursor_row

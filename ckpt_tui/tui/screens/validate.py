@@ -24,6 +24,7 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.text import duration, plural, size
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
@@ -108,6 +109,20 @@ class ValidateScreen(WorkScreen[None]):
 
     def on_resize(self) -> None:
         self._show_file()
+
+    def to_copy(self) -> Copied | None:
+        """The file, or the finding: where the cursor is."""
+        if self._problem is not None:
+            return copied_error(self._problem)
+        finding = self.query_one("#findings", VirtualList).cursor_row if self._is_at_findings else None
+        if finding is not None:
+            return Copied("finding", f"{finding.where}: {finding.message}")
+        row = self.query_one("#files", VirtualList).cursor_row
+        return None if row is None else Copied("path", row.path)
+
+    @property
+    def _is_at_findings(self) -> bool:
+        return self.query_one("#findings").has_focus
 
     # -- work ---------------------------------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def lane_lines(state: RunState, width: int, height: int, *, unicode: bool = True
     phase_width = max(cell_width(words[0][0]) for _, words in rows)
     step_width = max(*(cell_width(words[1][0]) for _, words in rows), min(len(count(total)), 9))
     # The words are facts, the bar is a picture: the bar gives way first, and of two facts the second before it.
-    room = width - 4 - phase_width - step_width - 4
+    room = width - 4 - phase_width - step_width - 5
     rest_width = max(_joined_width(words[2:]) for _, words in rows)
     if room - rest_width - 2 < width // 3:
         rows = [(number, words[:3]) for number, words in rows]

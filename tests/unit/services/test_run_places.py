@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.events.schema import LOG_NAME
-from ckpt_tui.services.run_places import RunFinder
+from ckpt_tui.services.run_places import RunFinder, holds_runs
 
 
 def make_run(path: Path) -> Path:
@@ -130,3 +130,15 @@ def test_a_hostile_name_is_only_a_name(tmp_path: Path) -> None:
     make_run(tmp_path / "\x1b]0;owned\x07[bold]\n")
     make_run(tmp_path / os.fsdecode(b"\xff\xfe"))
     assert len(names(tmp_path)) == 2
+
+
+def test_what_is_a_directory_of_runs(tmp_path: Path) -> None:
+    assert not holds_runs(str(tmp_path))
+    assert holds_runs(str(tmp_path), counts_empty=True)
+    (tmp_path / "latest.pt").write_bytes(b"x")
+    assert not holds_runs(str(tmp_path), counts_empty=True)  # checkpoints without a log
+    make_run(tmp_path / "deep" / "a")
+    assert holds_runs(str(tmp_path))
+    assert not holds_runs(str(tmp_path / "deep" / "a"))
+    assert not holds_runs(str(tmp_path / "deep" / "a" / LOG_NAME))
+    assert not holds_runs(str(tmp_path / "nothing"))

@@ -16,7 +16,7 @@ from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import AtRisk, Phase, RunState
 from ckpt_tui.services import runs as module
 from ckpt_tui.services.run_places import Place
-from ckpt_tui.services.runs import PHASE_ORDER, RunSummary, RunsWatch, count_phases, holds_runs, newly_broken, read_runs
+from ckpt_tui.services.runs import PHASE_ORDER, RunSummary, RunsWatch, count_phases, newly_broken, read_runs
 from tests.builders.run_states import NOW, falling, resumed_series, running, series
 
 
@@ -189,17 +189,6 @@ def test_phases_are_counted_in_an_order_that_holds_all_of_them() -> None:
     assert set(PHASE_ORDER) == set(Phase)
     runs = [RunSummary(str(i), str(i), phase=phase) for i, phase in enumerate([Phase.FINISHED, Phase.CRASHED] * 2)]
     assert list(count_phases([*runs, RunSummary("x", "x")]).items()) == [(Phase.CRASHED, 2), (Phase.FINISHED, 2)]
-
-
-def test_what_is_a_directory_of_runs(tmp_path: Path) -> None:
-    assert holds_runs(str(tmp_path))  # empty: it waits for either
-    (tmp_path / "latest.pt").write_bytes(b"x")
-    assert not holds_runs(str(tmp_path))  # checkpoints without a log
-    write_log(tmp_path / "a", 1)
-    assert holds_runs(str(tmp_path))
-    assert not holds_runs(str(tmp_path / "a"))
-    assert not holds_runs(str(tmp_path / "a" / schema.LOG_NAME))
-    assert not holds_runs(str(tmp_path / "nothing"))
 
 
 def test_a_long_log_is_looked_at_in_part_with_its_loss_from_all_of_it(tmp_path: Path) -> None:

@@ -74,13 +74,12 @@ def test_a_line_that_is_being_written_is_not_bad(tmp_path: Path) -> None:
     assert (state.phase.value, state.bad_lines.count) == ("running", 0)
 
 
-@pytest.mark.parametrize("command", ["status", "advise", "tail", "watch"])
+@pytest.mark.parametrize("command", ["advise", "tail"])
 def test_a_directory_of_runs_is_named_as_such(command: str, tmp_path: Path, capsys: Captured) -> None:
     for name in ("a b", "gpt"):
         dead_run(tmp_path / name)
     (tmp_path / "notes").mkdir()
-    options = ["--plain"] if command == "watch" else []
-    assert main([command, str(tmp_path), *options]) == 2
+    assert main([command, str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "A directory of runs" in said
     assert f"Give one: '{tmp_path}/a b', {tmp_path}/gpt." in said

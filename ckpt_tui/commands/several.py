@@ -1,0 +1,170 @@
+"""Several runs in the plain commands: a line each, and the JSON of them, the same for `watch` and `status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+from ckpt_tui import text
+from ckpt_tui.commands.status import EXIT_CODES
+from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
+from ckpt_tui.run import wording
+from ckpt_tui.run.state import Phase
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, count_phases
+
+COLUMNS = (
+    Column("run", shrink=True, keep="end"),
+    Column("state"),
+    Column("done", "right"),
+    Column("step", "right"),
+    Column("loss", "right"),
+    Column("at risk", "right"),
+    Column("seen", "right"),
+)
+BADLY = (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED)
+
+
+def status_of_several(root: str) -> CommandResult:
+    """A line for each run below `root`; the exit code is that of the worst: 1 before 2 before 0."""
+    from ckpt_tui.services.runs import read_runs
+
+    runs = read_runs(root)
+    codes = {EXIT_CODES[one.phase] if one.phase is not None else ExitCode.TROUBLE for one in runs.runs}
+    worst = next((code for code in (ExitCode.DIFFERENT, ExitCode.TROUBLE) if code in codes), ExitCode.OK)
+    now = time.time()
+    return CommandResult(data=runs_data(runs), view=lambda style: runs_lines(runs, style, now), exit_code=worst)
+
+
+def watch_several(root: str, out: Output, *, interval_s: float, once: bool) -> int:
+    """A table when all are read, then a line for each run that changed, until none of them is alive."""
+    watch = RunsWatch(root)
+    runs = _read_all(watch)
+    style = out.style()
+    _tell(runs, runs_lines(runs, style, time.time()), out)
+    said = {one.path: changed_line(one, style) for one in runs.runs}
+    while not once and (not runs.runs or any(_is_open(one) for one in runs.runs)):
+        time.sleep(interval_s)
+        newer = _read_all(watch)
+        if newer is runs:
+            continue
+        runs = newer
+        lines = {one.path: changed_line(one, style) for one in runs.runs}
+        changed = [line for path, line in lines.items() if said.get(path) != line]
+        gone = [f"{text.safe_text(path, 400)}: gone" for path in said if path not in lines]
+        said = lines
+        if changed or gone:
+            _tell(runs, [*changed, *gone], out)
+    return ExitCode.OK
+
+
+def _is_open(summary: RunSummary) -> bool:
+    return summary.is_live or summary.phase is Phase.WAITING
+
+
+def _read_all(watch: RunsWatch) -> Runs:
+    runs = watch.poll(1.0)
+    while not watch.is_caught_up:
+        runs = watch.poll(1.0)
+    return runs
+
+
+def _tell(runs: Runs, lines: Iterable[str], out: Output) -> None:
+    if out.as_json:
+        lines = [out.envelope(runs_data(runs))]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def runs_data(runs: Runs) -> dict[str, object]:
+    """`runs` newest activity first, each with `state` (null where it cannot be read, then `error` says why); `states`
+    counts them."""
+    return {
+        "path": runs.root,
+        "runs": [_run_data(one) for one in runs.runs],
+        "states": {phase.value: number for phase, number in count_phases(runs.runs).items()},
+        "unreadable_directories": runs.num_unreadable,
+        "is_cut": runs.is_cut,
+    }
+
+
+def _run_data(summary: RunSummary) -> dict[str, object]:
+    fields = asdict(summary)
+    phase, steps, seconds = fields.pop("phase"), fields.pop("at_risk_steps"), fields.pop("at_risk_s")
+    return {
+        "path": fields.pop("path"),
+        "name": fields.pop("name"),
+        "state": phase.value if phase is not None else None,
+        "step": fields.pop("step"),
+        "total_steps": fields.pop("total_steps") or None,
+        "percent": summary.percent,
+        "eta_s": fields.pop("eta_s"),
+        "loss": fields.pop("last_loss"),
+        "best": fields.pop("best_value"),
+        "at_risk": {"steps": steps, "seconds": seconds} if steps is not None else None,
+        "sessions": fields.pop("num_sessions"),
+        "loss_so_far": list(fields.pop("spark")),
+        **fields,
+    }
+
+
+def runs_lines(runs: Runs, style: Style, now: float) -> Iterator[str]:
+    """`2 running, 1 crashed, 12 finished`, and a table."""
+    if not runs.runs:
+        yield f"no run below {text.safe_text(runs.root, 1000)}"
+        return
+    counted = [(f"{number:,} {phase.value}", wording.phase_role(phase))
+               for phase, number in count_phases(runs.runs).items()]  # fmt: skip
+    num_odd = sum(one.phase is None for one in runs.runs)
+    if num_odd:
+        counted.append((f"{num_odd:,} unreadable", "bad"))
+    yield ", ".join(style.paint(*words) for words in counted)
+    yield from table(COLUMNS, [_cells(one, style, now) for one in runs.runs], style)
+    if runs.num_unreadable:
+        words = text.plural(runs.num_unreadable, "directory", "directories")
+        yield style.paint(f"{words} could not be read.", "warn")
+    if runs.is_cut:
+        yield style.paint("There are more than are looked at: give a directory below.", "warn")
+
+
+def _cells(summary: RunSummary, style: Style, now: float) -> list[Cell]:
+    name = text.safe_text(summary.name, 400)
+    if summary.phase is None:
+        return [name, (text.safe_text(summary.error, 60), "bad"), "", "", "", "", ""]
+    step = f"{summary.step:,}" + (f" / {summary.total_steps:,}" if summary.total_steps else "")
+    return [
+        name,
+        (f"{wording.phase_glyph(summary.phase, style.unicode)} {summary.phase.value}",
+         wording.phase_role(summary.phase)),
+        f"{summary.percent} %" if summary.percent is not None else "-",
+        step,
+        text.metric(summary.last_loss),
+        risk_words(summary),
+        text.short_age(now - summary.last_ts) if summary.last_ts is not None else "-",
+    ]  # fmt: skip
+
+
+def risk_words(summary: RunSummary) -> str:
+    """`162, 8.9 s`: steps and time that would be lost now, or that the end has cost."""
+    if summary.at_risk_steps is None or summary.phase is Phase.FINISHED:
+        return "-"
+    seconds = f", {text.duration(summary.at_risk_s)}" if summary.at_risk_s else ""
+    return f"{summary.at_risk_steps:,}{seconds}"
+
+
+def changed_line(summary: RunSummary, style: Style) -> str:
+    """One line without ages: it stays the same as long as nothing happened."""
+    name = style.paint(text.safe_text(summary.name, 400), "bold")
+    if summary.phase is None:
+        return f"{name}   {style.paint(text.safe_text(summary.error, 200), 'bad')}"
+    words = f"{wording.phase_glyph(summary.phase, style.unicode)} {summary.phase.value}"
+    facts = [style.paint(words, wording.phase_role(summary.phase)), f"step {summary.step:,}"]
+    if summary.total_steps:
+        facts[-1] += f" / {summary.total_steps:,}"
+        facts.append(f"{summary.percent} %")
+    facts.append(f"loss {text.metric(summary.last_loss)}")
+    if summary.at_risk_steps:
+        word = "lost" if summary.phase in BADLY else "at risk"
+        facts.append(f"{word} {risk_words(summary)}")
+    return "   ".join([name, *facts])

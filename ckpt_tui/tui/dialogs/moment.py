@@ -1,0 +1,71 @@
+"""What happened here: a step with what was around it, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+
+from ckpt_tui.run.moment import Moment
+from ckpt_tui.run.moment_words import moment_lines, steps_words, way_back
+from ckpt_tui.run.wording import Line
+from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.widgets.words import Words
+
+# Roles of `output.Style`, which wording speaks, as those of `styled`.
+_ROLES = {"good": "good", "bad": "error", "warn": "warning", "accent": "accent", "dim": "dim", "bold": "strong"}
+
+
+class MomentDialog(ModalScreen[str | None]):
+    """Ends with the name of the checkpoint to go to in the list, or None."""
+
+    CSS_PATH = "dialogs.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,w,enter", "leave", "Back", id="moment.leave", tooltip="Back to the curves"),
+        Binding("g", "go", "Go to it", id="moment.go", tooltip="Select that checkpoint in the list"),
+        Binding("up,k", "scroll_body(-1)", "Up", show=False),
+        Binding("down,j", "scroll_body(1)", "Down", show=False),
+    ]
+
+    def __init__(
+        self, told: Moment, *, why: str = "", validity: Mapping[str, str] | None = None, can_act: bool = True,
+        unicode: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._told, self._why, self._validity, self._can_act = told, why, validity or {}, can_act
+        self._unicode = unicode
+
+    def compose(self) -> ComposeResult:
+        told = self._told
+        title = line((f"What happened at {steps_words(told)}", "strong"), (f"   {self._why}", "dim"))
+        body = [_content(one) for one in moment_lines(told, unicode=self._unicode)]
+        with Vertical(classes="dialog dialog-moment"):
+            yield Words(title, classes="dialog-title")
+            with VerticalScroll(classes="dialog-body", can_focus=False):
+                yield Words(lines(*body))
+            yield Words(_content(way_back(told, self._validity)), classes="dialog-way-back")
+            yield Words(line((self._hint(), "dim")), classes="dialog-hint")
+
+    def _hint(self) -> str:
+        if self._told.save is None:
+            return "Esc goes back"
+        rolls = ", there b rolls back to it" if self._can_act else ""
+        return f"g finds it in the list{rolls}   Esc leaves"
+
+    def action_go(self) -> None:
+        self.dismiss(self._told.save.path if self._told.save is not None else None)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_scroll_body(self, by: int) -> None:
+        self.query_one(".dialog-body", VerticalScroll).scroll_relative(y=by, animate=False)
+
+
+def _content(one: Line) -> Content:
+    return line(*((text, _ROLES.get(role, "")) for text, role in one))
