@@ -159,6 +159,9 @@ VALIDATE_KEYS: tuple[Key, ...] = (
 LINES_KEYS: tuple[Key, ...] = (
     Key("lines.filter", "slash", "filter", "Lines", "filter", "Only lines that hold these words; Esc clears",
         in_footer=True),
+    Key("lines.next", "n", "next(1)", "Lines", "next", "The next line that was found, among all lines", in_footer=True),
+    Key("lines.before", "N", "next(-1)", "Lines", "before", "The one before that was found"),
+    Key("lines.go_to", "colon", "go_to", "Lines", "go to", "Go to a step, a time or a line", in_footer=True),
     Key("lines.detail", "o", "detail", "Lines", "whole line", "Show the line under the cursor in full, or not",
         in_footer=True),
     Key("lines.follow", "F", "follow", "Lines", "newest", "Go to the newest line and stay there", in_footer=True),
@@ -168,6 +171,7 @@ LINES_KEYS: tuple[Key, ...] = (
 EVENTS_KEYS: tuple[Key, ...] = (
     Key("events.bad", "b", "bad_lines", "Lines", "bad lines", "Only the lines that are not events, or all again",
         in_footer=True),
+    Key("events.kinds", "f", "kinds", "Lines", "kinds", "Count the events by kind, and show only one", in_footer=True),
 )  # fmt: skip
 
 HELP_KEYS: tuple[Key, ...] = (
@@ -224,7 +228,7 @@ def key_words(key: str) -> str:
     """How a key is written for a person: `?`, `+ =`, `shift+left`."""
     names = {
         "question_mark": "?", "plus": "+", "equals_sign": "=", "minus": "-", "comma": ",", "less_than_sign": "<",
-        "full_stop": ".", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
+        "full_stop": ".", "colon": ":", "greater_than_sign": ">", "slash": "/", "escape": "Esc", "enter": "Enter",
         "space": "Space", "backspace": "Bksp", "delete": "Del", "tab": "Tab", "pageup": "PgUp", "pagedown": "PgDn",
         "left": "←", "right": "→", "left_square_bracket": "[", "right_square_bracket": "]",
     }  # fmt: skip
