@@ -31,13 +31,14 @@ LONG, LONG_REFRESH = 4096, 1024  # points: from the first on, what is usual is t
 HIGH_Z, HIGH_FRACTION = 6.0, 0.15  # of 8 points in a row
 MANY_OF_8 = 5
 LONE_Z, LONE_FRACTION = 10.0, 0.3  # at least, of a point that is alone
-BEYOND = 10.0  # times the highest that this run has shown
+BEYOND = 8.0  # times the highest that this run has shown
 RISEN = 1.5  # times the highest of the session's first chunk
 CALM_POINTS = 16  # after that many ordinary points it is over
 NEW_LEVEL_POINTS = 1024  # after that many high ones in a row that is where the loss is now
 GRACE_POINTS = 64  # after a boundary; an eighth of what lies between boundaries where that is less
 MAX_CLOSED = 100
 MAX_BOUNDARIES = 16
+LEAST_MAXIMA = 6
 _MAX_MAXIMA = 64
 
 
@@ -255,8 +256,8 @@ class LossWatch:
 
     def _lone_z(self) -> float:
         """How far above the median, in spreads, a point must be to mean something all by itself."""
-        beyond = BEYOND * (1 + 4 / max(len(self.tail), 1))  # few maxima tell little
-        return max(LONE_Z, beyond * max(self.tail, default=BEYOND))
+        few = max(LEAST_MAXIMA - len(self.tail), 0)  # they tell little
+        return max(LONE_Z, BEYOND * 2**few * max(self.tail, default=BEYOND))
 
     def _is_expected(self, step: int, value: float) -> bool:
         """Just after a boundary or while it warms up, and not much worse than this session has been before."""
