@@ -67,20 +67,32 @@ def own_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | No
 
 
 def any_log(directory: str, entries: Mapping[str, os.DirEntry[str]]) -> str | None:
-    """The log of a run, ours or of another trainer's."""
-    own = own_log(directory, entries)
-    if own is not None or not any(map(_may_be_log, entries)):
+    """The log of a run, ours or of another program's.
+
+    What lies in directories below is a run of its own here (`lightning_logs/version_3`), but for checkpoints, whose
+    `trainer_state.json` tells of the run around them.
+    """
+    if (own := own_log(directory, entries)) is not None:
         return own
+    names = [name for name, entry in entries.items() if _may_be_log(name) and _is_beside(entry)]
+    if not names:
+        return None
     from ckpt_tui.sources.registry import find_log
 
-    return find_log(directory, entries)
+    return find_log(directory, names)
+
+
+def _is_beside(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.name.startswith("checkpoint-") or not entry.is_dir()
+    except OSError:
+        return False
 
 
 def _may_be_log(name: str) -> bool:
-    """Names that the logs of other trainings, or the directories that hold them, have (sources/places.py)."""
-    return name.endswith((".csv", ".jsonl", ".log", ".txt", ".out", ".json", "runs", "logs")) or name.startswith(
-        ("checkpoint-", "events.out.tfevents.", "tb", "tensorboard", "vis_data")
-    )
+    """Names that the logs of other trainings have (sources/places.py)."""
+    ends = (".csv", ".jsonl", ".ndjson", ".log", ".txt", ".out", ".json")
+    return name.endswith(ends) or name.startswith(("checkpoint-", "events.out.tfevents."))
 
 
 class RunFinder:
@@ -198,4 +210,8 @@ def holds_runs(path: str, *, counts_empty: bool = False) -> bool:
     except OSError:
         return False
     found = RunFinder(path, max_runs=1, max_directories=MAX_DIRECTORIES_TO_DECIDE).find()
-    return found.own_log is None and bool(found.places)
+    if found.own_log is not None or not found.places:
+        return False
+    from ckpt_tui.sources.registry import find_log
+
+    return find_log(path) is None  # else the newest run of `lightning_logs` in it is what is meant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.services.run_places import RunFinder, holds_runs
+from ckpt_tui.services.runs import read_runs
 
 
 def make_run(path: Path) -> Path:
@@ -142,3 +144,28 @@ def test_what_is_a_directory_of_runs(tmp_path: Path) -> None:
     assert not holds_runs(str(tmp_path / "deep" / "a"))
     assert not holds_runs(str(tmp_path / "deep" / "a" / LOG_NAME))
     assert not holds_runs(str(tmp_path / "nothing"))
+
+
+def test_logs_of_other_programs_are_runs_too(tmp_path: Path) -> None:
+    for version in range(2):
+        directory = tmp_path / "mnist" / "lightning_logs" / f"version_{version}"
+        directory.mkdir(parents=True)
+        (directory / "metrics.csv").write_text("epoch,step,train_loss\n0,1,2.5\n0,2,2.25\n")
+    for step in (10, 20):
+        checkpoint = tmp_path / "bert" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        history = [{"loss": 1.5, "step": at, "epoch": 0.1} for at in range(1, step + 1)]
+        state = {"global_step": step, "max_steps": 40, "log_history": history}
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "metrics.csv").write_text("name,price\nbread,3\n")
+    make_run(tmp_path / "gpt")
+    assert sorted(names(tmp_path)) == [
+        "bert", "gpt", "mnist/lightning_logs/version_0", "mnist/lightning_logs/version_1",
+    ]  # fmt: skip
+    assert holds_runs(str(tmp_path))
+    assert holds_runs(str(tmp_path / "mnist" / "lightning_logs"))
+    assert not holds_runs(str(tmp_path / "mnist"))  # the newest version is watched
+    by_name = {one.name: one for one in read_runs(str(tmp_path)).runs}
+    assert (by_name["bert"].step, by_name["bert"].total_steps) == (20, 40)
+    assert by_name["mnist/lightning_logs/version_1"].last_loss == 2.25
