@@ -38,7 +38,8 @@ from ckpt_tui.events.schema import (
 )  # fmt: skip
 from ckpt_tui.run import feed, timeline
 from ckpt_tui.run.alerts import LOSS_NAMES, RATE_NAMES
-from ckpt_tui.run.folded import Folded
+from ckpt_tui.run.config_changes import changed_settings
+from ckpt_tui.run.folded import MAX_SAVES, Folded
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
     BadLines,
@@ -162,7 +163,19 @@ class RunFold:
         alarms.add_steps(block, steps, ts)
         for name, column in columns:
             self._add_column(name, session.number, steps, ts, column)
+        if self._folded.start is None or self._folded.start.steps_per_epoch <= 0:
+            self._add_epochs(session.number, steps, ts, [row.epoch for row in block])
         alarms.advance()
+
+    def _add_epochs(self, session: int, steps: list[int], ts: list[float], told: list[float | None]) -> None:
+        """Where nobody says how many steps an epoch has, what the lines say of theirs is the only measure of it."""
+        having = [index for index, epoch in enumerate(told) if epoch is not None]
+        if having:
+            if self._folded.epochs is None:
+                self._folded.epochs = SeriesBuilder("epoch")
+            epochs = [float(epoch) for epoch in told if epoch is not None]
+            bounded = [_bounded(steps[index]) for index in having]
+            self._folded.epochs.add_all(session, bounded, [ts[index] for index in having], epochs)
 
     def _add_metrics(self, session: int, event: Event, metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():
@@ -213,6 +226,7 @@ class RunFold:
         record = SessionRecord(event.session, start_step, event.ts, start_step, event.ts)
         self._folded.sessions.append(record)
         del self._folded.sessions[:-MAX_SESSIONS]
+        self._folded.num_session_changes += 1
         self._folded.recent.clear()
         self._folded.pause_s = 0.0
         self._folded.alarms.end_session()
@@ -233,6 +247,7 @@ class RunFold:
                 was.steps + lost - before.lost_steps, was.seconds + max(lost_s - before.lost_s, 0.0)
             )
             before.lost_steps, before.lost_s = lost, lost_s
+            self._folded.num_session_changes += 1
             session.retrained_steps = lost
             for builder in self._folded.series.values():
                 builder.abandon_after(step)
@@ -295,7 +310,11 @@ class RunFold:
             self._folded.sessions.pop()
 
     def _run_start(self, event: RunStart, session: SessionRecord) -> None:
-        self._folded.start = event
+        before, self._folded.start = self._folded.start, event
+        if before is not None and before.config != event.config:
+            changes = changed_settings(before.config, event.config)
+            if changes:
+                self._mark("config", max(event.start_step, 0), event.ts, session.number, changes)
         self._folded.alarms.steps_per_epoch = event.steps_per_epoch
         session.is_started = True
         session.pid, session.pid_started, session.host = event.pid, event.pid_started, event.host
@@ -321,10 +340,10 @@ class RunFold:
             size_bytes=event.bytes, digest=event.digest, save_s=event.save_seconds, stall_s=event.stall_seconds,
             val_loss=event.val_loss, names=names,
         )  # fmt: skip
-        self._folded.saves.append(save)
-        self._folded.save_of_name.update(dict.fromkeys(names, save))
+        self._folded.add_save(save)
         if not session.save_steps or session.save_steps[-1] != event.step:
             session.save_steps.append(event.step)
+            del session.save_steps[:-MAX_SAVES]
             session.mark(event.step, self._net_s_at(session, event.step))
             for builder in self._folded.series.values():
                 builder.cut_after(event.step)
@@ -346,12 +365,10 @@ class RunFold:
         self._folded.alarms.save_failed(event)
 
     def _removed(self, event: CheckpointRemoved | CheckpointQuarantined, session: SessionRecord) -> None:
-        self._folded.save_of_name.pop(event.path, None)
+        self._folded.remove_name(event.path)
 
     def _restored(self, event: CheckpointRestored, session: SessionRecord) -> None:
-        source = self._folded.save_of_name.get(event.source)
-        if source is not None:
-            self._folded.save_of_name[event.path] = source
+        self._folded.put_back(event.path, event.source)
         self._mark("restore", event.step, event.ts, session.number, event.path)
 
     def _new_best(self, event: Best, session: SessionRecord) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
 from ckpt_tui.records import dataclass
@@ -30,6 +31,7 @@ MAX_FEED_LINES = 1000
 MAX_MARKERS = 4000
 MAX_SAVES = 4000
 MAX_LOST_WORK = 100
+NUM_JUDGED_SAVES = 200  # of which the rules of alerts see what is usual
 
 
 def save_key(save: Save) -> tuple[int, int, float]:
@@ -48,6 +50,7 @@ class Folded:
     notices: list[str] = field(default_factory=list)
     num_events: int = 0
     series: dict[str, SeriesBuilder] = field(default_factory=dict)
+    epochs: SeriesBuilder | None = None  # what lines say of their epoch, where no one says how many steps one has
     sessions: list[SessionRecord] = field(default_factory=list)
     start: RunStart | None = None
     saves: deque[Save] = field(default_factory=lambda: deque(maxlen=MAX_SAVES))
@@ -69,6 +72,35 @@ class Folded:
     longest_pause_s: float = 0.0
     start_ts: float | None = None
     last_ts: float | None = None
+    # What was made for the state before, and of what: a state is made every second, and most of it is as it was.
+    num_changes: int = 0  # of saves, of their names, of the branches that were left
+    num_session_changes: int = 0  # of sessions before the last
+    _saves: tuple[Any, tuple[Save, ...]] = (None, ())
+    _candidates: tuple[Any, list[tuple[str, Save]]] = (None, [])
+    _removed: dict[int, tuple[Save, Save]] = field(default_factory=dict)  # by identity
+    _before: tuple[int, tuple[Session, ...]] = (-1, ())
+
+    def add_save(self, save: Save) -> None:
+        if len(self.saves) == MAX_SAVES:  # the names of the oldest go with it
+            oldest = self.saves[0]
+            for name in oldest.names:
+                if self.save_of_name.get(name) is oldest:
+                    del self.save_of_name[name]
+            self._removed.pop(id(oldest), None)
+        self.saves.append(save)
+        self.save_of_name.update(dict.fromkeys(save.names, save))
+        self.num_changes += 1
+
+    def remove_name(self, name: str) -> None:
+        self.save_of_name.pop(name, None)
+        self.num_changes += 1
+
+    def put_back(self, name: str, source: str) -> None:
+        """`name` holds now what `source` holds."""
+        save = self.save_of_name.get(source)
+        if save is not None:
+            self.save_of_name[name] = save
+            self.num_changes += 1
 
     def state(
         self,
@@ -100,12 +132,8 @@ class Folded:
         step = max(last.last_step, 0)
         pace = timeline.pace_of(self.sessions)
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace
-        usable = {
-            name: save for name, save in self.save_of_name.items()
-            if save.step <= step and name not in invalid_checkpoints and save_key(save) not in self.left
-            and (existing_names is None or name in existing_names)
-        }  # fmt: skip
-        at_risk = self._at_risk(usable, step, last.seconds_per_step or pace)
+        candidates = self._find_candidates(invalid_checkpoints, existing_names)
+        at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace)
         is_lost = phase.is_over and phase is not Phase.FINISHED
         lost_now = Lost(at_risk.steps, at_risk.seconds) if is_lost else Lost()
         start = self.start or RunStart()
@@ -118,7 +146,8 @@ class Folded:
             trained = max(step - (last.first_step or step), 1)
             eta = health.estimate(max(total - step, 0), self._paces(), self.pause_s / trained, silence_s)
         alerts = judge(
-            self.alarms, Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self.saves, eta)
+            self.alarms,
+            Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self._newest_saves(), eta),
         )
         return RunState(
             now=now, directory=self.directory, name=start.run_name, phase=phase, reason=reason, session=last.number,
@@ -134,7 +163,8 @@ class Folded:
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None, sessions=sessions,
             saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
-            series=self.frozen_series(), feed=tuple(self.feed), alerts=alerts,
+            series=self.frozen_series(), epochs=self.epochs.freeze() if self.epochs is not None else None,
+            feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
@@ -146,6 +176,7 @@ class Folded:
 
     def leave_after(self, step: int) -> None:
         """Training goes on from `step`, on another branch than what was saved above it."""
+        self.num_changes += 1
         self.left = {key for key in map(save_key, self.save_of_name.values()) if key in self.left or key[1] > step}
 
     def _rhythm(self, usual_pause_s: float) -> health.Rhythm:
@@ -159,16 +190,35 @@ class Folded:
         return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(recent)
                 if b[0] > a[0] and b[1] > a[1]]  # fmt: skip
 
+    def _newest_saves(self) -> list[Save]:
+        """As many as tell what is usual now."""
+        return list(islice(reversed(self.saves), NUM_JUDGED_SAVES))[::-1]
+
     def _tokens_per_s(self) -> float | None:
         for name in ("tokens_per_s", "tokens_per_second", "tok_per_s", "samples_per_s"):
             if name in self.series:
                 return self.series[name].last
         return None
 
-    def _at_risk(self, usable: dict[str, Save], step: int, pace: float) -> AtRisk:
+    def _find_candidates(
+        self, invalid_checkpoints: Collection[str], existing_names: Collection[str] | None
+    ) -> list[tuple[str, Save]]:
+        """The names that a resume could take, best last."""
+        key = (self.num_changes, invalid_checkpoints, existing_names)
+        if self._candidates[0] is None or not _is_same(self._candidates[0], key):
+            usable = [
+                (name, save) for name, save in self.save_of_name.items()
+                if name not in invalid_checkpoints and save_key(save) not in self.left
+                and (existing_names is None or name in existing_names)
+            ]  # fmt: skip
+            # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
+            usable.sort(key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path))
+            self._candidates = (key, usable)
+        return self._candidates[1]
+
+    def _at_risk(self, candidates: list[tuple[str, Save]], step: int, pace: float) -> AtRisk:
         last = self.sessions[-1]
-        # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
-        newest = max(usable.items(), key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path), default=None)
+        newest = next((item for item in reversed(candidates) if item[1].step <= step), None)
         if newest is None:
             return AtRisk(step, last.seconds_after(0, pace), None)
         name, save = newest
@@ -176,17 +226,30 @@ class Folded:
 
     def _frozen_sessions(self, phase: Phase, reason: str, lost_now: Lost) -> tuple[Session, ...]:
         *before, last = self.sessions
-        frozen = [record.freeze(record.phase, record.reason) for record in before]
-        return (*frozen, last.freeze(phase, reason, lost_now.steps, lost_now.seconds))
+        if self._before[0] != self.num_session_changes or len(self._before[1]) != len(before):
+            frozen = tuple(record.freeze(record.phase, record.reason) for record in before)
+            self._before = (self.num_session_changes, frozen)
+        return (*self._before[1], last.freeze(phase, reason, lost_now.steps, lost_now.seconds))
 
     def _frozen_saves(self, existing_names: Collection[str] | None) -> tuple[Save, ...]:
-        def is_there(save: Save) -> bool:
-            return any(
-                self.save_of_name.get(name) is save and (existing_names is None or name in existing_names)
-                for name in save.names
-            )
+        key = (self.num_changes, (), existing_names)
+        if self._saves[0] is None or not _is_same(self._saves[0], key):
+            self._saves = (key, tuple(
+                save if self._is_there(save, existing_names) else self._as_removed(save) for save in self.saves
+            ))  # fmt: skip
+        return self._saves[1]
 
-        return tuple(save if is_there(save) else replace(save, removed=True) for save in self.saves)
+    def _is_there(self, save: Save, existing_names: Collection[str] | None) -> bool:
+        for name in save.names:
+            if self.save_of_name.get(name) is save and (existing_names is None or name in existing_names):
+                return True
+        return False
+
+    def _as_removed(self, save: Save) -> Save:
+        known = self._removed.get(id(save))
+        if known is None or known[0] is not save:
+            known = self._removed[id(save)] = (save, replace(save, removed=True))
+        return known[1]
 
     def _frozen_markers(self, phase: Phase, last: SessionRecord) -> tuple[Marker, ...]:
         if phase is Phase.CRASHED and last.phase is Phase.RUNNING:
@@ -195,3 +258,8 @@ class Folded:
 
     def frozen_series(self) -> dict[str, Series]:
         return {name: builder.freeze() for name, builder in self.series.items()}
+
+
+def _is_same(key: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether two keys are of the same things; what is in a big set is not looked at where it is the same object."""
+    return all(a is b or (type(a) is type(b) and a == b) for a, b in zip(key, other, strict=True))

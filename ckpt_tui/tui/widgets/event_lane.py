@@ -15,11 +15,11 @@ MARKS: dict[str, tuple[str, str, str, str]] = {
     "save_failed": ("✗", "!", "error", "failed save"),
     "error": ("!", "!", "error", "error"),
     "nonfinite": ("×", "x", "error", "not finite"),
+    "config": ("~", "~", "accent", "settings"),  # a resume with other settings than before
     "resume": ("↻", ">", "accent", "resume"),
     "stop": ("■", "#", "warning", "stop"),
     "signal": ("⚑", "^", "warning", "signal"),
     "restore": ("↺", "<", "warning", "restore"),
-    "config": ("~", "~", "accent", "settings"),
     "finish": ("▪", "=", "good", "finish"),
     "best": ("★", "*", "good", "best"),
     "save": ("●", "o", "dim", "save"),
