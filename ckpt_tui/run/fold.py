@@ -169,13 +169,15 @@ class RunFold:
 
     def _add_epochs(self, session: int, steps: list[int], ts: list[float], told: list[float | None]) -> None:
         """Where nobody says how many steps an epoch has, what the lines say of theirs is the only measure of it."""
-        having = [index for index, epoch in enumerate(told) if epoch is not None]
-        if having:
-            if self._folded.epochs is None:
-                self._folded.epochs = SeriesBuilder("epoch")
-            epochs = [float(epoch) for epoch in told if epoch is not None]
-            bounded = [_bounded(steps[index]) for index in having]
-            self._folded.epochs.add_all(session, bounded, [ts[index] for index in having], epochs)
+        if None in told:
+            having = [index for index, epoch in enumerate(told) if epoch is not None]
+            if not having:
+                return
+            steps, ts, told = [steps[i] for i in having], [ts[i] for i in having], [told[i] for i in having]
+        if self._folded.epochs is None:
+            self._folded.epochs = SeriesBuilder("epoch")
+        in_range = steps[0] > -MAX_STEP and steps[-1] < MAX_STEP
+        self._folded.epochs.add_all(session, steps if in_range else list(map(_bounded, steps)), ts, told)  # type: ignore[arg-type]  # no None is left
 
     def _add_metrics(self, session: int, event: Event, metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ckpt_tui.events.codec import decode
 from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.folded import MAX_SAVES
 from ckpt_tui.run.state import Phase
 from ckpt_tui.run.wording import end_sentences, header_lines
 from tests.builders.event_logs import LogText, worked_example
@@ -232,3 +233,41 @@ def test_machine_load_becomes_series_beside_the_metrics() -> None:
     assert "gpu1_percent" not in series
     (segment,) = series["rss_bytes"].segments
     assert (list(segment.steps), list(segment.last)) == ([10, 20], [4e8, 5e8])
+
+
+def test_what_did_not_change_is_not_made_again() -> None:
+    log = long_saving(num_saves=30)
+    fold = fold_of(log)
+    names, bad = frozenset({"r29.pt", "r30.pt"}), frozenset({"r30.pt"})
+    first = fold.state(1.0, existing_names=names, invalid_checkpoints=bad)
+    fold.apply(decode(log.add("step", 31, ts=log.ts + 1, loss=1.0)))
+    second = fold.state(2.0, existing_names=names, invalid_checkpoints=bad)
+    assert second.saves is first.saves
+    assert (first.at_risk.checkpoint, second.at_risk.checkpoint) == ("r29.pt", "r29.pt")  # type: ignore[union-attr]
+    assert fold.state(3.0, existing_names=names).at_risk.checkpoint == "r30.pt"  # type: ignore[union-attr]
+    assert sum(not save.removed for save in fold.state(3.0, existing_names=frozenset({"r1.pt"})).saves) == 1
+    fold.apply(decode(log.add("checkpoint_removed", 31, path="r30.pt")))
+    assert fold.state(4.0, existing_names=names).at_risk.checkpoint == "r29.pt"  # type: ignore[union-attr]
+    fold.apply(decode(log.add("run_start", 10, 2, start_step=10)))
+    assert fold.state(5.0).at_risk.checkpoint == "r10.pt"  # type: ignore[union-attr]
+    fold.apply(decode(log.add("checkpoint_restored", 10, 2, path="latest.pt", source="r10.pt")))
+    restored = fold.state(6.0, existing_names={"latest.pt"})
+    assert restored.at_risk.checkpoint == "latest.pt"  # type: ignore[union-attr]
+
+
+def long_saving(num_saves: int) -> LogText:
+    log = LogText()
+    log.add("run_start", total_steps=num_saves)
+    for step in range(1, num_saves + 1):
+        log.add("step", step, ts=log.ts + 1, loss=1.0)
+        log.add("checkpoint_saved", step, path=f"r{step}.pt", kind="rolling", names=[f"r{step}.pt", "latest.pt"])
+    return log
+
+
+def test_a_hundred_saves_more_than_are_kept_leave_no_names_behind() -> None:
+    fold = fold_of(long_saving(num_saves=MAX_SAVES + 100))
+    state = fold.state(1e9, is_process_alive=True)
+    assert (len(state.saves), state.saves[0].step) == (MAX_SAVES, 101)
+    assert state.at_risk.checkpoint == f"r{MAX_SAVES + 100}.pt"  # type: ignore[union-attr]
+    assert len(state.sessions[0].save_steps) == MAX_SAVES
+    assert fold.state(1e9, existing_names={"r100.pt", "r101.pt"}).at_risk.checkpoint == "r101.pt"  # type: ignore[union-attr]
