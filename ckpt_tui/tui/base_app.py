@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.color import ColorSystem
 from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.app import App
 from textual.binding import Binding
+from textual.events import Event, Key
 from textual.timer import Timer
 
 from ckpt_tui.errors import CkptError
@@ -20,6 +21,9 @@ from ckpt_tui.settings import Settings
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui import keys, terminal, theme
 from ckpt_tui.tui.wire import Encoded, Wire
+
+if TYPE_CHECKING:
+    from ckpt_tui.tui.widgets.key_line import KeyLine
 
 SAID_FOR_S = 6.0
 
@@ -39,6 +43,7 @@ class BaseApp(App[None]):
             super().__init__(ansi_color=True if self.look.ansi else None)
         self._wear(self.look)
         self._saying: Timer | None = None
+        self._said_on: KeyLine | None = None
         self.wire = Wire()
         self.animation_level = "none"
         if self.settings.keymap:
@@ -81,11 +86,24 @@ class BaseApp(App[None]):
         if not found:
             self.notify(words, markup=False, timeout=SAID_FOR_S)
             return
-        key_line = found.first()
-        key_line.say(words, "accent")
+        self._hush()
+        self._said_on = found.first()
+        self._said_on.say(words, "accent")
+        self._saying = self.set_timer(SAID_FOR_S, self._hush)
+
+    def _hush(self) -> None:
+        """The keys again in place of what was said."""
         if self._saying is not None:
             self._saying.stop()
-        self._saying = self.set_timer(SAID_FOR_S, partial(key_line.say, ""))
+            self._saying = None
+        if self._said_on is not None:
+            self._said_on.say("")
+            self._said_on = None
+
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key) and self._said_on is not None:
+            self._hush()
+        await super().on_event(event)
 
     def get_key_display(self, binding: Binding) -> str:
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""

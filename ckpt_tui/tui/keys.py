@@ -71,7 +71,8 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
     Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one"),
-    Key("view.feed", "t", "feed", "View", "feed", "Checkpoints or newest events"),
+    Key("view.feed", "t", "feed", "View", "more", "The next part: curves, checkpoints, newest events, all sessions",
+        in_footer=True),
 )  # fmt: skip
 
 APP_KEYS: tuple[Key, ...] = (

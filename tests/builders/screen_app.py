@@ -11,18 +11,16 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from ckpt_tui.tui.theme import Look
+from ckpt_tui.tui.base_app import BaseApp
 
 _NOT_ENDED = object()
 
 
-class ScreenApp(App[None]):
+class ScreenApp(BaseApp):
     """Pushes `screen` at the start and keeps what it ended with in `result`."""
 
-    look = Look()
-
     def __init__(self, screen: Screen[Any]) -> None:
-        super().__init__()
+        super().__init__(env={"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"})
         self.first_screen = screen
         self.result: object = _NOT_ENDED
 

@@ -10,7 +10,7 @@ from ckpt_tui.events.codec import encode
 from ckpt_tui.events.schema import CheckpointSaved, ErrorRaised, RunStart, Step, Unknown
 from ckpt_tui.tui.screens.events import EventsScreen, event_cells, event_detail
 from ckpt_tui.tui.screens.log import LogScreen, printed_text
-from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
 TS = 1_763_690_000.0
 HOSTILE = "[/closing]\x1b[2J\x1b]52;c;aGk=\x07‮\x00"
@@ -191,3 +191,50 @@ def test_a_save_and_what_a_failure_cost_are_told_in_words() -> None:
     lost = b'{"event":"lost_work","lost_session":1,"cause":"killed","from_step":500,"to_step":899,"path":"\\u001b[2J"}'
     assert event_cells(lost)[-2:] == (("lost_work", "error"), "session 1 killed: 399 steps lost")
     assert event_cells(b'{"event":"advice"}')[-1] == "no interval can be recommended yet"
+
+
+async def test_what_was_found_is_gone_through_among_all_lines(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("n")
+        assert "Look for something first" in seen(app)[-1]
+        await pilot.press("slash", *'"step":1', "enter")
+        await settled(pilot)
+        assert "11 lines with:" in seen_text(app)
+        await pilot.press("n")
+        await settled(pilot)
+        assert '11 of 11 lines with: "step":1' in seen_text(app)
+        row = next(line for line in seen(app) if line.startswith("> "))
+        assert " 19 " in row
+        assert " 20 " in seen_text(app), "the lines around it are there too"
+        await pilot.press("n")
+        assert "1 of 11" in seen_text(app), "around the end to the start"
+        await pilot.press("N", "N")
+        assert "10 of 11" in seen_text(app)
+        await pilot.press("escape")
+        assert " of 11" not in seen_text(app)
+        assert not app.has_ended
+
+
+async def test_one_kind_of_event_and_how_many_there_are(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("f")
+        await until(pilot, lambda: "Events of which kind?" in seen_text(app))
+        assert "checkpoint_saved" in seen_text(app)
+        await pilot.press("down", "down", "enter")
+        await settled(pilot)
+        assert "1 checkpoint_saved event" in seen_text(app)
+
+
+async def test_a_step_is_gone_to(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path), at_step=7))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: any(line.startswith("> ") and "  7  " in line for line in seen(app)))
+        await pilot.press("colon", *"30", "enter")
+        await until(pilot, lambda: any(line.startswith("> ") and "  30  " in line for line in seen(app)))
+        await pilot.press("colon", *"nowhere", "enter")
+        await pilot.pause()
+        assert "That is no place" in seen(app)[-1]

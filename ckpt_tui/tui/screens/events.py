@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,10 @@ from ckpt_tui.events.schema import (
 from ckpt_tui.events.words import words_of
 from ckpt_tui.text import count, metric, safe_text
 from ckpt_tui.tui import keys
-from ckpt_tui.tui.screens.lines import LinesScreen, Search, text_lines
+from ckpt_tui.tui.base_app import app_of
+from ckpt_tui.tui.screens.line_search import Place, Search, count_kinds
+from ckpt_tui.tui.screens.lines import LinesScreen, text_lines
+from ckpt_tui.tui.screens.work import ByteProgress, worker_is_cancelled
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
@@ -65,9 +69,12 @@ class EventsScreen(LinesScreen):
     COLUMNS = COLUMNS
     WHAT = "line"
 
-    def __init__(self, path: str, *, only_bad: bool = False) -> None:
+    PLACES = "a step (8250), a time (02:14), or: line 1200"
+
+    def __init__(self, path: str, *, only_bad: bool = False, at_step: int | None = None) -> None:
         super().__init__(os.path.join(path, LOG_NAME) if Path(path).is_dir() else path)
         self.search = Search(only_bad=only_bad)
+        self._place_wanted = None if at_step is None else Place("step", float(at_step))
 
     def cells_of(self, index: int, text: bytes) -> tuple[Cell, ...]:
         return event_cells(text, is_partial=self.log_lines.is_partial(index))
@@ -79,7 +86,38 @@ class EventsScreen(LinesScreen):
         return isinstance(decode(text), BadLine)
 
     def action_bad_lines(self) -> None:
-        self.set_search(Search(self.search.words, not self.search.only_bad))
+        self.set_search(replace(self.search, only_bad=not self.search.only_bad, kind=""))
+
+    def action_kinds(self) -> None:
+        """Count the events by kind, then ask for one."""
+        self.start_work("kinds", self._count_kinds)
+
+    def _count_kinds(self) -> list[tuple[str, int]]:
+        """Runs in a thread."""
+        counting = ByteProgress(self, "kinds", "counting", self.log_lines.num_bytes)
+        return count_kinds(self.log_lines, is_cancelled=worker_is_cancelled(), on_bytes=counting.add)
+
+    def work_done(self, group: str, result: Any) -> None:
+        if group != "kinds":
+            super().work_done(group, result)
+            return
+        self._progress = ""
+        self._show_facts()
+        kinds: list[tuple[str, int]] = result
+        if not kinds:
+            app_of(self).say("There is no event in it yet.")
+            return
+        from ckpt_tui.tui.dialogs.pick import PickDialog
+
+        at = next((at + 1 for at, (kind, _) in enumerate(kinds) if kind == self.search.kind), 0)
+        rows = [("every kind", count(sum(number for _, number in kinds))), *((k, count(n)) for k, n in kinds)]
+
+        def chosen(index: int | None) -> None:
+            if index is not None:
+                kind = kinds[index - 1][0] if index else ""
+                self.set_search(replace(self.search, kind=kind, only_bad=False))
+
+        self.app.push_screen(PickDialog("Events of which kind?", rows, selected=at), chosen)
 
 
 def event_cells(text: bytes, *, is_partial: bool = False) -> tuple[Cell, ...]:

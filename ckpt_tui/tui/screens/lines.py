@@ -7,7 +7,9 @@ written, nothing is sent.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +25,10 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.text import fit, plural, size
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.log_lines import LogLines, VisibleLines
+from ckpt_tui.tui.screens.line_search import Place, Search, nearest, newest_time, parse_place
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
 from ckpt_tui.tui.widgets.key_line import KeyLine
@@ -33,18 +37,6 @@ from ckpt_tui.tui.widgets.words import Words
 
 POLL_INTERVAL_S = 1.0
 MAX_CACHED_ROWS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Which lines are shown. words: all of them must be in the line; only_bad: lines that are not events."""
-
-    words: tuple[str, ...] = ()
-    only_bad: bool = False
-
-    @property
-    def is_everything(self) -> bool:
-        return not self.words and not self.only_bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +57,7 @@ class LinesScreen(WorkScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.LINES_KEYS)
     COLUMNS: ClassVar[tuple[Column, ...]] = ()
     WHAT = "line"
+    PLACES = "a number of a line: line 1200"
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -78,6 +71,11 @@ class LinesScreen(WorkScreen[None]):
         self._num_scanned = 0
         self._times_replaced = 0
         self._is_first = True
+        # Lines that were found, once all lines are shown again around one of them.
+        self._marked: array[int] = array("Q")
+        self._marked_search = Search()
+        self._is_asking_place = False
+        self._place_wanted: Place | None = None
 
     # -- what subclasses say ------------------------------------------------------------------------------------
 
@@ -168,18 +166,13 @@ class LinesScreen(WorkScreen[None]):
             return Scanned(search, None, from_index, log.times_replaced)
         searching = ByteProgress(self, "scan", "searching", log.num_bytes)
         keywords: dict[str, Any] = {"from_index": from_index, "is_cancelled": is_cancelled, "on_bytes": searching.add}
-        if search.only_bad:
-            found = log.select(self._matcher(search), **keywords)
-            if found and log.is_partial(found[-1]):
+        if search.only_bad or search.kind:
+            found = log.select(search.matcher(self.is_bad), **keywords)
+            if found and search.only_bad and log.is_partial(found[-1]):
                 found.pop()  # it is being written: not an event yet, and not bad either
         else:
             found = log.find(search.words, **keywords)
         return Scanned(search, found, from_index, log.times_replaced)
-
-    def _matcher(self, search: Search) -> Callable[[bytes], bool]:
-        words = [word.lower().encode("utf-8", "surrogateescape") for word in search.words]
-        is_bad = self.is_bad
-        return lambda text: is_bad(text) and all(word in text.lower() for word in words)
 
     def work_progress(self, group: str, text: str) -> None:
         self._progress = text
@@ -193,6 +186,14 @@ class LinesScreen(WorkScreen[None]):
         self._show_facts()
 
     def work_done(self, group: str, result: Any) -> None:
+        if group == "go":
+            self._progress = ""
+            if result is None:
+                app_of(self).say("There is no such place in it.")
+                self._show_facts()
+            else:
+                self.show_among_all(result)
+            return
         scanned: Scanned = result
         if self._problem is not None:
             self._problem = None
@@ -202,6 +203,7 @@ class LinesScreen(WorkScreen[None]):
         self._times_replaced = scanned.times_replaced
         if was_replaced:
             self._cached.clear()
+            self._marked = array("Q")
         self._progress = ""
         self._num_scanned = len(self.log_lines)
         rows = self.visible_lines
@@ -222,10 +224,15 @@ class LinesScreen(WorkScreen[None]):
         else:
             self.line_list.rows_grew()
         self._show_facts()
+        if self._place_wanted is not None:
+            place, self._place_wanted = self._place_wanted, None
+            self.go_to(place)
 
     def _empty_words(self) -> str:
         if self.search.only_bad:
             return "no bad lines"
+        if self.search.kind and not self.search.words:
+            return f"no {self.search.kind} events; Esc shows all"
         return "no line holds these words; Esc clears the filter" if self.search.words else "nothing in it yet"
 
     # -- lines around the list ----------------------------------------------------------------------------------
@@ -238,11 +245,15 @@ class LinesScreen(WorkScreen[None]):
         if self._progress:
             second = line((self._progress, "accent"), ("  Esc stops", "dim"))
         elif not self.search.is_everything:
-            what = plural(len(self.visible_lines), "bad line" if self.search.only_bad else "line")
-            words = f" with: {' '.join(self.search.words)}" if self.search.words else ""
-            second = line((f"{what}{words}", "accent"), ("  Esc shows all", "dim"))
+            second = line(
+                (self.search.words_for(len(self.visible_lines)), "accent"), ("  n shows it among all, Esc all", "dim")
+            )
+        elif self._marked:
+            at = bisect_left(self._marked, self.line_list.cursor) + 1
+            words = self._marked_search.words_for(len(self._marked))
+            second = line((f"{at:,} of {words}", "accent"), ("  n next, N before, Esc forgets them", "dim"))
         else:
-            following = "following the newest line" if self.line_list.is_at_end else "F follows the newest line"
+            following = "following the newest line" if self.line_list.is_at_end else "held here; F follows the newest"
             replaced = f", the file was replaced {plural(self._times_replaced, 'time')}" if self._times_replaced else ""
             second = line((following + replaced, "dim"))
         self.show("facts", lines(top, second))
@@ -274,19 +285,80 @@ class LinesScreen(WorkScreen[None]):
         self.line_list.action_move_to_end()
 
     def action_filter(self) -> None:
+        self._ask(" ".join(self.search.words), "words that the line must hold", is_place=False)
+
+    def action_go_to(self) -> None:
+        self._ask("", self.PLACES, is_place=True)
+
+    def _ask(self, value: str, placeholder: str, *, is_place: bool) -> None:
+        self._is_asking_place = is_place
         field = self.query_one("#filter", Input)
-        field.value = " ".join(self.search.words)
+        with field.prevent(Input.Changed):
+            field.value = value
+        field.placeholder = placeholder
         field.display = True
         field.focus()
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, message: Input.Changed) -> None:
-        self.set_search(Search(tuple(message.value.split()), self.search.only_bad))
+        if not self._is_asking_place:
+            self.set_search(replace(self.search, words=tuple(message.value.split())))
 
     @on(Input.Submitted, "#filter")
     def _end_filter(self) -> None:
-        self.query_one("#filter").display = False
+        field = self.query_one("#filter", Input)
+        field.display = False
         self.line_list.focus()
+        if self._is_asking_place and field.value:
+            place = parse_place(field.value, newest_time(self.log_lines))
+            if place is None:
+                app_of(self).say(f"That is no place: {self.PLACES}.")
+            else:
+                self.go_to(place)
+        self._is_asking_place = False
+
+    def go_to(self, place: Place) -> None:
+        """Show all lines, the cursor at the one that is nearest to `place`."""
+        self.start_work("go", partial(self._look_for, place))
+
+    def _look_for(self, place: Place) -> int | None:
+        """Runs in a thread."""
+        looking = ByteProgress(self, "go", "looking", self.log_lines.num_bytes)
+        return nearest(self.log_lines, place, is_cancelled=worker_is_cancelled(), on_bytes=looking.add)
+
+    def show_among_all(self, index: int) -> None:
+        """All lines again, the cursor at line `index`; what was found stays known for n and N."""
+        if not self.search.is_everything:
+            self._marked_search = self.search
+            self._marked = self.visible_lines.found or array("Q")
+            self.search = Search()
+            self.cancel_work("scan")
+            self.visible_lines.found = None
+            self._num_scanned = len(self.log_lines)
+            self.line_list.rows_changed(self.visible_lines, from_index=0)
+        self._go(index)
+        self._show_facts()
+
+    def _go(self, row: int) -> None:
+        """The cursor to a row, with rows around it on both sides where they are out of sight."""
+        listed = self.line_list
+        listed.cursor = row
+        top, height = round(listed.scroll_y), listed.scrollable_content_region.height - 1  # its header
+        if not top < row < top + height - 1:
+            listed.scroll_to(y=max(row - height // 2, 0), animate=False, force=True)
+
+    def action_next(self, by: int) -> None:
+        """The next line that was found, or the one before; the first time the same one, with the lines around it."""
+        here = self.line_list.cursor_row
+        if not self.search.is_everything:
+            if here is not None:
+                self.show_among_all(here)
+            return
+        if not self._marked or here is None:
+            app_of(self).say("Look for something first: / and words.")
+            return
+        at = bisect_left(self._marked, here + 1) if by > 0 else bisect_left(self._marked, here) - 1
+        self._go(self._marked[at % len(self._marked)])  # around the end to the start
 
     def set_search(self, search: Search) -> None:
         """Show only the lines that `search` names."""
@@ -302,10 +374,15 @@ class LinesScreen(WorkScreen[None]):
         self._scan()
 
     def action_leave(self) -> None:
-        if self.query_one("#filter").display or not self.search.is_everything:
-            self.query_one("#filter", Input).value = ""
+        if self.query_one("#filter").display or not self.search.is_everything or self._marked:
+            with self.query_one("#filter", Input).prevent(Input.Changed):
+                self.query_one("#filter", Input).value = ""
             self._end_filter()
+            self._marked = array("Q")
             self.set_search(Search())
+            self._show_facts()
+        elif self.is_working("go"):
+            self.cancel_work("go")
         elif self.query_one("#detail").display:
             self.action_detail()
         else:
