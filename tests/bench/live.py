@@ -99,16 +99,23 @@ def _cut_last_line(log: Path) -> dict[str, int]:
     return found
 
 
-def settled(command: Sequence[str], until: bytes, *, columns: int = 80, rows: int = 24, longest_s: float = 60) -> Painted:
-    """A viewer that has read what there was: for three seconds it works hardly more than at any other time."""
-    painted = paint(command, until, columns=columns, rows=rows)
+def settled(
+    command: Sequence[str], until: bytes, *, columns: int = 80, rows: int = 24, timeout_s: float = 60
+) -> Painted:
+    """A viewer that has painted `until` and read what there was."""
+    painted = paint(command, until, columns=columns, rows=rows, timeout_s=timeout_s)
+    calm_down(painted, timeout_s)
+    return painted
+
+
+def calm_down(painted: Painted, longest_s: float = 60) -> None:
+    """Until it has worked hardly at all for three seconds: what there was is read."""
     deadline = time.perf_counter() + longest_s
     calm = 0
     while calm < 3 and time.perf_counter() < deadline:
         before = painted.cpu_seconds()
         painted.read_for(1.0)
         calm = calm + 1 if painted.cpu_seconds() - before < 0.15 else 0
-    return painted
 
 
 def wire(painted: Painted, seconds: float) -> Wire:
@@ -131,5 +138,3 @@ def key_seconds(painted: Painted, keys: Sequence[tuple[bytes, bytes]], num_press
 
 def at_95(seconds: Sequence[float]) -> float:
     return sorted(seconds)[min(int(len(seconds) * 0.95), len(seconds) - 1)]
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import fcntl
 import os
 import pty
@@ -138,14 +139,20 @@ class Painted:
         return time.perf_counter() - started
 
     def cpu_seconds(self) -> float:
-        """Of all its threads, also those that have ended, to the nanosecond (Linux' clock of another process)."""
-        return time.clock_gettime((~self.pid << 3) | 2)
+        """Of it and what it started, all threads, also those that have ended, to the nanosecond."""
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self._family())  # Linux' clock of another process
 
     def rss_mb(self) -> float:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        """The peak, of it and what it started."""
+        return sum(_peak_mb(pid) for pid in self._family())
+
+    def _family(self) -> list[int]:
+        found = [self.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    found += map(int, children.read_text().split())
+        return found
 
     def close(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
@@ -158,6 +165,13 @@ class Painted:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self.terminal)
+
+
+def _peak_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def paint(
