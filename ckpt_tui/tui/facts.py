@@ -84,7 +84,8 @@ Fact = list[list[Part]]  # one fact in several lengths, the fullest first
 def pace_facts(state: RunState) -> list[Fact]:
     """ETA, speed, loss and best, most wanted first."""
     facts: list[Fact] = []
-    if not state.phase.is_over and state.eta is not None:
+    is_moving = state.phase is Phase.RUNNING
+    if is_moving and state.eta is not None:
         eta = state.eta
         head: list[Part] = [("eta ", "dim"), (duration(eta.seconds), "strong")]
         spread = f" ({duration(eta.low_s)} - {duration(eta.high_s)})"
@@ -95,8 +96,9 @@ def pace_facts(state: RunState) -> list[Fact]:
         in_sessions = (f" in {plural(len(state.sessions), 'session')}", "dim")
         facts.append([[*took, in_sessions], took] if len(state.sessions) > 1 and state.is_whole else [took])
     if state.steps_per_s is not None and not state.phase.is_over:
-        facts.append([_speed(state.steps_per_s)])
-        if state.tokens_per_s is not None:
+        was: list[Part] = [] if is_moving else [("was ", "dim")]
+        facts.append([[*was, *_speed(state.steps_per_s)]])
+        if state.tokens_per_s is not None and is_moving:
             facts.append([[(f"{short_count(state.tokens_per_s):>5} ", ""), ("tok/s", "dim")]])
     if state.last_loss is not None:
         facts.append([[("loss ", "dim"), (metric(state.last_loss), _loss_role(state.last_loss))]])
@@ -127,7 +129,7 @@ def risk_facts(state: RunState) -> list[Fact]:
             facts.append([[("at risk ", "dim"), (f"{words:<20}", "strong")], [("at risk ", "dim"), (words, "strong")]])
         if risk.checkpoint is None:
             words = "no valid checkpoint" if state.phase.is_over else "no valid checkpoint yet"
-            facts.append([[(words, "warning")]])
+            facts.append([[(words, "warning")], [("no checkpoint", "warning")]])
         else:
             facts.append(_last_valid(risk.checkpoint, risk.checkpoint_ts, state))
     if state.saves_that_fit is not None:

@@ -54,7 +54,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.freeze", "f", "freeze", "Chart", "freeze", "Hold the chart still, or follow the run again"),
     Key("chart.log", "y", "log_y", "Chart", "log y", "Logarithmic y axis, or linear again"),
     Key("chart.y_range", "Y", "y_range", "Chart", "y range", "Cut off only spikes that flatten the rest, none, or all"),
-    Key("chart.axis", "x", "axis", "Chart", "x axis", "x axis by step, by time, or by epoch"),
+    Key("chart.axis", "x", "axis", "Chart", "x axis", "By step, by time, or by epoch"),
     Key("chart.smoothing", "s", "smoothing", "Chart", "smoothing", "A light or heavy smoothed line over the raw one"),
     Key("chart.moment", "w", "moment", "Chart", "what happened",
         "What happened at the cursor, or at the worst spike: metrics around it, events, the way back"),
@@ -68,10 +68,12 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.cursor_fast_right", "shift+right", "cursor(10)", "Chart", "cursor 10 right", "Ten cells at a time"),
     Key("chart.cursor_hide", "escape", "hide_cursor", "Chart", "hide cursor", "Hide the chart's cursor"),
     Key("view.events", "e", "events", "View", "events", "The raw events of the log, with search", in_footer=True),
+    Key("view.alerts", "a", "alerts", "View", "alerts", "What needed a person, now and before; acknowledge it"),
+    Key("view.advice", "A", "advice", "View", "advice", "How often to save: what it costs, what it puts at risk"),
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
     Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one"),
-    Key("view.feed", "t", "feed", "View", "more", "The next part: curves, checkpoints, newest events, all sessions",
+    Key("view.feed", "t", "feed", "View", "more", "Next: curves, checkpoints, events, all sessions",
         in_footer=True),
 )  # fmt: skip
 
@@ -175,6 +177,17 @@ EVENTS_KEYS: tuple[Key, ...] = (
     Key("events.kinds", "f", "kinds", "Lines", "kinds", "Count the events by kind, and show only one", in_footer=True),
 )  # fmt: skip
 
+ALERTS_KEYS: tuple[Key, ...] = (
+    Key("alerts.acknowledge", "space", "acknowledge", "Alerts", "acknowledge",
+        "Seen: no longer in the header; again: not seen", in_footer=True),
+    Key("alerts.all", "X", "acknowledge_all", "Alerts", "all", "Acknowledge every one", in_footer=True),
+    Key("alerts.leave", "escape,a", "leave", "Alerts", "back", "Back to where you were", in_footer=True),
+)  # fmt: skip
+
+ADVICE_KEYS: tuple[Key, ...] = (
+    Key("advice.leave", "escape,A", "leave", "Advice", "back", "Back to where you were", in_footer=True),
+)
+
 HELP_KEYS: tuple[Key, ...] = (
     Key("help.filter", "slash", "filter", "Help", "filter", "Only keys that hold these words", in_footer=True),
     Key("help.leave", "escape,question_mark,q", "leave", "Help", "back", "Back to where you were", in_footer=True),
@@ -199,6 +212,8 @@ TABLES: Mapping[str, tuple[Key, ...]] = {
     "diff": DIFF_KEYS,
     "events": (*LINES_KEYS, *EVENTS_KEYS),
     "log": LINES_KEYS,
+    "alerts": ALERTS_KEYS,
+    "advice": ADVICE_KEYS,
     "help": HELP_KEYS,
     "resume": RESUME_KEYS,
     "app": APP_KEYS,

@@ -50,13 +50,17 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
     news += damages
     if resume is not None:
         outlook = resume_outlook(state)
-        about = f": about {duration(outlook.seconds)}" if outlook.seconds is not None and state.total_steps else ""
-        redo = [f"redoes {count(outlook.redone)}"] if outlook.redone else []
-        new = [f"{'' if redo else 'trains '}{count(outlook.new)} new"] if state.total_steps else []
-        short = f"A resume {', then '.join([*redo, *new])}{about}."
-        brief = f"Resume: {' + '.join([*(word.replace('redoes', 'redo') for word in redo), *(word.removeprefix('trains ') for word in new)])}"
+        about = duration(outlook.seconds) if outlook.seconds is not None and state.total_steps else ""
+        redo, new = (
+            count(outlook.redone) if outlook.redone else "",
+            f"{count(outlook.new)} new" if state.total_steps else "",
+        )
+        does = [f"redoes {redo}"] if redo else []
+        does += [new if does else f"trains {new}"] if new else []
+        short = f"A resume {', then '.join(does)}{about and f': about {about}'}."
+        brief = f"Resume: {' + '.join(word for word in (redo and f'redo {redo}', new) if word)}{about and f', {about}'}"
         tight = resume[0].replace(", then trains ", ", trains ")
-        news.append(_news((resume[0], tight, short, brief + about.replace(": about", ",")), resume[1], 2))
+        news.append(_news((resume[0], tight, short, brief), resume[1], 2))
     return news
 
 
@@ -113,29 +117,29 @@ def alert_news(state: RunState, alerts: Sequence[Alert], key: str) -> list[News]
 
 
 def log_news(state: RunState, key: str) -> list[News]:
-    """What is wrong with the log: bad lines and which key shows them, lines that are missing, a log that was replaced.
-    The newest on one line, and how much more there is."""
+    """What is wrong with the log: that it was replaced or cut, bad lines and the key that shows them, missing lines."""
+    news: list[News] = []
     sentences = wording.log_sentences(state)
-    if not sentences:
-        return []
-    variants: list[tuple[Part, ...]] = []
+    notices, others = sentences[: len(state.notices)], sentences[len(state.notices) :]
+    if notices:
+        words, role = notices[-1]
+        more: tuple[Part, ...] = ((f"  + {len(notices) - 1} more", "dim"),) if len(notices) > 1 else ()
+        said: tuple[Part, ...] = ((f"▲ {words}", facts.role_of(role)),)
+        news.append(News(((*said, *more), said), 4))
     bad = state.bad_lines
-    first, role = sentences[-1]
+    missing = f"{plural(state.missing_lines, 'line')} missing (gaps in seq)" if state.missing_lines else ""
     if bad.count:
         at = f", first at byte {bad.first_offset:,}" if bad.first_offset is not None else ""
-        words = f"▲ {plural(bad.count, 'bad line')}{at}"
-        reason = safe_text(bad.first_reason, 100)
+        few, reason = f"▲ {plural(bad.count, 'bad line')}", safe_text(bad.first_reason, 100)
         press: tuple[Part, ...] = ((": press ", "warning"), (key, "accent")) if key else ()
-        others = len(sentences) - 1
-        more: tuple[Part, ...] = ((f"   + {others} more", "dim"),) if others else ()
-        variants += [
-            ((f"{words} ({reason})", "warning"), *press, *more), ((words, "warning"), *press, *more),
-            ((f"▲ {plural(bad.count, 'bad line')}", "warning"), *press),
-        ]  # fmt: skip
-    else:
-        more = ((f"   + {len(sentences) - 1} more", "dim"),) if len(sentences) > 1 else ()
-        variants += [((f"▲ {first}", facts.role_of(role)), *more), ((f"▲ {first}", facts.role_of(role)),)]
-    return [News(tuple(variants), 4)]
+        tail: tuple[Part, ...] = ((f"   {missing}", "dim"),) if missing else ()
+        news.append(News((
+            ((f"{few}{at} ({reason})", "warning"), *press, *tail), ((f"{few}{at} ({reason})", "warning"), *press),
+            ((f"{few}{at}", "warning"), *press), ((few, "warning"), *press),
+        ), 4))  # fmt: skip
+    elif missing:
+        news.append(News((((f"▲ {missing}", facts.role_of(others[-1][1])),),), 5))
+    return news
 
 
 def keys_news(keys: Sequence[tuple[str, str, str]]) -> News:
@@ -151,8 +155,7 @@ def keys_news(keys: Sequence[tuple[str, str, str]]) -> News:
 def failure_news(error: CkptError) -> News:
     """The log or the directory cannot be read."""
     title, message = safe_text(error.title, 100), safe_text(error.message, 300)
-    whole = f"▲ {title}: {message}" if message else f"▲ {title}"
-    return News((((whole, "error"),), ((f"▲ {title}", "error"),)), 0)
+    return News((((f"▲ {title}{':' if message else ''}", "error"), (f" {message}", "")),), 0)
 
 
 def damages_of(catalog: Catalog | None) -> list[News]:

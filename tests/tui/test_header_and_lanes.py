@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ckpt_tui.run.state import Alert, AtRisk, BadLines, Eta, Marker, Phase, RunState, Session
+from ckpt_tui.run.state import Alert, AtRisk, BadLines, Eta, FeedLine, Lost, Marker, Phase, RunState, Session
 from ckpt_tui.services.catalog import Catalog, CatalogEntry
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
@@ -14,9 +14,11 @@ from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.overview import diff_pair
 from ckpt_tui.tui.widgets.checkpoint_list import cells_of, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
+from ckpt_tui.tui.widgets.feed import words_of as feed_words
 from ckpt_tui.tui.widgets.header import header_lines
 from ckpt_tui.tui.widgets.lines_widget import rule
-from ckpt_tui.tui.widgets.session_lanes import bar_of, words_of
+from ckpt_tui.tui.widgets.session_lanes import bar_of, has_outlook, lane_lines, outlook_bar, words_of
+from ckpt_tui.tui.widgets.session_list import cells_of as session_cells
 from tests.builders.run_states import NOW, crashed, running, save
 
 
@@ -145,8 +147,31 @@ def test_hostile_names_stay_text() -> None:
 def test_trouble_has_a_line_says_which_key_and_how_much_more() -> None:
     state = running(bad_lines=BadLines(3, 81_220, "not JSON"), missing_lines=2)
     said = lines(state, troubles=log_news(state, "B"))
-    assert said[3] == " ▲ 3 bad lines, first at byte 81,220 (not JSON): press B   + 1 more"
+    assert said[3] == " ▲ 3 bad lines, first at byte 81,220 (not JSON): press B"
+    assert lines(state, 120, troubles=log_news(state, "B"))[3].endswith("press B   2 lines missing (gaps in seq)")
     assert lines(state, 40, troubles=log_news(state, "B"))[3].startswith(" ▲ 3 bad lines: press B")
+    replaced = running(notices=("the log was truncated", "the log was replaced"), missing_lines=1)
+    assert lines(replaced, troubles=log_news(replaced, "B"))[3:] == [
+        " ▲ The log was replaced.  + 1 more", " ▲ 1 line missing (gaps in seq)",
+    ]  # fmt: skip
+
+
+def test_a_narrow_screen_still_warns() -> None:
+    said = lines(running(at_risk=AtRisk(400, 22.0, None), saves_that_fit=1), 40)
+    assert " ".join(said).count("no valid checkpoint yet") == 1
+    assert " ".join(said).count("1 save fits") == 1
+
+
+def test_a_stalled_run_promises_no_end() -> None:
+    said = " ".join(lines(running(phase=Phase.STALLED, reason="silent for 95 s; 12 s would be usual at most")))
+    assert "eta" not in said
+    assert "was 18.3 it/s" in said
+    assert "silent for 95 s" in said
+
+
+def test_what_is_not_read_yet_is_not_told_as_a_fact() -> None:
+    state = running(is_whole=False)
+    assert "earlier ones are not read yet" in "".join(part for part, _ in lane_lines(state, 80, 3)[0])
 
 
 def test_alerts_that_have_passed_and_the_end_itself_are_no_news() -> None:
@@ -339,3 +364,48 @@ def test_a_session_names_what_it_resumed_from_as_it_was_then() -> None:
     words = "".join(word for word, _ in words_of(resumed, replace(state, saves=saves)))
     assert "500" in words.rpartition("from")[2]
     assert "800" not in words
+
+
+def test_a_line_of_the_feed_says_what_happened_to_what() -> None:
+    saved = FeedLine(NOW, 1, 7750, "checkpoint_saved", "rolling_step_007750.pt 1.5 MB: stalled 45 ms", "good", 7)
+    assert feed_words(saved) == "saved rolling 7,750 1.5 MB: stalled 45 ms"
+    gone = replace(saved, name="checkpoint_removed", text="rolling_step_005250.pt: --keep_checkpoints 10")
+    assert feed_words(gone) == "removed rolling 5,250: --keep_checkpoints 10"
+    stopped = replace(saved, text="emergency_step_000812_20261121_021409.pt 1.5 MB")
+    assert feed_words(stopped) == "saved emergency 812 1.5 MB"
+    other = replace(saved, name="other", text="my_rolling_step_5.pt.tmp")
+    assert feed_words(other) == "my_rolling_step_5.pt.tmp"
+    assert feed_words(replace(saved, name="unheard_of", text="")) == "unheard_of"
+
+
+def test_the_lanes_of_many_sessions_say_how_many_are_not_shown() -> None:
+    sessions = tuple(
+        Session(n, n * 10, n * 10 + 15, 0, 1, Phase.CRASHED, lost_steps=5, lost_s=1.0) for n in range(1, 51)
+    )
+    state = running(sessions=sessions, lost=Lost(250, 50.0, 0.25))
+    for width in (20, 60, 80, 200):
+        made = ["".join(part for part, _ in line) for line in lane_lines(state, width, 3)]
+        assert len(made) == 3
+        assert all(cell_width(line) <= width for line in made), made
+    assert made[0].startswith("─ sessions 49-50 of 50: lost 250 steps, 50 s, 25 % overhead, goodput 80 % ─")
+    assert "lost 5 steps, 1.0 s" in made[1]
+
+
+def test_what_a_resume_would_do_is_drawn_on_the_scale_of_the_sessions() -> None:
+    state = crashed()
+    bar = outlook_bar(state, 12_700, 100)
+    assert bar[:72] == ["skipped"] * 72
+    assert bar[72:74] == ["resumed", "retrained"], "however few they are"
+    assert set(bar[75:]) == {"new"}
+    made = ["".join(part for part, _ in line) for line in lane_lines(state, 80, 4)]
+    assert "↻ resume    9,250  redoes 127, then 3,323 new" in made[3]
+    assert not has_outlook(running())
+    assert not has_outlook(crashed(phase=Phase.FINISHED))
+    assert len(outlook_bar(crashed(total_steps=0), 0, 10)) == 10
+
+
+def test_the_list_of_sessions_tells_what_each_cost() -> None:
+    state = crashed()
+    texts = _texts(session_cells(state.sessions[1], state))
+    assert texts[:7] == ["2", "✖ crashed", "5,000", "9,377", "127", "7.0 s", "120"]
+    assert texts[-1].endswith("from rolling_step_005000.pt")

@@ -222,7 +222,7 @@ class OverviewScreen(ChartActions, Screen[None]):
         self._arrange()
 
     def _show_header(self) -> None:
-        state = self.state or RunState(now=0.0)
+        state = self.state or RunState(now=0.0, directory=self.cockpit.directory)
         has_ended = state.phase.is_over or state.phase is Phase.WAITING
         has_checkpoints = self.catalog is not None and bool(self.catalog.entries)
         keys_now = None
@@ -261,7 +261,7 @@ class OverviewScreen(ChartActions, Screen[None]):
         if self.state is None:
             return
         rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked, log_after=self._catalog_knows)
-        self.checkpoints.show_rows(rows, self.catalog)
+        self.checkpoints.show_rows(rows, self.catalog, len(self.state.saves))
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -269,6 +269,8 @@ class OverviewScreen(ChartActions, Screen[None]):
         now = self._arrangement
         if action in NEEDS_LIST and now is not None and now.left != arrangement.CHECKPOINTS:
             return False  # nobody shall act on a list that is not to be seen
+        if action == "feed":
+            return len(self._parts()) > 1
         if action == "runs":
             return self.cockpit.lists_runs
         return not (self.cockpit.readonly and keys.is_act(action))
@@ -290,17 +292,27 @@ class OverviewScreen(ChartActions, Screen[None]):
     def _row(self) -> CheckpointRow | None:
         return self.checkpoints.cursor_row
 
+    def _present(self, *names: str) -> list[str] | None:
+        """The paths of checkpoints that are there; None, and said, when one of them is gone: a training replaces and
+        removes them while they are looked at."""
+        for name in names:
+            if not os.path.lexists(self._path(name)):
+                self.say(f"{name} is gone: the training has removed or renamed it since.")
+                self.cockpit.run_open.catalog_reader.ask()
+                return None
+        return [self._path(name) for name in names]
+
     def _path(self, name: str) -> str:
         return os.path.join(self.cockpit.directory, name)
 
     @on(CheckpointList.Selected, "#checkpoints")
     def action_inspect(self) -> None:
-        if (row := self._row()) is not None:
-            self.cockpit.open_screen("inspect", self._path(row.name))
+        if (row := self._row()) is not None and (paths := self._present(row.name)):
+            self.cockpit.open_screen("inspect", paths[0])
 
     def action_validate(self) -> None:
-        if (row := self._row()) is not None:
-            self.cockpit.open_screen("validate", [self._path(row.name)])
+        if (row := self._row()) is not None and (paths := self._present(row.name)):
+            self.cockpit.open_screen("validate", paths)
 
     def action_validate_all(self) -> None:
         self.cockpit.open_screen("validate", [self.cockpit.directory])
@@ -315,7 +327,8 @@ class OverviewScreen(ChartActions, Screen[None]):
         if pair is None:
             self.say("There is no earlier checkpoint to compare it with.")
             return
-        self.cockpit.open_screen("diff", self._path(pair[0]), self._path(pair[1]))
+        if paths := self._present(*pair):
+            self.cockpit.open_screen("diff", *paths)
 
     def action_resume(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.resume)
@@ -356,25 +369,23 @@ class OverviewScreen(ChartActions, Screen[None]):
             return
         self.cockpit.open_screen("log", path)
 
+    def _parts(self) -> tuple[str, ...]:
+        """What can be chosen to be shown at this size."""
+        now = self._arrangement
+        num_sessions = len(self.state.sessions) if self.state is not None else 0
+        width, height = self.app.size
+        return arrangement.shown_parts(width, height, now.header, num_sessions) if now is not None else ()
+
     def action_feed(self) -> None:
         """Show the next part where there is not room for all of them."""
-        width, height = self.app.size
-        now = self._arrangement
-        if now is None or self.state is None:
+        parts, now = self._parts(), self._arrangement
+        if now is None or not parts:
             return
-        parts = arrangement.shown_parts(width, height, now.header, len(self.state.sessions))
         shown = now.left or arrangement.CURVES
         self.part = parts[(parts.index(shown) + 1) % len(parts)] if shown in parts else parts[0]
         with self.app.batch_update():
             self._arrange()
         self.call_after_refresh(self._focus_list)
-
-    async def action_hide_cursor(self) -> None:  # type: ignore[override]
-        if not self.chart.hide_cursor():
-            await self.cockpit.close_run()
-
-    async def action_runs(self) -> None:
-        await self.cockpit.close_run()
 
 
 def diff_pair(rows: Sequence[CheckpointRow], row: CheckpointRow | None, marked: str | None) -> tuple[str, str] | None:

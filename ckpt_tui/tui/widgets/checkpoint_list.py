@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
-from ckpt_tui.text import cell_width, count, metric, short_age, short_count, size
+from ckpt_tui.text import cell_width, count, metric, plural, short_age, short_count, size
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def rows_of(
         if save.removed or save.path in known or save.ts <= log_after:
             continue
         row = CheckpointRow(
-            save.path, save.kind, save.step, save.val_loss, save.size_bytes, _age(state, save.ts), IN_THE_LOG,
-            is_marked=save.path == marked,
+            save.path, save.kind or "other", save.step, save.val_loss, save.size_bytes, _age(state, save.ts),
+            IN_THE_LOG, is_marked=save.path == marked,
         )  # fmt: skip
         rows.append((save.ts, row))
     # What was saved together stands together: under several names, and its backups, which are as old as it is.
@@ -217,8 +217,13 @@ class CheckpointList(VirtualList[CheckpointRow]):
             id=id,
         )
 
-    def show_rows(self, rows: Sequence[CheckpointRow], catalog: Catalog | None) -> None:
-        """Show `rows`. At the top the cursor stays at the newest; elsewhere it stays on its checkpoint."""
+    def show_rows(self, rows: Sequence[CheckpointRow], catalog: Catalog | None, num_told: int = 0) -> None:
+        """Show `rows`. At the top the cursor stays at the newest; elsewhere it stays on its checkpoint.
+
+        num_told: how many saves the log tells of.
+        """
+        told = f"none here, though the log tells of {plural(num_told, 'save')}"
+        self.set_empty_text(told if num_told else "no checkpoint yet")
         widths = (_step_width(row.step) for row in rows if row.step is not None)
         needed = max((width for width in widths if width <= MAX_STEP_WIDTH), default=STEP_WIDTH)
         self.set_columns(columns(max(needed, STEP_WIDTH)))

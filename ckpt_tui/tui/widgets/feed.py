@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from ckpt_tui.run.state import FeedLine
@@ -10,15 +11,28 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
 COLUMNS = (
     Column("time", 8),
-    Column("step", 8, align="right", priority=1),
-    Column("what", 16, grows=True),
+    Column("step", 9, align="right", priority=1),
+    Column("what", 32, grows=True),
 )
 _ROLES = {"good": "good", "warning": "warning", "error": "error"}
+# The text of an event holds what it holds; a line among others has to say what it is, too.
+_VERBS = {
+    "checkpoint_saved": "saved ", "checkpoint_removed": "removed ", "checkpoint_restored": "restored ",
+    "checkpoint_failed": "save failed: ", "best": "best ", "nonfinite": "not finite: ", "advice": "advice: ",
+    "error": "error: ",
+}  # fmt: skip
+_OWN_NAME = re.compile(r"\b(rolling|emergency)_step_0*(\d{1,18})(?:_\d{8}_\d{6})?(?:\.pt)?(?![\w.])")
+
+
+def words_of(line: FeedLine) -> str:
+    """`saved rolling 7,750 1.5 MB: stalled 45 ms`: names that only repeat kind and step are told as those."""
+    words = _OWN_NAME.sub(lambda match: f"{match[1]} {int(match[2]):,}", line.text)
+    return _VERBS.get(line.name, "") + words or line.name
 
 
 def cells_of(line: FeedLine) -> tuple[Cell, ...]:
     clock = time.strftime("%H:%M:%S", time.localtime(line.ts))
-    return ((clock, "dim"), count(line.step), (line.text, _ROLES.get(line.severity, "")))
+    return ((clock, "dim"), count(line.step), (words_of(line), _ROLES.get(line.severity, "")))
 
 
 class Feed(VirtualList[FeedLine]):

@@ -68,7 +68,10 @@ def header_lines(
                 facts.risk_facts(state), room, 1
             )
         else:
-            news += _lines_of_facts(facts.risk_facts(state), room, 1)
+            risks = facts.risk_facts(state)
+            urgent = [fact for fact in risks if fact[0][-1][1] in ("warning", "error")]
+            news += _lines_of_facts([fact for fact in risks if fact not in urgent], room, 1)
+            news += _lines_of_facts(urgent, room, 1) if urgent else []
             news += _lines_of_facts([fact for fact in facts.pace_facts(state) if _is_wanted(fact)], room, 1)
         news += [*damages, *troubles]
     return [first, *_fitted(news, room, most - 1, unicode)]

@@ -181,7 +181,9 @@ def _title(state: RunState, num_shown: int, width: int, unicode: bool) -> tuple[
         first, last = state.sessions[-num_shown].number, state.sessions[-1].number
         title += f" {first}-{last} of {num_sessions}" if num_shown > 1 else f" {last} of {num_sessions}"
     lost = state.lost
-    if lost.steps:
+    if not state.is_whole:
+        title += ": earlier ones are not read yet"
+    elif lost.steps:
         title += f": lost {plural(lost.steps, 'step') if lost.steps < 1_000_000 else short_count(lost.steps)}"
         title += f", {duration(lost.seconds)}" if lost.seconds > 0 else ""
         if lost.overhead is not None and lost.overhead > 0 and width >= 100:
