@@ -14,6 +14,9 @@ _TIME_STEPS = (
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800,
 )  # fmt: skip
 MAX_TICKS = 50
+MAX_LABEL_CELLS = 6  # of the y axis
+# Beyond these the arithmetic of an axis leaves what a float holds, and labels their six cells.
+_SMALLEST, _LARGEST = 1e-90, 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,12 @@ def number_label(value: float, step: float) -> str:
     decimals = _decimals(step)
     if decimals <= 4:
         return f"{value:.{decimals}f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    for digits in (1, 0):
+        mantissa, exponent = f"{value:.{digits}e}".split("e")
+        label = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+        if len(label) <= MAX_LABEL_CELLS:
+            break
+    return label
 
 
 def _thousands(value: float, step: float) -> str:
@@ -84,7 +91,7 @@ def linear_ticks(low: float, high: float, most: int) -> tuple[Tick, ...]:
 
 def log_ticks(low: float, high: float, most: int) -> tuple[Tick, ...]:
     """Ticks of a logarithmic axis: powers of ten, with 2 and 5 between where there is room; both above zero."""
-    decades = math.log10(high / low)
+    decades = math.log10(high) - math.log10(low)
     if decades < 1:
         return tuple(tick for tick in linear_ticks(low, high, most) if tick.value > 0)
     factors: Sequence[int] = (1, 2, 5) if decades * 3 <= most else (1,)
@@ -104,7 +111,7 @@ def log_label(value: float) -> str:
     """`0.001`, `0.5`, `20`, `5k`, `1e-6`: one digit tells it."""
     if 1e-4 < value < 1e3:
         return f"{value:.4f}".rstrip("0").rstrip(".") if value < 1 else f"{value:.0f}"
-    if value >= 1e3:
+    if 1e3 <= value < 1e15:
         return short_count(value)
     mantissa, exponent = f"{value:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"
@@ -206,7 +213,8 @@ class YScale:
         if self.is_log:
             if value <= 0:
                 return 0.0
-            fraction = math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            fraction = (math.log(value) - low) / (math.log(self.high) - low)
         else:
             fraction = (value - self.low) / (self.high - self.low)
         return min(max(fraction, 0.0), 1.0)
@@ -241,12 +249,14 @@ def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> 
     ends are multiples of a line, so that it does not move with every new point.
     """
     if is_log and low > 0:
+        low, high = max(low, _SMALLEST), min(max(high, _SMALLEST), _LARGEST)
         if high <= low:
             return YScale(low / 2, high * 2, is_log=True)
-        margin = (high / low) ** 0.02
+        margin = math.exp((math.log(high) - math.log(low)) * 0.02)
         return YScale(low / margin, high * margin, is_log=True)
-    if high - low <= abs(high) * 1e-12:
-        room = abs(low) * 0.1 or 1.0
+    low, high = max(low, -_LARGEST), min(high, _LARGEST)
+    if high - low <= max(abs(high) * 1e-12, _SMALLEST):
+        room = abs(low) * 0.1 if abs(low) > _SMALLEST else 1.0
         low, high = low - room, high + room
     rows_per_tick = next(
         rows
@@ -261,5 +271,7 @@ def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> 
             bottom = math.floor(low / row + 1e-9) * row
             if bottom + (num_rows - 0.5) * row >= high:
                 fitting.append((row, factor * power, bottom))
+    if not fitting:  # around zero in a line or two: no line is zero and holds both sides
+        return YScale(low, high, step=nice_step(high - low, 1))
     row, step, bottom = min(fitting)
     return YScale(bottom - row / 2, bottom + (num_rows - 0.5) * row, step=step)
