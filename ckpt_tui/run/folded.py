@@ -128,6 +128,8 @@ class Folded:
                 silence_s, self._rhythm(usual_pause_s), is_process_alive, is_foreign=self.is_foreign,
                 is_at_end=self.start is not None and 0 < self.start.total_steps <= last.last_step,
             )  # fmt: skip
+            if phase is Phase.SILENT and reason and self._ends_in_an_error():
+                phase, why = Phase.FAILED, reason
             reason = why or reason
         step = max(last.last_step, 0)
         pace = timeline.pace_of(self.sessions)
@@ -167,6 +169,12 @@ class Folded:
             feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
+        )  # fmt: skip
+
+    def _ends_in_an_error(self) -> bool:
+        """Nothing was trained after the last exception that the log shows."""
+        return bool(self.markers) and self.markers[-1].kind == "error" and (
+            self.markers[-1].step >= self.sessions[-1].last_step
         )  # fmt: skip
 
     @property

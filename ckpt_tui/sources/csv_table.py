@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -20,6 +21,8 @@ _EPOCH_NAMES = ("epoch", "train/epoch")
 _MOMENT_NAMES = ("timestamp", "wall_time", "_timestamp", "created_at", "datetime", "date")
 _ELAPSED_NAMES = ("elapsed_time", "elapsed", "_runtime", "total_time")
 MAX_COLUMNS = 2000
+_MEASURE = re.compile(r"[\w/.()-]*(?:loss|acc)[\w/.()-]*")
+_NAME = re.compile(r"(?=.*[A-Za-z])(?![\d.+-]+[eE]?[\d+-]*$)[\w./()@%#&|+* \[\]-]{1,100}")
 
 
 class CsvParser:
@@ -113,11 +116,11 @@ class CsvParser:
 
 def is_header(names: list[str]) -> bool:
     """Whether the cells of a line can be the names of a training's columns."""
-    if not 2 <= len(names) <= MAX_COLUMNS or any(not name or number(name) is not None for name in names):
+    if not 2 <= len(names) <= MAX_COLUMNS or not all(map(_NAME.fullmatch, names)):
         return False
     lower = {name.lower() for name in names}
     counts = bool(lower & {*STEP_NAMES, *_EPOCH_NAMES})
-    return len(lower) == len(names) and (counts or any("loss" in name or "acc" in name for name in lower))
+    return len(lower) == len(names) and (counts or any(map(_MEASURE.fullmatch, lower)))
 
 
 class CsvSource(LinesSource):

@@ -55,6 +55,8 @@ class JsonRowParser:
             for name, item in fields.items()
             if name not in _NOT_METRICS and (found := number(item)) is not None
         }
+        if "train_runtime" in row.metrics:
+            row.end = "finished"  # transformers' last line, which ms-swift writes here
         if not row.metrics and row.step is None:
             return ()  # settings, or a text: nothing to plot, and nothing wrong
         if row.step is None and not self._counts_steps:

@@ -29,8 +29,8 @@ SOURCES = (
     "ckpt_tui.sources.tensorboard:TensorboardSource",
     "ckpt_tui.sources.json_rows:JsonRowsSource",
     "ckpt_tui.sources.csv_table:CsvSource",
-    "ckpt_tui.sources.jsonl:JsonlSource",
     "ckpt_tui.sources.text_log:TextLogSource",
+    "ckpt_tui.sources.jsonl:JsonlSource",
 )
 
 

@@ -101,7 +101,9 @@ class TextParser:
         if (found := _DICT.search(text)) is not None and (row := self._of_dict(found[0])) is not None:
             yield from self._let_go()
             self._waiting = row
-            if row.end or self._bar_step is None:  # nothing is drawn after the last one, nor where there are no bars
+            if (
+                row.end or row.step is not None or self._bar_step is None
+            ):  # nothing is drawn after the last one, nor where there are no bars
                 yield from self._let_go()
             return
         row = self._of_save(text) or self._of_end(text)
@@ -145,6 +147,7 @@ class TextParser:
         self._bar_step, self._bar_total, self._bar_past_s = step, total, past_s
         self.facts.total_steps = total
         told = list(self._let_go())
+        yield from told
         if not told and step > self._newest_step:
             yield Row(step=step, elapsed_s=past_s)
         self._newest_step = step
@@ -182,6 +185,8 @@ class TextParser:
 
     def _of_dict(self, text: str) -> Row | None:
         """`{'loss': '0.693', 'epoch': '1.2'}` of transformers 5, numbers without quotes before; bare nan and inf."""
+        if not text.startswith("{'") or len(text) < 8:
+            return None
         if "loss" not in text and "runtime" not in text and "reward" not in text:
             return None
         try:
@@ -193,6 +198,11 @@ class TextParser:
         row = Row()
         for name, item in value.items():
             found = number(item)
+            if name == "global_step/max_steps" and isinstance(item, str):  # ms-swift: "5/42"
+                step, _, total = item.partition("/")
+                row.step, self.facts.total_steps = whole(step), whole(total) or self.facts.total_steps
+            elif name == "elapsed_time":
+                row.elapsed_s = span_s(item)
             if not isinstance(name, str) or found is None:
                 continue
             if name in ("step", "global_step"):
@@ -253,7 +263,7 @@ class TextLogSource(LinesSource):
     @staticmethod
     def accepts(path: str, head: bytes) -> bool:
         """Whether a line of `head` says how a training stands."""
-        if head.count(b"\x00") > len(head) // 2:
+        if head.count(b"\x00") > len(head) // 2 or head.lstrip()[:2] == b'{"' or path.endswith((".jsonl", ".ndjson")):
             return False
         parser = TextParser(Facts())
         lines = head.replace(b"\r", b"\n").split(b"\n")[:_MAX_HEAD_LINES]

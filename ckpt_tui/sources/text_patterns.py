@@ -18,14 +18,16 @@ NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:init
 MAX_PAIRS = 64
 
 _NUMBER = re.compile(NUMBER, re.IGNORECASE)
-_PAIR = re.compile(rf"([A-Za-z][\w/.()%@ -]{{0,40}}?)\s*[:=]\s*({NUMBER})(?![\w:])", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"([A-Za-z][\w/.()%@ -]{{0,40}}?)\s*[:=]\s*({NUMBER})(?:[A-Za-z%][\w/%]{{0,8}})?(?![\w:])", re.IGNORECASE
+)
 _LINE_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 
 _NANOGPT_ITER = re.compile(rf"iter (\d+): loss ({NUMBER}), time ({NUMBER})ms(?:, mfu ({NUMBER})%)?", re.IGNORECASE)
 _NANOGPT_EVAL = re.compile(rf"step (\d+): train loss ({NUMBER}), val loss ({NUMBER})", re.IGNORECASE)
 _NANOCHAT_STEP = re.compile(r"step (\d+)(?:/(\d+))? \(([\d.]+)%\) \| (.*)")
 _NANOCHAT_EVAL = re.compile(rf"Step (\d+) \| (Validation bpb|Validation loss|CORE metric): ({NUMBER})", re.IGNORECASE)
-_TITAN = re.compile(r"(validate )?step:\s*(\d+)\s+loss:\s")
+_TITAN = re.compile(r"(validate )?step:\s*(\d+)(?:\s*/\s*(\d+)(?: = [\d.]+%)?)?\s+(?=loss:\s)")
 _LITGPT = re.compile(
     rf"Epoch (\d+) \| iter (\d+) step (\d+) \| loss train: ({NUMBER}), val: ({NUMBER}|n/a)(.*)", re.IGNORECASE
 )
@@ -61,7 +63,7 @@ def pairs(text: str) -> dict[str, float]:
 
 def _tidy(name: str) -> str:
     """The last words before a separator: `Epoch 3 - loss` is `loss`."""
-    return re.split(r"\s-\s|\d\s", name)[-1].strip(" -.")
+    return re.split(r"\s-\s|\d\s|\s{2,}|\)\s", name)[-1].strip(" -.")
 
 
 def nanogpt(line: str) -> Row | None:
@@ -98,12 +100,12 @@ def torchtitan(line: str) -> Row | None:
     match = _TITAN.search(line)
     if match is None:
         return None
-    metrics = pairs(line[match.end(2) :])
+    metrics = pairs(line[match.end() :])
     if "memory" in metrics:
         metrics["memory_gib"] = metrics.pop("memory")
     if match[1]:
         metrics = {f"val_{name}": value for name, value in metrics.items()}
-    return Row(metrics, whole(match[2]))
+    return Row(metrics, whole(match[2]), total_steps=whole(match[3]) or 0)
 
 
 def litgpt(line: str) -> Row | None:
