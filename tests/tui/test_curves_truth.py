@@ -202,11 +202,21 @@ def test_a_clock_that_jumps_back_shows_every_value_once() -> None:
     builder = SeriesBuilder("loss")
     times = [*range(100), *range(40, 140)]
     builder.add_all(1, list(range(1, 201)), [float(ts) for ts in times], [float(step) for step in range(1, 201)])
-    x = XScale("time", 0, 140, 70)
-    shown = draw(builder.freeze(), x)
+    shown = draw(builder.freeze(), XScale("time", 45, 60, 70))
     assert shown.range is not None
-    assert (shown.range.lowest, shown.range.highest) == (1.0, 200.0)
-    assert "".join(text(shown)).strip()
+    assert (shown.range.lowest, shown.range.highest) == (46.0, 121.0)
+
+
+def test_the_last_steps_of_a_session_are_there_however_close_one_looks() -> None:
+    builder = SeriesBuilder("loss")
+    steps = list(range(1, 10_001))
+    builder.add_all(1, steps, [float(step) for step in steps], [2.0] * len(steps))
+    builder.abandon_after(5000)
+    builder.add_all(2, list(range(5001, 5101)), [2e4 + step for step in range(100)], [1.0] * 100)
+    assert builder.freeze().segments[0].steps[-1] < 9999  # its last bucket begins before the window
+    for axis, end in (("step", 10_000.0), ("time", 10_000.0)):
+        assert draw(builder.freeze(), XScale(axis, end - 1, end + 1, 40)).range is not None
+        assert draw(builder.freeze(), XScale(axis, end + 50, end + 60, 40)).range is None
 
 
 # -- odd values --------------------------------------------------------------------------------------------------
