@@ -24,7 +24,10 @@ from ckpt_tui.events.schema import (
 )
 
 # A line longer than this is not decoded: an event is a few hundred bytes, a traceback a few thousand.
-MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_LINE_BYTES = 2 << 20
+# Nor is a line longer than this looked at a second time when it is no strict JSON: Python's decoder would keep the
+# screen waiting for as long as it takes.
+MAX_LENIENT_BYTES = 512 << 10
 
 # What every reader can hold and do arithmetic with. A step outside is no step; another integer is cut to it.
 MAX_INTEGER = (1 << 63) - 1
@@ -52,6 +55,8 @@ def decode(line: bytes) -> Event | BadLine:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if line.startswith(_BYTE_ORDER_MARK):  # an editor's; it is no part of the line
             return decode(line[len(_BYTE_ORDER_MARK) :])
+        if len(line) > MAX_LENIENT_BYTES:
+            return _bad("not strict JSON, and too long to look closer", line)
         # Bare NaN and Infinity, invalid UTF-8 inside a string, and everything that is really broken.
         fields = _decode_lenient(line)
         if isinstance(fields, BadLine):

@@ -87,7 +87,7 @@ def test_a_line_of_50_mb_passes_in_bounded_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(events) == 2
     # The beginning of a line is kept until it is known to be too long (16 MiB), and joined once.
-    assert peak < 40_000_000
+    assert peak < 8_000_000
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
