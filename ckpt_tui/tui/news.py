@@ -27,10 +27,12 @@ MAX_DAMAGES = 2
 @dataclass(frozen=True, slots=True)
 class News:
     """A line of the header in several lengths, the fullest first. rank: what is left out first where there is no room
-    for all, the highest; 0 never."""
+    for all, the highest; 0 never. num_brief: how many of the shortest leave facts out: two lines are better, if there
+    are two."""
 
     variants: tuple[tuple[Part, ...], ...]
     rank: int = 0
+    num_brief: int = 0
 
 
 def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
@@ -46,7 +48,12 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
         said = safe_text(state.reason, 200)
         news.append(_news((reason[0], short or said or reason[0]), reason[1], 5 if killed else 1))
     if lost is not None:
-        news.append(_news((lost[0], lost[0].replace(" of training since ", " since ")), lost[1], 0))
+        shorter = lost[0].replace(" of training since ", " since ")
+        news.append(
+            _news(
+                (lost[0], shorter, f"{shorter.split(' since ')[0].split(':')[0].rstrip('.')}."), lost[1], 0, num_brief=1
+            )
+        )
     news += damages
     if resume is not None:
         outlook = resume_outlook(state)
@@ -64,7 +71,7 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
     return news
 
 
-def _news(variants: Sequence[str], role: str, rank: int) -> News:
+def _news(variants: Sequence[str], role: str, rank: int, *, num_brief: int = 0) -> News:
     """The same in several lengths. Only what it comes to is in its colour: a screen all in red says nothing."""
     mapped = facts.role_of(role)
     made: list[tuple[Part, ...]] = []
@@ -72,7 +79,7 @@ def _news(variants: Sequence[str], role: str, rank: int) -> News:
         head = next((mark for mark in (": ", " of training", " since ") if mark in words), "")
         cut = words.index(head) + (1 if head == ": " else 0) if head else len(words)
         made.append(((words[:cut], mapped), (words[cut:], "")) if mapped and words[cut:] else ((words, mapped),))
-    return News(tuple(made), rank)
+    return News(tuple(made), rank, num_brief)
 
 
 def damage_news(name: str, what: str, instead: str | None) -> News:
@@ -81,7 +88,7 @@ def damage_news(name: str, what: str, instead: str | None) -> News:
     what: `is damaged: why it is`.
     """
     shown, verb = safe_text(name, 60), what.split(":")[0]
-    causes = [verb, *cause_of(name, what.partition(": ")[2]).split(": ")]
+    causes = [verb, *cause_of(what.partition(": ")[2]).split(": ")]
     tail: tuple[Part, ...] = ((f" {safe_text(instead, 60)} is valid.", "good"),) if instead else ()
     variants: list[tuple[Part, ...]] = [
         ((f"{shown} {verb}", "error"), (f"{''.join(f': {cause}' for cause in causes[1:num])}.", ""), *tail)
@@ -94,10 +101,11 @@ def damage_news(name: str, what: str, instead: str | None) -> News:
     return News(tuple(variants), 1)
 
 
-def cause_of(name: str, note: str) -> str:
+def cause_of(note: str) -> str:
     """What is wrong with a checkpoint, in a few words: `data/41 fails its checksum: bytes 1 to 9 are not ...`."""
-    stem = name.removesuffix(".pt")
-    return safe_text(note.removeprefix(f"{stem}/"), 300).replace(": its checksum differs", " fails its checksum", 1)
+    archive, found, rest = note.partition("/data")  # what a zip calls its own top directory says nothing
+    note = f"data{rest}" if found and archive.replace("_", "").replace(".", "").replace("-", "").isalnum() else note
+    return safe_text(note, 300).replace(": its checksum differs", " fails its checksum", 1)
 
 
 def alert_news(state: RunState, alerts: Sequence[Alert], key: str) -> list[News]:

@@ -20,6 +20,7 @@ from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.screens import arrangement
 from ckpt_tui.tui.screens.arrangement import Arrangement
 from ckpt_tui.tui.screens.chart_actions import ChartActions
+from ckpt_tui.tui.screens.run_list_actions import RunListActions
 from ckpt_tui.tui.widgets import checkpoint_list, session_lanes
 from ckpt_tui.tui.widgets.chart import Chart
 from ckpt_tui.tui.widgets.charts import ChartStack
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff", "restore"})
 
 
-class OverviewScreen(ChartActions, Screen[None]):
+class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignore[misc]
     """The first screen. The app gives it every new state; it keeps nothing that is not on the screen."""
 
     CSS_PATH = "overview.tcss"
@@ -127,7 +128,7 @@ class OverviewScreen(ChartActions, Screen[None]):
             one.styles.margin = (0, 0, 0, 1 if is_second and not new.is_beside else 0)
             if new.is_beside:
                 one.styles.width = "100%"
-        if (focused := self.focused) is not None and not focused.is_on_screen:
+        if self.is_current and (self.focused is None or not self.focused.display):
             self._focus_list()
         self.refresh_bindings()  # what has no room cannot be acted on
 
@@ -234,12 +235,19 @@ class OverviewScreen(ChartActions, Screen[None]):
             failure=news.failure_news(self._failure) if self._failure is not None else None,
             damages=news.damages_of(self.catalog),
             troubles=[
-                *news.alert_news(state, state.alerts, self._key("view.alerts")),
+                *news.alert_news(
+                    state, self.cockpit.run_open.alerting.unacknowledged(state.alerts), self._key("view.alerts")
+                ),
                 *news.log_news(state, self._key("view.bad_lines")),
             ],
             next_keys=keys_now,
             has_checkpoints=has_checkpoints,
         )
+
+    def acknowledged(self) -> None:
+        """A person has seen alerts: they are no news any more."""
+        self._show_header()
+        self._arrange()
 
     def _key(self, key_id: str) -> str:
         """How the key of a row of the table is written, as this person has it; "" where there is none."""
@@ -345,6 +353,12 @@ class OverviewScreen(ChartActions, Screen[None]):
     def action_stop(self) -> None:
         pid = self.state.pid if self.state is not None else 0
         self.cockpit.acts.start(lambda: self.cockpit.acts.stop(pid))
+
+    def action_alerts(self) -> None:
+        self.cockpit.open_screen("alerts")
+
+    def action_advice(self) -> None:
+        self.cockpit.open_screen("advice")
 
     def action_events(self) -> None:
         self.cockpit.open_screen("events", self._log_path())

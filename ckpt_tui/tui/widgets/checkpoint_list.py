@@ -118,7 +118,7 @@ def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> Che
     if entry.note:
         from ckpt_tui.tui.news import cause_of
 
-        notes.append((cause_of(entry.name, entry.note), cause_of(entry.name, entry.note)))
+        notes.append((cause_of(entry.note), cause_of(entry.note)))
     if entry.removed_next:
         notes.append(REMOVED_NEXT)
     if entry.is_abandoned:

@@ -125,13 +125,16 @@ def _fitted(news: Sequence[News], room: int, most: int, unicode: bool) -> list[C
     chosen: dict[int, list[Cells]] = {}
     for index in sorted(range(len(kept)), key=lambda one: kept[one].rank):
         variants = kept[index].variants
-        fits = next((parts for parts in variants if facts.parts_width(parts) <= room), None)
+        whole = variants[: len(variants) - kept[index].num_brief]
+        fits = next((parts for parts in whole if facts.parts_width(parts) <= room), None)
         if fits is not None:
             chosen[index] = [_line(fits, room)]
             continue
-        lines = min((_wrapped(parts, room) for parts in variants), key=len)
-        if len(lines) - 1 > min(spare, 2):
-            lines = [*lines[: min(spare, 2)], _cut_rest(lines[min(spare, 2) :])]
+        lines = min((_wrapped(parts, room) for parts in whole), key=len)
+        allowed = 1 + min(spare, 2)
+        if len(lines) > allowed:
+            lines = _wrapped(variants[-1], room)
+            lines = [*lines[: allowed - 1], _cut_rest(lines[allowed - 1 :])] if len(lines) > allowed else lines
         spare -= len(lines) - 1
         chosen[index] = [_line(parts, room) for parts in lines]
     made = [line for index in range(len(kept)) for line in chosen[index]]
