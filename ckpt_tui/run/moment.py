@@ -17,7 +17,8 @@ from ckpt_tui.run.state import Marker, RunState, Save, Segment, Series, Session
 NUM_AROUND = 8  # buckets before and after that make what is usual there
 MAX_METRICS = 12
 STANDS_OUT = 6.0  # usual spreads from before: worth a look
-LEAST_SPIKE = 8.0  # times the usual spread; less is no spike
+LEAST_SPIKE = 8.0  # times the usual; less is no spike
+LEAST_USUAL = 0.005  # of the value itself: noise that is counted on, however quiet the run
 _WINDOW = 4  # buckets on either side that a spike stands out of
 _RATES = ("lr", "learning_rate")
 # What may be told of every step, and would say nothing as the event before.
@@ -90,26 +91,28 @@ def moment(
 
 def worst_spike(state: RunState) -> int | None:
     """The step of the main metric's first value that is not finite, or that stands out most of those around it; None
-    when nothing does. Only what is live: what was abandoned has been dealt with."""
+    when nothing does. Only what is live: what was abandoned has been dealt with. Of a loss only what is too high."""
     metric = main_metric(state)
     series = next((one for one in metric.pair(state.series) if one is not None), None) if metric else None
-    worst: tuple[float, int] | None = None
-    for segment in series.segments if series else ():
+    if series is None:
+        return None
+    outs: list[tuple[float, int]] = []  # how far out, its step
+    for segment in series.segments:
         size = _live_size(segment)
-        highs, lows = segment.hi[:size], segment.lo[:size]
-        usual = median(high - low for high, low in zip(highs, lows, strict=True)) if size else 0.0
         for index in range(size):
-            if segment.bad[index] and highs[index] != highs[index]:
+            if segment.hi[index] != segment.hi[index]:
                 return segment.steps[index]
-            around = [value for value in segment.last[max(index - _WINDOW, 0) : index + _WINDOW + 1] if value == value]
-            if len(around) < _WINDOW or highs[index] != highs[index]:
-                continue
-            middle = median(around)
-            spread = max(usual, median(abs(value - middle) for value in around), abs(middle) * 1e-6, 1e-300)
-            out = max(highs[index] - middle, middle - lows[index]) / spread
-            if out >= LEAST_SPIKE and (worst is None or out > worst[0]):
-                worst = (out, segment.steps[index])
-    return worst[1] if worst is not None else None
+            before = _finite(segment.last[max(index - _WINDOW, 0) : index])
+            after = _finite(segment.last[index + 1 : min(index + 1 + _WINDOW, size)])
+            if len(before) == _WINDOW:
+                # Out of both sides: what falls or rises goes on as it was.
+                sides = [median(before), median(after) if after else median(before)]
+                above, below = segment.hi[index] - max(sides), min(sides) - segment.lo[index]
+                out = above if "loss" in series.name else max(above, below)
+                outs.append((out / max(abs(sides[0]), 1e-300), segment.steps[index]))
+    worst, step = max(outs, default=(-1.0, 0))
+    usual = max(median(abs(out) for out, _ in outs), LEAST_USUAL) if outs else 0.0
+    return step if worst > LEAST_SPIKE * usual else None
 
 
 @dataclass(frozen=True, slots=True)

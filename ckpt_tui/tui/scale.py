@@ -259,9 +259,7 @@ def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> 
         room = abs(low) * 0.1 if abs(low) > _SMALLEST else 1.0
         low, high = low - room, high + room
     rows_per_tick = next(
-        rows
-        for below, rows in ((5, (1, 2)), (9, (2,)), (14, (2, 3)), (24, (2, 3, 4)), (1e9, (3, 4, 5)))
-        if num_rows < below
+        rows for below, rows in ((5, (1, 2)), (14, (2, 3)), (24, (2, 3, 4)), (1e9, (3, 4, 5))) if num_rows < below
     )
     power = 10.0 ** math.floor(math.log10((high - low) / num_rows))
     fitting = []

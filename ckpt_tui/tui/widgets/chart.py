@@ -155,10 +155,7 @@ class Chart(LinesWidget):
         return step_ticks(self.x.x0, self.x.x1, most)
 
     def _x_scale(self, width: int) -> XScale | None:
-        epochs = None
-        if self.view.axis == "epoch":
-            epochs = epochs_of(self.state) if self.state is not None else None
-            epochs = epochs or next((curve.epochs for curve in self.curves if curve.epochs is not None), None)
+        epochs = next((curve.epochs for curve in self.curves if curve.epochs is not None), None)
         return view.x_scale(self.view, self.extent(), width, is_over=self._is_over, epochs=epochs)
 
     def extent(self) -> view.Extent | None:
@@ -322,7 +319,11 @@ class Chart(LinesWidget):
 def curves_of(state: RunState, metric: Metric, shown: View) -> tuple[NamedCurve, ...]:
     """The lines of one metric of a run as `shown` wants them."""
     train, val = metric.pair(state.series)
-    return with_smoothing(plot.train_and_val_curves(train, val, metric.scale), shown.smoothing)
+    curves = with_smoothing(plot.train_and_val_curves(train, val, metric.scale), shown.smoothing)
+    if shown.axis != "epoch":
+        return curves
+    epochs = epochs_of(state)
+    return tuple(replace(curve, epochs=epochs) for curve in curves)
 
 
 def with_smoothing(curves: Sequence[NamedCurve], strength: str) -> tuple[NamedCurve, ...]:
