@@ -134,7 +134,9 @@ class JsonRowsSource(LinesSource):
                 value = json.loads(text)
             except (ValueError, RecursionError):
                 continue
-            if not isinstance(value, dict) or isinstance(value.get("event"), str):
+            if not isinstance(value, dict):
+                continue
+            if isinstance(value.get("event"), str):
                 return False
             has_number = has_number or any(number(item) is not None for _, item in _flat(value))
         return has_number

@@ -150,9 +150,10 @@ def _class_of_candidate(path: str) -> Any:
             return TrainerStateSource
         return TensorboardSource if event_files(path) else None
     try:
-        return _class_of(path)
+        found = _class_of(path)
     except OSError:
         return None
+    return None if found is JsonlSource else found  # ours has its own name: these are data of somebody
 
 
 def _newest_file(directory: str) -> str | None:

@@ -1,0 +1,223 @@
+"""Directories as other trainers leave them: which log is read, when things were, which checkpoints there are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.run.state import Phase
+from ckpt_tui.services.foreign_log import ForeignLog
+from ckpt_tui.services.monitor import RunMonitor, read_run
+from ckpt_tui.services.run_places import RunFinder
+from ckpt_tui.sources.csv_table import CsvSource
+from ckpt_tui.sources.registry import find_log, open_source
+from tests.builders.event_logs import LogText
+from tests.builders.foreign_logs import csv_table, event_file, json_lines, nanogpt_text, trainer_state
+
+NOW = 1_700_000_000.0
+
+
+def put(path: Path, content: bytes | str, ts: float = NOW) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.utime(path, (ts, ts))
+    return path
+
+
+def lightning(root: Path, version: int = 0, last: int = 100) -> Path:
+    """Lightning's default places; the settings at the start, a checkpoint of step 50, the log at the end."""
+    place = root / "lightning_logs" / f"version_{version}"
+    rows = "".join(f"0,{step - 1},{2 - step / 1000}\n" for step in range(10, last + 1, 10))
+    put(place / "hparams.yaml", "lr: 0.1\n", NOW - 100)
+    put(place / "checkpoints" / "epoch=0-step=50.ckpt", b"x", NOW - 60)
+    put(place / "metrics.csv", "epoch,step,train_loss\n" + rows, NOW)
+    return place
+
+
+def state_of(path: Path, now: float = NOW + 1):  # type: ignore[no-untyped-def]
+    monitor = RunMonitor(str(path), clock=lambda: now)
+    state = monitor.poll(1.0)
+    while not monitor.is_caught_up:
+        state = monitor.poll(1.0)
+    return state
+
+
+def test_lightning_times_and_checkpoints_come_from_the_files(tmp_path: Path) -> None:
+    lightning(tmp_path)
+    state = state_of(tmp_path)
+    assert (state.step, state.last_loss, state.phase) == (100, 1.9, Phase.RUNNING)
+    assert state.name == f"{tmp_path.name} version_0"
+    assert state.config == {"lr": 0.1}
+    assert state.at_risk is not None
+    assert state.at_risk.checkpoint == "lightning_logs/version_0/checkpoints/epoch=0-step=50.ckpt"
+    assert (state.at_risk.steps, state.at_risk.checkpoint_ts) == (50, NOW - 60)
+    assert state.at_risk.seconds == pytest.approx(60.0), "50 steps between the checkpoint and the last line"
+    segment = state.series["loss"].segments[0]
+    times = dict(zip(segment.steps, segment.ts, strict=True))
+    assert times[50] == pytest.approx(NOW - 60)
+    assert times[80] == pytest.approx(NOW - 24)
+    assert times[30] == pytest.approx(NOW - 76)
+
+
+def test_the_newest_version_is_read_and_the_others_are_runs_of_their_own(tmp_path: Path) -> None:
+    for version in (0, 2, 10):
+        lightning(tmp_path, version, last=10 * (version + 6))
+    assert state_of(tmp_path).step == 160
+    assert state_of(tmp_path / "lightning_logs" / "version_2").step == 80
+    found = RunFinder(str(tmp_path / "lightning_logs")).find()
+    assert [place.name for place in found.places] == ["version_0", "version_10", "version_2"]
+    assert RunFinder(str(tmp_path)).find().own_log == str(tmp_path / "lightning_logs" / "version_10" / "metrics.csv")
+
+
+def test_a_log_that_ends_is_silent_not_crashed(tmp_path: Path) -> None:
+    lightning(tmp_path)
+    state = state_of(tmp_path, NOW + 3 * 3600)
+    assert (state.phase, state.reason) == (
+        Phase.SILENT,
+        "nothing written for 3h 00m; its log does not tell whether it ended",
+    )
+    assert not [alert for alert in state.alerts if "crash" in alert.key]
+    assert state.markers[-1].kind != "crash"
+
+
+def test_hugging_face_reads_the_event_files_for_they_tell_the_times(tmp_path: Path) -> None:
+    put(tmp_path / "runs" / "Nov21_vm" / "events.out.tfevents.1700000000.vm.1.0", event_file(range(1, 41)), NOW + 40)
+    for step in (10, 20, 30, 40):
+        put(tmp_path / f"checkpoint-{step}" / "trainer_state.json", trainer_state(step), NOW + step)
+    source = open_source(str(tmp_path))
+    assert source.path == str(tmp_path / "runs")
+    state = state_of(tmp_path, NOW + 41)
+    assert (state.step, state.total_steps) == (40, 42), "the total from the newest trainer_state.json"
+    assert [(save.path, save.step, save.ts) for save in state.saves] == [
+        (f"checkpoint-{step}", step, NOW + step) for step in (10, 20, 30, 40)
+    ]
+    assert state.at_risk is not None
+    assert state.at_risk.steps == 0
+
+
+def test_without_event_files_the_state_is_read_and_dated_by_its_checkpoints(tmp_path: Path) -> None:
+    for step in (10, 20, 40):
+        put(tmp_path / f"checkpoint-{step}" / "trainer_state.json", trainer_state(step), NOW + step * 2)
+    state = state_of(tmp_path, NOW + 81)
+    assert (state.step, state.total_steps) == (40, 42)
+    assert state.steps_per_s == pytest.approx(0.5, rel=0.01)
+    assert state.at_risk is not None
+    assert state.at_risk.checkpoint == "checkpoint-40"
+
+
+def test_its_last_step_told_and_nothing_after_it_is_finished(tmp_path: Path) -> None:
+    put(tmp_path / "trainer_log.jsonl", json_lines(42, total=42))
+    assert state_of(tmp_path).phase is Phase.RUNNING
+    state = state_of(tmp_path, NOW + 3600)
+    assert (state.phase, state.reason) == (Phase.FINISHED, "its last step was reached")
+
+
+def test_our_log_comes_first_and_the_chosen_one_of_others_is_said(tmp_path: Path) -> None:
+    put(tmp_path / "metrics.csv", csv_table())
+    put(tmp_path / "train.log", nanogpt_text())
+    batch = open_source(str(tmp_path)).poll()
+    assert batch.notices == ("read is metrics.csv; not read: train.log",)
+    assert not open_source(str(tmp_path / "train.log")).poll().notices
+    put(tmp_path / "events.jsonl", LogText().add("step", 7, loss=1.0))
+    assert open_source(str(tmp_path)).path == str(tmp_path / "events.jsonl")
+
+
+def test_a_log_that_nobody_writes_any_more_is_not_taken_for_the_live_one(tmp_path: Path) -> None:
+    put(tmp_path / "runs" / "a" / "events.out.tfevents.1600000000.vm.1.0", event_file(range(1, 9)), NOW - 90_000)
+    os.utime(tmp_path / "runs" / "a", (NOW - 90_000, NOW - 90_000))
+    os.utime(tmp_path / "runs", (NOW - 90_000, NOW - 90_000))
+    put(tmp_path / "train.log", nanogpt_text())
+    assert open_source(str(tmp_path)).path == str(tmp_path / "train.log")
+
+
+def test_data_and_texts_in_a_directory_are_no_run(tmp_path: Path) -> None:
+    put(tmp_path / "data.csv", "name,age\nx,1\n")
+    put(tmp_path / "README.txt", "Train with python train.py\n")
+    put(tmp_path / "server.log", "GET /index 200\n")
+    put(tmp_path / "corpus.jsonl", '{"text": "step 5: loss 3"}\n')
+    assert find_log(str(tmp_path)) is None
+    assert open_source(str(tmp_path)).path == str(tmp_path / "events.jsonl"), "a log is waited for"
+    assert RunFinder(str(tmp_path.parent)).find().own_log is None
+
+
+def test_rows_that_come_while_we_look_are_dated_between_the_looks(tmp_path: Path) -> None:
+    path = put(tmp_path / "log.csv", "step,loss\n10,2.0\n", NOW)
+    log = ForeignLog(CsvSource(str(path)), str(tmp_path), clock=lambda: NOW)
+    log.poll()
+    path.write_text("step,loss\n10,2.0\n20,1.9\n30,1.8\n")
+    os.utime(path, (NOW + 60, NOW + 60))
+    assert [(event.step, event.ts) for event in log.poll().events] == [(20, NOW + 30), (30, NOW + 60)]  # type: ignore[union-attr]
+
+
+def test_a_rewrite_with_more_columns_keeps_the_times_and_counts_nothing_twice(tmp_path: Path) -> None:
+    path = put(tmp_path / "metrics.csv", "epoch,step,loss\n0,10,2.0\n", NOW)
+    monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 61)
+    monitor.poll()
+    path.write_text("epoch,step,loss\n0,10,2.0\n0,20,1.9\n")
+    os.utime(path, (NOW + 60, NOW + 60))
+    monitor.poll()
+    path.write_text("epoch,step,loss,val_loss\n0,10,2.0,\n0,20,1.9,\n0,20,,2.5\n")
+    os.utime(path, (NOW + 61, NOW + 61))
+    state = monitor.poll()
+    assert state.series["loss"].num_points == 2
+    assert [*state.series["loss"].segments[0].ts] == [NOW, NOW + 60]
+    assert state.last_val_loss == 2.5
+    assert state.notices == ()
+
+
+def test_copied_files_whose_times_say_nothing_date_nothing(tmp_path: Path) -> None:
+    place = lightning(tmp_path, last=100_000)
+    for file in place.rglob("*"):
+        os.utime(file, (NOW, NOW))
+    state = state_of(tmp_path)
+    assert (state.step, state.steps_per_s) == (100_000, None)
+
+
+def test_a_checkpoint_whose_name_does_not_tell_its_step_is_opened_for_it(tmp_path: Path) -> None:
+    import json
+
+    put(tmp_path / "train.log", nanogpt_text(20), NOW)
+    put(tmp_path / "ckpt.pt", json.dumps({"step": 1}))  # no checkpoint: nothing is said of it
+    monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1)
+    monitor.poll()
+    state = monitor.poll()
+    assert state.at_risk is not None
+    assert state.at_risk.checkpoint is None
+
+
+def test_ultralytics_weights_and_megatrons_directories_are_found(tmp_path: Path) -> None:
+    from ckpt_tui.services.checkpoint_places import found_saves
+
+    put(tmp_path / "weights" / "epoch10.pt", b"x")
+    put(tmp_path / "weights" / "last.pt", b"x", NOW + 1)
+    put(tmp_path / "checkpoint" / "step-500" / ".metadata", b"x", NOW + 2)
+    put(tmp_path / "iter_0000050" / "model.pt", b"x", NOW + 3)
+    (tmp_path / "iter_0000050").touch()
+    found = {(save.name, save.step) for save in found_saves(str(tmp_path))}
+    assert found == {
+        ("weights/epoch10.pt", None), ("weights/last.pt", None), ("checkpoint/step-500", 500), ("iter_0000050", 50),
+    }  # fmt: skip
+
+
+def test_a_checkpoint_that_is_being_written_is_not_told(tmp_path: Path) -> None:
+    from ckpt_tui.services.checkpoint_places import found_saves
+
+    (tmp_path / "checkpoint-10").mkdir()
+    (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
+    assert found_saves(str(tmp_path)) == []
+    put(tmp_path / "checkpoint-10" / "trainer_state.json", trainer_state(10), NOW)
+    assert [(save.step, save.ts) for save in found_saves(str(tmp_path))] == [(10, NOW)]
+
+
+def test_what_a_text_log_says_of_saves_and_what_is_there_is_one(tmp_path: Path) -> None:
+    text = "".join(f"2024-01-01 10:00:{step:02d} step {step}: loss 2.0\n" for step in range(1, 21))
+    text += "Saving model checkpoint to out/checkpoint-20\nSaving model checkpoint to out/checkpoint-30\n"
+    put(tmp_path / "train.log", text)
+    put(tmp_path / "checkpoint-20" / "trainer_state.json", trainer_state(20), NOW)
+    state = read_run(str(tmp_path / "train.log"))
+    assert [(save.path, save.removed) for save in state.saves] == [
+        ("checkpoint-20", False),
+        ("out/checkpoint-30", True),
+    ]
