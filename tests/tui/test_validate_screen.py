@@ -224,3 +224,13 @@ def test_progress_is_told_at_most_four_times_a_second() -> None:
         progress.add(10_000)
     assert 3 <= len(told) <= 4
     assert told[0] == "reading 25 % of 10.0 MB, 10.0 MB/s"
+
+
+def test_every_level_that_passes_is_said_once_and_nothing_is_cut_in_a_word() -> None:
+    levels = dict.fromkeys(("structure", "integrity", "numbers", "resume"), "pass")
+    good = validation("a.pt", **levels)
+    assert levels_content(good, 78).plain == "✓ every level passes  structure, integrity, numbers, resume"
+    assert levels_content(good, 38).plain == "✓ every level passes"
+    bad = validation("a.pt", "damaged", **levels | {"numbers": "fail", "resume": "not-checked"})
+    assert levels_content(bad, 38).plain == "numbers ✖ fail  structure ✓ pass"
+    assert levels_content(bad, 78).plain.endswith("numbers ✖ fail  - not checked: resume")

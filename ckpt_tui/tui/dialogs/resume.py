@@ -23,6 +23,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
+from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.screens.work import WorkScreen
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
 
 COLUMNS = (
-    Column("setting", 20, keep="middle"),
+    Column("setting", 14, grows=True, keep="middle"),
     Column("recorded", 12, grows=True),
-    Column("new", 12, grows=True),
-    Column("effect on the resume", 28),
+    Column("new", 8, grows=True),
+    Column("effect on the resume", 28, priority=1),  # the line below says it of the row under the cursor
 )
 # What a person may want to change comes first.
 _ORDER = (Effect.COURSE, Effect.EXACTNESS, Effect.SAFE, Effect.UNKNOWN, Effect.IMPOSSIBLE)
@@ -133,13 +134,20 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             "facts",
             line(("Resume from ", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role)),
         )
-        rows = [line(("✖ ", "error"), (refusal, "error"), limit=4000) for refusal in self._refusals()]
-        rows += [line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in plan.warnings]
-        rows += [line(sentence, limit=4000) for sentence in plan.sentences]
-        self.query_one("#sentences_text", Words).update(lines(*rows))
+        self._show_sentences()
         self.query_one("#command", Words).update(lines(line(("$ ", "dim"), (plan.command_line, "accent"), limit=8000)))
         self.settings.set_rows(self._rows())
         self._show_effect()
+
+    def _show_sentences(self) -> None:
+        width = max(self.size.width - 3, 20)  # its padding, and a scroll bar
+        rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in self._refusals()]
+        rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings]
+        rows += [paragraph(sentence, width) for sentence in self.plan.sentences]
+        self.query_one("#sentences_text", Words).update(lines(*rows))
+
+    def on_resize(self) -> None:
+        self._show_sentences()
 
     def _refusals(self) -> list[str]:
         if self._problem is not None:

@@ -18,9 +18,11 @@ from ckpt_tui.text import cell_width, plural, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.keys import Key, key_words
+from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.rule import RuleLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.words import Words
 
 # Screens whose keys follow those of where a person is.
 FILE_SCREENS = ("inspect", "validate", "diff", "events", "log")
@@ -114,7 +116,7 @@ def keys_of_bindings(screen: Screen[Any]) -> list[Key]:
 def cells_of(row: Row) -> tuple[Cell, ...]:
     key, label, tooltip = row
     if not key and not label:
-        return ("", "", (tooltip, "strong"))
+        return ((tooltip, "strong"),)
     return ((key, "accent"), label, (tooltip, "dim"))
 
 
@@ -123,9 +125,12 @@ class HelpScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.HELP_KEYS)
     AUTO_FOCUS = "#help_list"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-normal")]  # noqa: RUF012 - Textual's way
     CSS = """
     HelpScreen VirtualList { height: 1fr; }
     HelpScreen #filter { display: none; }
+    HelpScreen #help_detail { display: none; height: 2; padding: 0 2; }
+    HelpScreen.-narrow #help_detail { display: block; }
     """
 
     def __init__(self) -> None:
@@ -144,20 +149,27 @@ class HelpScreen(Screen[None]):
         self._rows = rows(readonly, names=names, behind=name, keymap=app.settings.keymap, also=also)
         key_cells = min(max((cell_width(row[0]) for row in self._rows), default=3), _MAX_KEY_CELLS)
         label_cells = max((cell_width(row[1]) for row in self._rows), default=5)
-        columns = (
-            Column("key", key_cells),
-            Column("", label_cells, priority=1),
-            Column("", 14, grows=True),
-        )
+        columns = (Column("key", key_cells), Column("", label_cells), Column("", 26, grows=True, priority=1))
         yield RuleLine(unicode=app.look.unicode, id="help_rule")
         yield Input(id="filter", placeholder="words to look for", compact=True)
         yield VirtualList[Row](columns, cells_of, self._rows, show_header=False, id="help_list",
                                empty_text="no key has these words; Esc shows all")  # fmt: skip
+        yield Words(id="help_detail")
         yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).cursor_blink = False
+        self._list.cursor = 1  # the first is a heading, which shall be seen
+        self.call_after_refresh(self._list.scroll_home, animate=False, force=True)
         self._show_rule()
+
+    @on(VirtualList.Moved)
+    def on_resize(self) -> None:
+        """Where the columns have no room for what a key does, it is said of the one under the cursor."""
+        row = self._list.cursor_row
+        width = max(self.size.width - 4, 10)
+        words = row[2] if row is not None and (row[0] or row[1]) else ""
+        self.query_one("#help_detail", Words).update(paragraph(words, width, "dim"))
 
     def _show_rule(self) -> None:
         shown = sum(1 for row in self._list.rows if row[0] or row[1])

@@ -27,7 +27,7 @@ from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.judgement import outcome_words, severity_words, sorted_by_severity, verdict_words
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
-from ckpt_tui.tui.styled import Part, error_content, line, lines, spread
+from ckpt_tui.tui.styled import Part, error_content, line, lines, parts_width, spread
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -103,12 +103,23 @@ class ValidateScreen(WorkScreen[None]):
 
     def on_mount(self) -> None:
         files = self.query_one("#files", VirtualList)
-        files.styles.height = min(len(self.rows) + 1, 9)
         files.focus()
         self.action_again()
 
     def on_resize(self) -> None:
+        self._arrange()
         self._show_file()
+
+    def _arrange(self) -> None:
+        """The list of files has the room that findings do not need."""
+        files, findings = self.query_one("#files", VirtualList), self.query_one("#findings", VirtualList)
+        has_findings = any(row.validation is not None and row.validation.findings for row in self.rows)
+        room = self.size.height - 6  # what is said above, the levels, the keys
+        most = max(room * 3 // 5, 3) if has_findings else max(room, 3)
+        height = min(len(self.rows) + 1, most)
+        if files.styles.height is None or files.styles.height.value != height:
+            files.styles.height = height
+        findings.display = has_findings
 
     def to_copy(self) -> Copied | None:
         """The file, or the finding: where the cursor is."""
@@ -199,6 +210,7 @@ class ValidateScreen(WorkScreen[None]):
 
     def _show_rows(self) -> None:
         self.query_one("#files", VirtualList).set_rows(list(self.rows))
+        self._arrange()
         self._show_file()
 
     def _show_facts(self) -> None:
@@ -209,7 +221,8 @@ class ValidateScreen(WorkScreen[None]):
         elif self._problem is not None:
             second = line(("✖ ", "error"), (self._problem.title, "error"), f": {self._problem.message}")
         else:
-            second = line(*(self._summary or ["stopped; v checks again"]))
+            said = self._summary or ["stopped; v checks again"]
+            second = line(*(said if parts_width(said) <= width else said[:-1]))
         top = spread([("Validate ", "dim"), (what, "strong")], [], width)
         self.show("facts", lines(top, second))
 
@@ -221,7 +234,7 @@ class ValidateScreen(WorkScreen[None]):
     def _show_file(self) -> None:
         self._show_facts()
         validation = self.current.validation
-        self.show("levels", levels_content(validation))
+        self.show("levels", levels_content(validation, max(self.size.width - 2, 10)))
         findings = self.query_one("#findings", VirtualList)
         findings.set_empty_text("" if validation is None else "nothing is wrong at any level that was checked")
         findings.set_rows(sorted_by_severity(validation.findings) if validation else [])
@@ -290,24 +303,36 @@ def finding_cells(finding: Finding) -> tuple[Cell, ...]:
     return (severity_words(finding.severity), (finding.level, "dim"), finding.where, finding.message)
 
 
-def levels_content(validation: Validation | None) -> Content:
-    """Every level with its outcome, on one line: what could not be checked is said, never passed over."""
+def levels_content(validation: Validation | None, width: int = 80) -> Content:
+    """Every level with its outcome, on one line: what could not be checked is said, never passed over. Where there is
+    no room for all, what fails comes first, and nothing is cut in the middle of a word."""
     if validation is None:
         return Content("")
-    parts: list[Part] = []
-    others: dict[str, list[str]] = {"not-checked": [], "not-applicable": []}
-    for level in LEVELS:
-        outcome = validation.levels.get(level, "not-checked")
-        if outcome in others:
-            others[outcome].append(level)
-        else:
-            parts += [f"{level} ", outcome_words(outcome), "  "]
+    outcomes = {level: validation.levels.get(level, "not-checked") for level in LEVELS}
+    if set(outcomes.values()) == {"pass"}:
+        named = f"  {', '.join(LEVELS)}"
+        whole = "✓ every level passes"
+        return line((whole, "good"), (named if len(whole) + len(named) <= width else "", "dim"))
+    others = {
+        name: [level for level in LEVELS if outcomes[level] == name] for name in ("not-checked", "not-applicable")
+    }
+    groups: list[list[Part]] = [
+        [f"{level} ", outcome_words(outcome)] for level, outcome in outcomes.items() if outcome not in others
+    ]
     # Both at once have to fit on 80 columns, as for every safetensors.
     is_short = all(others.values())
     for outcome, words in (("not-checked", "not checked"), ("not-applicable", "n/a" if is_short else "does not apply")):
         if others[outcome]:
-            parts.append((f"- {words}: {', '.join(others[outcome])}  ", "dim"))
-    return line(*parts)
+            groups.append([(f"- {words}: {', '.join(others[outcome])}", "dim")])
+    if parts_width(_joined(groups)) > width:
+        groups.sort(key=lambda group: group[0] not in {f"{level} " for level in LEVELS if outcomes[level] == "fail"})
+        while len(groups) > 1 and parts_width(_joined(groups)) > width:
+            groups.pop()
+    return line(*_joined(groups))
+
+
+def _joined(groups: list[list[Part]]) -> list[Part]:
+    return [part for at, group in enumerate(groups) for part in (["  ", *group] if at else group)]
 
 
 def finding_content(finding: Finding) -> Content:

@@ -126,12 +126,6 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "virtual-list--header",
         "virtual-list--cursor",
-        "virtual-list--good",
-        "virtual-list--warning",
-        "virtual-list--error",
-        "virtual-list--accent",
-        "virtual-list--dim",
-        "virtual-list--strong",
     }
     DEFAULT_CSS = """
     VirtualList {
@@ -141,12 +135,6 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         overflow-x: hidden;
         .virtual-list--header { text-style: bold; color: $foreground-muted; }
         .virtual-list--cursor { background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground; }
-        .virtual-list--good { color: $text-success; }
-        .virtual-list--warning { color: $text-warning; }
-        .virtual-list--error { color: $text-error; text-style: bold; }
-        .virtual-list--accent { color: $text-accent; }
-        .virtual-list--dim { color: $foreground-muted; }
-        .virtual-list--strong { text-style: bold; }
         &:focus .virtual-list--cursor {
             background: $block-cursor-background;
             color: $block-cursor-foreground;
@@ -461,6 +449,11 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         cells = self._cells(self._rows[index])
         cursor_style = self.get_component_rich_style("virtual-list--cursor") if is_cursor else base
         segments = [Segment("> " if is_cursor else "  ", cursor_style)]
+        if len(cells) == 1 and len(self._columns) > 1:  # a heading among the rows: over all columns
+            text, role = (cells[0], "") if isinstance(cells[0], str) else cells[0]
+            fitted = self._plain(fit_cell(text, max(width - GUTTER, 0)))
+            segments.append(Segment(fitted, cursor_style if is_cursor else self._style(role, base)))
+            return Strip(segments).adjust_cell_length(width, cursor_style)
         for position, (column_index, column_width) in enumerate(self.layout_now()):
             column = self._columns[column_index]
             cell = cells[column_index]
@@ -486,4 +479,5 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         return text if text.isascii() or has_glyphs(self.app) else text.translate(PLAIN_GLYPHS)
 
     def _style(self, role: str, base: Style) -> Style:
-        return self.get_component_rich_style(f"virtual-list--{role}") if role else base
+        # Not component classes: each of them is matched against every rule at the start, for every list.
+        return base + role_styles(getattr(self.app, "look", Look()))[role] if role else base
