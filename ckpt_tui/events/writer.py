@@ -38,6 +38,7 @@ TAIL_BYTES = 64 * 1024
 MAX_TAIL_BYTES = 4 * MAX_LINE_BYTES
 # Numbers of a log that no run reaches are not continued.
 MAX_SEQ = 2**53
+MAX_SESSION = 1_000_000
 # How often a log that could not be opened is tried again, and a renamed or replaced one is looked for.
 LOOK_SECONDS = 1.0
 
@@ -238,8 +239,8 @@ class EventWriter:
             numbered = [event for event in events if 0 < event.seq < MAX_SEQ]
             if events:
                 self.seq = max(self.seq, *(event.seq for event in numbered), 0)
-                last_session = max(event.session for event in events)
-                if self._wants_next_session and 0 <= last_session < MAX_SEQ:
+                last_session = max((event.session for event in events if event.session <= MAX_SESSION), default=0)
+                if self._wants_next_session and last_session >= 0:
                     self.session = last_session + 1
                 break
             if begin == known or window >= MAX_TAIL_BYTES:

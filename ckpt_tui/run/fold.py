@@ -53,6 +53,7 @@ from ckpt_tui.run.state import (
 from ckpt_tui.run.timeline import SessionRecord
 
 MAX_SESSIONS = 2000
+MAX_SESSION_GAP = 1000  # sessions that may be missing from a log between two lines
 MAX_METRICS = 256
 MAX_GPUS = 16
 BLOCK_STEPS = 4096
@@ -138,6 +139,9 @@ class RunFold:
 
     def _take_steps(self, block: Sequence[Row], steps: list[int], ts: list[float], columns: Iterable[Column]) -> None:
         """Steps of one session that rise."""
+        if self._is_of_another_process(block[0]):
+            self._tell_of_another_process(block[0].session)
+            return  # neither a branch of this session nor a new one: its curve would be a zigzag
         session = self._session_of(block[0], steps[0] - 1)
         if session.first_step is None:
             session.first_step, session.first_step_ts = steps[0], ts[0]
@@ -213,7 +217,22 @@ class RunFold:
             )
             if not begins_one or event.session <= 0 or getattr(event, "by", "") == "viewer":
                 return last
+            if event.session > last.number + MAX_SESSION_GAP:
+                return last  # a number that went wrong: sessions count on
         return self._begin_session(event, max(start_step, 0))
+
+    def _is_of_another_process(self, row: Row) -> bool:
+        """Whether a step is of a session that another one followed: its process goes on, and two write one log."""
+        last = self._folded.sessions[-1] if self._folded.sessions else None
+        if last is None or not 0 < row.session < last.number:
+            return False
+        return any(record.number == row.session for record in self._folded.sessions)
+
+    def _tell_of_another_process(self, session: int) -> None:
+        last = self._folded.sessions[-1].number
+        notice = f"session {session} went on after session {last} began: two trainings write this log"
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _begin_session(self, event: Event | StepRow, start_step: int) -> SessionRecord:
         if self._folded.sessions and self._folded.sessions[-1].phase is Phase.RUNNING:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_tui.events.codec import decode
+from ckpt_tui.events.codec import decode, decode_lines
+from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.run.advice import advise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.folded import MAX_SAVES
@@ -271,3 +273,37 @@ def test_a_hundred_saves_more_than_are_kept_leave_no_names_behind() -> None:
     assert state.at_risk.checkpoint == f"r{MAX_SAVES + 100}.pt"  # type: ignore[union-attr]
     assert len(state.sessions[0].save_steps) == MAX_SAVES
     assert fold.state(1e9, existing_names={"r100.pt", "r101.pt"}).at_risk.checkpoint == "r101.pt"  # type: ignore[union-attr]
+
+
+def test_two_processes_that_write_one_log_are_two_sessions_and_said(tmp_path: Path) -> None:
+    """The log was removed, or a second training started beside the first: their lines alternate from then on."""
+    first = EventWriter(tmp_path, clock=iter(range(1000, 9000)).__next__)
+    first.start(total_steps=100)
+    for step in range(1, 11):
+        first.step(step, loss=1.0)
+    second = EventWriter(tmp_path, clock=iter(range(1100, 9000)).__next__)
+    second.start(total_steps=100, start_step=10)
+    for step in range(11, 31):
+        first.step(step, loss=9.0)
+        second.step(step, loss=1.0)
+    fold = RunFold()
+    fold.apply_all(decode_lines((tmp_path / "events.jsonl").read_bytes().rstrip(b"\n")))
+    state = fold.state(1200.0)
+    assert [session.number for session in state.sessions] == [1, 2]
+    assert (state.step, state.last_loss, state.num_events) == (30, 1.0, 52)
+    assert state.lost.steps == 0
+    assert state.notices == ("session 1 went on after session 2 began: two trainings write this log",)
+
+
+def test_a_line_with_an_absurd_session_number_changes_no_session(tmp_path: Path) -> None:
+    log = LogText()
+    log.add("run_start", total_steps=100)
+    for step in range(1, 5):
+        log.add("step", step, ts=log.ts + 1, loss=1.0)
+        log.add("eval", step, session=10**9, val_loss=1.0)
+        log.add("step", step, session=10**12, ts=log.ts + 1, loss=1.0)
+    log.add("run_start", 4, 2, start_step=4)
+    state = fold_of(log).state(log.ts)
+    assert [session.number for session in state.sessions] == [1, 2]
+    (tmp_path / "events.jsonl").write_bytes(log.text + log.add("eval", 5, session=10**9))
+    assert EventWriter(tmp_path).session == 3
