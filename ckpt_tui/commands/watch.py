@@ -9,6 +9,7 @@ with the `data` of `status --json`.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "`ckpt-tui watch PATH --plain` prints the same facts as lines; `ckpt-tui status PATH` prints them once.",
         )
     settle_colours(os.environ)
+    gc.disable()  # 20 ms of the start; the app switches it on again when it is shown (tui/base_app.py)
     from ckpt_tui.tui.app import CkptTuiApp
 
     app = CkptTuiApp(args.path, settings=settings)

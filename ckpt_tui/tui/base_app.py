@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SAID_FOR_S = 6.0
 
+_START_TAKES_S = 1.0
+
 
 class BaseApp(App[None]):
     """settings: what holds, flags and file together. env: for tests; the process's own otherwise."""
@@ -46,8 +49,18 @@ class BaseApp(App[None]):
         self._said_on: KeyLine | None = None
         self.wire = Wire()
         self.animation_level = "none"
+        self._disable_tooltips = True  # nothing here has one: a widget less in every screen
         if self.settings.keymap:
             self.set_keymap(dict(self.settings.keymap))
+
+    def on_mount(self) -> None:
+        self.set_timer(_START_TAKES_S, self._end_start)
+
+    def _end_start(self) -> None:
+        """From now on garbage is looked for, but not in what was loaded: that stays."""
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
 
     def _wear(self, look: theme.Look) -> None:
         self.look = look

@@ -129,4 +129,9 @@ def _ansi_theme(name: str) -> Theme:
 @lru_cache(maxsize=8)
 def role_styles(look: Look) -> Mapping[str, Style]:
     """How each role is drawn."""
-    return {role: Style.parse(style) for role, style in palettes.ROLES[look.palette].items()}
+    return _styles_of(look.palette)
+
+
+@lru_cache(maxsize=8)
+def _styles_of(palette: str) -> Mapping[str, Style]:
+    return {role: Style.parse(style) for role, style in palettes.ROLES[palette].items()}
