@@ -24,6 +24,7 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
 SPARK_WIDTH = 20
+PIN_KEY = "M"
 _MAX_NAME_WIDTH = 40
 
 
@@ -71,6 +72,13 @@ def _value(series: Series | None, scale: float, *, is_exact: bool = True) -> str
     return metric(series.last * scale) if is_exact else f"{series.last * scale:.3g}"
 
 
+class _Filter(Input):
+    """The filter takes no notice of case, so that a capital M is free for pinning."""
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return key != PIN_KEY and super().check_consume_key(key, character)
+
+
 class MetricPicker(ModalScreen[str | None]):
     """Ends with the name of the metric to show, or None. `M` pins without ending."""
 
@@ -82,8 +90,7 @@ class MetricPicker(ModalScreen[str | None]):
         Binding("down", "move(1)", "Down", show=False, priority=True),
         Binding("pageup", "move(-10)", "Page up", show=False, priority=True),
         Binding("pagedown", "move(10)", "Page down", show=False, priority=True),
-        # The filter takes no notice of case, so that a capital is free for this.
-        Binding("M", "pin", "Pin", show=False, priority=True),
+        Binding(PIN_KEY, "pin", "Pin", show=False, priority=True),
     ]
 
     def __init__(
@@ -111,7 +118,7 @@ class MetricPicker(ModalScreen[str | None]):
         )
         with Vertical(classes="dialog dialog-metrics"):
             yield Words(line(("Metric of the main chart", "strong")), classes="dialog-title")
-            yield Input(id="metric_filter", placeholder="type to filter", compact=True)
+            yield _Filter(id="metric_filter", placeholder="type to filter", compact=True)
             rows = VirtualList[Metric](
                 columns,
                 lambda one: cells_of(one, self._state, self._pins(), self._shown, unicode=self._unicode),
