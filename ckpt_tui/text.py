@@ -153,6 +153,14 @@ def short_count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def percent(fraction: float | None) -> str:
+    """`31 %`, `0.07 %`: whole above one, two digits below; `-` when not known."""
+    if fraction is None or fraction - fraction != 0:
+        return "-"
+    value = 100 * fraction
+    return f"{value:,.0f} %" if abs(value) >= 0.95 or not value else f"{value:.2g} %"
+
+
 def plural(number: int, noun: str, plural_noun: str | None = None) -> str:
     """`1 step`, `162 steps`."""
     return f"{number:,} {noun if number == 1 else plural_noun or noun + 's'}"

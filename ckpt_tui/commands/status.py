@@ -2,7 +2,8 @@
 
 Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
 1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log). Of a directory that
-holds several runs: a line each, and 1 if any of them is 1, else 2 if any is 2.
+holds several runs: a line each, and 1 if any of them is 1, else 2 if any is 2. With --fail-on also 1 while an alert of
+that kind holds: for a script or a cron job that is to tell somebody.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from ckpt_tui.run.state import Phase, RunState
 if TYPE_CHECKING:
     from ckpt_tui.services.damage import Judgement
 
-EXAMPLES = ("ckpt-tui status runs/gpt", "ckpt-tui status runs/gpt --json", "ckpt-tui status runs/gpt/events.jsonl")
+EXAMPLES = (
+    "ckpt-tui status runs/gpt",
+    "ckpt-tui status runs/gpt --json",
+    "ckpt-tui status runs/gpt --fail-on error,no_save || mail -s 'gpt needs you' me@example.org </dev/null",
+)
 
 MAX_DAMAGE_LINES = 3
 
@@ -32,21 +37,30 @@ EXIT_CODES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="run directory, directory of runs, or log file")
+    parser.add_argument(
+        "--fail-on", metavar="WHICH", default="",
+        help="exit with 1 while such an alert holds: any, error, warning, or kinds with commas (spike,no_save)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.run.alerts import chosen, read_which
     from ckpt_tui.services.damage import read_judged_run
     from ckpt_tui.services.run_places import holds_runs
 
+    which = read_which(args.fail_on, "--fail-on") if args.fail_on else frozenset[str]()
     if holds_runs(args.path):
         from ckpt_tui.commands.several import status_of_several
 
         return status_of_several(args.path)
     state, judgement = read_judged_run(args.path)
+    exit_code = EXIT_CODES[state.phase]
+    if which and chosen((*state.alerts, *judgement.alerts), which):
+        exit_code = 1
     return CommandResult(
         data=status_data(state, judgement),
         view=lambda style: status_lines(state, style, judgement),
-        exit_code=EXIT_CODES[state.phase],
+        exit_code=exit_code,
     )
 
 
@@ -72,7 +86,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "at_risk": asdict(at_risk) if at_risk else None,
         "lost": asdict(state.lost),
         "sessions": [asdict(session) for session in state.sessions],
-        "alerts": [asdict(alert) for alert in state.alerts],
+        "alerts": [asdict(alert) for alert in (*state.alerts, *judgement.alerts)],
         "bad_lines": asdict(state.bad_lines),
         "missing_lines": state.missing_lines,
         "notices": list(state.notices),
@@ -85,7 +99,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
 
 def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterator[str]:
     """The header, the banner and what is wrong with the log, as text."""
-    from ckpt_tui.run import wording
+    from ckpt_tui.run import timeline, wording
 
     for line in wording.header_lines(state, style.unicode):
         yield from _in_width(line, style)
@@ -98,16 +112,21 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
     for words, role in wording.end_sentences(state, damage):
         yield from _painted(words, role, style)
     if len(state.sessions) > 1 and state.lost.steps:
-        overhead = f", {state.lost.overhead:.0%} overhead" if state.lost.overhead is not None else ""
+        overhead = ""
+        if state.lost.overhead is not None:
+            overhead = f", {text.percent(state.lost.overhead)} overhead, goodput {text.percent(state.lost.goodput)}"
         lost = f"{text.plural(state.lost.steps, 'step')}, {text.duration(state.lost.seconds)}{overhead}"
         predicted = [one.predicted_seconds for one in state.lost_work if one.predicted_seconds is not None]
         if predicted:
             lost += f"; {text.duration(sum(predicted) / len(predicted))} a failure was predicted"
         yield from _painted(f"Lost in {len(state.sessions)} sessions: {lost}.", "dim", style)
-    for alert in state.alerts:
-        if not alert.key.startswith(state.phase.value):
-            words = f"{alert.title}: {text.safe_text(alert.detail)} (step {alert.step:,})"
-            yield from _painted(words, "bad" if alert.severity == "error" else "warn", style)
+    if state.phase.is_over and wording.resume_sentence(state) is not None:
+        yield "".join(
+            style.paint(*span)
+            for span in wording.resume_bar(timeline.resume_outlook(state), style.width or 80, style.unicode)
+        )
+    for words, role in wording.alert_sentences(state):
+        yield from _painted(words, role, style)
     for words, role in wording.log_sentences(state):
         yield from _painted(words, role, style)
 

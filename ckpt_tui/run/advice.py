@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from ckpt_tui import text
 from ckpt_tui.records import dataclass
+from ckpt_tui.run.alerts import UNPLANNED_KINDS
 from ckpt_tui.run.health import median
 from ckpt_tui.run.state import RunState
 from ckpt_tui.save_interval import (
@@ -55,6 +56,8 @@ class Advice:
     at the recommended interval. slowdown: fraction of its pace that training loses while a save is written in the
     background; only the trainer can tell. bound_by: "", or why it is longer than the optimum: writing, budget.
     lost_per_failure_s: what the trainer predicts at its present interval; failures: what they cost.
+    saving_overhead: fraction of the training that saves have stopped it for so far. overhead: what failures have cost,
+    as in `Lost`; goodput: the fraction of all training time that was not trained in vain. None: not known.
     """
 
     seconds_per_step: float | None
@@ -78,6 +81,9 @@ class Advice:
     bound_by: str = ""
     lost_per_failure_s: float | None = None
     failures: tuple[FailureCost, ...] = ()
+    saving_overhead: float | None = None
+    overhead: float | None = None
+    goodput: float | None = None
 
 
 def what_if_rows(
@@ -151,6 +157,7 @@ def advise(state: RunState) -> Advice:
             FailureCost(one.lost_session, max(one.to_step - one.from_step, 0), one.seconds, one.predicted_seconds)
             for one in state.lost_work
         ),
+        sum(stalls) / observed if stalls and observed > 0 else None, state.lost.overhead, state.lost.goodput,
     )  # fmt: skip
 
 
@@ -187,19 +194,84 @@ def _assumptions(
     if bound_by == "writing":
         lines.append("Shorter would be better, but a save takes that long until it is on the disk.")
     elif bound_by == "budget":
-        lines.append(f"Shorter would lose less, but saving is to take no more than {OVERHEAD_BUDGET:.1%} of the time.")
+        lines.append(
+            f"Shorter would lose less, but saving is to take no more than {100 * OVERHEAD_BUDGET:g} % of the time."
+        )
     lines.append("It need not be exact: twice or half the interval costs a quarter more of the time that saves cost.")
     return tuple(lines)
 
 
 def _save_every(state: RunState) -> int | None:
-    """The interval of saves: as configured, else the median distance of the log's saves."""
+    """The interval of saves: as configured, else the median distance of the log's saves. A new best and a stop come
+    when they come: what they save tells no interval."""
     configured = state.config.get("checkpoint_freq")
     is_number = isinstance(configured, int) and not isinstance(configured, bool)
     if isinstance(configured, int) and is_number and configured > 0 and not state.config.get("checkpoint_auto"):
         return configured
+    planned: dict[int, set[int]] = {}
+    for save in state.saves:
+        if save.kind not in UNPLANNED_KINDS:
+            planned.setdefault(save.session, set()).add(save.step)
     gaps: list[int] = []
     for session in state.sessions:
-        steps = sorted({session.start_step, *session.save_steps})
-        gaps += [b - a for a, b in pairwise(steps)]
+        if steps := planned.get(session.number):
+            gaps += [b - a for a, b in pairwise(sorted(steps | {session.start_step}))]
     return sorted(gaps)[len(gaps) // 2] if gaps else None
+
+
+def measured_sentences(advice: Advice) -> list[str]:
+    """What was measured of saves, failures and restarts, for people."""
+    lines = [f"One step takes {text.duration(advice.seconds_per_step)}."] if advice.seconds_per_step else []
+    usual = f"(the usual of {text.plural(advice.num_saves_measured, 'save')})"
+    if advice.save_cost_s is not None and advice.slowdown is not None:
+        lines.append(
+            f"A save costs {text.duration(advice.save_cost_s)} of training {usual}: it is written for "
+            f"{text.duration(advice.background_s)} meanwhile, which slows the steps by "
+            f"{text.percent(max(advice.slowdown, 0))}."
+        )
+    elif advice.save_cost_s is not None:
+        lines.append(f"A save stops training for {text.duration(advice.save_cost_s)} {usual}.")
+    if advice.saving_overhead is not None:
+        lines.append(f"Saving has taken {text.percent(advice.saving_overhead)} of the training so far.")
+    if advice.num_failures:
+        seen = text.plural(advice.num_failures, "failure")
+        lines.append(f"{seen} in {text.duration(advice.observed_s)} of training.")
+    else:
+        lines.append(f"No failure so far, in {text.duration(advice.observed_s)} of training.")
+    if advice.overhead is not None and advice.overhead > 0:
+        lines.append(
+            f"What failures lost has taken {text.percent(advice.overhead)} more time than a run without them: "
+            f"goodput {text.percent(advice.goodput)}."
+        )
+    if advice.restart_s is not None:
+        lines.append(
+            f"From the end of a session to the next one's first step: {text.duration(advice.restart_s)} "
+            f"(the usual of {advice.num_restarts})."
+        )
+    known = [failure for failure in advice.failures if failure.seconds is not None]
+    if known:
+        lost_s = sum(failure.seconds or 0.0 for failure in known) / len(known)
+        predicted = [failure.predicted_s for failure in known if failure.predicted_s is not None]
+        said = f"; {text.duration(sum(predicted) / len(predicted))} was predicted" if predicted else ""
+        lines.append(f"A failure cost {text.duration(lost_s)} of training (mean of {len(known)}){said}.")
+    if advice.lost_per_failure_s is not None:
+        lines.append(f"A failure is predicted to lose {text.duration(advice.lost_per_failure_s)} of training.")
+    if advice.bytes_per_day is not None:
+        lines.append(f"Saves at that interval write {text.size(advice.bytes_per_day)} a day.")
+    return lines
+
+
+def recommendation(advice: Advice) -> tuple[str, bool]:
+    """What to do, in a sentence, and whether there is anything to recommend."""
+    if advice.recommended_steps is None:
+        return "No interval can be recommended yet.", False
+    every = text.plural(advice.recommended_steps, "step") if advice.recommended_steps != 1 else "step"
+    return f"Save every {every} ({text.duration(advice.recommended_s)}).", True
+
+
+WHAT_IF_TITLES = ("saving", "at risk at most", "time", "costs in all")
+
+
+def what_if_cells(row: WhatIf) -> tuple[str, str, str, str]:
+    """A row of the table, under WHAT_IF_TITLES."""
+    return row.label, text.plural(row.steps, "step"), text.duration(row.seconds), text.percent(row.overhead)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field, replace
 from itertools import pairwise
 from operator import attrgetter
 
 from ckpt_tui import text
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.blocks import StepRow
 from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite, Step
 from ckpt_tui.records import dataclass
@@ -43,6 +44,9 @@ LEAST_SAVES = 4  # whose distances tell an interval
 UNPLANNED_KINDS = frozenset({"best", "emergency"})
 LATE_SAVE = 3.0  # times the usual distance, and at least
 LATE_SAVE_MAX = 1.5  # times the longest
+
+# What `--fail-on` takes besides the kinds: everything, or everything of that severity.
+ANY, SEVERITIES = "any", ("warning", "error")
 
 _PHASE_TITLES = {
     Phase.CRASHED: "The run crashed", Phase.FAILED: "The run failed", Phase.DIVERGED: "The run diverged",
@@ -315,7 +319,7 @@ def _end_alert(phase: Phase, session: int, reason: str, step: int, ts: float) ->
     if phase not in _PHASE_TITLES:
         return None
     severity = "warning" if phase is Phase.STALLED else "error"
-    return Alert(f"{phase.value}-{session}", severity, _PHASE_TITLES[phase], reason, step, ts,
+    return Alert(f"{phase.value}-{session}-{step}", severity, _PHASE_TITLES[phase], reason, step, ts,
                  kind=_PHASE_KINDS.get(phase, phase.value), last_step=step, last_ts=ts)  # fmt: skip
 
 
@@ -362,3 +366,22 @@ def late_save_alert(alarms: Alarms, at: Moment) -> Alert | None:
 
 
 _RULES: tuple[Callable[[Alarms, Moment], Alert | None], ...] = (disk_alert, late_save_alert)
+
+
+def chosen(alerts: Iterable[Alert], which: Collection[str]) -> tuple[Alert, ...]:
+    """Those that `which` names, by kind, by severity, or `any`; not those that are over."""
+    return tuple(
+        alert for alert in alerts
+        if not alert.is_over and (ANY in which or alert.kind in which or alert.severity in which)
+    )  # fmt: skip
+
+
+def read_which(words: str, flag: str) -> frozenset[str]:
+    """`spike,save_failed` of a flag. Raises CkptError."""
+    which = frozenset(word.strip().replace("-", "_") for word in words.split(",") if word.strip())
+    known = (*KINDS, ANY, *SEVERITIES)
+    unknown = sorted(which - set(known))
+    if unknown or not which:
+        said = f"{flag} does not know {text.safe_text(', '.join(unknown), 100)}" if unknown else f"{flag} names nothing"
+        raise CkptError("Usage", said, f"There are: {', '.join(known)}; several with commas.")
+    return which

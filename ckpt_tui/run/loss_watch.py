@@ -56,9 +56,8 @@ class LossWatch:
         self.rise: Alert | None = None
         self.nonfinite: Alert | None = None
         self.warm_until = 0  # step until which the learning rate rises, and as long again
-        self.tail = (
-            before.tail if before is not None else []
-        )  # how far above the median the chunks' highest were, in spreads
+        # How far above the median the chunks' highest were, in spreads.
+        self.tail: list[float] = before.tail if before is not None else []
         self._steps: list[int] = []  # of points that wait for their chunk to fill
         self._ts: list[float] = []
         self._values: list[float] = []
@@ -80,7 +79,7 @@ class LossWatch:
         self._stride = 1.0  # steps a point
         self._first_step = 0
         # The highest that was learned at the beginning.
-        self._ceiling = before._ceiling if before is not None else -math.inf
+        self._ceiling: float = before._ceiling if before is not None else -math.inf
 
     def add(self, steps: Sequence[int], ts: Sequence[float], values: Sequence[float]) -> None:
         if not self._index and not self._steps and steps:
@@ -140,7 +139,7 @@ class LossWatch:
             finite = self._count_nonfinite(steps, ts, values)
             if not finite:
                 return
-            steps, ts, values = ([column[i] for i in finite] for column in (steps, ts, values))  # type: ignore[misc]
+            steps, ts, values = [steps[i] for i in finite], [ts[i] for i in finite], [values[i] for i in finite]
         else:
             self._finite += len(values)
             if self.nonfinite is not None and self._finite >= CALM_POINTS:
@@ -257,7 +256,7 @@ class LossWatch:
     def _lone_z(self) -> float:
         """How far above the median, in spreads, a point must be to mean something all by itself."""
         few = max(LEAST_MAXIMA - len(self.tail), 0)  # they tell little
-        return max(LONE_Z, BEYOND * 2**few * max(self.tail, default=BEYOND))
+        return max(LONE_Z, BEYOND * float(1 << few) * max(self.tail, default=BEYOND))
 
     def _is_expected(self, step: int, value: float) -> bool:
         """Just after a boundary or while it warms up, and not much worse than this session has been before."""

@@ -142,11 +142,13 @@ class AtRisk:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What crashes have cost so far. overhead: fraction of the time the same work takes without a crash."""
+    """What crashes have cost so far. overhead: fraction of the time the same work takes without a crash. goodput:
+    fraction of all training time that was not in vain."""
 
     steps: int = 0
     seconds: float = 0.0
     overhead: float | None = None
+    goodput: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,7 @@ class RunState:
     lost: Lost = field(default_factory=Lost)
     saves_that_fit: int | None = None
     free_bytes: int | None = None
+    disk_full_ts: float | None = None  # when, if it goes on filling as it does; None where nobody can tell
     sessions: tuple[Session, ...] = ()
     saves: tuple[Save, ...] = ()
     markers: tuple[Marker, ...] = ()

@@ -132,7 +132,8 @@ def lost_so_far(records: list[SessionRecord], retrained: Lost, lost_now: Lost) -
         overhead = sum(record.trained_s for record in records) / without_crash - 1
     elif without_crash > 0 and not lost_now.steps:
         overhead = 0.0
-    return Lost(retrained.steps + lost_now.steps, retrained.seconds + lost_now.seconds, overhead)
+    goodput = 1 / (1 + overhead) if overhead is not None and overhead > -1 else None
+    return Lost(retrained.steps + lost_now.steps, retrained.seconds + lost_now.seconds, overhead, goodput)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ckpt_tui import text
 from ckpt_tui.run.state import Phase, RunState
-from ckpt_tui.run.timeline import resume_outlook
+from ckpt_tui.run.timeline import ResumeOutlook, resume_outlook
 
 Span = tuple[str, str]
 Line = tuple[Span, ...]
@@ -171,6 +171,43 @@ def resume_sentence(state: RunState) -> Span | None:
     if outlook.seconds is not None and state.total_steps:
         words += f": about {text.duration(outlook.seconds)}"
     return f"A resume {words}.", "plain"
+
+
+# What a resume does, to scale: glyph, plain glyph, role.
+_BAR = {"skip": ("░", ".", "dim"), "redo": ("▓", "+", "accent"), "new": ("□", "-", "good")}
+
+
+def resume_bar(outlook: ResumeOutlook, width: int, unicode: bool = True) -> Line:
+    """`░░░░░▓▓□□□  skip 9,000  redo 377  new 3,324`: what a resume would do, drawn to scale. Whatever there is at all
+    gets a cell, however little it is. Without a bar where it has no room."""
+    parts = [("skip", outlook.skipped), ("redo", outlook.redone), ("new", outlook.new)]
+    parts = [(name, steps) for name, steps in parts if steps > 0]
+    words: list[Span] = [(f"{name} {steps:,}", _BAR[name][2]) for name, steps in parts]
+    total = sum(steps for _, steps in parts)
+    room = width - sum(text.cell_width(said) + 2 for said, _ in words)
+    if not total or room < 2 * len(parts):
+        return tuple(span for said in words for span in ((("  ", "plain"), said) if said is not words[0] else (said,)))
+    cells = {name: max(1, steps * room // total) for name, steps in parts}
+    cells[max(parts, key=lambda part: part[1])[0]] += room - sum(cells.values())
+    bar = [(_BAR[name][0 if unicode else 1] * cells[name], _BAR[name][2]) for name, _ in parts]
+    return (*bar, *(span for said in words for span in (("  ", "plain"), said)))
+
+
+def alert_sentences(state: RunState) -> list[Span]:
+    """The alerts that hold, and how many there were before; not what the sentences about the end say."""
+    lines: list[Span] = []
+    earlier = [alert for alert in state.alerts if alert.is_over]
+    for alert in state.alerts:
+        if not alert.is_over and not alert.key.startswith(f"{state.phase.value}-"):
+            words = f"{alert.title}: {text.safe_text(alert.detail)} (step {alert.step:,})."
+            lines.append((words, "bad" if alert.severity == "error" else "warn"))
+    if earlier:
+        last = earlier[-1]
+        steps = f"step {last.step:,}" if last.last_step <= last.step else f"steps {last.step:,}-{last.last_step:,}"
+        newest = f"{last.title.lower()}, {steps}"
+        said = f"{text.plural(len(earlier), 'alert')} before, over now; the newest: {newest}."
+        lines.append((said, "dim"))
+    return lines
 
 
 def log_sentences(state: RunState) -> list[Span]:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import Alert, RunState
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.text import safe_text
 
 CHECK_BUDGET_S = 20.0  # about 20 GB from a warm page cache; a person waits no longer for an answer
+
+STILL_WRITTEN_S = 60.0
 
 _WORDS = {"damaged": "is damaged", "nonfinite": "has values that are not finite", "unsafe": "is not safe to open"}
 
@@ -40,17 +42,36 @@ class Damage:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """damaged: in the order in which a resume tries them. invalid_names: what no resume takes, for
-    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or ""."""
+    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or "". alerts: of the same damage."""
 
     damaged: tuple[Damage, ...] = ()
     invalid_names: frozenset[str] = frozenset()
     note: str = ""
+    alerts: tuple[Alert, ...] = ()
 
 
 def damage_in(entries: Iterable[CatalogEntry]) -> tuple[Damage, ...]:
     """The damage among entries as far as they were checked, in the order of a resume."""
     entries = list(entries)
     return tuple(Damage(e.name, _message(e), _instead(e, entries)) for e in resume_order(entries) if e.is_bad)
+
+
+def checkpoint_alerts(entries: Iterable[CatalogEntry], now: float) -> tuple[Alert, ...]:
+    """An alert for each checkpoint that was found to be bad, oldest first. now: when they were looked at, Unix seconds:
+    what was written just before may be written still."""
+    entries = list(entries)
+    alerts = []
+    for entry in entries:
+        saved_at = entry.saved_at or 0.0
+        if entry.validity not in _WORDS or now - saved_at < STILL_WRITTEN_S:
+            continue
+        instead = _instead(entry, entries)
+        damage, step = Damage(entry.name, _message(entry), instead), entry.step or 0
+        alerts.append(Alert(
+            f"checkpoint-{entry.name}-{saved_at:.0f}", "warning" if instead else "error", "A checkpoint is bad",
+            damage.words.rstrip("."), step, saved_at, kind="checkpoint", last_step=step, last_ts=saved_at,
+        ))  # fmt: skip
+    return tuple(sorted(alerts, key=lambda alert: alert.ts))
 
 
 def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
@@ -76,7 +97,8 @@ def judge_candidates(
         _check_until_valid(catalog, checked, lambda: clock() >= deadline)
     except Cancelled:
         note = f"Checking ended after {budget_s:g} s with checkpoints left: ckpt-tui validate checks them all."
-    return Judgement(damage_in(checked.values()), invalid_names(checked.values()), note)
+    alerts = checkpoint_alerts(checked.values(), time.time())
+    return Judgement(damage_in(checked.values()), invalid_names(checked.values()), note, alerts)
 
 
 def _check_until_valid(catalog: Catalog, checked: dict[str, CatalogEntry], is_late: Callable[[], bool]) -> None:

@@ -57,7 +57,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.axis", "x", "axis", "Chart", "x axis", "By step, by time, or by epoch"),
     Key("chart.smoothing", "s", "smoothing", "Chart", "smoothing", "A light or heavy smoothed line over the raw one"),
     Key("chart.moment", "w", "moment", "Chart", "what happened",
-        "What happened at the cursor, or at the worst spike: metrics around it, events, the way back"),
+        "What happened at the cursor, or at the worst spike"),
     Key("chart.metrics", "m", "metrics", "Chart", "metrics", "Choose the metric to show, or pin some under it"),
     Key("chart.pin", "M", "pin", "Chart", "pin", "Pin what is shown under the chart, or unpin it"),
     Key("chart.metric_before", "left_square_bracket", "metric(-1)", "Chart", "metric before", "Show the metric before"),
@@ -69,9 +69,10 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.cursor_hide", "escape", "hide_cursor", "Chart", "hide cursor", "Hide the chart's cursor"),
     Key("view.events", "e", "events", "View", "events", "The raw events of the log, with search", in_footer=True),
     Key("view.alerts", "a", "alerts", "View", "alerts", "What needed a person, now and before; acknowledge it"),
-    Key("view.advice", "A", "advice", "View", "advice", "How often to save: what it costs, what it puts at risk"),
+    Key("view.advice", "A", "advice", "View", "advice", "How often to save: what it costs and puts at risk"),
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
+    Key("view.compare", "C", "compare", "View", "compare runs", "Put other runs beside this one"),
     Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one"),
     Key("view.feed", "t", "feed", "View", "more", "Next: curves, checkpoints, events, all sessions",
         in_footer=True),
@@ -109,6 +110,15 @@ RUNS_KEYS: tuple[Key, ...] = (
         in_footer=True),
     Key("runs.alert", "a", "alert", "Runs", "what broke", "Go to the run that the alert is about", in_footer=True),
     Key("runs.leave", "escape", "leave", "Runs", "clear", "Clear the filter, the marks, or the alert"),
+)  # fmt: skip
+
+_NOT_OF_SEVERAL = frozenset({"chart.moment", "chart.pin", "chart.cursor_hide"})
+COMPARE_KEYS: tuple[Key, ...] = (
+    Key("compare.leave", "escape", "hide_cursor", "Compare", "back", "Hide the chart's cursor, or go back",
+        in_footer=True),
+    Key("compare.part", "t", "part", "Compare", "next part", "Curves, facts, settings: where one screen has no room"),
+    *(key._replace(in_footer=key.id in ("chart.axis", "chart.smoothing", "chart.metrics", "chart.log"))
+      for key in OVERVIEW_KEYS if key.group == "Chart" and key.id not in _NOT_OF_SEVERAL),
 )  # fmt: skip
 
 INSPECT_KEYS: tuple[Key, ...] = (
@@ -162,7 +172,7 @@ VALIDATE_KEYS: tuple[Key, ...] = (
 LINES_KEYS: tuple[Key, ...] = (
     Key("lines.filter", "slash", "filter", "Lines", "filter", "Only lines that hold these words; Esc clears",
         in_footer=True),
-    Key("lines.next", "n", "next(1)", "Lines", "next", "The next line that was found, among all lines", in_footer=True),
+    Key("lines.next", "n", "next(1)", "Lines", "next", "The next line that was found, among all lines"),
     Key("lines.before", "N", "next(-1)", "Lines", "before", "The one before that was found"),
     Key("lines.go_to", "colon", "go_to", "Lines", "go to", "Go to a step, a time or a line", in_footer=True),
     Key("lines.detail", "o", "detail", "Lines", "whole line", "Show the line under the cursor in full, or not",
@@ -207,10 +217,11 @@ RESUME_KEYS: tuple[Key, ...] = (
 TABLES: Mapping[str, tuple[Key, ...]] = {
     "overview": OVERVIEW_KEYS,
     "runs": RUNS_KEYS,
+    "compare": COMPARE_KEYS,
     "inspect": INSPECT_KEYS,
     "validate": VALIDATE_KEYS,
     "diff": DIFF_KEYS,
-    "events": (*LINES_KEYS, *EVENTS_KEYS),
+    "events": (LINES_KEYS[0], *EVENTS_KEYS, *LINES_KEYS[1:]),
     "log": LINES_KEYS,
     "alerts": ALERTS_KEYS,
     "advice": ADVICE_KEYS,

@@ -12,6 +12,7 @@ from textual.worker import Worker, get_current_worker
 
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui.acts import Acts
+from ckpt_tui.tui.alerting import Alerting
 from ckpt_tui.tui.first_look import FirstLook
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.session import CatalogReader, Monitor, follow
@@ -49,6 +50,11 @@ class RunSession:
         self.catalog: Catalog | None = None
         self.catalog_reader = CatalogReader(self.directory, self._post)
         self.acts = Acts(app, self.directory, self.catalog_reader.ask)  # type: ignore[arg-type]
+        settings = app.settings
+        self.alerting = Alerting(
+            self.directory, ring=app.bell if settings.bell else None,
+            command="" if app.readonly else settings.alert_command,
+        )  # fmt: skip
         self._is_closed = False
         self._worker: Worker[None] | None = None
         self._saves_seen: object = None
@@ -97,12 +103,14 @@ class RunSession:
             self._saves_seen = saves
             self._app.set_timer(delay_s, lambda: self.catalog_reader.ask(full=has_died))
         self._was_over = state.phase.is_over
+        self.alerting.take(state, is_caught_up=message.progress is None)
         overview.show_state(state, message.progress)
 
     def take_catalog(self, message: CatalogChanged, overview: Overview) -> None:
         self.catalog = message.catalog
         # The same rule as `status` (services/damage.py), so that shell and screen never differ on what is at risk.
         self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.is_candidate)
+        self.alerting.take_catalog(message.catalog, self.state.name if self.state is not None else "")
         overview.show_catalog(message.catalog)
 
     def checkpoint_names(self) -> Sequence[str]:

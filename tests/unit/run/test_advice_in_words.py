@@ -74,7 +74,7 @@ def test_what_the_trainer_measured_and_predicted_is_used(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert (
         "A save costs 300 ms of training (the usual of 9 saves): it is written for 2.0 s meanwhile, "
-        "which slows the steps by 15%." in said
+        "which slows the steps by 15 %." in said
     )
     assert "A failure cost 21m 25s of training (mean of 1); 13m 25s was predicted." in said
     assert "A failure is predicted to lose 13m 25s of training." in said
