@@ -19,7 +19,7 @@ from ckpt_tui.records import dataclass
 MAX_DEPTH = 3
 MAX_DIRECTORIES = 20_000
 MAX_RUNS = 5_000
-MAX_DIRECTORIES_TO_DECIDE = 2_000  # whether there is any run below
+MAX_DIRECTORIES_TO_DECIDE, MAX_RUNS_TO_DECIDE = 2_000, 50  # whether there are runs below
 # A directory that changed this short ago may change again without its time moving: clocks of file systems are coarse.
 COARSE_CLOCK_S = 3.0
 # Never runs, and some of them have thousands of directories.
@@ -209,9 +209,14 @@ def holds_runs(path: str, *, counts_empty: bool = False) -> bool:
                 return counts_empty
     except OSError:
         return False
-    found = RunFinder(path, max_runs=1, max_directories=MAX_DIRECTORIES_TO_DECIDE).find()
+    found = RunFinder(path, max_runs=MAX_RUNS_TO_DECIDE, max_directories=MAX_DIRECTORIES_TO_DECIDE).find()
     if found.own_log is not None or not found.places:
         return False
     from ckpt_tui.sources.registry import find_log
 
-    return find_log(path) is None  # else the newest run of `lightning_logs` in it is what is meant
+    log = find_log(path)
+    if log is None:
+        return True
+    # `lightning_logs` alone: its newest run is what is meant. With other runs beside it, all of them are.
+    first = os.path.relpath(log, path).split(os.sep)[0]
+    return any(place.name.split(os.sep)[0] != first for place in found.places)

@@ -44,11 +44,14 @@ _HERE = "ckpt_tui.tui.screens"
 SCREENS: tuple[ScreenRow, ...] = (
     ScreenRow("overview", f"{_HERE}.overview:OverviewScreen", "", "Overview"),
     ScreenRow("runs", f"{_HERE}.runs:RunsScreen", "", "The runs of a directory"),
+    ScreenRow("compare", f"{_HERE}.compare:CompareScreen", "C", "Runs beside each other"),
     ScreenRow("inspect", f"{_HERE}.inspect:InspectScreen", "i", "Inspect a checkpoint"),
     ScreenRow("validate", f"{_HERE}.validate:ValidateScreen", "v", "Validate checkpoints"),
     ScreenRow("diff", f"{_HERE}.diff:DiffScreen", "d", "Compare two checkpoints"),
     ScreenRow("events", f"{_HERE}.events:EventsScreen", "e", "Raw events"),
     ScreenRow("log", f"{_HERE}.log:LogScreen", "o", "Output of a session"),
+    ScreenRow("alerts", f"{_HERE}.alerts:AlertsScreen", "a", "Alerts"),
+    ScreenRow("advice", f"{_HERE}.advice:AdviceScreen", "A", "How often to save"),
     ScreenRow("help", f"{_HERE}.help:HelpScreen", "?", "Keys"),
 )
 
@@ -165,7 +168,7 @@ class CkptTuiApp(BaseApp):
         """For the help: the screens that can be come to."""
         from ckpt_tui.tui.screens.help import FILE_SCREENS
 
-        return (("runs",) if self.lists_runs else ()) + FILE_SCREENS
+        return ("runs", "compare", *FILE_SCREENS)
 
     def on_mount(self) -> None:
         if self.watched is not None:

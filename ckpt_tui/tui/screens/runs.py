@@ -79,10 +79,14 @@ class RunsScreen(Screen[None]):
     AUTO_FOCUS = "#runs"
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RUNS_KEYS)
 
-    def __init__(self) -> None:
+    def __init__(self, root: str | None = None, beside: str | None = None) -> None:
+        """root: where the runs are, the path that the app was given by default. beside: the run that others are
+        picked to be compared with; then nothing is opened."""
         super().__init__()
+        self.root = root
+        self.beside = beside
         self.runs: Runs | None = None
-        self.marked: list[str] = []  # in the order in which they were marked
+        self.marked: list[str] = [beside] if beside is not None else []  # in the order in which they were marked
         self.words = ""
         self.sort = 0
         self.is_reversed = False
@@ -108,7 +112,7 @@ class RunsScreen(Screen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        self._watch = RunsWatch(self.cockpit.root)
+        self._watch = RunsWatch(self.root or self.cockpit.root)
         self.run_worker(self._follow, name="runs", group="runs", thread=True, exit_on_error=False)
 
     def on_resize(self) -> None:
@@ -141,13 +145,15 @@ class RunsScreen(Screen[None]):
         was_empty = self.runs is None or not self.runs.runs
         self.runs = runs
         self._by_path = {one.path: one for one in runs.runs}
-        self.marked = [path for path in self.marked if path in self._by_path or not runs.is_whole]
+        self.marked = [
+            path for path in self.marked if path in self._by_path or path == self.beside or not runs.is_whole
+        ]
         paths = {one.path for one in new}
         self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
         if new and not self.is_current:
             words = run_rows.broken_parts(new, time.time(), unicode=self.cockpit.look.unicode)[0][0]
             self.app.notify(f"{words}.", severity="error", markup=False)
-        if runs.is_run and was_empty and not runs.runs and self.is_current:
+        if self.beside is None and runs.is_run and was_empty and not runs.runs and self.is_current:
             await self.cockpit.open_run(runs.root)
             return
         self._show()
@@ -195,10 +201,23 @@ class RunsScreen(Screen[None]):
         if self._filter is not None and self._filter.has_focus:
             self._end_filter()
             return
-        if (summary := self._summary()) is not None:
+        if self.beside is not None:
+            self.action_compare()
+        elif (summary := self._summary()) is not None:
             self.broken = [one for one in self.broken if one.path != summary.path]
             await self.cockpit.open_run(summary.path)
             self._show()
+
+    def action_compare(self) -> None:
+        """The marked runs; with one of them marked or none, the one under the cursor, too."""
+        paths = list(self.marked)
+        summary = self._summary()
+        if len(paths) < 2 and summary is not None and summary.path not in paths:
+            paths.append(summary.path)
+        if len(paths) < 2:
+            self.app.notify("Space marks the runs to compare, two or more.", markup=False, timeout=3)
+            return
+        self.cockpit.open_screen("compare", paths, [self.name_of(path) for path in paths])
 
     def action_alert(self) -> None:
         if not self.broken:
@@ -276,12 +295,15 @@ class RunsScreen(Screen[None]):
             self._clear_filter()
         elif self.broken:
             self.broken = []
+        elif self.beside is not None:
+            self.dismiss(None)
+            return
         elif self.marked:
             self.marked = []
         self._show()
         self.refresh_bindings()
 
-    def is_named(self, path: str) -> str:
+    def name_of(self, path: str) -> str:
         """What the run at `path` is called here."""
         summary = self._by_path.get(path)
         return summary.name if summary is not None else Path(path).name

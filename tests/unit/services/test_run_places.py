@@ -166,6 +166,9 @@ def test_logs_of_other_programs_are_runs_too(tmp_path: Path) -> None:
     assert holds_runs(str(tmp_path))
     assert holds_runs(str(tmp_path / "mnist" / "lightning_logs"))
     assert not holds_runs(str(tmp_path / "mnist"))  # the newest version is watched
+    make_run(tmp_path / "mnist" / "other")
+    assert holds_runs(str(tmp_path / "mnist"))
+    (tmp_path / "mnist" / "other" / LOG_NAME).unlink()
     by_name = {one.name: one for one in read_runs(str(tmp_path)).runs}
     assert (by_name["bert"].step, by_name["bert"].total_steps) == (20, 40)
     assert by_name["mnist/lightning_logs/version_1"].last_loss == 2.25

@@ -1,0 +1,123 @@
+"""Runs beside each other on the screen: curves, facts, settings that differ."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.events import codec, schema
+from ckpt_tui.run.comparison import LETTERS, MISSING, Setting, outcome_of
+from ckpt_tui.text import cell_width
+from ckpt_tui.tui import compare_rows
+from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui.compare_rows import Compared
+from ckpt_tui.tui.screens.compare import CompareScreen
+from ckpt_tui.tui.screens.runs import RunsScreen
+from tests.builders.run_states import running
+from tests.builders.screen_app import assert_nothing_hostile, seen_text, until
+
+ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
+
+
+def make_run(directory: Path, start: float, **config: object) -> Path:
+    directory.mkdir(parents=True)
+    ts = time.time() - 500
+    events: list[schema.Event] = [
+        schema.RunStart(seq=1, ts=ts, session=1, run_name="x", total_steps=40, config={"seed": 1, **config}),
+        *(
+            schema.Step(seq=at + 1, ts=ts + at, session=1, step=at, metrics={"loss": start / at, "lr": 0.1})
+            for at in range(1, 41)
+        ),
+        schema.RunEnd(seq=42, ts=ts + 40, session=1, step=40, status="finished"),
+    ]
+    (directory / schema.LOG_NAME).write_bytes(b"".join(map(codec.encode, events)))
+    return directory
+
+
+async def test_marked_runs_are_put_beside_each_other(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep" / "a", 4.0, lr=1e-4)
+    make_run(tmp_path / "sweep" / "b\x1b[2J", 8.0, lr=3e-4)
+    make_run(tmp_path / "sweep" / "c", 2.0, lr=1e-4)
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        runs = app.screen
+        assert isinstance(runs, RunsScreen)
+        await until(pilot, lambda: len(runs.run_list.rows) == 3)
+        await pilot.press("z", "space", "space", "space")
+        await until(pilot, lambda: "3 marked" in seen_text(app))
+        await pilot.press("C")
+        await until(pilot, lambda: "settings: 1 of 2 differ" in seen_text(app))
+        screen = app.screen
+        assert isinstance(screen, CompareScreen)
+        assert screen.names == ["a", "b\x1b[2J", "c"]
+        assert [curve.mark for curve in screen.chart.curves] == ["A", "B", "C"]
+        assert len({curve.role for curve in screen.chart.curves}) == 3
+        said = seen_text(app)
+        for words in ("0.100", "0.200", "0.050", "0.0003"):  # the last losses, and what differs
+            assert words in said
+        assert_nothing_hostile(app)
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: screen.metric is not None and screen.metric.name == "lr")
+        await pilot.press("x", "s", "left", "escape", "escape")
+        await until(pilot, lambda: app.screen is runs)
+
+
+async def test_from_a_run_others_of_its_directory_are_picked(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 4.0)
+    make_run(tmp_path / "b", 8.0)
+    app = CkptTuiApp(str(tmp_path / "a"), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(40, 12)) as pilot:
+        await until(pilot, lambda: app.state is not None)
+        overview = app.screen
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen) and "1 marked" in seen_text(app))
+        picking = app.screen
+        assert isinstance(picking, RunsScreen)
+        await until(pilot, lambda: len(picking.run_list.rows) == 2)
+        await pilot.press("z", "down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and len(app.screen.states) == 2)
+        await pilot.press("t")
+        await until(pilot, lambda: "lowest" in seen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "settings: all 1 the same" in seen_text(app))
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: app.screen is overview)
+
+
+@pytest.mark.parametrize("num_runs", [2, 8])
+@pytest.mark.parametrize("width", [30, 40, 80, 120, 200])
+def test_facts_and_settings_fit_every_width(num_runs: int, width: int) -> None:
+    outcome = outcome_of(running(), None)
+    runs = [Compared(f"sweep-{index}/a-long-name-of-a-run", outcome) for index in range(num_runs)]
+    runs[-1] = Compared("odd", error="Not a log")
+    lines = compare_rows.fact_lines(runs, width, unicode=False)
+    assert len(lines) == num_runs + 1
+    for line, letter in zip(lines[1:], LETTERS, strict=False):
+        words = "".join(words for words, _ in line)
+        assert words.strip().startswith(letter)
+        assert cell_width(words) <= width
+    setting = Setting("model.n_layer", (*range(num_runs - 1), MISSING))
+    assert len(compare_rows.setting_columns(num_runs, width)) == len(compare_rows.setting_cells(setting))
+
+
+def test_what_most_runs_have_is_dim() -> None:
+    cells = compare_rows.setting_cells(Setting("lr", (1e-4, 1e-4, 3e-4, MISSING, 1e-4)))
+    assert [cell[1] for cell in cells[1:]] == ["dim", "dim", "strong", "dim", "dim"]
+    two = compare_rows.setting_cells(Setting("lr", (1e-4, 3e-4)))
+    assert [cell[1] for cell in two[1:]] == ["strong", "strong"]
+
+
+def test_what_the_title_over_the_settings_says() -> None:
+    assert compare_rows.settings_title(3, 9, []) == "settings: 3 of 9 differ"
+    assert compare_rows.settings_title(0, 9, [1]) == "settings: all 9 the same; B tells none"
+    assert compare_rows.settings_title(1, 2, [0, 2]) == "settings: 1 of 2 differ; A, C tell none"
+    assert compare_rows.settings_title(0, 0, [0, 1]) == "settings: no run tells any"
+
+
+def test_names_without_what_all_of_them_share() -> None:
+    assert compare_rows.names_that_tell_apart(["sweep/lr/a", "sweep/lr/b"]) == ["a", "b"]
+    assert compare_rows.names_that_tell_apart(["sweep/a", "other/a"]) == ["sweep/a", "other/a"]
+    assert compare_rows.names_that_tell_apart(["sweep", "sweep/a"]) == ["sweep", "sweep/a"]
+    assert compare_rows.names_that_tell_apart(["a", "a"]) == ["a", "a"]
