@@ -23,7 +23,7 @@ from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
 
 MAX_ANCHORS = 2000
 _SETTINGS = ("hparams.yaml", "args.yaml", "params.yaml", "hyperparameters.yaml")
-_LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 2.0
 COPIED_AFTER_S = 3600.0  # a checkpoint this long after the last line was not written then
 FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
 
@@ -60,6 +60,8 @@ class ForeignLog:
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         batch = self._source.poll(max_bytes)
+        if not getattr(self._source, "is_foreign", False):
+            return batch  # nothing has come yet, or ours
         if batch.restarted:
             self._tell_anew(is_another=bool(batch.notices))
         self._look_for_saves()
@@ -145,7 +147,7 @@ class ForeignLog:
 
     def _look_for_saves(self) -> None:
         now = self._clock()
-        if 0 <= now - self._looked_at < _LOOK_EVERY_S and self._num_polls > 1:
+        if 0 <= now - self._looked_at < LOOK_EVERY_S and self._num_polls > 1:
             return
         self._looked_at = now
         stamp = self._places_stamp()

@@ -10,7 +10,7 @@ from ckpt_tui.sources.registry import open_source
 def open_log(path: str) -> EventSource:
     """The source for the run at `path`. Raises CkptError as `open_source` does."""
     source = open_source(path)
-    if not getattr(source, "is_foreign", False):
+    if not hasattr(source, "is_foreign"):
         return source
     from ckpt_tui.services.foreign_log import ForeignLog
 

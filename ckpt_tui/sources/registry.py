@@ -92,15 +92,25 @@ def _of_directory(path: str, own: str) -> EventSource:
             raise CkptError("Not a log", f"{own} is not a regular file", f"Give a run directory or its {LOG_NAME}.")
         with open(own, "rb"):  # says now what cannot be read
             return JsonlSource(own)
-    from ckpt_tui.sources.places import candidates
-
-    found = [(one.path, kind) for one in candidates(path) if (kind := _class_of_candidate(one.path)) is not None]
-    if not found:
+    foreign = _foreign_source(path)
+    if foreign is None:
         if runs := _runs_in(path):
             some = ", ".join(shell_word(os.path.join(path, name)) for name in runs[:MAX_NAMED])
             more = f" and {len(runs) - MAX_NAMED:,} more" if len(runs) > MAX_NAMED else ""
             raise CkptError("A directory of runs", f"{path} is no run, it holds runs", f"Give one: {some}{more}.")
-        return JsonlSource(own)
+        from ckpt_tui.sources.awaited import AwaitedSource
+
+        return AwaitedSource(path, _foreign_source)
+    return foreign
+
+
+def _foreign_source(path: str) -> EventSource | None:
+    """The source of another program's log in a run directory; None where there is none."""
+    from ckpt_tui.sources.places import candidates
+
+    found = [(one.path, kind) for one in candidates(path) if (kind := _class_of_candidate(one.path)) is not None]
+    if not found:
+        return None
     log, source_class = found[0]
     source = _opened(source_class, log, path)
     # What stands in the checkpoints is in the log that is read, too.

@@ -10,7 +10,7 @@ import pytest
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.foreign_log import ForeignLog
 from ckpt_tui.services.monitor import RunMonitor, read_run
-from ckpt_tui.services.run_places import RunFinder
+from ckpt_tui.services.run_places import RunFinder, holds_runs
 from ckpt_tui.sources.csv_table import CsvSource
 from ckpt_tui.sources.registry import find_log, open_source
 from tests.builders.event_logs import LogText
@@ -68,7 +68,7 @@ def test_the_newest_version_is_read_and_the_others_are_runs_of_their_own(tmp_pat
     assert state_of(tmp_path / "lightning_logs" / "version_2").step == 80
     found = RunFinder(str(tmp_path / "lightning_logs")).find()
     assert [place.name for place in found.places] == ["version_0", "version_10", "version_2"]
-    assert RunFinder(str(tmp_path)).find().own_log == str(tmp_path / "lightning_logs" / "version_10" / "metrics.csv")
+    assert (holds_runs(str(tmp_path)), holds_runs(str(tmp_path / "lightning_logs"))) == (False, True)
 
 
 def test_a_log_that_ends_is_silent_not_crashed(tmp_path: Path) -> None:
