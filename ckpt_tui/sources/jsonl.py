@@ -2,20 +2,23 @@
 
 Only whole lines are decoded; a torn last line waits for its newline. A log that was replaced (another inode, or other
 bytes where we had read) or cut is read again from its start, and the batch says so. A copy that was swapped in with
-the same bytes and more (rsync, an editor's save) is simply read on.
+the same bytes and more (rsync, an editor's save) is simply read on. The file stays open: one that is renamed is read
+to its end before the one that has its name now, and one that is deleted goes on being read as long as it is written.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
 
 from ckpt_tui.events.blocks import BlockDecoder, Told
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
 from ckpt_tui.events.schema import BadLine, Event
-from ckpt_tui.sources.base import CHUNK_BYTES, Batch
+from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch
 
 _FINGERPRINT_BYTES = 256
 _BACKWARD_BYTES = 64 * 1024
@@ -31,6 +34,7 @@ class JsonlSource:
         self._identity: tuple[int, int] | None = None  # device, inode
         self._trouble = ""  # the last notice about not being able to read, said once
         self._restarted = False
+        self._held = -1  # the file that is read stays open: renamed or deleted, it can be read to its end
         self._blocks: BlockDecoder | None = None
         self._forget()
 
@@ -99,31 +103,57 @@ class JsonlSource:
 
     def _poll(self, max_bytes: int, events: list[Any], decode_text: Callable[[bytes], list[Any]]) -> Batch:
         notices: list[str] = []
+        left, size = max_bytes, self._offset
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                named: os.stat_result | None = os.stat(self._path)
+            except FileNotFoundError:
+                if self._held < 0:
+                    raise
+                named = None
+            is_renamed = named is None or (named.st_dev, named.st_ino) != self._identity
+            if self._held >= 0 and is_renamed and os.fstat(self._held).st_size - self._offset < LONG_LOG_BYTES:
+                # Its name is another file's, or none's: who has it open may have written on, and may still.
+                left, size = self._read(self._held, left, events, decode_text)
+            if named is None:
+                notices += self._cannot_read(FileNotFoundError())
+                return self._batch(events, notices, size)
+            if self._held < 0 or is_renamed:
+                opened = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                if self._held >= 0 and not self._is_what_we_read(opened):
+                    self._end_unfinished(events)
+                    if events:  # what comes of the other file is another batch
+                        os.close(opened)
+                        return self._batch(events, notices, size + 1)
+                self._let_go()
+                self._held = opened
+            facts = os.fstat(self._held)
+            if not stat.S_ISREG(facts.st_mode):
+                raise OSError("it is not a regular file")
+            self._look_for_accidents(self._held, facts, notices)
+            left, size = self._read(self._held, left, events, decode_text)
         except OSError as error:
-            return self._cannot_read(error)
-        try:
-            facts = os.fstat(descriptor)
-            self._look_for_accidents(descriptor, facts, notices)
-            left = max_bytes
-            while left > 0:
-                chunk = os.pread(descriptor, min(left, CHUNK_BYTES), self._offset)
-                if not chunk:
-                    break
-                self._take(chunk, events, decode_text)
-                left -= len(chunk)
-            size = os.fstat(descriptor).st_size
-        except OSError as error:
-            failed = self._cannot_read(error)
-            notices.extend(failed.notices)
-            size = self._offset
+            notices += self._cannot_read(error)
+            self._let_go()
         else:
             if self._trouble:
                 notices.append("the log can be read again")
                 self._trouble = ""
-        finally:
-            os.close(descriptor)
+        return self._batch(events, notices, size)
+
+    def _read(
+        self, descriptor: int, left: int, events: list[Any], decode_text: Callable[[bytes], list[Any]]
+    ) -> tuple[int, int]:
+        """What of `left` was not needed, and how long the file is."""
+        while left > 0:
+            chunk = os.pread(descriptor, min(left, CHUNK_BYTES), self._offset)
+            if not chunk:
+                break
+            self._take(chunk, events, decode_text)
+            left -= len(chunk)
+        return left, os.fstat(descriptor).st_size
+
+    def _batch(self, events: list[Any], notices: list[str], size: int) -> Batch:
         restarted, self._restarted = self._restarted and bool(events), self._restarted and not events
         return Batch(
             events=events,
@@ -133,7 +163,23 @@ class JsonlSource:
             progress=min(self._offset / size, 1.0) if size else 1.0,
         )
 
-    def _cannot_read(self, error: OSError) -> Batch:
+    def _end_unfinished(self, events: list[Any]) -> None:
+        """Nobody will finish the last line: its file has another's name, or none."""
+        torn = self.unfinished
+        if torn is not None:
+            events.append(torn)
+            self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
+
+    def _let_go(self) -> None:
+        if self._held >= 0:
+            held, self._held = self._held, -1
+            with suppress(OSError):
+                os.close(held)
+
+    def __del__(self) -> None:
+        self._let_go()
+
+    def _cannot_read(self, error: OSError) -> tuple[str, ...]:
         trouble = (
             "the log is gone: it was deleted or moved"
             if isinstance(error, FileNotFoundError)
@@ -141,7 +187,7 @@ class JsonlSource:
         )
         is_news = trouble != self._trouble and (self._identity is not None or not isinstance(error, FileNotFoundError))
         self._trouble = trouble if is_news or self._trouble else ""
-        return Batch(events=[], notices=(trouble,) if is_news else ())
+        return (trouble,) if is_news else ()
 
     def _look_for_accidents(self, descriptor: int, facts: os.stat_result, notices: list[str]) -> None:
         identity = (facts.st_dev, facts.st_ino)
@@ -159,6 +205,8 @@ class JsonlSource:
         self._identity = identity
 
     def _is_what_we_read(self, descriptor: int) -> bool:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return True  # no log at all, and soon gone perhaps
         start = self._offset - len(self._tail)
         return (
             os.pread(descriptor, len(self._head), 0) == self._head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,89 @@ def test_open_source_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(CkptError, match="Not a log"):
         open_source(str(other))
     assert open_source(str(tmp_path)).poll().events == []
+
+
+def test_what_was_written_before_a_rotation_is_read_to_its_end(tmp_path: Path) -> None:
+    path, lines = tmp_path / "events.jsonl", log_of(12).lines
+    path.write_bytes(b"".join(lines[:4]))
+    source = JsonlSource(str(path))
+    assert len(drain(source)) == 4
+    with path.open("ab") as old:
+        old.write(b"".join(lines[4:7]) + lines[7][:20])
+        path.rename(tmp_path / "events.1.jsonl")
+        path.write_bytes(b"".join(lines[8:10]))
+    first, second = source.poll(), source.poll()
+    assert (seqs(first.events), first.restarted, first.is_caught_up) == ([5, 6, 7], False, False)
+    assert [event.reason for event in first.events if isinstance(event, BadLine)] == ["torn: the line has no end"]
+    assert (seqs(second.events), second.restarted, second.is_caught_up) == ([9, 10], True, True)
+    with path.open("ab") as new:
+        new.write(lines[10])
+    assert seqs(source.poll().events) == [11]
+
+
+def test_a_deleted_log_that_is_written_on_is_read_on(tmp_path: Path) -> None:
+    path, lines = tmp_path / "events.jsonl", log_of(9).lines
+    with path.open("ab", buffering=0) as file:
+        file.write(lines[0])
+        source = JsonlSource(str(path))
+        assert seqs(drain(source)) == [1]
+        path.unlink()
+        file.write(lines[1] + lines[2][:9])
+        batch = source.poll()
+        assert seqs(batch.events) == [2]
+        assert batch.notices == ("the log is gone: it was deleted or moved",)
+        file.write(lines[2][9:])
+        batch = source.poll()
+        assert (seqs(batch.events), batch.notices) == ([3], ())
+    path.write_bytes(b"".join(lines[3:5]))
+    batch = source.poll()
+    assert (seqs(batch.events), batch.restarted) == ([4, 5], True)
+    assert "the log can be read again" in batch.notices
+
+
+def test_a_directory_in_its_place_is_said_and_nothing_is_read_twice_when_it_is_back(tmp_path: Path) -> None:
+    path, lines = tmp_path / "events.jsonl", log_of(5).lines
+    path.write_bytes(b"".join(lines[:3]))
+    source = JsonlSource(str(path))
+    assert seqs(drain(source)) == [1, 2, 3]
+    path.rename(tmp_path / "aside")
+    path.mkdir()
+    assert source.poll().notices == ("the log cannot be read: it is not a regular file",)
+    assert source.poll().notices == ()
+    path.rmdir()
+    (tmp_path / "aside").rename(path)
+    with path.open("ab") as file:
+        file.write(lines[3])
+    batch = source.poll()
+    assert (seqs(batch.events), batch.restarted, batch.notices) == ([4], False, ("the log can be read again",))
+
+
+def test_an_input_error_of_the_disk_is_said_and_read_on_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lines = tmp_path / "events.jsonl", log_of(5).lines
+    path.write_bytes(b"".join(lines[:2]))
+    source = JsonlSource(str(path))
+    drain(source)
+    with path.open("ab") as file:
+        file.write(lines[2])
+    real = os.pread
+    monkeypatch.setattr(os, "pread", failing_read)
+    assert source.poll().notices == ("the log cannot be read: Input/output error",)
+    assert source.poll().events == []
+    monkeypatch.setattr(os, "pread", real)
+    batch = source.poll()
+    assert (seqs(batch.events), batch.restarted, batch.notices) == ([3], False, ("the log can be read again",))
+
+
+def failing_read(*_: object) -> bytes:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_no_file_stays_open_when_nobody_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(log_of(5).text)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        drain(JsonlSource(str(path)))
+    assert len(os.listdir("/proc/self/fd")) == before
