@@ -14,6 +14,7 @@ from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text, short_age, short_count
 
 Part = tuple[str, str]  # text, role
+MAX_FULL_S = 30 * 86400.0  # a disk that is full later than this is nobody's business today
 
 # Roles of `output.Style`, which wording speaks, as roles of the screens.
 _ROLES = {"good": "good", "bad": "error", "warn": "warning", "accent": "accent", "dim": "dim", "bold": "strong"}
@@ -135,7 +136,12 @@ def risk_facts(state: RunState) -> list[Fact]:
     if state.saves_that_fit is not None:
         role = "error" if state.saves_that_fit < 2 else "warning" if state.saves_that_fit < 10 else "dim"
         few = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
-        facts.append([[(few, role)]])
+        full_s = state.disk_full_ts - state.now if state.disk_full_ts is not None else None
+        if full_s is not None and full_s < MAX_FULL_S and not state.phase.is_over:
+            when = duration(full_s // 60 * 60) if full_s > 60 else "a minute"
+            facts.append([[(f"{few}, full in {when}", role)], [(f"{few}, full in {short_age(full_s)}", role)]])
+        else:
+            facts.append([[(few, role)]])
     return facts
 
 

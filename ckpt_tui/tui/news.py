@@ -19,7 +19,7 @@ from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.services.catalog import Catalog, CatalogEntry
 
 MAX_DAMAGES = 2
 
@@ -190,10 +190,11 @@ def next_keys(state: RunState, catalog: Catalog | None, key_of: Callable[[str], 
         risk = state.at_risk
         takes = catalog.resume_would_take if catalog is not None else risk.checkpoint if risk is not None else None
         if takes:
-            checked = _validity_words(takes, catalog)
-            keys.append(
-                (key_of("act.resume"), f"resume from {facts.checkpoint_words(takes, state.saves)}{checked}", "resume")
-            )
+            entry = catalog.entry(takes) if catalog is not None else None
+            told = facts.checkpoint_words(takes, state.saves)
+            if entry is not None and entry.step is not None:  # what the file itself says counts
+                told = f"{safe_text(entry.kind, 40)} {count(entry.step)}"
+            keys.append((key_of("act.resume"), f"resume from {told}{_validity_words(entry)}", "resume"))
         mendable = _mendable(catalog)
         if mendable:
             keys.append((key_of("act.restore"), f"restore {safe_text(mendable, 40)}", "restore"))
@@ -203,9 +204,8 @@ def next_keys(state: RunState, catalog: Catalog | None, key_of: Callable[[str], 
     return keys_news(keys)
 
 
-def _validity_words(name: str, catalog: Catalog | None) -> str:
+def _validity_words(entry: CatalogEntry | None) -> str:
     """` (valid)`: how far it was checked, so that nobody trusts more than is known."""
-    entry = catalog.entry(name) if catalog is not None else None
     if entry is None or entry.validity == "unchecked":
         return ""
     is_whole = entry.validity == "valid" and entry.level in ("numbers", "resume")

@@ -45,6 +45,11 @@ def test_low_screens_show_one_part_and_wide_ones_all() -> None:
     assert arrange(200, 60, 3, 1, has_outlook=False, part=CHECKPOINTS).is_beside
 
 
+def test_where_there_is_no_log_the_checkpoints_get_the_room() -> None:
+    made = arrange(80, 24, 3, 0, has_outlook=False, part=CHECKPOINTS, has_curves=False)
+    assert (made.chart, made.lanes, made.lists) == (4, 0, 14)
+
+
 def test_an_end_gets_the_room_it_needs_on_a_low_screen() -> None:
     made = arrange(40, 12, 7, 1, has_outlook=True, part=CHECKPOINTS)
     assert (made.header, made.lists, made.chart) == (7, 4, 0)

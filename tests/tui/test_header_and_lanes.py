@@ -156,6 +156,12 @@ def test_trouble_has_a_line_says_which_key_and_how_much_more() -> None:
     ]  # fmt: skip
 
 
+def test_the_disk_says_when_it_will_be_full() -> None:
+    assert "41 saves fit, full in 2h 10m" in lines(running(disk_full_ts=NOW + 7830), 120)[2]
+    assert "41 saves fit, full in 2 h" in lines(running(disk_full_ts=NOW + 7830))[2]
+    assert lines(running(disk_full_ts=NOW + 1e8), 120)[2].endswith("41 saves fit"), "in three years"
+
+
 def test_a_narrow_screen_still_warns() -> None:
     said = lines(running(at_risk=AtRisk(400, 22.0, None), saves_that_fit=1), 40)
     assert " ".join(said).count("no valid checkpoint yet") == 1
@@ -170,7 +176,8 @@ def test_a_stalled_run_promises_no_end() -> None:
 
 
 def test_what_is_not_read_yet_is_not_told_as_a_fact() -> None:
-    state = running(is_whole=False)
+    state = crashed(is_whole=False)
+    assert not any("lost" in word for word, _ in words_of(state.sessions[-1], state))
     assert "earlier ones are not read yet" in "".join(part for part, _ in lane_lines(state, 80, 3)[0])
 
 
@@ -230,6 +237,12 @@ def test_steps_that_a_session_went_back_over_are_drawn_where_they_are() -> None:
     assert made[1] == "trained", "nothing was trained again where it began"
     made = bar_of(Session(1, 0, 400, 0, 1, Phase.RUNNING, gone_back=((400, 800),)), 1000, 20)
     assert "retrained" not in made, "not yet"
+
+
+def test_a_session_loses_nothing_before_its_own_start() -> None:
+    made = bar_of(Session(3, 400, 800, 0, 1, Phase.CRASHED, lost_steps=800, lost_s=9.0), 1000, 20)
+    assert made[:8] == ["skipped"] * 8
+    assert "lost" in made[9:]
 
 
 def test_few_lost_steps_are_seen_all_the_same() -> None:

@@ -51,9 +51,12 @@ def shown_parts(width: int, height: int, header: int, num_sessions: int) -> tupl
     return (CHECKPOINTS, EVENTS, *sessions)
 
 
-def arrange(width: int, height: int, header: int, num_sessions: int, *, has_outlook: bool, part: str) -> Arrangement:
+def arrange(
+    width: int, height: int, header: int, num_sessions: int, *, has_outlook: bool, part: str, has_curves: bool = True
+) -> Arrangement:
     """The lines for everything. header: what it would like. part: one of `shown_parts()`; another one counts as the
-    first. has_outlook: there is a lane for what a resume would do."""
+    first. has_outlook: there is a lane for what a resume would do. has_curves: there is, or will be, something to draw:
+    else the lists get the room."""
     header = min(header, header_room(height))
     body = max(height - 1 - header, 0)
     parts = shown_parts(width, height, header, num_sessions)
@@ -64,11 +67,11 @@ def arrange(width: int, height: int, header: int, num_sessions: int, *, has_outl
         return Arrangement(header, 0, 0, max(body, 1), part)
     is_beside = width >= BESIDE_WIDTH and body >= BESIDE_HEIGHT
     most = 1 if body < 15 else 2 if body < 22 else 4 if body < 34 else 8
-    lanes = 1 + min(max(num_sessions, 1), most) + has_outlook
+    lanes = 1 + min(max(num_sessions, 1), most) + has_outlook if has_curves else 0
     rest = body - _FIXED - lanes
     if is_beside:
         feed = body * 2 // 5
         right = min(max(width * 45 // 100, 70), 122)
         return Arrangement(header, rest, lanes, body - feed, part, True, True, right, feed)
-    lists = max(min(max(rest * 2 // 5, 5), rest - 4), 2)
+    lists = max(min(max(rest * 2 // 5, 5), rest - 4), 2) if has_curves else rest - 4
     return Arrangement(header, rest - lists, lanes, lists, part, width >= WIDE)

@@ -53,6 +53,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
         self.marked: str | None = None
+        self._is_checked_whole = False
         self._catalog_knows: float | None = None  # the time of the last save that the catalog can have seen
         self.part = ""  # of arrangement.py, "" as long as the person has not chosen
         self.feed: Feed | None = None
@@ -88,6 +89,11 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         else:
             self._arrange()
 
+    def _compositor_refresh(self) -> None:
+        # While the app gathers changes Textual draws all the same and throws it away: 5 ms of the first picture.
+        if not self.app._batch_count:
+            super()._compositor_refresh()
+
     def on_resize(self) -> None:
         self._arrange()
 
@@ -98,10 +104,12 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         state = self.state or RunState(now=0.0)
         wanted = header.num_lines(width, arrangement.header_room(height))
         num_sessions = len(state.sessions)
-        part = self.part or self._usual_part(state, width, height, wanted)
+        only_files = self._has_only_files(state)
+        part = self.part or self._usual_part(state, height, wanted)
         new = arrangement.arrange(
-            width, height, wanted, num_sessions, has_outlook=session_lanes.has_outlook(state), part=part
-        )
+            width, height, wanted, num_sessions, has_outlook=session_lanes.has_outlook(state), part=part,
+            has_curves=not only_files,
+        )  # fmt: skip
         if new == self._arrangement:
             return
         self._arrangement = new
@@ -132,10 +140,16 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
             self._focus_list()
         self.refresh_bindings()  # what has no room cannot be acted on
 
-    def _usual_part(self, state: RunState, width: int, height: int, header: int) -> str:
+    def _has_only_files(self, state: RunState) -> bool:
+        """Whether there are checkpoints, and no log that tells of them."""
+        return state.phase is Phase.WAITING and self.catalog is not None and bool(self.catalog.entries)
+
+    def _usual_part(self, state: RunState, height: int, header: int) -> str:
         """What is shown where a person has not chosen: the curves, and where a low screen tells of an end, what a
         resume may take."""
-        return arrangement.CHECKPOINTS if state.phase.is_over or height - 1 - header >= 13 else arrangement.CURVES
+        has_room = height - 1 - header >= arrangement.MIN_STACKED
+        is_list = has_room or state.phase.is_over or self._has_only_files(state)
+        return arrangement.CHECKPOINTS if is_list else arrangement.CURVES
 
     def _lists(self) -> dict[str, VirtualList[Any]]:
         """The lists that have been needed so far, by their part."""
@@ -211,10 +225,19 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         if self.state is not None:
             # It is read anew after each save that the log tells of: what it does not list of older ones is gone.
             self._catalog_knows = max((save.ts for save in self.state.saves), default=None)
+            if self._has_only_files(self.state) and not self._is_checked_whole:
+                self._is_checked_whole = True  # nobody else will ask for it: no run will end
+                self.cockpit.run_open.catalog_reader.ask(full=True)
             with self.app.batch_update():
                 self._show_header()
                 self._arrange()
                 self._show_list()
+
+    def on_screen_resume(self) -> None:
+        """Alerts may have been acknowledged meanwhile."""
+        if self.state is not None and self.state.alerts:
+            self._show_header()
+            self._arrange()
 
     def show_failure(self, error: CkptError) -> None:
         """The log or the directory cannot be read: said in the header until it can be again."""
@@ -225,7 +248,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
     def _show_header(self) -> None:
         state = self.state or RunState(now=0.0, directory=self.cockpit.directory)
         has_ended = state.phase.is_over or state.phase is Phase.WAITING
-        has_checkpoints = self.catalog is not None and bool(self.catalog.entries)
+        has_checkpoints = self._has_only_files(state)
         keys_now = None
         if has_ended and (state.num_events or has_checkpoints):
             keys_now = news.next_keys(state, self.catalog, self._key, readonly=self.cockpit.readonly)

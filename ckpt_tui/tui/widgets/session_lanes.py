@@ -38,7 +38,7 @@ def bar_of(session: Session, total_steps: int, width: int) -> list[str]:
         return max(min(int(step / total * width), width - 1), 0)
 
     parts = ["nothing"] * width
-    lost_from = session.last_step - session.lost_steps
+    lost_from = max(session.last_step - session.lost_steps, session.start_step)  # what came before is not its own
     retrained_to = session.start_step + session.retrained_steps
     for index in range(cell(session.last_step) + 1):
         middle = (index + 0.5) * total / width
@@ -101,7 +101,7 @@ def words_of(session: Session, state: RunState, *, unicode: bool = True) -> Word
     """`✖ crashed`, `5,120`, `lost 120 steps, 6.5 s`, `from rolling 5,000`: phase, last step, and the rest."""
     phase, role = phase_words(session.phase, unicode=unicode)
     words = [(phase, role), (count(session.last_step), "")]
-    if session.lost_steps:
+    if session.lost_steps and state.is_whole:  # else nobody knows yet which checkpoint came before
         # No time is told where no two steps were: nobody knows the pace.
         seconds = f", {duration(session.lost_s)}" if session.lost_s > 0 else ""
         words.append((f"lost {plural(session.lost_steps, 'step')}{seconds}", "error"))
@@ -187,7 +187,8 @@ def _title(state: RunState, num_shown: int, width: int, unicode: bool) -> tuple[
         title += f": lost {plural(lost.steps, 'step') if lost.steps < 1_000_000 else short_count(lost.steps)}"
         title += f", {duration(lost.seconds)}" if lost.seconds > 0 else ""
         if lost.overhead is not None and lost.overhead > 0 and width >= 100:
-            title += f", {100 * lost.overhead:.0f} % overhead, goodput {100 / (1 + lost.overhead):.0f} %"
+            goodput = lost.goodput if lost.goodput is not None else 1 / (1 + lost.overhead)
+            title += f", {100 * lost.overhead:.0f} % overhead, goodput {100 * goodput:.0f} %"
     legend: Words = []
     if num_sessions > 1 or lost.steps or has_outlook(state):
         gap = "  " if width >= 100 else " "
