@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState, Series
 
 TRAINING, MACHINE = "training", "machine"
 
-_MACHINE_NAME = re.compile(r"(cpu_percent|rss_bytes|gpu\d+_(percent|memory_bytes))")
 # Metrics in lines of the log that are no measure of anything: they say where the training is.
 _POSITIONS = frozenset({"epoch"})
-_TWINS = re.compile(
-    r"(?P<before>val|eval|test|valid|validation)[_/](?P<name>.+)|(?P<stem>.+)[_/](?:val|eval|valid|test)"
-)
-_TRAIN = re.compile(r"train(?:ing)?[_/](?P<name>.+)|(?P<stem>.+)[_/]train")
+_TRAIN_WORDS = ("train", "training")
 # Of several twins the one that a training watches itself by; the others stay lines of their own.
 _TWIN_ORDER = ("val", "valid", "validation", "eval", "test")
 
@@ -45,8 +41,13 @@ class Metric:
 
 def metrics_of(names: Iterable[str]) -> tuple[Metric, ...]:
     """A chart for every series, twins together: the loss first, others as the log has them, the machine at the end."""
+    return _metrics_of(tuple(names))
+
+
+@lru_cache(maxsize=8)  # asked at every tick, of the same names
+def _metrics_of(names: tuple[str, ...]) -> tuple[Metric, ...]:
     present = dict.fromkeys(name for name in names if name not in _POSITIONS)
-    machine = [name for name in present if _MACHINE_NAME.fullmatch(name)]
+    machine = [name for name in present if _is_of_machine(name)]
     training = [name for name in present if name not in set(machine)]
     bases = {_train_base(name): name for name in reversed(training) if _twin_of(name) is None}
     # `loss` and not `train_loss` is what `val_loss` belongs to where there are both.
@@ -71,18 +72,34 @@ def metrics_of(names: Iterable[str]) -> tuple[Metric, ...]:
     return (*found, *(_machine_metric(name) for name in sorted(machine)))
 
 
+def _is_of_machine(name: str) -> bool:
+    if name in ("cpu_percent", "rss_bytes"):
+        return True
+    gpu, _, what = name.partition("_")
+    return gpu.startswith("gpu") and gpu[3:].isdecimal() and what in ("percent", "memory_bytes")
+
+
 def _train_base(name: str) -> str:
-    found = _TRAIN.fullmatch(name)
-    return (found["name"] or found["stem"]) if found else name
+    found = _without(name, _TRAIN_WORDS)
+    return found[0] if found else name
 
 
 def _twin_of(name: str) -> tuple[str, str] | None:
     """`val_loss` -> (`loss`, `val`); None for what is no validation metric."""
-    found = _TWINS.fullmatch(name)
-    if found is None:
-        return None
-    word = found["before"] or re.split(r"[_/]", name)[-1]
-    return found["name"] or found["stem"], word
+    return _without(name, _TWIN_ORDER)
+
+
+def _without(name: str, words: Iterable[str]) -> tuple[str, str] | None:
+    """`name` without one of `words` before or after it, and which: `val_loss`, `val/loss`, `loss_val`, `loss/val`."""
+    for word in words:
+        for mark in "_/":
+            if name.startswith(word + mark) and len(name) > len(word) + 1:
+                return name[len(word) + 1 :], word
+    for word in words:
+        for mark in "_/":
+            if name.endswith(mark + word) and len(name) > len(word) + 1:
+                return name[: -len(word) - 1], word
+    return None
 
 
 def _rank(name: str) -> int:

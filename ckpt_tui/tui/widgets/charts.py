@@ -5,7 +5,7 @@ All of it is one widget of lines: with nothing pinned it costs what a chart cost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ckpt_tui.run.metrics import Metric, metric_named
@@ -63,10 +63,9 @@ class ChartStack(Chart):
 
     def toggle_pin(self, name: str) -> bool:
         """Whether it is pinned now. The oldest pin goes when there are too many."""
-        if name in self.pins:
-            self.pins = tuple(pin for pin in self.pins if pin != name)
-        else:
-            self.pins = (*self.pins, name)[-MAX_PINS:]
+        names = self.state.series if self.state is not None else ()
+        others = tuple(pin for pin in self.pins if name not in (pin, _shown_as(pin, names)))
+        self.pins = others if len(others) < len(self.pins) else (*self.pins, name)[-MAX_PINS:]
         if self.state is not None:
             self.take_metrics(self.state)
             self.show()
@@ -98,3 +97,9 @@ class ChartStack(Chart):
         cells = rule(title, words, max(width - GUTTER - MARGIN + 1, 8), unicode=self.unicode)
         used = sum(cell_width(text) for text, _ in cells)
         return ((" " * (GUTTER - 1), ""), *cells, (" " * max(width - GUTTER + 1 - used, 0), ""))
+
+
+def _shown_as(pin: str, names: Iterable[str]) -> str:
+    """A pin of `val_loss` is one of the chart of `loss`."""
+    found = metric_named(names, pin)
+    return found.name if found is not None else pin
