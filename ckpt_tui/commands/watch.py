@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckpt_tui.commands import alert_watch
 from ckpt_tui.errors import CkptError
 from ckpt_tui.output import ExitCode, Output, Style
 from ckpt_tui.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, THEME_NAMES, Settings, read_settings, theme_of_flag
@@ -32,7 +33,8 @@ EXAMPLES = (
     "ckpt-tui watch runs/gpt",
     "ckpt-tui watch runs",
     "ckpt-tui watch runs/gpt --readonly",
-    "ckpt-tui watch runs/gpt --plain --once",
+    "ckpt-tui watch runs/gpt --bell --on-alert 'ntfy publish gpt \"$CKPT_TUI_ALERT_TITLE\"'",
+    "ckpt-tui watch runs/gpt --plain --exit-on error",
 )
 
 
@@ -47,9 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--theme", metavar="NAME", default=None, help=f"colours: {', '.join(THEME_NAMES)}")
     parser.add_argument("--ascii", action="store_true", help="draw with plain characters, for fonts without braille")
+    alert_watch.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
+    is_plain = bool(args.plain or args.once or out.as_json)
+    alert_watch.check_arguments(args, is_plain=is_plain)
     settings = settings_for(args, os.environ)
     args.interval = settings.interval_s
     if not Path(args.path).exists():
@@ -58,8 +63,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             f"there is nothing at {safe_text(args.path, 1000)}",
             "Give the run directory, or its events.jsonl.",
         )
-    if args.plain or args.once or out.as_json:
-        return watch_plain(args, out)
+    if is_plain:
+        return watch_plain(args, out, settings)
     if not can_draw(os.environ):
         raise CkptError(
             "No terminal",
@@ -90,11 +95,16 @@ def settings_for(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         given["readonly"] = True
     if args.slow_link:
         given["slow_link"] = True
+    if args.bell:
+        given["bell"] = True
+    if args.on_alert is not None:
+        given["alert_command"] = args.on_alert
     return replace(read_settings(env), **given)  # type: ignore[arg-type]
 
 
-def watch_plain(args: argparse.Namespace, out: Output) -> int:
-    """A block of lines when the log is read, then a line a tick in which something changed, until the run is over."""
+def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> int:
+    """A block of lines when the log is read, then a line a tick in which something changed, until the run is over, or
+    an alert of --exit-on is there."""
     from ckpt_tui.services.monitor import RunMonitor
     from ckpt_tui.services.run_places import holds_runs
 
@@ -105,17 +115,24 @@ def watch_plain(args: argparse.Namespace, out: Output) -> int:
     monitor = RunMonitor(args.path)
     style = out.style()
     state = _read_all(monitor)
+    alerts = alert_watch.PlainAlerts(settings, args.exit_on, monitor.directory)
+    alerts.take(state)
     _tell(state, block_lines(state, style), out)
     said = tick_line(state, style)
-    while not args.once and not state.phase.is_over:
-        time.sleep(args.interval)
-        state = _read_all(monitor)
-        if state.phase.is_over:
-            _tell(state, block_lines(state, style), out)
-        elif (line := tick_line(state, style)) != said:
-            said = line
-            _tell(state, [line], out)
-    return ExitCode.OK
+    try:
+        while not args.once and not state.phase.is_over and not alerts.ends_at(state):
+            time.sleep(args.interval)
+            state = _read_all(monitor)
+            new = [alert_watch.alert_line(alert, style) for alert in alerts.take(state)]
+            if state.phase.is_over:
+                _tell(state, block_lines(state, style), out)
+            elif (line := tick_line(state, style)) != said or new:
+                lines = [line] if line != said else []
+                said = line
+                _tell(state, [*new, *lines], out)
+    finally:
+        alerts.close()
+    return ExitCode.DIFFERENT if alerts.ends_at(state) else ExitCode.OK
 
 
 def _tell(state: RunState, lines: list[str], out: Output) -> None:
@@ -140,6 +157,7 @@ def block_lines(state: RunState, style: Style) -> list[str]:
 
     lines = ["   ".join(style.paint(*span) for span in line) for line in wording.header_lines(state, style.unicode)]
     lines += [style.paint(*sentence) for sentence in wording.end_sentences(state)]
+    lines += [style.paint(*sentence) for sentence in wording.alert_sentences(state)]
     lines += [style.paint(*sentence) for sentence in wording.log_sentences(state)]
     return lines
 

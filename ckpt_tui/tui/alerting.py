@@ -99,6 +99,11 @@ class Alerting:
     def command_problem(self) -> str:
         return self._command.problem if self._command is not None else ""
 
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the command that runs, at most so long."""
+        if self._command is not None:
+            self._command.finish(timeout_s)
+
     @property
     def is_kept(self) -> bool:
         """Whether acknowledgements will be known the next time."""

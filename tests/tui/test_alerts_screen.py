@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.advice import advise
 from ckpt_tui.run.alerts import chosen, read_which
@@ -17,7 +20,7 @@ from ckpt_tui.tui.alerting import BELL_INTERVAL_S, Alerting
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.screens.advice import advice_rows
 from ckpt_tui.tui.screens.alerts import cells_of, detail_words
-from tests.builders.event_logs import worked_example
+from tests.builders.event_logs import LogText, worked_example
 from tests.builders.run_states import NOW, FixedMonitor, running
 from tests.builders.screen_app import seen_text, until
 from tests.unit.run.test_fold import fold_of
@@ -193,3 +196,40 @@ def test_nothing_in_an_alert_reaches_the_terminal_raw() -> None:
     for cell in (*(cell if isinstance(cell, str) else cell[0] for cell in cells), detail_words(hostile)):
         assert cell.isprintable()
     assert RunState(now=0.0).alerts == ()
+
+
+def test_a_plain_watch_tells_of_alerts_runs_the_command_and_ends_at_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log, told = tmp_path / "run" / "events.jsonl", tmp_path / "told"
+    log.parent.mkdir()
+    log.write_bytes(growing(40).text)
+
+    def grow() -> None:
+        time.sleep(0.3)
+        with log.open("ab") as file:
+            file.write(growing(41, loss="NaN").lines[-1])
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    command = f"cat > {told}"
+    code = main(["watch", str(log.parent), "--plain", "--interval", "0.1", "--exit-on", "any", "--on-alert", command])
+    thread.join()
+    said = capfd.readouterr().out
+    assert code == 1
+    assert "✖ Loss is not finite: loss is nan at step 41 (step 41)" in said or "! Loss is not finite" in said
+    assert json.loads(told.read_text())["alert"]["kind"] == "nonfinite"
+    assert main(["status", str(log.parent), "--fail-on", "nonfinite"]) == 1
+    assert main(["status", str(log.parent), "--fail-on", "spike"]) != 1
+    assert main(["status", str(log.parent), "--fail-on", "wrong"]) == 2
+    assert main(["watch", str(log.parent), "--exit-on", "any"]) == 2
+    assert main(["watch", str(log.parent), "--plain", "--readonly", "--on-alert", "true"]) == 2
+
+
+def growing(num_steps: int, loss: object = 2.0) -> LogText:
+    """A live run of this process."""
+    log = LogText(time.time() - num_steps)
+    log.add("run_start", total_steps=1000, pid=os.getpid(), host=os.uname().nodename)
+    for step in range(1, num_steps + 1):
+        log.add("step", step, ts=log.ts + 1, loss=loss if step == num_steps else 2.0)
+    return log
