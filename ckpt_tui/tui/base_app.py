@@ -47,7 +47,7 @@ class BaseApp(App[None]):
         self._wear(self.look)
         self._saying: Timer | None = None
         self._said_on: KeyLine | None = None
-        self.wire = Wire()
+        self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
         if self.settings.keymap:

@@ -18,6 +18,8 @@ from rich.style import Style
 from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
 from textual.strip import Strip
 
+from ckpt_tui.tui.styled import PLAIN_GLYPHS
+
 # Attributes as bits in the order of Rich, with what switches them on and off.
 _ON = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "21", "51", "52", "53")
 _OFF = ("22", "22", "23", "24", "25", "25", "27", "28", "29", "24", "54", "54", "55")
@@ -51,9 +53,13 @@ class Encoded(CompositorUpdate):
 
 
 class Wire:
-    """Remembers what the terminal shows. `encode()` gives the bytes that make it show an update, "" if it does."""
+    """Remembers what the terminal shows. `encode()` gives the bytes that make it show an update, "" if it does.
 
-    def __init__(self) -> None:
+    is_plain: the terminal shows ASCII only, whoever draws: Textual's own frames and bars, too, and any name.
+    """
+
+    def __init__(self, *, is_plain: bool = False) -> None:
+        self._is_plain = is_plain
         self._width = self._height = 0
         self._texts: list[list[str]] = []
         self._pens: list[list[Pen]] = []
@@ -133,6 +139,8 @@ class Wire:
                     texts[_lead(texts)] += text[0]
                     text = text[1:]
                 cells = _cells_of(text)
+            if self._is_plain and not text.isascii():
+                cells = [cell if cell.isascii() and cell else plain_character(cell) for cell in cells]
             for cell in cells:
                 texts.append(cell)
                 pens.append(blank if cell == " " else pen)
@@ -204,6 +212,17 @@ def _cells_of(text: str) -> Sequence[str]:
     if len(cells) != width:  # characters that are one together: only Rich knows how wide
         return [text, *[""] * (width - 1)] if width else []
     return cells
+
+
+def plain_character(cell: str) -> str:
+    """What stands for a cell that is not ASCII where only that is shown. Frames stay frames."""
+    plain = cell.translate(PLAIN_GLYPHS)
+    if len(plain) == 1 and plain.isascii():
+        return plain
+    first = cell[:1]
+    if "\u2500" <= first <= "\u257f":
+        return "-" if first in "─━┄┅┈┉═╌╍╴╶╸╺╼╾" else "|" if first in "│┃┆┇┊┋║╎╏╵╷╹╻╽╿" else "+"
+    return " " if "\u2580" <= first <= "\u259f" else "?"
 
 
 # -- styles -------------------------------------------------------------------------------------------------------
