@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ckpt-tui status runs/gpt",
     "ckpt-tui status runs/gpt --json",
+    "ckpt-tui status runs/gpt --at 8250",
     "ckpt-tui status runs/gpt --fail-on error,no_save || mail -s 'gpt needs you' me@example.org </dev/null",
 )
 
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on", metavar="WHICH", default="",
         help="exit with 1 while such an alert holds: any, error, warning, or kinds with commas (spike,no_save)",
     )  # fmt: skip
+    parser.add_argument(
+        "--at", metavar="STEP", default="",
+        help="what happened at that step, and which checkpoint is from before it; `spike`: at the worst one",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
@@ -57,6 +62,12 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     exit_code = EXIT_CODES[state.phase]
     if which and chosen((*state.alerts, *judgement.alerts), which):
         exit_code = 1
+    if args.at:
+        from ckpt_tui.commands.moment import moment_at, moment_data, moment_text, read_at
+
+        told = moment_at(state, judgement, read_at(args.at))
+        data = {**status_data(state, judgement), "moment": moment_data(told)}
+        return CommandResult(data=data, view=lambda style: moment_text(told, style), exit_code=exit_code)
     return CommandResult(
         data=status_data(state, judgement),
         view=lambda style: status_lines(state, style, judgement),
@@ -78,6 +89,8 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "step": state.step,
         "total_steps": state.total_steps or None,
         "epoch": state.epoch,
+        "source": state.source,
+        "step_unit": state.step_unit,
         "eta_s": eta.seconds if eta else None,
         "eta_range_s": [eta.low_s, eta.high_s] if eta else None,
         "steps_per_s": state.steps_per_s,

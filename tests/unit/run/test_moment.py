@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.run.moment import moment, worst_spike
 from ckpt_tui.run.moment_words import moment_lines, steps_words, way_back
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import Marker, Phase, Session
+from tests.builders.event_logs import LogText
 from tests.builders.run_states import NOW, resumed_series, running, save, series
 
 
@@ -147,3 +151,34 @@ def test_nothing_told_is_no_moment() -> None:
     one = moment(running(series={"loss": series("loss", [(10, 1.0)])}), 10)
     assert one is not None
     assert (one.metrics[0].before, one.metrics[0].at, one.metrics[0].after) == (None, 1.0, None)
+
+
+# -- from the shell ----------------------------------------------------------------------------------------------
+
+
+def told_by_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, *more: str) -> tuple[int, str]:
+    log = LogText()
+    for step in range(1, 401):
+        log.add("step", step, loss=9.0 if step == 120 else 2.0, lr=0.001)
+    (tmp_path / "events.jsonl").write_bytes(log.text)
+    code = main(["status", str(tmp_path), "--at", at, *more])
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+def test_status_tells_of_a_step_and_of_the_worst_spike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for at in ("120", "spike"):
+        _, out = told_by_status(tmp_path, capsys, at)
+        assert "What happened at step 120" in out
+        assert "loss       2.000       9.000       2.000" in out
+        assert "no checkpoint from before it is left" in out
+    _, out = told_by_status(tmp_path, capsys, "1_20", "--json")
+    data = json.loads(out)["data"]
+    assert (data["step"], data["moment"]["step"], data["moment"]["metrics"][0]["at"]) == (400, 120, 9.0)
+
+
+@pytest.mark.parametrize("at", ["401", "-1", "soon", "1e3", "9" * 30])
+def test_status_says_so_where_nothing_was_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str) -> None:
+    code, out = told_by_status(tmp_path, capsys, f"{at}")
+    assert code == 2
+    assert "Nothing was told there" in out or "Not a step" in out or "usage" in out
