@@ -133,9 +133,12 @@ class Folded:
             reason = why or reason
         step = max(last.last_step, 0)
         pace = timeline.pace_of(self.sessions)
-        recent_pace = health.median(self._paces()) or last.seconds_per_step or pace
+        told_pace = self._told_pace() if self.is_foreign else 0.0
+        recent_pace = health.median(self._paces()) or last.seconds_per_step or pace or told_pace
         candidates = self._find_candidates(invalid_checkpoints, existing_names)
         at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace)
+        if told_pace and not (last.seconds_per_step or pace):
+            at_risk = replace(at_risk, seconds=at_risk.steps * told_pace)
         is_lost = phase.is_over and phase is not Phase.FINISHED
         lost_now = Lost(at_risk.steps, at_risk.seconds) if is_lost else Lost()
         start = self.start or RunStart()
@@ -146,7 +149,8 @@ class Folded:
         eta = None
         if phase in (Phase.RUNNING, Phase.STALLED) and total:
             trained = max(step - (last.first_step or step), 1)
-            eta = health.estimate(max(total - step, 0), self._paces(), self.pause_s / trained, silence_s)
+            paces = self._paces() or ([told_pace, told_pace] if told_pace else [])
+            eta = health.estimate(max(total - step, 0), paces, self.pause_s / trained, silence_s)
         alerts = judge(
             self.alarms,
             Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self._newest_saves(), eta),
@@ -169,6 +173,7 @@ class Folded:
             series=self.frozen_series(), epochs=self.epochs.freeze() if self.epochs is not None else None,
             feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
+            source=str(start.extra.get("source", "")), step_unit=str(start.extra.get("step_unit", "step")),
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
 
@@ -202,6 +207,11 @@ class Folded:
     def _newest_saves(self) -> list[Save]:
         """As many as tell what is usual now."""
         return list(islice(reversed(self.saves), NUM_JUDGED_SAVES))[::-1]
+
+    def _told_pace(self) -> float:
+        """Seconds a step as another's log itself says, 0 where it does not: its lines may bear no times."""
+        said = self.series.get("step_seconds")
+        return said.last if said is not None and said.last is not None and 0 < said.last < 1e9 else 0.0
 
     def _tokens_per_s(self) -> float | None:
         for name in ("tokens_per_s", "tokens_per_second", "tok_per_s", "samples_per_s"):

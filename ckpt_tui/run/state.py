@@ -245,6 +245,8 @@ class RunState:
     bad_lines: BadLines = field(default_factory=BadLines)
     missing_lines: int = 0  # gaps in seq
     num_events: int = 0
+    source: str = ""  # what another program's log is, "" of ours
+    step_unit: str = "step"  # what its steps count: step, epoch, row
     advice: SaveAdvice | None = None  # the trainer's own, the newest
     lost_work: tuple[LostWork, ...] = ()  # what the trainer said that failures cost, bounded
     notices: tuple[str, ...] = ()  # lasting facts about the log itself: replaced, truncated, ...

@@ -71,7 +71,7 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
     first: list[Span] = [(name, "bold"), (words, phase_role(phase))]
     if phase is Phase.WAITING:
         return [(*first, ("no event yet", "dim"))]
-    step = f"step {state.step:,}"
+    step = f"{text.safe_text(state.step_unit, 10)} {state.step:,}"
     if state.total_steps:
         percent = min(state.step * 100 // state.total_steps, 100)
         step += f" / {state.total_steps:,}"
@@ -106,7 +106,10 @@ def _risk_spans(state: RunState) -> list[Span]:
     spans: list[Span] = []
     at_risk = state.at_risk
     if at_risk is not None and not state.phase.is_over:
-        spans.append((f"at risk {text.plural(at_risk.steps, 'step')}, {text.duration(at_risk.seconds)}", "plain"))
+        # No time is told where nobody knows the pace.
+        seconds = f", {text.duration(at_risk.seconds)}" if at_risk.seconds > 0 or not at_risk.steps else ""
+        words = f"at risk {text.plural(at_risk.steps, text.safe_text(state.step_unit, 10))}{seconds}"
+        spans.append((words, "plain"))
     if at_risk is not None:
         if at_risk.checkpoint is None:
             spans.append(("no checkpoint yet", "warn"))
@@ -134,7 +137,8 @@ def reason_sentence(state: RunState) -> Span | None:
     phase = state.phase
     if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
         return None
-    last_line = f"last line: step {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
+    unit = text.safe_text(state.step_unit, 10)
+    last_line = f"last line: {unit} {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
     reason = text.safe_text(state.reason, 200)
     if phase is Phase.CRASHED and reason == "the process is gone without a word":
         return f"Killed: the process is gone without a word ({last_line}).", "bad"

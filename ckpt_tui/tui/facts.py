@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import PurePath
 
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase, RunState, Save
@@ -33,9 +32,9 @@ def phase_words(phase: Phase, *, unicode: bool = True) -> Part:
 
 def checkpoint_words(path: str, saves: Sequence[Save]) -> str:
     """A checkpoint in as few words as tell it: `rolling 8,250`; its file's name where the log does not know it."""
-    name = PurePath(path).name
+    name = path.rpartition("/")[2] or path
     for save in reversed(saves):
-        if save.kind and (save.path == path or path in save.names or PurePath(save.path).name == name):
+        if save.path == path or path in save.names or save.path.rpartition("/")[2] == name:
             return safe_text(f"{save.kind} {count(save.step)}", 40)
     return safe_text(name, 40)
 
@@ -58,15 +57,16 @@ def ago_words(seconds: float) -> str:
 
 def progress_variants(state: RunState) -> list[list[Part]]:
     """`step 8,412 / 12,700   66 %` and shorter ones, each as wide at the first step as at the last."""
+    unit = safe_text(state.step_unit, 10)
     if state.total_steps <= 0:
         if not state.step:
             return [[]]
-        return [[("step ", "dim"), (count(state.step), "strong")], [(short_count(state.step), "strong")], []]
+        return [[(f"{unit} ", "dim"), (count(state.step), "strong")], [(short_count(state.step), "strong")], []]
     total, percent = count(state.total_steps), f"{percent_done(state)} %"
     short, short_total = short_count(state.step), short_count(state.total_steps)
     step = f"{count(state.step):>{len(total)}}"
     return [
-        [("step ", "dim"), (step, "strong"), (f" / {total}", ""), (f"{percent:>7}", "")],
+        [(f"{unit} ", "dim"), (step, "strong"), (f" / {total}", ""), (f"{percent:>7}", "")],
         [(step, "strong"), (f" / {total}", ""), (f"{percent:>6}", "")],
         [(f"{short:>{len(short_total)}}", "strong"), (f"/{short_total}", ""), (f"{percent:>6}", "")],
         [(f"{percent:>5}", "")],
@@ -126,7 +126,7 @@ def risk_facts(state: RunState) -> list[Fact]:
         if not state.phase.is_over:
             # No time is told where nobody knows the pace yet.
             seconds = f", {duration(risk.seconds)}" if risk.seconds > 0 or not risk.steps else ""
-            words = f"{plural(risk.steps, 'step')}{seconds}"
+            words = f"{plural(risk.steps, safe_text(state.step_unit, 10))}{seconds}"
             facts.append([[("at risk ", "dim"), (f"{words:<20}", "strong")], [("at risk ", "dim"), (words, "strong")]])
         if risk.checkpoint is None:
             words = "no valid checkpoint" if state.phase.is_over else "no valid checkpoint yet"

@@ -299,3 +299,14 @@ def test_a_log_that_ends_in_a_traceback_has_failed_and_one_that_only_ends_has_no
     fold.apply_all(events_of(tmp_path, good + "Traceback (most recent call last):\n  File x\nValueError: boom\n"))
     state = fold.state(now=2e9)
     assert (state.phase, state.reason) == ("failed", "ValueError: boom")
+
+
+def test_what_a_step_took_gives_the_pace_where_lines_bear_no_times(tmp_path: Path) -> None:
+    """nanoGPT's lines have no clock but say what a step took: that is enough for a pace and what is at risk."""
+    fold = RunFold()
+    line = "iter {}: loss 2.0, time 500.0ms, mfu 1.00%\n"
+    fold.apply_all(events_of(tmp_path, "".join(line.format(step) for step in range(1, 11))))
+    state = fold.state(now=2e9)
+    assert (state.steps_per_s, state.source, state.step_unit) == (2.0, "text log", "step")
+    assert state.at_risk is not None
+    assert state.at_risk.seconds == pytest.approx(5.0)
