@@ -26,6 +26,7 @@ from ckpt_tui.run.state import Segment, Series
 STRENGTHS = {"light": (1 / 256, 3.0), "heavy": (1 / 32, 10.0)}
 
 _NAN = float("nan")
+_State = tuple[float, float, int]  # the average so far, its weight, the step it is of
 
 
 def smoothed(series: Series, strength: str) -> Series:
@@ -37,7 +38,8 @@ def smoothed(series: Series, strength: str) -> Series:
         limit = segment.abandoned_after
         size = len(segment.steps) if limit is None else bisect_right(segment.steps, limit)
         if size:
-            segments.append(_smoothed_segment(segment, size, average))
+            is_over = segment is not series.segments[-1]
+            segments.append((_remembered if is_over else _smoothed_segment)(segment, size, average))
     last = segments[-1].last[-1] if segments else None
     return Series(series.name, tuple(segments), series.num_points, last)
 
@@ -51,6 +53,24 @@ def time_constant(series: Series, share: float, num_points: float) -> float:
         return num_points
     per_point = span / max(series.num_points - 1, 1)
     return float(max(2.0 ** math.ceil(math.log2(span)) * share, per_point * num_points))
+
+
+# Sessions that are over stay as they are, while the last one grows: (its segment, how much of it is live, how the
+# average stood before it) -> the segment, kept alive so that no other has its id; the result; how it stood after it.
+_done: dict[tuple[object, ...], tuple[Segment, Segment, _State]] = {}
+_MOST_DONE = 256
+
+
+def _remembered(segment: Segment, size: int, average: _Average) -> Segment:
+    key = (id(segment), size, average.constant, average.state)
+    known = _done.get(key)
+    if known is None:
+        if len(_done) >= _MOST_DONE:
+            _done.clear()
+        known = (segment, _smoothed_segment(segment, size, average), average.state)
+        _done[key] = known
+    average.state = known[2]
+    return known[1]
 
 
 def _smoothed_segment(segment: Segment, size: int, average: _Average) -> Segment:
@@ -69,18 +89,18 @@ def _smoothed_segment(segment: Segment, size: int, average: _Average) -> Segment
 
 class _Average:
     def __init__(self, constant: float) -> None:
-        self._constant = constant
-        self._value = self._weight = 0.0
-        self._step = 0
+        self.constant = constant
+        self.state: _State = (0.0, 0.0, 0)
 
     def add(self, step: int, value: float, num: int) -> float:
         """The average with `num` more points of mean `value`; NaN, and all forgotten, with none."""
         if not num or not math.isfinite(value):
-            self._value = self._weight = 0.0
+            self.state = (0.0, 0.0, 0)
             return _NAN
-        decay = math.exp(min(self._step - step, 0) / self._constant) if self._weight else 0.0
-        self._weight = decay * self._weight + num
+        average, weight, before = self.state
+        decay = math.exp(min(before - step, 0) / self.constant) if weight else 0.0
+        weight = decay * weight + num
         # s_i / w_i without s_i, which would overflow with values near the largest float.
-        self._value += (value - self._value) * (num / self._weight)
-        self._step = step
-        return self._value
+        average += (value - average) * (num / weight)
+        self.state = (average, weight, step)
+        return average

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_tui.events.schema import Event, RunStart, Step
+from ckpt_tui.run import smoothing
 from ckpt_tui.run.epochs import epochs_of
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.metrics import MACHINE, main_metric, metric_named, metrics_of
@@ -194,3 +195,18 @@ def test_buckets_of_many_points_smooth_as_their_points_would() -> None:
 def test_values_near_the_largest_float_do_not_overflow() -> None:
     shown = last_values(smoothed(series("loss", [(at, 1e308) for at in range(1, 100)]), "light"))
     assert all(math.isfinite(value) for value in shown)
+
+
+def test_a_live_run_leaves_nothing_behind_and_looks_the_same_when_asked_again() -> None:
+    builder = SeriesBuilder("loss")
+    builder.add_all(1, list(range(1, 101)), [1.0] * 100, [3.0] * 100)
+    builder.abandon_after(90)
+    kept = None
+    for tick in range(5):
+        builder.add_all(2, [91 + tick], [2.0], [1.0 + tick])
+        shown = smoothed(builder.freeze(), "heavy")
+        kept = kept or len(smoothing._done)
+        assert len(smoothing._done) == kept
+        fresh = builder.freeze()
+        smoothing._done.clear()
+        assert last_values(smoothed(fresh, "heavy")) == last_values(shown)
