@@ -43,6 +43,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("demo", "start a small real training and watch it", "Watch"),
     Command("watch", "live view of a run, a directory of runs, or a log", "Watch"),
     Command("status", "is it fine? state, progress, what is at risk", "Watch"),
+    Command("compare", "runs beside each other: curves, outcome, settings that differ", "Watch"),
     Command("tail", "print a run's events as they come", "Watch"),
     Command("advise", "how often to save, from what saving and failing cost", "Watch"),
     Command("list", "the checkpoints of a run, and which one a resume takes", "Checkpoints"),

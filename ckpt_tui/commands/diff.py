@@ -63,7 +63,10 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
     from ckpt_tui.checkpoints.diff import diff_checkpoints
     from ckpt_tui.checkpoints.registry import open_checkpoint
 
-    a, b = open_checkpoint(args.a), open_checkpoint(args.b)
+    try:
+        a, b = open_checkpoint(args.a), open_checkpoint(args.b)
+    except CkptError as error:
+        raise _of_runs(args.a, args.b) or error from None
     total = None if args.no_values else a.size_bytes + b.size_bytes
     with out.progress("diff", total) as progress:
         diff = diff_checkpoints(a, b, with_values=not args.no_values, on_bytes=progress.advance)
@@ -72,6 +75,16 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         view=lambda style: _lines(a, b, diff, style, show_all=args.all),
         exit_code=ExitCode.OK if diff.is_same else ExitCode.DIFFERENT,
     )
+
+
+def _of_runs(a: str, b: str) -> CkptError | None:
+    """What to do instead, where both are runs."""
+    from ckpt_tui.sources.registry import is_run
+
+    if not (is_run(a) and is_run(b)):
+        return None
+    hint = f"Compare the runs: ckpt-tui compare {text.shell_word(a)} {text.shell_word(b)}"
+    return CkptError("Runs, not checkpoints", f"{text.safe_text(a, 200)} and {text.safe_text(b, 200)}", hint)
 
 
 def _on_screen(args: argparse.Namespace) -> int:

@@ -104,21 +104,3 @@ def setting_cells(setting: Setting) -> tuple[Cell, ...]:
         is_dim = isinstance(value, Missing) or (has_usual and said == usual)
         cells.append((said, "dim" if is_dim else "strong"))
     return tuple(cells)
-
-
-def settings_title(num_differing: int, num_settings: int, untold: Sequence[int]) -> str:
-    """What is said over the list. untold: which runs told no settings."""
-    if not num_settings:
-        return "settings: no run tells any"
-    words = f"{num_differing} of {num_settings} differ" if num_differing else f"all {num_settings} the same"
-    letters = ", ".join(LETTERS[index] for index in untold)
-    return f"settings: {words}" + (f"; {letters} {'tells' if len(untold) == 1 else 'tell'} none" if untold else "")
-
-
-def names_that_tell_apart(names: Sequence[str]) -> list[str]:
-    """Names without the directories that all of them share."""
-    parts = [name.strip("/").split("/") for name in names]
-    shared = 0
-    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
-        shared += 1
-    return ["/".join(part[shared:]) for part in parts]

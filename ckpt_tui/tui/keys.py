@@ -116,7 +116,8 @@ _NOT_OF_SEVERAL = frozenset({"chart.moment", "chart.pin", "chart.cursor_hide"})
 COMPARE_KEYS: tuple[Key, ...] = (
     Key("compare.leave", "escape", "hide_cursor", "Compare", "back", "Hide the chart's cursor, or go back",
         in_footer=True),
-    Key("compare.part", "t", "part", "Compare", "next part", "Curves, facts, settings: where one screen has no room"),
+    Key("compare.part", "t", "part", "Compare", "next part", "Curves, facts, settings: where one screen has no room",
+        in_footer=True),
     *(key._replace(in_footer=key.id in ("chart.axis", "chart.smoothing", "chart.metrics", "chart.log"))
       for key in OVERVIEW_KEYS if key.group == "Chart" and key.id not in _NOT_OF_SEVERAL),
 )  # fmt: skip

@@ -107,17 +107,3 @@ def test_what_most_runs_have_is_dim() -> None:
     assert [cell[1] for cell in cells[1:]] == ["dim", "dim", "strong", "dim", "dim"]
     two = compare_rows.setting_cells(Setting("lr", (1e-4, 3e-4)))
     assert [cell[1] for cell in two[1:]] == ["strong", "strong"]
-
-
-def test_what_the_title_over_the_settings_says() -> None:
-    assert compare_rows.settings_title(3, 9, []) == "settings: 3 of 9 differ"
-    assert compare_rows.settings_title(0, 9, [1]) == "settings: all 9 the same; B tells none"
-    assert compare_rows.settings_title(1, 2, [0, 2]) == "settings: 1 of 2 differ; A, C tell none"
-    assert compare_rows.settings_title(0, 0, [0, 1]) == "settings: no run tells any"
-
-
-def test_names_without_what_all_of_them_share() -> None:
-    assert compare_rows.names_that_tell_apart(["sweep/lr/a", "sweep/lr/b"]) == ["a", "b"]
-    assert compare_rows.names_that_tell_apart(["sweep/a", "other/a"]) == ["sweep/a", "other/a"]
-    assert compare_rows.names_that_tell_apart(["sweep", "sweep/a"]) == ["sweep", "sweep/a"]
-    assert compare_rows.names_that_tell_apart(["a", "a"]) == ["a", "a"]

@@ -100,14 +100,15 @@ class CompareScreen(ChartActions, Screen[None]):
     AUTO_FOCUS = "#settings"
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.COMPARE_KEYS)
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], names: Sequence[str], *, metric: str | None = None) -> None:
         if not 2 <= len(paths) <= MAX_RUNS:
             raise CkptError("Compare", f"{len(paths)} runs cannot be compared", f"Two to {MAX_RUNS} can.")
         super().__init__()
         self.paths = list(paths)
-        self.names = compare_rows.names_that_tell_apart(names)
+        self.names = comparison.names_that_tell_apart(names)
         self.reads: tuple[Read, ...] = ()
         self.metric: Metric | None = None
+        self._wanted = metric  # by name, until a run that has it is read
         self._has_chosen = False
 
     @property
@@ -172,6 +173,9 @@ class CompareScreen(ChartActions, Screen[None]):
 
     def on_runs_read(self, message: RunsRead) -> None:
         self.reads = message.reads
+        if self._wanted is not None and not self._has_chosen:
+            self.metric = comparison.metric_of(comparison.metrics_to_compare(self.states), self._wanted)
+            self._has_chosen = self.metric is not None
         if not self._has_chosen:
             self.metric = comparison.metric_to_begin_with(self.states) if self.states else None
         self._show()
@@ -227,7 +231,7 @@ class CompareScreen(ChartActions, Screen[None]):
         settings = comparison.settings_of(states)
         found = comparison.differing(settings, states)
         untold = [index for index, state in enumerate(states) if not state.config]
-        title = compare_rows.settings_title(len(found), len(settings), untold)
+        title = comparison.settings_title(len(found), len(settings), untold)
         self.query_one("#settings_rule", RuleLine).set(title, ())
         listed = self.setting_list
         listed.set_rows(found)
@@ -272,6 +276,9 @@ class CompareScreen(ChartActions, Screen[None]):
     def _choose(self, metric: Metric) -> None:
         self.metric, self._has_chosen = metric, True
         self._show()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "part" or self.has_class("-short")
 
     def action_part(self) -> None:
         """Curves, facts or settings, where there is no room for all."""

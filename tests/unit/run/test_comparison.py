@@ -119,3 +119,17 @@ def test_units_are_those_of_the_metric() -> None:
     metric = comparison.metric_of(comparison.metrics_to_compare([state]), "rss_bytes")
     outcome = outcome_of(replace(state, step=2), metric)
     assert (outcome.last, outcome.lowest) == (3.0, 2.0)
+
+
+def test_what_the_title_over_the_settings_says() -> None:
+    assert comparison.settings_title(3, 9, []) == "settings: 3 of 9 differ"
+    assert comparison.settings_title(0, 9, [1]) == "settings: all 9 the same; B tells none"
+    assert comparison.settings_title(1, 2, [0, 2]) == "settings: 1 of 2 differ; A, C tell none"
+    assert comparison.settings_title(0, 0, [0, 1]) == "settings: no run tells any"
+
+
+def test_names_without_what_all_of_them_share() -> None:
+    assert comparison.names_that_tell_apart(["sweep/lr/a", "sweep/lr/b"]) == ["a", "b"]
+    assert comparison.names_that_tell_apart(["sweep/a", "other/a"]) == ["sweep/a", "other/a"]
+    assert comparison.names_that_tell_apart(["sweep", "sweep/a"]) == ["sweep", "sweep/a"]
+    assert comparison.names_that_tell_apart(["a", "a"]) == ["a", "a"]
