@@ -12,7 +12,7 @@ from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.overview import diff_pair
-from ckpt_tui.tui.widgets.checkpoint_list import cells_of, note_of, plain_cells_of, rows_of
+from ckpt_tui.tui.widgets.checkpoint_list import age_words, cells_of, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
 from ckpt_tui.tui.widgets.feed import words_of as feed_words
 from ckpt_tui.tui.widgets.header import header_lines
@@ -277,14 +277,14 @@ def test_the_list_knows_validity_and_what_a_resume_takes() -> None:
         entry("rolling_step_000300.pt", 300, validity="valid", level="structure", resume_takes=True),
     ), 31_200_000, "rolling_step_000300.pt")  # fmt: skip
     rows = rows_of(running(), catalog)
-    shown = [[cell if isinstance(cell, str) else cell[0] for cell in cells_of(row)] for row in rows]
+    shown = [[cell if isinstance(cell, str) else cell[0] for cell in cells_of(row, NOW)] for row in rows]
     assert [[*row[:2], *row[3:8]] for row in shown] == [
         ["● rolling", "300", "1.500  ", "10.4 MB", "1 m", "✓ structure", "resume takes it"],
         ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✖ damaged", "data/41 fails its checksum"],
         ["● latest", "300", "1.500  ", "10.4 MB", "1 m", "✓ valid", "backup of latest.pt"],
     ]
-    assert all(cell.isascii() for row in rows for cell in _texts(plain_cells_of(row)))
-    assert _texts(cells_of(rows[0], 0))[0] == "↻ rolling", "where there is no room for words"
+    assert all(cell.isascii() for row in rows for cell in _texts(plain_cells_of(row, NOW)))
+    assert _texts(cells_of(rows[0], NOW, 0))[0] == "↻ rolling", "where there is no room for words"
 
 
 def _texts(cells: tuple[object, ...]) -> list[str]:
@@ -320,7 +320,7 @@ def test_newest_first_whatever_the_step_and_what_was_saved_together_together() -
     assert [row.name for row in rows if row.is_best] == ["rolling_step_000500.pt"], (
         "what was left is no best of this run"
     )
-    assert _texts(cells_of(rows[4]))[0] == "☆ best"
+    assert _texts(cells_of(rows[4], NOW))[0] == "☆ best"
 
 
 def test_notes_say_what_matters_most_in_the_room_there_is() -> None:
@@ -338,14 +338,16 @@ def test_names_of_other_people_and_steps_of_any_size() -> None:
         entry("checkpoint-500", 500, kind="other"), entry("a.pt", 1_234_567, kind="other"),
         entry("b.pt", 10**15, kind="other"), entry("c.pt", None, kind="other"),
     ), 1)  # fmt: skip
-    cells = {row.name: _texts(cells_of(row)) for row in rows_of(running(), catalog)}
+    cells = {row.name: _texts(cells_of(row, NOW)) for row in rows_of(running(), catalog)}
     assert cells["checkpoint-500"][7] == "checkpoint-500"
     assert [cells[name][1] for name in ("a.pt", "b.pt", "c.pt")] == ["1,234,567", "1000T", "-"]
 
 
-def test_rows_compare_equal_a_second_later() -> None:
-    state = running()
-    assert rows_of(state, None) == rows_of(replace(state, now=NOW + 1), None)
+def test_ages_are_told_in_minutes_at_the_finest() -> None:
+    words = [age_words(NOW - age_s, NOW) for age_s in (0, 59, 60, 3599, 3600, 50 * 3600)]
+    assert words == ["<1 m", "<1 m", "1 m", "59 m", "1 h", "2 d"]
+    assert age_words(None, NOW) == "-"
+    assert rows_of(running(), None) == rows_of(replace(running(), now=NOW + 100), None)
 
 
 def test_diff_takes_the_marked_one_or_the_one_before() -> None:

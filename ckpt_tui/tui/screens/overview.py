@@ -14,7 +14,7 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.tui import keys, news
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.screens import arrangement
@@ -54,6 +54,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         self.catalog: Catalog | None = None
         self.marked: str | None = None
         self._is_checked_whole = False
+        self._listed: tuple[object, tuple[Save, ...]] | None = None  # what the list was made of
         self._catalog_knows: float | None = None  # the time of the last save that the catalog can have seen
         self.part = ""  # of arrangement.py, "" as long as the person has not chosen
         self.feed: Feed | None = None
@@ -291,6 +292,13 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
     def _show_list(self) -> None:
         if self.state is None:
             return
+        self.checkpoints.set_now(self.state.now)
+        # Made anew only when what it tells changed: there may be thousands.
+        asked = (self.catalog, self.marked, self._catalog_knows)
+        saves = self.state.saves
+        if self._listed is not None and self._listed[0] == asked and self._listed[1] == saves:
+            return
+        self._listed = (asked, saves)
         rows = checkpoint_list.rows_of(self.state, self.catalog, self.marked, log_after=self._catalog_knows)
         self.checkpoints.show_rows(rows, self.catalog, len(self.state.saves))
 

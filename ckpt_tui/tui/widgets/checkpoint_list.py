@@ -56,7 +56,7 @@ class CheckpointRow:
     step: int | None
     val_loss: float | None
     size_bytes: int
-    age: str
+    saved_at: float | None
     validity: str
     level: str | None = None
     notes: tuple[Note, ...] = ()
@@ -83,14 +83,14 @@ def rows_of(
     rows: list[tuple[float, CheckpointRow]] = []
     for entry in catalog.entries if catalog is not None else ():
         known.add(entry.name)
-        rows.append((entry.saved_at or 0.0, _from_entry(entry, state, marked)))
+        rows.append((entry.saved_at or 0.0, _from_entry(entry, marked)))
     if catalog is None or log_after is None:
         log_after = math.inf if catalog is not None else -math.inf
     for save in state.saves:
         if save.removed or save.path in known or save.ts <= log_after:
             continue
         row = CheckpointRow(
-            save.path, save.kind or "other", save.step, save.val_loss, save.size_bytes, _age(state, save.ts),
+            save.path, save.kind or "other", save.step, save.val_loss, save.size_bytes, save.ts,
             IN_THE_LOG, is_marked=save.path == marked,
         )  # fmt: skip
         rows.append((save.ts, row))
@@ -111,7 +111,7 @@ def _group(row: CheckpointRow) -> tuple[int | None, bool]:
     return row.step, LEFT_BEHIND in row.notes
 
 
-def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> CheckpointRow:
+def _from_entry(entry: CatalogEntry, marked: str | None) -> CheckpointRow:
     notes: list[Note] = []
     if entry.resume_takes:
         notes.append(RESUME)
@@ -131,21 +131,21 @@ def _from_entry(entry: CatalogEntry, state: RunState, marked: str | None) -> Che
     if entry.kind == "other":
         notes.append((entry.name, entry.name))  # others have names of their own: that is what tells them apart
     return CheckpointRow(
-        entry.name, entry.kind, entry.step, entry.val_loss, entry.size_bytes, _age(state, entry.saved_at),
+        entry.name, entry.kind, entry.step, entry.val_loss, entry.size_bytes, entry.saved_at,
         entry.validity, entry.level, tuple(notes), entry.epoch, entry.is_best and not entry.is_abandoned,
         entry.name == marked,
     )  # fmt: skip
 
 
-def _age(state: RunState, ts: float | None) -> str:
+def age_words(saved_at: float | None, now: float) -> str:
     """In minutes at the finest: an age that counts seconds in every line would be sent every second."""
-    if ts is None:
+    if saved_at is None:
         return "-"
-    age_s = state.now - ts
+    age_s = now - saved_at
     return "<1 m" if age_s < 60 else short_age(age_s)
 
 
-def cells_of(row: CheckpointRow, note_width: int = 1000) -> tuple[Cell, ...]:
+def cells_of(row: CheckpointRow, now: float, note_width: int = 1000) -> tuple[Cell, ...]:
     """note_width: cells for the note; without any the glyph says what a resume takes."""
     takes = RESUME in row.notes
     glyph = KIND_GLYPHS.get(row.kind, "●")
@@ -170,7 +170,7 @@ def cells_of(row: CheckpointRow, note_width: int = 1000) -> tuple[Cell, ...]:
         (f"{row.epoch:.2f}" if row.epoch is not None and abs(row.epoch) < 1000 else "-", "dim"),
         metric(row.val_loss) + (" ★" if row.is_best else "  "),
         size(row.size_bytes) if row.size_bytes else "-",
-        (row.age, "dim"),
+        (age_words(row.saved_at, now), "dim"),
         validity,
         (note, "error" if row.is_bad else "accent" if takes else "dim"),
         (row.name, "dim"),
@@ -189,11 +189,11 @@ def note_of(notes: Sequence[Note], width: int) -> str:
     return notes[0][1]
 
 
-def plain_cells_of(row: CheckpointRow, note_width: int = 1000) -> tuple[Cell, ...]:
+def plain_cells_of(row: CheckpointRow, now: float, note_width: int = 1000) -> tuple[Cell, ...]:
     """The same for terminals without unicode."""
     return tuple(
         cell.translate(_PLAIN) if isinstance(cell, str) else (cell[0].translate(_PLAIN), cell[1])
-        for cell in cells_of(row, note_width)
+        for cell in cells_of(row, now, note_width)
     )
 
 
@@ -207,9 +207,11 @@ class CheckpointList(VirtualList[CheckpointRow]):
     def __init__(self, *, unicode: bool = True, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         self._cells_of = cells_of if unicode else plain_cells_of
         self._summary = ""
+        self._step_width = STEP_WIDTH
+        self._now = 0.0
         super().__init__(
             columns(),
-            lambda row: self._cells_of(row, self._note_width()),
+            lambda row: self._cells_of(row, self._now, self._note_width()),
             key=lambda row: row.name,
             empty_text="no checkpoint yet",
             show_header=False,
@@ -224,12 +226,23 @@ class CheckpointList(VirtualList[CheckpointRow]):
         """
         told = f"none here, though the log tells of {plural(num_told, 'save')}"
         self.set_empty_text(told if num_told else "no checkpoint yet")
-        widths = (_step_width(row.step) for row in rows if row.step is not None)
-        needed = max((width for width in widths if width <= MAX_STEP_WIDTH), default=STEP_WIDTH)
-        self.set_columns(columns(max(needed, STEP_WIDTH)))
+        # Of those that are told in full at all.
+        longest = max((row.step for row in rows if row.step is not None and abs(row.step) < 10**10), default=0)
+        if (width := max(_step_width(longest), STEP_WIDTH)) != self._step_width:
+            self._step_width = width
+            self.set_columns(columns(width))
         self.set_rows(rows, keep_cursor=self.cursor > 0)
         self._summary = summary(rows, catalog)
         self._show_title()
+
+    def set_now(self, now: float) -> None:
+        """Time has passed: lines whose age reads differently are drawn again."""
+        before, self._now = self._now, now
+        first = round(self.scroll_y)
+        for index in range(first, min(first + self.size.height, len(self.rows))):
+            saved_at = self.rows[index].saved_at
+            if age_words(saved_at, before) != age_words(saved_at, now):
+                self._refresh_row(index)
 
     def watch_cursor(self, old: int, new: int) -> None:
         super().watch_cursor(old, new)

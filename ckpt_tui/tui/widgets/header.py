@@ -239,10 +239,12 @@ class Header(LinesWidget):
         self._state: RunState | None = None
         self._more: dict[str, Any] = {}
         self.most = MAX_LINES
+        self._made: tuple[tuple[int, int], list[Cells]] | None = None  # for a width and a number of lines
 
     def set_state(self, state: RunState, **more: Any) -> None:
         """What is shown from now on. more: as for `header_lines()`."""
         self._state, self._more = state, more
+        self._made = None
         self.show()
 
     def num_lines(self, width: int, most: int) -> int:
@@ -253,4 +255,8 @@ class Header(LinesWidget):
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
         if self._state is None:
             return [((" opening ...", "dim"),), (), ()]
-        return header_lines(self._state, width, most=self.most, unicode=self.unicode, **self._more)
+        asked = (width, self.most)
+        if self._made is None or self._made[0] != asked:
+            made = header_lines(self._state, width, most=self.most, unicode=self.unicode, **self._more)
+            self._made = (asked, made)
+        return self._made[1]

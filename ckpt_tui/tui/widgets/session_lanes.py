@@ -100,7 +100,8 @@ def outlook_bar(state: RunState, total_steps: int, width: int) -> list[str]:
 def words_of(session: Session, state: RunState, *, unicode: bool = True) -> Words:
     """`✖ crashed`, `5,120`, `lost 120 steps, 6.5 s`, `from rolling 5,000`: phase, last step, and the rest."""
     phase, role = phase_words(session.phase, unicode=unicode)
-    words = [(phase, role), (count(session.last_step), "")]
+    # Where it is now is in the header: told here too, this line would be sent every second.
+    words = [(phase, role), (count(session.last_step) if session.phase.is_over else "", "")]
     if session.lost_steps and state.is_whole:  # else nobody knows yet which checkpoint came before
         # No time is told where no two steps were: nobody knows the pace.
         seconds = f", {duration(session.lost_s)}" if session.lost_s > 0 else ""
