@@ -64,7 +64,7 @@ class Line:
 class Plot:
     """rows: the cells of the plot area from the top, each `x.width` wide. labels: row -> tick label.
 
-    num_bad: cells with a non-finite value in view. num_unloggable: cells with values that a log axis cannot show.
+    num_bad: cells with a non-finite value of what is live in view. num_unloggable: cells with values that a log axis cannot show.
     """
 
     rows: tuple[Cells, ...]
@@ -252,7 +252,7 @@ class _Marks:
         self._bottom: dict[int, tuple[str, str]] = {}
         per_cell = 2 if unicode else 1
         above, below = ("▲", "▼") if unicode else ("^", "v")
-        bad, unloggable = set(), set()
+        bad, bad_abandoned, unloggable = set(), set(), set()
         for line in lines:
             for piece in line.pieces if not line.is_smooth else ():
                 for index, column in enumerate(piece.columns, piece.first):
@@ -260,7 +260,7 @@ class _Marks:
                         continue
                     cell = min(index // per_cell, width - 1)
                     if column.bad:
-                        bad.add(cell)
+                        (bad_abandoned if line.role == ABANDONED else bad).add(cell)
                     if is_log and column.lo <= 0:
                         unloggable.add(cell)
                         self._bottom[cell] = (below, "bad")
@@ -268,8 +268,10 @@ class _Marks:
                         self._top[cell] = (above, "warning")
                     if found is not None and column.lo < found.low and not (is_log and column.lo <= 0):
                         self._bottom[cell] = (below, "warning")
-        for cell in bad:
-            self._top[cell] = ("×" if unicode else "x", "bad")
+        # What was given up is no trouble any more: there, but not as loud.
+        for cells, role in ((bad_abandoned, ABANDONED), (bad, "bad")):
+            for cell in cells:
+                self._top[cell] = ("×" if unicode else "x", role)
         self.num_bad, self.num_unloggable = len(bad), len(unloggable)
 
     def on(self, cells: Cells, row: int, height: int) -> Cells:

@@ -161,3 +161,12 @@ def test_the_chart_never_takes_the_machine_for_the_training() -> None:
     assert train_and_val(running(series={**machine, **both_vals})) == (None, both_vals["val_loss"])
     accuracy = series("accuracy", [(1, 0.5)])
     assert train_and_val(running(series={**machine, "accuracy": accuracy})) == (accuracy, None)
+
+
+def test_a_value_that_is_not_finite_on_an_abandoned_branch_is_marked_less_loudly() -> None:
+    nan = float("nan")
+    first = [(step, nan if step > 240 else 2.0) for step in range(1, 301)]
+    one = drawn(resumed_series("loss", first, 200, [(step, 1.0) for step in range(201, 401)]))
+    assert (roles(one, "bad"), one.num_bad) == (0, 0)
+    assert "×" in text(one)[0][24:30]
+    assert drawn(resumed_series("loss", first, 270, [(step, 1.0) for step in range(271, 401)])).num_bad > 0
