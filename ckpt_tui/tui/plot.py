@@ -64,7 +64,8 @@ class Line:
 class Plot:
     """rows: the cells of the plot area from the top, each `x.width` wide. labels: row -> tick label.
 
-    num_bad: cells with a non-finite value of what is live in view. num_unloggable: cells with values that a log axis cannot show.
+    num_bad: cells with a non-finite value of what is live in view. num_unloggable: cells with values that a log axis
+    cannot show.
     """
 
     rows: tuple[Cells, ...]
@@ -252,7 +253,9 @@ class _Marks:
         self._bottom: dict[int, tuple[str, str]] = {}
         per_cell = 2 if unicode else 1
         above, below = ("▲", "▼") if unicode else ("^", "v")
-        bad, bad_abandoned, unloggable = set(), set(), set()
+        bad: set[int] = set()
+        bad_abandoned: set[int] = set()
+        unloggable: set[int] = set()
         for line in lines:
             for piece in line.pieces if not line.is_smooth else ():
                 for index, column in enumerate(piece.columns, piece.first):
