@@ -259,17 +259,14 @@ class RunFold:
         if len(self._folded.sessions) < 2 or self._folded.sessions[-1] is not session:
             return
         self._folded.leave_after(step)
-        before = self._folded.sessions[-2]
-        lost = max(before.last_step - max(step, 0), 0)
-        if lost > before.lost_steps:
-            lost_s = before.seconds_after(max(step, 0), timeline.pace_of(self._folded.sessions))
+        before = self._folded.sessions[:-1]
+        reached = max(record.last_step for record in before)
+        session.retrained_steps = max(session.retrained_steps, reached - max(step, 0))
+        lost, lost_s = timeline.lose_after(before, max(step, 0))
+        if lost > 0:
             was = self._folded.retrained
-            self._folded.retrained = Lost(
-                was.steps + lost - before.lost_steps, was.seconds + max(lost_s - before.lost_s, 0.0)
-            )
-            before.lost_steps, before.lost_s = lost, lost_s
+            self._folded.retrained = Lost(was.steps + lost, was.seconds + lost_s)
             self._folded.num_session_changes += 1
-            session.retrained_steps = lost
             for builder in self._folded.series.values():
                 builder.abandon_after(step)
 

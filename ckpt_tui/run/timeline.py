@@ -51,10 +51,11 @@ class SessionRecord:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Its own pace between its first and last step event, evaluation and saving included."""
-        if self.first_step is None or self.last_logged_step <= self.first_step or self.trained_s <= 0:
+        """Its own pace between its first and last step event, evaluation and saving included; without what it went
+        back over."""
+        if self.first_step is None or self.last_logged_step <= self.first_step or self.net_s <= 0:
             return None
-        return self.trained_s / (self.last_logged_step - self.first_step)
+        return self.net_s / (self.last_logged_step - self.first_step)
 
     @property
     def net_s(self) -> float:
@@ -100,7 +101,8 @@ class SessionRecord:
         return Session(
             number=self.number, start_step=self.start_step, last_step=self.last_step, start_ts=self.start_ts,
             last_ts=self.last_ts, phase=phase, reason=reason, resumed_from=self.resumed_from,
-            retrained_steps=self.retrained_steps, lost_steps=self.lost_steps + lost_now,
+            retrained_steps=min(self.retrained_steps, max(self.last_step - self.start_step, 0)),
+            lost_steps=self.lost_steps + lost_now,
             lost_s=self.lost_s + lost_now_s,
             save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
             first_step_ts=self.first_step_ts if self.first_step is not None else None,
@@ -110,11 +112,29 @@ class SessionRecord:
 
 def pace_of(records: list[SessionRecord]) -> float:
     """Seconds a step over all sessions, 0 when not known."""
-    seconds = sum(record.trained_s for record in records if record.seconds_per_step is not None)
+    seconds = sum(record.net_s for record in records if record.seconds_per_step is not None)
     steps = sum(
         record.last_logged_step - (record.first_step or 0) for record in records if record.seconds_per_step is not None
     )
     return seconds / steps if steps > 0 else 0.0
+
+
+def lose_after(records: list[SessionRecord], step: int) -> tuple[int, float]:
+    """The next session goes on from `step`: of each earlier one what it trained above that is lost. Returns the steps
+    and seconds that were not lost already; each is counted once, however often training goes back over it."""
+    pace = pace_of(records)
+    steps, seconds = 0, 0.0
+    for record in reversed(records):
+        if record.last_step <= step:
+            continue
+        kept = max(step, record.start_step)
+        lost = record.last_step - kept
+        if lost > record.lost_steps:
+            lost_s = max(record.seconds_after(kept, pace), record.lost_s)
+            steps += lost - record.lost_steps
+            seconds += lost_s - record.lost_s
+            record.lost_steps, record.lost_s = lost, lost_s
+    return steps, seconds
 
 
 def lost_so_far(records: list[SessionRecord], retrained: Lost, lost_now: Lost) -> Lost:
