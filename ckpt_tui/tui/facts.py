@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import product
 
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text, short_age, short_count
 
 Part = tuple[str, str]  # text, role
+SOON_FULL_S = 86400.0
 MAX_FULL_S = 30 * 86400.0  # a disk that is full later than this is nobody's business today
 
 # Roles of `output.Style`, which wording speaks, as roles of the screens.
@@ -138,6 +140,7 @@ def risk_facts(state: RunState) -> list[Fact]:
         few = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
         full_s = state.disk_full_ts - state.now if state.disk_full_ts is not None else None
         if full_s is not None and full_s < MAX_FULL_S and not state.phase.is_over:
+            role = "warning" if role == "dim" and full_s < SOON_FULL_S else role
             when = duration(full_s // 60 * 60) if full_s > 60 else "a minute"
             facts.append([[(f"{few}, full in {when}", role)], [(f"{few}, full in {short_age(full_s)}", role)]])
         else:
@@ -154,6 +157,7 @@ def _last_valid(path: str, ts: float | None, state: RunState) -> Fact:
     return [
         [("last valid ", "dim"), (name, ""), (f", {ago}", "dim")],
         [("last valid ", "dim"), (name, ""), (f", {short_age(age_s)}", "dim")],
+        [("valid ", "dim"), (name, ""), (f", {short_age(age_s)}", "dim")],
         [("valid ", "dim"), (name, "")],
     ]  # fmt: skip
 
@@ -163,31 +167,40 @@ def _few(number: int) -> str:
 
 
 def packed(facts: Sequence[Fact], width: int) -> list[Part]:
-    """Facts on one line. What does not fit is said shorter, from the last to the first; then the last are left out."""
-    lengths = [0] * len(facts)  # which of its lengths each fact has
-
-    def chosen() -> list[list[Part]]:
-        return [fact[length] for fact, length in zip(facts, lengths, strict=False)]
-
-    def needed(gap: int) -> int:
-        kept = chosen()
-        return sum(parts_width(parts) for parts in kept) + gap * max(len(kept) - 1, 0)
-
-    while lengths and needed(2) > width:
-        can = [index for index, fact in enumerate(facts[: len(lengths)]) if lengths[index] + 1 < len(fact)]
-        if can:
-            # The longest first: one fact said shorter is better than two.
-            index = max(can, key=lambda one: (-lengths[one], parts_width(facts[one][lengths[one]])))
-            lengths[index] += 1
-        elif len(lengths) > 1:
-            lengths = [0] * (len(lengths) - 1)
-        else:
+    """Facts on one line. Where they do not fit some are said shorter, as few and as little as can be; where that is not
+    enough the last are left out."""
+    kept = list(facts)
+    while kept:
+        chosen = _shortened(kept, width)
+        if chosen is not None or len(kept) == 1:
             break
-    gap = 3 if needed(3) <= width else 2
+        kept.pop()
+    else:
+        return []
+    parts_of_facts = chosen if chosen is not None else [kept[0][-1]]
+    spare = width - sum(map(parts_width, parts_of_facts)) - 3 * (len(parts_of_facts) - 1)
     line: list[Part] = []
-    for parts in chosen():
-        line += [(" " * gap, ""), *parts] if line else parts
+    for parts in parts_of_facts:
+        line += [(" " * (3 if spare >= 0 else 2), ""), *parts] if line else parts
     return line
+
+
+def _shortened(facts: Sequence[Fact], width: int) -> list[list[Part]] | None:
+    """One length of each fact, so that all fit with two cells between them; None where none does."""
+    room = width - 2 * (len(facts) - 1)
+    widths = [[parts_width(parts) for parts in fact] for fact in facts]
+    best: tuple[int, int] | None = None
+    found: tuple[int, ...] | None = None
+    for lengths in product(*(range(len(fact)) for fact in facts)):
+        needed = sum(one[length] for one, length in zip(widths, lengths, strict=True))
+        if needed <= room:
+            # Two facts a little shorter are better than one that is nearly gone; of equals the one that says more.
+            cost = (sum(length * length for length in lengths), -needed)
+            if best is None or cost < best:
+                best, found = cost, lengths
+                if not cost[0]:
+                    break
+    return [fact[length] for fact, length in zip(facts, found, strict=True)] if found is not None else None
 
 
 def parts_width(parts: Sequence[Part]) -> int:

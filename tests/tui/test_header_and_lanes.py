@@ -158,7 +158,9 @@ def test_trouble_has_a_line_says_which_key_and_how_much_more() -> None:
 
 def test_the_disk_says_when_it_will_be_full() -> None:
     assert "41 saves fit, full in 2h 10m" in lines(running(disk_full_ts=NOW + 7830), 120)[2]
-    assert "41 saves fit, full in 2 h" in lines(running(disk_full_ts=NOW + 7830))[2]
+    said = lines(running(disk_full_ts=NOW + 7830))[2]
+    assert said == " at risk 100 steps, 8.9 s  valid rolling 300, 9 s  41 saves fit, full in 2h 10m"
+    assert " 41 saves fit, full in 2h 10m" in lines(running(disk_full_ts=NOW + 7830), 40)
     assert lines(running(disk_full_ts=NOW + 1e8), 120)[2].endswith("41 saves fit"), "in three years"
 
 
