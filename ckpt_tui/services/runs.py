@@ -30,7 +30,7 @@ LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by
 FIND_EVERY_S = 3.0
 FIRST_EVERY_S = 0.5  # while there is none
 # Of one core, what looking around may take while nothing happens.
-IDLE_SHARE = 0.003
+IDLE_SHARE = 0.0015
 
 Glance = Callable[[str, float], RunState]
 

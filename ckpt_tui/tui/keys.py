@@ -53,7 +53,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("chart.all", "0", "show_all", "Chart", "all", "The whole run"),
     Key("chart.freeze", "f", "freeze", "Chart", "freeze", "Hold the chart still, or follow the run again"),
     Key("chart.log", "y", "log_y", "Chart", "log y", "Logarithmic y axis, or linear again"),
-    Key("chart.y_range", "Y", "y_range", "Chart", "y range", "Cut off only spikes that flatten the rest, none, or all"),
+    Key("chart.y_range", "Y", "y_range", "Chart", "y range", "Cut off spikes that flatten the rest, none, or all"),
     Key("chart.axis", "x", "axis", "Chart", "x axis", "By step, by time, or by epoch"),
     Key("chart.smoothing", "s", "smoothing", "Chart", "smoothing", "A light or heavy smoothed line over the raw one"),
     Key("chart.moment", "w", "moment", "Chart", "what happened",
@@ -85,6 +85,7 @@ APP_KEYS: tuple[Key, ...] = (
     Key("app.copy", "c", "copy", "App", "copy", "Copy what is at the cursor, through SSH too"),
     Key("app.picture", "P", "picture", "App", "picture", "A picture of the screen: SVG, in this directory"),
     Key("app.theme", "T", "theme", "App", "theme", "The next theme: dark, light, colour-blind, ansi"),
+    Key("app.redraw", "ctrl+l", "redraw", "App", "redraw", "Draw it all again, where something wrote over it"),
 )
 
 # Of every list, and of what scrolls.
@@ -116,7 +117,7 @@ _NOT_OF_SEVERAL = frozenset({"chart.moment", "chart.pin", "chart.cursor_hide"})
 COMPARE_KEYS: tuple[Key, ...] = (
     Key("compare.leave", "escape", "hide_cursor", "Compare", "back", "Hide the chart's cursor, or go back",
         in_footer=True),
-    Key("compare.part", "t", "part", "Compare", "next part", "Curves, facts, settings: where one screen has no room",
+    Key("compare.part", "t", "part", "Compare", "next part", "Curves, facts, settings: where all have no room",
         in_footer=True),
     *(key._replace(in_footer=key.id in ("chart.axis", "chart.smoothing", "chart.metrics", "chart.log"))
       for key in OVERVIEW_KEYS if key.group == "Chart" and key.id not in _NOT_OF_SEVERAL),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 COVERED_INTERVAL_S = 5.0
 SLICE_S = 0.2
+READING_EVERY_S = 0.5
 MAX_COMPARED = 8
 WAITING_TEXT = "No run here yet. One appears by itself when the first line of its log is written."
 
@@ -124,13 +125,16 @@ class RunsScreen(Screen[None]):
     def _follow(self) -> None:
         worker = get_current_worker()
         shown: tuple[Runs | None, int] = (None, 0)
+        tell_at = 0.0
         interval_s = self.cockpit.interval_s
         while not worker.is_cancelled and self.app.is_running:
             ends = time.monotonic() + (interval_s if self.is_current else max(interval_s, COVERED_INTERVAL_S))
             runs = self._watch.poll(0.05)
             minute = int(time.time() // 60) if runs.runs else 0  # the ages of the lines count minutes
-            if runs is not shown[0] or minute != shown[1]:
-                shown = runs, minute
+            # While they are read, lines come in between: not each time that is a picture.
+            is_time = runs.is_whole or shown[0] is None or not shown[0].runs or time.monotonic() >= tell_at
+            if (runs is not shown[0] or minute != shown[1]) and is_time:
+                shown, tell_at = (runs, minute), time.monotonic() + READING_EVERY_S
                 self.post_message(RunsChanged(runs))
             while self._watch.is_caught_up and not worker.is_cancelled and self.app.is_running:
                 left_s = ends - time.monotonic()
