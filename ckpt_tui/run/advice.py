@@ -171,7 +171,10 @@ def _assumptions(
 ) -> tuple[str, ...]:
     """What the advice rests on, for people. background_s: when what it takes from the training is not known."""
     low_s, high_s = interval_between_failures(observed_s, num_failures)
-    if num_failures:
+    if observed_s <= 0:  # another program's log that tells no times
+        seen = f", and {text.plural(num_failures, 'failure')} came" if num_failures else ""
+        failures = f"One failure a day is expected: a guess{seen}; the log does not tell how long it trained."
+    elif num_failures:
         failures = (
             f"One failure every {text.duration(mtbf_s)} is expected: one a day was the guess beforehand, and "
             f"{text.plural(num_failures, 'failure')} came in {text.duration(observed_s)}."
@@ -233,7 +236,9 @@ def measured_sentences(advice: Advice) -> list[str]:
         lines.append(f"A save stops training for {text.duration(advice.save_cost_s)} {usual}.")
     if advice.saving_overhead is not None:
         lines.append(f"Saving has taken {text.percent(advice.saving_overhead)} of the training so far.")
-    if advice.num_failures:
+    if advice.observed_s <= 0:
+        lines.append("The log does not tell how long it trained.")
+    elif advice.num_failures:
         seen = text.plural(advice.num_failures, "failure")
         lines.append(f"{seen} in {text.duration(advice.observed_s)} of training.")
     else:

@@ -228,7 +228,7 @@ class Folded:
             usable = [
                 (name, save) for name, save in self.save_of_name.items()
                 if name not in invalid_checkpoints and save_key(save) not in self.left
-                and (existing_names is None or name in existing_names)
+                and self._may_exist(name, existing_names)
             ]  # fmt: skip
             # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
             usable.sort(key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path))
@@ -259,10 +259,13 @@ class Folded:
         return self._saves[1]
 
     def _is_there(self, save: Save, existing_names: Collection[str] | None) -> bool:
-        for name in save.names:
-            if self.save_of_name.get(name) is save and (existing_names is None or name in existing_names):
-                return True
-        return False
+        return any(self.save_of_name.get(name) is save and self._may_exist(name, existing_names) for name in save.names)
+
+    def _may_exist(self, name: str, existing_names: Collection[str] | None) -> bool:
+        """Whether a name is in the run directory, or somewhere that nobody looked."""
+        if existing_names is None or name in existing_names:
+            return True
+        return name.startswith(("/", "./", "../")) and self.is_foreign
 
     def _as_removed(self, save: Save) -> Save:
         known = self._removed.get(id(save))

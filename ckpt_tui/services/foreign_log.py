@@ -11,19 +11,21 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.events.schema import BadLine, CheckpointSaved, Event
+from ckpt_tui.events.schema import BadLine, CheckpointSaved, Eval, Event, RunStart, Step
 from ckpt_tui.services.checkpoint_places import FoundSave, checkpoint_places, found_saves
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
 
 MAX_ANCHORS = 2000
 _SETTINGS = ("hparams.yaml", "args.yaml", "params.yaml", "hyperparameters.yaml")
 LOOK_EVERY_S = 2.0
+SAVED_WITHIN_S = 5.0  # the row of an epoch may be written after its checkpoint
 COPIED_AFTER_S = 3600.0  # a checkpoint this long after the last line was not written then
 FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
 
@@ -45,6 +47,9 @@ class ForeignLog:
         self._last_step = 0
         self._last_ts: float | None = None
         self._told_ts = 0.0  # of the last event that was told
+        self._unit = "step"
+        self._undated_saves: list[FoundSave] = []  # which only their times put in their place
+        self._recent: deque[tuple[int, float]] = deque(maxlen=1024)  # step and time of what was told
         self._has_caught_up = False
 
     @property
@@ -60,6 +65,9 @@ class ForeignLog:
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         batch = self._source.poll(max_bytes)
+        starts = [event for event in batch.events if isinstance(event, RunStart)]
+        if starts:
+            self._unit = str(starts[-1].extra.get("step_unit", "step"))
         if not getattr(self._source, "is_foreign", False):
             return batch  # nothing has come yet, or ours
         if batch.restarted:
@@ -79,6 +87,8 @@ class ForeignLog:
             self._anchors = []
         self._told_saves.clear()
         self._saves.clear()
+        self._undated_saves.clear()
+        self._recent.clear()
         self._stamp, self._looked_at = (), float("-inf")
         self._last_step, self._last_ts, self._has_caught_up = 0, None, False
 
@@ -162,6 +172,10 @@ class ForeignLog:
             key = (save.name, save.ts)
             if key in self._told_saves or key in waiting:
                 continue
+            if self._unit != "step":  # its steps are epochs: that of the file is another count
+                self._undated_saves.append(save)
+                self._told_saves.add(key)
+                continue
             step = save.step if save.step is not None else self._step_inside(save)
             if step is None:
                 continue
@@ -211,7 +225,11 @@ class ForeignLog:
     def _with_saves(self, events: list[Event | BadLine], *, is_end: bool) -> list[Event | BadLine]:
         """The checkpoints that were found, each behind the steps that it holds."""
         if not self._saves and not any(isinstance(event, CheckpointSaved) for event in events):
-            return events
+            told_at = [(event.step, event.ts) for event in events if isinstance(event, Step | Eval)]
+            if told_at:
+                self._recent.extend(told_at)
+                self._told_ts = told_at[-1][1]
+            return [*events, *self._saves_by_time()] if is_end and self._recent else events
         steps_found = {save.step for save in self._saves} | set(self._steps_of.values())
         names_found = {os.path.basename(save.name) for save in self._saves}
         told: list[Event | BadLine] = []
@@ -226,10 +244,23 @@ class ForeignLog:
                         continue  # the file tells more of itself than the log
                     event = msgspec.structs.replace(event, path=self._relative(event.path))
             told.append(event)
+        self._recent.extend((event.step, event.ts) for event in events if isinstance(event, Step | Eval))
+        if is_end and self._recent:
+            told += self._saves_by_time()
         if is_end and (told or self._has_caught_up):
             told += [self._event_of(save, self._told_ts + COPIED_AFTER_S) for save in self._saves]
             self._saves.clear()
         return told
+
+    def _saves_by_time(self) -> list[Event]:
+        """Checkpoints behind the last row that was written before them, where rows tell their times."""
+        placed: list[Event] = []
+        for save in self._undated_saves:
+            step = next((step for step, ts in reversed(self._recent) if ts <= save.ts + SAVED_WITHIN_S), None)
+            if step is not None and self._recent[0][1] < self._recent[-1][1]:
+                placed.append(self._event_of(replace(save, step=step), self._told_ts + COPIED_AFTER_S))
+        self._undated_saves.clear()
+        return placed
 
     def _is_told(self, event: CheckpointSaved) -> bool:
         name = os.path.basename(event.path)
@@ -243,7 +274,14 @@ class ForeignLog:
                                bytes=save.size_bytes)  # fmt: skip
 
     def _relative(self, path: str) -> str:
-        if not path or not os.path.isabs(path):
+        """The path that a log names, relative to the run directory; with `./` before it where nobody can tell whether
+        it is still there, for it is relative to where the training was started."""
+        if not path:
             return path
-        relative = os.path.relpath(path, os.path.abspath(self._directory))
-        return path if relative.startswith("..") else relative
+        if os.path.isabs(path):
+            relative = os.path.relpath(path, os.path.abspath(self._directory))
+            return path if relative.startswith("..") else relative
+        place = os.path.dirname(path)
+        is_here = bool(place) and os.path.isdir(os.path.join(self._directory, place))
+        is_there = os.path.lexists(os.path.join(self._directory, path))
+        return path if path.startswith(("./", "../")) or (is_here and not is_there) else f"./{path}"

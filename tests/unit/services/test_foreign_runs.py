@@ -219,5 +219,18 @@ def test_what_a_text_log_says_of_saves_and_what_is_there_is_one(tmp_path: Path) 
     state = read_run(str(tmp_path / "train.log"))
     assert [(save.path, save.removed) for save in state.saves] == [
         ("checkpoint-20", False),
-        ("out/checkpoint-30", True),
+        ("./out/checkpoint-30", False),
     ]
+
+
+def test_where_epochs_are_counted_a_checkpoint_stands_where_its_time_says(tmp_path: Path) -> None:
+    rows = "".join(f"{epoch},{epoch * 40}.0,{2 - epoch / 100}\n" for epoch in range(1, 38))
+    put(tmp_path / "results.csv", "epoch,time,train/box_loss\n" + rows, NOW)
+    put(tmp_path / "args.yaml", "epochs: 100\n", NOW - 37 * 40)
+    put(tmp_path / "weights" / "best.pt", b"x", NOW - 7 * 40 + 1)
+    put(tmp_path / "weights" / "last.pt", b"x", NOW + 1)
+    state = state_of(tmp_path, NOW + 2)
+    assert (state.step, state.total_steps, state.step_unit) == (37, 100, "epoch")
+    assert [(save.path, save.step) for save in state.saves] == [("weights/best.pt", 30), ("weights/last.pt", 37)]
+    assert state.at_risk is not None
+    assert (state.at_risk.checkpoint, state.at_risk.steps) == ("weights/last.pt", 0)
