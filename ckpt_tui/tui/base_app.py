@@ -118,6 +118,12 @@ class BaseApp(App[None]):
             self._hush()
         await super().on_event(event)
 
+    def action_redraw(self) -> None:
+        """Send everything once more: another program wrote on the terminal."""
+        self.wire.forget()
+        compositor = self.screen._compositor
+        self._display(self.screen, compositor.render_update(full=True, screen_stack=self._background_screens))
+
     def get_key_display(self, binding: Binding) -> str:
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
@@ -152,7 +158,8 @@ class BaseApp(App[None]):
         except CkptError as error:
             self.say(f"{error.title}: {error.message}. {error.hint}")
             return
-        self.say(f"Picture: {safe_text(path, 500)}")
+        directory, _, file_name = path.rpartition("/")
+        self.say(f"Picture: {file_name} in {safe_text(directory or '/', 500)}")
 
     @property
     def run_directory(self) -> str | None:
