@@ -45,14 +45,20 @@ def smoothed(series: Series, strength: str) -> Series:
 
 
 def time_constant(series: Series, share: float, num_points: float) -> float:
-    """In steps. The steps so far count as the next power of two: the line does not change with every new point."""
+    """In steps. Steps so far and steps a point count as the next power of two: the line does not change with every new
+    point."""
     firsts = [segment.steps[0] for segment in series.segments if len(segment.steps)]
     lasts = [segment.steps[-1] for segment in series.segments if len(segment.steps)]
     span = max(lasts, default=1) - min(firsts, default=0)
     if span <= 0:
         return num_points
-    per_point = span / max(series.num_points - 1, 1)
-    return float(max(2.0 ** math.ceil(math.log2(span)) * share, per_point * num_points))
+    per_point = max(span / max(series.num_points - 1, 1), 2.0**-10)
+    return float(max(_power_of_two(span) * share, _power_of_two(per_point) * num_points))
+
+
+def _power_of_two(value: float) -> float:
+    """The next one that is not smaller; what is just above one counts as it."""
+    return 2.0 ** math.ceil(math.log2(value) - 0.01)
 
 
 # Sessions that are over stay as they are, while the last one grows: (its segment, how much of it is live, how the

@@ -47,12 +47,12 @@ def legend(
 
 def _cut_off(shown: View, drawn: Plot | None, unicode: bool) -> list[Part]:
     """`▲ up to 1.2e6 (Y)`: what the y range leaves out, and the key that shows it."""
-    found = drawn.range if drawn is not None else None
+    highest, lowest = drawn.cut_off if drawn is not None else (None, None)
     parts: list[Part] = []
-    if found is not None and found.num_above:
-        parts.append((f"   {'▲' if unicode else '^'} up to {metric(found.highest)}", "warning"))
-    if found is not None and found.num_below:
-        parts.append((f"   {'▼' if unicode else 'v'} down to {metric(found.lowest)}", "warning"))
+    if highest is not None:
+        parts.append((f"   {'▲' if unicode else '^'} up to {metric(highest)}", "warning"))
+    if lowest is not None:
+        parts.append((f"   {'▼' if unicode else 'v'} down to {metric(lowest)}", "warning"))
     if parts:
         parts.append((" (Y)", "dim"))
     elif shown.y_range != "auto":

@@ -75,6 +75,15 @@ class Plot:
     num_unloggable: int = 0
     range: Range | None = None
 
+    @property
+    def cut_off(self) -> tuple[float | None, float | None]:
+        """The highest and the lowest value, where they are out of the range in view."""
+        if self.range is None:
+            return None, None
+        return (
+            self.range.highest if self.range.num_above else None, self.range.lowest if self.range.num_below else None,
+        )  # fmt: skip
+
 
 def train_and_val_curves(train: Series | None, val: Series | None, scale: float = 1.0) -> list[NamedCurve]:
     curves = [NamedCurve("train", train, TRAIN, scale=scale)] if train is not None else []

@@ -103,7 +103,7 @@ class Chart(LinesWidget):
         width = self.size.width - GUTTER - MARGIN
         self.x = self._x_scale(width) if width > 2 else None
         super().show()
-        seen = self.drawn and (self.drawn.num_bad, self.drawn.num_unloggable, self.drawn.range)
+        seen = self.drawn and (self.drawn.num_bad > 0, self.drawn.num_unloggable > 0, self.drawn.cut_off)
         told = (self.x, self.view, seen, self.main.title, len(self.main.curves), self.num_hidden_pins)
         if told != self._told:
             self._told = told
