@@ -27,6 +27,8 @@ EXAMPLES = (
     "ckpt-tui compare runs/* --metric val_loss --json",
 )
 
+WIDE = 110  # cells from which on all columns fit
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, log, or a directory of runs")
@@ -156,11 +158,12 @@ def _lines(
     what = text.safe_text(metric.title, 30) if metric is not None else "loss"
     columns = (
         Column(""), Column("run", shrink=True, keep="end"), Column("state"), Column("step", "right"),
-        Column(what, "right"), Column("lowest", "right"), Column("best saved", "right"),
-        Column("trained for", "right"), Column("lost", "right"),
+        Column(what, "right"), Column("lowest", "right"), Column("lost", "right"), Column("best saved", "right"),
+        Column("trained for", "right"),
     )  # fmt: skip
-    rows = zip(LETTERS, names, outcomes, strict=False)
-    yield from table(columns, [_cells(letter, name, one, style) for letter, name, one in rows], style)
+    rows = [_cells(*one, style) for one in zip(LETTERS, names, outcomes, strict=False)]
+    num_shown = len(columns) if style.width is None or style.width >= WIDE else len(columns) - 2
+    yield from table(columns[:num_shown], [row[:num_shown] for row in rows], style)
     yield ""
     yield settings_title(len(settings), num_settings, untold)
     if settings:
@@ -183,7 +186,7 @@ def _cells(letter: str, name: str, one: Outcome, style: Style) -> list[Cell]:
         step,
         text.metric(one.last),
         text.metric(one.lowest),
+        lost,
         text.metric(one.best),
         text.duration(one.seconds),
-        lost,
     ]

@@ -45,6 +45,15 @@ def test_what_came_of_each_and_what_differs(tmp_path: Path, capsys: Captured) ->
     assert [line.split() for line in lines[6:]] == [["lr", "0.0001", "0.0003"], ["ema", "None", "-"]]
 
 
+def test_it_fits_80_columns(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    paths = [make_run(tmp_path / f"a-run-with-a-long-name-{index}", 4.0, lr=index) for index in range(8)]
+    assert main(["compare", *paths]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 9 + 2 + 2
+
+
 def test_json_tells_what_is_not_set_from_null(tmp_path: Path, capsys: Captured) -> None:
     a = make_run(tmp_path / "a", 4.0, ema=None)
     b = make_run(tmp_path / "b", 8.0)
