@@ -79,3 +79,35 @@ def test_batches_make_no_difference_to_buckets_and_cuts(size: int) -> None:
             builder.cut_after(told_at - 3)
         start = told_at + 1
     assert single.freeze() == blocks.freeze()
+
+
+@pytest.mark.parametrize("size", [7, 300, 511, 4096])
+def test_a_save_told_of_long_after_its_step_parts_nothing_whatever_the_batches(size: int) -> None:
+    """Points older than the newest 256 are in buckets already when the cut is told, also where they came at once."""
+    single, blocks = SeriesBuilder("loss"), SeriesBuilder("loss")
+    for start in range(1, 12_000, 500):
+        steps = list(range(start, start + 500))
+        values = [float(step % 97) for step in steps]
+        for step, value in zip(steps, values, strict=True):
+            single.add_all(1, [step], [float(step)], [value])
+        for at in range(0, 500, size):
+            part = steps[at : at + size]
+            blocks.add_all(1, part, [float(step) for step in part], values[at : at + size])
+        for builder in (single, blocks):
+            builder.cut_after(start + 170)
+    assert repr(single.freeze()) == repr(blocks.freeze())
+
+
+def test_buckets_without_a_finite_value_hide_none_when_neighbours_are_joined() -> None:
+    builder = SeriesBuilder("loss")
+    steps = list(range(1, 9_001))
+    values = [float("nan") if step % 2 or step % 1000 < 30 else float(step) for step in steps]
+    for at in range(0, 9_000, 100):
+        builder.add_all(1, steps[at : at + 100], [float(step) for step in steps[at : at + 100]], values[at : at + 100])
+    (segment,) = builder.freeze().segments
+    assert len(segment.steps) < 3_000
+    firsts = [*segment.steps, 9_001]
+    for index, first in enumerate(segment.steps):
+        inside = [value for value in values[first - 1 : firsts[index + 1] - 1] if value == value]
+        told = (segment.lo[index], segment.hi[index], segment.last[index])
+        assert told == (min(inside), max(inside), inside[-1]) if inside else all(value != value for value in told)

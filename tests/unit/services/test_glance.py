@@ -236,3 +236,19 @@ def test_a_log_that_is_replaced_while_it_is_read_is_told_anew(tmp_path: Path) ->
         state = monitor.poll(0.0)
     assert (state.name, state.step, state.total_steps, state.num_events) == ("other", 0, 7, 1)
     assert any("replaced" in notice or "truncated" in notice for notice in state.notices)
+
+
+def test_steps_that_went_back_without_a_word_leave_the_saves_above_them(tmp_path: Path) -> None:
+    log = LogText()
+    log.add("run_start", total_steps=9999)
+    for step in (*range(1, 301), *range(290, 300)):
+        log.add("step", step, ts=log.ts + 1, loss=1.0)
+        if step == 100 or log.seq == 297:
+            log.add("checkpoint_saved", step, path=f"r{step}.pt", kind="rolling")
+    write(tmp_path, log.lines)
+    whole = read_run(str(tmp_path))
+    known = glance(str(tmp_path), whole.now)
+    assert len(whole.saves) == 2
+    for state in (whole, known):
+        assert state.at_risk is not None
+        assert (state.at_risk.checkpoint, state.at_risk.steps) == ("r100.pt", 199)
