@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ckpt_tui.errors import CkptError
@@ -85,7 +86,7 @@ class Acts:
         if chosen is None:
             return
         launched = await _in_thread(lambda: launch(chosen))
-        self._say(f"Started process {launched.pid}, output in {launched.log_path}.")
+        self._say(f"Started process {launched.pid}; o shows its output ({Path(launched.log_path).name}).")
 
     async def stop(self, pid: int) -> None:
         from ckpt_tui.services.launch import stop

@@ -49,7 +49,8 @@ class RunSession:
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
         self.catalog_reader = CatalogReader(self.directory, self._post)
-        self.acts = Acts(app, self.directory, self.catalog_reader.ask)  # type: ignore[arg-type]
+        # After a deed on a run that is over what it changed is checked whole, as all was before.
+        self.acts = Acts(app, self.directory, lambda: self.catalog_reader.ask(full=self._was_over))  # type: ignore[arg-type]
         settings = app.settings
         self.alerting = Alerting(
             self.directory, ring=app.bell if settings.bell else None,

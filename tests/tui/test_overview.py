@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import BadLines, RunState
 from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.settings import Settings
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.screens.overview import OverviewScreen
 from tests.builders.run_states import NOW, FixedMonitor, crashed, running, save
@@ -78,6 +79,16 @@ async def test_a_checkpoint_that_is_gone_is_said_to_be_and_the_words_go_with_the
             await pilot.press("up")
         app.acts._say("Restored latest.pt. u takes it back.")
         await until(pilot, lambda: seen(app)[-1].startswith(" Restored latest.pt. u takes it back."))
+
+
+async def test_the_keys_that_are_told_are_the_persons_own(tmp_path: Path) -> None:
+    state = running(bad_lines=BadLines(3, 81_220, "not JSON"))
+    app = CkptTuiApp(
+        str(tmp_path), monitor=FixedMonitor(state, str(tmp_path)), interval_s=0.02, env=ENV,
+        settings=Settings(keymap={"view.bad_lines": "f5"}),
+    )  # fmt: skip
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "3 bad lines, first at byte 81,220 (not JSON): press f5" in seen_text(app))
 
 
 async def test_the_cursor_stays_on_its_checkpoint_and_the_rule_names_it(tmp_path: Path) -> None:

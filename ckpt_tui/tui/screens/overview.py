@@ -195,7 +195,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
     def go_to_checkpoint(self, name: str) -> None:
         index = next((index for index, row in enumerate(self.checkpoints.rows) if row.name == name), None)
         if index is None:
-            self.app.notify(f"{name} is not in the list any more.", markup=False)
+            self.say(f"{name} is not in the list any more.")
             return
         self.checkpoints.cursor = index
         self.checkpoints.focus()
@@ -392,9 +392,28 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         self.cockpit.open_screen("advice")
 
     def action_events(self) -> None:
+        if self.state is not None and self.state.source:
+            self._open_foreign_log(self.state.log_path)
+            return
         self.cockpit.open_screen("events", self._log_path())
 
+    def _open_foreign_log(self, path: str) -> None:
+        """Another program's log as it is: its lines are no events of ours."""
+        if not path or self.state is None or self.state.source == "TensorBoard" or not Path(path).is_file():
+            self.cockpit.show_error(
+                CkptError(
+                    "Not a text",
+                    f"this run is told by {self.state.source if self.state else 'another log'}, which has no lines",
+                    "`ckpt-tui tail PATH` shows what it tells, event by event.",
+                )
+            )
+            return
+        self.cockpit.open_screen("log", path)
+
     def action_bad_lines(self) -> None:
+        if self.state is not None and self.state.source:
+            self._open_foreign_log(self.state.log_path)
+            return
         self.cockpit.open_screen("events", self._log_path(), only_bad=True)
 
     def _log_path(self) -> str:
