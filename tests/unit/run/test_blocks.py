@@ -105,3 +105,14 @@ def test_a_log_of_ever_new_metrics_is_decoded_line_by_line_in_the_end() -> None:
         text = b"\n".join(lines)
         assert len(decoder.decode(text)) == 10
     assert repr(decoder.decode(text)) == repr(decode_lines(text))
+
+
+def test_two_objects_in_a_line_and_an_empty_line_are_no_two_steps() -> None:
+    """As many objects as lines: only where the lines begin tells that they are not one each."""
+    one = b'{"event":"step","seq":1,"ts":5.0,"session":1,"step":3,"loss":1.0}'
+    decoder = BlockDecoder()
+    text = b"\n".join([one] * 5)
+    decoder.decode(text)
+    assert [type(told) for told in decoder.decode(text)] == [StepBlock]
+    odd = b"\n".join([one, one + one, b"", one, one])
+    assert repr(decoder.decode(odd)) == repr(decode_lines(odd))
