@@ -30,6 +30,7 @@ from ckpt_tui.run.timeline import SessionRecord
 MAX_FEED_LINES = 1000
 MAX_MARKERS = 4000
 MAX_SAVES = 4000
+RARE_PAUSE_S = 600.0
 MAX_LOST_WORK = 100
 NUM_JUDGED_SAVES = 200  # of which the rules of alerts see what is usual
 
@@ -43,7 +44,8 @@ class Folded:
     """Facts of the events so far, which `RunFold` adds to.
 
     save_of_name: which content a name of the run directory has now. recent: step and time of the session's last step
-    events. pause_s: evaluation and saving of this session, longest_pause_s: the longest silence it came back from.
+    events. pause_s: evaluation and saving of this session, longest_pause_s: the longest silence it came back from and
+    may come to again; one_long_pause_s: the longest that nothing explains, which may have been a suspended machine.
     """
 
     directory: str = ""
@@ -70,6 +72,7 @@ class Folded:
     recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=256))
     pause_s: float = 0.0
     longest_pause_s: float = 0.0
+    one_long_pause_s: float = 0.0
     start_ts: float | None = None
     last_ts: float | None = None
     # What was made for the state before, and of what: a state is made every second, and most of it is as it was.
@@ -150,7 +153,9 @@ class Folded:
         if phase in (Phase.RUNNING, Phase.STALLED) and total:
             trained = max(step - (last.first_step or step), 1)
             paces = self._paces() or ([told_pace, told_pace] if told_pace else [])
-            eta = health.estimate(max(total - step, 0), paces, self.pause_s / trained, silence_s)
+            eta = health.estimate(
+                max(total - step, 0), paces, self.pause_s / trained, silence_s, timeline.failures_of(self.sessions)
+            )
         alerts = judge(
             self.alarms,
             Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self._newest_saves(), eta),
@@ -173,7 +178,8 @@ class Folded:
             series=self.frozen_series(), epochs=self.epochs.freeze() if self.epochs is not None else None,
             feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
-            source=str(start.extra.get("source", "")), step_unit=str(start.extra.get("step_unit", "step")),
+            source=str(start.extra.get("source", "")), log_path=str(start.extra.get("log", "")),
+            step_unit=str(start.extra.get("step_unit", "step")),
             advice=self.advice, lost_work=tuple(self.lost_work), notices=tuple(self.notices),
         )  # fmt: skip
 
@@ -187,6 +193,22 @@ class Folded:
     def is_foreign(self) -> bool:
         """Told by a log that another program writes in its own way (ckpt_tui/sources)."""
         return self.start is not None and bool(self.start.extra.get("source"))
+
+    def paused(self, gaps: Sequence[float], *, is_explained: bool = False) -> None:
+        """It came back from these silences. One of many minutes that neither an evaluation nor a save explains may have
+        been a suspended machine or a clock: it is known as a pause only when such a one comes again."""
+        longest = max(gaps)
+        if longest <= self.longest_pause_s:
+            return
+        if is_explained or longest <= RARE_PAUSE_S:
+            self.longest_pause_s = longest
+            return
+        for gap in gaps:
+            if gap > RARE_PAUSE_S:
+                self.longest_pause_s = max(self.longest_pause_s, min(gap, self.one_long_pause_s))
+                self.one_long_pause_s = max(self.one_long_pause_s, gap)
+            else:
+                self.longest_pause_s = max(self.longest_pause_s, gap)
 
     def leave_after(self, step: int) -> None:
         """Training goes on from `step`, on another branch than what was saved above it."""

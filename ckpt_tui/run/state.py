@@ -246,6 +246,7 @@ class RunState:
     missing_lines: int = 0  # gaps in seq
     num_events: int = 0
     source: str = ""  # what another program's log is, "" of ours
+    log_path: str = ""  # of that log: a file, or the directory of several
     step_unit: str = "step"  # what its steps count: step, epoch, row
     advice: SaveAdvice | None = None  # the trainer's own, the newest
     lost_work: tuple[LostWork, ...] = ()  # what the trainer said that failures cost, bounded

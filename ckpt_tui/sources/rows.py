@@ -71,6 +71,7 @@ class Facts:
     steps_per_epoch: int = 0
     step_unit: str = "step"
     run_name: str = ""
+    log_path: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -136,7 +137,7 @@ class Teller:
         return RunStart(
             seq=self._next(), ts=ts, session=1, step=0, run_name=facts.run_name, config=dict(facts.config),
             total_steps=max(min(facts.total_steps, MAX_STEP), 0), steps_per_epoch=facts.steps_per_epoch,
-            extra={"source": self._source, "step_unit": facts.step_unit},
+            extra={"source": self._source, "step_unit": facts.step_unit, "log": facts.log_path},
         )  # fmt: skip
 
     def _next(self) -> int:

@@ -26,7 +26,7 @@ _STATE_BYTES = 4 << 20
 
 def facts_beside(log: str, directory: str) -> Facts:
     """For a log, a file or a directory, of the run in `directory`."""
-    facts = Facts(run_name=_run_name(log, directory))
+    facts = Facts(run_name=_run_name(log, directory), log_path=log)
     beside = log if os.path.isdir(log) else os.path.dirname(os.path.abspath(log))
     for place in dict.fromkeys((beside, os.path.abspath(directory))):
         settings = _settings_in(place)

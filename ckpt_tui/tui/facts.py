@@ -36,7 +36,7 @@ def checkpoint_words(path: str, saves: Sequence[Save]) -> str:
     """A checkpoint in as few words as tell it: `rolling 8,250`; its file's name where the log does not know it."""
     name = path.rpartition("/")[2] or path
     for save in reversed(saves):
-        if save.path == path or path in save.names or save.path.rpartition("/")[2] == name:
+        if save.kind and (save.path == path or path in save.names or save.path.rpartition("/")[2] == name):
             return safe_text(f"{save.kind} {count(save.step)}", 40)
     return safe_text(name, 40)
 

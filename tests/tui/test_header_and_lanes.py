@@ -426,3 +426,10 @@ def test_the_list_of_sessions_tells_what_each_cost() -> None:
     texts = _texts(session_cells(state.sessions[1], state))
     assert texts[:7] == ["2", "✖ crashed", "5,000", "9,377", "127", "7.0 s", "120"]
     assert texts[-1].endswith("from rolling_step_005000.pt")
+
+
+def test_a_checkpoint_of_another_trainer_is_called_by_its_name() -> None:
+    from ckpt_tui.tui.facts import checkpoint_words
+
+    save = Save("checkpoint-500", "", 500, 0.0, 1, 10, names=("checkpoint-500",))
+    assert checkpoint_words("checkpoint-500", (save,)) == "checkpoint-500"
