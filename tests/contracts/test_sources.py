@@ -219,3 +219,10 @@ def test_a_directory_in_its_place_and_no_permission_are_said_not_raised(
     source = source_class(str(path))
     assert source.poll().is_caught_up
     assert drain(source) == []
+
+
+def test_every_kind_is_in_the_readmes_table() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    table = readme.partition("## Logs it reads")[2].partition("\n## ")[0]
+    for source_class in CLASSES.values():
+        assert f"| {getattr(source_class, 'kind', 'our event log')} |" in table
