@@ -124,14 +124,14 @@ def _names(value: object) -> tuple[str, ...]:
 
 # The order of `ckpt-tui config` and of the example.
 ROWS: tuple[Row, ...] = (
-    Row("theme", f"colours: {', '.join(THEME_NAMES)}", '"auto"', _theme),
-    Row("unicode", 'braille curves and glyphs: true, false, or "auto"', '"auto"', _bool_or_auto),
-    Row("slow_link", "send less: for a line of a few hundred bytes a second", "false", _bool),
+    Row("theme", "dark, light, colour-blind, ansi or auto", '"auto"', _theme),
+    Row("unicode", "braille and glyphs: true, false or auto", '"auto"', _bool_or_auto),
+    Row("slow_link", "send less, for a slow line", "false", _bool),
     Row("interval_s", "seconds between two looks at the log", "1.0", _number(MIN_INTERVAL_S, MAX_INTERVAL_S)),
     Row("readonly", "take every act away: only look", "false", _bool),
-    Row("bell", "ring the terminal's bell at a new alert", "false", _bool),
-    Row("alert_command", "a shell command to run at a new alert", '""', _string),
-    Row("smoothing", "of the curves when the watch opens: 0 is off, 0.99 the most", "0.0", _number(0.0, 0.99)),
+    Row("bell", "ring the terminal at a new alert", "false", _bool),
+    Row("alert_command", "shell command to run at a new alert", '""', _string),
+    Row("smoothing", "of the curves at the start: 0 to 0.99", "0.0", _number(0.0, 0.99)),
     Row("pins", "metrics with a chart of their own", "[]", _names),
 )
 
@@ -225,6 +225,9 @@ def _place(text: str, name: str) -> str:
             head = line.lstrip().lstrip("[").lstrip()
             if head.startswith(quoted) and head[len(quoted) :].lstrip()[:1] in ("=", "]", "."):
                 return f"line {number}"
+    for number, line in enumerate(text.splitlines(), 1):  # in a table on one line
+        if any(f"{quoted}{gap}=" in line for quoted in (f'"{name}"', f"'{name}'") for gap in ("", " ")):
+            return f"line {number}"
     last = name.rpartition(".")[2]
     return _place(text, last) if last != name else ""
 

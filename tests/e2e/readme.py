@@ -109,6 +109,8 @@ def run_all(blocks: list[list[Step]], directory: Path) -> Iterator[Step]:
         "COLUMNS": "80",
         "HOME": str(directory),
         "XDG_CACHE_HOME": str(directory / ".cache"),
+        "XDG_CONFIG_HOME": str(directory / ".config"),
+        "CKPT_TUI_CONFIG": "",
     }
     try:
         for steps in blocks:
