@@ -300,8 +300,9 @@ class RunsWatch:
                 stamp, mtime = (facts.st_mtime_ns, facts.st_size, facts.st_ino), facts.st_mtime
             except OSError:
                 stamp, mtime = (0, 0, 0), 0.0
-            is_live = known.summary is not None and known.summary.is_live
-            if stamp != known.stamp or (is_live and now - known.looked_at >= LOOK_AGAIN_EVERY_S):
+            # Again without news: what may have fallen silent, and what could not be read.
+            is_unsure = known.summary is not None and (known.summary.is_live or known.summary.phase is None)
+            if stamp != known.stamp or (is_unsure and now - known.looked_at >= LOOK_AGAIN_EVERY_S):
                 changed.append((-mtime, path))
             known.stamp, known.mtime = stamp, mtime
         self._due.update(dict.fromkeys(path for _, path in sorted(changed)))

@@ -180,6 +180,9 @@ async def test_a_run_that_breaks_is_said_and_found(tmp_path: Path) -> None:
         assert row.path == "/r/y"
         assert "lost 162 steps" not in seen_text(app)
         assert_nothing_hostile(app)
+        odd = replace(live, runs=(RunSummary("/r/odd", "odd", error="Not a log: \x1b[2J no step"),))
+        screen.post_message(RunsChanged(odd))
+        await until(pilot, lambda: "▲ Not a log: \\x1b[2J no step" in seen_text(app))
 
 
 async def test_an_empty_directory_is_waited_for_and_opens_by_itself(tmp_path: Path) -> None:

@@ -154,6 +154,8 @@ class RunsScreen(Screen[None]):
         ]
         paths = {one.path for one in new}
         self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
+        if new:
+            self.refresh_bindings()
         if new and not self.is_current:
             words = run_rows.broken_parts(new, time.time(), unicode=self.cockpit.look.unicode)[0][0]
             self.app.notify(f"{words}.", severity="error", markup=False)
@@ -178,12 +180,24 @@ class RunsScreen(Screen[None]):
                 listed.set_empty_text("no run holds these words; Esc clears them" if self.words else WAITING_TEXT)
             # At the top it stays at the newest; elsewhere it stays on its run.
             listed.set_rows(rows, keep_cursor=listed.cursor > 0)
+            self._show_header()
+
+    @on(VirtualList.Moved)
+    def _show_header(self) -> None:
+        if self.runs is None or not self.is_attached:
+            return
+        unicode = self.cockpit.look.unicode
+        summary = self._summary()
+        if summary is not None and summary.error:
+            news = [(f"{'▲' if unicode else '!'} {safe_text(summary.error, 400)}", "error")]
+        else:
             sort = SORTS[self.sort][0] + (", turned around" if self.is_reversed else "")
             news = run_rows.news_parts(
-                runs, self.broken, self.marked, len(rows), self.words, sort, now, unicode=unicode
-            )
-            counts = run_rows.counts_parts(runs, unicode=unicode)
-            self.query_one(RunsHeader).set_parts(safe_text(runs.root, 500), counts, news)
+                self.runs, self.broken, self.marked, len(self.run_list.rows), self.words, sort, time.time(),
+                unicode=unicode,
+            )  # fmt: skip
+        counts = run_rows.counts_parts(self.runs, unicode=unicode)
+        self.query_one(RunsHeader).set_parts(safe_text(self.runs.root, 500), counts, news)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 

@@ -143,10 +143,19 @@ def test_a_run_that_cannot_be_looked_at_keeps_its_line(tmp_path: Path, error: Ex
             raise error
         return running(now=now)
 
-    by_name = {one.name: one for one in settle(RunsWatch(str(tmp_path), glance=glance)).runs}
+    ticks = Ticks()
+    watch = RunsWatch(str(tmp_path), glance=glance, ticks=ticks)
+    by_name = {one.name: one for one in settle(watch).runs}
     assert by_name["good"].phase is Phase.RUNNING
     assert by_name["odd"].phase is None
     assert by_name["odd"].error
+    # It is tried again.
+    num_glances = watch.num_glances
+    watch.poll()
+    assert watch.num_glances == num_glances
+    ticks.now += module.LOOK_AGAIN_EVERY_S
+    watch.poll()
+    assert watch.num_glances > num_glances
 
 
 def test_500_runs_are_listed_while_they_are_read(tmp_path: Path) -> None:
