@@ -7,18 +7,24 @@ must never keep the process alive.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 
+if TYPE_CHECKING:
+    from ckpt_tui.services.catalog import Catalog
+
 POLL_BUDGET_S = 0.1  # the longest that quitting may wait for the reader
 LOOK_SLICE_S = 0.2
 CATALOG_INTERVAL_S = 2.0
+LOOK_AGAIN_S = 5.0  # logs that tell of no checkpoint: is there another name in the directory?
+UNSETTLED_S = 120.0
 # Reading every byte of more than this unasked would be felt by the training; `v` does it when asked.
 FULL_CHECK_LIMIT_BYTES = 4_000_000_000
 
@@ -90,7 +96,8 @@ def follow(
 
 
 class CatalogReader:
-    """Reads the checkpoints of `directory` whenever `ask()` was called, at most once in two seconds."""
+    """Reads the checkpoints of `directory` whenever `ask()` was called or its names have changed, at most once in two
+    seconds."""
 
     def __init__(self, directory: str, post: Post) -> None:
         self._directory = directory
@@ -99,6 +106,8 @@ class CatalogReader:
         self._hurry = threading.Event()
         self._stopped = False
         self._is_full = False
+        self._is_unsettled = False
+        self._stamp: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
 
     def ask(self, *, full: bool = False) -> None:
@@ -120,16 +129,18 @@ class CatalogReader:
         from ckpt_tui.services.catalog import read_catalog
 
         while True:
-            self._asked.wait()
+            while not self._asked.wait(LOOK_AGAIN_S) and not self._has_changed():
+                pass
             if self._stopped:
                 return
             self._asked.clear()
             full, self._is_full = self._is_full, False
             try:
+                self._stamp = _stamp_of(self._directory)  # before it is read: what comes meanwhile is a change
                 catalog = read_catalog(self._directory, check="structure")
-                self._tell(CatalogChanged(catalog))
-                if full and catalog.total_bytes <= FULL_CHECK_LIMIT_BYTES and not self._stopped:
-                    self._tell(CatalogChanged(read_catalog(self._directory, check="full")))
+                self._show(catalog)
+                if full and not self._stopped:
+                    self._check_whole(catalog)
             except (CkptError, OSError) as error:
                 self._tell(
                     SessionFailed(error if isinstance(error, CkptError) else from_os_error(error, self._directory))
@@ -139,6 +150,38 @@ class CatalogReader:
             self._hurry.wait(CATALOG_INTERVAL_S)
             self._hurry.clear()
 
+    def _check_whole(self, catalog: Catalog) -> None:
+        """First what a resume would take, as `status` does, whatever it costs: it is the answer; then the rest."""
+        from ckpt_tui.services.catalog import read_catalog
+        from ckpt_tui.services.damage import judge_candidates
+
+        judge_candidates(self._directory)
+        self._show(read_catalog(self._directory, check="structure"))  # with what is remembered now
+        if catalog.total_bytes <= FULL_CHECK_LIMIT_BYTES and not self._stopped:
+            self._show(read_catalog(self._directory, check="full"))
+
+    def _show(self, catalog: Catalog) -> None:
+        # Others write a checkpoint where it will stay: until it is whole it is looked at again.
+        newest = time.time() - UNSETTLED_S
+        self._is_unsettled = any(
+            (entry.saved_at or 0.0) > newest and entry.validity not in ("valid", "unchecked")
+            for entry in catalog.entries
+        )
+        self._tell(CatalogChanged(catalog))
+
+    def _has_changed(self) -> bool:
+        """Whether names came or went that no log told of, or a checkpoint may have been finished since."""
+        return self._is_unsettled or _stamp_of(self._directory) != self._stamp
+
     def _tell(self, message: CatalogChanged | SessionFailed) -> None:
         if not self._stopped:
             self._post(message)
+
+
+def _stamp_of(directory: str) -> tuple[int, int] | None:
+    """What changes when a name comes or goes."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
