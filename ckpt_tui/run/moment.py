@@ -209,8 +209,12 @@ def _rate(series: Mapping[str, Series], step: int, session: int | None) -> tuple
 def _events(markers: Sequence[Marker], step: int, ts: float) -> tuple[Marker | None, Marker | None]:
     """The last event at or before a step, and the first one after it, by time: steps go back."""
     telling = [marker for marker in markers if marker.kind not in _DULL]
-    before = [marker for marker in telling if marker.ts <= ts or (marker.step == step and abs(marker.ts - ts) < 60)]
-    after = [marker for marker in telling if marker.ts > ts and marker not in before[-1:]]
+    before = [
+        marker for marker in telling
+        if marker.ts < ts or (marker.ts == ts and marker.step <= step)
+        or (marker.step == step and abs(marker.ts - ts) < 60)
+    ]  # fmt: skip
+    after = [marker for marker in telling if marker.ts >= ts and marker not in before]
     return (
         max(before, key=lambda marker: marker.ts, default=None),
         min(after, key=lambda marker: marker.ts, default=None),

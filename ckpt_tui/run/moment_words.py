@@ -23,38 +23,48 @@ def steps_words(told: Moment) -> str:
     return f"steps {count(told.first_step)}-{count(told.last_step)}"
 
 
-def moment_lines(told: Moment, *, unicode: bool = True) -> list[Line]:
-    """When and where, the metrics around it, the events around it, what changed."""
+def moment_lines(told: Moment, *, unicode: bool = True, width: int = 80) -> list[Line]:
+    """When and where, the metrics around it, the events around it, what changed. On a narrow terminal what was after
+    it goes first."""
     where: list[Span] = [(clock_time(told.ts, seconds=True), "plain")]
     if told.session is not None:
         where.append((f"   session {told.session.number}", "plain"))
-    if told.last_step > told.first_step:
+    if told.last_step > told.first_step and width >= 50:
         where.append(("   extremes of these steps", "dim"))
     lines: list[Line] = [tuple(where)]
     if told.continued_from is not None:
         lines.append(
             ((f"A branch that was given up: the run went on from step {count(told.continued_from)}.", "warn"),)
         )
-    lines += [(), *_table(told.metrics), ()]
+    lines += [(), *_table(told.metrics, unicode, width), ()]
     lines.append(_event("before it", told.event_before, told))
     lines.append(_event("after it", told.event_after, told))
     lines += _rate(told, unicode)
     return lines
 
 
-def _table(metrics: tuple[MetricMoment, ...]) -> list[Line]:
+def _table(metrics: tuple[MetricMoment, ...], unicode: bool, width: int) -> list[Line]:
     names = [safe_text(one.name, 200) for one in metrics]
-    width = min(max((cell_width(name) for name in names), default=6), 26)
-    lines: list[Line] = [((f"{'':{width}}  {'before':>10}  {'here':>10}  {'after':>10}", "dim"),)]
+    has_after = width >= 44
+    column = 10 if width >= 50 else 9
+    room = width - (column + 2) * (3 if has_after else 2) - 2
+    most = max(min(max((cell_width(name) for name in names), default=6), room, 26), 4)
+    head = f"{'':{most}}  {'before':>{column}}  {'here':>{column}}    "
+    lines: list[Line] = [((head + (f"{'after':>{column}}" if has_after else ""), "dim"),)]
     for one, name in zip(metrics, names, strict=True):
         stands_out = one.num_bad or one.deviation >= STANDS_OUT
-        here = "not finite" if one.num_bad and one.at is None else metric(one.at) if one.at is not None else "-"
-        lines.append((
-            (f"{fit(name, width, keep='end')}  {_value(one.before):>10}  ", "plain"),
-            (f"{here:>10}", "bad" if one.num_bad else "warn" if stands_out else "bold"),
-            (f"  {_value(one.after):>10}", "plain"),
-            (f"  {plural(one.num_bad, 'value')} not finite" if one.num_bad and one.at is not None else "", "bad"),
-        ))  # fmt: skip
+        here = ("NaN" if one.num_bad else "-") if one.at is None else metric(one.at)
+        spans: list[Span] = [
+            (f"{fit(name, most, keep='end')}  {_value(one.before):>{column}}  ", "plain"),
+            (f"{here:>{column}}", "bad" if one.num_bad else "warn" if stands_out else "plain"),
+            (f" {'×' if one.num_bad else '▲' if stands_out else ' '}" if unicode
+             else f" {'x' if one.num_bad else '!' if stands_out else ' '}", "bad" if one.num_bad else "warn"),
+        ]  # fmt: skip
+        if has_after:
+            spans.append((f"  {_value(one.after):>{column}}", "plain"))
+        if one.num_bad and width >= 70:
+            spans.append((f"  {plural(one.num_bad, 'value')} not finite", "bad"))
+        lines.append(tuple(spans))
     return lines
 
 

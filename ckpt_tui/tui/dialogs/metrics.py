@@ -22,10 +22,14 @@ from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
+from ckpt_tui.tui.y_range import range_of
 
 SPARK_WIDTH = 20
 PIN_KEY = "M"
 _MAX_NAME_WIDTH = 40
+_MOST_ROWS = 14
+_OTHER_LINES = 9  # of the dialog: border, title, filter, head of the list, hint, and what is between them
+_RAMP = "._-=+*#"  # from low to high, without unicode
 
 
 def spark_line(series: Series, width: int = SPARK_WIDTH, *, unicode: bool = True) -> str:
@@ -35,8 +39,30 @@ def spark_line(series: Series, width: int = SPARK_WIDTH, *, unicode: bool = True
     if extent is None:
         return " " * width
     x = XScale("step", extent[0], max(extent[1], extent[0] + 1), width)
+    if not unicode:
+        return _ramp(curve, x)
     drawn = plot.draw(plot.lines_of([curve], x, unicode=unicode), x, 1, unicode=unicode, y_range="auto")
     return "".join(text for text, _ in drawn.rows[0])
+
+
+def _ramp(curve: NamedCurve, x: XScale) -> str:
+    """One character a column that says how high its highest value is."""
+    chars = [" "] * x.width
+    lines = plot.lines_of([curve], x, unicode=False)
+    pieces = [piece for one in lines if one.role != plot.ABANDONED for piece in one.pieces]
+    found = range_of([piece.columns for piece in pieces], is_log=False, y_range="auto")
+    for piece in pieces:
+        for index, column in enumerate(piece.columns, piece.first):
+            if column is None or found is None:
+                continue
+            if column.bad:
+                chars[index] = "x"
+            elif column.hi > found.high:
+                chars[index] = "^"
+            else:
+                share = (column.hi - found.low) / (found.high - found.low) if found.high > found.low else 0.0
+                chars[index] = _RAMP[min(int(max(share, 0.0) * len(_RAMP)), len(_RAMP) - 1)]
+    return "".join(chars)
 
 
 def matching(metrics: Sequence[Metric], words: str) -> list[Metric]:
@@ -62,7 +88,7 @@ def cells_of(one: Metric, state: RunState, pins: Collection[str], shown: str, *,
         (safe_text(one.title if not unit else one.name, 200), "dim" if one.group == MACHINE else ""),
         f"{_value(main, one.scale, is_exact=not unit)}{unit}",
         (_value(val, one.scale) if train is not None and val is not None else "", "dim"),
-        (spark_line(main, unicode=unicode) if main is not None else "", "accent"),
+        (spark_line(main, unicode=unicode) if main is not None else "", ""),
     ]
 
 
@@ -113,7 +139,7 @@ class MetricPicker(ModalScreen[str | None]):
             Column("", 1),
             Column("metric", 8, grows=True, keep="middle", most=min(widest, _MAX_NAME_WIDTH)),
             Column("last", 10, align="right"),
-            Column("val", 9, align="right", priority=2),
+            Column("val", 8, align="right", priority=2),
             Column("all of it", SPARK_WIDTH, priority=1),
         )
         with Vertical(classes="dialog dialog-metrics"):
@@ -127,7 +153,8 @@ class MetricPicker(ModalScreen[str | None]):
                 empty_text="no metric of that name",
             )
             rows.can_focus = False
-            rows.styles.height = min(max(len(self._metrics), 1), 14) + 1
+            room = int(self.app.size.height * 0.95) - _OTHER_LINES
+            rows.styles.height = max(min(max(len(self._metrics), 1), _MOST_ROWS, room), 2) + 1
             yield rows
             yield Words(line((self._hint(), "dim")), id="metric_hint", classes="dialog-hint")
 
@@ -140,6 +167,8 @@ class MetricPicker(ModalScreen[str | None]):
         return self.query_one(VirtualList)
 
     def _hint(self) -> str:
+        if self.app.size.width < 60:
+            return "Enter shows, M pins, Esc"
         pins = plural(len(self._pins()), "pin")
         return f"Enter shows, M pins under the chart ({pins}), Esc goes back"
 

@@ -20,6 +20,9 @@ from ckpt_tui.tui.widgets.words import Words
 # Roles of `output.Style`, which wording speaks, as those of `styled`.
 _ROLES = {"good": "good", "bad": "error", "warn": "warning", "accent": "accent", "dim": "dim", "bold": "strong"}
 
+# Of the style sheet: the widest it gets, its border and padding at both sides, and its lines that are not the body.
+_MOST_CELLS, _FRAME_CELLS, _OTHER_LINES = 90, 6, 7
+
 
 class MomentDialog(ModalScreen[str | None]):
     """Ends with the name of the checkpoint to go to in the list, or None."""
@@ -42,8 +45,12 @@ class MomentDialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         told = self._told
-        title = line((f"What happened at {steps_words(told)}", "strong"), (f"   {self._why}", "dim"))
-        body = [_content(one) for one in moment_lines(told, unicode=self._unicode)]
+        width = min(int(self.app.size.width * 0.9), _MOST_CELLS) - _FRAME_CELLS
+        steps = steps_words(told)
+        title = line((steps.capitalize(), "strong"))
+        if width >= 60:
+            title = line((f"What happened at {steps}", "strong"), (f"   {self._why}", "dim"))
+        body = [_content(one) for one in moment_lines(told, unicode=self._unicode, width=width)]
         with Vertical(classes="dialog dialog-moment"):
             yield Words(title, classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
@@ -51,9 +58,16 @@ class MomentDialog(ModalScreen[str | None]):
             yield Words(_content(way_back(told, self._validity)), classes="dialog-way-back")
             yield Words(line((self._hint(), "dim")), classes="dialog-hint")
 
+    def on_resize(self) -> None:
+        """What matters most is below: it stays in sight, and the rest is scrolled."""
+        room = int(self.size.height * 0.95) - _OTHER_LINES
+        self.query_one(".dialog-body", VerticalScroll).styles.max_height = max(room, 2)
+
     def _hint(self) -> str:
         if self._told.save is None:
             return "Esc goes back"
+        if self.app.size.width < 60:
+            return "g goes to it   Esc"
         rolls = ", there b rolls back to it" if self._can_act else ""
         return f"g finds it in the list{rolls}   Esc leaves"
 

@@ -170,7 +170,7 @@ def test_status_tells_of_a_step_and_of_the_worst_spike(tmp_path: Path, capsys: p
     for at in ("120", "spike"):
         _, out = told_by_status(tmp_path, capsys, at)
         assert "What happened at step 120" in out
-        assert "loss       2.000       9.000       2.000" in out
+        assert "loss       2.000       9.000 ▲       2.000" in out
         assert "no checkpoint from before it is left" in out
     _, out = told_by_status(tmp_path, capsys, "1_20", "--json")
     data = json.loads(out)["data"]
