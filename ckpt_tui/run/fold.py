@@ -65,6 +65,8 @@ Column = tuple[str, list[Any]]
 Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first to before the second
 
 _SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
+PAUSES = (Eval, CheckpointSaved, CheckpointFailed, EpochEnd)  # what training stands still for
+
 _NUMBERS = (float, int)
 _FLOATS = {float}
 _NAN = float("nan")
@@ -99,7 +101,7 @@ class RunFold:
 
     def skip_to(self, ts: float) -> None:
         """Events are left out here, up to one at `ts`: the silence between is none, and no pause is counted."""
-        self._folded.longest_pause_s = self._folded.pause_s = 0.0
+        self._folded.longest_pause_s = self._folded.pause_s = self._folded.one_long_pause_s = 0.0
         if self._folded.sessions:
             self._folded.sessions[-1].last_ts = ts
 
@@ -155,7 +157,7 @@ class RunFold:
         else:  # a clock that jumped back
             session.trained_s += sum(gap for gap in gaps if gap > 0)
         since_last_event = max(ts[0] - session.last_ts, 0.0)
-        self._folded.longest_pause_s = max(self._folded.longest_pause_s, since_last_event, *gaps[1:])
+        self._folded.paused([since_last_event, *gaps[1:]])
         session.last_logged_step, session.last_step_ts, session.last_ts = steps[-1], ts[-1], ts[-1]
         session.last_step = max(session.last_step, steps[-1])
         self._folded.recent.extend(zip(steps[-256:], ts[-256:], strict=True))
@@ -249,7 +251,6 @@ class RunFold:
         del self._folded.sessions[:-MAX_SESSIONS]
         self._folded.num_session_changes += 1
         self._folded.recent.clear()
-        self._folded.pause_s = 0.0
         self._folded.alarms.end_session()
         self._folded.alarms.begin_session(record.number)
         return record
@@ -307,7 +308,7 @@ class RunFold:
         else:
             session = self._session_of(event, event.step)
             if is_of_training:  # what a person did to the files afterwards is no sign of life
-                self._folded.longest_pause_s = max(self._folded.longest_pause_s, event.ts - session.last_ts)
+                self._folded.paused([event.ts - session.last_ts], is_explained=isinstance(event, PAUSES))
                 session.last_ts = event.ts
             if not isinstance(event, CheckpointRestored):  # tells of a file's step, not of the training's
                 session.last_step = max(session.last_step, event.step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import field, replace
 from itertools import islice, pairwise
 from typing import Any
@@ -44,7 +44,7 @@ class Folded:
     """Facts of the events so far, which `RunFold` adds to.
 
     save_of_name: which content a name of the run directory has now. recent: step and time of the session's last step
-    events. pause_s: evaluation and saving of this session, longest_pause_s: the longest silence it came back from and
+    events. pause_s: evaluation and saving, longest_pause_s: the longest silence it came back from and
     may come to again; one_long_pause_s: the longest that nothing explains, which may have been a suspended machine.
     """
 
@@ -151,7 +151,9 @@ class Folded:
         best = self.best
         eta = None
         if phase in (Phase.RUNNING, Phase.STALLED) and total:
-            trained = max(step - (last.first_step or step), 1)
+            trained = max(
+                sum(record.last_step - (record.first_step or record.last_step) for record in self.sessions), 1
+            )
             paces = self._paces() or ([told_pace, told_pace] if told_pace else [])
             eta = health.estimate(
                 max(total - step, 0), paces, self.pause_s / trained, silence_s, timeline.failures_of(self.sessions)

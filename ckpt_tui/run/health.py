@@ -58,9 +58,12 @@ def judge_phase(
     if is_process_alive is False:
         return Phase.CRASHED, "the process is gone without a word"
     if is_process_alive is None and silence_s > rhythm.gone_after_s:
-        return Phase.CRASHED, "silent far beyond its own rhythm; its process cannot be seen from here"
+        return Phase.CRASHED, (
+            f"silent for {text.duration(silence_s)}, far beyond its own rhythm; its process cannot be seen from here"
+        )
     if silence_s > rhythm.stalled_after_s:
-        return Phase.STALLED, f"silent for {silence_s:.0f} s; {rhythm.stalled_after_s:.0f} s would be usual at most"
+        usual = text.duration(rhythm.stalled_after_s)
+        return Phase.STALLED, f"silent for {text.duration(silence_s)}; {usual} would be usual at most"
     return Phase.RUNNING, ""
 
 
@@ -69,14 +72,29 @@ def median(values: Sequence[float]) -> float | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often training was broken off, of how many times, and what that took on average: until the next first step,
+    and to train again what was lost."""
+
+    every_s: float
+    cost_s: float
+    number: int
+
+
 def estimate(
-    steps_left: int, seconds_per_step: Sequence[float], pause_s_per_step: float, silence_s: float
+    steps_left: int,
+    seconds_per_step: Sequence[float],
+    pause_s_per_step: float,
+    silence_s: float,
+    failures: Failures | None = None,
 ) -> Eta | None:
     """Time left, with a range.
 
     seconds_per_step: recent ones; their quartiles make the range. pause_s_per_step: what evaluation and saving have
     cost a step so far: added, since most recent steps do not see them. silence_s: time since the last step, gone
-    already.
+    already. failures: of a run that had some: as many more are to be expected in the time that is left; the lower end
+    of the range is without any.
     """
     if len(seconds_per_step) < 2 or steps_left < 0:
         return None
@@ -91,4 +109,10 @@ def estimate(
 
     low = total(ordered[quarter] * 0.99, pause_s_per_step * 0.9)
     high = total(ordered[-1 - quarter] * 1.01, pause_s_per_step * 1.1)
-    return Eta(total(usual, pause_s_per_step), low, high)
+    seconds = total(usual, pause_s_per_step)
+    if failures is not None and failures.every_s > 0:
+        expected = seconds / failures.every_s
+        seconds += expected * failures.cost_s
+        # Few that were seen tell the rate badly, and as many as are to be expected never come exactly.
+        high += (expected * (1 + failures.number**-0.5) + 2 * expected**0.5) * failures.cost_s
+    return Eta(seconds, low, high)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import field
+from itertools import pairwise
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.run.health import Failures
 from ckpt_tui.run.state import Lost, Phase, RunState, Session
+from ckpt_tui.save_interval import is_failure
 
 END_PHASES = {
     "finished": Phase.FINISHED, "interrupted": Phase.INTERRUPTED, "preempted": Phase.PREEMPTED,
@@ -15,6 +18,7 @@ END_PHASES = {
 
 MAX_MARKS = 4000
 MAX_GONE_BACK = 100
+MAX_SESSIONS_JUDGED = 100
 
 
 @dataclass(slots=True)
@@ -135,6 +139,19 @@ def lose_after(records: list[SessionRecord], step: int) -> tuple[int, float]:
             seconds += lost_s - record.lost_s
             record.lost_steps, record.lost_s = lost, lost_s
     return steps, seconds
+
+
+def failures_of(records: list[SessionRecord]) -> Failures | None:
+    """How often training was broken off and had to begin again, and what that took; None where it never did."""
+    records = records[-MAX_SESSIONS_JUDGED:]
+    costs = [
+        max(after.first_step_ts - before.last_ts, 0.0) + before.lost_s for before, after in pairwise(records)
+        if after.first_step is not None and is_failure(before.phase.value, before.lost_steps, is_chosen=True)
+    ]  # fmt: skip
+    trained_s = sum(record.trained_s for record in records)
+    if not costs or trained_s <= 0:
+        return None
+    return Failures(trained_s / len(costs), sum(costs) / len(costs), len(costs))
 
 
 def lost_so_far(records: list[SessionRecord], retrained: Lost, lost_now: Lost) -> Lost:

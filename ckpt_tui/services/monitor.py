@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ckpt_tui.services.glance import Newest
 
 MAX_NOTICES = 20
+OWN_PAUSE_S = 120.0  # nobody looks that seldom by intention: --interval is an hour at most, and then it does no harm
+WAKING_S = 60.0
 READ_BYTES = CHUNK_BYTES // 4  # at a time: what comes of it stays in the processor's cache
 
 
@@ -46,6 +48,7 @@ class RunMonitor:
     ) -> None:
         self._source = source if source is not None else open_log(path)
         self._clock = clock
+        self._looked_at = self._woke_at = self._slept_s = 0.0
         self.path = path
         self.directory = run_directory(path)
         self.is_caught_up = False
@@ -126,6 +129,7 @@ class RunMonitor:
             is_process_alive=self._around.is_alive(now, *self._fold.last_process()),
             invalid_checkpoints=self.invalid_checkpoints,
             existing_names=self._around.names(),
+            usual_pause_s=self._own_pause_s(now),
         )
         torn = self._source.unfinished
         if torn is None or not state.phase.is_over or not self.is_caught_up:
@@ -134,6 +138,14 @@ class RunMonitor:
         if not bad.count:
             return replace(state, bad_lines=BadLines(1, torn.offset, torn.reason))
         return replace(state, bad_lines=replace(bad, count=bad.count + 1))
+
+    def _own_pause_s(self, now: float) -> float:
+        """How long nobody looked: a laptop that slept, a viewer that was stopped. What is watched may have slept, too,
+        and gets a while to wake before its silence means something."""
+        slept_s, self._looked_at = now - self._looked_at if self._looked_at else 0.0, now
+        if slept_s > OWN_PAUSE_S:
+            self._slept_s, self._woke_at = slept_s, now
+        return self._slept_s + WAKING_S if 0 <= now - self._woke_at < WAKING_S else 0.0
 
     def _newest_state(self, newest: Newest, now: float) -> RunState:
         from ckpt_tui.services.glance import nothing_known, with_curves_before
