@@ -7,10 +7,10 @@ must never keep the process alive.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ckpt_tui.errors import CkptError, from_os_error
@@ -181,7 +181,7 @@ class CatalogReader:
 def _stamp_of(directory: str) -> tuple[int, int] | None:
     """What changes when a name comes or goes."""
     try:
-        status = os.stat(directory)
+        status = Path(directory).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino

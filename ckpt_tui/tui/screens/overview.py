@@ -53,6 +53,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         self.state: RunState | None = None
         self.catalog: Catalog | None = None
         self.marked: str | None = None
+        self._is_ready = False  # its widgets are there
         self._is_checked_whole = False
         self._listed: tuple[object, tuple[Save, ...]] | None = None  # what the list was made of
         self._catalog_knows: float | None = None  # the time of the last save that the catalog can have seen
@@ -84,11 +85,20 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         yield KeyLine()
 
     def on_mount(self) -> None:
+        self._is_ready = True
         self._show_chart_rule()
-        if self.state is None and (state := self.cockpit.run_open.first_look.state_soon()) is not None:
-            self.show_state(state, None if self.cockpit.monitor.is_caught_up else self.cockpit.monitor.progress)
-        else:
-            self._arrange()
+        state, progress = self.state, self._progress
+        if state is None and (state := self.cockpit.run_open.first_look.state_soon()) is not None:
+            progress = None if self.cockpit.monitor.is_caught_up else self.cockpit.monitor.progress
+        if state is not None:
+            self.show_state(state, progress)
+            return
+        if self._failure is not None:
+            self._show_header()
+        self._arrange()
+
+    def on_unmount(self) -> None:
+        self._is_ready = False
 
     def _compositor_refresh(self) -> None:
         # While the app gathers changes Textual draws all the same and throws it away: 5 ms of the first picture.
@@ -96,7 +106,8 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
             super()._compositor_refresh()
 
     def on_resize(self) -> None:
-        self._arrange()
+        if self._is_ready:
+            self._arrange()
 
     def _arrange(self) -> None:
         """Give every part its lines. Nothing is done where they have them already."""
@@ -209,6 +220,8 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
     def show_state(self, state: RunState, progress: float | None = None) -> None:
         """Show `state`; only lines that changed are sent."""
         self.state, self._progress, self._failure = state, progress, None
+        if not self._is_ready:
+            return  # what a thread says before there is a widget, or after
         with self.app.batch_update():
             self._show_header()
             self._arrange()
@@ -223,7 +236,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
 
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        if self.state is not None:
+        if self.state is not None and self._is_ready:
             # It is read anew after each save that the log tells of: what it does not list of older ones is gone.
             self._catalog_knows = max((save.ts for save in self.state.saves), default=None)
             if self._has_only_files(self.state) and not self._is_checked_whole:
@@ -243,8 +256,9 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
     def show_failure(self, error: CkptError) -> None:
         """The log or the directory cannot be read: said in the header until it can be again."""
         self._failure = error
-        self._show_header()
-        self._arrange()
+        if self._is_ready:
+            self._show_header()
+            self._arrange()
 
     def _show_header(self) -> None:
         state = self.state or RunState(now=0.0, directory=self.cockpit.directory)
