@@ -12,13 +12,14 @@ from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.overview import diff_pair
-from ckpt_tui.tui.widgets.checkpoint_list import age_words, cells_of, note_of, plain_cells_of, rows_of
+from ckpt_tui.tui.widgets.checkpoint_list import age_words, cells_of, columns, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
 from ckpt_tui.tui.widgets.feed import words_of as feed_words
 from ckpt_tui.tui.widgets.header import header_lines
 from ckpt_tui.tui.widgets.lines_widget import rule
 from ckpt_tui.tui.widgets.session_lanes import bar_of, has_outlook, lane_lines, outlook_bar, words_of
 from ckpt_tui.tui.widgets.session_list import cells_of as session_cells
+from ckpt_tui.tui.widgets.virtual_list import lay_out
 from tests.builders.run_states import NOW, crashed, running, save
 
 
@@ -433,3 +434,22 @@ def test_a_checkpoint_of_another_trainer_is_called_by_its_name() -> None:
 
     save = Save("checkpoint-500", "", 500, 0.0, 1, 10, names=("checkpoint-500",))
     assert checkpoint_words("checkpoint-500", (save,)) == "checkpoint-500"
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (37, "kind step validity"),
+        (57, "kind step val loss validity note"),
+        (76, "kind step val loss size age validity note"),
+        (77, "kind step val loss size age validity note"),
+        (117, "kind step epoch val loss size age validity note file"),
+    ],
+)
+def test_the_columns_of_the_list_at_each_width(width: int, shown: str) -> None:
+    layout = lay_out(columns(), width)
+    titles = [column.title or "note" for column in columns()]
+    assert " ".join(titles[index] for index, _ in layout) == shown
+    assert sum(cells for _, cells in layout) + 2 * (len(layout) - 1) <= width
+    notes = [cells for index, cells in layout if titles[index] == "note"]
+    assert all(cells >= (15 if width >= 76 else 9) for cells in notes), "what a resume takes is said in full at 80"

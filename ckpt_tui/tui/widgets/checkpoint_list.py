@@ -39,7 +39,7 @@ def columns(step_width: int = STEP_WIDTH) -> tuple[Column, ...]:
         Column("size", 8, align="right", priority=4),
         Column("age", 4, align="right", priority=3),
         Column("validity", 12),
-        Column("", 8, grows=True, priority=1),
+        Column("", 9, grows=True, priority=1),
         Column("file", 30, keep="end", priority=6),
     )
 
@@ -89,9 +89,10 @@ def rows_of(
     for save in state.saves:
         if save.removed or save.path in known or save.ts <= log_after:
             continue
+        kind = save.kind or "other"
         row = CheckpointRow(
-            save.path, save.kind or "other", save.step, save.val_loss, save.size_bytes, save.ts,
-            IN_THE_LOG, is_marked=save.path == marked,
+            save.path, kind, save.step, save.val_loss, save.size_bytes, save.ts, IN_THE_LOG,
+            notes=((save.path, save.path),) if kind == "other" else (), is_marked=save.path == marked,
         )  # fmt: skip
         rows.append((save.ts, row))
     # What was saved together stands together: under several names, and its backups, which are as old as it is.
