@@ -43,14 +43,16 @@ class CsvParser:
         text = line.decode("utf-8", "replace").strip("\x00\ufeff \r\n")
         if not text:
             return ()
-        try:
-            cells = next(csv.reader((text.replace("\x00", ""),)), [])
-        except (csv.Error, StopIteration):
-            return ("not a row of a table",)
-        names = [cell.strip() for cell in cells]
+        if '"' in text:
+            try:
+                cells = next(csv.reader((text.replace("\x00", ""),)), [])
+            except (csv.Error, StopIteration):
+                return ("not a row of a table",)
+        else:
+            cells = text.split(",")
         if not self._header:
-            return self._take_header(names)
-        if names == self._header:
+            return self._take_header([cell.strip() for cell in cells])
+        if cells[0].strip() == self._header[0] and [cell.strip() for cell in cells] == self._header:
             return ()  # an appended table tells its header again
         if len(cells) != len(self._header):
             return (f"{len(cells)} values for {len(self._header)} columns",)

@@ -33,6 +33,8 @@ _MAX_FILES = 1000
 _MAX_DEPTH = 3
 _FIRST_BYTES = 64 * 1024
 _FINGERPRINT_BYTES = 64
+_MOST_BYTES = 64 * 1024  # in one poll: about 20 ms
+_RESYNC_BYTES = 1 << 20  # where a record is damaged: how far the next one is looked for at once
 _EPOCH_TAGS = ("epoch", "train/epoch")
 _END_TAGS = ("train/train_runtime", "train_runtime")  # transformers tells it when train() returns
 _ARGS_TAG = "args/text_summary"  # transformers: the TrainingArguments as JSON
@@ -103,7 +105,7 @@ class TensorboardSource:
                 what = "training in the same place is" if len(self._passed) == 1 else "trainings in the same place are"
                 notices.append(f"an earlier {what} not shown ({os.path.basename(sorted(self._passed)[0])})")
         events: list[Event | BadLine] = []
-        left, total, done = max_bytes, 0, 0
+        left, total, done = min(max_bytes, _MOST_BYTES), 0, 0
         for path in paths:
             if path in self._passed:
                 continue
@@ -158,7 +160,11 @@ class TensorboardSource:
                     file.head = file.head if len(file.head) == _FINGERPRINT_BYTES else b""
                 file.identity = (facts.st_dev, facts.st_ino)
                 opened.seek(file.offset)
-                data = opened.read(max(num_bytes, MAX_MESSAGE_BYTES + HEADER_BYTES + FOOTER_BYTES))
+                data = opened.read(num_bytes)
+                if (length := message_length(data[:HEADER_BYTES]) if len(data) >= HEADER_BYTES else None) is None:
+                    data += opened.read(max(_RESYNC_BYTES - len(data), 0))
+                elif num_bytes < length + HEADER_BYTES + FOOTER_BYTES <= MAX_MESSAGE_BYTES:
+                    data += opened.read(length + HEADER_BYTES + FOOTER_BYTES - len(data))
                 size = facts.st_size
         except OSError:
             return 0
@@ -169,7 +175,7 @@ class TensorboardSource:
                 begins = next_record(data, max(at + 1, file.searched_to - file.offset))
                 if begins is None:
                     file.searched_to = file.offset + max(len(data) - HEADER_BYTES, 0)
-                    if at == 0 and len(data) > MAX_MESSAGE_BYTES:  # no record in all of it: go on behind
+                    if at == 0 and len(data) >= _RESYNC_BYTES:  # no record in all of it: go on behind
                         begins = len(data) - HEADER_BYTES
                     else:
                         break

@@ -49,6 +49,8 @@ _ENDS = (
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*)(?::\s?(.*))?$")
 _LOOKS = re.compile(r"\d")
+_MAY_SAVE = re.compile(r"[Ss]av(?:ed|ing)|SAV|[Ww]r(?:ote|iting) ")
+_MAY_END = re.compile(r"reached|ompleted|is done\]|Training time")
 _MAX_HEAD_LINES = 2000
 
 
@@ -82,7 +84,12 @@ class TextParser:
         if not line or len(line) > MAX_LINE:
             return
         is_nested = _NESTED in line
-        text = _RANK.sub("", _ESCAPES.sub("", line.decode("utf-8", "replace")), count=1).rstrip("\x00 \t")
+        text = line.decode("utf-8", "replace")
+        if "\x1b" in text:
+            text = _ESCAPES.sub("", text)
+        if "]" in text[:12]:
+            text = _RANK.sub("", text, count=1)
+        text = text.rstrip("\x00 \t")
         if not text.strip("\x00 \t"):
             return
         for row in self._rows(text, is_nested):
@@ -93,12 +100,12 @@ class TextParser:
         if self._in_traceback or _TRACEBACK in text:
             yield from self._of_traceback(text)
             return
-        bar = _BAR.match(text)
+        bar = _BAR.match(text) if "%|" in text else None
         if bar is not None:
             if not is_nested:
                 yield from self._of_bar(bar)
             return
-        if (found := _DICT.search(text)) is not None and (row := self._of_dict(found[0])) is not None:
+        if "{'" in text and (found := _DICT.search(text)) is not None and (row := self._of_dict(found[0])) is not None:
             yield from self._let_go()
             self._waiting = row
             if (
@@ -106,7 +113,9 @@ class TextParser:
             ):  # nothing is drawn after the last one, nor where there are no bars
                 yield from self._let_go()
             return
-        row = self._of_save(text) or self._of_end(text)
+        row = (self._of_save(text) if _MAY_SAVE.search(text) else None) or (
+            self._of_end(text) if _MAY_END.search(text) else None
+        )
         if row is None and _LOOKS.search(text):
             row = self._of_patterns(text)
         if row is not None:

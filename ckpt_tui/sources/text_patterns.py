@@ -177,6 +177,9 @@ _WHERE = frozenset({"step", "steps", "global_step", "global step", "iteration", 
 
 def anything(line: str) -> Row | None:
     """A line of no known program that names a step (or an epoch) and a loss or another measure beside it."""
+    step, epoch = _STEP_OF.search(line), _EPOCH_OF.search(line)
+    if (step is None and epoch is None) or not _TELLING.search(line):
+        return None
     metrics = {name: value for name, value in pairs(line).items() if name.lower() not in _WHERE}
     if not any(_TELLING.search(name) for name in metrics):
         bare = _BARE.search(line)
@@ -184,9 +187,6 @@ def anything(line: str) -> Row | None:
         if bare is None or value is None:
             return None
         metrics[bare[1]] = value
-    step, epoch = _STEP_OF.search(line), _EPOCH_OF.search(line)
-    if step is None and epoch is None:
-        return None
     row = Row(metrics, epoch=number(epoch[1]) if epoch is not None else None)
     if step is not None:
         row.step = whole(step[1])

@@ -22,9 +22,14 @@ MAX_TEXT = 60
 def number(value: object) -> float | None:
     """A value of JSON or the text of one: `0.693`, `"4.5e-05"`, `"nan"`, `"12,345"`."""
     if isinstance(value, str):
-        text = value.strip()
-        if len(text) > MAX_TEXT:
+        if len(value) > MAX_TEXT:
             return None
+        try:
+            if "_" not in value:  # Python's own spelling, and nobody's log
+                return float(value)
+        except ValueError:
+            pass
+        text = value.strip()
         if _NUMBER.fullmatch(text):
             return float(text.replace(",", ""))
         return _NONFINITE.get(text.lower())
