@@ -96,6 +96,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "steps_per_s": state.steps_per_s,
         "loss": state.last_loss,
         "best": state.best_value,
+        "best_is_within_noise": state.best_is_within_noise,
         "at_risk": asdict(at_risk) if at_risk else None,
         "lost": asdict(state.lost),
         "sessions": [asdict(session) for session in state.sessions],

@@ -67,6 +67,8 @@ Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first t
 _SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
 PAUSES = (Eval, CheckpointSaved, CheckpointFailed, EpochEnd)  # what training stands still for
 
+WITHIN_NOISE = "within the noise of the evaluation"
+
 _NUMBERS = (float, int)
 _FLOATS = {float}
 _NAN = float("nan")
@@ -345,6 +347,7 @@ class RunFold:
 
     def _eval(self, event: Eval, session: SessionRecord) -> None:
         self._folded.pause_s += max(event.seconds or 0.0, 0.0)
+        self._folded.eval_noise.add(event.metrics)
         self._add_metrics(session.number, event, event.metrics)
 
     def _epoch_end(self, event: EpochEnd, session: SessionRecord) -> None:
@@ -392,7 +395,12 @@ class RunFold:
 
     def _new_best(self, event: Best, session: SessionRecord) -> None:
         self._folded.best = event
-        self._mark("best", event.step, event.ts, session.number, event.metric)
+        # A best by luck is marked: who picks a checkpoint by it shall know.
+        is_luck = self._folded.best_is_within_noise = self._folded.eval_noise.is_within(
+            event.metric, event.value, event.previous
+        )
+        label = f"{event.metric}, {WITHIN_NOISE}" if is_luck else event.metric
+        self._mark("best", event.step, event.ts, session.number, label)
 
     def _nonfinite(self, event: Nonfinite, session: SessionRecord) -> None:
         self._mark("nonfinite", event.step, event.ts, session.number, event.what)

@@ -12,6 +12,7 @@ from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
 from ckpt_tui.records import dataclass
 from ckpt_tui.run import health, timeline
 from ckpt_tui.run.alerts import Alarms, Moment, judge
+from ckpt_tui.run.eval_noise import EvalNoise
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
     AtRisk,
@@ -66,6 +67,8 @@ class Folded:
     retrained: Lost = field(default_factory=Lost)  # lost and trained again already
     epoch: float | None = None
     best: Best | None = None
+    best_is_within_noise: bool = False
+    eval_noise: EvalNoise = field(default_factory=EvalNoise)
     disk: Disk | None = None
     advice: SaveAdvice | None = None
     lost_work: deque[LostWork] = field(default_factory=lambda: deque(maxlen=MAX_LOST_WORK))
@@ -171,7 +174,7 @@ class Folded:
             last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,
             best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
             best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,
-            best_step=best.step if best else None, at_risk=at_risk,
+            best_step=best.step if best else None, best_is_within_noise=self.best_is_within_noise, at_risk=at_risk,
             lost=timeline.lost_so_far(self.sessions, self.retrained, lost_now),
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None,

@@ -230,6 +230,7 @@ class RunState:
     best_metric: str = ""
     best_value: float | None = None
     best_step: int | None = None
+    best_is_within_noise: bool = False  # no better than the one before it by more than evaluations waver
     at_risk: AtRisk | None = None
     lost: Lost = field(default_factory=Lost)
     saves_that_fit: int | None = None

@@ -92,7 +92,8 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
         bad = state.last_loss - state.last_loss != 0
         second.append((f"loss {text.metric(state.last_loss)}", "bad" if bad else "plain"))
     if state.best_value is not None:
-        second.append((f"best {text.metric(state.best_value)}", "plain"))
+        luck = " (within noise)" if state.best_is_within_noise else ""
+        second.append((f"best {text.metric(state.best_value)}{luck}", "plain"))
     lines: list[Line] = [tuple(first)]
     if second:
         lines.append(tuple(second))

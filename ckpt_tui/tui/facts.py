@@ -106,7 +106,8 @@ def pace_facts(state: RunState) -> list[Fact]:
     if state.last_loss is not None:
         facts.append([[("loss ", "dim"), (metric(state.last_loss), _loss_role(state.last_loss))]])
     if state.best_value is not None:
-        facts.append([[("best ", "dim"), (metric(state.best_value), "")]])
+        best: list[Part] = [("best ", "dim"), (metric(state.best_value), "")]
+        facts.append([[*best, (" within noise", "dim")], best] if state.best_is_within_noise else [best])
     return facts
 
 

@@ -9,10 +9,23 @@ from collections.abc import Callable
 
 import pytest
 
-from ckpt_tui.events.schema import CheckpointFailed, CheckpointSaved, Disk, Event, Nonfinite, RunEnd, RunStart, Step
+from ckpt_tui.events.schema import (
+    Best,
+    CheckpointFailed,
+    CheckpointSaved,
+    Disk,
+    Eval,
+    Event,
+    Nonfinite,
+    RunEnd,
+    RunStart,
+    Step,
+)
 from ckpt_tui.run.alerts import KINDS, MAX_ALERTS
+from ckpt_tui.run.eval_noise import EvalNoise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Alert
+from ckpt_tui.run.wording import header_lines
 from tests.builders.simulated_runs import NOISES, Shape, Simulation, batches, shape_of
 
 
@@ -215,3 +228,29 @@ def test_the_list_is_bounded() -> None:
         log.add(RunStart, session, session=session)
         log.add(Step, session, session=session, metrics={"loss": math.nan})
     assert len(log.alerts()) == MAX_ALERTS
+
+
+def test_a_best_by_luck_is_marked_and_no_alert() -> None:
+    log = Events()
+    values = [2.0 - 0.1 * i + 0.01 * (-1) ** i for i in range(8)] + [1.2, 1.21, 1.199, 1.205, 1.2, 1.198]
+    for number, value in enumerate(values):
+        log.add(Step, 10 * number, metrics={"loss": value})
+        log.add(Eval, 10 * number, metrics={"val_loss": value})
+    log.add(Best, 131, metric="val_loss", value=1.198, previous=1.199)
+    state = log.fold.state(log.ts, is_process_alive=True)
+    assert state.best_is_within_noise
+    assert state.markers[-1].label == "val_loss, within the noise of the evaluation"
+    assert state.alerts == ()
+    assert any("best 1.198 (within noise)" in words for line in header_lines(state) for words, _ in line)
+    log.add(Best, 132, metric="val_loss", value=1.0, previous=1.198)
+    assert not log.fold.state(log.ts, is_process_alive=True).best_is_within_noise
+
+
+def test_the_noise_of_an_evaluation_is_what_it_wavers_and_not_its_trend() -> None:
+    rng = random.Random(1)
+    for slope in (0.0, -0.05, -0.5):
+        noise = EvalNoise()
+        for number in range(24):
+            noise.add({"val_loss": 10 + slope * number + rng.gauss(0, 0.02), "n": 3, "bad": math.nan})
+        assert noise.noise_of("val_loss") == pytest.approx(0.02, rel=0.6)
+    assert (noise.noise_of("n"), noise.noise_of("bad"), noise.noise_of("other")) == (None, None, None)
