@@ -164,7 +164,7 @@ class Alarms:
 
     def session_ended(self, phase: Phase, session: int, reason: str, step: int, ts: float) -> None:
         """An earlier session ended badly; kept, now that another one has begun."""
-        alert = _end_alert(phase, session, reason, step, ts)
+        alert = end_alert(phase, session, reason, step, ts)
         if alert is not None:
             self.past.append(replace(alert, is_over=True))
 
@@ -308,14 +308,14 @@ def judge(alarms: Alarms, at: Moment) -> tuple[Alert, ...]:
         found = [alert if alert.is_over else replace(alert, is_over=True) for alert in found]
     elif not at.phase.is_over:  # else what went on when it ended stays: it may be why
         found += [alert for rule in _RULES if (alert := rule(alarms, at)) is not None]
-    end = _end_alert(at.phase, at.session, at.reason, at.last_step, at.last_ts)
+    end = end_alert(at.phase, at.session, at.reason, at.last_step, at.last_ts)
     if end is not None:
         found.append(end if at.phase is not Phase.STALLED else replace(end, last_ts=at.now))
     found.sort(key=attrgetter("ts"))
     return tuple(found[-MAX_ALERTS:])
 
 
-def _end_alert(phase: Phase, session: int, reason: str, step: int, ts: float) -> Alert | None:
+def end_alert(phase: Phase, session: int, reason: str, step: int, ts: float) -> Alert | None:
     if phase not in _PHASE_TITLES:
         return None
     severity = "warning" if phase is Phase.STALLED else "error"

@@ -16,7 +16,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Step
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.state import Alert, Phase, RunState
 from ckpt_tui.services.run_places import Found, Place, RunFinder
 from ckpt_tui.services.system import process_is_alive
 
@@ -355,6 +355,15 @@ def newly_broken(before: Mapping[str, RunSummary], after: Iterable[RunSummary]) 
         for one in after
         if one.phase in bad and (then := before.get(one.path)) is not None and then.phase not in bad
     ]
+
+
+def alert_of(summary: RunSummary) -> Alert | None:
+    """The alert about the end of a run, as the watch of that run alone has it."""
+    if summary.phase is None:
+        return None
+    from ckpt_tui.run.alerts import end_alert
+
+    return end_alert(summary.phase, summary.num_sessions, summary.reason, summary.step, summary.last_ts or 0.0)
 
 
 def read_runs(root: str) -> Runs:

@@ -73,7 +73,8 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("view.log", "o", "log", "View", "output", "What the newest session printed"),
     Key("view.bad_lines", "B", "bad_lines", "View", "bad lines", "The lines of the log that are not events"),
     Key("view.compare", "C", "compare", "View", "compare runs", "Put other runs beside this one"),
-    Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one"),
+    Key("view.runs", "backspace", "runs", "View", "runs", "Back to the list of runs, where there is one",
+        in_footer=True),
     Key("view.feed", "t", "feed", "View", "more", "Next: curves, checkpoints, events, all sessions",
         in_footer=True),
 )  # fmt: skip

@@ -11,9 +11,11 @@ import pytest
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.runs import Runs, RunSummary
+from ckpt_tui.settings import Settings
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import run_rows
 from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui.messages import StateChanged
 from ckpt_tui.tui.screens.runs import RunsChanged, RunsScreen
 from ckpt_tui.tui.widgets.virtual_list import GUTTER, MARGIN, lay_out
 from tests.builders.run_states import NOW
@@ -127,10 +129,18 @@ async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
         await until(pilot, lambda: app.state is not None and app.state.step == 20)
         assert app.directory == str(tmp_path / "first")
         await until(pilot, lambda: "20 / 40" in seen_text(app))
+        assert "Bksp runs" in seen_text(app)
+        closed, state = app.watched, app.state
         await pilot.press("backspace")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.watched is None)
         await pilot.press("up", "enter")
         await until(pilot, lambda: app.state is not None and app.state.step == 7)
+        late = StateChanged(state)  # type: ignore[arg-type]
+        late.source = closed  # what its threads had said before it was closed
+        app.post_message(late)
+        await pilot.pause()
+        assert app.state is not None
+        assert app.state.step == 7
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.watched is None)
         assert not any(worker.group == "follow" and worker.is_running for worker in app.workers)
@@ -183,6 +193,34 @@ async def test_a_run_that_breaks_is_said_and_found(tmp_path: Path) -> None:
         odd = replace(live, runs=(RunSummary("/r/odd", "odd", error="Not a log: \x1b[2J no step"),))
         screen.post_message(RunsChanged(odd))
         await until(pilot, lambda: "▲ Not a log: \\x1b[2J no step" in seen_text(app))
+
+
+async def test_what_breaks_is_told_as_a_person_wants_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "alpha")
+    told = tmp_path / "told"
+    settings = Settings(bell=True, alert_command=f'echo "$CKPT_TUI_RUN $CKPT_TUI_ALERT_TITLE" >> {told}; cat >> {told}')
+    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV, settings=settings)
+    rung: list[bool] = []
+    app.bell = lambda: rung.append(True)  # type: ignore[method-assign]
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: screen.runs is not None and screen.runs.is_whole)
+        assert screen.runs is not None
+        others = (summary("x", title="gpt"), summary("y"))
+        live = replace(screen.runs, runs=(*screen.runs.runs, *others))
+        screen.post_message(RunsChanged(live))
+        await until(pilot, lambda: len(screen.run_list.rows) == 3)
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: app.state is not None)
+        broken = replace(live, runs=(live.runs[0], replace(others[0], phase=Phase.CRASHED), others[1]))
+        screen.post_message(RunsChanged(broken))
+        await until(pilot, lambda: any("x crashed" in toast.message for toast in app._notifications))
+        await until(pilot, lambda: told.exists() and '"kind"' in told.read_text())
+        assert '"run": "gpt"' in told.read_text()
+        assert rung == [True]
+        await pilot.press("backspace")
+        await until(pilot, lambda: "a goes to it" in seen_text(app))
 
 
 async def test_an_empty_directory_is_waited_for_and_opens_by_itself(tmp_path: Path) -> None:

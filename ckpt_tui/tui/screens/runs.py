@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
-from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, alert_of, newly_broken
 from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
 from ckpt_tui.tui.copying import Copied
@@ -101,6 +101,11 @@ class RunsScreen(Screen[None]):
         return app  # type: ignore[no-any-return]
 
     @property
+    def _is_seen(self) -> bool:
+        """On top: Textual's `is_current` counts screens that may shine through others."""
+        return self.app.screen is self
+
+    @property
     def run_list(self) -> VirtualList[RunRow]:
         return self.query_one("#runs", VirtualList)
 
@@ -128,7 +133,7 @@ class RunsScreen(Screen[None]):
         tell_at = 0.0
         interval_s = self.cockpit.interval_s
         while not worker.is_cancelled and self.app.is_running:
-            ends = time.monotonic() + (interval_s if self.is_current else max(interval_s, COVERED_INTERVAL_S))
+            ends = time.monotonic() + (interval_s if self._is_seen else max(interval_s, COVERED_INTERVAL_S))
             runs = self._watch.poll(0.05)
             minute = int(time.time() // 60) if runs.runs else 0  # the ages of the lines count minutes
             # While they are read, lines come in between: not each time that is a picture.
@@ -138,7 +143,7 @@ class RunsScreen(Screen[None]):
                 self.post_message(RunsChanged(runs))
             while self._watch.is_caught_up and not worker.is_cancelled and self.app.is_running:
                 left_s = ends - time.monotonic()
-                if left_s <= 0 or (self.is_current and left_s > interval_s):
+                if left_s <= 0 or (self._is_seen and left_s > interval_s):
                     break
                 time.sleep(min(left_s, SLICE_S))
 
@@ -155,14 +160,29 @@ class RunsScreen(Screen[None]):
         paths = {one.path for one in new}
         self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
         if new:
-            self.refresh_bindings()
-        if new and not self.is_current:
-            words = run_rows.broken_parts(new, time.time(), unicode=self.cockpit.look.unicode)[0][0]
-            self.app.notify(f"{words}.", severity="error", markup=False)
-        if self.beside is None and runs.is_run and was_empty and not runs.runs and self.is_current:
+            self._tell(new)
+        if self.beside is None and runs.is_run and was_empty and not runs.runs and self._is_seen:
             await self.cockpit.open_run(runs.root)
             return
         self._show()
+
+    def _tell(self, broken: Sequence[RunSummary]) -> None:
+        """As a person wants to be told of alerts. The run that is open tells of itself."""
+        self.refresh_bindings()
+        watched = self.cockpit.watched
+        others = [one for one in broken if watched is None or one.path != watched.path]
+        settings = self.cockpit.settings
+        if others and not self._is_seen:
+            words = run_rows.broken_parts(others, time.time(), unicode=self.cockpit.look.unicode)[0][0]
+            self.app.notify(f"{words}.", severity="error", markup=False)
+        if others and settings.bell:
+            self.app.bell()
+        if settings.alert_command and not self.cockpit.readonly:
+            from ckpt_tui.services.alerting import AlertCommand
+
+            for one in others:
+                if (alert := alert_of(one)) is not None:
+                    AlertCommand(settings.alert_command, directory=one.path).start([alert], one.title or one.name)
 
     # -- showing ------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ def _width(key: Sequence[str]) -> int:
 
 
 def _is_needed(key_id: str) -> bool:
-    return key_id in ("app.help", "app.quit") or key_id.endswith(".leave")
+    return key_id in ("app.help", "app.quit", "view.runs") or key_id.endswith(".leave")
 
 
 class KeyLine(Widget):
