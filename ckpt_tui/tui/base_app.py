@@ -24,6 +24,7 @@ from ckpt_tui.tui import keys, terminal, theme
 from ckpt_tui.tui.wire import Encoded, Wire
 
 if TYPE_CHECKING:
+    from ckpt_tui.tui.copying import Copied
     from ckpt_tui.tui.widgets.key_line import KeyLine
 
 SAID_FOR_S = 6.0
@@ -136,14 +137,19 @@ class BaseApp(App[None]):
         if copied is None or not copied.text:
             self.say("There is nothing at the cursor to copy.")
             return
+        self.say(self.copy(copied))
+
+    def copy(self, copied: Copied) -> str:
+        """To the person's clipboard; gives what there is to say about it."""
+        from ckpt_tui.tui import copying
+
         if self.is_served:
-            self.say("In a browser: hold Shift and select with the mouse.")
-            return
+            return "In a browser: hold Shift and select with the mouse."
         text = copying.clipboard_text(copied)
         self.copy_to_clipboard(text)
         if os.environ.get("TMUX"):
             self.run_worker(partial(copying.to_tmux, text, dict(os.environ)), thread=True, exit_on_error=False)
-        self.say(copying.said(copied))
+        return copying.said(copied)
 
     def action_picture(self) -> None:
         """An SVG of the screen, as it is."""
@@ -165,6 +171,15 @@ class BaseApp(App[None]):
     def run_directory(self) -> str | None:
         """Where nothing of ours belongs: of the run that is watched."""
         return None
+
+    def action_command_palette(self) -> None:
+        super().action_command_palette()
+        self.call_later(self._plain_search_icon)
+
+    def _plain_search_icon(self) -> None:
+        """Textual's is a picture that terminals draw one cell wide, or two, or not at all."""
+        for icon in self.screen.query("SearchIcon"):
+            setattr(icon, "icon", "/")  # noqa: B010 - its class is imported with the palette only
 
     def action_theme(self) -> None:
         """The next palette that this terminal can show."""

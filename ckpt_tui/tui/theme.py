@@ -118,6 +118,9 @@ def _ansi_theme(name: str) -> Theme:
         ansi=True,
         variables={
             **base.variables,
+            "footer-background": "ansi_default",
+            "footer-key-foreground": roles["accent"],
+            "footer-description-foreground": "ansi_default",
             "text-success": roles["good"],
             "text-warning": roles["warning"],
             "text-error": roles["error"],

@@ -140,7 +140,7 @@ async def test_an_error_says_what_where_and_what_to_do_and_can_be_copied() -> No
         await pilot.press("c")
         await pilot.pause()
         assert app.clipboard == "Damaged checkpoint\n/run/[/x]\\x1b[2J.pt: cut\nValidate the backup."
-        assert "copied" in seen_text(app)
+        assert "Copied the message" in seen_text(app)
         await pilot.press("escape")
         assert app.result is None
         assert app.has_ended

@@ -14,8 +14,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from ckpt_tui.text import safe_text
-from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.paragraphs import paragraphs
+from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.words import Words
+
+
+def text_width(columns: int) -> int:
+    """Of the text in a dialog on a terminal of so many columns: dialogs.tcss says how wide it is, and its frame."""
+    return max(min(columns * 9 // 10, 90) - 7, 20)
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -26,6 +32,7 @@ class ConfirmDialog(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),
         Binding("y", "answer(True)", "Yes", show=False),
+        Binding("P", "app.picture", "Picture", show=False),
         Binding("n", "answer(False)", "No", show=False),
         Binding("left,up", "app.focus_previous", "Previous button", show=False),
         Binding("right,down", "app.focus_next", "Next button", show=False),
@@ -40,16 +47,19 @@ class ConfirmDialog(ModalScreen[bool]):
         self._yes_label = yes_label
         self._no_label = no_label
 
-    def body(self) -> Content:
-        """What a person reads before they answer."""
-        return lines(*(line(sentence, limit=4000) for sentence in self._sentences))
+    def body(self, width: int) -> Content:
+        """What a person reads before they answer, in lines of `width`."""
+        return paragraphs(self._sentences, width)
+
+    def on_resize(self) -> None:
+        self.query_one("#body_text", Words).update(self.body(text_width(self.app.size.width)))
 
     def compose(self) -> ComposeResult:
         hint = "y yes   n no   Esc leave" if self._yes_label else "Enter or Esc closes"
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
-                yield Words(self.body())
+                yield Words(self.body(text_width(self.app.size.width)), id="body_text")
             with Horizontal(classes="dialog-buttons"):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:

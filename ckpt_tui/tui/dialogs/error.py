@@ -13,7 +13,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import safe_text
+from ckpt_tui.tui.base_app import app_of
+from ckpt_tui.tui.copying import copied_error
+from ckpt_tui.tui.dialogs.confirm import text_width
+from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
 
@@ -26,6 +29,7 @@ class ErrorDialog(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="dialog.close", tooltip="Close this message"),
         Binding("c", "copy", "Copy", id="dialog.copy", tooltip="Copy the message to your clipboard (OSC 52)"),
+        Binding("P", "app.picture", "Picture", show=False),
     ]
 
     def __init__(self, error: CkptError) -> None:
@@ -33,17 +37,24 @@ class ErrorDialog(ModalScreen[None]):
         self.error = error
 
     def compose(self) -> ComposeResult:
-        rows = [line(self.error.message, limit=4000)] if self.error.message else []
-        if self.error.hint:
-            rows += [Content(""), line(("-> ", "accent"), self.error.hint, limit=4000)]
         with Vertical(classes="dialog dialog-error"):
             yield Words(line(("✖ ", "error"), (self.error.title, "error")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
-                yield Words(lines(*rows))
+                yield Words(self._body(), id="body_text")
             with Horizontal(classes="dialog-buttons"):
                 yield Button("Close", id="close", compact=True)
                 yield Button("Copy", id="copy", compact=True)
                 yield Words(line(("c copies, Esc closes", "dim")), classes="dialog-hint", id="hint")
+
+    def _body(self) -> Content:
+        width = text_width(self.app.size.width)
+        rows = [paragraph(self.error.message, width)] if self.error.message else []
+        if self.error.hint:
+            rows += [Content(""), paragraph(self.error.hint, width, mark="-> ")]
+        return lines(*rows)
+
+    def on_resize(self) -> None:
+        self.query_one("#body_text", Words).update(self._body())
 
     @on(Button.Pressed, "#close")
     def action_close(self) -> None:
@@ -51,11 +62,5 @@ class ErrorDialog(ModalScreen[None]):
 
     @on(Button.Pressed, "#copy")
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard(copied_text(self.error))
-        self.query_one("#hint", Words).update(line(("copied", "good")))
-
-
-def copied_text(error: CkptError) -> str:
-    """The error as plain text, safe to paste into a shell or an issue."""
-    parts = (error.title, error.message, error.hint)
-    return "\n".join(safe_text(part, 4000) for part in parts if part)
+        said = app_of(self).copy(copied_error(self.error))
+        self.query_one("#hint", Words).update(line((said.partition(":")[0], "good")))

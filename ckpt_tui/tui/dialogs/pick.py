@@ -25,6 +25,7 @@ class PickDialog(ModalScreen[int | None]):
     CSS_PATH = "dialogs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back", id="dialog.leave", tooltip="Choose nothing"),
+        Binding("P", "app.picture", "Picture", show=False),
     ]
 
     def __init__(self, title: str, rows: Sequence[PickRow], *, selected: int = 0) -> None:

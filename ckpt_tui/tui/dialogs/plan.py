@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
+from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ class PlanDialog(ConfirmDialog):
         )
         self.plan = plan
 
-    def body(self) -> Content:
+    def body(self, width: int) -> Content:
         # The sentences name every file that changes; a list of the moves under them would say it all twice.
-        rows = [line(sentence, limit=4000) for sentence in self.plan.sentences]
+        rows = [paragraph(sentence, width) for sentence in self.plan.sentences]
         if self.plan.warnings:
             rows.append(Content(""))
-            rows.extend(line(("▲ ", "warning"), (warning, "warning"), limit=4000) for warning in self.plan.warnings)
+            rows.extend(paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings)
         if self.plan.steps:
             rows += [Content(""), line(("Nothing is deleted; u takes it back.", "dim"))]
         return lines(*rows)
