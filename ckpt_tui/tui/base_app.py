@@ -56,6 +56,8 @@ class BaseApp(App[None]):
 
     def on_mount(self) -> None:
         self.set_timer(_START_TAKES_S, self._end_start)
+        # Textual alone shows an empty terminal after Ctrl+Z from outside and `fg`.
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw(), immediate=True)
 
     def _end_start(self) -> None:
         """From now on garbage is looked for, but not in what was loaded: that stays."""

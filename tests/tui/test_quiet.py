@@ -120,6 +120,21 @@ async def test_nothing_is_sent_when_nothing_happened(tmp_path: Path, state: RunS
         assert app.sent == []
 
 
+async def test_what_another_program_wrote_over_is_drawn_again(tmp_path: Path) -> None:
+    state = crashed()
+    app = WiredApp(state, tmp_path, (80, 24))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot, app)
+        app.terminal.feed("\x1b[3;5HBroadcast message from root")
+        await pilot.press("ctrl+l")
+        await settle(pilot, app)
+        assert [line.rstrip() for line in app.terminal.text()] == [line.rstrip() for line in seen(app)]
+        app.terminal = SmallTerminal(80, 24)  # it was left, and is there again
+        app.app_resume_signal.publish(app)
+        await settle(pilot, app)
+        assert [line.rstrip() for line in app.terminal.text()] == [line.rstrip() for line in seen(app)]
+
+
 async def test_a_slow_link_gets_less_than_500_bytes_a_second(tmp_path: Path) -> None:
     """At 100 steps a second, of a short run: each picture is another."""
     settings = Settings(slow_link=True)
