@@ -19,12 +19,14 @@ from ckpt_tui.tui.scale import XScale
 
 
 class Column(NamedTuple):
-    """lo, hi, last: of the finite values (NaN when there is none); bad: how many were not finite."""
+    """lo, hi, last: of the finite values (NaN when there is none); bad: how many were not finite. is_band: nothing
+    begins here, it is the rest of a bucket of several steps, of which only the extremes are known."""
 
     lo: float
     hi: float
     last: float
     bad: int
+    is_band: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,22 @@ def _piece(
             upper -= 1
         columns[column - first_column] = _joined(segment, index, upper)
         index = upper
+        ends = places[index] if index < end else min(_end(segment, places, stop, x, origin), x.x1)
+        last = place_in(ends) - (index < end)
+        if last > column and _is_of_several(segment, index - 1):
+            # Zoomed in further than the series knows: what is left of the bucket's steps.
+            lo, hi, newest, _, _ = column_of(segment, index - 1)
+            if hi == hi:
+                columns += [None] * (last - first_column + 1 - len(columns))
+                columns[column - first_column + 1 : last - first_column + 1] = [
+                    Column(lo, hi, newest, 0, is_band=True)
+                ] * (last - column)
     return Piece(first_column, columns, is_abandoned)
+
+
+def _is_of_several(segment: Segment, index: int) -> bool:
+    """Whether a bucket stands for several points."""
+    return len(segment.num_finite) > index and segment.num_finite[index] + segment.bad[index] > 1
 
 
 def _joined(segment: Segment, first: int, stop: int) -> Column:
@@ -149,8 +166,9 @@ def _unordered(
 
 def joined(one: Column | None, other: Column | None) -> Column | None:
     """What two stretches show in one column of dots, the later one second."""
-    if one is None or other is None:
-        return other if one is None else one
+    if one is None or other is None or one.is_band or other.is_band:
+        # What begins here says more than what a bucket before it left open.
+        return other if one is None or (one.is_band and other is not None) else one
     if one.lo != one.lo:
         return Column(other.lo, other.hi, other.last, one.bad + other.bad)
     if other.lo != other.lo:

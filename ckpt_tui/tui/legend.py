@@ -18,10 +18,12 @@ from ckpt_tui.tui.view import View
 
 
 def legend(
-    shown: View, curves: Sequence[NamedCurve], drawn: Plot | None, *, unicode: bool = True, num_hidden_pins: int = 0
-) -> list[Part]:
+    shown: View, curves: Sequence[NamedCurve], drawn: Plot | None, *, unicode: bool = True, num_hidden_pins: int = 0,
+    is_over: bool = False,
+) -> list[Part]:  # fmt: skip
     """`all, log y   × not finite   ━ train  ╌ val  ━ abandoned`."""
-    parts: list[Part] = [(shown.words, "accent" if shown.words == "frozen" else "dim")]
+    words = "to the end" if shown.words == "live" and is_over else shown.words
+    parts: list[Part] = [(words, "accent" if words == "frozen" else "dim")]
     if shown.axis != "step":
         parts.append((f", by {shown.axis}", "dim"))
     if shown.is_log:
@@ -40,6 +42,8 @@ def legend(
         parts.append((f"{'  ' if index else '   '}{mark} {safe_text(curve.label, 24)}", curve.role))
     if any(segment.abandoned_after is not None for curve in curves for segment in curve.series.segments):
         parts.append((f"  {solid if unicode else '.'} abandoned", "abandoned"))
+    if drawn is not None and drawn.has_bands:
+        parts.append(("  shaded: extremes of several steps", "dim"))
     if num_hidden_pins:
         parts.append((f"   {num_hidden_pins} pinned: no room", "dim"))
     return parts
@@ -67,13 +71,14 @@ def readout(
     """`step 8,250-8,259  02:14:09  1.482 (1.31 - 9.1 at 8,251)  val 1.51 at 8,000  rolling 8,250`."""
     if not points:
         return [("nothing here", "dim")]
-    parts = _place(points[0][1], state)
-    several = len(points) > 1
+    # Of several runs one may have ended long before the cursor.
+    here = min((point for _, point in points), key=lambda point: point.distance)
+    parts = _place(here, state)
     for index, (curve, point) in enumerate(points):
-        parts += _value(curve, point, points[0][1], several=several, name_it=bool(index) or bool(curve.mark))
+        parts += _value(curve, point, here, several=len(points) > 1, name_it=bool(index) or bool(curve.mark))
     if state is not None and x is not None and cell is not None:
         parts += _happened(state.markers, x, cell, unicode)
-        save = nearest_save(state.saves, points[0][1].peak_step)
+        save = nearest_save(state.saves, here.peak_step)
         if save is not None:
             parts.append((f"  {'▸' if unicode else '>'} {safe_text(save.kind, 20)} {count(save.step)}", "accent"))
     return parts

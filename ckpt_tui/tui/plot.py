@@ -65,7 +65,7 @@ class Plot:
     """rows: the cells of the plot area from the top, each `x.width` wide. labels: row -> tick label.
 
     num_bad: cells with a non-finite value of what is live in view. num_unloggable: cells with values that a log axis
-    cannot show.
+    cannot show. has_bands: in parts one looks closer than the series knows.
     """
 
     rows: tuple[Cells, ...]
@@ -74,6 +74,7 @@ class Plot:
     num_bad: int = 0
     num_unloggable: int = 0
     range: Range | None = None
+    has_bands: bool = False
 
     @property
     def cut_off(self) -> tuple[float | None, float | None]:
@@ -143,7 +144,7 @@ def _scaled(piece: Piece, scale: float) -> Piece:
     if scale == 1.0:
         return piece
     columns = [
-        None if one is None else Column(one.lo * scale, one.hi * scale, one.last * scale, one.bad)
+        None if one is None else Column(one.lo * scale, one.hi * scale, one.last * scale, one.bad, one.is_band)
         for one in piece.columns
     ]
     return Piece(piece.first, columns, piece.is_abandoned)
@@ -170,7 +171,7 @@ def draw(
     for tick in scale.ticks(_most_ticks(height)):
         row = min(int((1 - scale.fraction(tick.value)) * height), height - 1)
         labels.setdefault(row, tick.label)
-    return Plot(rows, labels, scale, marks.num_bad, marks.num_unloggable, found)
+    return Plot(rows, labels, scale, marks.num_bad, marks.num_unloggable, found, marks.has_bands)
 
 
 def _most_ticks(height: int) -> int:
@@ -195,7 +196,7 @@ def _layer(line: Line, x: XScale, height: int, scale: YScale, dots: int) -> Laye
                 if spans[-1] is None:
                     breaks.add(index)
             else:
-                spans.append(Span(row(column.hi), row(column.lo), row(column.last)))
+                spans.append(Span(row(column.hi), row(column.lo), row(column.last), column.is_band))
         longest = math.inf
         if x.axis == "time" and not line.dashed:
             longest = 20 * _typical_gap(spans) + 4  # a log without sessions still tells of a night without training
@@ -260,6 +261,7 @@ class _Marks:
     def __init__(self, lines: Sequence[Line], width: int, unicode: bool, found: Range | None, is_log: bool) -> None:
         self._top: dict[int, tuple[str, str]] = {}
         self._bottom: dict[int, tuple[str, str]] = {}
+        self.has_bands = False
         per_cell = 2 if unicode else 1
         above, below = ("▲", "▼") if unicode else ("^", "v")
         bad: set[int] = set()
@@ -268,7 +270,8 @@ class _Marks:
         for line in lines:
             for piece in line.pieces if not line.is_smooth else ():
                 for index, column in enumerate(piece.columns, piece.first):
-                    if column is None:
+                    if column is None or column.is_band:
+                        self.has_bands = self.has_bands or column is not None
                         continue
                     cell = min(index // per_cell, width - 1)
                     if column.bad:

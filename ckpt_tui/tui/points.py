@@ -18,7 +18,8 @@ from ckpt_tui.tui.scale import XScale
 class Point:
     """What a curve says in a cell, or nearest to it. step, ts: where it begins. last_step: of its last bucket's
     beginning. lo, hi, last: as drawn. peak_step: where the value that is furthest from the last one is.
-    bad: how many values are not finite. smoothed: None where nothing is smoothed."""
+    bad: how many values are not finite. smoothed: None where nothing is smoothed. distance: from the middle of the
+    cell on the axis, 0 where it is in the cell."""
 
     step: int
     ts: float
@@ -30,6 +31,7 @@ class Point:
     bad: int = 0
     is_abandoned: bool = False
     session: int = 0
+    distance: float = 0.0
     smoothed: float | None = None
 
 
@@ -80,8 +82,8 @@ def _point_at(curve: NamedCurve, x: XScale, cell: int) -> Point | None:
             best = (rank, segment, begin, end)
     if best is None:
         return None
-    (_, is_abandoned), segment, begin, end = best
-    return _point(segment, begin, end, curve.scale, is_abandoned=is_abandoned)
+    (distance, is_abandoned), segment, begin, end = best
+    return _point(segment, begin, end, curve.scale, distance, is_abandoned=is_abandoned)
 
 
 def _branches(curve: NamedCurve) -> Iterator[tuple[Segment, int, int, bool]]:
@@ -107,17 +109,19 @@ def _nearest(
     return nearest, nearest + 1, abs(xs[nearest] - middle)
 
 
-def _point(segment: Segment, begin: int, end: int, scale: float, *, is_abandoned: bool) -> Point:
+def _point(
+    segment: Segment, begin: int, end: int, scale: float, distance: float, *, is_abandoned: bool
+) -> Point:  # fmt: skip
     column = None
     for index in range(begin, end):
         column = joined(column, column_of(segment, index))
     assert column is not None
-    lo, hi, last, bad = column
+    lo, hi, last, bad, _ = column
     peak = begin
     if hi > lo:
         extreme, values = (hi, segment.hi) if hi - last >= last - lo else (lo, segment.lo)
         peak = next(index for index in range(begin, end) if values[index] == extreme)
     return Point(
         segment.steps[begin], segment.ts[begin], lo * scale, hi * scale, last * scale, segment.steps[end - 1],
-        segment.steps[peak], bad, is_abandoned, segment.session,
+        segment.steps[peak], bad, is_abandoned, segment.session, distance,
     )  # fmt: skip

@@ -26,6 +26,7 @@ class Span:
     top: int
     bottom: int
     last: int
+    is_shaded: bool = False  # somewhere in there: every other dot
 
 
 class Layer:
@@ -53,6 +54,12 @@ class Layer:
             below = bottom - row * dots_y if row == last_row else dots_y - 1
             cells = self.cells[row]
             cells[column] = cells.get(column, 0) | _STRETCHES[side][above][below]
+
+    def _shade(self, x: int, span: Span) -> None:
+        """Every second column, and of it the edges and every fourth dot."""
+        for y in range(span.top, span.bottom + 1) if x % 2 == 0 else ():
+            if (y + x) % 4 == 0 or y in (span.top, span.bottom):
+                self.vertical(x, y, y)
 
     def draw(
         self,
@@ -82,6 +89,10 @@ class Layer:
             if x in breaks:
                 before = None
             if span is None:
+                continue
+            if span.is_shaded:
+                self._shade(x, span)
+                before = (x, span)
                 continue
             if before is not None and x - before[0] <= longest_bridge:
                 for at, top, bottom in _bridge(before[0], before[1].last, x, span):

@@ -32,7 +32,10 @@ class Range:
 
 def range_of(curves: Sequence[Sequence[Column | None]], *, is_log: bool, y_range: str) -> Range | None:
     """None where there is no value that can be shown."""
-    finite = [[one for one in columns if one is not None and one.hi == one.hi] for columns in curves]
+    # A bucket that fills several columns counts once: it is as wide as one looks close, and would be no spike.
+    finite = [
+        [one for one in columns if one is not None and one.hi == one.hi and not one.is_band] for columns in curves
+    ]
     if is_log:
         finite = [[one for one in columns if one.hi > 0] for columns in finite]
     lowest = min((_low(one, is_log) for columns in finite for one in columns), default=math.inf)

@@ -16,7 +16,7 @@ from ckpt_tui.tui.dialogs.moment import MomentDialog
 from ckpt_tui.tui.plot import NamedCurve
 from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.chart_actions import ChartActions
-from ckpt_tui.tui.widgets.chart import GUTTER
+from ckpt_tui.tui.widgets.chart import GUTTER, Panel
 from ckpt_tui.tui.widgets.charts import ChartStack, heights
 from ckpt_tui.tui.widgets.event_lane import lane, marks_in
 from tests.builders.run_states import NOW, falling, resumed_series, running, save, series
@@ -183,6 +183,19 @@ def test_the_readout_tells_what_is_not_finite_and_what_was_abandoned() -> None:
     both = resumed_series("loss", first, 200, [(step, 1.0) for step in range(201, 301)])
     assert "abandoned" in readout(355, series={"loss": both})
     assert "abandoned" not in readout(255, series={"loss": both})
+
+
+def test_of_several_runs_the_readout_is_of_the_one_that_reached_the_cursor() -> None:
+    chart = ChartStack()
+    chart.main = Panel("loss", tuple(
+        NamedCurve(mark, series("loss", falling(1, last)), "run1", mark) for mark, last in (("A", 200), ("B", 400))
+    ))  # fmt: skip
+    chart.x = XScale("step", 0, 400, 40)
+    chart.view = replace(chart.view, cursor=355)
+    said = words(chart.rule_parts())
+    assert said.startswith("step 350-359")
+    assert "A 1.406 at 200" in said
+    assert "B 1." in said
 
 
 def test_hostile_names_are_made_safe_in_the_legend() -> None:

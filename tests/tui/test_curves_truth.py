@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from ckpt_tui.run.epochs import Epochs
 from ckpt_tui.run.series import SeriesBuilder
-from ckpt_tui.run.state import Series
+from ckpt_tui.run.state import Segment, Series
 from ckpt_tui.tui import plot
 from ckpt_tui.tui.columns import pieces_of
 from ckpt_tui.tui.plot import NamedCurve
@@ -95,6 +97,28 @@ def test_the_readout_tells_of_the_spike_under_the_cursor_and_where_it_is() -> No
     assert point is not None
     assert point.hi == 9.0
     assert point.peak_step <= SPIKE_AT < point.peak_step + 1024
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_closer_than_the_series_knows_the_extremes_of_its_buckets_are_shaded_over_all_their_steps(
+    unicode: bool,
+) -> None:
+    x = XScale("step", SPIKE_AT - 10_000, SPIKE_AT + 10_000, 200)
+    shown = draw(a_million_points(), x, unicode=unicode, y_range="auto")
+    assert shown.has_bands
+    assert all(any(line[cell] != " " for line in text(shown)) for cell in range(0, 199, 4))
+    assert not draw(a_million_points(), XScale("step", 0, MILLION, 200), unicode=unicode).has_bands
+    # A value of its own is no bucket, however far the next one is.
+    few = series("val_loss", [(100, 1.0), (5000, 2.0)])
+    assert not draw(few, XScale("step", 0, 6000, 200), unicode=unicode).has_bands
+    huge = replace(a_million_points(), segments=tuple(_spiked(one) for one in a_million_points().segments))
+    cut = draw(huge, x, unicode=unicode, y_range="auto")
+    assert cut.range is not None
+    assert (cut.range.highest, cut.range.num_above) == (9e6, 1)
+
+
+def _spiked(segment: Segment) -> Segment:
+    return replace(segment, hi=array("d", [9e6 if value == 9.0 else value for value in segment.hi]))
 
 
 # -- no value is lost, whatever the axis -------------------------------------------------------------------------

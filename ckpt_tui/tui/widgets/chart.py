@@ -103,7 +103,12 @@ class Chart(LinesWidget):
         width = self.size.width - GUTTER - MARGIN
         self.x = self._x_scale(width) if width > 2 else None
         super().show()
-        seen = self.drawn and (self.drawn.num_bad > 0, self.drawn.num_unloggable > 0, self.drawn.cut_off)
+        seen = self.drawn and (
+            self.drawn.num_bad > 0,
+            self.drawn.num_unloggable > 0,
+            self.drawn.cut_off,
+            self.drawn.has_bands,
+        )
         told = (self.x, self.view, seen, self.main.title, len(self.main.curves), self.num_hidden_pins)
         if told != self._told:
             self._told = told
@@ -178,8 +183,9 @@ class Chart(LinesWidget):
         if cell is not None:
             return readout(self.points(), self.state, self.x, cell, unicode=self.unicode)
         return legend(
-            self.view, self.main.curves, self.drawn, unicode=self.unicode, num_hidden_pins=self.num_hidden_pins
-        )
+            self.view, self.main.curves, self.drawn, unicode=self.unicode, num_hidden_pins=self.num_hidden_pins,
+            is_over=self._is_over,
+        )  # fmt: skip
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
