@@ -106,6 +106,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "notices": list(state.notices),
         "damaged": [asdict(damage) for damage in judgement.damaged],
         "checking_note": judgement.note,
+        "newest_checkpoint": asdict(judgement.newest) if judgement.newest is not None else None,
         "advice": to_builtins(state.advice),
         "failures": [to_builtins(lost) for lost in state.lost_work],
     }
@@ -117,6 +118,8 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
 
     for line in wording.header_lines(state, style.unicode):
         yield from _in_width(line, style)
+    if judgement.newest is not None:
+        yield from _painted(judgement.newest.words(state.now), "plain", style)
     damage = [(damaged.words, "bad") for damaged in judgement.damaged[:MAX_DAMAGE_LINES]]
     if len(judgement.damaged) > MAX_DAMAGE_LINES:
         num_more = len(judgement.damaged) - MAX_DAMAGE_LINES

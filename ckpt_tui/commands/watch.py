@@ -117,7 +117,7 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     state = _read_all(monitor)
     alerts = alert_watch.PlainAlerts(settings, args.exit_on, monitor.directory)
     alerts.take(state)
-    _tell(state, block_lines(state, style), out)
+    _tell(state, [*block_lines(state, style), *_lines_without_log(state, monitor.directory)], out)
     said = tick_line(state, style)
     try:
         while not args.once and not state.phase.is_over and not alerts.ends_at(state):
@@ -160,6 +160,18 @@ def block_lines(state: RunState, style: Style) -> list[str]:
     lines += [style.paint(*sentence) for sentence in wording.alert_sentences(state)]
     lines += [style.paint(*sentence) for sentence in wording.log_sentences(state)]
     return lines
+
+
+def _lines_without_log(state: RunState, directory: str) -> list[str]:
+    """Where no log is: the newest checkpoint, and that there is none."""
+    from ckpt_tui.run.state import Phase
+
+    if state.phase is not Phase.WAITING:
+        return []
+    from ckpt_tui.services.without_log import newest_checkpoint
+
+    newest = newest_checkpoint(directory)
+    return [newest.words(state.now)] if newest is not None else []
 
 
 def tick_line(state: RunState, style: Style) -> str:

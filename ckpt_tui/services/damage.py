@@ -6,14 +6,16 @@ Only what a resume would take is read whole, from the first candidate until one 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.state import Alert, RunState
+from ckpt_tui.run.state import Alert, Phase, RunState
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.monitor import RunMonitor
+from ckpt_tui.services.without_log import NewestCheckpoint, newest_checkpoint
 from ckpt_tui.text import safe_text
 
 CHECK_BUDGET_S = 20.0  # about 20 GB from a warm page cache; a person waits no longer for an answer
@@ -42,12 +44,14 @@ class Damage:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """damaged: in the order in which a resume tries them. invalid_names: what no resume takes, for
-    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or "". alerts: of the same damage."""
+    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or "". alerts: of the same damage.
+    newest: what there is where no log is."""
 
     damaged: tuple[Damage, ...] = ()
     invalid_names: frozenset[str] = frozenset()
     note: str = ""
     alerts: tuple[Alert, ...] = ()
+    newest: NewestCheckpoint | None = None
 
 
 def damage_in(entries: Iterable[CatalogEntry]) -> tuple[Damage, ...]:
@@ -62,8 +66,13 @@ def checkpoint_alerts(entries: Iterable[CatalogEntry], now: float) -> tuple[Aler
     entries = list(entries)
     alerts = []
     for entry in entries:
-        saved_at = entry.saved_at or 0.0
-        if entry.validity not in _WORDS or now - saved_at < STILL_WRITTEN_S:
+        if entry.validity not in _WORDS:
+            continue
+        try:
+            saved_at = os.stat(entry.path).st_mtime
+        except OSError:
+            continue
+        if 0 <= now - saved_at < STILL_WRITTEN_S:
             continue
         instead = _instead(entry, entries)
         damage, step = Damage(entry.name, _message(entry), instead), entry.step or 0
@@ -137,6 +146,8 @@ def read_judged_run(path: str, *, budget_s: float = CHECK_BUDGET_S) -> tuple[Run
     state = monitor.poll(budget_s=1.0)
     while not monitor.is_caught_up:
         state = monitor.poll(budget_s=1.0)
+    if state.phase is Phase.WAITING:
+        return state, Judgement(newest=newest_checkpoint(monitor.directory))
     if not state.phase.is_over:
         return state, Judgement()
     judgement = judge_candidates(monitor.directory, budget_s=budget_s)
