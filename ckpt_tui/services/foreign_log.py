@@ -33,6 +33,8 @@ FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
 class ForeignLog:
     """A foreign source with its undated events dated, and the checkpoints of the directory among them."""
 
+    is_foreign = True
+
     def __init__(self, source: EventSource, directory: str, clock: Callable[[], float] = time.time) -> None:
         self._source = source
         self._directory = directory
@@ -55,6 +57,11 @@ class ForeignLog:
     @property
     def path(self) -> str:
         return self._source.path
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the log are read; 0 where that is not known."""
+        return int(getattr(self._source, "position", 0))
 
     @property
     def unfinished(self) -> BadLine | None:

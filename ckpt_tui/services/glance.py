@@ -115,14 +115,14 @@ class Newest:
             now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
             existing_names=existing_names, usual_pause_s=START_PATIENCE_S,
         )  # fmt: skip
-        return _only_known(state, self._first_ts, are_saves_known=self._are_saves_known)
+        return only_known(state, self._first_ts, are_saves_known=self._are_saves_known)
 
 
 def _is_by_viewer(event: Event) -> bool:
     return isinstance(event, CheckpointRestored) and event.by == "viewer"
 
 
-def _only_known(state: RunState, first_ts: float | None, *, are_saves_known: bool) -> RunState:
+def only_known(state: RunState, first_ts: float | None, *, are_saves_known: bool) -> RunState:
     if not state.sessions:
         return replace(state, is_whole=False)
     is_unsure = state.at_risk is not None and state.at_risk.checkpoint is None and not are_saves_known
@@ -178,6 +178,11 @@ def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 
         return newest.state(
             now, is_process_alive=around.is_alive(now, *newest.last_process), existing_names=around.names()
         )
+    if hasattr(source, "is_foreign"):
+        from ckpt_tui.services.foreign_newest import ForeignNewest, is_long
+
+        if is_long(source) and (end := ForeignNewest(path, around.directory)).is_known:
+            return end.state(now, existing_names=around.names())
     return _read_from_start(source, around, now)
 
 
@@ -185,11 +190,12 @@ def _read_from_start(source: EventSource, around: Surroundings, now: float) -> R
     fold, left = RunFold(around.directory), _GLANCE_LIMIT_BYTES
     is_whole = False
     while not is_whole and left > 0:
+        before = getattr(source, "position", None)
         batch = source.poll(left)
         fold.apply_all(batch.events)
         fold.notices.extend(batch.notices)
         is_whole = batch.is_caught_up
-        left -= LONG_LOG_BYTES
+        left -= LONG_LOG_BYTES if before is None else getattr(source, "position", before) - before or LONG_LOG_BYTES
     state = fold.state(now, is_process_alive=around.is_alive(now, *fold.last_process()), existing_names=around.names())
     return state if is_whole else nothing_known(now, around.directory)
 

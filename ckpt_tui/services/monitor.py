@@ -24,9 +24,13 @@ from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch, EventSourc
 from ckpt_tui.sources.jsonl import JsonlSource
 
 if TYPE_CHECKING:
+    from ckpt_tui.services.foreign_newest import ForeignNewest
     from ckpt_tui.services.glance import Newest
 
 MAX_NOTICES = 20
+# Where a screen waits for the same interpreter, it gets the word after each piece, and not only when this thread is
+# made to give it up.
+POLITE_S = 0.001
 OWN_PAUSE_S = 120.0  # nobody looks that seldom by intention: --interval is an hour at most, and then it does no harm
 WAKING_S = 60.0
 READ_BYTES = CHUNK_BYTES // 4  # at a time: what comes of it stays in the processor's cache
@@ -56,8 +60,8 @@ class RunMonitor:
         self.invalid_checkpoints: Collection[str] = ()  # set by who validates
         self._fold = RunFold(self.directory)
         self._around = Surroundings(self.directory)
-        self._newest: Newest | None = None
-        self._looks_first = newest_first
+        self._newest: Newest | ForeignNewest | None = None
+        self._looks_first = self._is_polite = newest_first
 
     def poll(self, budget_s: float = 0.05) -> RunState:
         """Read what came, for about `budget_s` seconds, and judge. `is_caught_up` says whether more is waiting."""
@@ -78,6 +82,8 @@ class RunMonitor:
             # The rest behind the newest part's beginning is read at once, so that the curves never miss their end.
             if self.is_caught_up or (time.monotonic() >= deadline and not self._is_behind_the_start_of_the_newest()):
                 break
+            if self._is_polite:
+                time.sleep(POLITE_S)
         if self.is_caught_up:
             self._newest = None
         return self.state()
@@ -100,6 +106,12 @@ class RunMonitor:
     def _look_at_the_end(self) -> bool:
         """Begin to follow the end of the log, if it is long. Whether that was done."""
         source = self._source
+        if hasattr(source, "is_foreign"):
+            from ckpt_tui.services.foreign_newest import ForeignNewest, is_long
+
+            end = ForeignNewest(self.path, self.directory) if is_long(source) else None
+            self._newest = end if end is not None and end.is_known else None
+            return self._newest is not None
         if type(source) is not JsonlSource:
             return False
         try:
@@ -113,11 +125,7 @@ class RunMonitor:
         return True
 
     def _is_behind_the_start_of_the_newest(self) -> bool:
-        return (
-            self._newest is not None
-            and isinstance(self._source, JsonlSource)
-            and self._source.position >= self._newest.start
-        )
+        return self._newest is not None and getattr(self._source, "position", 0) >= self._newest.start
 
     def state(self) -> RunState:
         """The state now, without reading the log."""
@@ -147,7 +155,7 @@ class RunMonitor:
             self._slept_s, self._woke_at = slept_s, now
         return self._slept_s + WAKING_S if 0 <= now - self._woke_at < WAKING_S else 0.0
 
-    def _newest_state(self, newest: Newest, now: float) -> RunState:
+    def _newest_state(self, newest: Newest | ForeignNewest, now: float) -> RunState:
         from ckpt_tui.services.glance import nothing_known, with_curves_before
 
         if newest.is_known:

@@ -22,6 +22,11 @@ class ChosenSource:
         return self._source.path
 
     @property
+    def position(self) -> int:
+        """How many bytes of the log are read; 0 where that is not known."""
+        return int(getattr(self._source, "position", 0))
+
+    @property
     def unfinished(self) -> BadLine | None:
         return self._source.unfinished
 

@@ -36,6 +36,10 @@ class CsvParser:
         self._first_epoch: float | None = None
         self._num_rows = 0
 
+    @property
+    def needs_all(self) -> bool:
+        return self._step < 0 and self._epoch < 0
+
     def names(self) -> Iterable[str]:
         return self._header
 

@@ -16,6 +16,7 @@ from ckpt_tui.sources.base import CHUNK_BYTES
 MAX_LINE_BYTES = 4 << 20
 _FINGERPRINT_BYTES = 4096  # holds any header of a table: one more column changes it
 _START_BYTES = 200
+_BACKWARD_BYTES = 64 * 1024
 _LINE_ENDS = re.compile(rb"[\r\n]")
 
 
@@ -57,7 +58,29 @@ class FollowedLines:
 
     @property
     def offset(self) -> int:
+        """How much of the file is read, an unfinished line included."""
         return self._offset
+
+    def skip_to_last(self, num_lines: int) -> None:
+        """Before the first read: go to where the last `num_lines` lines begin. Raises OSError."""
+        with open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start, block = size, b""
+            while (
+                start > 0
+                and len(_LINE_ENDS.findall(block) if self._ends_at_return else block.split(b"\n")) <= num_lines
+            ):
+                start = max(start - _BACKWARD_BYTES, 0)
+                file.seek(start)
+                block = file.read(size - start)
+            if not start:
+                return
+            first = _LINE_ENDS.search(block) if self._ends_at_return else re.search(rb"\n", block)
+            self._offset = start + (first.end() if first is not None else 0)
+            file.seek(0)
+            self._head = file.read(min(self._offset, _FINGERPRINT_BYTES))
+            file.seek(self._offset - len(self._head))
+            self._tail = file.read(len(self._head))
 
     @property
     def rest(self) -> tuple[int, bytes]:

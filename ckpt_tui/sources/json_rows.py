@@ -34,6 +34,10 @@ class JsonRowParser:
         self._counts_steps = False
         self._num_rows = 0
 
+    @property
+    def needs_all(self) -> bool:
+        return self._num_rows > 0
+
     def names(self) -> Iterable[str]:
         return ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import ClassVar, Protocol
 
 from ckpt_tui.events.schema import BadLine, Event
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch
-from ckpt_tui.sources.followed import FollowedLines, Piece
+from ckpt_tui.sources.followed import FollowedLines
 from ckpt_tui.sources.rows import Facts, Row, Teller
 
 _PEEK_BYTES = 64 * 1024
@@ -22,6 +23,11 @@ class LineParser(Protocol):
     """Tells what lines say, in their order; remembers what later lines need of earlier ones."""
 
     facts: Facts
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether what a line means depends on every line before it: where lines are counted."""
+        ...
 
     def parse(self, line: bytes) -> Iterable[Row | str]:
         """The rows of one line; a text is what is wrong with it. Never raises."""
@@ -56,8 +62,33 @@ class LinesSource:
         """A text log may well end without a newline: nothing is said to be missing."""
         return None
 
+    @property
+    def position(self) -> int:
+        """How many bytes of the file are read."""
+        return self._lines.offset
+
     def skip_to_last(self, num_lines: int) -> None:
-        """Nothing: what a line means depends on those before it."""
+        """The head is looked at for what the lines behind it need; nothing is left out where they need all of them."""
+        try:
+            with open(self._path, "rb") as file:
+                head = file.read(_PEEK_BYTES)
+                if len(head) < _PEEK_BYTES:
+                    return
+                facts = os.fstat(file.fileno())
+        except OSError:
+            return  # the first poll says what is wrong
+        lines = (head.replace(b"\r", b"\n") if self.ends_at_return else head).split(b"\n")[:-1]
+        for line in lines:
+            for _row in self._parser.parse(line):
+                pass
+        if self._parser.needs_all:
+            self._begin()
+            return
+        self._peek([], facts.st_mtime)
+        self._has_peeked = True
+        with contextlib.suppress(OSError):
+            self._lines.skip_to_last(num_lines)
+        self._teller.expect(self._parser.names())
 
     def make_parser(self, facts: Facts) -> LineParser:
         raise NotImplementedError
@@ -75,7 +106,8 @@ class LinesSource:
             self._begin()
         if not self._has_peeked and piece.lines:
             self._has_peeked = True
-            self._peek(piece)
+            first = [line[1] for line in piece.lines[:1000] if not isinstance(line, BadLine)]
+            self._peek(first, piece.mtime)
         events: list[Event | BadLine] = []
         for line in piece.lines:
             if isinstance(line, BadLine):
@@ -103,22 +135,22 @@ class LinesSource:
                 self._has_names = True
             events += self._teller.events(row)
 
-    def _peek(self, piece: Piece) -> None:
+    def _peek(self, first: Iterable[bytes], mtime: float | None) -> None:
         """Look at both ends of the file: totals that come late, when it began, and the zone of its clock.
 
         The last line was written when the file last was: a line that tells how long it has trained tells when it
         began, and one that tells a moment whether its clock is in another zone.
         """
-        trial = self.make_parser(copy.copy(self._teller.facts))
-        first = [line for line in piece.lines[:1000] if not isinstance(line, BadLine)]
-        for _, line in first:
+        trial = copy.copy(self._parser)
+        trial.facts = copy.copy(self._teller.facts)
+        for line in first:
             for _row in trial.parse(line):
                 pass
         known, found = self._teller.facts, trial.facts
         known.total_steps = known.total_steps or found.total_steps
         known.steps_per_epoch = known.steps_per_epoch or found.steps_per_epoch
         known.step_unit = found.step_unit
-        if piece.mtime is None:
+        if mtime is None:
             return
         last = Row()
         for line in self._last_lines():
@@ -126,12 +158,12 @@ class LinesSource:
                 if isinstance(row, Row) and (row.ts is not None or row.elapsed_s is not None):
                     last = row
         if last.ts is not None:
-            off_s = piece.mtime - last.ts
+            off_s = mtime - last.ts
             zones = round(off_s / _ZONE_S)
             is_zone = abs(off_s - zones * _ZONE_S) < 120 and abs(off_s) < _FARTHEST_ZONE_S
             self._zone_s = zones * _ZONE_S if is_zone else 0.0
         elif last.elapsed_s is not None:
-            self._began_ts = piece.mtime - last.elapsed_s
+            self._began_ts = mtime - last.elapsed_s
 
     def _last_lines(self) -> list[bytes]:
         try:

@@ -34,6 +34,7 @@ _MAX_DEPTH = 3
 _FIRST_BYTES = 64 * 1024
 _FINGERPRINT_BYTES = 64
 _MOST_BYTES = 64 * 1024  # in one poll: about 20 ms
+_TAIL_BYTES = 64 * 1024
 _RESYNC_BYTES = 1 << 20  # where a record is damaged: how far the next one is looked for at once
 _EPOCH_TAGS = ("epoch", "train/epoch")
 _END_TAGS = ("train/train_runtime", "train_runtime")  # transformers tells it when train() returns
@@ -82,12 +83,40 @@ class TensorboardSource:
         """A record that is not whole yet: TensorBoard writes in blocks, and the next completes it."""
         return None
 
+    @property
+    def position(self) -> int:
+        """How many bytes of the files are read."""
+        return sum(file.offset for file in self._files.values())
+
     def skip_to_last(self, num_lines: int) -> None:
-        """Nothing: records can only be found from the start."""
+        """Leave out all but the end of the file that was begun last, where records are found by their checksums."""
+        paths = [path for path in event_files(self._path) if _first_step(path) is not None]
+        if not paths or _size_of(paths[-1]) < 2 * _TAIL_BYTES:
+            return
+        try:
+            with open(paths[-1], "rb") as file:
+                self._take_head(file.read(_FIRST_BYTES))
+                start = file.seek(max(_size_of(paths[-1]) - max(_TAIL_BYTES, 60 * num_lines), 0))
+                begins = next_record(file.read(_RESYNC_BYTES), 0)
+        except OSError:
+            return
+        if begins is not None:
+            self._looked = True
+            self._passed = frozenset(paths[:-1])
+            self._files[paths[-1]] = _EventFile(paths[-1], start + begins)
+
+    def _take_head(self, data: bytes) -> None:
+        """The settings, which are told before all else."""
+        at = 0
+        while at + HEADER_BYTES <= len(data) and (length := message_length(data[at : at + HEADER_BYTES])):
+            event = decode_event(data[at + HEADER_BYTES : at + HEADER_BYTES + length])
+            if event is not None and _ARGS_TAG in event.texts:
+                self._take_settings(event.texts[_ARGS_TAG])
+            at += HEADER_BYTES + length + FOOTER_BYTES
 
     def _begin(self) -> None:
         self._files: dict[str, _EventFile] = {}
-        self._passed: frozenset[str] = frozenset()  # files of an earlier training in the same place
+        self._passed = frozenset[str]()  # files of an earlier training in the same place
         facts = Facts(**{name: getattr(self._given, name) for name in Facts.__slots__}) if self._given else Facts()
         self._teller = Teller(self.kind, facts)
         self._looked = False

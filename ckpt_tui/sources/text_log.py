@@ -73,6 +73,10 @@ class TextParser:
         self._newest_step = -1  # that the bar told
 
     @property
+    def needs_all(self) -> bool:
+        return self._num_dicts > 0 or self._own_bar is not None
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a row is held back until its step is told."""
         return self._waiting is not None

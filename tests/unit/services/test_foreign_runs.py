@@ -9,6 +9,7 @@ import pytest
 
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.foreign_log import ForeignLog
+from ckpt_tui.services.glance import glance
 from ckpt_tui.services.monitor import RunMonitor, read_run
 from ckpt_tui.services.run_places import RunFinder, holds_runs
 from ckpt_tui.sources.csv_table import CsvSource
@@ -234,3 +235,51 @@ def test_where_epochs_are_counted_a_checkpoint_stands_where_its_time_says(tmp_pa
     assert [(save.path, save.step) for save in state.saves] == [("weights/best.pt", 30), ("weights/last.pt", 37)]
     assert state.at_risk is not None
     assert (state.at_risk.checkpoint, state.at_risk.steps) == ("weights/last.pt", 0)
+
+
+def long_csv(last: int) -> str:
+    return "epoch,step,train_loss\n" + "".join(f"{step // 1000},{step},{2 - step / 1e6:.6f}\n" for step in range(last))
+
+
+def long_text(last: int) -> str:
+    head = "number of parameters: 1M\nmax_iters = 99\n"
+    return head + "".join(f"iter {step}: loss {2 - step / 1e6:.6f}, time 100.00ms, mfu 1.00%\n" for step in range(last))
+
+
+@pytest.mark.parametrize("kind", ["csv", "text", "json", "tensorboard"])
+def test_of_a_long_log_the_newest_facts_come_first_and_in_the_end_the_same(tmp_path: Path, kind: str) -> None:
+    last = 20_000
+    if kind == "csv":
+        put(tmp_path / "log.csv", long_csv(last + 1))
+    elif kind == "text":
+        put(tmp_path / "train.log", long_text(last + 1))
+    elif kind == "json":
+        rows = (f'{{"current_steps": {n}, "total_steps": 30000, "loss": {2 - n / 1e6:.6f}}}\n' for n in range(last + 1))
+        put(tmp_path / "trainer_log.jsonl", "".join(rows))
+    else:
+        put(tmp_path / "events.out.tfevents.1600000000.vm.1.0", event_file(range(1, last + 1)))
+    monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1, newest_first=True)
+    first = monitor.poll(0.001)
+    assert (first.is_whole, first.step) == (False, last)
+    assert monitor.progress < 1
+    if kind == "json":
+        assert first.total_steps == 30_000
+    while not monitor.is_caught_up:
+        state = monitor.poll(0.05)
+        assert state.step == last
+        for segment, after in zip(state.series["loss"].segments, state.series["loss"].segments[1:], strict=False):
+            assert after.steps[0] >= segment.steps[0]
+    assert state.is_whole
+    assert state.step == last
+    assert state.series["loss"].num_points == (last if kind == "tensorboard" else last + 1)
+    seen = glance(str(tmp_path), NOW + 1)
+    assert (seen.step, seen.is_whole) == (last, False)
+
+
+def test_where_lines_are_counted_none_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "log.csv", "loss,accuracy\n" + "1.5,0.25\n" * 40_000)
+    monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1, newest_first=True)
+    state = monitor.poll(0.01)
+    while not monitor.is_caught_up:
+        state = monitor.poll(0.5)
+    assert (state.step, state.step_unit) == (40_000, "row")
