@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import live
+from tests.bench import live, loading
 from tests.bench.measure import CKPT_TUI, PYTHON, Painted, Row, paint, run_process
 from tests.bench.reference_files import ReferenceFiles
 
@@ -29,19 +29,6 @@ _BARE_APP = textwrap.dedent(
             yield Static("painted-by-bare-app")
             yield Footer()
     Bare().run()
-    """
-)
-
-_FOLD = textwrap.dedent(
-    """
-    import sys, time
-    from ckpt_tui.services.monitor import RunMonitor
-    monitor = RunMonitor(sys.argv[1])
-    while True:
-        state = monitor.poll()
-        if monitor.is_caught_up:
-            break
-    assert state.num_events > 900
     """
 )
 
@@ -78,7 +65,7 @@ def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
     logs = {"L3": files.log(1_000), "L6": files.log(1_000_000), "L7": files.log(10_000_000)}
     peers = Peers(files)
     yield from _start_rows(logs, peers, repeats)
-    yield from _loading_rows(logs, repeats)
+    yield from loading.rows(logs, files.directory, repeats)
     yield from _idle_rows(logs, peers)
     for name in ("L3", "L6"):
         yield from _live_rows(name, logs[name], files.directory)
@@ -152,22 +139,6 @@ def _start_rows(logs: dict[str, Path], peers: Peers, repeats: int) -> Iterator[R
 def _process(command: Sequence[str]) -> Start:
     run = run_process(command, expect=(0, 1))
     return Start(run.wall_s, run.cpu_s, run.peak_mb)
-
-
-# -- loading ----------------------------------------------------------------------------------------------------------
-
-
-def _loading_rows(logs: dict[str, Path], repeats: int) -> Iterator[Row]:
-    loads = [run_process([PYTHON, "-c", _FOLD, str(logs["L6"])]) for _ in range(repeats)]
-    load = loads[0]
-    yield Row(
-        "L6 read and folded",
-        f"{statistics.median(run.cpu_s for run in loads):.2f} CPU s {load.peak_mb:.0f} MB",
-        "msgspec decode alone 0.9 s",
-        "-",
-        "<= 2.0 CPU s, <= 110 MB",
-        statistics.median(run.cpu_s for run in loads) <= 2.0 and load.peak_mb <= 110,
-    )
 
 
 # -- idle and live ----------------------------------------------------------------------------------------------------
