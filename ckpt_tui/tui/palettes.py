@@ -103,7 +103,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     },
     # NO_COLOR: weight and lines only.
     "none": {
-        "good": "", "warning": "bold", "error": "bold", "accent": "underline", "dim": "dim",
+        "good": "", "warning": "bold", "error": "bold", "accent": "bold", "dim": "dim",
         "strong": "bold", "track": "dim", "axis": "dim", "cursor": "bold", "bad": "bold",
         "train": "", "val": "", "abandoned": "dim", "train_raw": "dim", "val_raw": "dim",
         "run1": "", "run2": "", "run3": "", "run4": "", "run5": "", "run6": "",

@@ -21,6 +21,13 @@ from ckpt_tui.tui import palettes, terminal
 _FULL = ("dark", "light", "colour-blind")
 _ANSI_OF = {"auto": "ansi", "ansi": "ansi", "dark": "ansi", "light": "ansi-light", "colour-blind": "ansi-colour-blind"}
 
+# Where there is no colour the row under the cursor is turned around, as everywhere on such terminals.
+_NO_COLOUR_CURSOR = {
+    "block-cursor-background": "ansi_default", "block-cursor-foreground": "ansi_default",
+    "block-cursor-text-style": "reverse", "block-cursor-blurred-background": "ansi_default",
+    "block-cursor-blurred-foreground": "ansi_default", "block-cursor-blurred-text-style": "bold",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -125,6 +132,7 @@ def _ansi_theme(name: str) -> Theme:
             "text-warning": roles["warning"],
             "text-error": roles["error"],
             "text-accent": roles["accent"],
+            **(_NO_COLOUR_CURSOR if name == "none" else {}),
         },
     )
 

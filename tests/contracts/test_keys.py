@@ -22,6 +22,7 @@ from ckpt_tui.tui import keys
 from ckpt_tui.tui.app import SCREENS, CkptTuiApp
 from ckpt_tui.tui.inspect_app import InspectApp
 from ckpt_tui.tui.keymap import key_name, rows_on
+from ckpt_tui.tui.widgets.key_line import _is_needed, fitting
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
 # Dialogs of a question have the keys of buttons and of nothing else; they are not remapped.
@@ -152,3 +153,19 @@ def test_every_footer_names_the_way_out_and_the_help_at_40_columns() -> None:
         width = sum(len(keys.key_words(row.key.split(",")[0])) + 1 + len(row.label) + 2 for row in needed)
         assert width <= 40, screen
         assert table
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
+@pytest.mark.parametrize("screen", keys.TABLES)
+def test_no_key_is_cut_on_the_last_line_and_the_most_important_stay(screen: str, width: int) -> None:
+    shown = sorted((row for row in rows_on(screen) if row.in_footer), key=lambda row: keys.place_of(row.id))
+    drawn = [(row.id, row.key, keys.key_words(row.key.split(",")[0]), row.label) for row in shown]
+    kept = fitting(drawn, width)
+    assert len("  ".join(f"{key} {label}" for _, _, key, label in kept)) <= width
+    assert [one for one in drawn if one in kept] == kept, "in the order of the table"
+    assert width < 40 or {"app.help", "app.quit"} <= {one[0] for one in kept}
+    if len(kept) < len(drawn):
+        last_of_own = max((drawn.index(one) for one in kept if not _is_needed(one[0])), default=-1)
+        assert all(_is_needed(one[0]) or one in kept for one in drawn[: last_of_own + 1]), (
+            "what matters least goes first"
+        )

@@ -83,6 +83,11 @@ def test_only_colours_that_the_terminal_has(
     assert depths(painted(tmp_path, env, *flags)) == expected
 
 
+def test_without_colour_the_row_under_the_cursor_is_turned_around(tmp_path: Path) -> None:
+    sent = painted(tmp_path, {"TERM": "xterm-256color", "NO_COLOR": "1"})
+    assert any(7 in codes for codes in parameters(sent))
+
+
 def test_no_glyph_where_there_is_none(tmp_path: Path) -> None:
     sent = painted(tmp_path, {"TERM": "linux"})
     assert depths(sent) == {"16"}

@@ -29,6 +29,16 @@ def _is_needed(key_id: str) -> bool:
     return key_id in ("app.help", "app.quit", "view.runs") or key_id.endswith(".leave")
 
 
+def fitting(keys: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
+    """Those of the keys (id, key to press, key and label as drawn) that have room, each whole. The least important
+    goes first, that is the last of them; the way to the others and the way out only when there is nothing else."""
+    kept = list(keys)
+    while kept and sum(map(_width, kept)) - len(_GAP) > width:
+        needless = [one for one in kept if not _is_needed(one[0])]
+        kept.remove((needless or kept)[-1])
+    return kept
+
+
 class KeyLine(Widget):
     """`/ filter  z sort  x statistics ...`: what `show=True` says of the bindings that work now; a click presses."""
 
@@ -68,20 +78,11 @@ class KeyLine(Widget):
             self.refresh()
 
     def _places(self) -> list[tuple[str, str, str, int]]:
-        """Key to press, key and label as drawn, the column where they begin. What has no room is left out whole: the
-        least important, and the way to the others and the way out last."""
-        room = self.size.width - 2 + len(_GAP)
-        left_out: set[int] = set()
-        for is_needed in (False, True):
-            for index in reversed(range(len(self._keys))):
-                taken = sum(_width(one) for at, one in enumerate(self._keys) if at not in left_out)
-                if taken > room and index not in left_out and _is_needed(self._keys[index][0]) is is_needed:
-                    left_out.add(index)
+        """Key to press, key and label as drawn, the column where they begin."""
         places, x = [], 1
-        for index, (_, press, key, label) in enumerate(self._keys):
-            if index not in left_out:
-                places.append((press, key, label, x))
-                x += _width(self._keys[index])
+        for one in fitting(self._keys, self.size.width - 1):
+            places.append((one[1], one[2], one[3], x))
+            x += _width(one)
         return places
 
     def say(self, words: str, role: str = "") -> None:
