@@ -6,7 +6,6 @@ strict JSON) takes the shortest way: one msgspec decode into a dict, seven pops,
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -155,6 +154,8 @@ def _decode_lenient(line: bytes) -> Any:
     text = line.decode("utf-8", "replace").strip("\x00 \t\r\n")
     if not text:
         return _bad("empty line", line)
+    import json  # for the few lines that need it: 1 ms of the watch's start
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -217,6 +218,8 @@ def encode(event: Event) -> bytes:
             fields[key] = value
     for key, value in event.extra.items():
         fields.setdefault(key, value)
+    import json
+
     try:
         line = json.dumps(fields, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except ValueError:
