@@ -328,6 +328,12 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
             return self.cockpit.lists_runs
         return not (self.cockpit.readonly and keys.is_act(action))
 
+    @property
+    def needed_keys(self) -> tuple[str, ...]:
+        """Where one part fills the screen the key to the others is the last to go."""
+        now = self._arrangement
+        return ("view.feed",) if now is not None and not (now.chart and now.lists) else ()
+
     def say(self, words: str) -> None:
         """Words about what was done or cannot be done, on the last line until the next key."""
         self.query_one(KeyLine).say(words, "accent")

@@ -6,7 +6,7 @@ layout each time another view is shown. This one draws a line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.segment import Segment
 from textual import events
@@ -29,12 +29,13 @@ def _is_needed(key_id: str) -> bool:
     return key_id in ("app.help", "app.quit", "view.runs") or key_id.endswith(".leave")
 
 
-def fitting(keys: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
+def fitting(keys: Sequence[Sequence[str]], width: int, needed: Collection[str] = frozenset()) -> list[Sequence[str]]:
     """Those of the keys (id, key to press, key and label as drawn) that have room, each whole. The least important
-    goes first, that is the last of them; the way to the others and the way out only when there is nothing else."""
+    goes first, that is the last of them; the way to the others and the way out only when there is nothing else,
+    and what the screen says is `needed` there."""
     kept = list(keys)
     while kept and sum(map(_width, kept)) - len(_GAP) > width:
-        needless = [one for one in kept if not _is_needed(one[0])]
+        needless = [one for one in kept if not _is_needed(one[0]) and one[0] not in needed]
         kept.remove((needless or kept)[-1])
     return kept
 
@@ -80,7 +81,7 @@ class KeyLine(Widget):
     def _places(self) -> list[tuple[str, str, str, int]]:
         """Key to press, key and label as drawn, the column where they begin."""
         places, x = [], 1
-        for one in fitting(self._keys, self.size.width - 1):
+        for one in fitting(self._keys, self.size.width - 1, getattr(self.screen, "needed_keys", ())):
             places.append((one[1], one[2], one[3], x))
             x += _width(one)
         return places
