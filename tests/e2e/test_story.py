@@ -144,9 +144,9 @@ def test_train_watch_kill_restore_resume(
 
         # Help is there, and it quits cleanly while the training goes on.
         terminal.press("?")
-        terminal.wait_for("Esc goes back", "resume")
+        terminal.wait_for("Esc back", "zoom out")
         terminal.press("Escape")
-        terminal.wait_gone("Esc goes back")
+        terminal.wait_gone("Esc back")
         terminal.press("q")
         terminal.wait_gone("sessions")
         terminal.type("echo back in the shell: $?")
