@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 
 from ckpt_tui.run.state import Marker, Phase, RunState
-from ckpt_tui.tui import keys, legend
+from ckpt_tui.tui import keys, legend, plot
 from ckpt_tui.tui.dialogs import metrics as picker
 from ckpt_tui.tui.dialogs.moment import MomentDialog
 from ckpt_tui.tui.plot import NamedCurve
@@ -81,6 +81,30 @@ async def test_metrics_pins_and_smoothing_by_keys() -> None:
         assert any(line.lstrip().startswith(("3.1", "3.10")) for line in seen(app))
         await pilot.press("M", "M", "s", "s", "y")
         assert (screen.chart.view.smoothing, screen.chart.view.is_log) == ("off", True)
+
+
+async def test_only_what_changed_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    real = plot.draw
+    monkeypatch.setattr(plot, "draw", lambda lines, *rest, **more: drawn.append("plot") or real(lines, *rest, **more))
+    screen = ChartScreen()
+    app = ScreenApp(screen)
+    async with app.run_test(size=(80, 24)) as pilot:
+        chart, first = screen.chart, state()
+        chart.pins = ("lr",)
+        chart.set_state(first)
+        await pilot.pause()
+        drawn.clear()
+        chart.set_state(replace(first, now=NOW + 1))  # the clock went on, nothing else
+        await pilot.press("left", "left")
+        assert drawn == []
+        await pilot.press("y")
+        assert len(drawn) == 2
+        drawn.clear()
+        grown = {**first.series, "lr": series("lr", [(step, 0.001) for step in range(1, 402)])}
+        chart.set_state(replace(first, series=grown))
+        assert drawn
+        assert chart.points(chart.pinned[0])
 
 
 async def test_the_picker_filters_as_one_types_pins_and_shows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import is_
 
 from textual import events
 from textual.message import Message
@@ -22,6 +23,7 @@ from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 
 GUTTER = 7  # cells left of the plot: a tick's label and the axis; lanes under the chart keep the same
 MARGIN = 1  # right of the plot
+_MOST_PLOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,18 @@ class Chart(LinesWidget):
         self._time_origin: float | None = None
         self._reference: tuple[NamedCurve, ...] = ()  # their extent is in view too, whatever metric is shown
         self._told: object = None
+        self._plots: list[tuple[Panel, object, plot.Plot]] = []
         self._drag: tuple[int, XScale, bool] | None = None  # where it began, on what axis, whether it has moved
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
     def set_state(self, state: RunState) -> None:
         """Show `state`; lines that stay as they are are not drawn again."""
-        self.state = state
+        before, self.state = self.state, state
         self._is_over = state.phase.is_over
         self._time_origin = state.start_ts
-        self.take_metrics(state)
+        if before is None or not _has_same_curves(before, state):
+            self.take_metrics(state)
         self.show()
 
     def take_metrics(self, state: RunState) -> None:
@@ -132,10 +136,7 @@ class Chart(LinesWidget):
 
     def panel_lines(self, panel: Panel, x: XScale, height: int) -> tuple[list[Cells], plot.Plot]:
         """`height` lines of a panel, its gutter with them, and the plot that they show."""
-        lines = plot.lines_of(panel.curves, x, unicode=self.unicode)
-        drawn = plot.draw(
-            lines, x, height, is_log=self.view.is_log, unicode=self.unicode, y_range=self.view.y_range
-        )  # fmt: skip
+        drawn = self._plot(panel, x, height)
         cursor = x.cell(self.view.cursor) if self.view.cursor is not None else None
         cells_of: list[Cells] = []
         for row, cells in enumerate(drawn.rows):
@@ -144,6 +145,17 @@ class Chart(LinesWidget):
             marked = cells if cursor is None else plot.with_cursor(cells, cursor, self.unicode)
             cells_of.append(((f"{label:>{GUTTER - 1}}{axis}", "axis"), *marked))
         return cells_of, drawn
+
+    def _plot(self, panel: Panel, x: XScale, height: int) -> plot.Plot:
+        """The plot of a panel; the one of the last time where only the cursor has moved."""
+        asked = (x, height, self.view.is_log, self.view.y_range)
+        known = next((one for one in self._plots if one[0] is panel), None)
+        if known is not None and known[1] == asked:
+            return known[2]
+        lines = plot.lines_of(panel.curves, x, unicode=self.unicode)
+        drawn = plot.draw(lines, x, height, is_log=self.view.is_log, unicode=self.unicode, y_range=self.view.y_range)
+        self._plots = [*(one for one in self._plots if one[0] is not panel), (panel, asked, drawn)][-_MOST_PLOTS:]
+        return drawn
 
     def _x_line(self, width: int) -> Cells:
         assert self.x is not None
@@ -320,6 +332,16 @@ class Chart(LinesWidget):
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         event.stop()
         self.zoom(2.0, self._x_under(event))
+
+
+def _has_same_curves(one: RunState, other: RunState) -> bool:
+    """Whether a tick brought nothing to draw: only the series of a metric that got points is another object."""
+    return (
+        one.series.keys() == other.series.keys()
+        and all(map(is_, one.series.values(), other.series.values()))
+        and one.epochs is other.epochs
+        and one.steps_per_epoch == other.steps_per_epoch
+    )
 
 
 def curves_of(state: RunState, metric: Metric, shown: View) -> tuple[NamedCurve, ...]:

@@ -62,6 +62,8 @@ class EventLane(LinesWidget):
         self._x: XScale | None = None
 
     def set_markers(self, markers: tuple[Marker, ...], x: XScale | None) -> None:
+        if markers is self._markers and x == self._x:
+            return  # a cursor moved: thousands of marks stay where they are
         self._markers = markers
         self._x = x
         self.show()
