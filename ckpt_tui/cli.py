@@ -68,10 +68,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says usage errors the way every other error is said, so that `--json` holds for them too."""
+    """Says usage errors the way every other error is said, so that `--json` holds for them too.
+
+    of_command: what is asked for; an option that no command knows is found by the parser of all of them.
+    """
+
+    of_command = ""
 
     def error(self, message: str) -> NoReturn:
-        raise CkptError("Usage", message, f"`{self.prog} --help` has the options and examples.")
+        raise CkptError("Usage", message, f"`{self.of_command or self.prog} --help` has the options and examples.")
 
 
 def build_parser(commands: Sequence[Command] = ()) -> Parser:
@@ -157,7 +162,9 @@ def _run(arguments: list[str]) -> int:
     # Known before parsing, so that even a usage error answers in the form that was asked for.
     out = Output(chosen[0].name if chosen else "", as_json="--json" in arguments)
     try:
-        args = build_parser(chosen).parse_args(arguments)
+        parser = build_parser(chosen)
+        parser.of_command = f"{parser.prog} {chosen[0].name}" if chosen else ""
+        args = parser.parse_args(arguments)
         result = args.run(args, out)
         return int(out.emit(result) if isinstance(result, CommandResult) else result)
     except CkptError as error:

@@ -16,7 +16,12 @@ from ckpt_tui import text
 from ckpt_tui.events.schema import BadLine, Event, System, event_name
 from ckpt_tui.output import Output, Style
 
-EXAMPLES = ("ckpt-tui tail runs/gpt", "ckpt-tui tail runs/gpt -n 50", "ckpt-tui tail runs/gpt -f --json")
+EXAMPLES = (
+    "ckpt-tui tail runs/gpt",
+    "ckpt-tui tail runs/gpt -n 50",
+    "ckpt-tui tail runs/gpt -f --json",
+    "ckpt-tui tail runs/gpt --bad -n 100",
+)
 
 _POLL_S = 0.25
 _ROLES = {"good": "good", "warning": "warn", "error": "bad", "info": "plain"}
@@ -25,6 +30,7 @@ _ROLES = {"good": "good", "warning": "warn", "error": "bad", "info": "plain"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="run directory or log file")
     parser.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many to begin with (10)")
+    parser.add_argument("--bad", action="store_true", help="only the lines that are not events, of the whole log")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes; Ctrl-C ends it")
 
 
@@ -34,22 +40,27 @@ def run(args: argparse.Namespace, out: Output) -> int:
     source = open_log(args.path)
     style = out.style()
     num_lines = min(max(args.lines, 0), sys.maxsize)
-    source.skip_to_last(num_lines)
+    if not args.bad:  # they may lie anywhere
+        source.skip_to_last(num_lines)
     newest: deque[Event | BadLine] = deque(maxlen=num_lines)
     notices: list[str] = []
     while True:
         batch = source.poll()
-        newest.extend(batch.events)
+        newest.extend(_chosen(batch.events, args.bad))
         notices += batch.notices
         if batch.is_caught_up:
             break
     _show(newest, notices, out, style)
     while args.follow:
         batch = source.poll()
-        _show(batch.events, batch.notices, out, style)
+        _show(_chosen(batch.events, args.bad), batch.notices, out, style)
         if batch.is_caught_up:
             time.sleep(_POLL_S)
     return 0
+
+
+def _chosen(told: Iterable[Event | BadLine], only_bad: bool) -> list[Event | BadLine]:
+    return [one for one in told if not only_bad or isinstance(one, BadLine)]
 
 
 def _show(events: Iterable[Event | BadLine], notices: Iterable[str], out: Output, style: Style) -> None:

@@ -36,6 +36,21 @@ def run_lineage(
     return None
 
 
+def fork_step(now: Lineage | None, other: Lineage | None, other_step: int) -> int | None:
+    """The last step that the branch `now` shares with a checkpoint of `other_step` on the branch `other`; None where
+    nothing is known of one of them."""
+    if not now or not other:
+        return None
+    num_shared = 0
+    while num_shared < min(len(now), len(other)) and now[num_shared] == other[num_shared]:
+        num_shared += 1
+    if not num_shared:
+        return 0
+    left_at = now[num_shared].start_step if num_shared < len(now) else other_step
+    went_on_at = other[num_shared].start_step if num_shared < len(other) else other_step
+    return max(min(left_at, went_on_at, other_step), 0)
+
+
 def lineage_of_path(path: str) -> Lineage | None:
     """The lineage in the checkpoint at `path`, None when it cannot be read or does not tell."""
     from ckpt_tui.checkpoints.registry import open_checkpoint

@@ -11,11 +11,12 @@ from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import names
+from ckpt_tui.services.branches import fork_step
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state, seconds_per_step
-from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry
+from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, stored_lineage
 from ckpt_tui.text import duration, plural, safe_text, size
 
 Act = Literal["restore", "rollback", "undo"]
@@ -102,11 +103,16 @@ def assemble(
     before, after = _resume_before_and_after(directory, catalog, moves, lineage)
     steps_given_up, seconds_given_up = 0, 0.0
     if moves and target is not None and target.step is not None:
-        reached = max([e.step for e in catalog.entries if e.step is not None] + ([state.step] if state else []))
-        steps_given_up = max(reached - target.step, 0)
+        of_branch = [e.step for e in catalog.entries if e.step is not None and not e.is_abandoned]
+        reached = max([*of_branch, state.step if state else 0])
+        # Over to another branch: what is given up begins where the two parted, and not at the target's step.
+        parted = fork_step(stored_lineage(directory), lineage, target.step) if lineage is not None else None
+        kept = target.step if parted is None else parted
+        steps_given_up = max(reached - kept, 0)
         seconds_given_up = steps_given_up * seconds_per_step(state)
         cost = f", {duration(seconds_given_up)} of training" if seconds_given_up else ""
-        sentences.append(f"Given up: {plural(steps_given_up, 'step')}{cost} (steps {target.step:,} to {reached:,}).")
+        where = " of the branch that the run is on" if parted is not None else ""
+        sentences.append(f"Given up: {plural(steps_given_up, 'step')}{cost} (steps {kept:,} to {reached:,}{where}).")
     if moves and after is not None:
         changed = "" if before != after else ", as before"
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")

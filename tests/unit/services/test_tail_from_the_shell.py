@@ -84,3 +84,17 @@ def test_follow_tells_what_another_process_appends(tmp_path: Path) -> None:
             give_up.cancel()
             tail.kill()
     assert (begun, told) == ([9, 10], [11, 12])
+
+
+def test_only_the_bad_lines_of_the_whole_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"garbage\n" + log_of(1500).text + b"\0\0\n")
+    assert main(["tail", str(path), "--bad"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "bad line at byte 0: not a JSON object"
+    assert second.startswith(f"bad line at byte {path.stat().st_size - 3:,}: ")
+
+
+def test_an_unknown_option_points_to_the_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tail", "x", "--worse"]) == 2
+    assert "`ckpt-tui tail --help`" in capsys.readouterr().err
