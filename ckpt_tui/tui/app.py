@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog
     from ckpt_tui.settings import Settings
     from ckpt_tui.tui.acts import Acts
+    from ckpt_tui.tui.first_runs import FirstRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,11 @@ class CkptTuiApp(BaseApp):
     ) -> None:
         self.root = path
         self.lists_runs = monitor is None and _holds_runs(path)
+        self.first_runs: FirstRuns | None = None
         if self.lists_runs:
+            from ckpt_tui.tui.first_runs import FirstRuns
+
+            self.first_runs = FirstRuns(path)
             # Which screen is the first is known only now.
             self.DEFAULT_MODE = "runs"  # type: ignore[misc]
         super().__init__(settings=settings, env=env)

@@ -118,7 +118,10 @@ class RunsScreen(Screen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        self._watch = RunsWatch(self.root or self.cockpit.root)
+        first = self.cockpit.first_runs if self.root is None else None
+        self._watch = first.watch if first is not None else RunsWatch(self.root or self.cockpit.root)
+        if first is not None and (runs := first.soon()) is not None:
+            self._take(runs)
         self.run_worker(self._follow, name="runs", group="runs", thread=True, exit_on_error=False)
 
     def on_resize(self) -> None:
@@ -129,6 +132,8 @@ class RunsScreen(Screen[None]):
 
     def _follow(self) -> None:
         worker = get_current_worker()
+        if self.root is None and self.cockpit.first_runs is not None:
+            self.cockpit.first_runs.wait()
         shown: tuple[Runs | None, int] = (None, 0)
         tell_at = 0.0
         interval_s = self.cockpit.interval_s
@@ -149,9 +154,14 @@ class RunsScreen(Screen[None]):
 
     @on(RunsChanged)
     async def show_runs(self, message: RunsChanged) -> None:
-        runs = message.runs
-        new = newly_broken(self._by_path, runs.runs)
         was_empty = self.runs is None or not self.runs.runs
+        runs = message.runs
+        self._take(runs)
+        if self.beside is None and runs.is_run and was_empty and not runs.runs and self._is_seen:
+            await self.cockpit.open_run(runs.root)
+
+    def _take(self, runs: Runs) -> None:
+        new = newly_broken(self._by_path, runs.runs)
         self.runs = runs
         self._by_path = {one.path: one for one in runs.runs}
         self.marked = [
@@ -161,9 +171,6 @@ class RunsScreen(Screen[None]):
         self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
         if new:
             self._tell(new)
-        if self.beside is None and runs.is_run and was_empty and not runs.runs and self._is_seen:
-            await self.cockpit.open_run(runs.root)
-            return
         self._show()
 
     def _tell(self, broken: Sequence[RunSummary]) -> None:
