@@ -35,7 +35,7 @@ Cells = tuple[tuple[str, str], ...]  # (text, role), in order
 class NamedCurve:
     """A series to draw. mark: a letter on the line, that tells it from others without colour. origin: Unix seconds at
     which its time axis begins; 0 where the axis is Unix seconds. scale: what its values are multiplied by.
-    smooth: the smoothed series, drawn over it."""
+    smooth: the smoothed series, drawn over it. is_whole: False while parts of the log are not read yet."""
 
     label: str
     series: Series
@@ -46,6 +46,7 @@ class NamedCurve:
     dashed: bool = False
     scale: float = 1.0
     smooth: Series | None = None
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _length(line: Line) -> int:
 
 def _branches(series: Series, curve: NamedCurve, x: XScale, num_columns: int) -> tuple[list[Piece], list[Piece]]:
     """Live and abandoned pieces. By step and by epoch the live ones are one line: the later session goes on where the
-    earlier one was taken up; in time nothing was trained between them."""
+    earlier one was taken up; in time nothing was trained between them, and what is not read yet is no line."""
     if curve.epochs is not None and x.axis == "epoch":
         x = replace(x, epochs=curve.epochs)
     live: list[Piece] = []
@@ -131,7 +132,7 @@ def _branches(series: Series, curve: NamedCurve, x: XScale, num_columns: int) ->
     for segment in series.segments:
         for piece in pieces_of(segment, x, num_columns, curve.origin if x.axis == "time" else 0.0):
             (abandoned if piece.is_abandoned else live).append(_scaled(piece, curve.scale))
-    if x.axis != "time" and len(live) > 1:
+    if x.axis != "time" and curve.is_whole and len(live) > 1:
         columns: list[Column | None] = [None] * num_columns
         for piece in live:
             for index, column in enumerate(piece.columns, piece.first):

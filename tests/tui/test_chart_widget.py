@@ -9,6 +9,7 @@ import pytest
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import Marker, Phase, RunState
 from ckpt_tui.tui import keys, legend, plot
 from ckpt_tui.tui.dialogs import metrics as picker
@@ -220,6 +221,27 @@ def test_of_several_runs_the_readout_is_of_the_one_that_reached_the_cursor() -> 
     assert said.startswith("step 350-359")
     assert "A 1.406 at 200" in said
     assert "B 1." in said
+
+
+def test_what_is_not_read_yet_is_empty_and_the_axis_stands_already() -> None:
+    """A long log is read from both ends: a line over the part in between would be made up."""
+    both = SeriesBuilder("loss")
+    for session, first in ((1, 1), (2, 900)):  # the monitor joins the two parts like sessions
+        both.add_all(session, list(range(first, first + 101)), [NOW + first] * 101, [2.0] * 101)
+    chart = ChartStack()
+    for is_whole in (False, True):
+        chart.state = running(series={"loss": both.freeze()}, is_whole=is_whole, start_ts=NOW - 50)
+        chart.take_metrics(chart.state)
+        lines, _ = chart.panel_lines(chart.main, XScale("step", 0, 1000, 50), 8)
+        ink = [any("".join(text for text, _ in line)[GUTTER + cell] != " " for line in lines) for cell in range(50)]
+        assert (ink[2], ink[25], ink[47]) == (True, is_whole, True)
+    chart.state = replace(chart.state, is_whole=False, series={"loss": series("loss", [(900, 1.0), (1000, 1.0)])})
+    chart.take_metrics(chart.state)
+    assert chart.extent() == (0.0, 1000.0)
+    chart.view = replace(chart.view, axis="time")
+    found = chart.extent()
+    assert found is not None
+    assert found[0] == NOW - 100  # what was read began before what the log's start says
 
 
 def test_hostile_names_are_made_safe_in_the_legend() -> None:

@@ -176,7 +176,13 @@ class Chart(LinesWidget):
         return view.x_scale(self.view, self.extent(), width, is_over=self._is_over, epochs=epochs)
 
     def extent(self) -> view.Extent | None:
-        return extent_of(self.curves, self.view.axis)
+        """The first and the last x. While a long log is being read from both its ends, the axis is already that of
+        all of it: what is not read yet is empty, and nothing moves."""
+        found = extent_of(self.curves, self.view.axis)
+        if found is None or self.state is None or self.state.is_whole:
+            return found
+        first = self.state.start_ts if self.view.axis == "time" else 0.0
+        return (found[0] if first is None else min(first, found[0]), found[1])
 
     def cursor_cell(self) -> int | None:
         return self.x.cell(self.view.cursor) if self.x is not None and self.view.cursor is not None else None
@@ -341,6 +347,7 @@ def _has_same_curves(one: RunState, other: RunState) -> bool:
         and all(map(is_, one.series.values(), other.series.values()))
         and one.epochs is other.epochs
         and one.steps_per_epoch == other.steps_per_epoch
+        and one.is_whole == other.is_whole
     )
 
 
@@ -348,10 +355,10 @@ def curves_of(state: RunState, metric: Metric, shown: View) -> tuple[NamedCurve,
     """The lines of one metric of a run as `shown` wants them."""
     train, val = metric.pair(state.series)
     curves = with_smoothing(plot.train_and_val_curves(train, val, metric.scale), shown.smoothing)
-    if shown.axis != "epoch":
+    epochs = epochs_of(state) if shown.axis == "epoch" else None
+    if epochs is None and state.is_whole:
         return curves
-    epochs = epochs_of(state)
-    return tuple(replace(curve, epochs=epochs) for curve in curves)
+    return tuple(replace(curve, epochs=epochs, is_whole=state.is_whole) for curve in curves)
 
 
 def with_smoothing(curves: Sequence[NamedCurve], strength: str) -> tuple[NamedCurve, ...]:
