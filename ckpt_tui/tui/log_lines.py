@@ -196,10 +196,11 @@ class VisibleLines(Sequence[int]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[int]: ...
     def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        if self.found is not None:
-            return self.found[index]
+        found = self.found
         if isinstance(index, slice):
-            return range(len(self._log))[index]
+            return range(len(self._log))[index] if found is None else found[index]
+        if found is not None:
+            return found[index] if index < len(found) else len(self._log)  # drawn before the list heard of it: empty
         return index  # its line may be gone by now: then it is shown empty
 
     def __iter__(self) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ckpt_tui.events.codec import encode
 from ckpt_tui.events.schema import CheckpointSaved, ErrorRaised, RunStart, Step, Unknown
 from ckpt_tui.tui.screens.events import EventsScreen, event_cells, event_detail
+from ckpt_tui.tui.screens.line_search import Search
 from ckpt_tui.tui.screens.log import LogScreen, printed_text
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
@@ -238,3 +240,38 @@ async def test_a_step_is_gone_to(log_path: Path) -> None:
         await pilot.press("colon", *"nowhere", "enter")
         await pilot.pause()
         assert "That is no place" in seen(app)[-1]
+
+
+async def test_in_a_large_log_only_the_whole_word_is_looked_for(
+    log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckpt_tui.tui.screens.lines.AT_ONCE_BYTES", 100)
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        looked_for: list[tuple[str, ...]] = []
+        screen = app.first_screen
+        set_search = screen.set_search
+        monkeypatch.setattr(screen, "set_search", lambda search: (looked_for.append(search.words), set_search(search)))
+        await pilot.press("slash", *"saved", "enter")
+        await settled(pilot)
+        assert looked_for == [("saved",)]
+        assert "1 line with: saved" in seen_text(app)
+
+
+async def test_lines_drawn_before_the_search_is_over_are_those_before_it(log_path: Path) -> None:
+    app = ScreenApp(EventsScreen(str(log_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        screen = app.first_screen
+        screen._cancel_and_scan = lambda: None  # it takes its time
+        screen.set_search(Search(words=("saved",)))
+        screen.line_list.refresh()
+        await pilot.pause()
+        assert "looking ..." in seen_text(app)
+        assert "loss 2.500" in seen_text(app)
+        screen.visible_lines.found = array("Q")  # the list has not heard of it
+        screen._cached.clear()
+        screen.line_list.refresh()
+        await pilot.pause()
+        assert "loss 2.500" not in seen_text(app)

@@ -19,6 +19,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.timer import Timer
 from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
@@ -37,6 +38,8 @@ from ckpt_tui.tui.widgets.words import Words
 
 POLL_INTERVAL_S = 1.0
 MAX_CACHED_ROWS = 2000
+AT_ONCE_BYTES = 8 << 20
+TYPING_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class LinesScreen(WorkScreen[None]):
         self._marked: array[int] = array("Q")
         self._marked_search = Search()
         self._is_asking_place = False
+        self._typing: Timer | None = None
+        self._is_looking = False  # for what `search` asks; the lines are still those before it
         self._place_wanted: Place | None = None
 
     # -- what subclasses say ------------------------------------------------------------------------------------
@@ -195,6 +200,7 @@ class LinesScreen(WorkScreen[None]):
                 self.show_among_all(result)
             return
         scanned: Scanned = result
+        self._is_looking = False
         if self._problem is not None:
             self._problem = None
             self.line_list.display = True
@@ -244,6 +250,8 @@ class LinesScreen(WorkScreen[None]):
         top = spread([(name, "strong")], [(right, "dim")], width)
         if self._progress:
             second = line((self._progress, "accent"), ("  Esc stops", "dim"))
+        elif self._is_looking:
+            second = line(("looking ...", "dim"))
         elif not self.search.is_everything:
             second = line(
                 (self.search.words_for(len(self.visible_lines)), "accent"), ("  n shows it among all, Esc all", "dim")
@@ -301,14 +309,25 @@ class LinesScreen(WorkScreen[None]):
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, message: Input.Changed) -> None:
-        if not self._is_asking_place:
-            self.set_search(replace(self.search, words=tuple(message.value.split())))
+        if self._is_asking_place:
+            return
+        if self._typing is not None:
+            self._typing.stop()
+        search = replace(self.search, words=tuple(message.value.split()))
+        if self.log_lines.num_bytes < AT_ONCE_BYTES:
+            self.set_search(search)
+        else:  # of a word that is being typed, not every beginning is looked for in a gigabyte
+            self._typing = self.set_timer(TYPING_PAUSE_S, partial(self.set_search, search))
 
     @on(Input.Submitted, "#filter")
     def _end_filter(self) -> None:
         field = self.query_one("#filter", Input)
         field.display = False
         self.line_list.focus()
+        if self._typing is not None:
+            self._typing.stop()
+            self._typing = None
+            self.set_search(replace(self.search, words=tuple(field.value.split())))
         if self._is_asking_place and field.value:
             place = parse_place(field.value, newest_time(self.log_lines))
             if place is None:
@@ -331,7 +350,7 @@ class LinesScreen(WorkScreen[None]):
         if not self.search.is_everything:
             self._marked_search = self.search
             self._marked = self.visible_lines.found or array("Q")
-            self.search = Search()
+            self.search, self._is_looking = Search(), False
             self.cancel_work("scan")
             self.visible_lines.found = None
             self._num_scanned = len(self.log_lines)
@@ -351,7 +370,7 @@ class LinesScreen(WorkScreen[None]):
         """The next line that was found, or the one before; the first time the same one, with the lines around it."""
         here = self.line_list.cursor_row
         if not self.search.is_everything:
-            if here is not None:
+            if here is not None and not self._is_looking:
                 self.show_among_all(here)
             return
         if not self._marked or here is None:
@@ -364,10 +383,11 @@ class LinesScreen(WorkScreen[None]):
         """Show only the lines that `search` names."""
         if search == self.search:
             return
-        self.search = search
-        self.visible_lines.found = None if search.is_everything else array("Q")
+        # What is shown stays until there is something else to show.
+        self.search, self._is_looking = search, True
         self._num_scanned = 0
         self._cancel_and_scan()
+        self._show_facts()
 
     def _cancel_and_scan(self) -> None:
         self.cancel_work("scan")
