@@ -29,6 +29,7 @@ ALIVE_EVERY_S = 2.0
 LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by now?
 FIND_EVERY_S = 3.0
 FIRST_EVERY_S = 0.5  # while there is none
+LONGEST_PAUSE_S, LONGEST_STAT_PAUSE_S = 30.0, 5.0  # however slow the disk is
 # Of one core, what looking around may take while nothing happens.
 IDLE_SHARE = 0.0015
 
@@ -219,6 +220,7 @@ class RunsWatch:
         self._finder = finder if finder is not None else RunFinder(root, clock=clock)
         self._steps: Generator[int, None, Found] | None = self._finder.steps()
         self._find_cost_s = 0.0
+        self._has_searched = False
         self._find_again_at = float("-inf")
         self._stat_again_at = float("-inf")
         self._alive_again_at = float("-inf")
@@ -265,8 +267,11 @@ class RunsWatch:
             self._steps = None
             self._find_cost_s += time.monotonic() - started
             found: Found = end.value
-            pause_s = FIND_EVERY_S if found.places else FIRST_EVERY_S
-            self._find_again_at = now + max(pause_s, self._find_cost_s / IDLE_SHARE)
+            pause_s, longest_s = (FIND_EVERY_S, LONGEST_PAUSE_S) if found.places else (FIRST_EVERY_S, FIND_EVERY_S)
+            if self._has_searched:  # the first search has to load code and fill caches
+                pause_s = min(max(pause_s, self._find_cost_s / IDLE_SHARE), longest_s)
+            self._has_searched = True
+            self._find_again_at = now + pause_s
             self._find_cost_s = 0.0
             is_new, self._found = found != self._found, found
             return self._take_places(found) or is_new
@@ -306,7 +311,7 @@ class RunsWatch:
                 changed.append((-mtime, path))
             known.stamp, known.mtime = stamp, mtime
         self._due.update(dict.fromkeys(path for _, path in sorted(changed)))
-        self._stat_again_at = now + (time.monotonic() - started) / IDLE_SHARE
+        self._stat_again_at = now + min((time.monotonic() - started) / IDLE_SHARE, LONGEST_STAT_PAUSE_S)
 
     def _ask_processes(self, now: float) -> None:
         """A killed run writes nothing: its process is asked for."""

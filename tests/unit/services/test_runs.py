@@ -216,3 +216,18 @@ def test_losses_are_sampled_from_whatever_is_in_the_file(tmp_path: Path) -> None
     log.write_bytes(b"\x00" * 9000 + b"\xff\xfe\n" * 4000 + b'{"loss": "x"}\n{"event":"step","loss":NaN}\n' * 300)
     assert module.sampled_losses(str(log)) == ()
     assert module.sampled_losses(str(tmp_path / "none")) == ()
+
+
+def test_a_slow_first_search_does_not_put_off_the_next_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Ticks()
+    watch = RunsWatch(str(tmp_path), ticks=ticks)
+    real = time.monotonic
+    monkeypatch.setattr(module.time, "monotonic", lambda: real() * 1000)  # as if every search took seconds
+    for _ in range(3):
+        watch.poll(1e9)
+    write_log(tmp_path / "a", 1)
+    ticks.now += module.FIND_EVERY_S
+    assert [one.name for one in watch.poll(1e9).runs] == ["a"]
+    write_log(tmp_path / "b", 1)
+    ticks.now += module.LONGEST_PAUSE_S
+    assert len(watch.poll(1e9).runs) == 2
