@@ -11,6 +11,7 @@ from textual.screen import Screen
 
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import Marker, Phase, RunState
+from ckpt_tui.settings import Settings
 from ckpt_tui.tui import keys, legend, plot
 from ckpt_tui.tui.dialogs import metrics as picker
 from ckpt_tui.tui.dialogs.moment import MomentDialog
@@ -47,6 +48,21 @@ def state(**fields: object) -> RunState:
 
 def words(parts: list[tuple[str, str]]) -> str:
     return "".join(text for text, _ in parts)
+
+
+async def test_what_a_person_has_pinned_and_smoothed_for_good_is_there_from_the_start() -> None:
+    screen = ChartScreen()
+    app = ScreenApp(screen)
+    app.settings = Settings(pins=("val_loss", "nothing", "lr"), smoothing=0.95)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen.chart.set_state(state())
+        await pilot.pause()
+        assert screen.chart.view.smoothing == "heavy"
+        assert [panel.title for panel in screen.chart.pinned] == ["lr"]  # the loss is the main chart
+        await pilot.press("right_square_bracket")
+        assert [panel.title for panel in screen.chart.pinned] == ["loss"]
+        assert not screen.chart.toggle_pin("loss")  # pinned as val_loss
+        assert screen.chart.pins == ("nothing", "lr")
 
 
 def test_pins_get_what_room_there_is_and_the_main_chart_stays_the_largest() -> None:
@@ -146,6 +162,9 @@ async def test_the_mouse_zooms_at_the_pointer_drags_and_sets_the_cursor() -> Non
         await pilot.mouse_up(chart, offset=(GUTTER + 30, 5))
         assert chart.x.x0 < before  # the curve went with the hand
         assert chart.view.cursor is None
+        after = chart.x.x0
+        await pilot.hover(chart, offset=(GUTTER + 50, 5))
+        assert chart.x.x0 == after  # the button is up
         await pilot.click(chart, offset=(GUTTER + 40, 5))
         assert chart.cursor_cell() == 40
 
@@ -242,6 +261,26 @@ def test_what_is_not_read_yet_is_empty_and_the_axis_stands_already() -> None:
     found = chart.extent()
     assert found is not None
     assert found[0] == NOW - 100  # what was read began before what the log's start says
+
+
+def test_hostile_names_are_made_safe_in_titles_pins_and_the_picker() -> None:
+    name = "evil\x1b]0;x\x07[red]\u202e" + "y" * 300
+    hostile = series(name, [(step, 1.0) for step in range(1, 10)])
+    chart = ChartStack(pins=[name])
+    chart.state = running(series={"loss": hostile, name: hostile})
+    chart.take_metrics(chart.state)
+    chart.view = replace(chart.view, cursor=5)
+    chart.x = XScale("step", 0, 10, 40)
+    shown = ["".join(text for text, _ in line) for line in chart.lines_now(48, 20)]
+    assert all(line.isprintable() for line in shown)
+    assert any("evil" in line for line in shown)
+    assert words(chart.rule_parts()).isprintable()
+    chart.view = replace(chart.view, metric=name)
+    chart.take_metrics(chart.state)
+    assert chart.main.title.isprintable()
+    assert len(chart.main.title) <= 40
+    cells = picker.cells_of(picker.metrics_of([name])[0], chart.state, [], "")
+    assert all((one if isinstance(one, str) else one[0]).isprintable() for one in cells)
 
 
 def test_hostile_names_are_made_safe_in_the_legend() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckpt_tui.text import safe_text
 from ckpt_tui.tui.widgets.charts import ChartStack
 
 _OF_NO_USE = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
@@ -58,14 +59,14 @@ class ChartActions:
         if name:
             is_pinned = self.chart.toggle_pin(name)
             words = "pinned: it stays under the chart when another metric is shown" if is_pinned else "no longer pinned"
-            self.app.notify(f"{name} is {words}.", markup=False)
+            self.app.say(f"{safe_text(name, 60)} is {words}.")
 
     def action_metrics(self) -> None:
         from ckpt_tui.tui.dialogs.metrics import MetricPicker
 
         chart = self.chart
         if chart.state is None or not chart.state.series:
-            self.app.notify("There is no metric yet.", markup=False)
+            self.app.say("There is no metric yet.")
             return
         picker = MetricPicker(
             chart.state, shown=chart.shown_metric, pins=lambda: chart.pins, toggle_pin=chart.toggle_pin,
@@ -92,7 +93,7 @@ class ChartActions:
         bad = [name for name, word in validity.items() if word in _OF_NO_USE]
         told = moment(chart.state, step, session=session, bad_checkpoints=bad)
         if told is None:
-            self.app.notify("No metric was told there.", markup=False)
+            self.app.say("No metric was told there.")
             return
         dialog = MomentDialog(
             told, why=why, validity=validity, can_act=not getattr(self.app, "readonly", False), unicode=chart.unicode

@@ -13,6 +13,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run.epochs import epochs_of
 from ckpt_tui.run.metrics import Metric, main_metric, metric_named, metrics_of
 from ckpt_tui.run.state import RunState, Series
+from ckpt_tui.text import safe_text
 from ckpt_tui.tui import plot, view
 from ckpt_tui.tui.legend import legend, readout
 from ckpt_tui.tui.plot import NamedCurve
@@ -23,6 +24,7 @@ from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 
 GUTTER = 7  # cells left of the plot: a tick's label and the axis; lanes under the chart keep the same
 MARGIN = 1  # right of the plot
+MOST_TITLE = 40
 _MOST_PLOTS = 8
 
 
@@ -60,7 +62,8 @@ class Chart(LinesWidget):
         self._reference: tuple[NamedCurve, ...] = ()  # their extent is in view too, whatever metric is shown
         self._told: object = None
         self._plots: list[tuple[Panel, object, plot.Plot]] = []
-        self._drag: tuple[int, XScale, bool] | None = None  # where it began, on what axis, whether it has moved
+        self._drag: tuple[int, XScale] | None = None  # where it began, on what axis
+        self._was_dragged = False
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
@@ -82,14 +85,14 @@ class Chart(LinesWidget):
         if chosen is None:
             self.main = Panel("loss", ())
         elif chosen == default:
-            self.main = Panel(chosen.title, self._reference)
+            self.main = Panel(safe_text(chosen.title, MOST_TITLE), self._reference)
         else:
-            self.main = Panel(chosen.title, curves_of(state, chosen, self.view))
+            self.main = Panel(safe_text(chosen.title, MOST_TITLE), curves_of(state, chosen, self.view))
 
     def set_curves(self, curves: Sequence[NamedCurve], *, title: str = "", is_over: bool = True) -> None:
         """Show curves of several runs on top of each other; by time each from its own `origin`."""
         self.state = None
-        self._given = Panel(title or "loss", tuple(curves))
+        self._given = Panel(safe_text(title or "loss", MOST_TITLE), tuple(curves))
         self._take_given()
         self._reference = ()
         self._is_over, self._time_origin = is_over, 0.0
@@ -303,16 +306,17 @@ class Chart(LinesWidget):
         return self.x.value(cell) if self.x is not None and 0 <= cell < self.x.width else None
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
+        self._was_dragged = False
         if self.x is not None and self.view.window is not None and event.button == 1:
-            self._drag = (event.x, self.x, False)
+            self._drag = (event.x, self.x)
             self.capture_mouse()
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if self._drag is None:
             return
-        began, x, has_moved = self._drag
-        if event.x != began or has_moved:
-            self._drag = (began, x, True)
+        began, x = self._drag
+        if event.x != began or self._was_dragged:
+            self._was_dragged = True
             share = (began - event.x) / x.width
             extent = self.extent()
             if extent is not None:
@@ -320,12 +324,12 @@ class Chart(LinesWidget):
 
     def on_mouse_up(self, event: events.MouseUp) -> None:
         if self._drag is not None:
+            self._drag = None
             self.release_mouse()
-            self._drag = self._drag if self._drag[2] else None
 
     def on_click(self, event: events.Click) -> None:
-        if self._drag is not None:  # the end of a drag is no click
-            self._drag = None
+        if self._was_dragged:  # the end of a drag is no click
+            self._was_dragged = False
             return
         at = self._x_under(event)
         if at is not None:

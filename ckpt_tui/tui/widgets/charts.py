@@ -53,7 +53,7 @@ class ChartStack(Chart):
         for name in self.pins:
             one = metric_named(state.series, name)
             # What the main chart shows is not shown twice.
-            if one is not None and one not in found and one.title != self.main.title:
+            if one is not None and one not in found and one.name != self.shown_metric:
                 found.append(one)
         self.pinned = tuple(Panel(one.title, curves_of(state, one, self.view)) for one in found)
 
