@@ -245,8 +245,8 @@ def measured_sentences(advice: Advice) -> list[str]:
         lines.append(f"No failure so far, in {text.duration(advice.observed_s)} of training.")
     if advice.overhead is not None and advice.overhead > 0:
         lines.append(
-            f"What failures lost has taken {text.percent(advice.overhead)} more time than a run without them: "
-            f"goodput {text.percent(advice.goodput)}."
+            f"Training again what they lost took {text.percent(advice.overhead)} more time "
+            f"(goodput {text.percent(advice.goodput)})."
         )
     if advice.restart_s is not None:
         lines.append(

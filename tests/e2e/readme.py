@@ -37,7 +37,7 @@ _MASKS = (
     (re.compile(r"^ +[\w.…]+: (exp_avg(_sq)?|step)(?= )"), "  NAME"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
     (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "TIME"),
-    (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓]{2,}"), "BAR"),
+    (re.compile(r"[▁▂▃▄▅▆▇█▏▎▍▌▋▊▉━╸╺─■▒░▓□]{2,}"), "BAR"),
     (re.compile(r"[▏▎▍▌▋▊▉█]"), "BAR"),
     (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(ms|s|m|h|d|us)\b( \d+(m|h|s)\b)?"), "SPAN"),
     (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(B|kB|MB|GB|TB)(/s)?\b"), "SIZE"),

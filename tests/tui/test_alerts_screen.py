@@ -85,7 +85,7 @@ def test_the_advice_screen_has_the_figures_of_advise() -> None:
     assert any(row.startswith("every 500 steps (now) 500 steps 26m 50s") for row in table)
     assert any(row.startswith("once an epoch 1,270 steps 1h 08m") for row in table)
     assert [row[:2] for row in table if "(best)" in row] == ["★ "]
-    assert any("31 % more time than a run without them: goodput 76 %" in row for row in [" ".join(text)])
+    assert any("took 31 % more time (goodput 76 %)" in row for row in [" ".join(text)])
 
 
 def test_acknowledgements_are_kept_by_run_and_time_and_never_in_the_run(tmp_path: Path) -> None:
