@@ -74,7 +74,7 @@ class Acts:
         # What was done was read in the plan; what counts now is where that leaves the run, and the way back.
         takes = f" A resume takes {outcome.resume_would_take}." if outcome.resume_would_take else ""
         back = "" if outcome.act == "undo" else " u takes it back."
-        self._say(f"{DONE.get(outcome.act, outcome.act)}.{takes}{back}")
+        self._say(f"{DONE.get(outcome.act, outcome.act)}.{back}{takes}")
 
     async def resume(self, source: str = "auto") -> None:
         from ckpt_tui.services.launch import launch
