@@ -22,6 +22,7 @@ MAX_FIELDS = 256  # of step lines; with more, lines are decoded one by one
 MIN_LINES = 4  # fewer are decoded one by one as fast
 _GETTERS = [attrgetter(f"m{position}") for position in range(MAX_FIELDS)]
 _UNNAMEABLE = re.compile(r'["\\\x00-\x1f]|^$')  # as a struct's field
+_LINE_START = b'{"'
 _Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
 
@@ -71,39 +72,37 @@ class BlockDecoder:
 
     def decode(self, text: bytes) -> list[Told]:
         """Every line of `text`, in order, as `decode_lines()` gives it, steps perhaps in blocks."""
-        num_lines = text.count(b"\n") + 1
-        if num_lines < MIN_LINES:
-            return self._one_by_one(text)
-        if not self._is_mixed and (block := self._block(text, num_lines)) is not None:
+        if not self._is_mixed and (block := self._block(text)) is not None:
             return [block]
         lines = text.split(b"\n")
+        num_lines = len(lines)
         others = [index for index, line in enumerate(lines) if b':"step"' not in line and b': "step"' not in line]
         was_mixed, self._is_mixed = self._is_mixed, bool(others)
         if not others:
-            block = self._block(text, num_lines) if was_mixed else None
+            block = self._block(text) if was_mixed else None
             return [block] if block is not None else self._one_by_one(text)
         told: list[Told] = []
         start = 0
         for index in (*others, num_lines):
             if index > start:
                 steps = b"\n".join(lines[start:index])
-                block = self._block(steps, index - start) if index - start >= MIN_LINES else None
+                block = self._block(steps) if index - start >= MIN_LINES else None
                 told += [block] if block is not None else self._one_by_one(steps)
             if index < num_lines:
                 told.append(decode(lines[index]))
             start = index + 1
         return told
 
-    def _block(self, text: bytes, num_lines: int) -> StepBlock | None:
+    def _block(self, text: bytes) -> StepBlock | None:
         """None when these are not only step lines of known fields."""
-        # The decoder overlooks empty lines: with one, as many rows as lines may come of two objects in another.
-        if self._decode_rows is None or text.count(b"\n{") + text.startswith(b"{") != num_lines:
+        if self._decode_rows is None or not text.startswith(_LINE_START):
             return None
         try:
             rows = self._decode_rows(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return StepBlock(rows, self._names) if len(rows) == num_lines else None
+        # The decoder takes two objects in a line as well: how many lines begin with one tells that.
+        return StepBlock(rows, self._names) if len(rows) == text.count(b"\n" + _LINE_START) + 1 else None
 
     def _one_by_one(self, text: bytes) -> list[Told]:
         events = decode_lines(text)

@@ -163,8 +163,8 @@ class RunFold:
         session.last_logged_step, session.last_step_ts, session.last_ts = steps[-1], ts[-1], ts[-1]
         session.last_step = max(session.last_step, steps[-1])
         self._folded.recent.extend(zip(steps[-256:], ts[-256:], strict=True))
-        if block[-1].epoch is not None:
-            self._folded.epoch = block[-1].epoch
+        epoch = next((row.epoch for row in reversed(block) if row.epoch is not None), None)
+        self._folded.epoch = self._folded.epoch if epoch is None else epoch
         self._seen(ts[0])
         self._seen(ts[-1])
         alarms = self._folded.alarms
