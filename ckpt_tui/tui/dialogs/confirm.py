@@ -28,6 +28,7 @@ class ConfirmDialog(ModalScreen[bool]):
     """Ends with True only when a person chose `yes_label`. Without one there is nothing to confirm, only to read."""
 
     CSS_PATH = "dialogs.tcss"
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     AUTO_FOCUS = "#no"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),

@@ -23,6 +23,7 @@ class PickDialog(ModalScreen[int | None]):
     """Ends with the index of the row that was chosen, or None. A row is its text, or its text and a note."""
 
     CSS_PATH = "dialogs.tcss"
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back", id="dialog.leave", tooltip="Choose nothing"),
         Binding("P", "app.picture", "Picture", show=False),
@@ -46,7 +47,8 @@ class PickDialog(ModalScreen[int | None]):
                 show_header=False,
                 empty_text="nothing to choose from",
             )
-            rows.styles.height = min(max(len(self._rows), 1), 14)
+            frame = 4 if self.app.size.height < 18 else 6  # its border, title and hint
+            rows.styles.height = max(min(len(self._rows), 14, self.app.size.height - frame), 1)
             yield rows
             yield Words(line(("Enter chooses, Esc goes back", "dim")), classes="dialog-hint")
 

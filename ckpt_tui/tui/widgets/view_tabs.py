@@ -14,6 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from ckpt_tui.text import cell_width
+from ckpt_tui.tui.keys import key_words, table_name
 
 
 class View(NamedTuple):
@@ -54,16 +55,26 @@ class ViewTabs(Widget):
         self.refresh()
 
     def _places(self) -> list[tuple[View, str, str, int]]:
-        """Each view with its label, its key and the column it begins at; keys go when the line is too narrow."""
-        for key_format, gap in ((" ({}) ", 0), (" {} ", 0), (" ", 0)):
+        """Each view with its label, its key and the column it begins at; keys go when the line is too narrow, and
+        then the labels of those that are not shown: their keys stay."""
+        places: list[tuple[View, str, str, int]] = []
+        for key_format, has_labels in ((" ({}) ", True), (" {} ", True), (" ", True), ("{} ", False)):
             places, x = [], 0
             for view in self._views:
-                label, key = f" {view.label}", key_format.format(view.key)
+                is_named = has_labels or view.id == self.active
+                label = f" {view.label}" if is_named else " "
+                key = (" " if is_named and not has_labels else key_format).format(self._key_of(view))
                 places.append((view, label, key, x))
-                x += cell_width(label) + cell_width(key) + gap
+                x += cell_width(label) + cell_width(key)
             if x <= self.size.width:
                 break
         return places
+
+    def _key_of(self, view: View) -> str:
+        """As it is pressed: a person may have moved it."""
+        settings = getattr(self.app, "settings", None)
+        moved = settings.keymap.get(f"{table_name(self.screen)}.{view.id}") if settings is not None else None
+        return key_words(moved) if moved else view.key
 
     def render_line(self, y: int) -> Strip:
         width, base = self.size.width, self.rich_style
