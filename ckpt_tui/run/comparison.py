@@ -150,13 +150,16 @@ def metric_of(metrics: Sequence[Metric], name: str) -> Metric | None:
 
 
 def setting_words(value: object) -> str:
-    """A setting as people write it: `3e-4`, `adamw`, `[0.9, 0.95]`; `-` where a run has no such key."""
+    """A setting as people write it: `3e-4`, `0.001`, `adamw`, `[0.9, 0.95]`; `-` where a run has no such key."""
     if isinstance(value, Missing):
         return "-"
-    if isinstance(value, float):
-        words = f"{value:g}"
-        return words.replace("e-0", "e-").replace("e+0", "e+")
-    return safe_text(value, 200)
+    if not isinstance(value, float):
+        return safe_text(value, 200)
+    words = f"{value:g}"
+    if 0 < abs(value) < 1e-3 and "e" not in words:
+        digits = words.replace("-", "").replace(".", "").lstrip("0")
+        words = f"{value:.{len(digits) - 1}e}"
+    return words.replace("e-0", "e-").replace("e+0", "e+")
 
 
 def settings_title(num_differing: int, num_settings: int, untold: Sequence[int]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.comparison import LETTERS, Missing, Outcome, Setting, setting_words
-from ckpt_tui.text import count, duration, metric, safe_text
+from ckpt_tui.text import cell_width, count, duration, metric, safe_text
 from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
+from ckpt_tui.tui.styled import PLAIN_GLYPHS
 from ckpt_tui.tui.widgets.lines_widget import Cells
 from ckpt_tui.tui.widgets.virtual_list import GAP, GUTTER, MARGIN, Cell, Column, fit_cell, lay_out
 
@@ -57,7 +58,8 @@ def fact_lines(runs: Sequence[Compared], width: int, *, unicode: bool) -> list[C
             words, role = cells[at]
             column = FACT_COLUMNS[at]
             parts.append((gap if position else "", ""))
-            parts.append((fit_cell(words, cell_count, column.align, column.keep), role))
+            fitted = fit_cell(words, cell_count, column.align, column.keep)
+            parts.append((fitted if unicode else fitted.translate(PLAIN_GLYPHS), role))
         lines.append(tuple(parts))
     return lines
 
@@ -85,13 +87,17 @@ def _fact_cells(index: int, run: Compared, *, unicode: bool) -> list[Part]:
     ]  # fmt: skip
 
 
-def setting_columns(num_runs: int, width: int) -> tuple[Column, ...]:
+def setting_columns(settings: Sequence[Setting], num_runs: int, width: int) -> tuple[Column, ...]:
     """The key, and a column for each run; of many runs on a narrow screen the last ones have no room."""
     room = max(width - GUTTER - MARGIN, 1)
-    key_width = max(min(26, room // 3), 8)
-    each = max((room - key_width) // num_runs - GAP, LEAST_VALUE_WIDTH)
-    values = (Column(LETTERS[index], each, priority=index + 1) for index in range(num_runs))
-    return (Column("setting", key_width, keep="end"), *values)
+    longest_key = max((cell_width(safe_text(one.key)) for one in settings), default=0)
+    key_width = max(min(longest_key, 40, room // 3), 8)
+    share = max((room - key_width) // num_runs - GAP, LEAST_VALUE_WIDTH)
+    columns = [Column("setting", key_width, keep="end")]
+    for index in range(num_runs):
+        longest = max((cell_width(setting_words(one.values[index])) for one in settings), default=0)
+        columns.append(Column(LETTERS[index], max(min(longest, share), 4), priority=index + 1))
+    return tuple(columns)
 
 
 def setting_cells(setting: Setting) -> tuple[Cell, ...]:

@@ -111,7 +111,8 @@ RUNS_KEYS: tuple[Key, ...] = (
     Key("runs.compare", "C", "compare", "Runs", "compare", "Compare the marked runs: curves, settings, facts",
         in_footer=True),
     Key("runs.alert", "a", "alert", "Runs", "what broke", "Go to the run that the alert is about", in_footer=True),
-    Key("runs.leave", "escape", "leave", "Runs", "clear", "Clear the filter, the marks, or the alert"),
+    Key("runs.leave", "escape", "leave", "Runs", "clear/back", "Clear filter, marks or alert; leave, where picked from",
+        in_footer=True),
 )  # fmt: skip
 
 _NOT_OF_SEVERAL = frozenset({"chart.moment", "chart.pin", "chart.cursor_hide"})

@@ -15,6 +15,7 @@ from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.compare_rows import Compared
 from ckpt_tui.tui.screens.compare import CompareScreen
 from ckpt_tui.tui.screens.runs import RunsScreen
+from ckpt_tui.tui.widgets.virtual_list import GUTTER, MARGIN, lay_out
 from tests.builders.run_states import running
 from tests.builders.screen_app import assert_nothing_hostile, seen_text, until
 
@@ -55,7 +56,7 @@ async def test_marked_runs_are_put_beside_each_other(tmp_path: Path) -> None:
         assert [curve.mark for curve in screen.chart.curves] == ["A", "B", "C"]
         assert len({curve.role for curve in screen.chart.curves}) == 3
         said = seen_text(app)
-        for words in ("0.100", "0.200", "0.050", "0.0003"):  # the last losses, and what differs
+        for words in ("0.100", "0.200", "0.050", "3e-4"):  # the last losses, and what differs
             assert words in said
         assert_nothing_hostile(app)
         await pilot.press("right_square_bracket")
@@ -99,7 +100,11 @@ def test_facts_and_settings_fit_every_width(num_runs: int, width: int) -> None:
         assert words.strip().startswith(letter)
         assert cell_width(words) <= width
     setting = Setting("model.n_layer", (*range(num_runs - 1), MISSING))
-    assert len(compare_rows.setting_columns(num_runs, width)) == len(compare_rows.setting_cells(setting))
+    columns = compare_rows.setting_columns([setting], num_runs, width)
+    assert len(columns) == len(compare_rows.setting_cells(setting))
+    shown = lay_out(columns, width - GUTTER - MARGIN)
+    assert len(shown) == num_runs + 1 or (num_runs, width) in ((8, 30), (8, 40))
+    assert all(words.isascii() for line in lines for words, _ in line)
 
 
 def test_what_most_runs_have_is_dim() -> None:

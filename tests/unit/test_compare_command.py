@@ -42,7 +42,7 @@ def test_what_came_of_each_and_what_differs(tmp_path: Path, capsys: Captured) ->
     assert "0.200" in lines[2]
     assert "40s" in lines[1].replace(" ", "")
     assert lines[4] == "settings: 2 of 3 differ"
-    assert [line.split() for line in lines[6:]] == [["lr", "0.0001", "0.0003"], ["ema", "None", "-"]]
+    assert [line.split() for line in lines[6:]] == [["lr", "1e-4", "3e-4"], ["ema", "None", "-"]]
 
 
 def test_it_fits_80_columns(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ class CompareScreen(ChartActions, Screen[None]):
         yield FactsTable(len(self.paths), unicode=unicode)
         yield RuleLine(unicode=unicode, id="settings_rule")
         yield VirtualList[Setting](
-            compare_rows.setting_columns(len(self.paths), self.app.size.width), compare_rows.setting_cells,
+            compare_rows.setting_columns((), len(self.paths), self.app.size.width), compare_rows.setting_cells,
             key=lambda setting: setting.key, empty_text="", id="settings",
         )  # fmt: skip
         yield KeyLine()
@@ -134,7 +134,7 @@ class CompareScreen(ChartActions, Screen[None]):
 
     def on_resize(self) -> None:
         self._show_chart_rule()
-        self.setting_list.set_columns(compare_rows.setting_columns(len(self.paths), self.app.size.width))
+        self._show_settings()
 
     @property
     def chart(self) -> ChartStack:
@@ -234,6 +234,7 @@ class CompareScreen(ChartActions, Screen[None]):
         title = comparison.settings_title(len(found), len(settings), untold)
         self.query_one("#settings_rule", RuleLine).set(title, ())
         listed = self.setting_list
+        listed.set_columns(compare_rows.setting_columns(found, len(self.paths), self.app.size.width))
         listed.set_rows(found)
         height = max(min(len(found) + 1, self.app.size.height * 2 // 5), 2)
         if listed.styles.height is None or listed.styles.height.value != height:

@@ -224,13 +224,18 @@ class RunsScreen(Screen[None]):
                 unicode=unicode,
             )  # fmt: skip
         counts = run_rows.counts_parts(self.runs, unicode=unicode)
-        self.query_one(RunsHeader).set_parts(safe_text(self.runs.root, 500), counts, news)
+        self.query_one(RunsHeader).set_parts(safe_text(str(Path(self.runs.root).absolute()), 500), counts, news)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "alert":
             return bool(self.broken)
+        if action == "open":  # Enter in the list compares then
+            return self.beside is None or (self._filter is not None and self._filter.has_focus)
+        if action == "leave":
+            has_focus = self._filter is not None and self._filter.has_focus
+            return bool(self.beside or self.words or self.broken or self.marked) or has_focus
         return True
 
     def to_copy(self) -> Copied | None:
@@ -303,6 +308,7 @@ class RunsScreen(Screen[None]):
             return
         else:
             self.marked.append(summary.path)
+        self.refresh_bindings()
         self._show()
         self.run_list.action_move(1)
 

@@ -63,7 +63,11 @@ def test_hostile_settings_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (3e-4, "0.0003"),
+        (3e-4, "3e-4"),
+        (1.25e-4, "1.25e-4"),
+        (-2e-4, "-2e-4"),
+        (1e-3, "0.001"),
+        (0.0, "0"),
         (6e-5, "6e-5"),
         (1e20, "1e+20"),
         (True, "True"),
