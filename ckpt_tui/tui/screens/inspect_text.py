@@ -129,8 +129,10 @@ def _progress_line(opened: Opened, before: list[Part], width: int) -> Content:
     ) if found else None  # fmt: skip
     amount = f"{short_count(model.num_elements)} parameters" if model else f"{short_count(total.num_elements)} elements"
     right = f"{amount}, {plural(total.num_tensors, 'tensor')}"
-    progress = "  ".join(progress_words(opened.checkpoint)) or "it tells of no step"
-    return spread([*before, progress], [(right, "dim")], width)
+    words = list(progress_words(opened.checkpoint)) or ["it tells of no step"]
+    while len(words) > 1 and parts_width([*before, "  ".join(words)]) > width:
+        words.pop()  # whole facts only: the first is the step
+    return spread([*before, "  ".join(words)], [(right, "dim")], width)
 
 
 def weights_only_words(found: WeightsOnly) -> str:
