@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
+from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, Output, Style, wrapped
 from ckpt_tui.run.state import Phase, RunState
 
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
     which = read_which(args.fail_on, "--fail-on") if args.fail_on else frozenset[str]()
     if holds_runs(args.path):
+        if which:
+            raise CkptError("Usage", "--fail-on is for one run", "Give the directory of one, or leave it away.")
         from ckpt_tui.commands.several import status_of_several
 
         return status_of_several(args.path)

@@ -109,6 +109,8 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     from ckpt_tui.services.run_places import holds_runs
 
     if holds_runs(args.path):
+        if args.exit_on:
+            raise CkptError("Usage", "--exit-on is for one run", "Give the directory of one, or leave it away.")
         from ckpt_tui.commands.several import watch_several
 
         return watch_several(args.path, out, interval_s=args.interval, once=args.once)

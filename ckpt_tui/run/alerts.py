@@ -270,7 +270,8 @@ class Alarms:
                     break
                 if b > a:
                     watch.warm_until = step + (step - first)
-        if max(values) > RATE_JUMP * min(before, *values) or min(values) <= 0:
+        lowest = min(values)
+        if lowest <= 0 or max(values) > RATE_JUMP * min(before, lowest):
             for step, value in zip(steps, values, strict=True):
                 # From nothing it is warm-up, and no jump.
                 if value > RATE_JUMP * before > 0:
