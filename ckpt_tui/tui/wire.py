@@ -102,7 +102,7 @@ class Wire:
             old_text != text or old_pen != new_pen
             for old_text, text, old_pen, new_pen in zip(old_texts, texts, old_pens, pens, strict=True)
         ]
-        for start, end in _runs(differs, texts, pens):
+        for start, end in _runs(differs, pens):
             if self._cursor != (y, x + start):
                 is_in_line = self._cursor[0] == y
                 out.append(f"\x1b[{x + start + 1}G" if is_in_line else f"\x1b[{y + 1};{x + start + 1}H")
@@ -126,6 +126,7 @@ class Wire:
         """A text and a pen for each cell. The second cell of a wide character has no text."""
         texts: list[str] = []
         pens: list[Pen] = []
+        pen_before = DEFAULT_PEN
         for text, style, _ in strip:
             try:
                 pen, blank = self._pens_of[style, colours]
@@ -136,7 +137,8 @@ class Wire:
                 cells: Iterable[str] = text
             else:
                 while text and texts and get_character_cell_size(text[0]) == 0:  # a mark on the character before
-                    texts[_lead(texts)] += text[0]
+                    lead = _lead(texts)
+                    texts[lead], pens[lead] = texts[lead] + text[0], pen_before
                     text = text[1:]
                 cells = _cells_of(text)
             if self._is_plain and not text.isascii():
@@ -144,6 +146,7 @@ class Wire:
             for cell in cells:
                 texts.append(cell)
                 pens.append(blank if cell == " " else pen)
+            pen_before = pen if cells else pen_before
         return texts, pens
 
     def _change(self, before: Pen, after: Pen) -> tuple[str, Pen]:
@@ -171,8 +174,9 @@ def _pieces(update: LayoutUpdate | ChopsUpdate) -> Iterator[tuple[int, int, Stri
                 yield y, x, strip_or_none, end - x
 
 
-def _runs(differs: Sequence[bool], texts: Sequence[str], pens: Sequence[Pen]) -> Iterator[tuple[int, int]]:
-    """What to send, as (start, end): cells that differ, over short gaps of the same pen, and never half a character."""
+def _runs(differs: Sequence[bool], pens: Sequence[Pen]) -> Iterator[tuple[int, int]]:
+    """What to send, as (start, end): cells that differ, over short gaps of the same pen. Where the first cell of a wide
+    character is new its second is drawn with it, and where the first is not, the second is not either."""
     num, at = len(differs), 0
     while at < num:
         if not differs[at]:
@@ -184,11 +188,6 @@ def _runs(differs: Sequence[bool], texts: Sequence[str], pens: Sequence[Pen]) ->
                 end = at
             at += 1
         end += 1
-        while start > 0 and not texts[start]:
-            start -= 1
-        while end < num and not texts[end]:
-            end += 1
-        at = max(at, end)
         yield start, end
 
 

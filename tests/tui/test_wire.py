@@ -80,7 +80,7 @@ def no_mark_first(strip: Strip) -> bool:
     return not strip.text.startswith("\u0301")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1), STRIPS.map(lambda s: strip_of(s, WIDTH)))
@@ -123,6 +123,15 @@ def test_a_counter_that_goes_on_sends_its_digits() -> None:
     wire.encode(drawn(("step ", "#8a8a8a on #121212"), ("1,337", "bold #dadada on #121212")), 40, 1, TRUE)
     update = drawn(("step ", "#8a8a8a on #121212"), ("1,438", "bold #dadada on #121212"))
     assert wire.encode(update, 40, 1, TRUE) == "\x1b[1;8H\x1b[1;38;5;253;48;5;233m438\x1b[m"
+
+
+def test_what_goes_off_with_another_is_switched_on_again() -> None:
+    """22 ends bold and dim alike."""
+    for before, after in (("bold dim", "bold"), ("bold dim", "dim"), ("underline underline2", "underline")):
+        terminal = SmallTerminal(40, 1)
+        look = "#5fafff on #121212"
+        terminal.feed(Wire().encode(drawn(("a", f"{before} {look}"), ("b", f"{after} {look}")), 40, 1, TRUE))
+        assert terminal.cells[0][1][1].on == set(after.split())
 
 
 def test_a_colour_that_is_none_of_the_256_is_sent_as_it_is() -> None:
