@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import field, replace
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
+from operator import itemgetter
 from typing import Any
 
 from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
@@ -226,8 +227,8 @@ class Folded:
         return health.Rhythm(health.median(gaps), max(self.longest_pause_s, usual_pause_s))
 
     def _paces(self) -> list[float]:
-        """Recent seconds a step."""
-        recent = list(self.recent)
+        """Recent seconds a step. Of steps that share one time (a clock of whole seconds) the first counts."""
+        recent = [next(same) for _, same in groupby(self.recent, itemgetter(1))]
         return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(recent)
                 if b[0] > a[0] and b[1] > a[1]]  # fmt: skip
 

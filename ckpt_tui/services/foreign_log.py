@@ -25,6 +25,7 @@ from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
 MAX_ANCHORS = 2000
 _SETTINGS = ("hparams.yaml", "args.yaml", "params.yaml", "hyperparameters.yaml")
 LOOK_EVERY_S = 2.0
+MAX_STAMPED = 2000
 SAVED_WITHIN_S = 5.0  # the row of an epoch may be written after its checkpoint
 COPIED_AFTER_S = 3600.0  # a checkpoint this long after the last line was not written then
 FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
@@ -197,9 +198,8 @@ class ForeignLog:
         for place in ("", *checkpoint_places(self._directory)):
             try:
                 with os.scandir(os.path.join(self._directory, place)) as listing:
-                    for entry in listing:
-                        facts = entry.stat()
-                        stamps.append((entry.name, facts.st_mtime_ns))
+                    for _, entry in zip(range(MAX_STAMPED), listing, strict=False):
+                        stamps.append((entry.name, entry.stat().st_mtime_ns))
             except OSError:
                 continue
         return tuple(stamps)

@@ -147,7 +147,12 @@ def _class_of(path: str) -> Any:
         lower = path.lower()
         return CsvSource if lower.endswith(".csv") else TextLogSource if lower.endswith((".log", ".out", ".txt")) \
             else JsonlSource  # fmt: skip
-    return next((source_class for source_class in source_classes() if source_class.accepts(path, head)), None)
+    found = next((source_class for source_class in source_classes() if source_class.accepts(path, head)), None)
+    if found is None and path.lower().endswith((".log", ".out")) and b"\x00" not in head:
+        from ckpt_tui.sources.text_log import TextLogSource
+
+        return TextLogSource  # a log by its name, whose training has not begun: it is waited for
+    return found
 
 
 def _class_of_candidate(path: str) -> Any:
@@ -161,9 +166,18 @@ def _class_of_candidate(path: str) -> Any:
         return TensorboardSource if event_files(path) else None
     try:
         found = _class_of(path)
+        if found is not None and found.__name__ == "TextLogSource" and not _tells_of_training(path):
+            return None  # of many logs of a directory only one that says something
     except OSError:
         return None
     return None if found is JsonlSource else found  # ours has its own name: these are data of somebody
+
+
+def _tells_of_training(path: str) -> bool:
+    from ckpt_tui.sources.text_log import TextLogSource
+
+    with open(path, "rb") as file:
+        return TextLogSource.accepts(path, file.read(HEAD_BYTES))
 
 
 def _newest_file(directory: str) -> str | None:

@@ -310,3 +310,20 @@ def test_what_a_step_took_gives_the_pace_where_lines_bear_no_times(tmp_path: Pat
     assert (state.steps_per_s, state.source, state.step_unit) == (2.0, "text log", "step")
     assert state.at_risk is not None
     assert state.at_risk.seconds == pytest.approx(5.0)
+
+
+def test_a_log_whose_training_has_not_begun_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "slurm-17.out"
+    path.write_text("Loading the data ...\n")
+    source = open_source(str(path))
+    assert source.poll().events == []
+    path.write_text("Loading the data ...\nstep 1: loss 2.0\n")
+    assert steps_of(list(source.poll().events)) == [(1, 2.0)]
+
+
+def test_the_pace_of_several_steps_a_second_is_not_taken_for_one(tmp_path: Path) -> None:
+    """tqdm tells whole seconds: six steps a second are six, and not the one at which the second changed."""
+    bars = "".join(f"\r {n // 2}%|# | {n}/200 [00:{n // 6:02d}<00:22,  6.17it/s]" for n in range(1, 121))
+    fold = RunFold()
+    fold.apply_all(events_of(tmp_path, "\r  0%| | 0/200 [00:00<?]\r{'loss': 1.5, 'epoch': 0.1}\n" + bars + "\r"))
+    assert fold.state(now=2e9).steps_per_s == pytest.approx(6.0)
