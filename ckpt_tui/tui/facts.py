@@ -5,6 +5,7 @@ Plain text only, nothing of Textual, so that `--plain` starts without it.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -15,6 +16,7 @@ from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text
 
 Part = tuple[str, str]  # text, role
 SOON_FULL_S = 86400.0
+_OWN_NAME = re.compile(r"\b(rolling|emergency)_step_0*(\d{1,18})(?:_\d{8}_\d{6})?(?:\.pt)?(?![\w.])")
 MAX_FULL_S = 30 * 86400.0  # a disk that is full later than this is nobody's business today
 
 # Roles of `output.Style`, which wording speaks, as roles of the screens.
@@ -38,7 +40,12 @@ def checkpoint_words(path: str, saves: Sequence[Save]) -> str:
     for save in reversed(saves):
         if save.kind and (save.path == path or path in save.names or save.path.rpartition("/")[2] == name):
             return safe_text(f"{save.kind} {count(save.step)}", 40)
-    return safe_text(name, 40)
+    return safe_text(with_short_names(name), 40)
+
+
+def with_short_names(words: str) -> str:
+    """`rolling_step_007750.pt` in a text as `rolling 7,750`: names that only repeat kind and step."""
+    return _OWN_NAME.sub(lambda match: f"{match[1]} {int(match[2]):,}", words)
 
 
 def clock_words(ts: float, now: float) -> str:

@@ -426,7 +426,7 @@ def test_the_list_of_sessions_tells_what_each_cost() -> None:
     state = crashed()
     texts = _texts(session_cells(state.sessions[1], state))
     assert texts[:7] == ["2", "✖ crashed", "5,000", "9,377", "127", "7.0 s", "120"]
-    assert texts[-1].endswith("from rolling_step_005000.pt")
+    assert texts[-1].endswith("from rolling 5,000")
 
 
 def test_a_checkpoint_of_another_trainer_is_called_by_its_name() -> None:

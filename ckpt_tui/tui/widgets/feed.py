@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from ckpt_tui.run.state import FeedLine
 from ckpt_tui.text import count
+from ckpt_tui.tui.facts import with_short_names
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
 COLUMNS = (
@@ -21,13 +21,11 @@ _VERBS = {
     "checkpoint_failed": "save failed: ", "best": "best ", "nonfinite": "not finite: ", "advice": "advice: ",
     "error": "error: ",
 }  # fmt: skip
-_OWN_NAME = re.compile(r"\b(rolling|emergency)_step_0*(\d{1,18})(?:_\d{8}_\d{6})?(?:\.pt)?(?![\w.])")
 
 
 def words_of(line: FeedLine) -> str:
     """`saved rolling 7,750 1.5 MB: stalled 45 ms`: names that only repeat kind and step are told as those."""
-    words = _OWN_NAME.sub(lambda match: f"{match[1]} {int(match[2]):,}", line.text)
-    return _VERBS.get(line.name, "") + words or line.name
+    return _VERBS.get(line.name, "") + with_short_names(line.text) or line.name
 
 
 def cells_of(line: FeedLine) -> tuple[Cell, ...]:
