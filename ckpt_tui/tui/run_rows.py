@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
-from ckpt_tui.records import dataclass
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.runs import PHASE_ORDER, Runs, RunSummary, by_activity, count_phases
@@ -61,12 +60,28 @@ def _number(value: float | None) -> tuple[int, float]:
     return (0, value) if value == value else (1, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
 class RunRow:
-    """One line; compares by what is shown, so that only lines that change are sent."""
+    """One line; compares by what is shown, so that only lines that change are sent. Made into cells when it is
+    looked at: of thousands a screenful is."""
 
-    path: str
-    cells: tuple[Cell, ...]
+    __slots__ = ("_cells", "_given", "path")
+
+    def __init__(self, summary: RunSummary, now: float, *, width: int, unicode: bool, is_marked: bool = False) -> None:
+        self.path = summary.path
+        self._given = (summary, now, width, unicode, is_marked)
+        self._cells: tuple[Cell, ...] | None = None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        if self._cells is None:
+            self._cells = cells_of(*self._given)
+        return self._cells
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunRow) and self.path == other.path and self.cells == other.cells
+
+    def __hash__(self) -> int:
+        return hash(self.path)
 
 
 def select(runs: Sequence[RunSummary], words: str, sort: int, is_reversed: bool) -> list[RunSummary]:
@@ -81,17 +96,15 @@ def _searched(summary: RunSummary) -> str:
     return f"{summary.name} {summary.title} {summary.phase.value if summary.phase else 'unreadable'}".lower()
 
 
-def row_of(summary: RunSummary, now: float, *, width: int, unicode: bool, is_marked: bool = False) -> RunRow:
+def cells_of(summary: RunSummary, now: float, width: int, unicode: bool, is_marked: bool = False) -> tuple[Cell, ...]:
     """The line of a run at `now`."""
     seen = "-" if summary.last_ts is None else _age(now - summary.last_ts)
     role = "accent" if is_marked else "strong" if summary.is_live else ""
     name: Cell = (("+ " if is_marked else "") + safe_text(summary.name, 400), role)
     if summary.phase is None:
         blank = ("",) * (len(columns(width)) - 3)
-        return RunRow(
-            summary.path,
-            (name, (f"{'▲' if unicode else '!'} unreadable", "error"), *blank, (safe_text(summary.error), "error")),
-        )
+        state = (f"{'▲' if unicode else '!'} unreadable", "error")
+        return (name, state, *blank, (safe_text(summary.error), "error"))
     percent = f"{summary.percent} %" if summary.percent is not None else "-"
     step = count(summary.step) + (f" / {count(summary.total_steps)}" if summary.total_steps else "")
     loss = metric(summary.last_loss)
@@ -100,13 +113,13 @@ def row_of(summary: RunSummary, now: float, *, width: int, unicode: bool, is_mar
     risk, risk_steps = risk_cells(summary)
     spark = sparkline(summary.spark, LONG_SPARK if width >= 120 else SHORT_SPARK, unicode)
     title = safe_text(summary.title, 100) if summary.title not in ("", summary.name.rsplit("/", 1)[-1]) else ""
-    return RunRow(summary.path, (
+    return (
         name, facts.phase_words(summary.phase, unicode=unicode), percent, step,
         (loss, "error" if is_odd else ""), (best, "dim"),
         (spark, "accent" if summary.is_live else "dim"), risk, risk_steps,
         duration(summary.eta_s) if summary.eta_s is not None else "", _speed(summary.steps_per_s), (seen, "dim"),
         (str(summary.num_sessions) if summary.num_sessions > 1 else "", "dim"), (title, "dim"),
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:

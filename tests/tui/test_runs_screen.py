@@ -48,7 +48,7 @@ def summary(name: str = "a", **fields: object) -> RunSummary:
 
 def line_of(one: RunSummary, width: int, unicode: bool = True) -> str:
     columns = run_rows.columns(width)
-    cells = run_rows.row_of(one, NOW, width=width, unicode=unicode).cells
+    cells = run_rows.RunRow(one, NOW, width=width, unicode=unicode).cells
     assert len(cells) == len(columns)
     layout = lay_out(columns, width - GUTTER - MARGIN)
     return " | ".join(cell if isinstance(cell, str) else cell[0] for cell in (cells[index] for index, _ in layout))
@@ -72,7 +72,7 @@ def test_every_cell_fits_its_column_at_its_longest() -> None:
     )  # fmt: skip
     for width in (80, 120, 200):
         columns = run_rows.columns(width)
-        cells = run_rows.row_of(long, NOW, width=width, unicode=True).cells
+        cells = run_rows.RunRow(long, NOW, width=width, unicode=True).cells
         for column, cell in zip(columns, cells, strict=True):
             words = cell if isinstance(cell, str) else cell[0]
             assert cell_width(words) <= column.width, (column.title, words)
@@ -245,3 +245,24 @@ def test_the_counts_say_how_many_of_them_have_no_room() -> None:
         hidden = int(said.rsplit("+", 1)[1]) if "+" in said else 0
         assert said.count("1 ") + hidden == len(Phase)
     assert "/data/runs" in "".join(words for words, _ in below)
+
+
+def test_rows_are_equal_when_they_look_the_same_and_are_made_when_looked_at() -> None:
+    before = run_rows.RunRow(summary(), NOW, width=80, unicode=True)
+    assert before == run_rows.RunRow(summary(last_ts=NOW - 2), NOW + 3, width=80, unicode=True)
+    assert before != run_rows.RunRow(summary(step=9999), NOW, width=80, unicode=True)
+    assert before != run_rows.RunRow(summary(), NOW, width=80, unicode=True, is_marked=True)
+    assert hash(before) == hash(run_rows.RunRow(summary(step=9999), NOW, width=80, unicode=True))
+
+
+async def test_thousands_of_runs_are_shown_at_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        await until(pilot, lambda: screen.runs is not None and screen.runs.is_whole)
+        many = tuple(summary(f"run{index:04d}", start_ts=NOW - index) for index in range(5000))
+        screen._take(Runs(str(tmp_path), many, 5000, is_whole=True))
+        screen._take(Runs(str(tmp_path), (replace(many[0], step=9000), *many[1:]), 5000, is_whole=True))
+        assert sum(row._cells is not None for row in screen.run_list.rows) < 60

@@ -200,7 +200,7 @@ class RunsScreen(Screen[None]):
         now, unicode, width = time.time(), self.cockpit.look.unicode, self.app.size.width
         found = run_rows.select(runs.runs, self.words, self.sort, self.is_reversed)
         marked = set(self.marked)
-        rows = [run_rows.row_of(one, now, width=width, unicode=unicode, is_marked=one.path in marked) for one in found]
+        rows = [RunRow(one, now, width=width, unicode=unicode, is_marked=one.path in marked) for one in found]
         with self.app.batch_update():
             listed = self.run_list
             if runs.is_whole:
