@@ -6,7 +6,7 @@ The logs are read in a thread, all of them at the same time, and followed while 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -110,6 +110,9 @@ class CompareScreen(ChartActions, Screen[None]):
         self.metric: Metric | None = None
         self._wanted = metric  # by name, until a run that has it is read
         self._has_chosen = False
+        self._configs: list[Mapping[str, object]] = []
+        self._settings: list[Setting] = []
+        self._differing: list[Setting] = []
 
     @property
     def cockpit(self) -> CkptTuiApp:
@@ -228,8 +231,12 @@ class CompareScreen(ChartActions, Screen[None]):
 
     def _show_settings(self) -> None:
         states = [read.state or RunState(now=0.0) for read in self.reads]
-        settings = comparison.settings_of(states)
-        found = comparison.differing(settings, states)
+        configs = [state.config for state in states]
+        if configs != self._configs:  # at every tick they are the same: there may be thousands
+            self._configs = configs
+            self._settings = comparison.settings_of(states)
+            self._differing = comparison.differing(self._settings, states)
+        settings, found = self._settings, self._differing
         untold = [index for index, state in enumerate(states) if not state.config]
         title = comparison.settings_title(len(found), len(settings), untold)
         self.query_one("#settings_rule", RuleLine).set(title, ())
