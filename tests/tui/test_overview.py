@@ -63,6 +63,9 @@ async def test_on_a_low_screen_every_part_is_reached_by_one_key(tmp_path: Path) 
         await until(pilot, lambda: "━ checkpoints" in seen_text(app) and "─ events" in seen_text(app))
         await pilot.press("tab")
         await until(pilot, lambda: "─ checkpoints" in seen_text(app) and "━ events" in seen_text(app))
+        (tmp_path / "events.jsonl").write_text("")
+        await pilot.press("enter")
+        await until(pilot, lambda: type(app.screen).__name__ == "EventsScreen")
 
 
 async def test_a_checkpoint_that_is_gone_is_said_to_be_and_the_words_go_with_the_next_key(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
         self.catalog: Catalog | None = None
         self.marked: str | None = None
         self._is_ready = False  # its widgets are there
+        self._damages: list[news.News] = []  # what the catalog holds of it
         self._is_checked_whole = False
         self._listed: tuple[object, tuple[Save, ...]] | None = None  # what the list was made of
         self._catalog_knows: float | None = None  # the time of the last save that the catalog can have seen
@@ -236,6 +237,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
 
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
+        self._damages = news.damages_of(catalog)
         if self.state is not None and self._is_ready:
             # It is read anew after each save that the log tells of: what it does not list of older ones is gone.
             self._catalog_knows = max((save.ts for save in self.state.saves), default=None)
@@ -271,7 +273,7 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
             state,
             progress=self._progress,
             failure=news.failure_news(self._failure) if self._failure is not None else None,
-            damages=news.damages_of(self.catalog),
+            damages=self._damages,
             troubles=[
                 *news.alert_news(
                     state, self.cockpit.run_open.alerting.unacknowledged(state.alerts), self._key("view.alerts")
@@ -429,6 +431,10 @@ class OverviewScreen(RunListActions, ChartActions, Screen[None]):  # type: ignor
             )
             return
         self.cockpit.open_screen("log", path)
+
+    @on(Feed.Selected, "#feed")
+    def _open_events(self) -> None:
+        self.action_events()
 
     def action_bad_lines(self) -> None:
         if self.state is not None and self.state.source:
