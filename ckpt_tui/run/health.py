@@ -11,6 +11,7 @@ from ckpt_tui.run.state import Eta, Phase
 # Before its own rhythm is known: loading data and compiling a model take minutes.
 START_PATIENCE_S = 300.0
 MIN_PATIENCE_S = 10.0
+END_PATIENCE_S = 60.0  # after the last step: an evaluation and a save may follow
 # A process that we cannot ask is given up after this many times the silence that counts as stalled.
 FAR_BEYOND = 10.0
 MIN_FAR_BEYOND_S = 600.0
@@ -50,10 +51,10 @@ def judge_phase(
     blocks hours apart: nobody can say that it crashed or stalled. is_at_end: its last step was reached.
     """
     if is_foreign and is_process_alive is None:
+        if is_at_end and silence_s > END_PATIENCE_S:
+            return Phase.FINISHED, "its last step was reached"
         if silence_s <= max(START_PATIENCE_S, rhythm.stalled_after_s):
             return Phase.RUNNING, ""
-        if is_at_end:
-            return Phase.FINISHED, "its last step was reached"
         return Phase.SILENT, f"nothing written for {text.duration(silence_s)}; its log does not tell whether it ended"
     if is_process_alive is False:
         return Phase.CRASHED, "the process is gone without a word"

@@ -19,7 +19,10 @@ from ckpt_tui.sources.places import newest_version
 MAX_ENTRIES = 20_000
 SETTLED_S = 30.0  # a directory that is written tells by its last file that it is whole, or by its age
 
-_PLACES = ("checkpoints", "checkpoint", "ckpts", "ckpt", "weights", "snapshots", "models")
+_PLACES = (
+    "checkpoints", "checkpoint", "ckpts", "ckpt", "weights", "snapshots", "models", "out", "output", "outputs",
+    os.path.join("outputs", "checkpoint"),
+)  # fmt: skip
 _VERSIONS = ("lightning_logs", "csv_logs", "tb_logs", "logs")
 # The file that is written last into a checkpoint of several.
 _LAST_FILES = ("trainer_state.json", ".metadata", "lit_model.pth", "model.safetensors.index.json", "training_args.bin")
