@@ -88,8 +88,9 @@ def commands_of_step(app: CkptTuiApp, step: int) -> Iterator[Command]:
         f"Step {count(step)}: its events", "The raw events from there on",
         partial(app.open_screen, "events", app.path, at_step=step),
     )  # fmt: skip
+    stack = [screen for screen in app.screen_stack if type(screen).__name__ != "CommandPalette"]
     go_to = getattr(overview, "go_to_step", None)
-    if go_to is not None:
+    if go_to is not None and stack[-1] is overview:
         yield Command(f"Step {count(step)}: on the curves", "The chart's cursor goes there", partial(go_to, step))
     steps = {save.path: save.step for save in app.state.saves if not save.removed}
     for name in app.checkpoint_names():

@@ -190,6 +190,9 @@ async def test_the_palette_has_actions_checkpoints_and_steps_on_every_screen(tmp
         assert "Inspect rolling_step_000250.pt" in titles
         assert "App: theme" in titles
         assert any("its events" in command.title for command in commands_of_step(app, 250))
+        on_curves = next(command for command in commands_of_step(app, 250) if "on the curves" in command.title)
+        on_curves.run()
+        await until(pilot, lambda: "step 250" in seen_text(app))
 
         await pilot.press("e")
         await pilot.pause()
@@ -202,3 +205,20 @@ async def test_the_palette_has_actions_checkpoints_and_steps_on_every_screen(tmp
         await pilot.pause()
         await pilot.press(*"250")
         await until(pilot, lambda: "Step 250: its events" in seen_text(app))
+
+
+# -- mouse ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_mouse_presses_keys_of_the_last_line_and_chooses_rows(tmp_path: Path) -> None:
+    app = app_of(running(), tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "? help" in seen(app)[-1])
+        await pilot.click(offset=(seen(app)[-1].index("help"), 23))
+        await pilot.pause()
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.click(offset=(10, 4))
+        assert seen(app)[4].startswith("> ")
+        await pilot.click(offset=(seen(app)[-1].index("back"), 23))
+        await pilot.pause()
+        assert not isinstance(app.screen, HelpScreen)

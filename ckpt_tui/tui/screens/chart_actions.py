@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckpt_tui.text import safe_text
+from ckpt_tui.tui import view
 from ckpt_tui.tui.widgets.charts import ChartStack
 
 _OF_NO_USE = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
@@ -99,6 +101,17 @@ class ChartActions:
             told, why=why, validity=validity, can_act=not getattr(self.app, "readonly", False), unicode=chart.unicode
         )
         self.app.push_screen(dialog, lambda name: self.go_to_checkpoint(name) if name else None)
+
+    def go_to_step(self, step: int) -> None:
+        """The cursor to a step, on an axis of steps; all of the run when the step is not in view."""
+        chart = self.chart
+        extent = chart.extent()
+        if extent is None:
+            return
+        shown = chart.view if chart.view.axis == "step" else view.with_axis(chart.view, "step")
+        chart.change(replace(shown, cursor=float(step)))
+        if chart.cursor_cell() is None:
+            chart.change(replace(shown, window=None, end=None, cursor=min(max(float(step), extent[0]), extent[1])))
 
     def checkpoint_validity(self) -> Mapping[str, str]:
         """Of each checkpoint's name the word that the list has for it; a screen with a list knows."""
