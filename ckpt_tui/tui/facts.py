@@ -104,7 +104,8 @@ def pace_facts(state: RunState) -> list[Fact]:
     if state.phase is Phase.FINISHED and state.start_ts is not None and state.last_ts is not None:
         took = [("took ", "dim"), (duration(max(state.last_ts - state.start_ts, 0.0)), "")]
         in_sessions = (f" in {plural(len(state.sessions), 'session')}", "dim")
-        facts.append([[*took, in_sessions], took] if len(state.sessions) > 1 and state.is_whole else [took])
+        if state.is_whole:  # else nobody knows yet when it began
+            facts.append([[*took, in_sessions], took] if len(state.sessions) > 1 else [took])
     if state.steps_per_s is not None and not state.phase.is_over:
         was: list[Part] = [] if is_moving else [("was ", "dim")]
         facts.append([[*was, *_speed(state.steps_per_s)]])
