@@ -11,27 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from operator import add
-from typing import Any, Literal
+from typing import Any
 
-from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Segment, Series
 
 MAX_BUCKETS = 2048  # even, so that a full segment halves exactly
 MAX_FRESH = 256  # of these the newest points, not in buckets yet: a save of a while ago may still cut between them
 MAX_CUTS = 64  # saves of which a resume may begin, in one segment
 MAX_SEGMENTS = 256
-
-Axis = Literal["step", "time", "epoch"]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a chart. lo, hi, last: of the finite values (NaN when there is none); bad: how many were not."""
-
-    lo: float
-    hi: float
-    last: float
-    bad: int
 
 
 class SegmentBuilder:
@@ -297,46 +284,3 @@ class SeriesBuilder:
             frozen = tuple(self._frozen[id(segment)] for segment in self.segments)
             self._series = Series(self.name, frozen, self.num_points, self.last, self.best)
         return self._series
-
-
-def columns(
-    series: Series, axis: Axis, x0: float, x1: float, num_columns: int, steps_per_epoch: int = 0
-) -> tuple[list[Column | None], list[Column | None]]:
-    """The live and the abandoned branch between x0 and x1 in `num_columns` equal columns; None where nothing is.
-
-    axis: step, time (Unix seconds) or epoch (needs steps_per_epoch). Every bucket that begins in a column is in it
-    whole, so no value between x0 and x1 is ever left out.
-    """
-    live: list[Column | None] = [None] * num_columns
-    abandoned: list[Column | None] = [None] * num_columns
-    if num_columns <= 0 or not x1 > x0:
-        return live, abandoned
-    scale = num_columns / (x1 - x0)
-    per_epoch = steps_per_epoch or 1
-    for segment in series.segments:
-        xs: Sequence[float] = segment.ts if axis == "time" else segment.steps
-        low, high = (x0 * per_epoch, x1 * per_epoch) if axis == "epoch" else (x0, x1)
-        # A clock may jump back, steps of a segment do not: only steps can be searched.
-        first = 0 if axis == "time" else max(bisect_left(xs, low) - 1, 0)
-        limit = segment.abandoned_after
-        for index in range(first, len(xs)):
-            x = xs[index]
-            if x > high:
-                if axis == "time":
-                    continue
-                break
-            if x < low and not (index + 1 < len(xs) and xs[index + 1] > low):
-                continue
-            value = (x / per_epoch if axis == "epoch" else x) - x0
-            position = min(max(int(value * scale), 0), num_columns - 1)
-            side = abandoned if limit is not None and segment.steps[index] > limit else live
-            side[position] = _join(side[position], segment, index)
-    return live, abandoned
-
-
-def _join(column: Column | None, segment: Segment, index: int) -> Column:
-    lo, hi, last, bad = segment.lo[index], segment.hi[index], segment.last[index], segment.bad[index]
-    if column is None:
-        return Column(lo, hi, last, bad)
-    return Column(_lower(column.lo, lo), _higher(column.hi, hi), _later(column.last, last),
-                  column.bad + bad)  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_tui.run.series import MAX_BUCKETS, SeriesBuilder, columns
+from ckpt_tui.run.series import MAX_BUCKETS, SeriesBuilder
 
 numbers = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=300)
 
@@ -26,20 +26,6 @@ def test_minimum_and_maximum_survive(values: list[float], size: int, repeat: int
     assert sum(segment.bad) == len(values) - len(finite)
     assert min((v for v in segment.lo if v == v), default=None) == min(finite, default=None)
     assert max((v for v in segment.hi if v == v), default=None) == max(finite, default=None)
-
-
-def test_a_spike_of_one_step_is_in_the_columns_at_every_zoom() -> None:
-    builder = SeriesBuilder("loss")
-    steps = list(range(1, 100_001))
-    values = [1.0] * 100_000
-    values[54_321] = 9.0
-    builder.add_all(1, steps, [float(step) for step in steps], values)
-    series = builder.freeze()
-    for num_columns in (1, 7, 80, 400):
-        for x0, x1 in ((1, 100_000), (50_000, 60_000), (54_000, 54_600), (54_300, 54_340)):
-            live, abandoned = columns(series, "step", x0, x1, num_columns)
-            assert max(c.hi for c in live if c is not None) == 9.0
-            assert not any(abandoned)
 
 
 def test_an_unchanged_series_is_not_copied_again() -> None:
