@@ -184,6 +184,10 @@ async def test_a_run_that_breaks_is_said_and_found(tmp_path: Path) -> None:
         broken = [replace(one, phase=Phase.CRASHED) if one.name == "y" else one for one in live.runs]
         screen.post_message(RunsChanged(replace(live, runs=tuple(broken))))
         await until(pilot, lambda: "y crashed" in seen_text(app) and "lost 162 steps, 8.9 s" in seen_text(app))
+        screen.post_message(RunsChanged(live))  # it was resumed
+        await until(pilot, lambda: not screen.broken)
+        screen.post_message(RunsChanged(replace(live, runs=tuple(broken))))
+        await until(pilot, lambda: "y crashed" in seen_text(app))
         await pilot.press("a")
         row = screen.run_list.cursor_row
         assert row is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
-from textual.app import ComposeResult
+from textual.app import ComposeResult, ScreenStackError
 from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
@@ -103,7 +103,10 @@ class RunsScreen(Screen[None]):
     @property
     def _is_seen(self) -> bool:
         """On top: Textual's `is_current` counts screens that may shine through others."""
-        return self.app.screen is self
+        try:
+            return self.app.screen is self
+        except ScreenStackError:  # the app is ending
+            return False
 
     @property
     def run_list(self) -> VirtualList[RunRow]:
@@ -168,8 +171,10 @@ class RunsScreen(Screen[None]):
             path for path in self.marked if path in self._by_path or path == self.beside or not runs.is_whole
         ]
         paths = {one.path for one in new}
-        self.broken = [one for one in self.broken if one.path in self._by_path and one.path not in paths] + new
-        if new:
+        # What was resumed meanwhile, or is gone, needs nobody any more.
+        still = {one.path for one in runs.runs if one.phase in run_rows.ENDED_BADLY} - paths
+        self.broken = [one for one in self.broken if one.path in still] + new
+        if new and self.beside is None:
             self._tell(new)
         self._show()
 
