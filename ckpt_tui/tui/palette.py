@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckpt_tui.tui.app import CkptTuiApp
 
 MAX_CHECKPOINTS = 200
+MAX_RUNS = 500
 # Means of moving, and what opens this.
 _NOT_COMMANDS = re.compile(r"chart\.cursor_.*|app\.palette|list\..*")
 # Groups of the overview that need no row under a cursor: they can be reached from every screen of a run.
@@ -47,6 +48,8 @@ def commands(app: CkptTuiApp) -> Iterator[Command]:
     yield from _of_keys(app, app, keys.TABLES["app"])
     overview = app.overview
     if overview is None:
+        for name, path in getattr(here, "named_runs", list)()[:MAX_RUNS]:
+            yield Command(f"Watch {safe_text(name, 100)}", "Open this run", partial(app.open_run, path))
         return
     if here is not overview:
         elsewhere = (k for k in keys.OVERVIEW_KEYS if k.group in _FROM_ANYWHERE or k.id in _ACTS_FROM_ANYWHERE)

@@ -13,7 +13,7 @@ from ckpt_tui.run.state import Phase
 from ckpt_tui.services.runs import Runs, RunSummary
 from ckpt_tui.settings import Settings
 from ckpt_tui.text import cell_width
-from ckpt_tui.tui import run_rows
+from ckpt_tui.tui import palette, run_rows
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.messages import StateChanged
 from ckpt_tui.tui.screens.runs import RunsChanged, RunsScreen
@@ -125,6 +125,7 @@ async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "✓ 1 finished" in seen_text(app) and "✖ 1 failed" in seen_text(app))
         assert seen_text(app).index("second") < seen_text(app).index("first")
+        assert {"Watch first", "Watch second", "Runs: sort"} <= {command.title for command in palette.commands(app)}
         await pilot.press("down", "enter")
         await until(pilot, lambda: app.state is not None and app.state.step == 20)
         assert app.directory == str(tmp_path / "first")

@@ -359,6 +359,10 @@ class RunsScreen(Screen[None]):
         self._show()
         self.refresh_bindings()
 
+    def named_runs(self) -> list[tuple[str, str]]:
+        """Name and path of each, for the palette."""
+        return [(one.name, one.path) for one in self._by_path.values()]
+
     def name_of(self, path: str) -> str:
         """What the run at `path` is called here."""
         summary = self._by_path.get(path)
