@@ -11,7 +11,7 @@ from ckpt_tui.services.catalog import Catalog, CatalogEntry
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale
-from ckpt_tui.tui.screens.overview import diff_pair
+from ckpt_tui.tui.screens.run_actions import diff_pair
 from ckpt_tui.tui.widgets.checkpoint_list import age_words, cells_of, columns, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
 from ckpt_tui.tui.widgets.feed import words_of as feed_words
