@@ -6,6 +6,7 @@ that was written within the last hour of the newest one counts; of those the one
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -92,7 +93,7 @@ def _named(directory: str, names: Iterable[str]) -> Iterator[tuple[int, str]]:
     if has_checkpoint:
         yield 40, directory
     for path in texts:
-        yield 50, path
+        yield 38, path  # of every step, where the state of a Trainer is of its saves
 
 
 def newest_version(directory: str) -> str | None:
@@ -121,13 +122,16 @@ def _written(path: str, depth: int = 2) -> float | None:
     try:
         if not os.path.isdir(path):
             return os.stat(path).st_mtime if os.path.getsize(path) or path.endswith(_TEXT_ENDS) else None
-        times = [os.stat(path).st_mtime]
+        times: list[float] = []
         for name in _names_in(path):
             inner = os.path.join(path, name)
-            if _TFEVENTS.fullmatch(name) or _CHECKPOINT.fullmatch(name):
+            if _TFEVENTS.fullmatch(name) or name == "trainer_state.json":
                 times.append(os.stat(inner).st_mtime)
+            elif _CHECKPOINT.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    times.append(os.stat(os.path.join(inner, "trainer_state.json")).st_mtime)
             elif depth > 0 and os.path.basename(path) in _BOARD_DIRECTORIES and os.path.isdir(inner):
                 times.append(_written(inner, 0) or 0.0)
-        return max(times)
+        return max(times, default=None)
     except OSError:
         return None
