@@ -33,12 +33,16 @@ PICTURES: dict[str, tuple[Callable[[Path], scenes.Scene], tuple[str, ...]]] = {
     "diff": (scenes.running, ("d",)),
     "events": (scenes.running, ("e",)),
     "help": (scenes.running, ("question_mark",)),
+    "runs": (scenes.runs, ()),
+    "compare": (scenes.runs, ("space", "down", "space", "C")),
+    "alerts": (scenes.crashed, ("a",)),
+    "advice": (scenes.running, ("A",)),
     "dialog-resume": (scenes.crashed, ("r",)),
     "dialog-restore": (scenes.crashed, ("b",)),
 }
 # `log` shows a file that this scene has not; its own tests draw it.
 NOT_HERE = {"log"}
-SMALL = ("overview", "overview-crashed", "help")  # these at 40x12, too
+SMALL = ("overview", "overview-crashed", "runs", "help")  # these at 40x12, too
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +70,7 @@ async def test_snapshot(name: str, tmp_path: Path) -> None:
     scene = make(tmp_path)
     changed = []
     with scene.process():
-        app = CkptTuiApp("gpt-stdlib", monitor=scene.monitor(), interval_s=0.05, env=scenes.ENV)
+        app = CkptTuiApp(str(scene.directory), monitor=scene.monitor(), interval_s=0.05, env=scenes.ENV)
         async with app.run_test(size=SIZES[0]) as pilot:
             await at_rest(pilot)
             for key in pressed:
@@ -119,7 +123,11 @@ async def at_rest(pilot: Pilot[Any], deadline_s: float = 20.0) -> None:
     while same < 8:
         await pilot.pause(0.05)
         now = drawing(pilot.app)
-        busy = any(worker.is_running and worker.group != "follow" for worker in pilot.app.workers)
+        # An act waits for a person's answer, and logs are followed for ever.
+        busy = any(
+            worker.is_running and worker.group not in ("follow", "runs", "compare", "act")
+            for worker in pilot.app.workers
+        )
         same = same + 1 if now == before and not busy else 0
         before = now
         assert time.monotonic() < ends, f"the screen never came to rest:\n{now}"
