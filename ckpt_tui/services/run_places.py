@@ -19,7 +19,7 @@ from ckpt_tui.records import dataclass
 MAX_DEPTH = 3
 MAX_DIRECTORIES = 20_000
 MAX_RUNS = 5_000
-MAX_DIRECTORIES_TO_DECIDE, MAX_RUNS_TO_DECIDE = 2_000, 50  # whether there are runs below
+MAX_DIRECTORIES_TO_DECIDE, LONGEST_DECISION_S = 2_000, 1.0  # whether there are runs below
 # A directory that changed this short ago may change again without its time moving: clocks of file systems are coarse.
 COARSE_CLOCK_S = 3.0
 # Never runs, and some of them have thousands of directories.
@@ -116,6 +116,8 @@ class RunFinder:
         self._clock = clock
         self._listings: dict[str, _Listing] = {}
         self.num_listed = 0  # how many directories were read, for tests
+        self.places: list[Place] = []  # found so far
+        self.own_log: str | None = None
 
     def find(self) -> Found:
         """All at once."""
@@ -130,8 +132,9 @@ class RunFinder:
     def steps(self) -> Generator[int, None, Found]:
         """A directory at a time, for who must not wait long: yields how many were looked at."""
         before, self._listings = self._listings, {}
-        places: list[Place] = []
-        num_unreadable, is_cut, root_log = 0, False, None
+        places = self.places = []
+        self.own_log = None
+        num_unreadable, is_cut = 0, False
         seen: set[tuple[int, int]] = set()
         # Links last: what they lead to is called by its own name where that is found.
         waiting: deque[tuple[str, int, bool]] = deque([(self.root, 0, False)])
@@ -156,12 +159,12 @@ class RunFinder:
                 if depth:
                     places.append(Place(path, listing.log_path, os.path.relpath(path, self.root)))
                 else:
-                    root_log = listing.log_path
+                    self.own_log = listing.log_path
             if depth < self._max_depth:
                 waiting.extend((os.path.join(path, name), depth + 1, is_inside) for name in listing.directories)
                 links.extend((os.path.join(path, name), depth + 1, is_inside) for name in listing.links)
             yield num_looked_at
-        return Found(tuple(places), num_unreadable, is_cut, root_log)
+        return Found(tuple(places), num_unreadable, is_cut, self.own_log)
 
     def _list(self, path: str, known: _Listing | None, seen: set[tuple[int, int]], is_inside: bool) -> _Listing | None:
         """What is in `path`; None when it was seen by another name. Raises OSError."""
@@ -209,14 +212,25 @@ def holds_runs(path: str, *, counts_empty: bool = False) -> bool:
                 return counts_empty
     except OSError:
         return False
-    found = RunFinder(path, max_runs=MAX_RUNS_TO_DECIDE, max_directories=MAX_DIRECTORIES_TO_DECIDE).find()
-    if found.own_log is not None or not found.places:
-        return False
     from ckpt_tui.sources.registry import find_log
 
     log = find_log(path)
-    if log is None:
-        return True
     # `lightning_logs` alone: its newest run is what is meant. With other runs beside it, all of them are.
-    first = os.path.relpath(log, path).split(os.sep)[0]
-    return any(place.name.split(os.sep)[0] != first for place in found.places)
+    own = os.path.relpath(log, path).split(os.sep)[0] if log is not None else None
+    return _has_run_beside(path, own)
+
+
+def _has_run_beside(path: str, own: str | None) -> bool:
+    """Whether there is a run below `path` elsewhere than in its entry `own`. Where a slow disk does not tell within a
+    second, there may be: a list of them goes on looking."""
+    ends = time.monotonic() + LONGEST_DECISION_S
+    finder = RunFinder(path, max_directories=MAX_DIRECTORIES_TO_DECIDE)
+    steps = finder.steps()
+    try:
+        while time.monotonic() < ends:
+            next(steps)
+            if any(place.name.split(os.sep)[0] != own for place in finder.places):
+                return finder.own_log is None
+    except StopIteration:
+        return False
+    return True

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.services import run_places
 from ckpt_tui.services.run_places import RunFinder, holds_runs
 from ckpt_tui.services.runs import read_runs
 
@@ -172,3 +173,14 @@ def test_logs_of_other_programs_are_runs_too(tmp_path: Path) -> None:
     by_name = {one.name: one for one in read_runs(str(tmp_path)).runs}
     assert (by_name["bert"].step, by_name["bert"].total_steps) == (20, 40)
     assert by_name["mnist/lightning_logs/version_1"].last_loss == 2.25
+
+
+def test_on_a_disk_that_does_not_answer_in_time_there_may_be_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes").mkdir()
+    assert not holds_runs(str(tmp_path))
+    monkeypatch.setattr(run_places, "LONGEST_DECISION_S", -1.0)
+    assert holds_runs(str(tmp_path))
+    make_run(tmp_path)
+    assert not holds_runs(str(tmp_path))
