@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BUDGET_S = 0.02
 # A log on a disk that sleeps must not keep the screen away: it comes without facts then, and gets them later.
 LONGEST_WAIT_S = 0.25
+LONGEST_PAUSE_S = 0.03  # where something is shown already, a key must not wait for it
 
 
 class FirstLook:
@@ -31,9 +32,9 @@ class FirstLook:
         except Exception as error:  # noqa: BLE001 - `take()` raises it
             self._error = error
 
-    def state_soon(self) -> RunState | None:
-        """The state for the first picture, None when it would take too long."""
-        self._thread.join(LONGEST_WAIT_S)
+    def state_soon(self, *, is_start: bool = True) -> RunState | None:
+        """The state for the first picture, None when it would take too long. is_start: nothing is shown yet."""
+        self._thread.join(LONGEST_WAIT_S if is_start else LONGEST_PAUSE_S)
         return self._state
 
     def take(self) -> RunState | None:

@@ -1,0 +1,79 @@
+"""The first poll is asked once, is waited for a moment only, and what it raised is raised where it is taken."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.run.state import RunState
+from ckpt_tui.tui import first_look
+from ckpt_tui.tui.first_look import FirstLook
+from ckpt_tui.tui.session import follow
+from tests.builders.run_states import FixedMonitor, running
+
+
+class SlowMonitor(FixedMonitor):
+    """Answers when it may."""
+
+    def __init__(self, state: RunState) -> None:
+        super().__init__(state)
+        self.may_answer = threading.Event()
+        self.num_at_once = 0
+
+    def poll(self, budget_s: float = 0.05) -> RunState:
+        self.num_at_once += 1
+        assert self.num_at_once == 1, "asked by two threads at a time"
+        self.may_answer.wait(10)
+        self.num_at_once -= 1
+        return super().poll(budget_s)
+
+
+def test_a_state_that_is_there_is_taken_once() -> None:
+    look = FirstLook(FixedMonitor(running()))
+    assert look.state_soon() == running()
+    assert look.take() == running()
+    assert look.take() is None
+
+
+@pytest.mark.parametrize(("is_start", "longest_s"), [(True, first_look.LONGEST_WAIT_S), (False, 0.2)])
+def test_a_disk_that_sleeps_keeps_nobody(is_start: bool, longest_s: float) -> None:
+    monitor = SlowMonitor(running())
+    look = FirstLook(monitor)
+    started = time.monotonic()
+    assert look.state_soon(is_start=is_start) is None
+    assert time.monotonic() - started < longest_s + 1.0
+    monitor.may_answer.set()
+    assert look.take() == running()
+
+
+def test_who_follows_waits_for_the_first_look_and_begins_with_it() -> None:
+    monitor = SlowMonitor(running())
+    look = FirstLook(monitor)
+    told: list[object] = []
+    thread = threading.Thread(
+        target=follow,
+        args=(monitor, told.append),
+        kwargs={"interval_s": 0.01, "first": look.take, "is_cancelled": lambda: len(told) > 0},
+    )
+    thread.start()
+    time.sleep(0.05)
+    assert told == []
+    monitor.may_answer.set()
+    thread.join(10)
+    assert len(told) == 1
+    assert monitor.num_polls == 1, "what was polled first is what is told"
+
+
+def test_an_error_is_raised_where_it_is_taken() -> None:
+    class Broken(FixedMonitor):
+        def poll(self, budget_s: float = 0.05) -> RunState:
+            raise CkptError("Gone", "the directory is gone")
+
+    look = FirstLook(Broken(running()))
+    assert look.state_soon() is None
+    with pytest.raises(CkptError, match="Gone"):
+        look.take()
+    assert look.take() is None
