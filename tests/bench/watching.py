@@ -271,15 +271,15 @@ class Peers:
             sides: dict[str, Callable[[], Start]] = {}
             if self._has("wandb"):
                 leet = self._leet(logs[name])
-                sides["wandb leet"] = lambda leet=leet: _start(leet, b"Finished", 120)
+                sides["wandb leet, its first curve"] = lambda leet=leet: _start(leet, b"loss")
             if self._has("tl"):
                 toolong = self._toolong(logs[name])
-                sides["toolong"] = lambda toolong=toolong: _start(toolong, b"run_end", 120)
+                sides["toolong, the newest line"] = lambda toolong=toolong: _start(toolong, b"run_end")
             for program, found in _starts(sides, repeats).items():
                 yield Row(
-                    f"watch {name}: start to the newest facts, against {program}",
+                    f"watch {name}: start, against {program}",
                     f"{ours[name].wall_s * 1e3:.0f} ms, {ours[name].cpu_s * 1e3:.0f} ms CPU",
-                    f"{program} {found.wall_s * 1e3:.0f} ms, {found.cpu_s * 1e3:.0f} ms CPU, {found.peak_mb:.0f} MB",
+                    f"{found.wall_s * 1e3:.0f} ms, {found.cpu_s * 1e3:.0f} ms CPU, {found.peak_mb:.0f} MB",
                     f"{found.wall_s / ours[name].wall_s:.1f}x faster",
                     "-",
                     None,
@@ -287,7 +287,7 @@ class Peers:
 
     def idle_rows(self, directory: Path) -> Iterator[Row]:
         if self._has("wandb"):
-            yield self._idle_row("wandb leet", self._leet(directory), b"Finished")
+            yield self._idle_row("wandb leet", self._leet(directory), b"loss")
         if self._has("tl"):
             yield self._idle_row("toolong", self._toolong(directory), b"run_end")
 
