@@ -76,7 +76,7 @@ def _news(variants: Sequence[str], role: str, rank: int, *, num_brief: int = 0) 
     mapped = facts.role_of(role)
     made: list[tuple[Part, ...]] = []
     for words in variants:
-        head = next((mark for mark in (": ", " of training", " since ") if mark in words), "")
+        head = next((mark for mark in (": ", " of training", " since ", " at step ") if mark in words), "")
         cut = words.index(head) + (1 if head == ": " else 0) if head else len(words)
         made.append(((words[:cut], mapped), (words[cut:], "")) if mapped and words[cut:] else ((words, mapped),))
     return News(tuple(made), rank, num_brief)

@@ -246,6 +246,8 @@ def test_a_session_loses_nothing_before_its_own_start() -> None:
     made = bar_of(Session(3, 400, 800, 0, 1, Phase.CRASHED, lost_steps=800, lost_s=9.0), 1000, 20)
     assert made[:8] == ["skipped"] * 8
     assert "lost" in made[9:]
+    made = bar_of(Session(3, 7200, 7400, 0, 1, Phase.CRASHED, lost_steps=50, lost_s=9.0), 12_700, 40)
+    assert set(made[: made.index("resumed")]) == {"skipped"}
 
 
 def test_few_lost_steps_are_seen_all_the_same() -> None:

@@ -55,7 +55,8 @@ def bar_of(session: Session, total_steps: int, width: int) -> list[str]:
         parts[cell(step) : again_to + 1] = ["retrained"] * (again_to + 1 - cell(step))
     if session.lost_steps:
         # However few, lost and retrained steps are seen.
-        first = min(cell(lost_from), cell(session.last_step) - 2)
+        own = cell(session.start_step) if session.start_step > 0 else -1
+        first = max(min(cell(lost_from), cell(session.last_step) - 2), own)
         if first >= 0:
             parts[first] = "saved"
             parts[first + 1 : cell(session.last_step)] = ["lost"] * (cell(session.last_step) - first - 1)
