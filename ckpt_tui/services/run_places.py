@@ -230,7 +230,7 @@ def _has_run_beside(path: str, own: str | None) -> bool:
         while time.monotonic() < ends:
             next(steps)
             if any(place.name.split(os.sep)[0] != own for place in finder.places):
-                return finder.own_log is None
+                return True  # inside a run of another program only those of ours are found: they count for more
     except StopIteration:
         return False
     return True

@@ -184,3 +184,11 @@ def test_on_a_disk_that_does_not_answer_in_time_there_may_be_runs(
     assert holds_runs(str(tmp_path))
     make_run(tmp_path)
     assert not holds_runs(str(tmp_path))
+
+
+def test_a_log_of_the_shell_beside_runs_does_not_hide_them(tmp_path: Path) -> None:
+    (tmp_path / "nohup.out").write_text("".join(f"step {at}: loss {5 / at:.4f}\n" for at in range(1, 50)))
+    assert not holds_runs(str(tmp_path))
+    make_run(tmp_path / "a")
+    assert holds_runs(str(tmp_path))
+    assert names(tmp_path) == ["a"]
