@@ -52,7 +52,6 @@ from ckpt_tui.run.state import (
 )  # fmt: skip
 from ckpt_tui.run.timeline import SessionRecord
 
-MAX_SESSIONS = 2000
 MAX_SESSION_GAP = 1000  # sessions that may be missing from a log between two lines
 MAX_METRICS = 256
 MAX_GPUS = 16
@@ -113,7 +112,7 @@ class RunFold:
         """Take the gathered steps."""
         block = self._pending[:]
         self._pending.clear()
-        self._take_rows(block, lambda start, stop: _columns(block[start:stop]))
+        self._take_rows(block, lambda start, stop: _columns(block[start:stop], self._has_room_for))
 
     def _take_rows(self, rows: Sequence[Row], columns: Columns) -> None:
         """Steps as they follow each other, split where the session changes or steps go back."""
@@ -191,6 +190,9 @@ class RunFold:
         for name, value in metrics.items():
             self._add_column(name, session, [event.step], [event.ts], [value])
 
+    def _has_room_for(self, name: str) -> bool:
+        return name in self._folded.series or len(self._folded.series) < MAX_METRICS
+
     def _add_column(self, name: str, session: int, steps: list[int], ts: list[float], column: Any) -> None:
         if set(map(type, column)) != _FLOATS:
             column = [NONFINITE.get(value) if type(value) is str else value for value in column]
@@ -249,9 +251,7 @@ class RunFold:
                 before.phase, before.number, before.reason, before.last_step, before.last_ts
             )
         record = SessionRecord(event.session, start_step, event.ts, start_step, event.ts)
-        self._folded.sessions.append(record)
-        del self._folded.sessions[:-MAX_SESSIONS]
-        self._folded.num_session_changes += 1
+        self._folded.add_session(record)
         self._folded.recent.clear()
         self._folded.alarms.end_session()
         self._folded.alarms.begin_session(record.number)
@@ -265,7 +265,7 @@ class RunFold:
         before = self._folded.sessions[:-1]
         reached = max(record.last_step for record in before)
         session.retrained_steps = max(session.retrained_steps, reached - max(step, 0))
-        lost, lost_s = timeline.lose_after(before, max(step, 0))
+        lost, lost_s = timeline.lose_after(before, max(step, 0), self._folded.pace())
         if lost > 0:
             was = self._folded.retrained
             self._folded.retrained = Lost(was.steps + lost, was.seconds + lost_s)
@@ -277,7 +277,7 @@ class RunFold:
         """Steps went back without a new session: a roll-back in the loop."""
         lost = session.last_step - max(step, 0)
         self._folded.leave_after(step)
-        wasted_s = session.go_back(step, timeline.pace_of(self._folded.sessions))
+        wasted_s = session.go_back(step, self._folded.pace())
         was = self._folded.retrained
         self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
         for builder in self._folded.series.values():
@@ -492,7 +492,7 @@ _APPLY: dict[type[Event], Any] = {
 }  # fmt: skip
 
 
-def _columns(block: list[Step]) -> Iterator[Column]:
+def _columns(block: list[Step], has_room_for: Callable[[str], bool]) -> Iterator[Column]:
     """The values of each metric of the steps; None where one has it not."""
     rows = [event.metrics for event in block]
     names = list(rows[0])
@@ -504,7 +504,8 @@ def _columns(block: list[Step]) -> Iterator[Column]:
         else:
             return
     for name in dict.fromkeys(name for row in rows for name in row):
-        yield name, [row.get(name) for row in rows]
+        if has_room_for(name):
+            yield name, [row.get(name) for row in rows]
 
 
 def _is_plain(sessions: list[int], steps: list[int]) -> bool:

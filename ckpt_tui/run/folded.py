@@ -32,6 +32,7 @@ from ckpt_tui.run.timeline import SessionRecord
 MAX_FEED_LINES = 1000
 MAX_MARKERS = 4000
 MAX_SAVES = 4000
+MAX_SESSIONS = 2000
 RARE_PAUSE_S = 600.0
 MAX_LOST_WORK = 100
 NUM_JUDGED_SAVES = 200  # of which the rules of alerts see what is usual
@@ -80,12 +81,30 @@ class Folded:
     start_ts: float | None = None
     last_ts: float | None = None
     # What was made for the state before, and of what: a state is made every second, and most of it is as it was.
+    past_s: float = 0.0  # between step events, and how many steps, of the sessions before the last
+    past_steps: int = 0
     num_changes: int = 0  # of saves, of their names, of the branches that were left
     num_session_changes: int = 0  # of sessions before the last
     _saves: tuple[Any, tuple[Save, ...]] = (None, ())
     _candidates: tuple[Any, list[tuple[str, Save]]] = (None, [])
     _removed: dict[int, tuple[Save, Save]] = field(default_factory=dict)  # by identity
     _before: tuple[int, tuple[Session, ...]] = (-1, ())
+
+    def add_session(self, record: SessionRecord) -> None:
+        if self.sessions and self.sessions[-1].seconds_per_step is not None:
+            before = self.sessions[-1]
+            self.past_s += before.net_s
+            self.past_steps += before.last_logged_step - (before.first_step or 0)
+        self.sessions.append(record)
+        del self.sessions[:-MAX_SESSIONS]
+        self.num_session_changes += 1
+
+    def pace(self) -> float:
+        """Seconds a step over all sessions, 0 when not known."""
+        seconds, steps, last = self.past_s, self.past_steps, self.sessions[-1]
+        if last.seconds_per_step is not None:
+            seconds, steps = seconds + last.net_s, steps + last.last_logged_step - (last.first_step or 0)
+        return seconds / steps if steps > 0 else 0.0
 
     def add_save(self, save: Save) -> None:
         if len(self.saves) == MAX_SAVES:  # the names of the oldest go with it
@@ -139,7 +158,7 @@ class Folded:
                 phase, why = Phase.FAILED, reason
             reason = why or reason
         step = max(last.last_step, 0)
-        pace = timeline.pace_of(self.sessions)
+        pace = self.pace()
         told_pace = self._told_pace() if self.is_foreign else 0.0
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace or told_pace
         candidates = self._find_candidates(invalid_checkpoints, existing_names)
@@ -219,7 +238,9 @@ class Folded:
     def leave_after(self, step: int) -> None:
         """Training goes on from `step`, on another branch than what was saved above it."""
         self.num_changes += 1
-        self.left = {key for key in map(save_key, self.save_of_name.values()) if key in self.left or key[1] > step}
+        self.left.update(save_key(save) for save in self.save_of_name.values() if save.step > step)
+        if len(self.left) > 2 * MAX_SAVES:
+            self.left.intersection_update(map(save_key, self.save_of_name.values()))
 
     def _rhythm(self, usual_pause_s: float) -> health.Rhythm:
         times = [ts for _, ts in self.recent]

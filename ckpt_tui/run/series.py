@@ -267,6 +267,8 @@ class SeriesBuilder:
     def abandon_after(self, step: int) -> None:
         """Steps above `step` are going to be trained again."""
         for segment in self.segments:
+            if segment.end[0] <= step and segment is not self.segments[-1]:
+                continue  # it has none
             if segment.abandoned_after is None or segment.abandoned_after > step:
                 segment.cut_after(step)
                 segment.abandoned_after = step

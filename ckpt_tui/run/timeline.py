@@ -123,10 +123,9 @@ def pace_of(records: list[SessionRecord]) -> float:
     return seconds / steps if steps > 0 else 0.0
 
 
-def lose_after(records: list[SessionRecord], step: int) -> tuple[int, float]:
+def lose_after(records: list[SessionRecord], step: int, pace: float) -> tuple[int, float]:
     """The next session goes on from `step`: of each earlier one what it trained above that is lost. Returns the steps
     and seconds that were not lost already; each is counted once, however often training goes back over it."""
-    pace = pace_of(records)
     steps, seconds = 0, 0.0
     for record in reversed(records):
         if record.last_step <= step:

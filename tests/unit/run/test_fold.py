@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from ckpt_tui.events.codec import decode, decode_lines
 from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.run import timeline
 from ckpt_tui.run.advice import advise
-from ckpt_tui.run.fold import RunFold
-from ckpt_tui.run.folded import MAX_SAVES
+from ckpt_tui.run.fold import MAX_METRICS, RunFold
+from ckpt_tui.run.folded import MAX_SAVES, MAX_SESSIONS
+from ckpt_tui.run.series import MAX_SEGMENTS
 from ckpt_tui.run.state import Phase
 from ckpt_tui.run.wording import end_sentences, header_lines
 from tests.builders.event_logs import LogText, worked_example
@@ -307,3 +309,21 @@ def test_a_line_with_an_absurd_session_number_changes_no_session(tmp_path: Path)
     assert [session.number for session in state.sessions] == [1, 2]
     (tmp_path / "events.jsonl").write_bytes(log.text + log.add("eval", 5, session=10**9))
     assert EventWriter(tmp_path).session == 3
+
+
+def test_thousands_of_sessions_and_metrics_stay_bounded_and_their_pace_is_that_of_all() -> None:
+    log, step = LogText(), 0
+    for session in range(1, MAX_SESSIONS + 101):
+        log.add("run_start", step, session, start_step=step, total_steps=10**6)
+        for _ in range(3):
+            step += 1
+            log.add("step", step, session, ts=log.ts + session % 7, loss=1.0, **{f"only_in_{session}": 1.0})
+        step -= session % 2
+        if session == 50:
+            paced = fold_of(log)
+            assert paced._folded.pace() == pytest.approx(timeline.pace_of(paced._folded.sessions))
+    state = fold_of(log).state(1e12)
+    assert (len(state.sessions), state.session, state.step) == (MAX_SESSIONS, MAX_SESSIONS + 100, step)
+    assert (len(state.series), len(state.series["loss"].segments)) == (MAX_METRICS, MAX_SEGMENTS)
+    assert state.at_risk is not None
+    assert state.lost.steps == (MAX_SESSIONS + 100) // 2 + state.at_risk.steps
