@@ -12,6 +12,7 @@ from ckpt_tui.run.comparison import LETTERS, MISSING, Setting, outcome_of
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import compare_rows
 from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui.compare_app import CompareApp
 from ckpt_tui.tui.compare_rows import Compared
 from ckpt_tui.tui.screens.compare import CompareScreen
 from ckpt_tui.tui.screens.runs import RunsScreen
@@ -112,3 +113,13 @@ def test_what_most_runs_have_is_dim() -> None:
     assert [cell[1] for cell in cells[1:]] == ["dim", "dim", "strong", "dim", "dim"]
     two = compare_rows.setting_cells(Setting("lr", (1e-4, 3e-4)))
     assert [cell[1] for cell in two[1:]] == ["strong", "strong"]
+
+
+async def test_a_run_that_is_gone_keeps_its_line(tmp_path: Path) -> None:
+    app = CompareApp([str(make_run(tmp_path / "a", 4.0)), str(tmp_path / "gone")], ["a", "gone"], env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "unreadable" in seen_text(app) and "0.100" in seen_text(app))
+        assert "settings: all 1 the same; B tells none" in seen_text(app)
+        await pilot.press("m", "escape", "right_square_bracket", "x", "y", "s", "0", "left")
+        await pilot.resize_terminal(30, 8)
+        await pilot.pause()
