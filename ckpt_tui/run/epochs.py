@@ -49,7 +49,7 @@ def _rising(points: Iterable[tuple[float, float]]) -> Epochs | None:
     epochs: list[float] = []
     for step, epoch in points:
         # What a later session trained again has been said already.
-        if not steps or (step > steps[-1] and epoch > epochs[-1]):
+        if not steps or (float(step) > steps[-1] and epoch > epochs[-1]):  # as floats: huge steps fall together
             steps.append(float(step))
             epochs.append(epoch)
     return Epochs(tuple(steps), tuple(epochs)) if len(steps) >= 2 else None

@@ -249,12 +249,12 @@ def y_scale(low: float, high: float, num_rows: int, *, is_log: bool = False) -> 
     ends are multiples of a line, so that it does not move with every new point.
     """
     if is_log and low > 0:
-        low, high = max(low, _SMALLEST), min(max(high, _SMALLEST), _LARGEST)
+        low, high = (min(max(end, _SMALLEST), _LARGEST) for end in (low, high))
         if high <= low:
             return YScale(low / 2, high * 2, is_log=True)
         margin = math.exp((math.log(high) - math.log(low)) * 0.02)
         return YScale(low / margin, high * margin, is_log=True)
-    low, high = max(low, -_LARGEST), min(high, _LARGEST)
+    low, high = (min(max(end, -_LARGEST), _LARGEST) for end in (low, high))
     if high - low <= max(abs(high) * 1e-12, _SMALLEST):
         room = abs(low) * 0.1 if abs(low) > _SMALLEST else 1.0
         low, high = low - room, high + room

@@ -18,8 +18,9 @@ from ckpt_tui.text import cell_width, metric, plural, safe_text
 from ckpt_tui.tui import plot
 from ckpt_tui.tui.plot import NamedCurve
 from ckpt_tui.tui.points import extent_of
-from ckpt_tui.tui.scale import XScale
+from ckpt_tui.tui.scale import XScale, y_scale
 from ckpt_tui.tui.styled import line
+from ckpt_tui.tui.view import View, x_scale
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 from ckpt_tui.tui.y_range import range_of
@@ -38,7 +39,8 @@ def spark_line(series: Series, width: int = SPARK_WIDTH, *, unicode: bool = True
     extent = extent_of([curve], "step")
     if extent is None:
         return " " * width
-    x = XScale("step", extent[0], max(extent[1], extent[0] + 1), width)
+    x = x_scale(View(), extent, width, is_over=True)
+    assert x is not None
     if not unicode:
         return _ramp(curve, x)
     drawn = plot.draw(plot.lines_of([curve], x, unicode=unicode), x, 1, unicode=unicode, y_range="auto")
@@ -51,17 +53,13 @@ def _ramp(curve: NamedCurve, x: XScale) -> str:
     lines = plot.lines_of([curve], x, unicode=False)
     pieces = [piece for one in lines if one.role != plot.ABANDONED for piece in one.pieces]
     found = range_of([piece.columns for piece in pieces], is_log=False, y_range="auto")
+    height_of = y_scale(found.low, found.high, len(_RAMP)).rows(len(_RAMP)) if found is not None else None
     for piece in pieces:
         for index, column in enumerate(piece.columns, piece.first):
-            if column is None or found is None:
-                continue
-            if column.bad:
+            if column is not None and column.bad:
                 chars[index] = "x"
-            elif column.hi > found.high:
-                chars[index] = "^"
-            else:
-                share = (column.hi - found.low) / (found.high - found.low) if found.high > found.low else 0.0
-                chars[index] = _RAMP[min(int(max(share, 0.0) * len(_RAMP)), len(_RAMP) - 1)]
+            elif column is not None and found is not None and height_of is not None:
+                chars[index] = "^" if column.hi > found.high else _RAMP[len(_RAMP) - 1 - height_of(column.hi)]
     return "".join(chars)
 
 
