@@ -101,6 +101,8 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "best": state.best_value,
         "best_is_within_noise": state.best_is_within_noise,
         "at_risk": asdict(at_risk) if at_risk else None,
+        "saves_that_fit": state.saves_that_fit,
+        "disk_full_in_s": max(state.disk_full_ts - state.now, 0.0) if state.disk_full_ts is not None else None,
         "lost": asdict(state.lost),
         "sessions": [asdict(session) for session in state.sessions],
         "alerts": [asdict(alert) for alert in (*state.alerts, *judgement.alerts)],

@@ -117,10 +117,29 @@ def _risk_spans(state: RunState) -> list[Span]:
         else:
             age = text.short_age(state.now - at_risk.checkpoint_ts) if at_risk.checkpoint_ts is not None else "-"
             spans.append((f"last valid {checkpoint_words(state)}, {age} ago", "plain"))
-    if state.saves_that_fit is not None:
-        few = state.saves_that_fit < 3
-        spans.append((f"{text.plural(max(state.saves_that_fit, 0), 'save')} fit", "bad" if few else "plain"))
+    disk = disk_span(state)
+    if disk is not None:
+        spans.append((disk[0], "plain" if disk[1] == "dim" else disk[1]))
     return spans
+
+
+MAX_FULL_S = 30 * 86400.0  # a disk that is full later than this is nobody's business today
+SOON_FULL_S = 86400.0
+
+
+def disk_span(state: RunState) -> Span | None:
+    """`41 saves fit, full in 2h 10m`: what the disk still takes, and how much that matters."""
+    fit = state.saves_that_fit
+    if fit is None:
+        return None
+    role = "bad" if fit < 2 else "warn" if fit < 10 else "dim"
+    number = f"{max(fit, 0):,}" if fit < 10_000 else text.short_count(fit)
+    words = "1 save fits" if fit == 1 else f"{number} saves fit"
+    full_s = state.disk_full_ts - state.now if state.disk_full_ts is not None else None
+    if full_s is None or full_s >= MAX_FULL_S or state.phase.is_over:
+        return words, role
+    when = text.duration(full_s // 60 * 60) if full_s > 60 else "a minute"
+    return f"{words}, full in {when}", "warn" if role == "dim" and full_s < SOON_FULL_S else role
 
 
 def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:

@@ -15,9 +15,7 @@ from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text, short_age, short_count
 
 Part = tuple[str, str]  # text, role
-SOON_FULL_S = 86400.0
 _OWN_NAME = re.compile(r"\b(rolling|emergency)_step_0*(\d{1,18})(?:_\d{8}_\d{6})?(?:\.pt)?(?![\w.])")
-MAX_FULL_S = 30 * 86400.0  # a disk that is full later than this is nobody's business today
 
 # Roles of `output.Style`, which wording speaks, as roles of the screens.
 _ROLES = {"good": "good", "bad": "error", "warn": "warning", "accent": "accent", "dim": "dim", "bold": "strong"}
@@ -144,16 +142,15 @@ def risk_facts(state: RunState) -> list[Fact]:
             facts.append([[(words, "warning")], [("no checkpoint", "warning")]])
         else:
             facts.append(_last_valid(risk.checkpoint, risk.checkpoint_ts, state))
-    if state.saves_that_fit is not None:
-        role = "error" if state.saves_that_fit < 2 else "warning" if state.saves_that_fit < 10 else "dim"
-        few = "1 save fits" if state.saves_that_fit == 1 else f"{_few(state.saves_that_fit)} saves fit"
-        full_s = state.disk_full_ts - state.now if state.disk_full_ts is not None else None
-        if full_s is not None and full_s < MAX_FULL_S and not state.phase.is_over:
-            role = "warning" if role == "dim" and full_s < SOON_FULL_S else role
-            when = duration(full_s // 60 * 60) if full_s > 60 else "a minute"
-            facts.append([[(f"{few}, full in {when}", role)], [(f"{few}, full in {short_age(full_s)}", role)]])
+    disk = wording.disk_span(state)
+    if disk is not None:
+        role = role_of(disk[1])
+        few, _, when = disk[0].partition(", full in ")
+        if when and state.disk_full_ts is not None:
+            soon = short_age(state.disk_full_ts - state.now)
+            facts.append([[(disk[0], role)], [(f"{few}, full in {soon}", role)]])
         else:
-            facts.append([[(few, role)]])
+            facts.append([[(disk[0], role)]])
     return facts
 
 
@@ -169,10 +166,6 @@ def _last_valid(path: str, ts: float | None, state: RunState) -> Fact:
         [("valid ", "dim"), (name, ""), (f", {short_age(age_s)}", "dim")],
         [("valid ", "dim"), (name, "")],
     ]  # fmt: skip
-
-
-def _few(number: int) -> str:
-    return count(number) if number < 10_000 else short_count(number)
 
 
 def packed(facts: Sequence[Fact], width: int) -> list[Part]:
