@@ -192,9 +192,9 @@ EVENTS_KEYS: tuple[Key, ...] = (
 )  # fmt: skip
 
 ALERTS_KEYS: tuple[Key, ...] = (
-    Key("alerts.acknowledge", "space", "acknowledge", "Alerts", "acknowledge",
-        "Seen: no longer in the header; again: not seen", in_footer=True),
-    Key("alerts.all", "X", "acknowledge_all", "Alerts", "all", "Acknowledge every one", in_footer=True),
+    Key("alerts.acknowledge", "space", "acknowledge", "Alerts", "seen",
+        "Acknowledge it: out of the header; again: not seen", in_footer=True),
+    Key("alerts.all", "X", "acknowledge_all", "Alerts", "all seen", "Acknowledge every one", in_footer=True),
     Key("alerts.leave", "escape,a", "leave", "Alerts", "back", "Back to where you were", in_footer=True),
 )  # fmt: skip
 

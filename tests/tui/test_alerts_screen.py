@@ -18,7 +18,7 @@ from ckpt_tui.run.state import Alert, RunState
 from ckpt_tui.services.alerting import Acknowledged, AlertCommand, NewAlerts
 from ckpt_tui.tui.alerting import BELL_INTERVAL_S, Alerting
 from ckpt_tui.tui.app import CkptTuiApp
-from ckpt_tui.tui.screens.advice import advice_rows
+from ckpt_tui.tui.screens.advice import advice_rows, what_if_rows
 from ckpt_tui.tui.screens.alerts import cells_of, detail_words
 from tests.builders.event_logs import LogText, worked_example
 from tests.builders.run_states import NOW, FixedMonitor, running
@@ -53,7 +53,7 @@ async def test_alerts_are_listed_acknowledged_and_gone_from_the_header(tmp_path:
         rows = [line for line in seen_text(app).splitlines() if "A s" in line and ":" in line]
         assert [word in line for line, word in zip(rows, ("✖ error", "▲ warning", "▲ warning"), strict=False)]
         await pilot.press("space")
-        await until(pilot, lambda: "2 now, 1 acknowledged, 1 over" in seen_text(app))
+        await until(pilot, lambda: "2 now, 1 of them seen, 1 over" in seen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: "▲ A spike" in seen_text(app))
         assert "save_failed" not in seen_text(app)
@@ -86,6 +86,14 @@ def test_the_advice_screen_has_the_figures_of_advise() -> None:
     assert any(row.startswith("once an epoch 1,270 steps 1h 08m") for row in table)
     assert [row[:2] for row in table if "(best)" in row] == ["★ "]
     assert any("took 31 % more time (goodput 76 %)" in row for row in [" ".join(text)])
+
+
+@pytest.mark.parametrize("width", [30, 36, 60, 76, 180])
+def test_the_what_if_table_fits_with_its_times(width: int) -> None:
+    advice = advise(fold_of(worked_example()).state(20000.0))
+    rows = ["".join(part if isinstance(part, str) else part[0] for part in row) for row in what_if_rows(advice, width)]
+    assert max(map(len, rows)) <= max(width, 34)
+    assert all(time in row for time, row in zip(("26m 50s", "10m 44s", "1h 08m"), rows[1:], strict=False))
 
 
 def test_acknowledgements_are_kept_by_run_and_time_and_never_in_the_run(tmp_path: Path) -> None:

@@ -40,11 +40,13 @@ def advice_rows(advice: Advice, width: int, *, unicode: bool = True) -> list[Row
 
     words, is_known = recommendation(advice)
     rows: list[Row] = [((words, "good" if is_known else "warning"),)]
-    for sentence in measured_sentences(advice):
-        rows += [(part,) for part in textwrap.wrap(sentence, width)]
-    rows += [(), *what_if_rows(advice, width, unicode=unicode)]
+    if table := what_if_rows(advice, width, unicode=unicode):
+        rows += [(), *table]
     if advice.failures:
         rows += [(), *failure_rows(advice)]
+    rows.append(())
+    for sentence in measured_sentences(advice):
+        rows += [(part,) for part in textwrap.wrap(sentence, width)]
     rows.append(())
     for sentence in advice.assumptions:
         for number, part in enumerate(textwrap.wrap(sentence, max(width - 2, 10))):
@@ -58,9 +60,14 @@ def what_if_rows(advice: Advice, width: int, *, unicode: bool = True) -> list[Ro
         return []
     from ckpt_tui.run.advice import WHAT_IF_TITLES, what_if_cells
 
-    table = [WHAT_IF_TITLES, *(what_if_cells(row) for row in advice.what_if)]
-    widths = [max(cell_width(row[column]) for row in table) for column in range(4)]
-    room = width - 2 - sum(widths) - 2 * 4
+    table: list[tuple[str, ...]] = [WHAT_IF_TITLES, *(what_if_cells(row) for row in advice.what_if)]
+    # Where it is narrow: the steps are in the label already, and the time says more than what it costs.
+    for columns in ((0, 1, 2, 3), (0, 2, 3), (0, 2)):
+        widths = [max(cell_width(row[column]) for row in table) for column in columns]
+        room = width - 2 - sum(widths) - 2 * len(columns)
+        if room >= -2:
+            break
+    table = [tuple(row[column] for column in columns) for row in table]
     most = max(row.seconds for row in advice.what_if)
     found: list[Row] = []
     for number, cells in enumerate(table):
@@ -68,7 +75,7 @@ def what_if_rows(advice: Advice, width: int, *, unicode: bool = True) -> list[Ro
         for cell, cell_cells in zip(cells[1:], widths[1:], strict=True):
             said += "  " + " " * (cell_cells - cell_width(cell)) + cell
         if not number:
-            found.append((f"  {said}",) if width < 60 else ((f"  {said}", "dim"),))
+            found.append(((f"  {said}", "dim"),))
             continue
         row = advice.what_if[number - 1]
         is_best = row.steps == advice.recommended_steps

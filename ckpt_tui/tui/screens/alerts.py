@@ -55,7 +55,7 @@ def cells_of(alert: Alert, now: float, *, is_acknowledged: bool) -> tuple[Cell, 
 
 
 def head_parts(alerting: Alerting) -> list[Part]:
-    """`alerts   2 now, 1 of them acknowledged, 3 over`."""
+    """`alerts   2 now, 1 of them seen, 3 over`."""
     alerts = alerting.alerts
     going_on = [alert for alert in alerts if not alert.is_over]
     seen = sum(alerting.is_acknowledged(alert) for alert in going_on)
@@ -63,7 +63,7 @@ def head_parts(alerting: Alerting) -> list[Part]:
     if alerts:
         worst = "error" if any(a.severity == "error" for a in going_on) else "warning" if going_on else "dim"
         parts.append((f"   {len(going_on)} now", worst if seen < len(going_on) else "dim"))
-        parts.append((f"{f', {seen} acknowledged' if seen else ''}, {len(alerts) - len(going_on)} over", "dim"))
+        parts.append((f"{f', {seen} of them seen' if seen else ''}, {len(alerts) - len(going_on)} over", "dim"))
     return parts
 
 
