@@ -81,5 +81,13 @@ class Terminal:
             screen = self.screen()
         return screen
 
+    def buffers(self) -> str:
+        """What tmux has to paste, a line each."""
+        return self._tmux("list-buffers")
+
+    def buffer(self) -> str:
+        """What `prefix ]` pastes."""
+        return self._tmux("show-buffer")
+
     def close(self) -> None:
         subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True, check=False, timeout=20)
