@@ -117,7 +117,8 @@ def cells_of(summary: RunSummary, now: float, width: int, unicode: bool, is_mark
         name, facts.phase_words(summary.phase, unicode=unicode), percent, step,
         (loss, "error" if is_odd else ""), (best, "dim"),
         (spark, "accent" if summary.is_live else "dim"), risk, risk_steps,
-        duration(summary.eta_s) if summary.eta_s is not None else "", _speed(summary.steps_per_s), (seen, "dim"),
+        duration(summary.eta_s) if summary.eta_s is not None else "", _speed(summary.steps_per_s),
+        (seen, "warning" if is_late(summary, now) else "dim"),
         (str(summary.num_sessions) if summary.num_sessions > 1 else "", "dim"), (title, "dim"),
     )  # fmt: skip
 
@@ -132,6 +133,14 @@ def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:
         return ("none", "dim"), ("0", "dim")
     seconds = duration(summary.at_risk_s) if summary.at_risk_s else f"{short_count(summary.at_risk_steps)} st"
     return (seconds, role), (steps, role)
+
+
+def is_late(summary: RunSummary, now: float) -> bool:
+    """A run that is called running and has said nothing for long by its pace. It may evaluate or save: only the whole
+    of a long log tells how long that takes, and only then it is called stalled."""
+    if summary.phase is not Phase.RUNNING or summary.last_ts is None or not summary.steps_per_s:
+        return False
+    return now - summary.last_ts > max(60.0, 20 / summary.steps_per_s)
 
 
 def _age(seconds: float) -> str:

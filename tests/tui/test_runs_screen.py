@@ -92,6 +92,18 @@ def test_what_is_at_risk_or_was_lost(one: RunSummary, expected: object) -> None:
     assert run_rows.risk_cells(one)[0] == expected
 
 
+def test_a_silence_that_is_long_for_a_run_is_seen() -> None:
+    def role(one: RunSummary, now: float) -> str:
+        seen = run_rows.RunRow(one, now, width=80, unicode=True).cells[11]
+        assert not isinstance(seen, str)
+        return seen[1]
+
+    assert role(summary(), NOW + 30) == "dim"
+    assert role(summary(), NOW + 90) == "warning"
+    assert role(summary(steps_per_s=0.1), NOW + 90) == "dim"  # 10 s a step
+    assert role(summary(phase=Phase.FINISHED), NOW + 90) == "dim"
+
+
 def test_orders() -> None:
     a = summary("a", last_loss=2.0, at_risk_s=1.0, step=1, phase=Phase.FINISHED, last_ts=1.0)
     b = summary("b", last_loss=float("nan"), at_risk_s=9.0, step=9000)
