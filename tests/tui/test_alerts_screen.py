@@ -6,19 +6,20 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
-from ckpt_tui.run.advice import advise
+from ckpt_tui.run.advice import FailureCost, advise
 from ckpt_tui.run.alerts import chosen, read_which
 from ckpt_tui.run.state import Alert, RunState
 from ckpt_tui.services.alerting import Acknowledged, AlertCommand, NewAlerts
 from ckpt_tui.tui.alerting import BELL_INTERVAL_S, Alerting
 from ckpt_tui.tui.app import CkptTuiApp
-from ckpt_tui.tui.screens.advice import advice_rows, what_if_rows
+from ckpt_tui.tui.screens.advice import advice_rows, failure_rows, what_if_rows
 from ckpt_tui.tui.screens.alerts import cells_of, detail_words
 from tests.builders.event_logs import LogText, worked_example
 from tests.builders.run_states import NOW, FixedMonitor, running
@@ -94,6 +95,18 @@ def test_the_what_if_table_fits_with_its_times(width: int) -> None:
     rows = ["".join(part if isinstance(part, str) else part[0] for part in row) for row in what_if_rows(advice, width)]
     assert max(map(len, rows)) <= max(width, 34)
     assert all(time in row for time, row in zip(("26m 50s", "10m 44s", "1h 08m"), rows[1:], strict=False))
+
+
+def test_what_failures_cost_stands_beside_what_was_predicted() -> None:
+    advice = replace(advise(fold_of(worked_example()).state(20000.0)),
+                     failures=(FailureCost(1, 399, 1285.0, 805.0), FailureCost(2, 1, None, None)))  # fmt: skip
+    rows = [row[0][0] for row in failure_rows(advice, 76)]
+    assert rows == [
+        "  failure of       lost     time  predicted",
+        "  session 2      1 step        -          -",
+        "  session 1   399 steps  21m 25s    13m 25s",
+    ]
+    assert [row[0] for row in failure_rows(advice, 36)][-1] == "session 1 lost 399 steps, 21m 25s"
 
 
 def test_acknowledgements_are_kept_by_run_and_time_and_never_in_the_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.screen import Screen
 
 from ckpt_tui.run.state import RunState
-from ckpt_tui.text import cell_width, duration, percent, plural
+from ckpt_tui.text import cell_width, duration, fit, percent, plural
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.styled import Part, line, lines
@@ -43,7 +43,7 @@ def advice_rows(advice: Advice, width: int, *, unicode: bool = True) -> list[Row
     if table := what_if_rows(advice, width, unicode=unicode):
         rows += [(), *table]
     if advice.failures:
-        rows += [(), *failure_rows(advice)]
+        rows += [(), *failure_rows(advice, width)]
     rows.append(())
     for sentence in measured_sentences(advice):
         rows += [(part,) for part in textwrap.wrap(sentence, width)]
@@ -88,13 +88,23 @@ def what_if_rows(advice: Advice, width: int, *, unicode: bool = True) -> list[Ro
     return found
 
 
-def failure_rows(advice: Advice) -> list[Row]:
+def failure_rows(advice: Advice, width: int) -> list[Row]:
     """What failures cost, against what was predicted, the newest first."""
-    rows: list[Row] = [(("  failure of          lost               time   predicted", "dim"),)]
-    for failure in list(reversed(advice.failures))[:MAX_FAILURES]:
-        steps = plural(failure.steps, "step")
-        said = f"  session {failure.session:<6}  {steps:>14}   {duration(failure.seconds):>10}  "
-        rows.append((f"{said}{duration(failure.predicted_s):>10}",))
+    newest = list(reversed(advice.failures))[:MAX_FAILURES]
+    table = [("failure of", "lost", "time", "predicted")]
+    table += [
+        (f"session {one.session}", plural(one.steps, "step"), duration(one.seconds), duration(one.predicted_s))
+        for one in newest
+    ]
+    widths = [max(cell_width(row[column]) for row in table) for column in range(4)]
+    rows: list[Row] = []
+    if 2 + sum(widths) + 2 * 3 > width:
+        rows = [(f"{session} lost {lost}, {took}",) for session, lost, took, _ in table[1:]]
+    else:
+        for number, row in enumerate(table):
+            said = "  " + fit(row[0], widths[0])
+            said += "".join("  " + fit(cell, cells, "right") for cell, cells in zip(row[1:], widths[1:], strict=True))
+            rows.append(((said, "dim" if not number else ""),))
     if len(advice.failures) > MAX_FAILURES:
         rows.append(((f"  and {len(advice.failures) - MAX_FAILURES} before", "dim"),))
     return rows
