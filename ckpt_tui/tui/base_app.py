@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -55,15 +56,21 @@ class BaseApp(App[None]):
             self.set_keymap(dict(self.settings.keymap))
 
     def on_mount(self) -> None:
-        self.set_timer(_START_TAKES_S, self._end_start)
+        stdin = sys.__stdin__  # asked now: one that was hung up is no terminal
+        terminal = stdin.fileno() if stdin is not None and not self.is_headless and stdin.isatty() else None
+        self.set_timer(_START_TAKES_S, lambda: self._end_start(terminal))
         # Textual alone shows an empty terminal after Ctrl+Z from outside and `fg`.
         self.app_resume_signal.subscribe(self, lambda _: self.action_redraw(), immediate=True)
 
-    def _end_start(self) -> None:
-        """From now on garbage is looked for, but not in what was loaded: that stays."""
+    def _end_start(self, terminal: int | None) -> None:
+        """From now on garbage is looked for, but not in what was loaded: that stays. And the terminal can go."""
         if not gc.isenabled():
             gc.freeze()
             gc.enable()
+        if terminal is not None:
+            from ckpt_tui.tui.hangup import leave_when_gone
+
+            leave_when_gone(terminal)
 
     def _wear(self, look: theme.Look) -> None:
         self.look = look
