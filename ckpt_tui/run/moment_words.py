@@ -76,7 +76,7 @@ def _event(word: str, marker: Marker | None, told: Moment) -> Line:
     if marker is None:
         return ((f"{word:<12}", "dim"), ("nothing", "plain"))
     name = _EVENTS.get(marker.kind, safe_text(marker.kind, 30))
-    label = f" {safe_text(marker.label, 60)}" if marker.label and marker.label != marker.kind else ""
+    label = f" {safe_text(marker.label, 60)}" if marker.label and marker.label not in (marker.kind, name) else ""
     role = "bad" if marker.kind in ("crash", "save_failed", "error", "nonfinite") else "plain"
     apart = abs(marker.step - told.step)
     away = f"   {plural(apart, 'step')}" if apart else "   at this step"
@@ -91,7 +91,7 @@ def _rate(told: Moment, unicode: bool) -> list[Line]:
     if not told.rate_name or told.rate_after is None:
         return []
     name = safe_text(told.rate_name, 30)
-    if told.rate_before is None or told.rate_before == told.rate_after:
+    if told.rate_before is None or metric(told.rate_before) == metric(told.rate_after):
         return [((f"{name:<12}", "dim"), (f"{metric(told.rate_after)}, unchanged", "plain"))]
     arrow = "→" if unicode else "->"
     factor = told.rate_after / told.rate_before if told.rate_before else float("inf")

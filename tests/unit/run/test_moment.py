@@ -116,6 +116,17 @@ def test_the_learning_rate_is_compared_across_a_resume() -> None:
     assert "unchanged" in text(moment_lines(later))
 
 
+def test_a_rate_that_moves_less_than_one_sees_and_an_end_are_told_once() -> None:
+    rate = series("lr", [(step, 0.002 - step * 1e-9) for step in range(1, 401)])
+    ended = (Marker("finish", 400, NOW, 1, "finished"),)
+    told = moment(running(series={"loss": series("loss", flat(400)), "lr": rate}, markers=ended), 300)
+    assert told is not None
+    said = text(moment_lines(told))
+    assert "unchanged" in said
+    assert "finished at step 400" in said
+    assert "finished finished" not in said
+
+
 def test_events_around_it_are_told_by_time() -> None:
     markers = (
         Marker("save", 100, NOW - 900, 1, "rolling"), Marker("best", 119, NOW - 881.5, 1, "val_loss"),
