@@ -61,9 +61,13 @@ class Moment:
 
 
 def moment(
-    state: RunState, step: int, *, session: int | None = None, bad_checkpoints: Iterable[str] = ()
-) -> Moment | None:
-    """What happened at `step`; of `session`, or of the branch that is live. None when no metric was told near it."""
+    state: RunState, step: int, *, session: int | None = None, bad_checkpoints: Iterable[str] = (),
+    is_trouble: bool = True,
+) -> Moment | None:  # fmt: skip
+    """What happened at `step`; of `session`, or of the branch that is live. None when no metric was told near it.
+
+    is_trouble: what was saved at the step itself is no way back, it holds what happened.
+    """
     reached = []
     for metric in metrics_of(state.series):
         series = [one for one in metric.pair(state.series) if one is not None]
@@ -81,7 +85,9 @@ def moment(
     number = dense.segment.session
     rate_name, rate_before, rate_after = _rate(state.series, step, session)
     before, after = _events(state.markers, step, dense.ts)
-    save, passed_over = _save_before(state, min(step, dense.first_step), number, frozenset(bad_checkpoints))
+    save, passed_over = _save_before(
+        state, min(step, dense.first_step) if is_trouble else step + 1, number, frozenset(bad_checkpoints)
+    )
     return Moment(
         step, dense.ts, dense.first_step, dense.last_step, _session(state.sessions, number), tuple(told[:MAX_METRICS]),
         before, after, rate_name, rate_before, rate_after, save, passed_over,

@@ -114,7 +114,7 @@ def way_back(told: Moment, validity: Mapping[str, str]) -> Line:
     apart = told.step - told.save.step
     spans: list[Span] = [
         (f"{'go back to':<12}", "dim"), (save_words(told.save), "bold"), (f"  {known}", "good" if good else "warn"),
-        (f"  {plural(apart, 'step')} before", "dim"),
+        (f"  {plural(apart, 'step')} before" if apart else "  of this step", "dim"),
     ]  # fmt: skip
     if told.passed_over:
         spans.append((f"  ({save_words(told.passed_over[0])} is of no use)", "bad"))

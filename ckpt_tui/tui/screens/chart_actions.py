@@ -12,6 +12,8 @@ from ckpt_tui.tui.widgets.charts import ChartStack
 
 _OF_NO_USE = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
 
+NEWEST = "the newest step"
+
 
 class ChartActions:
     """Mixed into a screen; the screen says which chart is meant."""
@@ -90,10 +92,11 @@ class ChartActions:
             step, session = point.peak_step, point.session if point.is_abandoned or chart.view.axis == "time" else None
         else:
             spike = worst_spike(chart.state)
-            step, why = (spike, "the worst spike") if spike is not None else (chart.state.step, "the newest step")
+            step, why = (spike, "the worst spike") if spike is not None else (chart.state.step, NEWEST)
         validity = self.checkpoint_validity()
         bad = [name for name, word in validity.items() if word in _OF_NO_USE]
-        told = moment(chart.state, step, session=session, bad_checkpoints=bad)
+        is_trouble = why != NEWEST
+        told = moment(chart.state, step, session=session, bad_checkpoints=bad, is_trouble=is_trouble)
         if told is None:
             self.app.say("No metric was told there.")
             return

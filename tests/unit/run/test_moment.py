@@ -88,6 +88,7 @@ def test_the_way_back_is_from_before_on_the_same_branch_and_good() -> None:
 
     assert back(351) == (2, 350)
     assert back(350) == (2, 250)  # what was saved at the step holds what happened at it
+    assert back(350, is_trouble=False) == (2, 350)
     assert back(240) == (1, 200)  # not session 1's 250, which nothing of session 2 comes from
     assert back(290, session=1) == (1, 250)
     assert back(351, bad_checkpoints=["rolling_step_000350.pt"]) == (2, 250)
