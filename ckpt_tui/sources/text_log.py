@@ -155,7 +155,7 @@ class TextParser:
         if self._waiting is None and not self._is_hugging_face:
             self._bar_step, self._bar_total, self._bar_past_s = step, total, past_s
             return
-        if self._bar_total and total != self._bar_total and step < (self._bar_step or 0):
+        if self._is_hugging_face and self._bar_total and total != self._bar_total:
             return  # of an evaluation
         self._bar_step, self._bar_total, self._bar_past_s = step, total, past_s
         self.facts.total_steps = total

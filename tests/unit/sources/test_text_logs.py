@@ -327,3 +327,16 @@ def test_the_pace_of_several_steps_a_second_is_not_taken_for_one(tmp_path: Path)
     fold = RunFold()
     fold.apply_all(events_of(tmp_path, "\r  0%| | 0/200 [00:00<?]\r{'loss': 1.5, 'epoch': 0.1}\n" + bars + "\r"))
     assert fold.state(now=2e9).steps_per_s == pytest.approx(6.0)
+
+
+def test_bars_of_evaluations_are_not_the_trainings(tmp_path: Path) -> None:
+    """transformers' evaluation has more batches than the training has steps, below its bar and after it."""
+    evaluation = "\n\r  0%|  | 0/900 [00:00<?]\x1b[A\n\r  6%|  | 50/900 [00:00<?]\x1b[A\r"
+    first = "\r  0%|  | 0/42 [00:00<?]\r{'loss': 2.0, 'epoch': 0.1}\n\r 12%|#  | 5/42 [00:05<?]\r"
+    second = "{'eval_loss': 2.5, 'epoch': 0.1}\n\r 12%|# | 5/42 [00:05<?]\r"
+    second += "{'loss': 1.9, 'epoch': 0.2}\n\r 24%|# | 10/42 [00:10<?]\r"
+    alone = "\n  0%|  | 0/900 [00:00<?]\r 50%|# | 450/900 [00:00<?]\r"
+    events = events_of(tmp_path, first + evaluation + second + alone)
+    assert steps_of(events) == [(5, 2.0), (10, 1.9)]
+    assert steps_of(events, "val_loss", Eval) == [(5, 2.5)]
+    assert total_of(events) == 42
