@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import add
 from typing import Any
@@ -162,14 +162,14 @@ class SegmentBuilder:
         # A bucket without a finite value has NaN, which min() and max() do not see through.
         are_finite = min(self.num_finite) > 0
         lower, higher, later = (min, max, _second) if are_finite else (_lower, _higher, _later)
-        self.lo = array("d", _merged(self.lo, stretches, lower))
-        self.hi = array("d", _merged(self.hi, stretches, higher))
-        self.last = array("d", _merged(self.last, stretches, later))
-        self.bad = array("q", _merged(self.bad, stretches, add))
-        self.total = array("d", _merged(self.total, stretches, add))
-        self.num_finite = array("q", _merged(self.num_finite, stretches, add))
-        self.steps = array("q", _merged(self.steps, stretches, _first))
-        self.ts = array("d", _merged(self.ts, stretches, _first))
+        self.lo = _merged(self.lo, stretches, lower)
+        self.hi = _merged(self.hi, stretches, higher)
+        self.last = _merged(self.last, stretches, later)
+        self.bad = _merged(self.bad, stretches, add)
+        self.total = _merged(self.total, stretches, add)
+        self.num_finite = _merged(self.num_finite, stretches, add)
+        self.steps = _merged(self.steps, stretches, _first)
+        self.ts = _merged(self.ts, stretches, _first)
         self.width *= 2
         self.filled = self.width
 
@@ -190,17 +190,19 @@ class SegmentBuilder:
         return min(self.lowest, min((value for value in self.fresh if value - value == 0), default=float("inf")))
 
 
-def _merged(column: array[Any], stretches: Sequence[tuple[int, int]], join: Callable[[Any, Any], Any]) -> Iterator[Any]:
+def _merged(column: array[Any], stretches: Sequence[tuple[int, int]], join: Callable[[Any, Any], Any]) -> array[Any]:
     """The neighbours of each stretch joined two by two; the last of an odd number stays as it is."""
+    merged: array[Any] = array(column.typecode)
     for start, stop in stretches:
         even = stop - (stop - start) % 2
         if join is _first:
-            yield from column[start:even:2]
+            merged += column[start:even:2]
         elif join is _second:
-            yield from column[start + 1 : even : 2]
+            merged += column[start + 1 : even : 2]
         else:
-            yield from map(join, column[start:even:2], column[start + 1 : even : 2])
-        yield from column[even:stop]
+            merged.extend(map(join, column[start:even:2], column[start + 1 : even : 2]))
+        merged += column[even:stop]
+    return merged
 
 
 def _first(a: Any, b: Any) -> Any:
