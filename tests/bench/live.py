@@ -109,13 +109,15 @@ def settled(
 
 
 def calm_down(painted: Painted, longest_s: float = 60) -> None:
-    """Until it has worked hardly at all for three seconds: what there was is read."""
+    """Until for three seconds it has hardly worked and hardly read: what there was is read. CPU alone does not tell on
+    a machine that gives it little."""
     deadline = time.perf_counter() + longest_s
     calm = 0
     while calm < 3 and time.perf_counter() < deadline:
-        before = painted.cpu_seconds()
+        cpu_s, num_read = painted.cpu_seconds(), painted.num_bytes_read()
         painted.read_for(1.0)
-        calm = calm + 1 if painted.cpu_seconds() - before < 0.15 else 0
+        is_calm = painted.cpu_seconds() - cpu_s < 0.15 and painted.num_bytes_read() - num_read < 500_000
+        calm = calm + 1 if is_calm else 0
 
 
 def wire(painted: Painted, seconds: float) -> Wire:
