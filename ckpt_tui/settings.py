@@ -163,6 +163,8 @@ def read_file(env: Mapping[str, str]) -> dict[str, object]:
             raise from_os_error(error, f"{safe_text(path, 1000)} ($CKPT_TUI_CONFIG)") from None
         return {}
     except OSError as error:
+        if isinstance(error, PermissionError) and not env.get("CKPT_TUI_CONFIG") and not _is_own(path):
+            return {}  # `sudo -u other` keeps HOME: somebody else's settings, and no reason not to look at a run
         raise from_os_error(error, safe_text(path, 1000)) from None
     if len(content) > _MAX_BYTES:
         raise _refused(path, "", f"is longer than {_MAX_BYTES >> 10} kB: these are no settings")
@@ -177,6 +179,13 @@ def read_file(env: Mapping[str, str]) -> dict[str, object]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _refused(path, "", f"{safe_text(error, 200)}: this is not TOML") from None
     return _checked(table, path, text)
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return Path(path).stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _checked(table: Mapping[str, object], path: str, text: str) -> dict[str, object]:
