@@ -45,6 +45,9 @@ class Alerting:
 
     def take(self, state: RunState, *, is_caught_up: bool) -> None:
         if state.alerts or self._kept:  # of most runs there is none: nothing is imported for them
+            if not self._has_begun:
+                # Of a log that is still being read: the whole of it may tell something else.
+                self._kept = {key: alert for key, alert in self._kept.items() if alert.kind == "checkpoint"}
             self._keep(state.alerts, of_checkpoints=False)
             if self._is_wanted:
                 if self._of_events is None:

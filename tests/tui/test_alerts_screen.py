@@ -170,6 +170,14 @@ def test_the_bell_rings_once_an_alert_and_not_too_often(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_only_a_part_of_the_log_told_is_not_kept(tmp_path: Path) -> None:
+    alerting = Alerting(str(tmp_path))
+    alerting.take(running(alerts=(SPIKE,)), is_caught_up=False)
+    assert alerting.alerts == [SPIKE]
+    alerting.take(running(alerts=(FAILED,)), is_caught_up=True)
+    assert alerting.alerts == [FAILED]
+
+
 def test_a_quiet_watch_has_begun_too(tmp_path: Path) -> None:
     rung: list[int] = []
     alerting = Alerting(str(tmp_path), ring=lambda: rung.append(1))
