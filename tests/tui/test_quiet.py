@@ -172,7 +172,7 @@ _NOT_LOADED = (
     "textual.widgets._footer", "textual.widgets._data_table", "textual.widgets._markdown",
 )  # fmt: skip
 MOST_MODULES = 95  # of ours: each is a quarter of a millisecond
-MOST_WIDGETS = 16  # on the screen: each is half of one
+MOST_WIDGETS = 12  # on the screen: each is half of one
 
 
 @pytest.fixture(scope="module")
