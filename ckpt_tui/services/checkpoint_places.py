@@ -17,6 +17,7 @@ from ckpt_tui.services.names import read_name
 from ckpt_tui.sources.places import newest_version
 
 MAX_ENTRIES = 20_000
+MAX_FILES = 1000
 SETTLED_S = 30.0  # a directory that is written tells by its last file that it is whole, or by its age
 
 _PLACES = (
@@ -83,10 +84,18 @@ def _save_at(entry: os.DirEntry[str], name: str) -> Iterator[FoundSave]:
             last = _last_file(entry.path)
             if last is None:
                 return
-            ts, size_bytes = last, 0
+            ts, size_bytes = last, _bytes_in(entry.path)
     except OSError:
         return
     yield FoundSave(name, entry.path, told.kind if told.kind != "other" else "", told.step, ts, size_bytes)
+
+
+def _bytes_in(directory: str) -> int:
+    """Of the files in it, not below: where checkpoints of several files keep them. Raises OSError."""
+    with os.scandir(directory) as listing:
+        return sum(
+            entry.stat().st_size for _, entry in zip(range(MAX_FILES), listing, strict=False) if not entry.is_dir()
+        )
 
 
 def _last_file(directory: str) -> float | None:
@@ -97,6 +106,6 @@ def _last_file(directory: str) -> float | None:
         except OSError:
             continue
     with os.scandir(directory) as listing:
-        times = [entry.stat().st_mtime for _, entry in zip(range(1000), listing, strict=False)]
+        times = [entry.stat().st_mtime for _, entry in zip(range(MAX_FILES), listing, strict=False)]
     newest = max(times, default=0.0)
     return newest if times and time.time() - newest > SETTLED_S else None

@@ -209,7 +209,8 @@ def test_a_checkpoint_that_is_being_written_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
     assert found_saves(str(tmp_path)) == []
     put(tmp_path / "checkpoint-10" / "trainer_state.json", trainer_state(10), NOW)
-    assert [(save.step, save.ts) for save in found_saves(str(tmp_path))] == [(10, NOW)]
+    (save,) = found_saves(str(tmp_path))
+    assert (save.step, save.ts, save.size_bytes) == (10, NOW, 1 + len(trainer_state(10)))
 
 
 def test_what_a_text_log_says_of_saves_and_what_is_there_is_one(tmp_path: Path) -> None:
