@@ -144,8 +144,8 @@ def _process(command: Sequence[str]) -> Start:
 # -- idle and live ----------------------------------------------------------------------------------------------------
 
 
-def _idle(command: Sequence[str], until: bytes) -> tuple[live.Wire, float]:
-    painted = live.settled(command, until, timeout_s=120)
+def _idle(command: Sequence[str], until: bytes, timeout_s: float = 120) -> tuple[live.Wire, float]:
+    painted = live.settled(command, until, timeout_s=timeout_s)
     try:
         return live.wire(painted, _IDLE_S), painted.rss_mb()
     finally:
@@ -287,12 +287,15 @@ class Peers:
 
     def idle_rows(self, directory: Path) -> Iterator[Row]:
         if self._has("wandb"):
-            yield self._idle_row("wandb leet", self._leet(directory), b"loss")
+            yield self._idle_row("wandb leet", self._leet(directory), b"Finished")
         if self._has("tl"):
             yield self._idle_row("toolong", self._toolong(directory), b"run_end")
 
     def _idle_row(self, program: str, command: Sequence[str], until: bytes) -> Row:
-        found, peak_mb = _idle(command, until)
+        try:
+            found, peak_mb = _idle(command, until, 300)
+        except TimeoutError:
+            return Row(f"idle on L6: {program}", "-", "still reading after 300 s", "-", "-", None)
         return Row(f"idle on L6: {program}", "-", f"{_wire_words(found)}, peak {peak_mb:.0f} MB", "-", "-", None)
 
     def live_rows(self, finished: Path, scratch: Path) -> Iterator[Row]:
