@@ -88,7 +88,8 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         self._is_ready = True
         self._show_chart_rule()
         state, progress = self.state, self._progress
-        if state is None and (state := self.cockpit.run_open.first_look.state_soon()) is not None:
+        first_look, is_start = self.cockpit.run_open.first_look, not self.cockpit.wire.num_chars_sent
+        if state is None and (state := first_look.state_soon(is_start=is_start)) is not None:
             progress = None if self.cockpit.monitor.is_caught_up else self.cockpit.monitor.progress
         if state is not None:
             self.show_state(state, progress)
