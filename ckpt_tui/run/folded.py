@@ -173,11 +173,9 @@ class Folded:
         loss, val_loss = self.series.get("loss"), self.series.get("val_loss")
         best = self.best
         eta = None
+        trained = max(sum(record.last_step - (record.first_step or record.last_step) for record in self.sessions), 1)
+        paces = self._paces() or ([told_pace, told_pace] if told_pace else [])
         if phase in (Phase.RUNNING, Phase.STALLED) and total:
-            trained = max(
-                sum(record.last_step - (record.first_step or record.last_step) for record in self.sessions), 1
-            )
-            paces = self._paces() or ([told_pace, told_pace] if told_pace else [])
             eta = health.estimate(
                 max(total - step, 0), paces, self.pause_s / trained, silence_s, timeline.failures_of(self.sessions)
             )
@@ -190,7 +188,9 @@ class Folded:
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
             start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
             config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
-            steps_per_s=1 / recent_pace if recent_pace else None, tokens_per_s=self._tokens_per_s(), eta=eta,
+            steps_per_s=1 / recent_pace if recent_pace else None,
+            seconds_per_step=health.with_pauses(paces, self.pause_s / trained) or recent_pace or None,
+            tokens_per_s=self._tokens_per_s(), eta=eta,
             last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,
             best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
             best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,

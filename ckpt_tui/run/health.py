@@ -83,6 +83,16 @@ class Failures:
     number: int
 
 
+def with_pauses(seconds_per_step: Sequence[float], pause_s_per_step: float) -> float | None:
+    """Seconds that a step takes, what evaluation and saving cost a step included; None where no pace is known."""
+    if not seconds_per_step:
+        return None
+    ordered = sorted(seconds_per_step)
+    quarter = len(ordered) // 4
+    middle_half = ordered[quarter : len(ordered) - quarter]
+    return sum(middle_half) / len(middle_half) + pause_s_per_step
+
+
 def estimate(
     steps_left: int,
     seconds_per_step: Sequence[float],

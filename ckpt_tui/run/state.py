@@ -223,6 +223,8 @@ class RunState:
     cwd: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     steps_per_s: float | None = None
+    # What an estimate counts with: the recent pace, and what evaluation and saving have cost a step so far.
+    seconds_per_step: float | None = None
     tokens_per_s: float | None = None
     eta: Eta | None = None
     last_loss: float | None = None

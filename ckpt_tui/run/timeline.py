@@ -181,7 +181,24 @@ class ResumeOutlook:
     skipped: int
     redone: int
     new: int
-    seconds: float | None  # for redone and new together, None when the pace is not known
+    redone_s: float | None  # None when the pace is not known
+    new_s: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """For redone and new together."""
+        return self.redone_s + self.new_s if self.redone_s is not None and self.new_s is not None else None
+
+
+def seconds_above(state: RunState, step: int) -> float | None:
+    """How long the steps above `step` took to train, which is what it takes to train them again; None when nobody
+    knows the pace. Exact for the checkpoint that a resume takes."""
+    pace, risk = state.seconds_per_step, state.at_risk
+    if step >= state.step:
+        return 0.0 if pace else None
+    if risk is None or step > risk.checkpoint_step or not (pace or risk.seconds):
+        return (state.step - step) * pace if pace else None
+    return risk.seconds + (risk.checkpoint_step - step) * (pace or 0.0)
 
 
 def resume_outlook(state: RunState) -> ResumeOutlook:
@@ -190,5 +207,5 @@ def resume_outlook(state: RunState) -> ResumeOutlook:
     checkpoint, step = (at_risk.checkpoint, at_risk.checkpoint_step) if at_risk else (None, 0)
     redone = max(state.step - step, 0)
     new = max(state.total_steps - max(state.step, step), 0)
-    seconds = (redone + new) / state.steps_per_s if state.steps_per_s else None
-    return ResumeOutlook(checkpoint, step, step, redone, new, seconds)
+    new_s = new * state.seconds_per_step if state.seconds_per_step else None
+    return ResumeOutlook(checkpoint, step, step, redone, new, seconds_above(state, step), new_s)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services.system import lock_owner, process_is_alive
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.monitor import RunMonitor
 
 LAUNCH_FILE_NAME = "launch.json"
 
@@ -54,23 +58,20 @@ def read_launch(directory: str) -> Owner | None:
         return None
 
 
-def run_state(directory: str) -> RunState | None:
-    """What the log of a directory tells, None when it has none."""
+def run_monitor(directory: str) -> RunMonitor | None:
+    """What has read the whole log of a directory, None when it has none."""
     if not os.path.exists(os.path.join(directory, LOG_NAME)):
         return None
     from ckpt_tui.services.monitor import RunMonitor
 
     monitor = RunMonitor(directory)
-    state = monitor.poll(budget_s=1.0)
+    monitor.poll(budget_s=1.0)
     while not monitor.is_caught_up:
-        state = monitor.poll(budget_s=1.0)
-    return state
+        monitor.poll(budget_s=1.0)
+    return monitor
 
 
-def seconds_per_step(state: RunState | None) -> float:
-    """The run's own pace, evaluation and saving included; 0 when it is not known."""
-    if state is None:
-        return 0.0
-    seconds = sum(session.last_ts - session.start_ts for session in state.sessions)
-    steps = sum(session.last_step - session.start_step for session in state.sessions)
-    return seconds / steps if steps > 0 and seconds > 0 else 0.0
+def run_state(directory: str) -> RunState | None:
+    """What the log of a directory tells, None when it has none."""
+    monitor = run_monitor(directory)
+    return monitor.state() if monitor is not None else None

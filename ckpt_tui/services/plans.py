@@ -10,12 +10,13 @@ from typing import Literal
 from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
+from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import fork_step
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, LogEntry, Move
-from ckpt_tui.services.owner import owner_of, run_state, seconds_per_step
+from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, stored_lineage
 from ckpt_tui.text import duration, plural, safe_text, size
 
@@ -109,7 +110,9 @@ def assemble(
         parted = fork_step(stored_lineage(directory), lineage, target.step) if lineage is not None else None
         kept = target.step if parted is None else parted
         steps_given_up = max(reached - kept, 0)
-        seconds_given_up = steps_given_up * seconds_per_step(state)
+        if state is not None and steps_given_up:
+            beyond_s = max(reached - state.step, 0) * (state.seconds_per_step or 0.0)
+            seconds_given_up = (seconds_above(state, kept) or 0.0) + beyond_s
         cost = f", {duration(seconds_given_up)} of training" if seconds_given_up else ""
         where = " of the branch that the run is on" if parted is not None else ""
         sentences.append(f"Given up: {plural(steps_given_up, 'step')}{cost} (steps {kept:,} to {reached:,}{where}).")

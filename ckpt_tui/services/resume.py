@@ -13,9 +13,10 @@ from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
+from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, journal, names, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
-from ckpt_tui.services.owner import owner_of, run_state, seconds_per_step
+from ckpt_tui.services.owner import owner_of, run_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.text import duration, plural, safe_text
@@ -78,7 +79,8 @@ def plan_resume(
         os.listdir(directory)
     except OSError as error:
         raise from_os_error(error, directory, "list") from error
-    state = run_state(directory)
+    monitor = run_monitor(directory)
+    state = monitor.state() if monitor is not None else None
     owner = owner_of(directory, state)
     warnings = [] if owner else journal.recover(directory, lambda deed: log_restored(directory, deed))
     catalog = read_catalog(directory)
@@ -115,13 +117,20 @@ def plan_resume(
     step = entry.step or 0
     reached = max(state.step if state is not None else 0, step, *(other.step or 0 for other, _ in passed_over))
     total_steps = _total_steps(state, recorded, wanted)
-    pace = seconds_per_step(state)
     redone = max(min(reached, total_steps or reached) - step, 0)
     new = max(total_steps - max(reached, step), 0)
+    redone_s = new_s = 0.0
+    if monitor is not None and state is not None:
+        # Judged as the header judges it, so that both say the same times.
+        monitor.invalid_checkpoints = frozenset(other.name for other, _ in passed_over)
+        judged = monitor.state()
+        pace = judged.seconds_per_step or 0.0
+        redone_s = (seconds_above(judged, step) or 0.0) + (redone - max(judged.step - step, 0)) * pace
+        redone_s, new_s = max(redone_s, 0.0), new * pace
     plan = ResumePlan(
         directory=directory, checkpoint_name=entry.name, checkpoint_path=entry.path, step=step, validation=validation,
         command=tuple(command), command_line=command_line.quoted(command), cwd=cwd, changes=tuple(differences),
-        steps_skipped=step, steps_redone=redone, steps_new=new, redone_s=redone * pace, new_s=new * pace,
+        steps_skipped=step, steps_redone=redone, steps_new=new, redone_s=redone_s, new_s=new_s,
         total_steps=total_steps, hyperparameters=recorded, refusals=tuple(refusals),
         session=(state.session if state is not None else 0) + 1,
     )  # fmt: skip

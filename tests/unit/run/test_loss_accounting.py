@@ -163,7 +163,7 @@ def test_new_bests_are_saves_and_tell_no_interval(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("steps", [(9000, 377, 3324), (0, 5, 1_000_000), (500, 0, 1), (500, 0, 0), (0, 0, 0)])
 def test_a_resume_is_drawn_to_scale(width: int, steps: tuple[int, int, int]) -> None:
     skipped, redone, new = steps
-    line = resume_bar(ResumeOutlook("x", skipped, skipped, redone, new, None), width)
+    line = resume_bar(ResumeOutlook("x", skipped, skipped, redone, new, None, None), width)
     text = "".join(words for words, _ in line)
     cells = [text.count(glyph) for glyph in "░▓□"]
     if sum(cells):
@@ -172,7 +172,7 @@ def test_a_resume_is_drawn_to_scale(width: int, steps: tuple[int, int, int]) -> 
         for count, part in zip(cells, steps, strict=True):
             assert count == pytest.approx(sum(cells) * part / sum(steps), abs=2.1)
     assert all(f"{part:,}" in text for part in steps if part)
-    plain = "".join(words for words, _ in resume_bar(ResumeOutlook("x", 5, 5, 5, 5, None), 60, unicode=False))
+    plain = "".join(words for words, _ in resume_bar(ResumeOutlook("x", 5, 5, 5, 5, None, None), 60, unicode=False))
     assert plain.isascii()
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.run.timeline import resume_outlook
+from ckpt_tui.run.wording import resume_sentence
+from ckpt_tui.services.damage import read_judged_run
 from ckpt_tui.services.resume import plan_resume
+from ckpt_tui.text import duration
 from tests.builders.run_directories import ARGS, damage, let_age, run_directory, save, write_log
 from tests.builders.trees import tree_of
 
@@ -38,6 +42,40 @@ def test_newest_valid_with_the_recorded_command(tmp_path: Path) -> None:
     assert plan.new_s == pytest.approx(563 * 0.5)
     assert (plan.session, plan.refusals, plan.warnings, plan.changes) == (2, (), (), ())
     assert "Skips 400 steps, redoes 37 steps (18 s), then trains 563 new: about 5m 00s." in plan.sentences
+
+
+def test_the_plan_and_the_header_say_the_same_times(tmp_path: Path) -> None:
+    """One engine: what was lost, what a resume redoes and how long it takes, also after damage and slow evaluations."""
+    directory = run_with_command(tmp_path / "run")
+    log = directory / "events.jsonl"
+    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
+    later = 0.0
+    for event in lines:  # the first step comes late, and the last ones are twice as slow
+        later += 30.0 if event["event"] == "step" and event["step"] <= 10 else 0.0
+        later += 0.5 if event["step"] > 380 else 0.0
+        event["ts"] += later
+    saved = {"v": 1, "event": "checkpoint_saved", "session": 1, "kind": "rolling"}
+    for step, names in ((300, ["latest_backup.pt"]), (400, ["latest.pt", "rolling_last_backup.pt"])):
+        ts = next(event["ts"] for event in lines if event["step"] == step)
+        path = f"rolling_step_{step:06d}.pt"
+        lines.append({**saved, "step": step, "ts": ts, "path": path, "names": [path, *names]})
+    lines.sort(key=lambda event: event["ts"])
+    for seq, event in enumerate(lines, 1):
+        event["seq"] = seq
+    log.write_text("".join(json.dumps(event) + "\n" for event in lines))
+    for bad in ((), ("latest.pt",), ("rolling_step_000400.pt", "rolling_last_backup.pt")):
+        for name in bad:
+            damage(directory / name)
+        plan = plan_resume(str(directory))
+        state, _ = read_judged_run(str(directory))
+        outlook = resume_outlook(state)
+        assert (plan.step, plan.steps_redone, plan.steps_new) == (outlook.step, outlook.redone, outlook.new)
+        assert (plan.redone_s, plan.new_s) == pytest.approx((outlook.redone_s, outlook.new_s))
+        assert state.at_risk is not None
+        assert plan.redone_s == pytest.approx(state.at_risk.seconds)
+        total = f": about {duration(plan.redone_s + plan.new_s)}."
+        assert any(sentence.endswith(total) for sentence in plan.sentences)
+        assert resume_sentence(state)[0].endswith(total)  # type: ignore[index]
 
 
 def test_damaged_newest_is_passed_over_and_its_cost_is_told(tmp_path: Path) -> None:
