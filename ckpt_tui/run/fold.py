@@ -466,6 +466,7 @@ class RunFold:
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
         usual_pause_s: float = 0.0,
+        found_checkpoints: tuple[Save, ...] = (),
     ) -> RunState:
         """Everything that is known at `now`, Unix seconds: see `Folded.state`."""
         if self._pending:
@@ -473,6 +474,7 @@ class RunFold:
         return self._folded.state(
             now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
             existing_names=existing_names, usual_pause_s=usual_pause_s,
+            found_checkpoints=found_checkpoints,
         )  # fmt: skip
 
     def curves(self) -> tuple[dict[str, Series], tuple[Marker, ...]]:

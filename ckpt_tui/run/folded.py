@@ -35,6 +35,7 @@ MAX_SAVES = 4000
 MAX_SESSIONS = 2000
 RARE_PAUSE_S = 600.0
 MAX_LOST_WORK = 100
+FOUND_LATER_S = 2.0  # a file's time may be of a clock that is less exact than the log's
 NUM_JUDGED_SAVES = 200  # of which the rules of alerts see what is usual
 
 
@@ -136,12 +137,14 @@ class Folded:
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
         usual_pause_s: float = 0.0,
+        found_checkpoints: tuple[Save, ...] = (),
     ) -> RunState:
         """Everything that is known at `now`, Unix seconds.
 
         is_process_alive: of the last session's process, None when it cannot be known. invalid_checkpoints: names known
         to be damaged. existing_names: what is in the run directory, None when nobody looked. usual_pause_s: a silence
-        that this run may have come back from before, though the events so far do not tell of it.
+        that this run may have come back from before, though the events so far do not tell of it. found_checkpoints:
+        files that a resume may take, of which the log may not tell: it was cut, or its trainer tells of no saves.
         """
         if not self.sessions:
             return RunState(now, self.directory, bad_lines=self.bad_lines, num_events=self.num_events,
@@ -161,8 +164,8 @@ class Folded:
         pace = self.pace()
         told_pace = self._told_pace() if self.is_foreign else 0.0
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace or told_pace
-        candidates = self._find_candidates(invalid_checkpoints, existing_names)
-        at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace)
+        candidates = self._find_candidates(invalid_checkpoints, existing_names, found_checkpoints)
+        at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace, is_over=phase.is_over)
         if told_pace and not (last.seconds_per_step or pace):
             at_risk = replace(at_risk, seconds=at_risk.steps * told_pace)
         is_lost = phase.is_over and phase is not Phase.FINISHED
@@ -269,28 +272,40 @@ class Folded:
         return None
 
     def _find_candidates(
-        self, invalid_checkpoints: Collection[str], existing_names: Collection[str] | None
+        self, invalid_checkpoints: Collection[str], existing_names: Collection[str] | None, found: tuple[Save, ...]
     ) -> list[tuple[str, Save]]:
         """The names that a resume could take, best last."""
-        key = (self.num_changes, invalid_checkpoints, existing_names)
+        key = (self.num_changes, invalid_checkpoints, existing_names, found)
         if self._candidates[0] is None or not _is_same(self._candidates[0], key):
             usable = [
                 (name, save) for name, save in self.save_of_name.items()
                 if name not in invalid_checkpoints and save_key(save) not in self.left
                 and self._may_exist(name, existing_names)
             ]  # fmt: skip
+            told = set(map(id, map(itemgetter(1), usable)))
+            usable += [
+                (save.path, save) for save in found
+                if save.path not in invalid_checkpoints and self._is_news(save)
+                and (existing_names is None or "/" in save.path or save.path in existing_names)
+            ]  # fmt: skip
             # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
-            usable.sort(key=lambda item: (item[1].step, item[1].ts, item[0] == item[1].path))
+            usable.sort(key=lambda item: (item[1].step, id(item[1]) in told, item[1].ts, item[0] == item[1].path))
             self._candidates = (key, usable)
         return self._candidates[1]
 
-    def _at_risk(self, candidates: list[tuple[str, Save]], step: int, pace: float) -> AtRisk:
+    def _is_news(self, found: Save) -> bool:
+        """Whether the log does not tell what a file holds: of its name nothing, or only what was there before."""
+        told = self.save_of_name.get(found.path)
+        return told is None or (found.step > told.step and found.ts > told.ts + FOUND_LATER_S)
+
+    def _at_risk(self, candidates: list[tuple[str, Save]], step: int, pace: float, *, is_over: bool) -> AtRisk:
         last = self.sessions[-1]
-        newest = next((item for item in reversed(candidates) if item[1].step <= step), None)
+        # A file from beyond the last line is of another branch while it trains; where it is over, a resume takes it.
+        newest = next((item for item in reversed(candidates) if item[1].step <= step or is_over), None)
         if newest is None:
             return AtRisk(step, last.seconds_after(0, pace), None)
         name, save = newest
-        return AtRisk(step - save.step, last.seconds_after(save.step, pace), name, save.step, save.ts)
+        return AtRisk(max(step - save.step, 0), last.seconds_after(save.step, pace), name, save.step, save.ts)
 
     def _frozen_sessions(self, phase: Phase, reason: str, lost_now: Lost) -> tuple[Session, ...]:
         *before, last = self.sessions

@@ -176,6 +176,8 @@ def lost_sentence(state: RunState) -> Span | None:
         seconds = f", {text.duration(at_risk.seconds)} of training" if at_risk.seconds > 0 else ""
         lost = f"Lost {text.plural(at_risk.steps, 'step')}{seconds}"
         return f"{lost} since {since}." if since else f"{lost}: there is no checkpoint.", "bad"
+    if at_risk is not None and at_risk.checkpoint_step > state.step:
+        return f"Nothing that the log tells of was lost: {since} is newer than its last line.", "good"
     return (f"Nothing was lost: {since} holds the last step.", "good") if since else None
 
 

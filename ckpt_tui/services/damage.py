@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.state import Alert, Phase, RunState
+from ckpt_tui.run.state import Alert, Phase, RunState, Save
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.without_log import NewestCheckpoint, newest_checkpoint
@@ -44,14 +44,15 @@ class Damage:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """damaged: in the order in which a resume tries them. invalid_names: what no resume takes, for
-    `RunMonitor.invalid_checkpoints`. note: why not everything was checked, or "". alerts: of the same damage.
-    newest: what there is where no log is."""
+    `RunMonitor.invalid_checkpoints`. found: what one may take, for `RunMonitor.found_checkpoints`. note: why not
+    everything was checked, or "". alerts: of the same damage. newest: what there is where no log is."""
 
     damaged: tuple[Damage, ...] = ()
     invalid_names: frozenset[str] = frozenset()
     note: str = ""
     alerts: tuple[Alert, ...] = ()
     newest: NewestCheckpoint | None = None
+    found: tuple[Save, ...] = ()
 
 
 def damage_in(entries: Iterable[CatalogEntry]) -> tuple[Damage, ...]:
@@ -88,6 +89,14 @@ def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
     return frozenset(entry.name for entry in entries if not entry.is_candidate)
 
 
+def found_checkpoints(entries: Iterable[CatalogEntry]) -> tuple[Save, ...]:
+    """The files that a resume may take, as saves: a log may tell of fewer than there are."""
+    return tuple(
+        Save(e.name, e.kind if e.kind != "other" else "", e.step, e.saved_at, e.session, e.size_bytes, names=(e.name,))
+        for e in entries if e.is_candidate and e.step is not None and e.saved_at is not None
+    )  # fmt: skip
+
+
 def judge_candidates(
     directory: str, *, budget_s: float = CHECK_BUDGET_S, clock: Callable[[], float] = time.monotonic
 ) -> Judgement:
@@ -107,7 +116,10 @@ def judge_candidates(
     except Cancelled:
         note = f"Checking ended after {budget_s:g} s with checkpoints left: ckpt-tui validate checks them all."
     alerts = checkpoint_alerts(checked.values(), time.time())
-    return Judgement(damage_in(checked.values()), invalid_names(checked.values()), note, alerts)
+    return Judgement(
+        damage_in(checked.values()), invalid_names(checked.values()), note, alerts,
+        found=found_checkpoints(checked.values()),
+    )  # fmt: skip
 
 
 def _check_until_valid(catalog: Catalog, checked: dict[str, CatalogEntry], is_late: Callable[[], bool]) -> None:
@@ -151,5 +163,5 @@ def read_judged_run(path: str, *, budget_s: float = CHECK_BUDGET_S) -> tuple[Run
     if not state.phase.is_over:
         return state, Judgement()
     judgement = judge_candidates(monitor.directory, budget_s=budget_s)
-    monitor.invalid_checkpoints = judgement.invalid_names
+    monitor.invalid_checkpoints, monitor.found_checkpoints = judgement.invalid_names, judgement.found
     return monitor.state(), judgement

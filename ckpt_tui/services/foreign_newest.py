@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import START_PATIENCE_S
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import RunState, Save
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.sources.base import EventSource
 
@@ -68,6 +68,7 @@ class ForeignNewest:
         is_process_alive: bool | None = None,
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
+        found_checkpoints: tuple[Save, ...] = (),
     ) -> RunState:
         """What is known at `now` of the newest part, everything else left out."""
         from ckpt_tui.services.glance import only_known
@@ -75,5 +76,6 @@ class ForeignNewest:
         state = self._fold.state(
             now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
             existing_names=existing_names, usual_pause_s=START_PATIENCE_S,
+            found_checkpoints=found_checkpoints,
         )  # fmt: skip
         return only_known(state, None, are_saves_known=True)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
-from ckpt_tui.run.state import BadLines, Lost, Marker, RunState, Segment, Series
+from ckpt_tui.run.state import BadLines, Lost, Marker, RunState, Save, Segment, Series
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources import bounded
@@ -107,6 +107,7 @@ class Newest:
         is_process_alive: bool | None = None,
         invalid_checkpoints: Collection[str] = (),
         existing_names: Collection[str] | None = None,
+        found_checkpoints: tuple[Save, ...] = (),
     ) -> RunState:
         """What is known at `now` of the newest part, everything else left out."""
         if is_process_alive is False and not self._is_start_near and now - self._fold.last_ts < MIN_PATIENCE_S:
@@ -114,6 +115,7 @@ class Newest:
         state = self._fold.state(
             now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
             existing_names=existing_names, usual_pause_s=START_PATIENCE_S,
+            found_checkpoints=found_checkpoints,
         )  # fmt: skip
         return only_known(state, self._first_ts, are_saves_known=self._are_saves_known)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui.events.blocks import Told
 from ckpt_tui.run.fold import RunFold
-from ckpt_tui.run.state import BadLines, RunState
+from ckpt_tui.run.state import BadLines, RunState, Save
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch, EventSource
@@ -58,6 +58,7 @@ class RunMonitor:
         self.is_caught_up = False
         self.progress = 0.0
         self.invalid_checkpoints: Collection[str] = ()  # set by who validates
+        self.found_checkpoints: tuple[Save, ...] = ()  # set by who reads the files
         self._fold = RunFold(self.directory)
         self._around = Surroundings(self.directory)
         self._newest: Newest | ForeignNewest | None = None
@@ -136,6 +137,7 @@ class RunMonitor:
             now,
             is_process_alive=self._around.is_alive(now, *self._fold.last_process()),
             invalid_checkpoints=self.invalid_checkpoints,
+            found_checkpoints=self.found_checkpoints,
             existing_names=self._around.names(),
             usual_pause_s=self._own_pause_s(now),
         )
@@ -163,6 +165,7 @@ class RunMonitor:
                 now,
                 is_process_alive=self._around.is_alive(now, *newest.last_process),
                 invalid_checkpoints=self.invalid_checkpoints,
+                found_checkpoints=self.found_checkpoints,
                 existing_names=self._around.names(),
             )
         else:

@@ -16,6 +16,7 @@ from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, journal, names, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.damage import found_checkpoints
 from ckpt_tui.services.owner import owner_of, run_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
@@ -123,6 +124,7 @@ def plan_resume(
     if monitor is not None and state is not None:
         # Judged as the header judges it, so that both say the same times.
         monitor.invalid_checkpoints = frozenset(other.name for other, _ in passed_over)
+        monitor.found_checkpoints = found_checkpoints(catalog.entries)
         judged = monitor.state()
         pace = judged.seconds_per_step or 0.0
         redone_s = (seconds_above(judged, step) or 0.0) + (redone - max(judged.step - step, 0)) * pace

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import RunState, Save
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Monitor(Protocol):
     def progress(self) -> float: ...
 
     invalid_checkpoints: Collection[str]
+    found_checkpoints: tuple[Save, ...]
 
     def poll(self, budget_s: float = ...) -> RunState: ...
 

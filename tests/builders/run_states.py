@@ -85,6 +85,7 @@ class FixedMonitor:
         self.is_caught_up = True
         self.progress = 1.0
         self.invalid_checkpoints: Collection[str] = ()
+        self.found_checkpoints: tuple[Save, ...] = ()
         self.num_polls = 0
 
     def poll(self, budget_s: float = 0.05) -> RunState:

@@ -63,7 +63,7 @@ def test_crash_banner() -> None:
     assert words[0].startswith("Killed: the process is gone without a word (last line: step 900, ")
     assert words[1:] == [
         "Lost 400 steps, 21m 28s of training since rolling 500.",
-        "A resume skips 0-499, redoes 500-899, then trains 370 new: about 41m 19s.",
+        "A resume skips 0-499, redoes 500-899, then trains 370 new: about 41m 20s.",
     ]
     assert state.lost.steps == 400
     assert state.lost.overhead is None
