@@ -21,6 +21,7 @@ from ckpt_tui.tui.points import extent_of
 from ckpt_tui.tui.scale import XScale, y_scale
 from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.view import View, x_scale
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 from ckpt_tui.tui.y_range import range_of
@@ -96,7 +97,7 @@ def _value(series: Series | None, scale: float, *, is_exact: bool = True) -> str
     return metric(series.last * scale) if is_exact else f"{series.last * scale:.3g}"
 
 
-class _Filter(Input):
+class _Filter(SteadyInput):
     """The filter takes no notice of case, so that a capital M is free for pinning."""
 
     def check_consume_key(self, key: str, character: str | None) -> bool:

@@ -28,6 +28,7 @@ from ckpt_tui.tui.screens.work import WorkScreen
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.key_line import KeyLine
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -93,7 +94,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         yield VirtualList[SettingRow](COLUMNS, setting_cells, self._rows(), id="settings", key=lambda row: row.key)
         with Horizontal(id="editor"):
             yield Words(id="editor_label")
-            yield Input(id="editor_value", compact=True)
+            yield SteadyInput(id="editor_value", compact=True)
             yield Words(id="editor_hint")
         yield Words(id="effect")
         yield Words(id="command")

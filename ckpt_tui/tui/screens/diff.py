@@ -42,6 +42,7 @@ from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancel
 from ckpt_tui.tui.styled import bar, error_content, line, lines
 from ckpt_tui.tui.value_words import shape_text
 from ckpt_tui.tui.widgets.key_line import KeyLine
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -83,7 +84,7 @@ class DiffScreen(WorkScreen[None]):
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
-        yield Input(id="filter", placeholder="words that the name must hold", compact=True)
+        yield SteadyInput(id="filter", placeholder="words that the name must hold", compact=True)
         with ContentSwitcher(initial="settings", id="lists"):
             yield VirtualList[Any](SETTING_COLUMNS, setting_cells, id="settings")
             yield VirtualList[Any](TENSOR_COLUMNS, self._tensor_cells, id="tensors")

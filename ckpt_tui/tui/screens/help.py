@@ -21,6 +21,7 @@ from ckpt_tui.tui.keys import Key, key_words
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.rule import RuleLine
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -151,14 +152,13 @@ class HelpScreen(Screen[None]):
         label_cells = max((cell_width(row[1]) for row in self._rows), default=5)
         columns = (Column("key", key_cells), Column("", label_cells), Column("", 26, grows=True, priority=1))
         yield RuleLine(unicode=app.look.unicode, id="help_rule")
-        yield Input(id="filter", placeholder="words to look for", compact=True)
+        yield SteadyInput(id="filter", placeholder="words to look for", compact=True)
         yield VirtualList[Row](columns, cells_of, self._rows, show_header=False, id="help_list",
                                empty_text="no key has these words; Esc shows all")  # fmt: skip
         yield Words(id="help_detail")
         yield KeyLine()
 
     def on_mount(self) -> None:
-        self.query_one("#filter", Input).cursor_blink = False
         self._list.cursor = 1  # the first is a heading, which shall be seen
         self.call_after_refresh(self._list.scroll_home, animate=False, force=True)
         self._show_rule()

@@ -34,6 +34,7 @@ from ckpt_tui.tui.state_tree import TREE_SORTS, Node
 from ckpt_tui.tui.styled import error_content
 from ckpt_tui.tui.tensor_table import IN_FILE_ORDER, sort_words
 from ckpt_tui.tui.widgets.key_line import KeyLine
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.view_tabs import View, ViewTabs
 from ckpt_tui.tui.widgets.virtual_list import Cell, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -74,7 +75,7 @@ class InspectScreen(WorkScreen[None]):
         yield Words(id="facts")
         yield ViewTabs([View(name, key, name) for name, key in VIEW_KEYS.items()], id="views")
         yield Words(id="rule")
-        yield Input(id="filter", placeholder=FILTER_PLACEHOLDER, compact=True)
+        yield SteadyInput(id="filter", placeholder=FILTER_PLACEHOLDER, compact=True)
         with ContentSwitcher(initial="tree", id="lists"):
             yield VirtualList[Node](rows.TREE_COLUMNS, self._tree_cells, id="tree", key=attrgetter("path"))
             yield VirtualList[TensorInfo](rows.TENSOR_COLUMNS, self._tensor_cells, id="tensors", key=id)
@@ -89,7 +90,6 @@ class InspectScreen(WorkScreen[None]):
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False
-        self.query_one("#filter", Input).cursor_blink = False  # idle sends nothing
         self.query_one("#problem").display = False
         self._show_facts()
         self._show_rule()

@@ -33,6 +33,7 @@ from ckpt_tui.tui.screens.line_search import Place, Search, nearest, newest_time
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen, worker_is_cancelled
 from ckpt_tui.tui.styled import error_content, line, lines, spread
 from ckpt_tui.tui.widgets.key_line import KeyLine
+from ckpt_tui.tui.widgets.steady_input import SteadyInput
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
@@ -100,7 +101,7 @@ class LinesScreen(WorkScreen[None]):
 
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
-        yield Input(id="filter", placeholder="words that the line must hold", compact=True)
+        yield SteadyInput(id="filter", placeholder="words that the line must hold", compact=True)
         yield VirtualList[int](self.COLUMNS, self._cells, self.visible_lines, id="lines", empty_text="reading ...")
         with Vertical(id="problem"):
             yield Words(id="problem_text")

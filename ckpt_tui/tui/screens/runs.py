@@ -318,10 +318,10 @@ class RunsScreen(Screen[None]):
         self.run_list.action_move(1)
 
     def action_filter(self) -> None:
-        from textual.widgets import Input
+        from ckpt_tui.tui.widgets.steady_input import SteadyInput
 
         if self._filter is None:
-            self._filter = Input(placeholder="words: name or state", compact=True, id="runs_filter")
+            self._filter = SteadyInput(placeholder="words: name or state", compact=True, id="runs_filter")
             self.mount(self._filter, after="#runs_header")
         self._filter.display = True
         self._filter.value = self.words
