@@ -89,27 +89,61 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
         os.utime(directory / name, (event["ts"], event["ts"]))
 
 
+def write_runs(directory: Path, events: Sequence[dict[str, Any]], now: float) -> None:
+    """Three parts of the recorded log as three runs: the one that goes on, and two that ended before it."""
+    start = next(event for event in events if event["event"] == "run_start")
+    for name, sessions, settings in (
+        (RUN_NAME, (1, 2, 3), {}),
+        ("gpt-seed2", (1, 2), {"seed": 2, "dropout": 0.1}),
+        ("gpt-short", (1,), {"lr": 0.001, "warmup_steps": 400}),
+    ):
+        run = directory / name
+        run.mkdir(parents=True)
+        changed = {"run_name": name, "config": {**start["config"], **settings}}
+        told = [
+            {**event, **(changed if event["event"] == "run_start" else {})}
+            for event in events
+            if event["session"] in sessions
+        ]
+        write_log(run, told, now)
+        ended = min(told[-1]["ts"], now)
+        os.utime(run / "events.jsonl", (ended, ended))
+
+
 async def draw(
-    directory: Path, now: float, pictures: Sequence[tuple[str, int, int, Sequence[str]]], alive: bool
+    directory: Path,
+    now: float,
+    pictures: Sequence[tuple[str, int, int, Sequence[str]]],
+    alive: Sequence[str] = (),
+    theme: str = "auto",
 ) -> None:
-    """One picture each: (name, columns, rows, keys pressed first)."""
+    """One picture each: (name, columns, rows, keys pressed first). directory: a run, or a directory of runs.
+
+    The recorded processes are long gone: `alive` names the runs whose process lives in this scene.
+    """
     from ckpt_tui.services.monitor import RunMonitor
-    from ckpt_tui.sources.jsonl import JsonlSource
-    from ckpt_tui.sources.replay import ReplaySource
+    from ckpt_tui.services.surroundings import Surroundings
+    from ckpt_tui.settings import Settings
     from ckpt_tui.tui.app import CkptTuiApp
 
+    def is_alive(around: Surroundings, *_: object) -> bool:
+        return Path(around.directory).name in alive
+
+    env = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
     for name, columns, rows, pressed in pictures:
-        source = ReplaySource(JsonlSource(str(directory / "events.jsonl")), speed=None, until=now)
-        monitor = RunMonitor(str(directory), clock=lambda: now, source=source)
-        # The recorded process is long gone: whether it lives is part of the scene.
-        with patch("ckpt_tui.services.surroundings.Surroundings.is_alive", lambda *_: alive):
-            app = CkptTuiApp(str(directory), monitor=monitor, env={"TERM": "xterm-256color", "COLORTERM": "truecolor"})
+        is_run = (directory / "events.jsonl").exists()
+        monitor = RunMonitor(str(directory), clock=lambda: now) if is_run else None
+        with (
+            patch("ckpt_tui.services.surroundings.Surroundings.is_alive", is_alive),
+            patch("time.time", lambda: now),
+        ):
+            app = CkptTuiApp(str(directory), monitor=monitor, env=env, settings=Settings(theme=theme))
             async with app.run_test(size=(columns, rows)) as pilot:
                 await settle(pilot)
                 for key in pressed:
                     await pilot.press(key)
                     await settle(pilot)
-                svg = app.export_screenshot(title=f"ckpt-tui watch {RUN_NAME}", simplify=True)
+                svg = app.export_screenshot(title=f"ckpt-tui watch {directory.name}", simplify=True)
         # Rich numbers its classes by a random id: keep the files stable from run to run.
         identifier = re.search(r"terminal-(\d+)-", svg)
         if identifier:
@@ -139,7 +173,8 @@ def main() -> None:
     crash = max(e["ts"] for e in events if e["session"] == 1)
     running = moment(events, 3, 8000)
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["XDG_CACHE_HOME"] = scratch + "/cache"
+        for kind in ("CACHE", "CONFIG", "STATE"):
+            os.environ[f"XDG_{kind}_HOME"] = f"{scratch}/{kind}"
         directory = Path(scratch) / RUN_NAME
 
         def scene(until: float) -> None:
@@ -150,8 +185,11 @@ def main() -> None:
 
         scene(running)
         pictures = [("overview", 120, 40, ()), ("overview", 80, 24, ()), ("inspect", 120, 40, ("i", "n")),
-                    ("diff", 80, 24, ("d", "n")), ("help", 80, 24, ("question_mark",))]  # fmt: skip
-        asyncio.run(draw(directory, running, pictures, alive=True))
+                    ("diff", 80, 24, ("d", "n")), ("help", 80, 24, ("question_mark",)), ("advice", 80, 24, ("A",)),
+                    ("metrics", 120, 40, ("m",)), ("events", 80, 24, ("e",))]  # fmt: skip
+        asyncio.run(draw(directory, running, pictures, alive=(RUN_NAME,)))
+        picture = [("colour-blind", 120, 40, ("y", "s"))]
+        asyncio.run(draw(directory, running, picture, alive=(RUN_NAME,), theme="colour-blind"))
 
         scene(crash)
         damaged = bytearray((directory / "latest.pt").read_bytes())
@@ -159,8 +197,13 @@ def main() -> None:
         (directory / "latest.pt").write_bytes(damaged)
         night = crash + 6.5 * 3600
         pictures = [("crashed", 80, 24, ()), ("crashed", 120, 40, ()), ("restore", 80, 24, ("b",)),
-                    ("resume", 80, 24, ("r",))]  # fmt: skip
-        asyncio.run(draw(directory, night, pictures, alive=False))
+                    ("resume", 80, 24, ("r",)), ("what-happened", 80, 24, ("w",))]  # fmt: skip
+        asyncio.run(draw(directory, night, pictures))
+
+        runs = Path(scratch) / "runs"
+        write_runs(runs, events, running)
+        pictures = [("runs", 80, 24, ()), ("compare", 120, 40, ("space", "down", "space", "C", "s"))]
+        asyncio.run(draw(runs, running, pictures, alive=(RUN_NAME,)))
 
 
 if __name__ == "__main__":
