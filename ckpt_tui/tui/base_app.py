@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 SAID_FOR_S = 6.0
 
 _START_TAKES_S = 1.0
+INTERRUPTED = 130
 
 
 class BaseApp(App[None]):
@@ -49,6 +54,7 @@ class BaseApp(App[None]):
         self._wear(self.look)
         self._saying: Timer | None = None
         self._said_on: KeyLine | None = None
+        self._ctrl_c_at = -SAID_FOR_S
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -61,6 +67,10 @@ class BaseApp(App[None]):
         self.set_timer(_START_TAKES_S, lambda: self._end_start(terminal))
         # Textual alone shows an empty terminal after Ctrl+Z from outside and `fg`.
         self.app_resume_signal.subscribe(self, lambda _: self.action_redraw(), immediate=True)
+        if terminal is not None and threading.current_thread() is threading.main_thread():
+            # Without these the terminal is left raw, with the mouse's reports in the shell that comes after.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, partial(self.exit, return_code=128 + number))
 
     def _end_start(self, terminal: int | None) -> None:
         """From now on garbage is looked for, but not in what was loaded: that stays. And the terminal can go."""
@@ -78,6 +88,14 @@ class BaseApp(App[None]):
         self.theme = look.theme_name
 
     # -- what goes over the line (tui/wire.py) ------------------------------------------------------------------
+
+    def get_driver_class(self) -> Any:
+        found = super().get_driver_class()
+        if found.__name__ != "LinuxDriver":
+            return found
+        from ckpt_tui.tui.driver import TerminalDriver
+
+        return TerminalDriver
 
     def _build_driver(self, *args: Any, **kwargs: Any) -> Any:
         driver: Any = super()._build_driver(*args, **kwargs)
@@ -138,6 +156,16 @@ class BaseApp(App[None]):
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
 
+    def action_help_quit(self) -> None:
+        """What Textual binds Ctrl+C to. Twice leaves: people have it in their fingers, also for copying."""
+        now = time.monotonic()
+        if now - self._ctrl_c_at < SAID_FOR_S:
+            self.exit(return_code=INTERRUPTED)
+            return
+        self._ctrl_c_at = now
+        row = next(row for row in keys.APP_KEYS if row.id == "app.quit")
+        self.say(f"{keys.key_words(self.settings.keymap.get(row.id, row.key))} leaves, and so does Ctrl+C once more.")
+
     def action_copy(self) -> None:
         """What is at the cursor, to the person's own clipboard."""
         from ckpt_tui.tui import copying
@@ -184,6 +212,15 @@ class BaseApp(App[None]):
     def action_command_palette(self) -> None:
         super().action_command_palette()
         self.call_later(self._plain_search_icon)
+
+    async def run_action(self, action: Any, default_namespace: Any = None, namespaces: Any = None) -> bool:
+        try:
+            return await super().run_action(action, default_namespace, namespaces)
+        except (KeyError, IndexError):
+            # Textual's palette looks for a line of its list where a tiny terminal has room for none.
+            if type(self.screen).__name__ != "CommandPalette":
+                raise
+            return True
 
     def _plain_search_icon(self) -> None:
         """Textual's is a picture that terminals draw one cell wide, or two, or not at all."""

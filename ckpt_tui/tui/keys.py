@@ -86,6 +86,7 @@ APP_KEYS: tuple[Key, ...] = (
     Key("app.copy", "c", "copy", "App", "copy", "Copy what is at the cursor, through SSH too"),
     Key("app.picture", "P", "picture", "App", "picture", "A picture of the screen: SVG, in this directory"),
     Key("app.theme", "T", "theme", "App", "theme", "The next theme: dark, light, colour-blind, ansi"),
+    Key("app.suspend", "ctrl+z", "suspend_process", "App", "suspend", "To the shell; `fg` there comes back"),
     Key("app.redraw", "ctrl+l", "redraw", "App", "redraw", "Draw it all again, where something wrote over it"),
 )
 

@@ -222,3 +222,14 @@ async def test_the_mouse_presses_keys_of_the_last_line_and_chooses_rows(tmp_path
         await pilot.click(offset=(seen(app)[-1].index("back"), 23))
         await pilot.pause()
         assert not isinstance(app.screen, HelpScreen)
+
+
+async def test_the_palette_holds_any_key_where_it_has_no_room(tmp_path: Path) -> None:
+    app = app_of(running(), tmp_path)
+    async with app.run_test(size=(1, 1)) as pilot:
+        await pilot.press("ctrl+p")
+        await pilot.pause()
+        await pilot.press("s", "down", "pagedown", "pageup", "end", "home", "up", "tab")
+        await pilot.press("escape")
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: "? help" in seen(app)[-1])
