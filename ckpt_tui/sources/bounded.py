@@ -87,7 +87,7 @@ def saves_before(descriptor: int, end: int, at_most: float = math.inf, limit: in
         first = 0
         if start:
             first = buffer.find(b"\n", 0, num) + 1
-            if not first:
+            if not first or first == num:  # the newline before `end` is in it always
                 return Before(tuple(found))  # a line longer than a chunk
         if buffer.find(b'"rolled_back_to"', first, num) >= 0 and _WENT_BACK.search(buffer, first, num):
             return Before(tuple(event for event in found if isinstance(event, RunStart)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,3 +254,27 @@ def test_steps_that_went_back_without_a_word_leave_the_saves_above_them(tmp_path
     for state in (whole, known):
         assert state.at_risk is not None
         assert (state.at_risk.checkpoint, state.at_risk.steps) == ("r100.pt", 199)
+
+
+def test_a_line_longer_than_a_chunk_before_the_end_is_not_looked_at_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor printed into the log, and no save after it: the watch hung before its first picture."""
+    log, num_reads = LogText(), 0
+    log.add("run_start", run_name="gpt", total_steps=5000)
+    log.add("checkpoint_saved", 0, path="rolling_0.pt", kind="rolling")
+    log.add("note", text="x" * 40_000)
+    for step in range(1, 200):
+        log.add("step", step, ts=log.ts + 1.0, loss=1.0)
+    (tmp_path / "events.jsonl").write_bytes(log.text)
+    read = os.preadv
+
+    def counted(*args: Any) -> int:
+        nonlocal num_reads
+        num_reads += 1
+        assert num_reads < 100, "it reads the same place again and again"
+        return read(*args)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    state = glance(str(tmp_path), log.ts)
+    assert (state.step, state.is_whole, state.at_risk) == (199, False, None)
