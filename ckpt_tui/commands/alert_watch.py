@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ckpt_tui.output import Style
     from ckpt_tui.run.state import Alert, RunState
     from ckpt_tui.settings import Settings
+    from ckpt_tui.tui.alerting import Alerting, BrokenRuns
 
 LAST_COMMAND_WAIT_S = 10.0
 
@@ -51,8 +52,7 @@ class PlainAlerts:
 
         self._which = read_which(exit_on, "--exit-on") if exit_on else frozenset[str]()
         self._new = NewAlerts()
-        command = "" if settings.readonly else settings.alert_command
-        self._alerting = Alerting(directory, ring=_ring if settings.bell else None, command=command)
+        self._alerting = Alerting(directory, ring=_ring if settings.bell else None, command=_command(settings))
 
     def take(self, state: RunState) -> tuple[Alert, ...]:
         """The new ones of a state whose log is read to its end; rung and told already."""
@@ -65,10 +65,25 @@ class PlainAlerts:
         return bool(self._which) and bool(chosen(state.alerts, self._which))
 
     def close(self) -> None:
-        """The last alert is often why the watch ends: its command is waited for."""
-        self._alerting.finish(LAST_COMMAND_WAIT_S)
-        if self._alerting.command_problem:
-            sys.stderr.write(f"The command of --on-alert {self._alerting.command_problem}.\n")
+        close(self._alerting)
+
+
+def of_several(settings: Settings) -> BrokenRuns:
+    """Of the runs of a directory."""
+    from ckpt_tui.tui.alerting import BrokenRuns
+
+    return BrokenRuns(ring=_ring if settings.bell else None, command=_command(settings))
+
+
+def close(alerting: Alerting | BrokenRuns) -> None:
+    """The last alert is often why the watch ends: its command is waited for."""
+    alerting.finish(LAST_COMMAND_WAIT_S)
+    if alerting.command_problem:
+        sys.stderr.write(f"The command of --on-alert {alerting.command_problem}.\n")
+
+
+def _command(settings: Settings) -> str:
+    return "" if settings.readonly else settings.alert_command
 
 
 def alert_line(alert: Alert, style: Style) -> str:

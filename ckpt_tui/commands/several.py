@@ -12,7 +12,8 @@ from ckpt_tui.commands.status import EXIT_CODES
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase
-from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, count_phases
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, count_phases, newly_broken
+from ckpt_tui.tui.alerting import BrokenRuns
 
 COLUMNS = (
     Column("run", shrink=True, keep="end"),
@@ -37,7 +38,7 @@ def status_of_several(root: str) -> CommandResult:
     return CommandResult(data=runs_data(runs), view=lambda style: runs_lines(runs, style, now), exit_code=worst)
 
 
-def watch_several(root: str, out: Output, *, interval_s: float, once: bool) -> int:
+def watch_several(root: str, out: Output, alerting: BrokenRuns, *, interval_s: float, once: bool) -> int:
     """A table when all are read, then a line for each run that changed, until none of them is alive."""
     watch = RunsWatch(root)
     runs = _read_all(watch)
@@ -49,6 +50,7 @@ def watch_several(root: str, out: Output, *, interval_s: float, once: bool) -> i
         newer = _read_all(watch)
         if newer is runs:
             continue
+        alerting.take(newly_broken({one.path: one for one in runs.runs}, newer.runs))
         runs = newer
         lines = {one.path: changed_line(one, style) for one in runs.runs}
         changed = [line for path, line in lines.items() if said.get(path) != line]

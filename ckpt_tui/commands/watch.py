@@ -113,7 +113,11 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
             raise CkptError("Usage", "--exit-on is for one run", "Give the directory of one, or leave it away.")
         from ckpt_tui.commands.several import watch_several
 
-        return watch_several(args.path, out, interval_s=args.interval, once=args.once)
+        broken = alert_watch.of_several(settings)
+        try:
+            return watch_several(args.path, out, broken, interval_s=args.interval, once=args.once)
+        finally:
+            alert_watch.close(broken)
     monitor = RunMonitor(args.path)
     style = out.style()
     state = _read_all(monitor)

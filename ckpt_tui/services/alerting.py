@@ -82,14 +82,14 @@ class Acknowledged:
         try:
             with open(self._path, "rb") as file:
                 held = json.loads(file.read(MAX_STATE_BYTES))
-        except (OSError, ValueError, RecursionError):
+            if not isinstance(held, dict) or held.get("version") != _VERSION or not isinstance(held.get("runs"), dict):
+                return {}
+            return {
+                str(run): {str(key): float(at) for key, at in ids.items() if isinstance(at, (int, float))}
+                for run, ids in held["runs"].items() if isinstance(ids, dict)
+            }  # fmt: skip
+        except (OSError, ValueError, OverflowError, RecursionError):
             return {}
-        if not isinstance(held, dict) or held.get("version") != _VERSION or not isinstance(held.get("runs"), dict):
-            return {}
-        return {
-            str(run): {str(key): float(at) for key, at in ids.items() if isinstance(at, (int, float))}
-            for run, ids in held["runs"].items() if isinstance(ids, dict)
-        }  # fmt: skip
 
     def _write(self, changed: Mapping[str, float], is_acknowledged: bool) -> bool:
         """What another watch of the same person wrote meanwhile stays."""
@@ -122,7 +122,7 @@ class AlertCommand:
     """Runs `command` for alerts, one at a time, in a thread of its own. `problem`: why the last one failed, or ""."""
 
     def __init__(
-        self, command: str, *, directory: str, timeout_s: float = COMMAND_TIMEOUT_S,
+        self, command: str, *, directory: str = "", timeout_s: float = COMMAND_TIMEOUT_S,
         on_end: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.problem = ""
@@ -131,14 +131,14 @@ class AlertCommand:
         self._directory = directory
         self._timeout_s = timeout_s
         self._on_end = on_end
-        self._waiting: deque[tuple[Alert, str]] = deque(maxlen=MAX_WAITING_COMMANDS)
+        self._waiting: deque[tuple[Alert, str, str]] = deque(maxlen=MAX_WAITING_COMMANDS)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self, alerts: Iterable[Alert], run_name: str) -> None:
-        """Soon; where too many wait already, the oldest of them are left out."""
+    def start(self, alerts: Iterable[Alert], run_name: str, directory: str = "") -> None:
+        """Soon; where too many wait already, the oldest of them are left out. directory: of a run of several."""
         with self._lock:
-            self._waiting.extend((alert, run_name) for alert in alerts)
+            self._waiting.extend((alert, run_name, directory or self._directory) for alert in alerts)
             if self._waiting and self._thread is None:
                 # A command that hangs shall not keep the watch from ending.
                 self._thread = threading.Thread(target=self._work, name="on-alert", daemon=True)
@@ -156,13 +156,13 @@ class AlertCommand:
                 if not self._waiting:
                     self._thread = None
                     return
-                alert, run_name = self._waiting.popleft()
-            self._run(alert, run_name)
+                alert, run_name, directory = self._waiting.popleft()
+            self._run(alert, run_name, directory)
             self._on_end()
 
-    def _run(self, alert: Alert, run_name: str) -> None:
+    def _run(self, alert: Alert, run_name: str, directory: str) -> None:
         told = {
-            "schema": "ckpt-tui/alert/1", "run": run_name, "directory": os.path.abspath(self._directory),
+            "schema": "ckpt-tui/alert/1", "run": run_name, "directory": os.path.abspath(directory),
             "alert": asdict(alert),
         }  # fmt: skip
         variables = {

@@ -17,6 +17,7 @@ from ckpt_tui.run.state import Alert, RunState
 if TYPE_CHECKING:
     from ckpt_tui.services.alerting import Acknowledged, AlertCommand, NewAlerts
     from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.services.runs import RunSummary
 
 BELL_INTERVAL_S = 10.0
 MAX_KEPT = 300
@@ -128,6 +129,38 @@ class Alerting:
 
             self._acknowledged = Acknowledged(self._directory, os.environ)
         return self._acknowledged
+
+
+class BrokenRuns:
+    """Of several runs: told of those that came to a bad end while they were watched, with one command at a time."""
+
+    def __init__(self, *, ring: Callable[[], object] | None = None, command: str = "") -> None:
+        self._ring = ring
+        self._command_text = command
+        self._command: AlertCommand | None = None
+
+    def take(self, broken: Sequence[RunSummary]) -> None:
+        if broken and self._ring is not None:
+            self._ring()
+        if not broken or not self._command_text:
+            return
+        from ckpt_tui.services.alerting import AlertCommand
+        from ckpt_tui.services.runs import alert_of
+
+        if self._command is None:
+            self._command = AlertCommand(self._command_text)
+        for one in broken:
+            if (alert := alert_of(one)) is not None:
+                self._command.start([alert], one.title or one.name, one.path)
+
+    @property
+    def command_problem(self) -> str:
+        return self._command.problem if self._command is not None else ""
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the command that runs, at most so long."""
+        if self._command is not None:
+            self._command.finish(timeout_s)
 
 
 def _new_alerts(has_begun: bool) -> NewAlerts:

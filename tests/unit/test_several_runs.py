@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,29 @@ def test_watch_tells_what_changes_a_line_each(tmp_path: Path) -> None:
         assert line.startswith("b   ● running   step 11 / 20   55 %   loss 0.250   at risk 11, ")
         assert watch.stdout.read() == ""
     assert watch.returncode == 130
+
+
+def test_a_command_is_told_of_runs_that_break_while_they_are_watched(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`--on-alert` of a directory of runs ran nothing with `--plain`, and said nothing of it."""
+    runs, told = tmp_path / "runs", tmp_path / "told"
+    make_run(runs / "before", ended="failed")
+    live = [make_run(runs / name, ended="", ago_s=0) / schema.LOG_NAME for name in ("b", "c")]
+
+    def end() -> None:
+        time.sleep(0.5)
+        for log in live:
+            with log.open("ab") as file:
+                file.write(codec.encode(schema.RunEnd(seq=12, ts=time.time(), session=1, step=10, status="failed")))
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    command = f'echo "$CKPT_TUI_ALERT_KIND $CKPT_TUI_ALERT_DIRECTORY" >> {told}; exit 3'
+    assert main(["watch", str(runs), "--plain", "--interval", "0.1", "--on-alert", command]) == 0
+    thread.join()
+    assert sorted(told.read_text().splitlines()) == [f"failed {runs / name}" for name in ("b", "c")]
+    assert "The command of --on-alert ended with exit code 3." in capfd.readouterr().err
 
 
 def test_hostile_names_and_logs_are_shown_escaped(tmp_path: Path, capsys: Captured) -> None:

@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
-from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, alert_of, newly_broken
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
 from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
 from ckpt_tui.tui.copying import Copied
@@ -31,6 +31,7 @@ from ckpt_tui.tui.widgets.virtual_list import VirtualList
 if TYPE_CHECKING:
     from textual.widgets import Input
 
+    from ckpt_tui.tui.alerting import BrokenRuns
     from ckpt_tui.tui.app import CkptTuiApp
 
 COVERED_INTERVAL_S = 5.0
@@ -93,6 +94,7 @@ class RunsScreen(Screen[None]):
         self.is_reversed = False
         self.broken: list[RunSummary] = []
         self._by_path: dict[str, RunSummary] = {}
+        self._alerting: BrokenRuns | None = None
         self._filter: Input | None = None
 
     @property
@@ -187,14 +189,12 @@ class RunsScreen(Screen[None]):
         if others and not self._is_seen:
             words = run_rows.broken_parts(others, time.time(), unicode=self.cockpit.look.unicode)[0][0]
             self.app.notify(f"{words}.", severity="error", markup=False)
-        if others and settings.bell:
-            self.app.bell()
-        if settings.alert_command and not self.cockpit.readonly:
-            from ckpt_tui.services.alerting import AlertCommand
+        if self._alerting is None:
+            from ckpt_tui.tui.alerting import BrokenRuns
 
-            for one in others:
-                if (alert := alert_of(one)) is not None:
-                    AlertCommand(settings.alert_command, directory=one.path).start([alert], one.title or one.name)
+            command = "" if self.cockpit.readonly else settings.alert_command
+            self._alerting = BrokenRuns(ring=self.app.bell if settings.bell else None, command=command)
+        self._alerting.take(others)
 
     # -- showing ------------------------------------------------------------------------------------------------
 
