@@ -110,7 +110,9 @@ def _row(entry: CatalogEntry, now: float, style: Style, is_wide: bool) -> list[C
     if entry.is_bad:
         validity: Cell = (f"{style.glyph('✖', 'x')} {entry.validity}", "bad")
     elif entry.validity == "valid":
-        validity = (f"{style.glyph('✓', 'ok')} {entry.validity}", "good")
+        # Only what was passed at every level is called valid; else the level that holds is said, as in the watch.
+        is_whole = entry.level in (None, "numbers", "resume")
+        validity = (f"{style.glyph('✓', 'ok')} {entry.validity if is_whole else entry.level}", "good")
     else:
         validity = (f"{style.glyph('·', '-')} {entry.validity}", "dim")
     remarks = [

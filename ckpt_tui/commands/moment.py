@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -44,9 +44,19 @@ def moment_at(state: RunState, judgement: Judgement, at: int | str) -> Moment:
     return told
 
 
-def moment_text(told: Moment, style: Style) -> Iterator[str]:
+def checked_as_listed(directory: str) -> dict[str, str]:
+    """Of each checkpoint what the watch's list says of it."""
+    from ckpt_tui.services.catalog import read_catalog
+
+    try:
+        return {entry.name: entry.validity_words for entry in read_catalog(directory, check="structure").entries}
+    except CkptError:
+        return {}  # the rest can be told
+
+
+def moment_text(told: Moment, validity: Mapping[str, str], style: Style) -> Iterator[str]:
     yield style.paint(f"What happened at {steps_words(told)}", "bold")
-    for line in (*moment_lines(told, unicode=style.unicode), way_back(told, {})):
+    for line in (*moment_lines(told, unicode=style.unicode), way_back(told, validity)):
         yield "".join(style.paint(*span) for span in line).rstrip()
 
 

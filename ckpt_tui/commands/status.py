@@ -66,11 +66,12 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if which and chosen((*state.alerts, *judgement.alerts), which):
         exit_code = 1
     if args.at:
-        from ckpt_tui.commands.moment import moment_at, moment_data, moment_text, read_at
+        from ckpt_tui.commands.moment import checked_as_listed, moment_at, moment_data, moment_text, read_at
 
+        validity = checked_as_listed(state.directory)
         told = moment_at(state, judgement, read_at(args.at))
         data = {**status_data(state, judgement), "moment": moment_data(told)}
-        return CommandResult(data=data, view=lambda style: moment_text(told, style), exit_code=exit_code)
+        return CommandResult(data=data, view=lambda style: moment_text(told, validity, style), exit_code=exit_code)
     return CommandResult(
         data=status_data(state, judgement),
         view=lambda style: status_lines(state, style, judgement),

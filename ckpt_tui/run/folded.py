@@ -289,7 +289,11 @@ class Folded:
                 and (existing_names is None or "/" in save.path or save.path in existing_names)
             ]  # fmt: skip
             # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.
-            usable.sort(key=lambda item: (item[1].step, id(item[1]) in told, item[1].ts, item[0] == item[1].path))
+            # Of stand-ins the one that a resume tries first.
+            place = {save.path: -index for index, save in enumerate(found)}
+            usable.sort(key=lambda item: (
+                item[1].step, id(item[1]) in told, item[1].ts, item[0] == item[1].path, place.get(item[0], -len(found)),
+            ))  # fmt: skip
             self._candidates = (key, usable)
         return self._candidates[1]
 

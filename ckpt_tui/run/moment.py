@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from ckpt_tui.records import dataclass
@@ -77,7 +78,7 @@ def moment(
         return None
     # The densest metric says best when and where it was.
     dense = max(trained, key=lambda one: one[0].num_points)[2]
-    told = [_metric_moment(*one) for one in reached]
+    told = [_metric_moment(*one, dense.first_step) for one in reached]
     # How the machine did is told where it did otherwise than before.
     told = [one for one, (_, metric, _) in zip(told, reached, strict=True)
             if metric.group == TRAINING or one.deviation >= STANDS_OUT]  # fmt: skip
@@ -163,8 +164,11 @@ def _place(series: Series, step: int, session: int | None) -> _Place | None:
     return best[1] if best else None
 
 
-def _metric_moment(series: Series, metric: Metric, place: _Place) -> MetricMoment:
+def _metric_moment(series: Series, metric: Metric, place: _Place, first_step: int) -> MetricMoment:
+    """first_step: of the moment. What was told of earlier steps alone (an evaluation) was before it, and not here."""
     segment, index = place.segment, place.index
+    if place.last_step < first_step:
+        return _not_told_here(series, metric, place)
     stop = len(segment.steps) if place.is_abandoned else _live_size(segment)
     before = _finite(segment.last[max(index - NUM_AROUND, 0) : index]) or _live_before(series, segment)
     after = _finite(segment.last[index + 1 : min(index + 1 + NUM_AROUND, stop)])
@@ -184,6 +188,16 @@ def _metric_moment(series: Series, metric: Metric, place: _Place) -> MetricMomen
     return MetricMoment(
         name, shown(usual), shown(at), shown(median(after) if after else None), segment.bad[index], deviation
     )
+
+
+def _not_told_here(series: Series, metric: Metric, place: _Place) -> MetricMoment:
+    segment, index = place.segment, place.index
+    stop = len(segment.steps) if place.is_abandoned else _live_size(segment)
+    before = _finite(segment.last[max(index + 1 - NUM_AROUND, 0) : index + 1]) or _live_before(series, segment)
+    after = _finite(segment.last[index + 1 : min(index + 1 + NUM_AROUND, stop)])
+    usual = median(before) * metric.scale if before else None
+    name = f"{series.name}, {metric.unit}" if metric.unit else series.name
+    return MetricMoment(name, usual, None, median(after) * metric.scale if after else None)
 
 
 def _live_before(series: Series, segment: Segment) -> list[float]:
@@ -239,9 +253,13 @@ def _save_before(state: RunState, step: int, session: int, bad: frozenset[str]) 
         key=lambda save: (save.step, save.ts), reverse=True,
     )  # fmt: skip
     passed_over: list[Save] = []
+    stand_in = state.at_risk.checkpoint if state.at_risk is not None else None
     for save in candidates:
         if save.path not in bad:
             return save, tuple(passed_over)
+        if stand_in in save.names and stand_in not in bad and state.at_risk.checkpoint_step == save.step:  # type: ignore[union-attr]
+            assert stand_in is not None
+            return replace(save, path=stand_in, kind=""), (*passed_over, save)  # a backup of it is good
         passed_over.append(save)
     return None, tuple(passed_over)
 

@@ -52,7 +52,8 @@ def checkpoint_words(state: RunState) -> str:
     at_risk = state.at_risk
     if at_risk is None or at_risk.checkpoint is None:
         return ""
-    kind = next((s.kind for s in reversed(state.saves) if at_risk.checkpoint in s.names and s.kind), "")
+    # Under another name than the one it was told by it is a stand-in: that one is damaged, or gone.
+    kind = next((s.kind for s in reversed(state.saves) if at_risk.checkpoint == s.path and s.kind), "")
     if not kind:  # another trainer's: its name may say the step
         name = at_risk.checkpoint.rpartition("/")[2]
         if str(at_risk.checkpoint_step) in name:

@@ -79,6 +79,14 @@ class CatalogEntry:
     session_id: str = ""
 
     @property
+    def validity_words(self) -> str:
+        """`valid` only where every level held; else the level that did, so that nobody trusts more than is known."""
+        if self.validity == UNCHECKED:
+            return "not checked"
+        is_whole = self.validity != "valid" or self.level in (None, "numbers", "resume")
+        return self.validity if is_whole else f"only {self.level} checked"
+
+    @property
     def is_bad(self) -> bool:
         """Known to be of no use: damaged, not finite, unsafe, not a checkpoint."""
         return self.validity in _BAD

@@ -90,10 +90,10 @@ def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
 
 
 def found_checkpoints(entries: Iterable[CatalogEntry]) -> tuple[Save, ...]:
-    """The files that a resume may take, as saves: a log may tell of fewer than there are."""
+    """The files that a resume may take, as saves, in its order: a log may tell of fewer than there are."""
     return tuple(
         Save(e.name, e.kind if e.kind != "other" else "", e.step, e.saved_at, e.session, e.size_bytes, names=(e.name,))
-        for e in entries if e.is_candidate and e.step is not None and e.saved_at is not None
+        for e in resume_order(entries) if e.is_candidate and e.step is not None and e.saved_at is not None
     )  # fmt: skip
 
 

@@ -155,7 +155,8 @@ def risk_facts(state: RunState) -> list[Fact]:
 
 
 def _last_valid(path: str, ts: float | None, state: RunState) -> Fact:
-    name = checkpoint_words(path, state.saves)
+    # A stand-in is named: what it stands in for is damaged, or gone.
+    name = checkpoint_words(path, [save for save in state.saves if save.path == path])
     if ts is None:
         return [[("last valid ", "dim"), (name, "")]]
     age_s = state.now - ts

@@ -193,7 +193,7 @@ def next_keys(state: RunState, catalog: Catalog | None, key_of: Callable[[str], 
             entry = catalog.entry(takes) if catalog is not None else None
             told = facts.checkpoint_words(takes, state.saves)
             if entry is not None and entry.step is not None:  # what the file itself says counts
-                told = f"{safe_text(entry.kind, 40)} {count(entry.step)}"
+                told = f"{safe_text(entry.kind, 40)}{' backup' if entry.is_backup else ''} {count(entry.step)}"
             keys.append((key_of("act.resume"), f"resume from {told}{_validity_words(entry)}", "resume"))
         mendable = _mendable(catalog)
         if mendable:

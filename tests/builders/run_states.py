@@ -48,7 +48,8 @@ def running(**fields: object) -> RunState:
     saved = save(300, NOW - 9)
     known: dict[str, object] = {
         "name": "gpt", "phase": Phase.RUNNING, "session": 1, "step": 400, "total_steps": 1000, "start_ts": NOW - 1000,
-        "last_ts": NOW - 1, "steps_per_s": 18.3, "tokens_per_s": 9400.0, "eta": Eta(234, 220, 260), "last_loss": 1.482,
+        "last_ts": NOW - 1, "steps_per_s": 18.3,
+        "seconds_per_step": 1 / 18.3, "tokens_per_s": 9400.0, "eta": Eta(234, 220, 260), "last_loss": 1.482,
         "best_value": 1.467, "at_risk": AtRisk(100, 8.9, saved.path, 300, saved.ts), "saves_that_fit": 41,
         "sessions": (Session(1, 0, 400, NOW - 1000, NOW - 1, Phase.RUNNING),), "saves": (saved,),
         "markers": (Marker("save", 300, NOW - 9, 1, "rolling"),),
@@ -66,6 +67,7 @@ def crashed(**fields: object) -> RunState:
     known: dict[str, object] = {
         "name": "gpt", "phase": Phase.CRASHED, "reason": "the process is gone without a word", "session": 2,
         "step": 9377, "total_steps": 12700, "last_ts": last_ts, "steps_per_s": 18.3,
+        "seconds_per_step": 1 / 18.3,
         "at_risk": AtRisk(127, 7.0, saved.path, 9250, saved.ts), "lost": Lost(247, 13.5, 0.03), "saves": (saved,),
         "sessions": (
             Session(1, 0, 5120, 0, 1, Phase.CRASHED, lost_steps=120, lost_s=6.5),

@@ -58,6 +58,12 @@ class MomentDialog(ModalScreen[str | None]):
             yield Words(_content(way_back(told, self._validity)), classes="dialog-way-back")
             yield Words(line((self._hint(), "dim")), classes="dialog-hint")
 
+    def show_way_back(self, told: Moment, validity: Mapping[str, str]) -> None:
+        """The files have been looked at since: the same moment, and what is known of the way back now."""
+        self._told, self._validity = told, validity
+        self.query_one(".dialog-way-back", Words).update(_content(way_back(told, validity)))
+        self.query_one(".dialog-hint", Words).update(line((self._hint(), "dim")))
+
     def on_resize(self) -> None:
         """What matters most is below: it stays in sight, and the rest is scrolled."""
         room = int(self.size.height * 0.95) - _OTHER_LINES

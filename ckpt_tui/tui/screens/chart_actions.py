@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui import view
 from ckpt_tui.tui.widgets.charts import ChartStack
+
+if TYPE_CHECKING:
+    from ckpt_tui.run.moment import Moment
+    from ckpt_tui.tui.dialogs.moment import MomentDialog
 
 _OF_NO_USE = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
 
@@ -19,6 +23,7 @@ class ChartActions:
     """Mixed into a screen; the screen says which chart is meant."""
 
     app: Any
+    _moment: tuple[MomentDialog, Callable[[Mapping[str, str]], Moment | None]] | None = None
 
     @property
     def chart(self) -> ChartStack:
@@ -84,26 +89,47 @@ class ChartActions:
         from ckpt_tui.tui.dialogs.moment import MomentDialog
 
         chart = self.chart
-        if chart.state is None:
+        state = chart.state
+        if state is None:
             return
         point = next((point for _, point in chart.points()), None)
         session, why = None, "at the cursor"
         if point is not None:
             step, session = point.peak_step, point.session if point.is_abandoned or chart.view.axis == "time" else None
         else:
-            spike = worst_spike(chart.state)
-            step, why = (spike, "the worst spike") if spike is not None else (chart.state.step, NEWEST)
+            spike = worst_spike(state)
+            step, why = (spike, "the worst spike") if spike is not None else (state.step, NEWEST)
+
+        def tell(validity: Mapping[str, str]) -> Moment | None:
+            bad = [name for name, word in validity.items() if word in _OF_NO_USE]
+            return moment(state, step, session=session, bad_checkpoints=bad, is_trouble=why != NEWEST)
+
         validity = self.checkpoint_validity()
-        bad = [name for name, word in validity.items() if word in _OF_NO_USE]
-        is_trouble = why != NEWEST
-        told = moment(chart.state, step, session=session, bad_checkpoints=bad, is_trouble=is_trouble)
+        told = tell(validity)
         if told is None:
             self.app.say("No metric was told there.")
             return
         dialog = MomentDialog(
             told, why=why, validity=validity, can_act=not getattr(self.app, "readonly", False), unicode=chart.unicode
         )
-        self.app.push_screen(dialog, lambda name: self.go_to_checkpoint(name) if name else None)
+        self._moment = (dialog, tell)
+
+        def close(name: str | None) -> None:
+            self._moment = None
+            if name:
+                self.go_to_checkpoint(name)
+
+        self.app.push_screen(dialog, close)
+
+    def show_validity_in_moment(self) -> None:
+        """The files were looked at: a dialog that is open tells of it, too."""
+        if self._moment is None:
+            return
+        dialog, tell = self._moment
+        validity = self.checkpoint_validity()
+        told = tell(validity)
+        if told is not None and dialog.is_mounted:
+            dialog.show_way_back(told, validity)
 
     def go_to_step(self, step: int) -> None:
         """The cursor to a step, on an axis of steps; all of the run when the step is not in view."""

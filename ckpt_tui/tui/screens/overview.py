@@ -202,7 +202,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         return self.query_one("#chart", ChartStack)
 
     def checkpoint_validity(self) -> Mapping[str, str]:
-        return {entry.name: entry.validity for entry in self.catalog.entries} if self.catalog else {}
+        return {entry.name: entry.validity_words for entry in self.catalog.entries} if self.catalog else {}
 
     def go_to_checkpoint(self, name: str) -> None:
         index = next((index for index, row in enumerate(self.checkpoints.rows) if row.name == name), None)
@@ -238,6 +238,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self._damages = news.damages_of(catalog)
+        self.show_validity_in_moment()
         if self.state is not None and self._is_ready:
             # It is read anew after each save that the log tells of: what it does not list of older ones is gone.
             self._catalog_knows = max((save.ts for save in self.state.saves), default=None)

@@ -156,6 +156,17 @@ def test_of_a_long_run_the_moment_says_which_steps_its_values_are_of() -> None:
     assert f"steps {told.first_step:,}-{told.last_step:,}" == steps_words(told)
 
 
+def test_an_evaluation_of_an_earlier_step_is_not_told_as_of_here() -> None:
+    state = running(
+        series={"loss": series("loss", flat(400)), "val_loss": series("val_loss", [(100, 3.5), (200, 3.0), (300, 2.5)])}
+    )
+    told = moment(state, 260)
+    assert told is not None
+    val = next(one for one in told.metrics if one.name == "val_loss")
+    assert (val.before, val.at, val.after, val.deviation) == (3.25, None, 2.5, 0.0)
+    assert next(one for one in moment(state, 300).metrics if one.name == "val_loss").at == 2.5  # type: ignore[union-attr]
+
+
 def test_nothing_told_is_no_moment() -> None:
     assert moment(running(series={}), 5) is None
     assert worst_spike(running(series={})) is None

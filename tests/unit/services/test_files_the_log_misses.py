@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.run.timeline import resume_outlook
 from ckpt_tui.run.wording import lost_sentence, resume_sentence
 from ckpt_tui.services.damage import read_judged_run
@@ -50,3 +52,26 @@ def test_files_that_are_newer_than_a_log_that_was_cut(tmp_path: Path) -> None:
     said = agree(directory, 400, 0, 600)
     assert said.startswith("Nothing that the log tells of was lost: ")
     assert said.endswith(" is newer than its last line.")
+
+
+def test_a_stand_in_is_called_by_its_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody shall read that the last valid one is rolling 400 beside the news that rolling 400 is damaged."""
+    directory = run_directory(tmp_path / "run")
+    keep_lines(directory, without="checkpoint_saved")
+    log = directory / "events.jsonl"
+    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
+    names = ["best_model.pt", "latest.pt", "best_model_backup.pt", "rolling_last_backup.pt"]
+    for name in names:
+        shutil.copy2(directory / "rolling_step_000400.pt", directory / name)
+    index = next(index for index, line in enumerate(lines) if line["step"] == 400) + 1
+    saved = {"event": "checkpoint_saved", "kind": "rolling", "path": "rolling_step_000400.pt"}
+    lines.insert(index, {**lines[index - 1], **saved, "names": ["rolling_step_000400.pt", *names]})
+    log.write_text("".join(json.dumps({**line, "seq": seq}) + "\n" for seq, line in enumerate(lines, 1)))
+    for name in ("rolling_step_000400.pt", "latest.pt", "best_model.pt"):
+        damage(directory / name)
+    plan = plan_resume(str(directory))
+    assert (plan.checkpoint_name, plan.step) == ("rolling_last_backup.pt", 400)
+    assert agree(directory, 400, 37, 563).endswith(" since rolling_last_backup.pt, step 400.")
+    assert main(["status", str(directory), "--at", "437"]) == 1
+    said = capsys.readouterr().out
+    assert "go back to  rolling_last_backup.pt 400  valid  37 steps before  (rolling 400 is of no use)" in said
