@@ -57,7 +57,7 @@ class PlainAlerts:
     def take(self, state: RunState) -> tuple[Alert, ...]:
         """The new ones of a state whose log is read to its end; rung and told already."""
         self._alerting.take(state, is_caught_up=True)
-        return self._new.take(state.alerts)
+        return self._new.take(state.alerts, num_events=state.num_events)
 
     def ends_at(self, state: RunState) -> bool:
         from ckpt_tui.run.alerts import chosen

@@ -77,6 +77,7 @@ class Alarms:
     few_saves: Alert | None = None
     disk: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=DISK_SAMPLES))  # time, bytes free
     disk_step: int = 0
+    disk_since: tuple[int, float] | None = None  # step and time since which it fills
     _last_step: int = 0
     _epoch: int | None = None
     _epoch_ended: bool = False
@@ -99,7 +100,7 @@ class Alarms:
         for alert in (self.save_failure, self.few_saves):
             if alert is not None:
                 self.past.append(replace(alert, is_over=True))
-        self.save_failure = self.few_saves = None
+        self.save_failure = self.few_saves = self.disk_since = None
         self.disk.clear()
 
     def add_steps(self, events: Sequence[Step | StepRow], steps: Sequence[int], ts: Sequence[float]) -> None:
@@ -206,6 +207,10 @@ class Alarms:
         if event.free_bytes > 0:
             self.disk.append((event.ts, event.free_bytes))
             self.disk_step = event.step
+            if not self._disk_fills():
+                self.disk_since = None
+            elif self.disk_since is None:
+                self.disk_since = event.step, event.ts
         fit, was = event.saves_that_fit, self.few_saves
         if fit is None or fit >= FEW_SAVES:
             if was is not None:
@@ -213,7 +218,8 @@ class Alarms:
                 self.few_saves = None
             return
         severity = "error" if fit < NO_SAVES else "warning"
-        detail = f"{text.plural(max(fit, 0), 'more save fits', 'more saves fit')}, {text.size(event.free_bytes)} free"
+        fits = text.plural(fit, "more save fits", "more saves fit") if fit > 0 else "no more save fits"
+        detail = f"{fits}, {text.size(event.free_bytes)} free"
         if was is None:
             was = Alert(f"disk-{self.session}-{event.step}", severity, "The disk is nearly full", detail, event.step,
                         event.ts, kind="disk", count=0)  # fmt: skip
@@ -244,18 +250,20 @@ class Alarms:
 
     def disk_full_ts(self) -> float | None:
         """When the disk will be full if it goes on so; None where it does not fill, or too little is known."""
-        if len(self.disk) < LEAST_DISK_SAMPLES:
+        if not self._disk_fills():
             return None
         samples = list(self.disk)
-        falls = [after[1] < before[1] for before, after in pairwise(samples)]
-        if sum(falls) < 0.7 * len(falls):
-            return None  # what retention removes makes room for what comes
         # The median of the slopes between all pairs: one file that somebody removed does not bend it.
         slopes = [(b[1] - a[1]) / (b[0] - a[0]) for i, a in enumerate(samples) for b in samples[i + 1 :] if b[0] > a[0]]
         slope = median(slopes)
         if slope is None or slope >= 0:
             return None
         return samples[-1][0] + samples[-1][1] / -slope
+
+    def _disk_fills(self) -> bool:
+        """Whether it mostly has less room each time: what retention removes makes room for what comes."""
+        num_falls = sum(after[1] < before[1] for before, after in pairwise(self.disk))
+        return len(self.disk) >= LEAST_DISK_SAMPLES and num_falls >= 0.7 * (len(self.disk) - 1)
 
     def _add_rates(self, steps: Sequence[int], values: Sequence[float]) -> None:
         watch = self.loss
@@ -335,7 +343,8 @@ def disk_alert(alarms: Alarms, at: Moment) -> Alert | None:
     ts, free = alarms.disk[-1]
     return Alert(
         f"disk_full-{at.session}", "warning", "The disk will be full",
-        f"in about {text.duration(left_s)} as it fills now, {text.size(free)} free", alarms.disk_step, ts,
+        f"in about {text.duration(left_s)} as it fills now, {text.size(free)} free",
+        *(alarms.disk_since or (alarms.disk_step, ts)),
         kind="disk", last_step=alarms.disk_step, last_ts=ts,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -32,13 +32,22 @@ class NewAlerts:
     """Tells which alerts came since the watch began: what the log held before is old, whatever it is."""
 
     def __init__(self, *, has_begun: bool = False) -> None:
-        self._seen: set[str] = set()
+        self._seen: dict[str, float] = {}  # by key: when it began
         self._has_begun = has_begun
+        self._num_events = 0
 
-    def take(self, alerts: Iterable[Alert], *, is_caught_up: bool = True) -> tuple[Alert, ...]:
-        """The new ones among `alerts`. Nothing is new before the log was read to its end once."""
+    def take(
+        self, alerts: Sequence[Alert], *, is_caught_up: bool = True, num_events: int = 0
+    ) -> tuple[Alert, ...]:  # fmt: skip
+        """The new ones among `alerts`. Nothing is new before the log was read to its end once. num_events: in it."""
+        if is_caught_up:
+            if num_events < self._num_events:
+                # Begun anew in the same directory: what goes wrong at the same step of it has the same key.
+                told_again = {alert.key for alert in alerts if self._seen.get(alert.key) == alert.ts}
+                self._seen = {key: ts for key, ts in self._seen.items() if key in told_again}
+            self._num_events = num_events
         new = tuple(alert for alert in alerts if alert.key not in self._seen)
-        self._seen.update(alert.key for alert in new)
+        self._seen.update((alert.key, alert.ts) for alert in new)
         if self._has_begun:
             return new
         self._has_begun = is_caught_up

@@ -53,7 +53,8 @@ class Alerting:
             if self._is_wanted:
                 if self._of_events is None:
                     self._of_events = _new_alerts(self._has_begun)
-                self._tell(self._of_events.take(state.alerts, is_caught_up=is_caught_up), state.name)
+                new = self._of_events.take(state.alerts, is_caught_up=is_caught_up, num_events=state.num_events)
+                self._tell(new, state.name)
         self._has_begun = self._has_begun or is_caught_up
 
     def take_catalog(self, catalog: Catalog, run_name: str) -> None:

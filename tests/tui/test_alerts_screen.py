@@ -151,6 +151,19 @@ def test_only_what_comes_after_the_log_was_read_is_new() -> None:
     assert new.take([OLD, SPIKE, FAILED]) == ()
 
 
+def test_a_run_begun_anew_in_the_same_directory_is_told_of_at_the_same_step() -> None:
+    """What is deterministic fails at the same step again, and has the same key."""
+    new = NewAlerts()
+    assert new.take([], num_events=500) == ()
+    assert new.take([SPIKE, FAILED], num_events=600) == (SPIKE, FAILED)
+    assert new.take([SPIKE], num_events=300) == ()  # a part of the same log
+    assert new.take([SPIKE, FAILED], num_events=600) == (FAILED,)
+    assert new.take([], num_events=2) == ()
+    assert new.take([replace(SPIKE, ts=SPIKE.ts + 100)], num_events=300) == (replace(SPIKE, ts=SPIKE.ts + 100),)
+    later = replace(SPIKE, ts=SPIKE.ts + 200)
+    assert new.take([later], num_events=250) == (later,)  # between two looks
+
+
 def test_the_bell_rings_once_an_alert_and_not_too_often(tmp_path: Path) -> None:
     now, rung = [100.0], list[float]()
     alerting = Alerting(str(tmp_path), ring=lambda: rung.append(now[0]), clock=lambda: now[0])

@@ -205,9 +205,20 @@ def test_few_saves_that_fit_are_a_warning_and_none_an_error() -> None:
     for step, fit in ((10, 2), (20, 1), (30, 0)):
         log.add(Disk, step, free_bytes=fit * 1000, saves_that_fit=fit)
     (alert,) = log.fold.state(1030.0, is_process_alive=True).alerts
-    assert (alert.severity, alert.detail, alert.count) == ("error", "0 more saves fit, 0 B free", 3)
+    assert (alert.severity, alert.detail, alert.count) == ("error", "no more save fits, 0 B free", 3)
     log.add(Disk, 40, free_bytes=90_000, saves_that_fit=90)
     assert log.alerts() == [("disk", 10, 30, 3, True)]
+
+
+def test_a_disk_that_fills_is_one_alert_from_its_beginning_on() -> None:
+    """Its time is part of what was acknowledged: with each sample's own it came back at each sample."""
+    log, began = Events(), set[tuple[str, int, float]]()
+    for step in range(10, 200, 10):
+        log.add(Disk, step, free_bytes=10_000_000 - step * 1000, saves_that_fit=90)
+        alerts = log.fold.state(log.ts, is_process_alive=True).alerts
+        began |= {(alert.key, alert.step, alert.ts) for alert in alerts}
+    assert len(began) == 1
+    assert {step for _, step, _ in began} == {60}
 
 
 def test_what_ended_earlier_sessions_stays_in_the_list_and_a_finished_run_has_nothing_open() -> None:
