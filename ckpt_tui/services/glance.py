@@ -21,7 +21,7 @@ from dataclasses import replace
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
-from ckpt_tui.run.state import BadLines, Lost, Marker, RunState, Save, Segment, Series
+from ckpt_tui.run.state import BadLines, Lost, Marker, Phase, RunState, Save, Segment, Series
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources import bounded
@@ -30,6 +30,7 @@ from ckpt_tui.sources.jsonl import JsonlSource
 
 # Of a log that can only be read from its start (a CSV, a trainer_state.json), at most this for one look.
 _GLANCE_LIMIT_BYTES = 4 << 20
+_ENDS = ("crash", Phase.FAILED, Phase.DIVERGED)  # kinds of alerts
 
 
 class Newest:
@@ -137,6 +138,8 @@ def only_known(state: RunState, first_ts: float | None, *, are_saves_known: bool
         best_metric=state.best_metric if state.best_step is not None else "",
         at_risk=None if is_unsure else state.at_risk,
         lost=Lost(),
+        # How a session before this one ended may stand in a line that was left out.
+        alerts=tuple(alert for alert in state.alerts if not (alert.is_over and alert.kind in _ENDS)),
         bad_lines=BadLines(),
         missing_lines=0,
         is_whole=False,

@@ -278,3 +278,23 @@ def test_a_line_longer_than_a_chunk_before_the_end_is_not_looked_at_for_ever(
     monkeypatch.setattr(os, "preadv", counted)
     state = glance(str(tmp_path), log.ts)
     assert (state.step, state.is_whole, state.at_risk) == (199, False, None)
+
+
+def test_a_session_that_ended_with_a_word_before_the_end_of_the_log_is_told_of_no_crash(tmp_path: Path) -> None:
+    """Its last save is looked for and found, its `run_end` is not."""
+    log = LogText()
+    log.add("run_start", run_name="gpt", total_steps=5000)
+    for step in range(1, 200):
+        log.add("step", step, ts=log.ts + 1.0, loss=1.0)
+    log.add("checkpoint_saved", 199, path="rolling_199.pt", kind="rolling")
+    log.add("run_end", 199, status="finished")
+    log.add("run_start", 199, 2, run_name="gpt", total_steps=5000, start_step=199)
+    for step in range(200, 300):
+        log.add("step", step, 2, ts=log.ts + 1.0, loss=1.0)
+    (tmp_path / "events.jsonl").write_bytes(log.text)
+    (tmp_path / "rolling_199.pt").touch()
+    state = glance(str(tmp_path), log.ts)
+    assert (state.step, state.is_whole) == (299, False)
+    assert state.at_risk is not None
+    assert state.at_risk.checkpoint == "rolling_199.pt"
+    assert state.alerts == ()
