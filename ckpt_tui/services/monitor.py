@@ -20,7 +20,7 @@ from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import BadLines, RunState, Save
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
-from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch, EventSource
+from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, READ_AGAIN, UNREADABLE, Batch, EventSource
 from ckpt_tui.sources.jsonl import JsonlSource
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckpt_tui.services.glance import Newest
 
 MAX_NOTICES = 20
+NEWS_S = 60.0
 # Where a screen waits for the same interpreter, it gets the word after each piece, and not only when this thread is
 # made to give it up.
 POLITE_S = 0.001
@@ -53,6 +54,7 @@ class RunMonitor:
         self._source = source if source is not None else open_log(path)
         self._clock = clock
         self._looked_at = self._woke_at = self._slept_s = 0.0
+        self._readable_since: float | None = None
         self.path = path
         self.directory = run_directory(path)
         self.is_caught_up = False
@@ -94,10 +96,22 @@ class RunMonitor:
             notices = self._fold.notices
             self._fold = RunFold(self.directory)
             self._fold.notices.extend(notices)
-        self._fold.notices.extend(batch.notices)
-        del self._fold.notices[:-MAX_NOTICES]
+        self._note(batch, has_events=bool(told))
         self._fold.apply_all(told)
         self.is_caught_up, self.progress = batch.is_caught_up, batch.progress
+
+    def _note(self, batch: Batch, *, has_events: bool) -> None:
+        """What a read said of the log. That it cannot be read holds until it can be, and that it can be again is news
+        for a minute: what no longer holds must not hide what does."""
+        notices = self._fold.notices
+        if READ_AGAIN in batch.notices or (batch.restarted and has_events):
+            notices[:] = [notice for notice in notices if not notice.startswith(UNREADABLE)]
+        notices.extend(notice for notice in batch.notices if notice != READ_AGAIN)
+        if READ_AGAIN in batch.notices:
+            self._readable_since = self._clock()
+        elif any(notice.startswith(UNREADABLE) for notice in batch.notices):
+            self._readable_since = None
+        del notices[:-MAX_NOTICES]
 
     def _continues(self, events: Sequence[object]) -> bool:
         """A rotated log goes on counting; one that tells the run anew does not."""
@@ -131,8 +145,12 @@ class RunMonitor:
     def state(self) -> RunState:
         """The state now, without reading the log."""
         now = self._clock()
-        if self._newest is not None:
-            return self._newest_state(self._newest, now)
+        state = self._state(now) if self._newest is None else self._newest_state(self._newest, now)
+        if self._readable_since is not None and 0 <= now - self._readable_since < NEWS_S:
+            return replace(state, notices=(*state.notices, READ_AGAIN))
+        return state
+
+    def _state(self, now: float) -> RunState:
         state = self._fold.state(
             now,
             is_process_alive=self._around.is_alive(now, *self._fold.last_process()),

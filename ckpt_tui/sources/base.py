@@ -13,6 +13,9 @@ from ckpt_tui.records import dataclass
 
 CHUNK_BYTES = 1 << 20
 LONG_LOG_BYTES = 2 << 20  # reading less than this takes no longer than a look at its end
+# What a notice is, and how one begins that holds only until the log can be read.
+READ_AGAIN = "the log can be read again"
+UNREADABLE = ("the log is gone", "the log cannot be read")
 
 
 @dataclass(frozen=True, slots=True)

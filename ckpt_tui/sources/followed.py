@@ -11,7 +11,7 @@ import re
 
 from ckpt_tui.events.schema import BadLine
 from ckpt_tui.records import dataclass
-from ckpt_tui.sources.base import CHUNK_BYTES
+from ckpt_tui.sources.base import CHUNK_BYTES, READ_AGAIN
 
 MAX_LINE_BYTES = 4 << 20
 _FINGERPRINT_BYTES = 4096  # holds any header of a table: one more column changes it
@@ -113,7 +113,7 @@ class FollowedLines:
             size = self._offset
         else:
             if self._trouble:
-                notices.append("the log can be read again")
+                notices.append(READ_AGAIN)
                 self._trouble = ""
         finally:
             os.close(descriptor)

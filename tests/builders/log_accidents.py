@@ -182,10 +182,10 @@ ACCIDENTS = (
     Accident(torn), Accident(garbage, num_bad=1), Accident(nul_bytes, num_bad=1), Accident(invalid_utf8, num_bad=1),
     Accident(line_of_50_mb, num_bad=1), Accident(byte_order_mark),
     Accident(truncated, notice="truncated", num_lost=5, num_missing=5), Accident(rotated, notice="replaced"),
-    Accident(deleted_and_back, notice="gone"), Accident(deleted_while_it_is_written, notice="gone"),
+    Accident(deleted_and_back, notice="read again"), Accident(deleted_while_it_is_written, notice="read again"),
     Accident(replaced_by_another_run, notice="replaced", name="other"), Accident(clock_back),
     Accident(step_back, lost_steps=4), Accident(disk_full, num_bad=1, num_lost=1, num_missing=1),
     Accident(disk_full_then_newline, num_bad=1, num_lost=1, num_missing=1),
-    Accident(directory_in_its_place, notice="not a regular file"), Accident(absurd_session),
+    Accident(directory_in_its_place, notice="read again"), Accident(absurd_session),
     Accident(another_process, notice="two trainings"),
 )  # fmt: skip

@@ -40,3 +40,22 @@ def test_a_watched_log_after_an_accident(accident: Accident, newest_first: bool,
     assert math.isfinite(state.at_risk.seconds)
     assert state.at_risk.seconds >= 0
     assert state.eta is None or 0 <= state.eta.low_s <= state.eta.seconds <= state.eta.high_s
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_that_it_can_be_read_again_is_news_for_a_minute(newest_first: bool, tmp_path: Path) -> None:
+    training = TrainingLog(tmp_path)
+    now = training.now
+    monitor = RunMonitor(str(tmp_path), clock=lambda: now, newest_first=newest_first)
+    monitor.poll()
+    log, away = tmp_path / "events.jsonl", tmp_path / "away"
+    log.rename(away)
+    assert monitor.poll().notices == ("the log is gone: it was deleted or moved",)
+    now += 600
+    assert monitor.poll().notices == ("the log is gone: it was deleted or moved",), "as long as it is true"
+    away.rename(log)
+    assert monitor.poll().notices == ("the log can be read again",)
+    now += 59
+    assert monitor.poll().notices == ("the log can be read again",)
+    now += 2
+    assert monitor.poll().notices == ()
