@@ -27,6 +27,7 @@ PARTS = {
 }
 LEGEND = ("trained", "lost", "retrained", "skipped")
 MIN_BAR = 12
+WIDE = 100
 Words = list[tuple[str, str]]
 
 
@@ -98,11 +99,14 @@ def outlook_bar(state: RunState, total_steps: int, width: int) -> list[str]:
     return parts
 
 
-def words_of(session: Session, state: RunState, *, unicode: bool = True) -> Words:
-    """`✖ crashed`, `5,120`, `lost 120 steps, 6.5 s`, `from rolling 5,000`: phase, last step, and the rest."""
+def words_of(session: Session, state: RunState, *, unicode: bool = True, tells_now: bool = False) -> Words:
+    """`✖ crashed`, `5,120`, `lost 120 steps, 6.5 s`, `from rolling 5,000`: phase, last step, and the rest.
+
+    tells_now: also where one that is alive has come to. It is in the header, and told here, too, is sent every second:
+    only where there is room to spare.
+    """
     phase, role = phase_words(session.phase, unicode=unicode)
-    # Where it is now is in the header: told here too, this line would be sent every second.
-    words = [(phase, role), (count(session.last_step) if session.phase.is_over else "", "")]
+    words = [(phase, role), (count(session.last_step) if session.phase.is_over or tells_now else "", "")]
     if session.lost_steps and state.is_whole:  # else nobody knows yet which checkpoint came before
         # No time is told where no two steps were: nobody knows the pace.
         seconds = f", {duration(session.lost_s)}" if session.lost_s > 0 else ""
@@ -149,7 +153,11 @@ def lane_lines(state: RunState, width: int, height: int, *, unicode: bool = True
     sessions = state.sessions[-room:] if room else ()
     lines = [rule(*_title(state, len(sessions), width, unicode), width, unicode=unicode)]
     total = max(state.total_steps, state.step, *(session.last_step for session in state.sessions), 1)
-    rows = [(f"{session.number:>3} ", words_of(session, state, unicode=unicode)) for session in sessions]
+    tells_now = width >= WIDE
+    rows = [
+        (f"{session.number:>3} ", words_of(session, state, unicode=unicode, tells_now=tells_now))
+        for session in sessions
+    ]
     if outlook:
         rows.append(("    ", outlook_words(state, unicode=unicode)))
     if not rows:
@@ -188,12 +196,12 @@ def _title(state: RunState, num_shown: int, width: int, unicode: bool) -> tuple[
     elif lost.steps:
         title += f": lost {plural(lost.steps, 'step') if lost.steps < 1_000_000 else short_count(lost.steps)}"
         title += f", {duration(lost.seconds)}" if lost.seconds > 0 else ""
-        if lost.overhead is not None and lost.overhead > 0 and width >= 100:
+        if lost.overhead is not None and lost.overhead > 0 and width >= WIDE:
             goodput = lost.goodput if lost.goodput is not None else 1 / (1 + lost.overhead)
             title += f", {100 * lost.overhead:.0f} % overhead, goodput {100 * goodput:.0f} %"
     legend: Words = []
     if num_sessions > 1 or lost.steps or has_outlook(state):
-        gap = "  " if width >= 100 else " "
+        gap = "  " if width >= WIDE else " "
         for index, name in enumerate((*LEGEND, "new") if has_outlook(state) else LEGEND):
             glyph, plain, role = PARTS[name]
             legend.append((f"{gap if index else ''}{glyph if unicode else plain} {name}", role))
