@@ -4,7 +4,8 @@ The standard library compiles six methods for each class when it is defined, 0.6
 often are never made. Here `__init__` is compiled when the first instance is made, and the rest are shared functions
 over an `attrgetter`. What comes out is a dataclass for `fields`, `replace`, `asdict` and `is_dataclass`.
 
-Only what this project uses is there: positional fields with defaults, `frozen`, `slots`, `eq`, `repr`.
+Only what this project uses is there: positional fields with defaults, `frozen`, `slots`, `eq`, `repr`, and of a field
+`default_factory`, `repr`, `compare` and `hash`. `tests/unit/test_records.py` holds every class of it against the library.
 """
 
 from __future__ import annotations
@@ -37,10 +38,7 @@ else:
             cls = _with_slots(cls, own)
         cls.__dataclass_fields__ = every
         cls.__match_args__ = tuple(every)
-        get = attrgetter(*every) if every else lambda _: ()
-        if len(every) == 1:
-            get_one = get
-            get = lambda self: (get_one(self),)  # noqa: E731
+        get = _getter([name for name, one in every.items() if one.compare])
         own_dict = cls.__dict__
         if "__init__" not in own_dict:
             cls.__init__ = _init_at_first_use(cls, every, frozen)
@@ -51,12 +49,20 @@ else:
             if not frozen:
                 cls.__hash__ = None
             elif own_dict.get("__hash__") is None:
-                cls.__hash__ = lambda self: hash(get(self))
+                hashed = [name for name, one in every.items() if (one.compare if one.hash is None else one.hash)]
+                get_hashed = _getter(hashed)
+                cls.__hash__ = lambda self: hash(get_hashed(self))
         if frozen:
             cls.__setattr__, cls.__delattr__ = _refuse_set, _refuse_delete
             if slots:
                 cls.__getstate__, cls.__setstate__ = _get_state, _set_state
         return cls
+
+    def _getter(names):
+        """The values of these attributes, as a tuple."""
+        if len(names) > 1:
+            return attrgetter(*names)
+        return (lambda self: (getattr(self, names[0]),)) if names else lambda _: ()
 
     def _own_fields(cls):
         found = {}

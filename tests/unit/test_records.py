@@ -132,6 +132,80 @@ def test_a_default_that_can_change_is_refused() -> None:
             a: list[int] = []  # noqa: RUF012 - this is what is refused
 
 
+EVERY_CLASS = """
+import copy, dataclasses, importlib, inspect, pkgutil
+import ckpt_tui
+from ckpt_tui import records
+
+twins = {}
+made = records._made
+
+def both(cls, frozen, slots, eq, has_repr):
+    body = {name: copy.copy(value) if isinstance(value, dataclasses.Field) else value
+            for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
+    bases = tuple(twins.get(base, base) for base in cls.__bases__)
+    theirs = dataclasses.dataclass(frozen=frozen, slots=slots, eq=eq, repr=has_repr)(type(cls)(cls.__name__, bases, body))
+    ours = made(cls, frozen, slots, eq, has_repr)
+    twins[ours] = theirs
+    return ours
+
+def told(cls, act):
+    try:
+        return act(cls)
+    except Exception as error:
+        return type(error).__name__
+
+FIELD = ("name", "type", "default", "default_factory", "init", "repr", "hash", "compare", "kw_only", "metadata")
+names = lambda cls: [one.name for one in dataclasses.fields(cls) if one.init]
+least = lambda cls: [one.name for one in dataclasses.fields(cls)
+                     if one.default is one.default_factory is dataclasses.MISSING]
+full = lambda cls: cls(*names(cls))
+acts = dict(
+    fields=lambda c: [tuple(getattr(one, name) for name in FIELD) for one in dataclasses.fields(c)],
+    parameters=lambda c: (full(c), list(inspect.signature(c).parameters))[1],
+    match_args=lambda c: c.__match_args__,
+    slots=lambda c: c.__slots__,
+    has_dict=lambda c: hasattr(full(c), "__dict__"),
+    repr=lambda c: repr(full(c)).split(" object at ")[0],
+    least=lambda c: dataclasses.astuple(c(*least(c))),
+    by_name=lambda c: full(c) == c(**{name: name for name in names(c)}),
+    too_few=lambda c: bool(c(*least(c)[1:])) if least(c) else None,
+    too_many=lambda c: c(*names(c), 1),
+    unknown=lambda c: c(*names(c), nonsense=1),
+    equal=lambda c: full(c) == full(c),
+    each_counts=lambda c: [full(c) == dataclasses.replace(full(c), **{name: 0}) for name in names(c)],
+    hash=lambda c: hash(full(c)) if c.__hash__ is not object.__hash__ else "identity",
+    hash_without=lambda c: [(name, told(c, lambda c: bool(hash(dataclasses.replace(full(c), **{name: []})))))
+                            for name in names(c)],
+    set=lambda c: setattr(full(c), c.__match_args__[0], 1),
+    # The standard library's frozen ones with slots raise TypeError there, by a mistake of its own.
+    set_other=lambda c: told(c, lambda c: setattr(full(c), "nonsense", 1)) is None,
+    delete=lambda c: delattr(full(c), c.__match_args__[0]),
+    asdict=lambda c: dataclasses.asdict(full(c)),
+    replaced=lambda c: dataclasses.astuple(dataclasses.replace(full(c), **{names(c)[-1]: 1})),
+    replaced_wrong=lambda c: dataclasses.replace(full(c), nonsense=1),
+    copied=lambda c: [copy.copy(full(c)) == full(c), copy.deepcopy(full(c)) == full(c)],
+)
+records._made = both
+for module in pkgutil.walk_packages(ckpt_tui.__path__, "ckpt_tui."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for ours, theirs in twins.items():
+    for name, act in acts.items():
+        one, other = told(ours, act), told(theirs, act)
+        if one != other:
+            print(f"{ours.__module__}.{ours.__qualname__} {name}: {one!r} is not {other!r}")
+print(len(twins), "compared")
+"""
+
+
+def test_every_class_that_uses_it_is_as_the_standard_library_makes_it() -> None:
+    done = subprocess.run([sys.executable, "-c", EVERY_CLASS], capture_output=True, text=True, check=True, timeout=120)
+    *different, last = done.stdout.splitlines()
+    assert different == []
+    assert int(last.split()[0]) > 100
+
+
 def test_the_first_picture_defines_no_class_the_slow_way() -> None:
     """Each of the standard library's costs 0.6 ms of every start."""
     code = (
