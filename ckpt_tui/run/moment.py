@@ -59,6 +59,7 @@ class Moment:
     save: Save | None = None
     passed_over: tuple[Save, ...] = ()
     continued_from: int | None = None
+    now: float | None = None
 
 
 def moment(
@@ -92,7 +93,7 @@ def moment(
     return Moment(
         step, dense.ts, dense.first_step, dense.last_step, _session(state.sessions, number), tuple(told[:MAX_METRICS]),
         before, after, rate_name, rate_before, rate_after, save, passed_over,
-        dense.segment.abandoned_after if dense.is_abandoned else None,
+        dense.segment.abandoned_after if dense.is_abandoned else None, state.now,
     )  # fmt: skip
 
 

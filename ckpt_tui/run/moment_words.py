@@ -26,7 +26,7 @@ def steps_words(told: Moment) -> str:
 def moment_lines(told: Moment, *, unicode: bool = True, width: int = 80) -> list[Line]:
     """When and where, the metrics around it, the events around it, what changed. On a narrow terminal what was after
     it goes first."""
-    where: list[Span] = [(clock_time(told.ts, seconds=True), "plain")]
+    where: list[Span] = [(clock_time(told.ts, seconds=True, now=told.now), "plain")]
     if told.session is not None:
         where.append((f"   session {told.session.number}", "plain"))
     if told.last_step > told.first_step and width >= 50:

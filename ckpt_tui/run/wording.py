@@ -37,12 +37,15 @@ def phase_role(phase: Phase) -> str:
     return _PHASES[phase][2]
 
 
-def clock_time(ts: float | None, seconds: bool = False) -> str:
-    """Local time of day."""
+def clock_time(ts: float | None, seconds: bool = False, now: float | None = None) -> str:
+    """Local time of day; with the date before it where `now` is given and is of another day."""
     if ts is None:
         return "-"
     try:
-        return time.strftime("%H:%M:%S" if seconds else "%H:%M", time.localtime(ts))
+        then = time.localtime(ts)
+        today = time.localtime(now) if now is not None else then
+        date = "" if then[:3] == today[:3] else "%m-%d " if then[0] == today[0] else "%Y-%m-%d "
+        return time.strftime(f"{date}%H:%M:%S" if seconds else f"{date}%H:%M", then)
     except (OverflowError, ValueError, OSError):
         return "-"
 
@@ -68,7 +71,9 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
     name = text.safe_text(state.name or Path(state.directory).absolute().name or "run", 40)
     words = f"{phase_glyph(phase, unicode)} {phase_word(phase)}"
     if phase.is_over and state.last_ts is not None:
-        words += f" {clock_time(state.last_ts)}, {text.duration(max(state.now - state.last_ts, 0.0))} ago"
+        words += (
+            f" {clock_time(state.last_ts, now=state.now)}, {text.duration(max(state.now - state.last_ts, 0.0))} ago"
+        )
     first: list[Span] = [(name, "bold"), (words, phase_role(phase))]
     if phase is Phase.WAITING:
         return [(*first, ("no event yet", "dim"))]
@@ -159,7 +164,7 @@ def reason_sentence(state: RunState) -> Span | None:
     if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
         return None
     unit = text.safe_text(state.step_unit, 10)
-    last_line = f"last line: {unit} {state.step:,}, {clock_time(state.last_ts, seconds=True)}"
+    last_line = f"last line: {unit} {state.step:,}, {clock_time(state.last_ts, seconds=True, now=state.now)}"
     reason = text.safe_text(state.reason, 200)
     if phase is Phase.CRASHED and reason == "the process is gone without a word":
         return f"Killed: the process is gone without a word ({last_line}).", "bad"

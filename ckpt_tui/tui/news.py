@@ -6,6 +6,7 @@ The sentences are those of `status` (run/wording.py, services/damage.py); only t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog, CatalogEntry
 
 MAX_DAMAGES = 2
+_DATE = re.compile(r"(?:\d{4}-)?\d\d-\d\d (?=\d\d:\d\d:\d\d\)\.$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
             f"Killed without a word at step {count(state.step)}." if killed and reason[0].startswith("Killed") else ""
         )
         said = safe_text(state.reason, 200)
-        news.append(_news((reason[0], short or said or reason[0]), reason[1], 5 if killed else 1))
+        # The date is in the line above, too.
+        undated = _DATE.sub("", reason[0])
+        news.append(_news((reason[0], undated, short or said or undated), reason[1], 5 if killed else 1))
     if lost is not None:
         shorter = lost[0].replace(" of training since ", " since ")
         news.append(

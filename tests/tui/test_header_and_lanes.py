@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from ckpt_tui.run.state import Alert, AtRisk, BadLines, Eta, FeedLine, Lost, Marker, Phase, RunState, Save, Session
+from ckpt_tui.run.wording import reason_sentence
 from ckpt_tui.services.catalog import Catalog, CatalogEntry
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
@@ -14,6 +16,7 @@ from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.run_actions import diff_pair
 from ckpt_tui.tui.widgets.checkpoint_list import age_words, cells_of, columns, note_of, plain_cells_of, rows_of
 from ckpt_tui.tui.widgets.event_lane import lane
+from ckpt_tui.tui.widgets.feed import cells_of as feed_cells
 from ckpt_tui.tui.widgets.feed import words_of as feed_words
 from ckpt_tui.tui.widgets.header import header_lines
 from ckpt_tui.tui.widgets.lines_widget import rule
@@ -455,3 +458,28 @@ def test_the_columns_of_the_list_at_each_width(width: int, shown: str) -> None:
     assert sum(cells for _, cells in layout) + 2 * (len(layout) - 1) <= width
     notes = [cells for index, cells in layout if titles[index] == "note"]
     assert all(cells >= (15 if width >= 76 else 9) for cells in notes), "what a resume takes is said in full at 80"
+
+
+def test_on_a_wide_screen_the_lane_says_where_a_live_session_is() -> None:
+    state = running(sessions=(Session(1, 0, 412, NOW - 100, NOW, Phase.RUNNING),))
+    wide, narrow = (
+        "".join(part for part, _ in lane_lines(state, width, 3)[1]).split("● running")[1].strip() for width in (110, 80)
+    )
+    assert (wide, narrow) == ("412", "")
+
+
+def test_what_was_on_another_day_has_its_date() -> None:
+    """At night nobody knows whether 10:47 was this morning or last week."""
+    day = 86_400.0
+    told = FeedLine(NOW - 3 * day, 1, 100, "signal", "SIGTERM", "warning", 7)
+    then = time.localtime(told.ts)
+    assert feed_cells(told, NOW)[0][0] == time.strftime("%m-%d %H:%M", then)
+    assert feed_cells(told, told.ts + 1)[0][0] == time.strftime("%H:%M:%S", then)
+    state = crashed(last_ts=NOW - 3 * day)
+    assert lines(state, 80)[1].endswith(time.strftime(", %H:%M:%S).", then)), (
+        "where there is no room the line above has it"
+    )
+    reason = reason_sentence(state)
+    assert reason is not None
+    assert f", {time.strftime('%m-%d %H:%M:%S', then)})" in reason[0]
+    assert f", {time.strftime('%H:%M:%S', time.localtime(NOW))})" in reason_sentence(crashed(last_ts=NOW))[0]  # type: ignore[index]

@@ -178,7 +178,8 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         lists = self.query_one("#lists")
         if self.feed is None and (new.has_feed or new.left == arrangement.EVENTS):
             self.feed = Feed(id="feed")
-            self.feed.set_feed(self.state.feed if self.state is not None else ())
+            if self.state is not None:
+                self.feed.set_feed(self.state.feed, self.state.now)
             lists.mount(self.feed)
         if self.session_list is None and new.left == arrangement.SESSIONS:
             from ckpt_tui.tui.widgets.session_list import SessionList
@@ -231,7 +232,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
             self.query_one("#sessions", SessionLanes).set_state(state)
             self._show_list()
             if self.feed is not None:
-                self.feed.set_feed(state.feed)
+                self.feed.set_feed(state.feed, state.now)
             if self.session_list is not None:
                 self.session_list.set_state(state)
 
