@@ -5,7 +5,7 @@ often are never made. Here `__init__` is compiled when the first instance is mad
 over an `attrgetter`. What comes out is a dataclass for `fields`, `replace`, `asdict` and `is_dataclass`.
 
 Only what this project uses is there: positional fields with defaults, `frozen`, `slots`, `eq`, `repr`, and of a field
-`default_factory`, `repr`, `compare` and `hash`. `tests/unit/test_records.py` holds every class of it against the library.
+`default_factory`, `repr`, `compare` and `hash`. `tests/unit/test_records.py` holds every class against the library's.
 """
 
 from __future__ import annotations

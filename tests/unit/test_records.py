@@ -144,7 +144,8 @@ def both(cls, frozen, slots, eq, has_repr):
     body = {name: copy.copy(value) if isinstance(value, dataclasses.Field) else value
             for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
     bases = tuple(twins.get(base, base) for base in cls.__bases__)
-    theirs = dataclasses.dataclass(frozen=frozen, slots=slots, eq=eq, repr=has_repr)(type(cls)(cls.__name__, bases, body))
+    make = dataclasses.dataclass(frozen=frozen, slots=slots, eq=eq, repr=has_repr)
+    theirs = make(type(cls)(cls.__name__, bases, body))
     ours = made(cls, frozen, slots, eq, has_repr)
     twins[ours] = theirs
     return ours
