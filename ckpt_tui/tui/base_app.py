@@ -156,6 +156,11 @@ class BaseApp(App[None]):
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
 
+    def _handle_exception(self, error: Exception) -> None:
+        """While the watch is left screens that were just opening fail: their parts are gone. Nobody shall see that."""
+        if not self._exit:
+            super()._handle_exception(error)
+
     def action_help_quit(self) -> None:
         """What Textual binds Ctrl+C to. Twice leaves: people have it in their fingers, also for copying."""
         now = time.monotonic()

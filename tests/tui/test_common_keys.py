@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -233,3 +234,18 @@ async def test_the_palette_holds_any_key_where_it_has_no_room(tmp_path: Path) ->
         await pilot.press("escape")
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: "? help" in seen(app)[-1])
+
+
+@pytest.mark.parametrize("key", ["A", "a", "e", "i", "v", "d", "question_mark", "m", "w", "o", "C", "ctrl+p"])
+async def test_leaving_while_a_screen_opens_is_no_failure(tmp_path: Path, key: str) -> None:
+    (tmp_path / "rolling_step_000250.pt").write_bytes(torch_zip(training_state(250)))
+    app = app_of(crashed(), tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.catalog is not None and "rolling" in seen_text(app))
+        app.simulate_key(key)
+        for _ in range(5):
+            await asyncio.sleep(0)
+            if len(app.screen_stack) > 1:
+                break
+        app.exit()
+    assert app.return_code == 0
