@@ -17,11 +17,12 @@ from typing import Any, BinaryIO
 
 from ckpt_tui.events.blocks import BlockDecoder, Told
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
-from ckpt_tui.events.schema import BadLine, Event
+from ckpt_tui.events.schema import COMMON_FIELDS, BadLine, Event
 from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch
 
 _FINGERPRINT_BYTES = 256
 _BACKWARD_BYTES = 64 * 1024
+_EVENT_STARTS = tuple(f'{{"{name}":'.encode() for name in COMMON_FIELDS)
 
 
 class JsonlSource:
@@ -282,11 +283,12 @@ class JsonlSource:
         event = decode(line)
         if isinstance(event, BadLine):
             events.append(BadLine(reason=event.reason, start=event.start, num_bytes=event.num_bytes, offset=offset))
-            second = line.rfind(b'{"v":')
-            if second > 0:
-                event = decode(line[second:])
+            # Whoever writes it, an event begins with one of the fields that all of them have.
+            for second in sorted(set(map(line.rfind, _EVENT_STARTS)), reverse=True):
+                event = decode(line[second:]) if second > 0 else event
                 if not isinstance(event, BadLine):
                     events.append(event)
+                    break
         else:
             events.append(event)
 

@@ -54,12 +54,12 @@ def test_bad_lines_are_counted_where_they_are(tmp_path: Path, max_bytes: int) ->
     path, lines = tmp_path / "events.jsonl", log_of(5).lines
     path.write_bytes(
         lines[0] + b"garbage\n" + lines[1] + b"\x00" * 50 + lines[2] + b'{"v":1,"eve' + lines[3] + b"\xff\xfe\n"
-        + b'{"event": "step", "loss": NaN, "seq": 99}\n\n' + lines[4]
+        + b'{"event": "st{"event": "step", "loss": NaN, "seq": 99, "from": {"step": 3}}\n\n' + lines[4]
     )  # fmt: skip
     events = drain(JsonlSource(str(path)), max_bytes)
     bad = [event for event in events if isinstance(event, BadLine)]
     assert seqs(events) == [1, 2, 3, 4, 99, 5]
-    assert len(bad) == 4
+    assert len(bad) == 5
     assert bad[0].offset == len(lines[0])
     assert path.read_bytes()[bad[3].offset :].startswith(b"\xff\xfe\n")
 
