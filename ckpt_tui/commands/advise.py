@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.run.advice import advise
     from ckpt_tui.services.monitor import read_run
+    from ckpt_tui.services.run_places import need_one_run
 
+    need_one_run(args.path)
     state = read_run(args.path)
     if not state.num_events:
         raise CkptError(

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     from ckpt_tui.services.run_log import open_log
+    from ckpt_tui.services.run_places import need_one_run
 
+    need_one_run(args.path)
     source = open_log(args.path)
     style = out.style()
     num_lines = min(max(args.lines, 0), sys.maxsize)

@@ -220,6 +220,16 @@ def holds_runs(path: str, *, counts_empty: bool = False) -> bool:
     return _has_run_beside(path, own)
 
 
+def need_one_run(path: str) -> None:
+    """Raises CkptError for a directory of runs: not every log that may lie beside them is what is meant."""
+    if not holds_runs(path):
+        return
+    from ckpt_tui.sources.registry import holds_runs_error
+
+    finder = RunFinder(path, max_directories=MAX_DIRECTORIES_TO_DECIDE)
+    raise holds_runs_error(path, [place.path for place in finder.find().places])
+
+
 def _has_run_beside(path: str, own: str | None) -> bool:
     """Whether there is a run below `path` elsewhere than in its entry `own`. Where a slow disk does not tell within a
     second, there may be: a list of them goes on looking."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,18 @@ def _of_directory(path: str, own: str) -> EventSource:
     foreign = _foreign_source(path)
     if foreign is None:
         if runs := _runs_in(path):
-            some = ", ".join(shell_word(os.path.join(path, name)) for name in runs[:MAX_NAMED])
-            more = f" and {len(runs) - MAX_NAMED:,} more" if len(runs) > MAX_NAMED else ""
-            raise CkptError("A directory of runs", f"{path} is no run, it holds runs", f"Give one: {some}{more}.")
+            raise holds_runs_error(path, [os.path.join(path, name) for name in runs])
         from ckpt_tui.sources.awaited import AwaitedSource
 
         return AwaitedSource(path, _foreign_source)
     return foreign
+
+
+def holds_runs_error(path: str, runs: Sequence[str]) -> CkptError:
+    """For who needs one run, and was given a directory of `runs`."""
+    some = ", ".join(shell_word(run) for run in runs[:MAX_NAMED])
+    more = f" and {len(runs) - MAX_NAMED:,} more" if len(runs) > MAX_NAMED else ""
+    return CkptError("A directory of runs", f"{path} is no run, it holds runs", f"Give one: {some}{more}.")
 
 
 def _foreign_source(path: str) -> EventSource | None:

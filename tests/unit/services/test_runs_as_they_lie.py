@@ -74,11 +74,17 @@ def test_a_line_that_is_being_written_is_not_bad(tmp_path: Path) -> None:
     assert (state.phase.value, state.bad_lines.count) == ("running", 0)
 
 
+@pytest.mark.parametrize("has_log_beside", [False, True])
 @pytest.mark.parametrize("command", ["advise", "tail"])
-def test_a_directory_of_runs_is_named_as_such(command: str, tmp_path: Path, capsys: Captured) -> None:
+def test_a_directory_of_runs_is_named_as_such(
+    command: str, has_log_beside: bool, tmp_path: Path, capsys: Captured
+) -> None:
+    """Also where the output of one of them was sent to a file beside them: `advise` took that for the run."""
     for name in ("a b", "gpt"):
         dead_run(tmp_path / name)
     (tmp_path / "notes").mkdir()
+    if has_log_beside:
+        (tmp_path / "gpt.log").write_text("".join(f"step {step}: loss {3 - step / 10}\n" for step in range(10)))
     assert main([command, str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "A directory of runs" in said
