@@ -36,10 +36,10 @@ class ForeignLog:
 
     is_foreign = True
 
-    def __init__(self, source: EventSource, directory: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, source: EventSource, directory: str, clock: Callable[[], float] | None = None) -> None:
         self._source = source
         self._directory = directory
-        self._clock = clock
+        self._clock = clock or time.time
         self._anchors: list[tuple[int, float]] = []  # a step, and when it was: both rise
         self._saves: list[FoundSave] = []  # not told yet
         self._told_saves: set[tuple[str, float]] = set()

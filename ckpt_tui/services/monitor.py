@@ -46,13 +46,13 @@ class RunMonitor:
     def __init__(
         self,
         path: str,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         source: EventSource | None = None,
         *,
         newest_first: bool = False,
     ) -> None:
         self._source = source if source is not None else open_log(path)
-        self._clock = clock
+        self._clock = clock or time.time
         self._looked_at = self._woke_at = self._slept_s = 0.0
         self._readable_since: float | None = None
         self.path = path

@@ -106,14 +106,14 @@ class RunFinder:
         max_directories: int = MAX_DIRECTORIES,
         max_runs: int = MAX_RUNS,
         find_log: FindLog = any_log,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.root = root
         self._max_depth = max_depth
         self._max_directories = max_directories
         self._max_runs = max_runs
         self._find_log = find_log
-        self._clock = clock
+        self._clock = clock or time.time
         self._listings: dict[str, _Listing] = {}
         self.num_listed = 0  # how many directories were read, for tests
         self.places: list[Place] = []  # found so far

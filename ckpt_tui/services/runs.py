@@ -209,13 +209,13 @@ class RunsWatch:
         root: str,
         *,
         glance: Glance = look,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         ticks: Callable[[], float] = time.monotonic,
         finder: RunFinder | None = None,
     ) -> None:
         self.root = root
         self._glance = glance
-        self._clock = clock
+        self._clock = clock or time.time
         self._ticks = ticks
         self._finder = finder if finder is not None else RunFinder(root, clock=clock)
         self._steps: Generator[int, None, Found] | None = self._finder.steps()
