@@ -256,6 +256,17 @@ def bindings_of(keys: Iterable[Key]) -> list[BindingType]:
     ]  # fmt: skip
 
 
+def dialog_bindings() -> list[BindingType]:
+    """Of a dialog, which hides the app's own: what works everywhere but for leaving, as a person has it."""
+    from textual.binding import Binding
+
+    rows = [row for row in APP_KEYS if row.id not in ("app.quit", "app.palette")]
+    return [
+        *(Binding(row.key, f"app.{row.action}", row.label, show=False, tooltip=row.tooltip, id=row.id) for row in rows),
+        Binding("ctrl+c", "app.help_quit", show=False, system=True),
+    ]
+
+
 def key_words(key: str) -> str:
     """How a key is written for a person: `?`, `+ =`, `shift+left`."""
     names = {

@@ -15,6 +15,7 @@ from ckpt_tui.settings import Settings
 from ckpt_tui.tui import copying, keys
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.copying import Copied, clipboard_text, said
+from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
 from ckpt_tui.tui.palette import commands, commands_of_step
 from ckpt_tui.tui.picture import save_picture
 from ckpt_tui.tui.screens.help import HelpScreen, found_in
@@ -249,3 +250,52 @@ async def test_leaving_while_a_screen_opens_is_no_failure(tmp_path: Path, key: s
                 break
         app.exit()
     assert app.return_code == 0
+
+
+@pytest.mark.parametrize("name", ["plan", "moment", "pick", "error"])
+async def test_the_common_keys_work_on_dialogs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from ckpt_tui.tui.dialogs.pick import PickDialog
+
+    monkeypatch.chdir(tmp_path)
+    app = app_of(crashed(), tmp_path / "run", settings=Settings(keymap={"app.picture": "f4"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "? help" in seen(app)[-1])
+        if name == "plan":
+            app.push_screen(ConfirmDialog("Roll back", ("latest.pt is put aside.",), yes_label="Roll back"))
+        elif name == "moment":
+            app.overview.go_to_step(app.state.step if app.state else 0)
+            await pilot.press("w")
+        elif name == "pick":
+            app.push_screen(PickDialog("Which", ["one", "two"]))
+        else:
+            app.show_error(CkptError("Gone", "nothing there", "look elsewhere"))
+        await pilot.pause()
+        dialog = app.screen
+        assert dialog.is_modal
+
+        await pilot.press("c")
+        await pilot.pause()
+        said = {"plan": "latest.pt is put aside.", "moment": "tep ", "pick": "one", "error": "nothing there"}
+        assert said[name] in app.clipboard
+
+        await pilot.press("T")
+        await pilot.pause()
+        assert app.look.palette == "light"
+
+        await pilot.press("P")
+        assert not list(tmp_path.glob("*.svg")), "a person's own key holds here, too"
+        await pilot.press("f4")
+        await pilot.pause()
+        assert len(list(tmp_path.glob("*.svg"))) == 1
+
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert isinstance(app.screen, HelpScreen)
+        assert seen(app)[1].strip() == "On the screen: " + type(dialog).__name__.removesuffix("Dialog")
+        assert seen_text(app).count("The next theme") <= 1
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.screen is dialog
+
+        await pilot.press("ctrl+c", "ctrl+c")
+    assert app.return_code == 130

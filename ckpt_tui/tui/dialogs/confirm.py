@@ -14,6 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from ckpt_tui.text import safe_text
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.paragraphs import paragraphs
 from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.words import Words
@@ -33,12 +35,12 @@ class ConfirmDialog(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),
         Binding("y", "answer(True)", "Yes", show=False),
-        Binding("P", "app.picture", "Picture", show=False),
         Binding("n", "answer(False)", "No", show=False),
         Binding("left,up", "app.focus_previous", "Previous button", show=False),
         Binding("right,down", "app.focus_next", "Next button", show=False),
         Binding("pageup", "scroll_body(-1)", "Scroll up", show=False),
         Binding("pagedown", "scroll_body(1)", "Scroll down", show=False),
+        *keys.dialog_bindings(),
     ]
 
     def __init__(self, title: str, sentences: Sequence[str], *, yes_label: str = "", no_label: str = "Cancel") -> None:
@@ -51,6 +53,10 @@ class ConfirmDialog(ModalScreen[bool]):
     def body(self, width: int) -> Content:
         """What a person reads before they answer, in lines of `width`."""
         return paragraphs(self._sentences, width)
+
+    def to_copy(self) -> Copied:
+        text = self.query_one("#body_text", Words).content
+        return Copied("text", f"{self._title_text}\n{text}")
 
     def on_resize(self) -> None:
         self.query_one("#body_text", Words).update(self.body(text_width(self.app.size.width)))

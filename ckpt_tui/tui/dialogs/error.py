@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import copied_error
 from ckpt_tui.tui.dialogs.confirm import text_width
@@ -30,7 +31,7 @@ class ErrorDialog(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="dialog.close", tooltip="Close this message"),
         Binding("c", "copy", "Copy", id="dialog.copy", tooltip="Copy the message to your clipboard (OSC 52)"),
-        Binding("P", "app.picture", "Picture", show=False),
+        *keys.dialog_bindings(),
     ]
 
     def __init__(self, error: CkptError) -> None:

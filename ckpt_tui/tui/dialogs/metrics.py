@@ -15,7 +15,7 @@ from textual.widgets import Input
 from ckpt_tui.run.metrics import MACHINE, Metric, metrics_of
 from ckpt_tui.run.state import RunState, Series
 from ckpt_tui.text import cell_width, metric, plural, safe_text
-from ckpt_tui.tui import plot
+from ckpt_tui.tui import keys, plot
 from ckpt_tui.tui.plot import NamedCurve
 from ckpt_tui.tui.points import extent_of
 from ckpt_tui.tui.scale import XScale, y_scale
@@ -116,6 +116,7 @@ class MetricPicker(ModalScreen[str | None]):
         Binding("pageup", "move(-10)", "Page up", show=False, priority=True),
         Binding("pagedown", "move(10)", "Page down", show=False, priority=True),
         Binding(PIN_KEY, "pin", "Pin", show=False, priority=True),
+        *keys.dialog_bindings(),
     ]
 
     def __init__(

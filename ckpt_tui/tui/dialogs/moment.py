@@ -14,6 +14,8 @@ from textual.screen import ModalScreen
 from ckpt_tui.run.moment import Moment
 from ckpt_tui.run.moment_words import moment_lines, steps_words, way_back
 from ckpt_tui.run.wording import Line
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
 
@@ -33,6 +35,7 @@ class MomentDialog(ModalScreen[str | None]):
         Binding("g", "go", "Go to it", id="moment.go", tooltip="Select that checkpoint in the list"),
         Binding("up,k", "scroll_body(-1)", "Up", show=False),
         Binding("down,j", "scroll_body(1)", "Down", show=False),
+        *keys.dialog_bindings(),
     ]
 
     def __init__(
@@ -63,6 +66,10 @@ class MomentDialog(ModalScreen[str | None]):
         self._told, self._validity = told, validity
         self.query_one(".dialog-way-back", Words).update(_content(way_back(told, validity)))
         self.query_one(".dialog-hint", Words).update(line((self._hint(), "dim")))
+
+    def to_copy(self) -> Copied:
+        words = [one for one in self.query(Words) if not one.has_class("dialog-hint")]
+        return Copied("text", "\n".join(str(one.content) for one in words))
 
     def on_resize(self) -> None:
         """What matters most is below: it stays in sight, and the rest is scrolled."""

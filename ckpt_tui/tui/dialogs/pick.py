@@ -12,6 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from ckpt_tui.text import cell_width, safe_text
+from ckpt_tui.tui import keys
 from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.virtual_list import Column, VirtualList
 from ckpt_tui.tui.widgets.words import Words
@@ -26,7 +27,7 @@ class PickDialog(ModalScreen[int | None]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back", id="dialog.leave", tooltip="Choose nothing"),
-        Binding("P", "app.picture", "Picture", show=False),
+        *keys.dialog_bindings(),
     ]
 
     def __init__(self, title: str, rows: Sequence[PickRow], *, selected: int = 0) -> None:

@@ -107,7 +107,8 @@ def keys_of_bindings(screen: Screen[Any]) -> list[Key]:
     found: dict[str, Key] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if not binding.system and active.node is screen and binding.description and binding.action not in found:
+        is_own = active.node is screen and not binding.system and not (binding.id or "").startswith("app.")
+        if is_own and binding.description and binding.action not in found:
             found[binding.action] = Key(
                 "", binding.key, binding.action, "", binding.description, binding.tooltip or binding.description
             )
