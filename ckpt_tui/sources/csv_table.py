@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from ckpt_tui.sources.lines import LineParser, LinesSource
 from ckpt_tui.sources.rows import Facts, Row
-from ckpt_tui.sources.values import moment, number, span_s, whole
+from ckpt_tui.sources.values import is_zoned, moment, number, span_s, whole
 
 STEP_NAMES = ("step", "global_step", "train/global_step", "trainer/global_step", "iteration", "iter", "update", "batch")
 _EPOCH_NAMES = ("epoch", "train/epoch")
@@ -117,7 +117,8 @@ class CsvParser:
         if self._elapsed >= 0:
             elapsed_s = numbers[self._elapsed]
             elapsed_s = elapsed_s if elapsed_s is not None else span_s(cells[self._elapsed])
-        return (Row(metrics, step, epoch, ts, elapsed_s),)
+        is_sure = self._moment >= 0 and is_zoned(cells[self._moment])
+        return (Row(metrics, step, epoch, ts, is_sure, elapsed_s),)
 
 
 def is_header(names: list[str]) -> bool:

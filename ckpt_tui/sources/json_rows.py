@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ckpt_tui.sources.lines import LineParser, LinesSource
 from ckpt_tui.sources.rows import MAX_METRICS, Facts, Row
-from ckpt_tui.sources.values import moment, number, span_s, whole
+from ckpt_tui.sources.values import is_zoned, moment, number, span_s, whole
 
 _STEP_NAMES = (
     "step", "global_step", "current_steps", "_step", "iteration", "iter", "train/global_step", "trainer/global_step",
@@ -85,7 +85,7 @@ class JsonRowParser:
                 row.epoch = number(fields.pop(name))
         for name in _MOMENT_NAMES:
             if row.ts is None and name in fields and (ts := moment(fields[name])) is not None:
-                row.ts = ts
+                row.ts, row.is_zoned = ts, is_zoned(fields[name])
                 del fields[name]
         for name in _ELAPSED_NAMES:
             if row.elapsed_s is None and name in fields:

@@ -157,7 +157,9 @@ class LinesSource:
             for row in trial.parse(line):
                 if isinstance(row, Row) and (row.ts is not None or row.elapsed_s is not None):
                     last = row
-        if last.ts is not None:
+        if last.is_zoned:
+            self._zone_s = 0.0
+        elif last.ts is not None:
             off_s = mtime - last.ts
             zones = round(off_s / _ZONE_S)
             is_zone = abs(off_s - zones * _ZONE_S) < 120 and abs(off_s) < _FARTHEST_ZONE_S

@@ -42,6 +42,7 @@ _EVAL_STARTS = ("eval", "val", "valid", "validation", "test")
 @dataclass(slots=True)
 class Row:
     """One line's facts. step: None when it tells none. elapsed_s: seconds since the training began.
+    is_zoned: `ts` is the same on every machine: Unix seconds, or told with its zone.
 
     saved: the path of a checkpoint that the line says is saved ("" with `is_save`: it does not say where).
     end: the status of a `run_end`. error: type and message of an exception that the log shows. The last three are the
@@ -52,6 +53,7 @@ class Row:
     step: int | None = None
     epoch: float | None = None
     ts: float | None = None
+    is_zoned: bool = False
     elapsed_s: float | None = None
     is_save: bool = False
     saved: str = ""

@@ -76,6 +76,12 @@ def moment(value: object) -> float | None:
     return seconds / 1000 if _FIRST_MOMENT <= seconds / 1000 < _LAST_MOMENT else None
 
 
+def is_zoned(value: object) -> bool:
+    """Whether what `moment()` reads is the same on every machine."""
+    found = _MOMENT.search(value[:MAX_TEXT]) if isinstance(value, str) else None
+    return found is None or found[8] is not None
+
+
 def _of_calendar(match: re.Match[str]) -> float | None:
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     fraction = f"{match[7] or '0'}"

@@ -184,3 +184,21 @@ def test_wandb_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", [b'{"event": "step", "seq": 1}\n', b'{"a": "b"}\n', b"[]\n", b""])
 def test_what_is_not_a_row_is_left_to_others(head: bytes) -> None:
     assert not JsonRowsSource.accepts("x.jsonl", head)
+
+
+@pytest.mark.parametrize(
+    "times", [("1700000000", "1700000600.0"), ('"2023-11-14T22:13:20Z"', '"2023-11-15T00:23:20+02:00"')]
+)
+def test_a_copied_log_with_times_of_no_zone_is_not_taken_for_a_live_one(times: tuple[str, str], tmp_path: Path) -> None:
+    """Its file is two hours younger than its last line, as if the writer's clock were in another zone."""
+    rows = written(
+        tmp_path / "metrics.jsonl",
+        "".join(f'{{"step": {step}, "loss": 2.0, "time": {ts}}}\n' for step, ts in enumerate(times)),
+    )
+    table = written(
+        tmp_path / "metrics.csv",
+        "step,loss,timestamp\n" + "".join(f"{step},2.0,{ts}\n" for step, ts in enumerate(times)),
+    )
+    for source in (JsonRowsSource(str(rows)), CsvSource(str(table))):
+        os.utime(source.path, (1_700_007_800.0, 1_700_007_800.0))
+        assert [event.ts for event in source.poll().events if isinstance(event, Step)] == [1_700_000_000, 1_700_000_600]
