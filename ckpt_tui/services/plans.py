@@ -13,7 +13,7 @@ from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import fork_step
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state
@@ -186,7 +186,9 @@ def _renamed(source: CatalogEntry, name: str) -> CatalogEntry:
 
 def _entry_of_set_aside(directory: str, move: Move) -> CatalogEntry | None:
     folder, _, _ = move.source.rpartition("/")
-    return read_catalog(os.path.join(directory, folder)).entry(move.target)
+    entry = read_catalog(os.path.join(directory, folder)).entry(move.target)
+    # What is remembered of a file goes by its name: set aside it has another one, and what is wrong with it is lost.
+    return check_entry(entry) if entry is not None else None
 
 
 def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None, lineage: Lineage | None) -> Move | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.lineage import is_on
@@ -54,12 +55,13 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
             chosen.append((name, None))
     moves, sentences, warnings = [], [], list(notices)
     told: set[str] = set()
+    looked_at: dict[str, CatalogEntry] = {}
     passed_over: dict[str, None] = {}
     is_left = False  # whether something damaged has nothing that could take its place
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
-            entry = check_entry(entry, on_bytes=on_bytes)
+            looked_at[name] = entry = check_entry(entry, on_bytes=on_bytes)
         if asked is None and entry is not None and not entry.is_bad:
             if names_wanted:
                 sentences.append(f"{safe_name(name)} is {entry.validity}: nothing to restore.")
@@ -100,6 +102,8 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
             if is_left
             else "Nothing to restore: no file with a backup is damaged or missing."
         )
+    # What a resume takes now goes by what was found just now, and not by what was known before.
+    catalog = replace(catalog, entries=tuple(looked_at.get(entry.name, entry) for entry in catalog.entries))
     return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
 
 

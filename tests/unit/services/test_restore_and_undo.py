@@ -57,6 +57,19 @@ def with_registry(directory: Path) -> Path:
     return directory
 
 
+def test_plans_say_what_a_resume_takes_by_what_is_in_the_files(tmp_path: Path) -> None:
+    """Whatever was remembered of them: a damaged file that an undo puts back is damaged again."""
+    directory = damaged_run(tmp_path / "run")
+    for name in ("rolling_step_000400.pt", "rolling_last_backup.pt", "best_model.pt", "best_model_backup.pt"):
+        (directory / name).unlink(missing_ok=True)
+    plan = plan_restore(str(directory), ["latest.pt"])
+    assert (plan.resume_takes, plan.resume_step) == ("latest.pt", 300)
+    assert "A resume then starts from latest.pt, step 300." in plan.sentences, "before it was rolling 300"
+    carry_out(plan)
+    undo = plan_undo(str(directory))
+    assert (undo.resume_takes, undo.resume_step) == ("rolling_step_000300.pt", 300)
+
+
 class TestRestore:
     def test_damaged_latest_comes_back_from_a_valid_file_of_the_same_step(self, tmp_path: Path) -> None:
         directory = damaged_run(tmp_path / "run")
