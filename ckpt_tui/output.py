@@ -62,12 +62,14 @@ def wrapped(sentence: str, style: Style, indent: int = 0) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. `shrink` columns give way when the line is too long; `keep` is the end they keep."""
+    """A column of a table. `shrink` columns give way when the line is too long; `keep` is the end they keep.
+    leaves: where that is not enough it is left out, 1 before 2; 0: it stays."""
 
     title: str
     align: str = "left"
     shrink: bool = False
     keep: str = "start"
+    leaves: int = 0
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Style, indent: str = "") -> list[str]:
@@ -84,6 +86,10 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Styl
                 cut = min(excess, widths[index] - min(widths[index], 12))
                 widths[index] -= cut
                 excess -= cut
+        if excess > 0 and (leaving := sorted((c.leaves, i) for i, c in enumerate(columns) if c.leaves)):
+            index = leaving[0][1]
+            fewer = [[cell for i, cell in enumerate(row) if i != index] for row in body]
+            return table([c for i, c in enumerate(columns) if i != index], fewer, style, indent)
     lines = []
     if any(column.title for column in columns):
         heading = [text.fit(c.title, w, c.align) for c, w in zip(columns, widths, strict=True)]

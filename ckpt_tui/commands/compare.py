@@ -157,9 +157,9 @@ def _lines(
 
     what = text.safe_text(metric.title, 30) if metric is not None else "loss"
     columns = (
-        Column(""), Column("run", shrink=True, keep="end"), Column("state"), Column("step", "right"),
-        Column(what, "right"), Column("lowest", "right"), Column("lost", "right"), Column("best saved", "right"),
-        Column("trained for", "right"),
+        Column(""), Column("run", shrink=True, keep="end"), Column("state"),
+        Column("step", "right", leaves=3), Column(what, "right"), Column("lowest", "right", leaves=4),
+        Column("lost", "right"), Column("best saved", "right", leaves=1), Column("trained for", "right", leaves=2),
     )  # fmt: skip
     rows = [_cells(*one, style) for one in zip(LETTERS, names, outcomes, strict=False)]
     num_shown = len(columns) if style.width is None or style.width >= WIDE else len(columns) - 2

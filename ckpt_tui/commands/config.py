@@ -98,7 +98,12 @@ def _words(value: object) -> str:
 def _lines(path: str, is_there: bool, held: dict[str, object], said: dict[str, object], style: Style) -> Iterator[str]:
     yield f"{safe_text(path, 1000)}{'' if is_there else '  (not there: what is built in holds)'}"
     meanings = {row.name: row.meaning for row in ROWS} | {"keymap": "your own: `ckpt-tui config --keys`"}
-    columns = [Column("setting"), Column("value", shrink=True), Column("from"), Column("what it is", shrink=True)]
+    columns = [
+        Column("setting"),
+        Column("value", shrink=True),
+        Column("from"),
+        Column("what it is", shrink=True, leaves=1),
+    ]
     rows = [
         (("keys" if name == "keymap" else name, "bold"), (_words(value), "accent" if name in said else "plain"),
          "file" if name in said else "built in", (meanings[name], "dim"))

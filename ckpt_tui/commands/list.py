@@ -79,8 +79,9 @@ def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
     # Where there is room, words; at 80 columns marks, and sentences below the table.
     is_wide = style.width is None or style.width >= 120
     columns = [
-        Column(""), Column("name", shrink=True), Column("step", "right"), Column("val", "right"), Column(""),
-        Column("size", "right"), Column("age", "right"), Column("validity"), *([Column("")] if is_wide else []),
+        Column(""), Column("name", shrink=True, keep="end"), Column("step", "right"), Column("val", "right", leaves=3),
+        Column(""), Column("size", "right", leaves=1), Column("age", "right", leaves=2), Column("validity"),
+        *([Column("")] if is_wide else []),
     ]  # fmt: skip
     yield from table(columns, [_row(entry, now, style, is_wide) for entry in catalog.entries], style)
     for entry in catalog.entries:

@@ -18,11 +18,11 @@ from ckpt_tui.tui.alerting import BrokenRuns
 COLUMNS = (
     Column("run", shrink=True, keep="end"),
     Column("state"),
-    Column("done", "right"),
-    Column("step", "right"),
-    Column("loss", "right"),
+    Column("done", "right", leaves=4),
+    Column("step", "right", leaves=2),
+    Column("loss", "right", leaves=3),
     Column("at risk", "right"),
-    Column("seen", "right"),
+    Column("seen", "right", leaves=1),
 )
 BADLY = (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED)
 

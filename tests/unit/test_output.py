@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,3 +35,21 @@ def test_a_table_fits_the_width_when_a_column_may_shrink(names: list[str], width
     rows = [[text.safe_text(name), "10.4 MB", "valid"] for name in names]
     for line in table(COLUMNS, rows, Style(width=width)):
         assert text.cell_width(line) <= width
+
+
+def test_columns_leave_one_by_one_where_a_line_is_still_too_long() -> None:
+    columns = [Column("run", shrink=True), Column("step", leaves=2), Column("seen", leaves=1), Column("at risk")]
+    rows = [["a" * 20, "1,500 / 1,500", "9 m", "30, 332 ms"]]
+    titles = [table(columns, rows, Style(width=width))[0].split() for width in (60, 45, 40, 24, 10)]
+    assert titles == [
+        ["run", "step", "seen", "at", "risk"], ["run", "step", "seen", "at", "risk"], ["run", "step", "at", "risk"],
+        ["run", "at", "risk"], ["run", "at", "risk"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_tables_of_runs_and_checkpoints_fit(width: int) -> None:
+    from ckpt_tui.commands import several
+
+    row = ["a-long-name-of-a-run", "● running", "100 %", "1,500 / 1,500", "2.183", "30, 332 ms", "18 m"]
+    assert max(map(text.cell_width, table(several.COLUMNS, [row], Style(width=width)))) <= width
