@@ -27,6 +27,7 @@ from ckpt_tui.tui.terminal import can_draw, settle_colours
 
 if TYPE_CHECKING:
     from ckpt_tui.run.state import RunState
+    from ckpt_tui.services.damage import Judgement
     from ckpt_tui.services.monitor import RunMonitor
 
 EXAMPLES = (
@@ -103,8 +104,10 @@ def settings_for(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
 
 
 def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> int:
-    """A block of lines when the log is read, then a line a tick in which something changed, until the run is over, or
+    """What `status` says when the log is read, then a line a tick in which something changed, until the run is over, or
     an alert of --exit-on is there."""
+    from ckpt_tui.commands.status import status_lines
+    from ckpt_tui.services.damage import judge_run
     from ckpt_tui.services.monitor import RunMonitor
     from ckpt_tui.services.run_places import holds_runs
 
@@ -120,10 +123,10 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
             alert_watch.close(broken)
     monitor = RunMonitor(args.path)
     style = out.style()
-    state = _read_all(monitor)
+    state, judgement = judge_run(monitor, _read_all(monitor))
     alerts = alert_watch.PlainAlerts(settings, args.exit_on, monitor.directory)
     alerts.take(state)
-    _tell(state, [*block_lines(state, style), *_lines_without_log(state, monitor.directory)], out)
+    _tell(state, judgement, list(status_lines(state, style, judgement)), out)
     said = tick_line(state, style)
     try:
         while not args.once and not state.phase.is_over and not alerts.ends_at(state):
@@ -131,22 +134,22 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
             state = _read_all(monitor)
             new = [alert_watch.alert_line(alert, style) for alert in alerts.take(state)]
             if state.phase.is_over:
-                _tell(state, block_lines(state, style), out)
+                state, judgement = judge_run(monitor, state)
+                _tell(state, judgement, list(status_lines(state, style, judgement)), out)
             elif (line := tick_line(state, style)) != said or new:
                 lines = [line] if line != said else []
                 said = line
-                _tell(state, [*new, *lines], out)
+                _tell(state, judgement, [*new, *lines], out)
     finally:
         alerts.close()
     return ExitCode.DIFFERENT if alerts.ends_at(state) else ExitCode.OK
 
 
-def _tell(state: RunState, lines: list[str], out: Output) -> None:
+def _tell(state: RunState, judgement: Judgement, lines: list[str], out: Output) -> None:
     if out.as_json:
         from ckpt_tui.commands.status import status_data
-        from ckpt_tui.services.damage import Judgement
 
-        lines = [out.envelope(status_data(state, Judgement()))]
+        lines = [out.envelope(status_data(state, judgement))]
     _print(lines)
 
 
@@ -155,29 +158,6 @@ def _read_all(monitor: RunMonitor) -> RunState:
     while not monitor.is_caught_up:
         state = monitor.poll(1.0)
     return state
-
-
-def block_lines(state: RunState, style: Style) -> list[str]:
-    """Everything: the header's lines, what a crash cost, what is wrong with the log."""
-    from ckpt_tui.run import wording
-
-    lines = ["   ".join(style.paint(*span) for span in line) for line in wording.header_lines(state, style.unicode)]
-    lines += [style.paint(*sentence) for sentence in wording.end_sentences(state)]
-    lines += [style.paint(*sentence) for sentence in wording.alert_sentences(state)]
-    lines += [style.paint(*sentence) for sentence in wording.log_sentences(state)]
-    return lines
-
-
-def _lines_without_log(state: RunState, directory: str) -> list[str]:
-    """Where no log is: the newest checkpoint, and that there is none."""
-    from ckpt_tui.run.state import Phase
-
-    if state.phase is not Phase.WAITING:
-        return []
-    from ckpt_tui.services.without_log import newest_checkpoint
-
-    newest = newest_checkpoint(directory)
-    return [newest.words(state.now)] if newest is not None else []
 
 
 def tick_line(state: RunState, style: Style) -> str:
@@ -191,7 +171,9 @@ def tick_line(state: RunState, style: Style) -> str:
     header = wording.header_lines(state, style.unicode)
     spans = list(header[0][1:]) + (list(header[1]) if len(header) > 1 else [])
     if state.at_risk is not None:
-        risk = f"at risk {plural(state.at_risk.steps, 'step')}, {duration(state.at_risk.seconds)}"
+        # No time is told where nobody knows the pace.
+        seconds = f", {duration(state.at_risk.seconds)}" if state.at_risk.seconds > 0 or not state.at_risk.steps else ""
+        risk = f"at risk {plural(state.at_risk.steps, safe_text(state.step_unit, 10))}{seconds}"
         spans.append((risk, "plain"))
     return "   ".join(style.paint(*span) for span in spans)
 

@@ -158,6 +158,13 @@ def read_judged_run(path: str, *, budget_s: float = CHECK_BUDGET_S) -> tuple[Run
     state = monitor.poll(budget_s=1.0)
     while not monitor.is_caught_up:
         state = monitor.poll(budget_s=1.0)
+    return judge_run(monitor, state, budget_s=budget_s)
+
+
+def judge_run(
+    monitor: RunMonitor, state: RunState, *, budget_s: float = CHECK_BUDGET_S
+) -> tuple[RunState, Judgement]:  # fmt: skip
+    """A state of a monitor that has read all, judged by the checkpoints where the run is over."""
     if state.phase is Phase.WAITING:
         return state, Judgement(newest=newest_checkpoint(monitor.directory))
     if not state.phase.is_over:

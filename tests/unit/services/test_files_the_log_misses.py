@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -75,3 +77,26 @@ def test_a_stand_in_is_called_by_its_own_name(tmp_path: Path, capsys: pytest.Cap
     assert main(["status", str(directory), "--at", "437"]) == 1
     said = capsys.readouterr().out
     assert "go back to  rolling_last_backup.pt 400  valid  37 steps before  (rolling 400 is of no use)" in said
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_the_plain_watch_says_what_status_says(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run that is over it tells of the damage, too, and counts from what a resume really takes."""
+    directory = run_directory(tmp_path / "run")
+    for name in ("latest.pt", "rolling_step_000400.pt", "rolling_last_backup.pt"):
+        damage(directory / name)
+    now = time.time()
+    with patch("time.time", lambda: now):
+        assert main(["status", str(directory), *flags]) == 1
+        said = capsys.readouterr().out
+        assert main(["watch", str(directory), "--plain", "--once", *flags]) == 0
+        plain = capsys.readouterr().out
+    if flags:
+        assert json.loads(plain)["data"]["damaged"]
+        assert json.loads(plain)["data"] == json.loads(said)["data"]
+    else:
+        assert "Lost 137 steps" in plain
+        assert "latest.pt is damaged" in plain
+        assert plain == said
