@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 
 from ckpt_tui.records import dataclass
@@ -120,8 +121,10 @@ def _holds_events(directory: str, depth: int = 2) -> bool:
 def _written(path: str, depth: int = 2) -> float | None:
     """When it was last written; of a directory of event files or of checkpoints the newest of those."""
     try:
-        if not os.path.isdir(path):
-            return os.stat(path).st_mtime if os.path.getsize(path) or path.endswith(_TEXT_ENDS) else None
+        facts = os.stat(path)
+        if not stat.S_ISDIR(facts.st_mode):
+            is_log = stat.S_ISREG(facts.st_mode) and (facts.st_size or path.endswith(_TEXT_ENDS))
+            return facts.st_mtime if is_log else None
         times: list[float] = []
         for name in _names_in(path):
             inner = os.path.join(path, name)

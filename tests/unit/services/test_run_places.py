@@ -12,6 +12,8 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.services import run_places
 from ckpt_tui.services.run_places import RunFinder, holds_runs
 from ckpt_tui.services.runs import read_runs
+from ckpt_tui.sources.places import candidates
+from ckpt_tui.sources.registry import find_log
 
 
 def make_run(path: Path) -> Path:
@@ -192,3 +194,11 @@ def test_a_log_of_the_shell_beside_runs_does_not_hide_them(tmp_path: Path) -> No
     make_run(tmp_path / "a")
     assert holds_runs(str(tmp_path))
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["train.log", "metrics.csv", "metrics.jsonl"])
+def test_a_pipe_with_the_name_of_a_log_is_none(name: str, tmp_path: Path) -> None:
+    """To open one waits for who writes it: the list of runs stood still for ever."""
+    os.mkfifo(tmp_path / name)
+    assert candidates(str(tmp_path)) == []
+    assert find_log(str(tmp_path)) is None
