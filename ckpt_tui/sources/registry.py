@@ -111,6 +111,16 @@ def holds_runs_error(path: str, runs: Sequence[str]) -> CkptError:
 
 def _foreign_source(path: str) -> EventSource | None:
     """The source of another program's log in a run directory; None where there is none."""
+    source = _newest_foreign_source(path)
+    if source is None or "version_" not in source.path:
+        return source
+    from ckpt_tui.sources.versions import VersionsSource, version_of
+
+    version = version_of(source.path, path)
+    return VersionsSource(source, version, path, _newest_foreign_source) if version is not None else source
+
+
+def _newest_foreign_source(path: str) -> EventSource | None:
     from ckpt_tui.sources.places import candidates
 
     found = [(one.path, kind) for one in candidates(path) if (kind := _class_of_candidate(one.path)) is not None]

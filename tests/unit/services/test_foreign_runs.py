@@ -12,6 +12,7 @@ from ckpt_tui.services.foreign_log import ForeignLog
 from ckpt_tui.services.glance import glance
 from ckpt_tui.services.monitor import RunMonitor, read_run
 from ckpt_tui.services.run_places import RunFinder, holds_runs
+from ckpt_tui.sources import versions
 from ckpt_tui.sources.csv_table import CsvSource
 from ckpt_tui.sources.registry import find_log, open_source
 from tests.builders.event_logs import LogText
@@ -70,6 +71,28 @@ def test_the_newest_version_is_read_and_the_others_are_runs_of_their_own(tmp_pat
     found = RunFinder(str(tmp_path / "lightning_logs")).find()
     assert [place.name for place in found.places] == ["version_0", "version_10", "version_2"]
     assert (holds_runs(str(tmp_path)), holds_runs(str(tmp_path / "lightning_logs"))) == (False, True)
+
+
+def test_a_version_that_comes_while_it_is_watched_is_read_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "LOOK_EVERY_S", 0.0)
+    lightning(tmp_path, 0, last=160)
+    monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1)
+    assert (monitor.poll(1.0).step, monitor.path) == (160, str(tmp_path))
+    (tmp_path / "lightning_logs" / "version_1").mkdir()
+    assert monitor.poll(1.0).step == 160, "Lightning makes the directory first"
+    lightning(tmp_path, 1, last=80)
+    state = monitor.poll(1.0)
+    assert (state.step, state.name, len(state.sessions)) == (80, f"{tmp_path.name} version_1", 1)
+    assert state.notices == ("another training began: lightning_logs/version_1 is read now",)
+    assert state.series["loss"].num_points == state_of(tmp_path).series["loss"].num_points
+    with (tmp_path / "lightning_logs" / "version_1" / "metrics.csv").open("a") as table:
+        table.write("0,89,1.5\n")
+    assert monitor.poll(1.0).step == 90
+    one = RunMonitor(str(tmp_path / "lightning_logs" / "version_0"))
+    one.poll(1.0)
+    assert one.poll(1.0).step == 160, "a version that was named is what is watched"
 
 
 def test_a_log_that_ends_is_silent_not_crashed(tmp_path: Path) -> None:
