@@ -69,8 +69,19 @@ class BaseApp(App[None]):
         self.app_resume_signal.subscribe(self, lambda _: self.action_redraw(), immediate=True)
         if terminal is not None and threading.current_thread() is threading.main_thread():
             # Without these the terminal is left raw, with the mouse's reports in the shell that comes after.
+            loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, partial(self.exit, return_code=128 + number))
+                loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(signal.SIGHUP, self._hung_up, terminal)
+
+    def _hung_up(self, terminal: int) -> None:
+        """SIGHUP, as a rule because the terminal is gone; from `kill` it is there and shall be left in order."""
+        from ckpt_tui.tui.hangup import EXIT_CODE, is_gone
+
+        if is_gone(terminal):
+            os._exit(EXIT_CODE)
+        self.exit(return_code=EXIT_CODE)
 
     def _end_start(self, terminal: int | None) -> None:
         """From now on garbage is looked for, but not in what was loaded: that stays. And the terminal can go."""

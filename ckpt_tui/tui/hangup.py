@@ -20,12 +20,15 @@ def leave_when_gone(descriptor: int) -> None:
     threading.Thread(target=_wait, args=(descriptor,), name="hangup", daemon=True).start()
 
 
-def _wait(descriptor: int) -> None:
+def is_gone(descriptor: int, timeout_ms: int | None = 0) -> bool:
+    """Whether the terminal is hung up, now or within the time; without one it is waited for."""
     poll = select.poll()
     poll.register(descriptor, 0)  # nothing but that it is gone
-    while True:
-        for _, event in poll.poll():
-            if event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
-                # There is nobody to draw for, and no terminal to be left in order; as the signal does.
-                os.kill(os.getpid(), signal.SIGHUP)
-                os._exit(EXIT_CODE)  # where that signal is ignored
+    return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(timeout_ms))
+
+
+def _wait(descriptor: int) -> None:
+    while not is_gone(descriptor, None):
+        pass
+    # There is nobody to draw for, and no terminal to be left in order.
+    os._exit(EXIT_CODE)
