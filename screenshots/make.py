@@ -1,8 +1,9 @@
-"""Makes the pictures in this directory from a recorded real run: `python screenshots/make.py`.
+"""Makes the pictures in this directory from recorded real runs: `python screenshots/make.py`.
 
-`recorded/events.jsonl.gz` is the log of a real training of the bundled trainer that was killed twice (SIGKILL) and
-resumed. It is replayed up to a moment, in a directory whose checkpoints are written by the trainer's own code with a
-model of the recorded size, and the app draws it on a terminal of a given size. Needs the extra `trainer`.
+`recorded/` holds logs of real trainings of the bundled trainer: `events.jsonl.gz` was killed twice (SIGKILL) and
+resumed, `low-lr.jsonl.gz` killed once. They are told up to a moment, the first in a directory whose checkpoints are
+written by the trainer's own code with a model of the recorded size, and the app draws them on a terminal of a given
+size. Needs the extra `trainer`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from unittest.mock import patch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 RECORDED = HERE / "recorded" / "events.jsonl.gz"
+RECORDED_LOW_LR = HERE / "recorded" / "low-lr.jsonl.gz"
 RUN_NAME = "gpt-stdlib"
 
 
-def read_log() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in gzip.decompress(RECORDED.read_bytes()).splitlines()]
+def read_log(recorded: Path = RECORDED) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gzip.decompress(recorded.read_bytes()).splitlines()]
 
 
 def moment(events: Sequence[dict[str, Any]], session: int, step: int) -> float:
@@ -90,24 +92,27 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
 
 
 def write_runs(directory: Path, events: Sequence[dict[str, Any]], now: float) -> None:
-    """Three parts of the recorded log as three runs: the one that goes on, and two that ended before it."""
-    start = next(event for event in events if event["event"] == "run_start")
-    for name, sessions, settings in (
-        (RUN_NAME, (1, 2, 3), {}),
-        ("gpt-seed2", (1, 2), {"seed": 2, "dropout": 0.1}),
-        ("gpt-short", (1,), {"lr": 0.001, "warmup_steps": 400}),
-    ):
-        run = directory / name
-        run.mkdir(parents=True)
-        changed = {"run_name": name, "config": {**start["config"], **settings}}
-        told = [
-            {**event, **(changed if event["event"] == "run_start" else {})}
-            for event in events
-            if event["session"] in sessions
-        ]
-        write_log(run, told, now)
-        ended = min(told[-1]["ts"], now)
+    """Three runs: the recorded one that goes on; its first session, as a run that stayed dead; and another recorded
+    run, of a fifth of the learning rate and another seed, as if it had been killed a quarter of an hour ago."""
+    write_log(_empty(directory / RUN_NAME), events, now)
+    first = [event for event in events if event["session"] == 1]
+    write_log(_empty(directory / "gpt-first"), [{**event, "run_name": "gpt-first"} for event in first], now)
+    other = read_log(RECORDED_LOW_LR)
+    moved_s = now - 900 - other[-1]["ts"]
+    other = [{**event, "ts": event["ts"] + moved_s} for event in other]
+    # It was recorded later, by a trainer with more settings; what the first did not know does not tell them apart.
+    other[0]["config"] = {key: value for key, value in other[0]["config"].items() if key in events[0]["config"]}
+    write_log(_empty(directory / other[0]["run_name"]), other, now)
+    for name, told in ((RUN_NAME, events), (other[0]["run_name"], other)):
+        write_checkpoints(directory / name, told, now)
+    for run in directory.iterdir():
+        ended = json.loads((run / "events.jsonl").read_text().splitlines()[-1])["ts"]
         os.utime(run / "events.jsonl", (ended, ended))
+
+
+def _empty(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    return directory
 
 
 async def draw(
@@ -148,6 +153,8 @@ async def draw(
         identifier = re.search(r"terminal-(\d+)-", svg)
         if identifier:
             svg = svg.replace(identifier[0], "terminal-")
+        # The list of runs says where it is; a place of the same length keeps the picture's columns.
+        svg = re.sub(r"/tmp/tmp\w{8}\b", "/home/you/models", svg)
         target = HERE / f"{name}-{columns}x{rows}.svg"
         target.write_text(svg)
         print(target.relative_to(HERE.parent))
@@ -202,7 +209,7 @@ def main() -> None:
 
         runs = Path(scratch) / "runs"
         write_runs(runs, events, running)
-        pictures = [("runs", 80, 24, ()), ("compare", 120, 40, ("space", "down", "space", "C", "s"))]
+        pictures = [("runs", 80, 24, ()), ("compare", 120, 40, ("space", "down", "space", "C", "y", "s"))]
         asyncio.run(draw(runs, running, pictures, alive=(RUN_NAME,)))
 
 
