@@ -72,7 +72,7 @@ def of_several(settings: Settings) -> BrokenRuns:
     """Of the runs of a directory."""
     from ckpt_tui.tui.alerting import BrokenRuns
 
-    return BrokenRuns(ring=_ring if settings.bell else None, command=_command(settings))
+    return BrokenRuns(_ring if settings.bell else None, _command(settings))
 
 
 def close(alerting: Alerting | BrokenRuns) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -130,16 +130,11 @@ def _id(alert: Alert) -> str:
 class AlertCommand:
     """Runs `command` for alerts, one at a time, in a thread of its own. `problem`: why the last one failed, or ""."""
 
-    def __init__(
-        self, command: str, *, directory: str = "", timeout_s: float = COMMAND_TIMEOUT_S,
-        on_end: Callable[[], object] = lambda: None,
-    ) -> None:  # fmt: skip
+    def __init__(self, command: str, *, directory: str = "", timeout_s: float = COMMAND_TIMEOUT_S) -> None:
         self.problem = ""
-        self.num_run = 0
         self._command = command
         self._directory = directory
         self._timeout_s = timeout_s
-        self._on_end = on_end
         self._waiting: deque[tuple[Alert, str, str]] = deque(maxlen=MAX_WAITING_COMMANDS)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -167,20 +162,17 @@ class AlertCommand:
                     return
                 alert, run_name, directory = self._waiting.popleft()
             self._run(alert, run_name, directory)
-            self._on_end()
 
     def _run(self, alert: Alert, run_name: str, directory: str) -> None:
-        told = {
-            "schema": "ckpt-tui/alert/1", "run": run_name, "directory": os.path.abspath(directory),
-            "alert": asdict(alert),
-        }  # fmt: skip
+        directory = os.path.abspath(directory)
+        run_name = run_name or os.path.basename(directory)
+        told = {"schema": "ckpt-tui/alert/1", "run": run_name, "directory": directory, "alert": asdict(alert)}
         variables = {
             "KEY": alert.key, "KIND": alert.kind, "SEVERITY": alert.severity, "TITLE": alert.title,
             "DETAIL": alert.detail, "STEP": alert.step, "TS": alert.ts, "RUN": run_name,
-            "DIRECTORY": told["directory"],
+            "DIRECTORY": directory,
         }  # fmt: skip
         env = {**os.environ, **{f"CKPT_TUI_ALERT_{name}": safe_text(value, 2000) for name, value in variables.items()}}
-        self.num_run += 1
         try:
             process = subprocess.Popen(
                 self._command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import BadLine, CheckpointSaved, Eval, Event, RunStart, Step
 from ckpt_tui.services.checkpoint_places import FoundSave, checkpoint_places, found_saves
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
+from ckpt_tui.sources.chosen import AroundSource
 
 MAX_ANCHORS = 2000
 _SETTINGS = ("hparams.yaml", "args.yaml", "params.yaml", "hyperparameters.yaml")
@@ -31,13 +32,11 @@ COPIED_AFTER_S = 3600.0  # a checkpoint this long after the last line was not wr
 FASTEST_STEPS_PER_S = 10_000.0  # files whose times say more were copied
 
 
-class ForeignLog:
+class ForeignLog(AroundSource):
     """A foreign source with its undated events dated, and the checkpoints of the directory among them."""
 
-    is_foreign = True
-
     def __init__(self, source: EventSource, directory: str, clock: Callable[[], float] | None = None) -> None:
-        self._source = source
+        super().__init__(source)
         self._directory = directory
         self._clock = clock or time.time
         self._anchors: list[tuple[int, float]] = []  # a step, and when it was: both rise
@@ -54,22 +53,6 @@ class ForeignLog:
         self._undated_saves: list[FoundSave] = []  # which only their times put in their place
         self._recent: deque[tuple[int, float]] = deque(maxlen=1024)  # step and time of what was told
         self._has_caught_up = False
-
-    @property
-    def path(self) -> str:
-        return self._source.path
-
-    @property
-    def position(self) -> int:
-        """How many bytes of the log are read; 0 where that is not known."""
-        return int(getattr(self._source, "position", 0))
-
-    @property
-    def unfinished(self) -> BadLine | None:
-        return self._source.unfinished
-
-    def skip_to_last(self, num_lines: int) -> None:
-        self._source.skip_to_last(num_lines)
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         batch = self._source.poll(max_bytes)

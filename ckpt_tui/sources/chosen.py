@@ -8,14 +8,13 @@ from ckpt_tui.events.schema import BadLine
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
 
 
-class ChosenSource:
-    """Another source, with a notice before everything else."""
+class AroundSource:
+    """What stands around another program's source, and changes only what its polls bring."""
 
     is_foreign = True
 
-    def __init__(self, source: EventSource, notice: str) -> None:
+    def __init__(self, source: EventSource) -> None:
         self._source = source
-        self._notice = notice
 
     @property
     def path(self) -> str:
@@ -32,6 +31,14 @@ class ChosenSource:
 
     def skip_to_last(self, num_lines: int) -> None:
         self._source.skip_to_last(num_lines)
+
+
+class ChosenSource(AroundSource):
+    """Another source, with a notice before everything else."""
+
+    def __init__(self, source: EventSource, notice: str) -> None:
+        super().__init__(source)
+        self._notice = notice
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         batch = self._source.poll(max_bytes)

@@ -23,22 +23,46 @@ BELL_INTERVAL_S = 10.0
 MAX_KEPT = 300
 
 
-class Alerting:
+class Teller:
+    """Rings the bell, and runs a command for alerts. ring: sounds it; None: nobody wants it. command: "" where none
+    is to be run. directory: of the run, where there is one only."""
+
+    def __init__(self, ring: Callable[[], object] | None, command: str, directory: str = "") -> None:
+        self._ring = ring
+        self._command_text = command
+        self._directory = directory
+        self._command: AlertCommand | None = None
+
+    def _start_command(self, alerts: Iterable[Alert], run_name: str, directory: str = "") -> None:
+        if self._command is None:
+            from ckpt_tui.services.alerting import AlertCommand
+
+            self._command = AlertCommand(self._command_text, directory=self._directory)
+        self._command.start(alerts, run_name, directory)
+
+    @property
+    def command_problem(self) -> str:
+        return self._command.problem if self._command is not None else ""
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the command that runs, at most so long."""
+        if self._command is not None:
+            self._command.finish(timeout_s)
+
+
+class Alerting(Teller):
     """Of one run. ring: sounds the bell; None: nobody wants it. command: "" where none is to be run."""
 
     def __init__(
         self, directory: str, *, ring: Callable[[], object] | None = None, command: str = "",
         clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._directory = directory
-        self._ring = ring
-        self._command_text = command
+        super().__init__(ring, command, directory)
         self._clock, self._now = clock, now
         self._kept: dict[str, Alert] = {}  # all that this watch has seen: what a newer state no longer tells is over
         self._of_events: NewAlerts | None = None
         self._of_checkpoints: NewAlerts | None = None
         self._acknowledged: Acknowledged | None = None
-        self._command: AlertCommand | None = None
         self._rung_at = -BELL_INTERVAL_S
         self._has_begun = False  # the log was read to its end once
 
@@ -87,11 +111,7 @@ class Alerting:
             self._rung_at = self._clock()
             self._ring()
         if self._command_text:
-            if self._command is None:
-                from ckpt_tui.services.alerting import AlertCommand
-
-                self._command = AlertCommand(self._command_text, directory=self._directory)
-            self._command.start(new, run_name)
+            self._start_command(new, run_name)
 
     # -- what the screens ask -----------------------------------------------------------------------------------
 
@@ -99,15 +119,6 @@ class Alerting:
     def alerts(self) -> list[Alert]:
         """All, the newest first."""
         return sorted(self._kept.values(), key=lambda alert: (alert.ts, alert.last_ts), reverse=True)
-
-    @property
-    def command_problem(self) -> str:
-        return self._command.problem if self._command is not None else ""
-
-    def finish(self, timeout_s: float) -> None:
-        """Wait for the command that runs, at most so long."""
-        if self._command is not None:
-            self._command.finish(timeout_s)
 
     @property
     def is_kept(self) -> bool:
@@ -132,36 +143,19 @@ class Alerting:
         return self._acknowledged
 
 
-class BrokenRuns:
-    """Of several runs: told of those that came to a bad end while they were watched, with one command at a time."""
-
-    def __init__(self, *, ring: Callable[[], object] | None = None, command: str = "") -> None:
-        self._ring = ring
-        self._command_text = command
-        self._command: AlertCommand | None = None
+class BrokenRuns(Teller):
+    """Of several runs: tells of those that came to a bad end while they were watched."""
 
     def take(self, broken: Sequence[RunSummary]) -> None:
         if broken and self._ring is not None:
             self._ring()
         if not broken or not self._command_text:
             return
-        from ckpt_tui.services.alerting import AlertCommand
         from ckpt_tui.services.runs import alert_of
 
-        if self._command is None:
-            self._command = AlertCommand(self._command_text)
         for one in broken:
             if (alert := alert_of(one)) is not None:
-                self._command.start([alert], one.title or one.name, one.path)
-
-    @property
-    def command_problem(self) -> str:
-        return self._command.problem if self._command is not None else ""
-
-    def finish(self, timeout_s: float) -> None:
-        """Wait for the command that runs, at most so long."""
-        if self._command is not None:
-            self._command.finish(timeout_s)
+                self._start_command([alert], one.title or one.name, one.path)
 
 
 def _new_alerts(has_begun: bool) -> NewAlerts:

@@ -209,6 +209,9 @@ def test_a_command_gets_the_alert_one_at_a_time_and_is_ended_in_time(tmp_path: P
     assert (first, second, command.problem) == ("spike 20", "disk 7", "")
     assert json.loads(told)["alert"]["key"] == "spike-1-20"
     assert json.loads(last)["run"] == "gpt"
+    command.start([SPIKE], "")  # many runs have no name of their own
+    command.finish(10)
+    assert json.loads(out.read_text().splitlines()[-1])["run"] == "run"
     slow = AlertCommand("sleep 30; true", directory="run", timeout_s=0.2)
     began = time.monotonic()
     slow.start([SPIKE], "")

@@ -193,7 +193,7 @@ class RunsScreen(Screen[None]):
             from ckpt_tui.tui.alerting import BrokenRuns
 
             command = "" if self.cockpit.readonly else settings.alert_command
-            self._alerting = BrokenRuns(ring=self.app.bell if settings.bell else None, command=command)
+            self._alerting = BrokenRuns(self.app.bell if settings.bell else None, command)
         self._alerting.take(others)
 
     # -- showing ------------------------------------------------------------------------------------------------
