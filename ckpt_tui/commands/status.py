@@ -134,7 +134,8 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
         damage.append((judgement.note, "warn"))
     for words, role in wording.end_sentences(state, damage):
         yield from _painted(words, role, style)
-    if len(state.sessions) > 1 and state.lost.steps:
+    # Of one session, too, where it went back by itself.
+    if state.lost.steps and (len(state.sessions) > 1 or any(session.gone_back for session in state.sessions)):
         overhead = ""
         if state.lost.overhead is not None:
             overhead = f", {text.percent(state.lost.overhead)} overhead, goodput {text.percent(state.lost.goodput)}"
@@ -142,7 +143,7 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
         predicted = [one.predicted_seconds for one in state.lost_work if one.predicted_seconds is not None]
         if predicted:
             lost += f"; {text.duration(sum(predicted) / len(predicted))} a failure was predicted"
-        yield from _painted(f"Lost in {len(state.sessions)} sessions: {lost}.", "dim", style)
+        yield from _painted(f"Lost in {text.plural(len(state.sessions), 'session')}: {lost}.", "dim", style)
     if state.phase.is_over and wording.resume_sentence(state) is not None:
         yield "".join(
             style.paint(*span)

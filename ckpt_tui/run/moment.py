@@ -20,6 +20,7 @@ MAX_METRICS = 12
 STANDS_OUT = 6.0  # usual spreads from before: worth a look
 LEAST_SPIKE = 8.0  # times the usual; less is no spike
 LEAST_USUAL = 0.005  # of the value itself: noise that is counted on, however quiet the run
+OF_THE_STEP_S = 60.0
 _WINDOW = 4  # buckets on either side that a spike stands out of
 _RATES = ("lr", "learning_rate")
 # What may be told of every step, and would say nothing as the event before.
@@ -230,12 +231,14 @@ def _rate(series: Mapping[str, Series], step: int, session: int | None) -> tuple
 def _events(markers: Sequence[Marker], step: int, ts: float) -> tuple[Marker | None, Marker | None]:
     """The last event at or before a step, and the first one after it, by time: steps go back."""
     telling = [marker for marker in markers if marker.kind not in _DULL]
-    before = [
-        marker for marker in telling
-        if marker.ts < ts or (marker.ts == ts and marker.step <= step)
-        or (marker.step == step and abs(marker.ts - ts) < 60)
-    ]  # fmt: skip
-    after = [marker for marker in telling if marker.ts >= ts and marker not in before]
+    before = [marker for marker in telling if marker.ts < ts or (marker.ts == ts and marker.step <= step)]
+    later = sorted((marker for marker in telling if marker.ts >= ts and marker not in before), key=lambda one: one.ts)
+    # What is told of the step itself comes a little later; behind another step's news it is of another time that the
+    # step was trained.
+    num_of_it = next(
+        (at for at, one in enumerate(later) if one.step != step or one.ts - ts >= OF_THE_STEP_S), len(later)
+    )
+    before, after = [*before, *later[:num_of_it]], later[num_of_it:]
     return (
         max(before, key=lambda marker: marker.ts, default=None),
         min(after, key=lambda marker: marker.ts, default=None),

@@ -119,7 +119,7 @@ def _risk_spans(state: RunState) -> list[Span]:
         spans.append((words, "plain"))
     if at_risk is not None:
         if at_risk.checkpoint is None:
-            spans.append(("no checkpoint yet", "warn"))
+            spans.append(("no checkpoint" if state.phase.is_over else "no checkpoint yet", "warn"))
         else:
             age = text.short_age(state.now - at_risk.checkpoint_ts) if at_risk.checkpoint_ts is not None else "-"
             spans.append((f"last valid {checkpoint_words(state)}, {age} ago", "plain"))

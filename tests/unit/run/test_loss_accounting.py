@@ -183,3 +183,12 @@ def test_status_of_a_crash_draws_what_a_resume_would_do() -> None:
     bar = lines[at + 1]
     assert len(bar) == 80
     assert "skip 500  redo 400  new 370" in bar
+
+
+def test_what_a_session_went_back_over_is_told_in_words() -> None:
+    """Its end lost 50 steps, and what it went back over by itself 100 more."""
+    state = Life().train(0, 300, 200).go_on(200, 250, end="diverged").state(alive=False)
+    assert (state.lost.steps, lost_by(state)) == (150, [50])
+    said = "\n".join(status_lines(state, Style(), Judgement()))
+    assert "Lost 50 steps, 2m 41s of training since rolling 200." in said
+    assert "Lost in 1 session: 150 steps, " in said

@@ -140,6 +140,18 @@ def test_events_around_it_are_told_by_time() -> None:
     assert "saved rolling at step 100   20 steps, 20 s" in text(moment_lines(told))
 
 
+def test_what_came_after_going_back_is_not_before() -> None:
+    """A step that was trained twice within a minute: the end of the second time is after the first."""
+    markers = (
+        Marker("save", 110, NOW - 100, 1, "rolling"), Marker("nonfinite", 120, NOW - 879.9, 1, "loss"),
+        Marker("nonfinite", 119, NOW - 870, 1, "loss"), Marker("stop", 120, NOW - 860, 1, "diverged"),
+    )  # fmt: skip
+    told = moment(running(series={"loss": series("loss", flat(400))}, markers=markers), 120)
+    assert told is not None
+    assert told.ts == pytest.approx(NOW - 880)
+    assert (told.event_before, told.event_after) == (markers[1], markers[2])
+
+
 def test_of_a_long_run_the_moment_says_which_steps_its_values_are_of() -> None:
     builder = SeriesBuilder("loss")
     steps = list(range(1, 200_001))
