@@ -16,6 +16,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Step
 from ckpt_tui.records import dataclass
+from ckpt_tui.run.health import MIN_PATIENCE_S
 from ckpt_tui.run.state import Alert, Phase, RunState
 from ckpt_tui.services.run_places import Found, Place, RunFinder
 from ckpt_tui.services.system import process_is_alive
@@ -25,6 +26,7 @@ SAMPLE_BYTES = 4096  # read for one point
 # Of a log that is longer than this, only this much of its end is read, and what the end needs.
 LONG_LOG_BYTES = 64 << 10
 TAIL_BYTES = 16 << 10
+READ_WHOLE_BYTES = 4 << 20  # 0.1 s, and only of live runs that are silent
 ALIVE_EVERY_S = 2.0
 LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by now?
 FIND_EVERY_S = 3.0
@@ -132,7 +134,14 @@ def look(path: str, now: float) -> RunState:
     """How a run stands, from a smaller part of its log than a run that is watched alone is given: 2 ms each."""
     from ckpt_tui.services.glance import glance
 
-    return glance(path, now, tail_bytes=TAIL_BYTES, long_log_bytes=LONG_LOG_BYTES)
+    state = glance(path, now, tail_bytes=TAIL_BYTES, long_log_bytes=LONG_LOG_BYTES)
+    silence_s = now - state.last_ts if state.last_ts is not None else 0.0
+    if state.is_whole or state.phase is not Phase.RUNNING or silence_s <= MIN_PATIENCE_S:
+        return state
+    # Only all of its log tells how long its pauses are: where that is no long reading, it is called stalled here when
+    # everybody who reads all of it calls it so.
+    whole = glance(path, now, tail_bytes=TAIL_BYTES, long_log_bytes=READ_WHOLE_BYTES)
+    return replace(state, phase=whole.phase, reason=whole.reason) if whole.is_whole else state
 
 
 def sampled_losses(log_path: str, num_points: int = NUM_SPARK_POINTS) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import AtRisk, Phase, RunState
 from ckpt_tui.services import runs as module
+from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.run_places import Place
 from ckpt_tui.services.runs import PHASE_ORDER, RunSummary, RunsWatch, count_phases, newly_broken, read_runs
 from tests.builders.run_states import NOW, falling, resumed_series, running, series
@@ -231,3 +232,20 @@ def test_a_slow_first_search_does_not_put_off_the_next_ones(tmp_path: Path, monk
     write_log(tmp_path / "b", 1)
     ticks.now += module.LONGEST_PAUSE_S
     assert len(watch.poll(1e9).runs) == 2
+
+
+def test_a_silent_run_is_called_what_a_watch_of_it_alone_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is longer than what the list reads of one, and no pause in it is as long as its silence."""
+    monkeypatch.setattr("ckpt_tui.services.surroundings.process_is_alive", lambda *_: True)
+    directory = write_log(tmp_path / "silent", 1000, pid=4242, pid_started=1.0, host=socket.gethostname())
+    assert (directory / schema.LOG_NAME).stat().st_size > module.LONG_LOG_BYTES
+    for silence_s, phase in ((8, Phase.RUNNING), (30, Phase.STALLED)):
+        now = NOW + 1000 + silence_s
+        monitor = RunMonitor(str(directory), clock=lambda now=now: now)  # type: ignore[misc]
+        while not monitor.is_caught_up:
+            monitor.poll(1.0)
+        alone, in_list = monitor.state(), module.look(str(directory), now)
+        assert not in_list.is_whole
+        assert (in_list.phase, in_list.reason) == (alone.phase, alone.reason) == (phase, alone.reason)
