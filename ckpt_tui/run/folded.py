@@ -81,11 +81,11 @@ class Folded:
     one_long_pause_s: float = 0.0
     start_ts: float | None = None
     last_ts: float | None = None
-    # What was made for the state before, and of what: a state is made every second, and most of it is as it was.
     past_s: float = 0.0  # between step events, and how many steps, of the sessions before the last
     past_steps: int = 0
     num_changes: int = 0  # of saves, of their names, of the branches that were left
     num_session_changes: int = 0  # of sessions before the last
+    # What was made for the state before, and of what: a state is made every second, and most of it is as it was.
     _saves: tuple[Any, tuple[Save, ...]] = (None, ())
     _candidates: tuple[Any, list[tuple[str, Save]]] = (None, [])
     _removed: dict[int, tuple[Save, Save]] = field(default_factory=dict)  # by identity

@@ -87,10 +87,13 @@ def with_pauses(seconds_per_step: Sequence[float], pause_s_per_step: float) -> f
     """Seconds that a step takes, what evaluation and saving cost a step included; None where no pace is known."""
     if not seconds_per_step:
         return None
-    ordered = sorted(seconds_per_step)
+    return _mean_of_middle_half(sorted(seconds_per_step)) + pause_s_per_step
+
+
+def _mean_of_middle_half(ordered: Sequence[float]) -> float:
     quarter = len(ordered) // 4
     middle_half = ordered[quarter : len(ordered) - quarter]
-    return sum(middle_half) / len(middle_half) + pause_s_per_step
+    return sum(middle_half) / len(middle_half)
 
 
 def estimate(
@@ -111,8 +114,7 @@ def estimate(
         return None
     ordered = sorted(seconds_per_step)
     quarter = len(ordered) // 4
-    middle_half = ordered[quarter : len(ordered) - quarter]
-    usual = sum(middle_half) / len(middle_half)
+    usual = _mean_of_middle_half(ordered)
     waited = min(silence_s, usual)
 
     def total(pace: float, pauses: float) -> float:

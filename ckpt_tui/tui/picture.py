@@ -48,9 +48,14 @@ def _write(directory: str, name: str, svg: str) -> str:
     for number in range(1, _MAX_PICTURES):
         path = os.path.join(directory, f"ckpt-tui-{name}-{number}.svg")
         try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(svg)
+            file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - two kinds of error: there already, and no room
         except FileExistsError:
             continue
+        try:
+            with file:
+                file.write(svg)
+        except OSError:  # a full disk: half a picture is none
+            Path(path).unlink()
+            raise
         return path
     raise FileExistsError(0, "there are too many pictures already")

@@ -131,6 +131,22 @@ def test_a_picture_is_never_written_over_another(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "precious").exists()
 
 
+def test_half_a_picture_is_not_left_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(CkptError, match="File too large"):
+            save_picture("x" * 100_000, "overview", None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
 # -- a person's own keys -------------------------------------------------------------------------------------------
 
 
