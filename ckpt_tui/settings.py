@@ -22,7 +22,7 @@ _THEME_SPELLINGS = {"color-blind": "colour-blind", "colorblind": "colour-blind",
 SLOW_LINK_TICK_S = 5.0
 _MAX_BYTES = 256 << 10
 _MAX_PINS = 8
-_HELP = "`ckpt-tui config` shows what holds; `ckpt-tui config --init` writes an example."
+_HELP = "Mend that line, or take it away: what is built in holds then. `ckpt-tui config --keys` has every key."
 
 
 @dataclass(frozen=True, slots=True)
