@@ -27,7 +27,7 @@ _ALWAYS_QUIT = frozenset({"ctrl+q", "ctrl+c"})
 # Names of Textual that differ from Unicode's.
 _UNICODE_NAMES = {"solidus": "slash", "reverse_solidus": "backslash", "commercial_at": "at", "hyphen_minus": "minus",
                   "plus_sign": "plus", "low_line": "underscore"}  # fmt: skip
-# These screens take the whole keyboard: keys of the app are not reached from there.
+# Tables of keys that hold on every screen beside its own.
 _EVERYWHERE = ("app", "list")
 
 

@@ -124,8 +124,12 @@ def test_acknowledgements_are_kept_by_run_and_time_and_never_in_the_run(tmp_path
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1, "runs": {"x": 3}}', b"\xff\x00", b'{"version":2}']
-)
+    "content",
+    [
+        b"", b"{", b"[]", b'{"version": 1, "runs": {"x": 3}}', b"\xff\x00", b'{"version":2}',
+        b'{"version": 1, "runs": {"/run": {"a": 1' + b"0" * 400 + b"}}}",  # no float is as large
+    ],
+)  # fmt: skip
 def test_a_file_of_acknowledgements_that_is_none_holds_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ckpt-tui" / "acknowledged.json"
     path.parent.mkdir()
