@@ -158,3 +158,9 @@ def test_reading_the_settings_loads_no_screens(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_directory_in_its_place_is_told_as_settings(tmp_path: Path) -> None:
+    with pytest.raises(CkptError, match="is a directory: name the file in it") as refused:
+        read_settings({"CKPT_TUI_CONFIG": str(tmp_path)})
+    assert "ckpt-tui config" in refused.value.hint
