@@ -59,6 +59,7 @@ _PHASE_KINDS = {Phase.CRASHED: "crash", Phase.STALLED: "stall"}
 class _Told:
     session: int
     alert: Alert
+    action: str  # what the trainer did about it
 
 
 @dataclass(slots=True)
@@ -177,12 +178,12 @@ class Alarms:
         was = self.told[-1] if self.told else None
         if was is not None and was.session == self.session and 0 <= event.step - was.alert.last_step <= TOLD_TOGETHER:
             alert = replace(was.alert, detail=detail, last_step=event.step, last_ts=event.ts, count=was.alert.count + 1)
-            self.told[-1] = _Told(self.session, alert)
+            self.told[-1] = _Told(self.session, alert, event.action)
             return
         self.told.append(_Told(self.session, Alert(
             f"nonfinite-{self.session}-{event.step}", "error", "Loss is not finite", detail, event.step, event.ts,
             kind="nonfinite", last_step=event.step, last_ts=event.ts, is_over=True,
-        )))  # fmt: skip
+        ), event.action))  # fmt: skip
 
     def save_failed(self, event: CheckpointFailed) -> None:
         detail = f"{event.path}: {event.stage}: {event.error}"
@@ -242,7 +243,8 @@ class Alarms:
                 if alert.key.startswith(prefix) and alert.step <= known.last_step and alert.last_step >= known.step
             ]  # fmt: skip
             if same:
-                found[same[-1]] = replace(found[same[-1]], detail=f"{found[same[-1]].detail}; {told.alert.detail}")
+                seen = found[same[-1]]
+                found[same[-1]] = replace(seen, detail=f"{seen.detail}; {told.action}" if told.action else seen.detail)
             else:
                 found.append(told.alert)
         found += [alert for alert in (self.save_failure, self.few_saves) if alert is not None]

@@ -185,7 +185,7 @@ def test_a_nan_that_the_trainer_tells_of_as_well_is_one_alert() -> None:
     log.add(Step, 51, metrics={"loss": math.nan})
     log.add(Nonfinite, 51, what="loss", action="skipped")
     (alert,) = log.fold.state(1051.0, is_process_alive=True).alerts
-    assert alert.detail == "loss is nan at step 51; loss; skipped"
+    assert alert.detail == "loss is nan at step 51; skipped"
     log.steps(52, 80)
     assert [(kind, is_over) for kind, *_, is_over in log.alerts()] == [("nonfinite", True)]
 
