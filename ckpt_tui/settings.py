@@ -162,6 +162,8 @@ def read_file(env: Mapping[str, str]) -> dict[str, object]:
         if env.get("CKPT_TUI_CONFIG"):
             raise from_os_error(error, f"{safe_text(path, 1000)} ($CKPT_TUI_CONFIG)") from None
         return {}
+    except IsADirectoryError:
+        raise _refused(path, "", "is a directory: name the file in it") from None
     except OSError as error:
         if isinstance(error, PermissionError) and not env.get("CKPT_TUI_CONFIG") and not _is_own(path):
             return {}  # `sudo -u other` keeps HOME: somebody else's settings, and no reason not to look at a run
