@@ -40,7 +40,8 @@ def checkpoint_places(directory: str) -> tuple[str, ...]:
         and not os.path.lexists(os.path.join(place, LOG_NAME))  # another run, and ours
     ]
     for name in _VERSIONS:
-        version = newest_version(os.path.join(directory, name))
+        # One that was just begun has no log yet: what is told is still the version before it, with its checkpoints.
+        version = newest_version(os.path.join(directory, name), has_log=True)
         if version is not None and os.path.isdir(inside := os.path.join(version, "checkpoints")):
             found.append(os.path.relpath(inside, directory))
     return tuple(found)

@@ -16,6 +16,7 @@ from ckpt_tui.records import dataclass
 
 MAX_NAMES = 20_000
 MAX_CANDIDATES = 40
+MAX_BEGUN = 5  # versions that tell nothing yet, or died before they did
 STALE_S = 3600.0
 SURE_RANK = 50  # above it the name says only what kind of file it is
 
@@ -97,10 +98,12 @@ def _named(directory: str, names: Iterable[str]) -> Iterator[tuple[int, str]]:
         yield 38, path  # of every step, where the state of a Trainer is of its saves
 
 
-def newest_version(directory: str) -> str | None:
-    """`lightning_logs/version_N` of the highest N that is there."""
+def newest_version(directory: str, *, has_log: bool = False) -> str | None:
+    """`lightning_logs/version_N` of the highest N that is there; with `has_log` of those that hold a log, if any."""
     found = [(int(match[1]), name) for name in _names_in(directory) if (match := _VERSION.fullmatch(name))]
-    return os.path.join(directory, max(found)[1]) if found else None
+    versions = [os.path.join(directory, name) for _, name in sorted(found, reverse=True)]
+    newest = next(iter(versions), None)
+    return next(filter(candidates, versions[:MAX_BEGUN]), newest) if has_log else newest
 
 
 def _names_in(directory: str) -> list[str]:

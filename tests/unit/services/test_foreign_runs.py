@@ -81,7 +81,10 @@ def test_a_version_that_comes_while_it_is_watched_is_read_from_then_on(
     monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1)
     assert (monitor.poll(1.0).step, monitor.path) == (160, str(tmp_path))
     (tmp_path / "lightning_logs" / "version_1").mkdir()
-    assert monitor.poll(1.0).step == 160, "Lightning makes the directory first"
+    state = monitor.poll(1.0)
+    assert state.step == 160, "Lightning makes the directory first"
+    assert state.at_risk is not None
+    assert state.at_risk.checkpoint == "lightning_logs/version_0/checkpoints/epoch=0-step=50.ckpt"
     lightning(tmp_path, 1, last=80)
     state = monitor.poll(1.0)
     assert (state.step, state.name, len(state.sessions)) == (80, f"{tmp_path.name} version_1", 1)
