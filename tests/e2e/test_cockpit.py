@@ -83,7 +83,7 @@ def test_from_a_list_of_runs_to_a_crash_before_ones_eyes(
             terminal.wait_for("● running", "at risk")
 
         # Every other screen, and back.
-        for key, shown in (("A", "how often to save"), ("e", "checkpoint_saved"), ("?", "zoom out"), ("i", "tree")):
+        for key, shown in (("A", "how often to save"), ("e", "what it carries"), ("?", "zoom out"), ("i", "tree")):
             terminal.press(key)
             terminal.wait_for(shown)
             terminal.press("Escape")
