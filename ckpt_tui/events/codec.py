@@ -49,6 +49,8 @@ def decode(line: bytes) -> Event | BadLine:
     """
     if len(line) > MAX_LINE_BYTES:
         return _bad("line too long", line)
+    if line[:1] != b"{" and (text := line.strip(b"\x00 \t\r\n")[:1]) not in (b"{", _BYTE_ORDER_MARK[:1]):
+        return _bad("not a JSON object" if text else "empty line", line)  # at once, for there may be very many
     try:
         fields = _decode_json(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

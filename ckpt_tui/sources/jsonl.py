@@ -243,16 +243,16 @@ class JsonlSource:
             text = chunk[first_end + 1 : end] if end > first_end else None
         self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
         if text is not None:
-            decoded = decode_text(text)
-            if b"\x00" not in text and BadLine not in set(map(type, decoded)):
+            # Of lines that cannot be events a text may hold very many: each is looked at once.
+            is_odd = b"\x00" in text or text.count(b"\n{") + (text[:1] == b"{") <= text.count(b"\n")
+            decoded = [] if is_odd else decode_text(text)
+            if not is_odd and BadLine not in set(map(type, decoded)):
                 events += decoded
                 position += len(text) + 1
             else:
-                for line, event in zip(text.split(b"\n"), decode_lines(text), strict=True):
-                    if type(event) is BadLine or line[:1] == b"\x00":
+                for line in text.split(b"\n"):
+                    if line:
                         self._decode(line, position, events)
-                    else:
-                        events.append(event)
                     position += len(line) + 1
         self._keep(chunk[end + 1 :], position)
 

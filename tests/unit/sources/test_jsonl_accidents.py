@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,14 @@ def test_no_file_stays_open_when_nobody_follows_it(tmp_path: Path) -> None:
     for _ in range(20):
         drain(JsonlSource(str(path)))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_very_many_lines_that_are_no_events_do_not_hold_the_watch(tmp_path: Path) -> None:
+    """A terminal's output, or empty lines, in the log: it took 60 us a line, a poll many seconds."""
+    path = tmp_path / "events.jsonl"
+    lines = log_of(2).lines
+    path.write_bytes(lines[0] + b"garbage\n" * 30_000 + b"\n" * 1_000_000 + lines[1])
+    source, started = JsonlSource(str(path)), time.thread_time()
+    events = drain(source, 1 << 18)
+    assert time.thread_time() - started < 0.6
+    assert (len(events), seqs(events)) == (30_002, [1, 2])
