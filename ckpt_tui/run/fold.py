@@ -64,6 +64,7 @@ Column = tuple[str, list[Any]]
 Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first to before the second
 
 _SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
+_LAST_STEP = attrgetter("last_step")
 PAUSES = (Eval, CheckpointSaved, CheckpointFailed, EpochEnd)  # what training stands still for
 
 WITHIN_NOISE = "within the noise of the evaluation"
@@ -263,7 +264,7 @@ class RunFold:
             return
         self._folded.leave_after(step)
         before = self._folded.sessions[:-1]
-        reached = max(record.last_step for record in before)
+        reached = max(map(_LAST_STEP, before))
         session.retrained_steps = max(session.retrained_steps, reached - max(step, 0))
         lost, lost_s = timeline.lose_after(before, max(step, 0), self._folded.pace())
         if lost > 0:
