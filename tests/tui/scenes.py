@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.surroundings import Surroundings
+from ckpt_tui.tui.screens.runs import RunsHeader
 from screenshots.make import moment, names_at, read_log
 from tests.builders.run_directories import damage, torch_zip, training_state
 
@@ -46,8 +47,14 @@ class Scene:
         def is_alive(around: Surroundings, *_: object) -> bool:
             return Path(around.directory).name == self.alive
 
+        set_parts = RunsHeader.set_parts
+
+        def without_place(header: RunsHeader, name: str, *parts: Any) -> None:
+            set_parts(header, f"/home/you/{Path(name).name}", *parts)
+
         with (
             patch("ckpt_tui.services.surroundings.Surroundings.is_alive", is_alive),
+            patch.object(RunsHeader, "set_parts", without_place),
             patch("time.time", lambda: self.now),
             patch("ckpt_tui.checkpoints.validate.time", _STOPPED),  # how long it took is on the screen
             patch("ckpt_tui.checkpoints.diff.time", _STOPPED),
@@ -72,7 +79,11 @@ def _write(directory: Path, events: list[dict[str, Any]], until: float) -> None:
                 break
             told = dict(event)
             if event["event"] == "run_start":
-                told |= {"cwd": "/usr", "argv": ["python3", *event["argv"][1:]], "host": "gpu-17"}
+                told |= {
+                    "cwd": str(directory.parent.resolve()),
+                    "argv": ["python3", *event["argv"][1:]],
+                    "host": "gpu-17",
+                }
             elif event["event"] == "checkpoint_saved":
                 told |= {"bytes": sizes.get(event["step"], 10_000), "digest": ""}
             log.write(json.dumps(told) + "\n")
