@@ -62,7 +62,8 @@ class Scene:
             yield
 
 
-def _write(directory: Path, events: list[dict[str, Any]], until: float) -> None:
+def _write(directory: Path, events: list[dict[str, Any]], until: float, cwd: str = "/home/you") -> None:
+    """The run at `until`. cwd: where it says that it was started; its length moves every byte behind it."""
     directory.mkdir()
     start = events[0]
     sizes: dict[int, int] = {}
@@ -80,7 +81,7 @@ def _write(directory: Path, events: list[dict[str, Any]], until: float) -> None:
             told = dict(event)
             if event["event"] == "run_start":
                 told |= {
-                    "cwd": str(directory.parent.resolve()),
+                    "cwd": cwd,
                     "argv": ["python3", *event["argv"][1:]],
                     "host": "gpu-17",
                 }
@@ -103,7 +104,7 @@ def crashed(parent: Path) -> Scene:
     """Killed in its first session, six and a half hours ago; latest.pt has a flipped bit."""
     events = read_log()
     crash = max(event["ts"] for event in events if event["session"] == 1)
-    _write(parent / RUN_NAME, events, crash)
+    _write(parent / RUN_NAME, events, crash, cwd=str(parent.resolve()))  # it is there: a resume starts in it
     damage(parent / RUN_NAME / "latest.pt")
     return Scene(parent / RUN_NAME, crash + NIGHT_S)
 
