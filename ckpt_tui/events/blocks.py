@@ -26,6 +26,11 @@ _LINE_START = b'{"'
 _Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
 
+def cannot_be_events(text: bytes) -> bool:
+    """Whether some line of `text` does not even begin as an event does, or is full of holes."""
+    return b"\x00" in text or text.count(b"\n{") + (text[:1] == b"{") <= text.count(b"\n")
+
+
 class StepRow(msgspec.Struct, kw_only=True, gc=False):
     """A step line; the fields of one log's own metrics are added to it. In the order of the lines, which is fastest."""
 
@@ -72,29 +77,50 @@ class BlockDecoder:
 
     def decode(self, text: bytes) -> list[Told]:
         """Every line of `text`, in order, as `decode_lines()` gives it, steps perhaps in blocks."""
-        if not self._is_mixed and (block := self._block(text)) is not None:
-            return [block]
+        told = self.steps_only(text) or self.decode_mixed(text)
+        if not told:
+            told += decode_lines(text)
+        return told
+
+    def steps_only(self, text: bytes) -> list[Told] | None:
+        """`decode()` of a text of nothing but step lines of known fields; None for any other, without a close look."""
+        block = self._block(text) if not self._is_mixed else None
+        return [block] if block is not None else None
+
+    def decode_mixed(self, text: bytes) -> list[Told]:
+        """`decode()` of a text for which `steps_only()` gave None.
+
+        Nothing where there are holes in it, or where most lines cannot be events: each has to be looked at alone.
+        """
         lines = text.split(b"\n")
         num_lines = len(lines)
         others = [index for index, line in enumerate(lines) if b':"step"' not in line and b': "step"' not in line]
+        if len(others) * 2 > num_lines and cannot_be_events(text):
+            return []
         was_mixed, self._is_mixed = self._is_mixed, bool(others)
         if not others:
             block = self._block(text) if was_mixed else None
+            if block is None and b"\x00" in text:
+                return []
             return [block] if block is not None else self._one_by_one(text)
         told: list[Told] = []
         start = 0
         for index in (*others, num_lines):
             if index > start:
                 steps = b"\n".join(lines[start:index])
-                block = self._block(steps) if index - start >= MIN_LINES else None
+                block = self._block(steps, index - start) if index - start >= MIN_LINES else None
+                if block is None and b"\x00" in steps:
+                    return []
                 told += [block] if block is not None else self._one_by_one(steps)
             if index < num_lines:
+                if b"\x00" in lines[index]:
+                    return []
                 told.append(decode(lines[index]))
             start = index + 1
         return told
 
-    def _block(self, text: bytes) -> StepBlock | None:
-        """None when these are not only step lines of known fields."""
+    def _block(self, text: bytes, num_lines: int = 0) -> StepBlock | None:
+        """None when these are not only step lines of known fields. num_lines: where they were counted already."""
         if self._decode_rows is None or not text.startswith(_LINE_START):
             return None
         try:
@@ -102,7 +128,8 @@ class BlockDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         # The decoder takes two objects in a line as well: how many lines begin with one tells that.
-        return StepBlock(rows, self._names) if len(rows) == text.count(b"\n" + _LINE_START) + 1 else None
+        expected = num_lines or text.count(b"\n" + _LINE_START) + 1
+        return StepBlock(rows, self._names) if len(rows) == expected else None
 
     def _one_by_one(self, text: bytes) -> list[Told]:
         events = decode_lines(text)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from ckpt_tui.events.blocks import BlockDecoder, Told
+from ckpt_tui.events.blocks import BlockDecoder, Told, cannot_be_events
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, decode_lines
 from ckpt_tui.events.schema import COMMON_FIELDS, BadLine, Event
 from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, Batch
@@ -92,17 +92,17 @@ class JsonlSource:
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         events: list[Event | BadLine] = []
-        return self._poll(max_bytes, events, decode_lines)
+        return self._poll(max_bytes, events, None)
 
     def poll_blocks(self, max_bytes: int = CHUNK_BYTES) -> tuple[list[Told], Batch]:
         """What `poll()` tells, with step lines in blocks where that is faster, and beside it the batch without them."""
         told: list[Told] = []
         if self._blocks is None:
             self._blocks = BlockDecoder()
-        batch = self._poll(max_bytes, told, self._blocks.decode)
+        batch = self._poll(max_bytes, told, self._blocks)
         return told, replace(batch, events=[])
 
-    def _poll(self, max_bytes: int, events: list[Any], decode_text: Callable[[bytes], list[Any]]) -> Batch:
+    def _poll(self, max_bytes: int, events: list[Any], blocks: BlockDecoder | None) -> Batch:
         notices: list[str] = []
         left, size = max_bytes, self._offset
         try:
@@ -115,7 +115,7 @@ class JsonlSource:
             is_renamed = named is None or (named.st_dev, named.st_ino) != self._identity
             if self._held >= 0 and is_renamed and os.fstat(self._held).st_size - self._offset < LONG_LOG_BYTES:
                 # Its name is another file's, or none's: who has it open may have written on, and may still.
-                left, size = self._read(self._held, left, events, decode_text)
+                left, size = self._read(self._held, left, events, blocks)
             if named is None:
                 notices += self._cannot_read(FileNotFoundError())
                 return self._batch(events, notices, size)
@@ -132,7 +132,7 @@ class JsonlSource:
             if not stat.S_ISREG(facts.st_mode):
                 raise OSError("it is not a regular file")
             self._look_for_accidents(self._held, facts, notices)
-            left, size = self._read(self._held, left, events, decode_text)
+            left, size = self._read(self._held, left, events, blocks)
         except OSError as error:
             notices += self._cannot_read(error)
             self._let_go()
@@ -142,15 +142,13 @@ class JsonlSource:
                 self._trouble = ""
         return self._batch(events, notices, size)
 
-    def _read(
-        self, descriptor: int, left: int, events: list[Any], decode_text: Callable[[bytes], list[Any]]
-    ) -> tuple[int, int]:
+    def _read(self, descriptor: int, left: int, events: list[Any], blocks: BlockDecoder | None) -> tuple[int, int]:
         """What of `left` was not needed, and how long the file is."""
         while left > 0:
             chunk = os.pread(descriptor, min(left, CHUNK_BYTES), self._offset)
             if not chunk:
                 break
-            self._take(chunk, events, decode_text)
+            self._take(chunk, events, blocks)
             left -= len(chunk)
         return left, os.fstat(descriptor).st_size
 
@@ -214,7 +212,7 @@ class JsonlSource:
             and os.pread(descriptor, len(self._tail), start) == self._tail
         )
 
-    def _take(self, chunk: bytes, events: list[Any], decode_text: Callable[[bytes], list[Any]]) -> None:
+    def _take(self, chunk: bytes, events: list[Any], blocks: BlockDecoder | None) -> None:
         if len(self._head) < _FINGERPRINT_BYTES:
             self._head += chunk[: _FINGERPRINT_BYTES - len(self._head)]
         self._tail = (self._tail + chunk[-_FINGERPRINT_BYTES:])[-_FINGERPRINT_BYTES:]
@@ -243,10 +241,13 @@ class JsonlSource:
             text = chunk[first_end + 1 : end] if end > first_end else None
         self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
         if text is not None:
-            # Of lines that cannot be events a text may hold very many: each is looked at once.
-            is_odd = b"\x00" in text or text.count(b"\n{") + (text[:1] == b"{") <= text.count(b"\n")
-            decoded = [] if is_odd else decode_text(text)
-            if not is_odd and BadLine not in set(map(type, decoded)):
+            decoded: list[Any]
+            if blocks is not None:
+                decoded = blocks.steps_only(text) or blocks.decode_mixed(text)
+            else:
+                decoded = [] if cannot_be_events(text) else decode_lines(text)
+            # Of lines that cannot be events a text may hold very many: each is looked at once, below.
+            if decoded and BadLine not in set(map(type, decoded)):
                 events += decoded
                 position += len(text) + 1
             else:
