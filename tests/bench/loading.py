@@ -20,7 +20,7 @@ _FOLD = textwrap.dedent(
     from ckpt_tui.services.monitor import RunMonitor
     monitor = RunMonitor(sys.argv[1], newest_first=True)
     while not monitor.is_caught_up:
-        state = monitor.poll()
+        state = monitor.poll(0.1)  # as the watch does
     assert state.num_events == int(sys.argv[2]), state.num_events
     """
 )
