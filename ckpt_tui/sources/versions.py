@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ckpt_tui.events.schema import BadLine
 from ckpt_tui.sources.base import CHUNK_BYTES, Batch, EventSource
+from ckpt_tui.sources.chosen import AroundSource
 from ckpt_tui.sources.places import newest_version
 from ckpt_tui.text import safe_text
 
 LOOK_EVERY_S = 2.0
 
 
-class VersionsSource:
+class VersionsSource(AroundSource):
     """The log of the newest version below the run directory. find: the source that is to be read there now."""
-
-    is_foreign = True
 
     def __init__(
         self,
@@ -28,29 +26,13 @@ class VersionsSource:
         find: Callable[[str], EventSource | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._version = version
         self._directory = directory
         self._find = find
         self._clock = clock
         self._looked_at = clock()
         self._has_changed = False
-
-    @property
-    def path(self) -> str:
-        return self._source.path
-
-    @property
-    def position(self) -> int:
-        """How many bytes of the log are read; 0 where that is not known."""
-        return int(getattr(self._source, "position", 0))
-
-    @property
-    def unfinished(self) -> BadLine | None:
-        return self._source.unfinished
-
-    def skip_to_last(self, num_lines: int) -> None:
-        self._source.skip_to_last(num_lines)
 
     def poll(self, max_bytes: int = CHUNK_BYTES) -> Batch:
         notices = self._look()
