@@ -76,22 +76,12 @@ class BlockDecoder:
         self._is_mixed = False  # the last text had other lines among its step lines
 
     def decode(self, text: bytes) -> list[Told]:
-        """Every line of `text`, in order, as `decode_lines()` gives it, steps perhaps in blocks."""
-        told = self.steps_only(text) or self.decode_mixed(text)
-        if not told:
-            told += decode_lines(text)
-        return told
-
-    def steps_only(self, text: bytes) -> list[Told] | None:
-        """`decode()` of a text of nothing but step lines of known fields; None for any other, without a close look."""
-        block = self._block(text) if not self._is_mixed else None
-        return [block] if block is not None else None
-
-    def decode_mixed(self, text: bytes) -> list[Told]:
-        """`decode()` of a text for which `steps_only()` gave None.
+        """Every line of `text`, in order, as `decode_lines()` gives it, steps perhaps in blocks.
 
         Nothing where there are holes in it, or where most lines cannot be events: each has to be looked at alone.
         """
+        if not self._is_mixed and (block := self._block(text)) is not None:
+            return [block]
         lines = text.split(b"\n")
         num_lines = len(lines)
         others = [index for index, line in enumerate(lines) if b':"step"' not in line and b': "step"' not in line]

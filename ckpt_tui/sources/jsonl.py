@@ -243,7 +243,7 @@ class JsonlSource:
         if text is not None:
             decoded: list[Any]
             if blocks is not None:
-                decoded = blocks.steps_only(text) or blocks.decode_mixed(text)
+                decoded = blocks.decode(text)
             else:
                 decoded = [] if cannot_be_events(text) else decode_lines(text)
             # Of lines that cannot be events a text may hold very many: each is looked at once, below.
