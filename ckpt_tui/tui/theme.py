@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from rich.style import Style
 from textual.theme import Theme
@@ -68,16 +69,19 @@ def theme_of(look: Look) -> Theme:
     return _ansi_theme(look.palette) if look.ansi else _theme(look.palette, palettes.GROUNDS[look.palette])
 
 
+def _meanings(roles: dict[str, str]) -> dict[str, Any]:
+    """What Textual calls the colours of some of our roles."""
+    return {
+        "primary": roles["train"], "secondary": roles["val"], "accent": roles["accent"], "success": roles["good"],
+        "warning": roles["warning"], "error": roles["error"],
+    }  # fmt: skip
+
+
 def _theme(name: str, grounds: palettes.Grounds) -> Theme:
     roles = {role: style.rpartition(" ")[2] for role, style in palettes.ROLES[name].items()}
     return Theme(
         name=f"ckpt-{name}",
-        primary=roles["train"],
-        secondary=roles["val"],
-        accent=roles["accent"],
-        success=roles["good"],
-        warning=roles["warning"],
-        error=roles["error"],
+        **_meanings(roles),
         foreground=grounds.foreground,
         background=grounds.background,
         surface=grounds.surface,
@@ -110,12 +114,7 @@ def _ansi_theme(name: str) -> Theme:
         roles = dict.fromkeys(roles, "ansi_default")
     return Theme(
         name=f"ckpt-{name}",
-        primary=roles["train"],
-        secondary=roles["val"],
-        accent=roles["accent"],
-        success=roles["good"],
-        warning=roles["warning"],
-        error=roles["error"],
+        **_meanings(roles),
         foreground=base.foreground,
         background=base.background,
         surface=base.surface,
