@@ -6,10 +6,10 @@ events came in batches makes no difference to the state. Nothing that a log hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
-from operator import attrgetter, itemgetter, sub
+from operator import attrgetter, sub
 from typing import Any
 
 from ckpt_tui.events.blocks import StepBlock, StepRow, Told
@@ -50,6 +50,7 @@ from ckpt_tui.run.state import (
     Save,
     Series,
 )  # fmt: skip
+from ckpt_tui.run.step_columns import Column, Columns, Row, columns_of
 from ckpt_tui.run.timeline import SessionRecord
 
 MAX_SESSION_GAP = 1000  # sessions that may be missing from a log between two lines
@@ -59,9 +60,6 @@ BLOCK_STEPS = 4096
 WATCHED_NAMES = frozenset((*LOSS_NAMES, *RATE_NAMES))
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
-Row = Step | StepRow
-Column = tuple[str, list[Any]]
-Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first to before the second
 
 _SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
 _LAST_STEP = attrgetter("last_step")
@@ -113,7 +111,7 @@ class RunFold:
         """Take the gathered steps."""
         block = self._pending[:]
         self._pending.clear()
-        self._take_rows(block, lambda start, stop: _columns(block[start:stop], self._has_room_for))
+        self._take_rows(block, lambda start, stop: columns_of(block[start:stop], self._has_room_for))
 
     def _take_rows(self, rows: Sequence[Row], columns: Columns) -> None:
         """Steps as they follow each other, split where the session changes or steps go back."""
@@ -493,22 +491,6 @@ _APPLY: dict[type[Event], Any] = {
     SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
     ErrorRaised: RunFold._error, SaveAdvice: RunFold._advised, LostWork: RunFold._lost_work, RunEnd: RunFold._run_end,
 }  # fmt: skip
-
-
-def _columns(block: list[Step], has_room_for: Callable[[str], bool]) -> Iterator[Column]:
-    """The values of each metric of the steps; None where one has it not."""
-    rows = [event.metrics for event in block]
-    names = list(rows[0])
-    if list(map(len, rows)).count(len(names)) == len(rows):
-        try:
-            yield from [(name, list(map(itemgetter(name), rows))) for name in names]
-        except KeyError:
-            pass  # as many metrics, but others
-        else:
-            return
-    for name in dict.fromkeys(name for row in rows for name in row):
-        if has_room_for(name):
-            yield name, [row.get(name) for row in rows]
 
 
 def _is_plain(sessions: list[int], steps: list[int]) -> bool:
