@@ -18,6 +18,7 @@ from ckpt_tui.services import journal, names
 from ckpt_tui.services.branches import lineage_of_path
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
 from ckpt_tui.services.files import content_of
+from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.plans import Outcome as Outcome
@@ -26,6 +27,7 @@ from ckpt_tui.services.plans import PlannedMove as PlannedMove
 from ckpt_tui.services.plans import assemble, safe_name, space_words
 from ckpt_tui.services.registry import REGISTRY_NAME, read_registry, stored_lineage
 from ckpt_tui.services.restored_event import log_restored
+from ckpt_tui.services.undo import plan_undo as plan_undo
 from ckpt_tui.text import plural, safe_text, size
 
 Progress = Callable[[int], None]
@@ -39,7 +41,7 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
     A name may be that of a backup: then it is put in place of what it stands in for, damaged or not.
     Raises CkptError when a name is not there, or when what is damaged has no valid backup.
     """
-    directory, notices = _begin(directory)
+    directory, notices = begin(directory)
     catalog = read_catalog(directory)
     registry = {entry.name: entry.step for entry in read_registry(directory)}
     targets = _with_backups(catalog)
@@ -112,7 +114,7 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
 
     Raises CkptError when there is no such checkpoint, when its step is not known, or when it fails validation.
     """
-    directory, notices = _begin(directory)
+    directory, notices = begin(directory)
     catalog = read_catalog(directory)
     target = _first_good(_find(directory, catalog, to), on_bytes)
     if target.step is None:
@@ -167,43 +169,6 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
     )
 
 
-def plan_undo(directory: str) -> Plan:
-    """Plan to take the newest deed back that was not taken back yet; again and again, as deep as there are deeds."""
-    directory, notices = _begin(directory)
-    catalog = read_catalog(directory)
-    deeds = [
-        deed
-        for deed in journal.read_deeds(directory)
-        if deed.act != "undo" and deed.undone_by is None and deed.state in (journal.DONE, journal.CONFLICT)
-    ]
-    if not deeds:
-        return Plan("undo", directory, (), ("There is nothing to undo.",), warnings=tuple(notices))
-    deed = deeds[-1]
-    moves, warnings = [], list(notices)
-    put_back: list[str] = []
-    sentences = [f"Takes back the {deed.act} of {journal.when(deed)} (set_aside/{deed.number}/)."]
-    for move in reversed(deed.moves):
-        if move.target == REGISTRY_NAME:
-            continue
-        now = content_of(os.path.join(directory, move.target))
-        source = f"{FOLDER_NAME}/{deed.number}/{move.target}"
-        kept = content_of(os.path.join(directory, source))
-        if now is not None and (move.after is None or not move.after.is_same(now)):
-            warnings.append(f"{safe_name(move.target)} was written since; that file is set aside, not deleted.")
-        if move.before is None:
-            if now is not None:
-                moves.append(Move(move.target, "remove", before=now))
-                sentences.append(f"{safe_name(move.target)} was not there before: it is set aside.")
-        elif kept is None:
-            warnings.append(f"{safe_name(source)} is no longer there: {safe_name(move.target)} stays as it is.")
-        else:
-            moves.append(Move(move.target, "rename", before=now, source=source, after=kept))
-            put_back.append(safe_name(move.target))
-    if put_back:
-        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {', '.join(put_back)}.")
-    return assemble("undo", directory, catalog, moves, sentences, warnings, why=f"undo of a {deed.act}", undone=deed)
-
-
 def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = None) -> Outcome:
     """Do what `plan` says, or raise CkptError with nothing changed.
 
@@ -237,17 +202,6 @@ def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = No
     if plan.act != "undo":
         sentences.append("`ckpt-tui undo` takes it back.")
     return Outcome(plan.act, plan.directory, deed.number, tuple(sentences), aside, plan.resume_takes)
-
-
-def _begin(directory: str) -> tuple[str, list[str]]:
-    """The absolute directory, and what was said of deeds that a crash had interrupted."""
-    path = os.path.abspath(directory)
-    try:
-        with os.scandir(path):
-            pass
-    except OSError as error:
-        raise from_os_error(error, path, "list") from error
-    return path, journal.recover(path, lambda deed: log_restored(path, deed))
 
 
 def _with_backups(catalog: Catalog) -> list[str]:
