@@ -23,7 +23,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.services import files
 from ckpt_tui.services.files import Content, content_of
 
@@ -184,13 +184,22 @@ def perform(
     *,
     force: bool = False,
     on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
     finish: Callable[[Deed], None],
 ) -> Deed:
     """Carry out a new deed from beginning to end. `deed.number` and its state are set here.
 
     finish(deed) does what follows the renames (event log); it must bear being called twice for one deed.
     Raises CkptError with every file as it was; when even going back failed, the journal stays and says the rest.
+    Raises Cancelled when `is_cancelled` said so before the first rename, with every file as it was.
     """
+
+    def advance(num_bytes: int) -> None:
+        if is_cancelled is not None and is_cancelled():
+            raise Cancelled
+        if on_bytes is not None:
+            on_bytes(num_bytes)
+
     with locked(directory, force=force):
         for move in deed.moves:
             _expect_unchanged(directory, move)
@@ -200,12 +209,16 @@ def perform(
         try:
             files.make_directory(folder_of(directory, deed.number))
             _write(directory, deed)
-            _prepare(directory, deed, on_bytes)
+            _prepare(directory, deed, advance)
+            advance(0)
             deed.state = PREPARED
             _write(directory, deed)
         except OSError as error:
             _back_out(directory, deed)
             raise _refused(error, directory) from error
+        except BaseException:  # cancelled, or Ctrl-C: nothing has its new name yet
+            _back_out(directory, deed)
+            raise
         try:
             _apply(directory, deed)
         except OSError as error:
@@ -278,7 +291,7 @@ def recover(directory: str, finish: Callable[[Deed], None]) -> list[str]:
     return said
 
 
-def _prepare(directory: str, deed: Deed, on_bytes: Callable[[int], None] | None) -> None:
+def _prepare(directory: str, deed: Deed, on_bytes: Callable[[int], None]) -> None:
     """Bring every new content into `incoming/`, durable and verified. Changes nothing outside the deed's folder."""
     incoming = os.path.join(folder_of(directory, deed.number), INCOMING_NAME)
     made = False

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.lineage import is_on
@@ -31,16 +32,25 @@ from ckpt_tui.services.undo import plan_undo as plan_undo
 from ckpt_tui.text import plural, safe_text, size
 
 Progress = Callable[[int], None]
+IsCancelled = Callable[[], bool]
+_Check = Callable[[CatalogEntry], CatalogEntry]
 # Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
 _SPARE_BYTES = 16 * 1024 * 1024
 
 
-def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: Progress | None = None) -> Plan:
+def plan_restore(
+    directory: str,
+    names_wanted: Sequence[str] = (),
+    *,
+    on_bytes: Progress | None = None,
+    is_cancelled: IsCancelled | None = None,
+) -> Plan:
     """Plan to put a valid backup in place of every damaged or missing file, or of those in `names_wanted` only.
 
     A name may be that of a backup: then it is put in place of what it stands in for, damaged or not.
-    Raises CkptError when a name is not there, or when what is damaged has no valid backup.
+    Raises CkptError when a name is not there, or when what is damaged has no valid backup; Cancelled.
     """
+    check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     directory, notices = begin(directory)
     catalog = read_catalog(directory)
     registry = {entry.name: entry.step for entry in read_registry(directory)}
@@ -63,7 +73,7 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
-            looked_at[name] = entry = check_entry(entry, on_bytes=on_bytes)
+            looked_at[name] = entry = check(entry)
         if asked is None and entry is not None and not entry.is_bad:
             if names_wanted:
                 sentences.append(f"{safe_name(name)} is {entry.validity}: nothing to restore.")
@@ -73,7 +83,7 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
             continue
         step = registry.get(name) if entry is None or entry.step is None else entry.step
         candidates = [asked] if asked is not None else _stand_ins(catalog, name, step)
-        source, rejected = _first_valid(candidates, on_bytes)
+        source, rejected = _first_valid(candidates, check)
         state = "missing" if entry is None else entry.validity if entry.is_bad else "to be replaced"
         if source is None:
             why = "; ".join(rejected) or "it has no backup"
@@ -109,14 +119,18 @@ def plan_restore(directory: str, names_wanted: Sequence[str] = (), *, on_bytes: 
     return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
 
 
-def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) -> Plan:
+def plan_rollback(
+    directory: str, to: str, *, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None
+) -> Plan:
     """Plan to make `to` (a step or a name) the checkpoint that `--resume auto` starts from.
 
-    Raises CkptError when there is no such checkpoint, when its step is not known, or when it fails validation.
+    Raises CkptError when there is no such checkpoint, when its step is not known, or when it fails validation;
+    Cancelled.
     """
+    check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     directory, notices = begin(directory)
     catalog = read_catalog(directory)
-    target = _first_good(_find(directory, catalog, to), on_bytes)
+    target = _first_good(_find(directory, catalog, to), check)
     if target.step is None:
         raise CkptError(
             "Step not known", f"{safe_name(target.name)} does not say which step it is of", "Choose another one."
@@ -149,11 +163,11 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
     moves = [_set_aside(directory, entry) for entry in newer if entry.name != names.LATEST_NAME]
     sentences = []
     has_own_layout = any((facts := names.read_name(e.name)) is not None and facts.is_own for e in catalog.entries)
-    is_latest_good = latest is not None and latest.step == target.step and not _check(latest, on_bytes).is_bad
+    is_latest_good = latest is not None and latest.step == target.step and not check(latest).is_bad
     if has_own_layout and not is_latest_good and target.name != names.LATEST_NAME:
         moves.append(_copy(directory, target, names.LATEST_NAME))
         sentences.append(f"{safe_name(target.name)} (step {target.step:,}, valid) is copied to {names.LATEST_NAME}.")
-    moves += _keep_a_best(directory, catalog, newer_names, target.step, sentences, on_bytes)
+    moves += _keep_a_best(directory, catalog, newer_names, target.step, sentences, check)
     if newer:
         listed = ", ".join(safe_name(entry.name) for entry in newer[:6])
         listed += f" and {len(newer) - 6} more" if len(newer) > 6 else ""
@@ -169,10 +183,14 @@ def plan_rollback(directory: str, to: str, *, on_bytes: Progress | None = None) 
     )
 
 
-def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = None) -> Outcome:
+def carry_out(
+    plan: Plan, *, force: bool = False, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None
+) -> Outcome:
     """Do what `plan` says, or raise CkptError with nothing changed.
 
     force: even while a live trainer owns the directory. on_bytes is told of bytes copied and read back as they go by.
+    is_cancelled: asked between them; from the first rename on, the deed goes through. Raises Cancelled with everything
+    as it was.
     """
     if plan.is_empty:
         raise CkptError("Nothing to do", " ".join(plan.sentences))
@@ -189,8 +207,9 @@ def carry_out(plan: Plan, *, force: bool = False, on_bytes: Progress | None = No
         sentences=list(plan.sentences), undoes=plan.undoes,
     )  # fmt: skip
     deed = journal.perform(
-        plan.directory, deed, force=force, on_bytes=on_bytes, finish=lambda done: log_restored(plan.directory, done)
-    )
+        plan.directory, deed, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled,
+        finish=lambda done: log_restored(plan.directory, done),
+    )  # fmt: skip
     aside = tuple(
         f"{FOLDER_NAME}/{deed.number}/{move.target}"
         for move in deed.moves
@@ -226,12 +245,10 @@ def _stand_ins(catalog: Catalog, name: str, step: int | None) -> list[CatalogEnt
     return same_step + backups
 
 
-def _first_valid(
-    candidates: Sequence[CatalogEntry], on_bytes: Progress | None
-) -> tuple[CatalogEntry | None, list[str]]:
+def _first_valid(candidates: Sequence[CatalogEntry], check: _Check) -> tuple[CatalogEntry | None, list[str]]:
     rejected: list[str] = []
     for candidate in candidates:
-        checked = _check(candidate, on_bytes)
+        checked = check(candidate)
         is_directory = os.path.isdir(checked.path)
         if not checked.is_bad and not is_directory:
             return checked, rejected
@@ -240,15 +257,11 @@ def _first_valid(
     return None, rejected
 
 
-def _check(entry: CatalogEntry, on_bytes: Progress | None) -> CatalogEntry:
-    return check_entry(entry, on_bytes=on_bytes)
-
-
-def _first_good(entries: Sequence[CatalogEntry], on_bytes: Progress | None) -> CatalogEntry:
+def _first_good(entries: Sequence[CatalogEntry], check: _Check) -> CatalogEntry:
     """The first that a training can resume from; the first of all, with what is wrong with it, when none can be."""
     first = None
     for entry in entries:
-        checked = _check(entry, on_bytes)
+        checked = check(entry)
         if checked.validity == "valid" and checked.can_resume:
             return checked
         first = first or checked
@@ -294,14 +307,14 @@ def _keep_a_best(
     gone: set[str],
     step: int,
     sentences: list[str],
-    on_bytes: Progress | None,
+    check: _Check,
 ) -> list[Move]:
     """When the best is newer than the target: the previous best becomes the best again, if it is valid."""
     if names.BEST_NAME not in gone:
         return []
     for backup in catalog.backups_of(names.BEST_NAME):
         if backup.name not in gone and backup.step is not None and backup.step <= step:
-            checked = _check(backup, on_bytes)
+            checked = check(backup)
             if not checked.is_bad:
                 sentences.append(f"{safe_name(backup.name)} (step {backup.step:,}) is copied to {names.BEST_NAME}.")
                 return [_copy(directory, checked, names.BEST_NAME)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.errors import CkptError
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointRestored
 from ckpt_tui.services import restore
@@ -135,7 +135,8 @@ class TestRestore:
         assert entry is not None
         backup = replace(entry, name="backup", path=str(tmp_path), validity="valid")
         monkeypatch.setattr(restore, "_stand_ins", lambda *_: [backup])
-        monkeypatch.setattr(restore, "_check", lambda one, _: one)
+        check = restore.check_entry
+        monkeypatch.setattr(restore, "check_entry", lambda one, **_: one if one is backup else check(one))
         plan = plan_restore(str(directory))
         assert plan.is_empty
         why = "backup is valid, but a directory, and only files are put back"
@@ -326,6 +327,30 @@ class TestRefusals:
         usage = shutil.disk_usage(directory)
         monkeypatch.setattr(restore.shutil, "disk_usage", lambda path: usage._replace(free=1000))
         self.refused(directory, plan_restore(str(directory)), "Not enough space")
+
+    def test_cancelled_at_any_moment_before_the_renames(self, tmp_path: Path) -> None:
+        directory = damaged_run(tmp_path / "run")
+        plan = plan_restore(str(directory))
+        before = tree_of(directory)
+        asked: list[int] = []
+        carry_out(plan, is_cancelled=lambda: asked.append(1) is not None)
+        carry_out(plan_undo(str(directory)))
+        plan, before, num_asked = plan_restore(str(directory)), tree_of(directory), len(asked)
+        assert num_asked >= 3, "while it is copied, while it is read back, and before the first rename"
+        for last in range(num_asked):
+            asked.clear()
+            with pytest.raises(Cancelled):
+                carry_out(plan, is_cancelled=lambda last=last: (asked.append(1), len(asked) > last)[1])
+            assert tree_of(directory) == before, last
+        carry_out(plan)
+
+    def test_cancelled_while_it_is_planned(self, tmp_path: Path) -> None:
+        directory = damaged_run(tmp_path / "run")
+        before = tree_of(directory)
+        for plan_it in (plan_restore, partial(plan_rollback, to="200")):
+            with pytest.raises(Cancelled):
+                plan_it(str(directory), is_cancelled=lambda: True)
+            assert tree_of(directory) == before
 
     def test_read_only_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory = damaged_run(tmp_path / "run")
