@@ -36,6 +36,7 @@ MAX_JOURNAL_BYTES = 16 * 1024 * 1024
 _LOCK_PATIENCE_S = 0.15
 
 INTENT, PREPARED, MOVED, DONE, CONFLICT = "intent", "prepared", "moved", "done", "conflict"
+COLLECTED = "collected"  # what it had set aside was freed by gc, or is being freed: it cannot be taken back any more
 
 
 class Move(msgspec.Struct):
@@ -44,7 +45,7 @@ class Move(msgspec.Struct):
     before: what it was, None when it was not there. Afterwards it is: a copy of the file `source` (how="copy"), the
     bytes `data` of a small file (how="write"), the file `source` itself, which moves (how="rename"), or not there
     (how="remove": it only goes to the deed's folder). after: what it became, known from `prepared` on.
-    `source` is relative to the run directory.
+    `source` is relative to the run directory. was: the verdict on what is set aside, as far as it was known then.
     """
 
     target: str
@@ -53,6 +54,7 @@ class Move(msgspec.Struct):
     source: str = ""
     after: Content | None = None
     data: bytes | None = None
+    was: str = ""
 
 
 class LogEntry(msgspec.Struct):
@@ -65,7 +67,10 @@ class LogEntry(msgspec.Struct):
 
 
 class Deed(msgspec.Struct):
-    """One act on a run directory, as its journal tells it."""
+    """One act on a run directory, as its journal tells it.
+
+    takes_back: the deeds that an undo takes back, or the undo that a redo does; `undoes` is the newest of them.
+    """
 
     number: int
     act: str
@@ -80,6 +85,8 @@ class Deed(msgspec.Struct):
     undone_by: int | None = None
     conflicts: list[str] = []
     version: int = 1
+    takes_back: list[int] = []
+    collected_at: float = 0.0
 
 
 def folder_of(directory: str, number: int) -> str:
@@ -95,8 +102,8 @@ def when(deed: Deed) -> str:
 def read_deeds(directory: str) -> list[Deed]:
     """Every deed of a run directory, the oldest first. Folders without a readable journal are left out."""
     deeds = []
-    for number in _numbers(directory):
-        deed = _read(directory, number)
+    for number in deed_numbers(directory):
+        deed = read_deed(directory, number)
         if deed is not None:
             deeds.append(deed)
     return deeds
@@ -105,8 +112,8 @@ def read_deeds(directory: str) -> list[Deed]:
 def unfinished(directory: str) -> list[Deed]:
     """Deeds that a crash interrupted, the oldest first; also one that died before the first line of its journal."""
     found = []
-    for number in _numbers(directory):
-        deed = _read(directory, number)
+    for number in deed_numbers(directory):
+        deed = read_deed(directory, number)
         if deed is not None and deed.state in (INTENT, PREPARED, MOVED):
             found.append(deed)
         elif deed is None and all(_is_unwritten_journal(name) for name in _names(folder_of(directory, number))):
@@ -203,16 +210,16 @@ def perform(
     with locked(directory, force=force):
         for move in deed.moves:
             _expect_unchanged(directory, move)
-        deed.number = max(_numbers(directory), default=0) + 1
+        deed.number = max(deed_numbers(directory), default=0) + 1
         deed.state, deed.started_at = INTENT, time.time()
         deed.pid, deed.host = os.getpid(), socket.gethostname()
         try:
             files.make_directory(folder_of(directory, deed.number))
-            _write(directory, deed)
+            write_deed(directory, deed)
             _prepare(directory, deed, advance)
             advance(0)
             deed.state = PREPARED
-            _write(directory, deed)
+            write_deed(directory, deed)
         except OSError as error:
             _back_out(directory, deed)
             raise _refused(error, directory) from error
@@ -385,17 +392,12 @@ def _finish(directory: str, deed: Deed, finish: Callable[[Deed], None], state: s
     """What follows the renames. Each part may be done twice without harm, for a crash between them."""
     if deed.state != MOVED:
         deed.state = MOVED
-        _write(directory, deed)
+        write_deed(directory, deed)
     if not deed.conflicts:
         finish(deed)
-        if deed.undoes is not None:
-            undone = _read(directory, deed.undoes)
-            if undone is not None and undone.undone_by is None:
-                undone.undone_by = deed.number
-                _write(directory, undone)
         shutil.rmtree(os.path.join(folder_of(directory, deed.number), INCOMING_NAME), ignore_errors=True)
     deed.state = state
-    _write(directory, deed)
+    write_deed(directory, deed)
 
 
 def _cancel(directory: str, deed: Deed) -> None:
@@ -426,7 +428,8 @@ def _refused(error: OSError, directory: str) -> CkptError:
     return CkptError(said.title, f"{said.message}; nothing was changed", said.hint)
 
 
-def _numbers(directory: str) -> list[int]:
+def deed_numbers(directory: str) -> list[int]:
+    """The numbers of all folders that may be those of deeds, also where the journal cannot be read."""
     return sorted(
         int(name) for name in _names(os.path.join(directory, FOLDER_NAME)) if name.isdecimal() and len(name) < 10
     )
@@ -439,12 +442,13 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _write(directory: str, deed: Deed) -> None:
+def write_deed(directory: str, deed: Deed) -> None:
+    """Make the journal of a deed say what `deed` says, durably and at once."""
     data = msgspec.json.format(msgspec.json.encode(deed), indent=1)
     files.write_file(os.path.join(folder_of(directory, deed.number), JOURNAL_NAME), data + b"\n")
 
 
-def _read(directory: str, number: int) -> Deed | None:
+def read_deed(directory: str, number: int) -> Deed | None:
     """The journal of a deed; None when there is none (a crash before its first line) or it is not ours.
 
     A journal that names files outside the run directory is not ours: names are single path parts, sources at most

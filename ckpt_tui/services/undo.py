@@ -17,10 +17,12 @@ def plan_undo(directory: str) -> Plan:
     """Plan to take the newest deed back that was not taken back yet; again and again, as deep as there are deeds."""
     directory, notices = begin(directory)
     catalog = read_catalog(directory)
+    every = journal.read_deeds(directory)
+    taken_back = {number for deed in every for number in (*deed.takes_back, deed.undoes)}
     deeds = [
         deed
-        for deed in journal.read_deeds(directory)
-        if deed.act != "undo" and deed.undone_by is None and deed.state in (journal.DONE, journal.CONFLICT)
+        for deed in every
+        if deed.act != "undo" and deed.number not in taken_back and deed.state in (journal.DONE, journal.CONFLICT)
     ]
     if not deeds:
         return Plan("undo", directory, (), ("There is nothing to undo.",), warnings=tuple(notices))
