@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
 from typing import Literal
 
+from ckpt_tui.checkpoints.registry import open_checkpoint
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
@@ -208,8 +210,22 @@ def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None, l
         removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
         copied={move.target: move.source for move in moves if move.how == "copy"},
         lineage=lineage,
+        best_score=_best_score(directory, moves),
     )
     return Move(REGISTRY_NAME, "write", before=now, data=data) if data is not None else None
+
+
+def _best_score(directory: str, moves: Sequence[Move]) -> float | None:
+    """The score of the file that becomes the best, by what it says itself; None when the best stays or does not say."""
+    for move in moves:
+        facts = names.read_name(move.target, is_directory=not move.target.endswith(".pt"))
+        if move.how in ("copy", "rename") and facts is not None and facts.kind == "best" and not facts.is_backup:
+            try:
+                told = open_checkpoint(os.path.join(directory, move.source)).progress.get("best_metric")
+            except CkptError:
+                return None
+            return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+    return None
 
 
 def _log_entries(

@@ -59,13 +59,18 @@ def stored_lineage(directory: str) -> Lineage | None:
 
 
 def changed_registry(
-    directory: str, removed: frozenset[str], copied: Mapping[str, str], lineage: Lineage | None = None
+    directory: str,
+    removed: frozenset[str],
+    copied: Mapping[str, str],
+    lineage: Lineage | None = None,
+    best_score: float | None = None,
 ) -> bytes | None:
     """The registry after files changed hands, to be written with them; None when there is none to keep right.
 
     removed: names that are no longer there. copied: for a name, the name whose content it now has. Entries of copies
     whose source is not in the registry are left out: the trainer finds the file and enters it. lineage: the branch
-    that the run is on from now on, None: as before.
+    that the run is on from now on, None: as before. best_score: that of the file which is the best from now on, None
+    when that is as before or not known.
     """
     raw = _load(directory)
     if raw is None:
@@ -86,10 +91,28 @@ def changed_registry(
     raw[_LIST] = kept
     if lineage is not None:
         raw[_LINEAGE] = as_plain(lineage)
+    if best_score is not None:
+        _put_best_back(raw, best_score)
     raw[checksum.KEY] = checksum.checksum_of(raw)
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
+def _put_best_back(raw: dict[str, object], score: float) -> None:
+    """Tell the trainer that the best is another one: the checkpoints that it resumes from still claim the score of the
+    one that was taken back, and by that no later best would be one."""
+    best = raw.get("best")
+    claimed = _number(best.get("value")) if isinstance(best, dict) else None
+    if not isinstance(best, dict) or claimed is None or claimed == score:
+        return
+    rows = raw.get(_PUT_BACK)
+    earlier = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    told = {"metric": best.get("metric"), "mode": best.get("mode"), "value": score, "instead_of": claimed}
+    raw[_PUT_BACK] = [*(row for row in earlier if row.get("instead_of") != score), told][-_MAX_PUT_BACK:]
+    raw["best"] = {**best, "value": score}
+
+
+_PUT_BACK = "best_put_back"
+_MAX_PUT_BACK = 64
 _LIST = "checkpoints"
 _PATH = "path"
 _LINEAGE = "lineage"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import Event, RunStart
+from ckpt_tui.events.schema import Best, Event, RunStart
+from ckpt_tui.services.restore import carry_out, plan_restore
 from tests.builders.training import corpus_in, tiny_training
 from trainer.checkpoint.state import fingerprint, load
 from trainer.errors import UsageError
@@ -143,3 +145,37 @@ def test_what_was_finished_elsewhere_is_saved_here_before_it_counts_as_finished(
     training = make("--resume", str(other))
     assert training.run() == 0
     assert fingerprint(load(os.path.join(training.directory, "latest.pt"))) == fingerprint(load(str(other)))
+
+
+def test_a_lucky_best_that_was_taken_back_is_no_longer_in_the_way_of_real_ones(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {10: 3.0, 20: 0.5, 30: 2.5, 40: 2.7}
+    monkeypatch.setattr(
+        "trainer.loop.evaluate", lambda stepper, *_: {"val_loss": scores[training.progress.step]}
+    )  # fmt: skip
+    training = make()
+    assert training.run() == 0
+    directory = Path(training.directory)
+    carry_out(plan_restore(str(directory), ["best_model_previous.pt"]))
+    registry = json.loads((directory / "registry.json").read_bytes())
+    assert registry["best"] == {"metric": "val_loss", "mode": "min", "value": 3.0}
+
+    training = make("--resume", "auto", "--max_steps", "30")
+    assert "the best so far is 3 again" in capsys.readouterr().out
+    assert training.run() == 0
+    assert load(str(directory / "best_model.pt"))["step"] == 30
+    assert load(str(directory / "best_model_previous.pt"))["step"] == 10
+    # Also from one that was saved before it was taken back, which still says 0.5; and 2.7 is no better than 2.5.
+    training = make("--resume", "rolling_step_000020.pt", "--max_steps", "30")
+    assert training.progress.best == 3.0
+    training = make("--resume", "rolling_step_000030.pt", "--max_steps", "40")
+    assert training.progress.best == 2.5
+    assert training.run() == 0
+    bests = [(event.step, event.value, event.previous) for event in events(training) if isinstance(event, Best)]
+    assert bests == [(10, 3.0, None), (20, 0.5, 3.0), (30, 2.5, 3.0)]
+    # The same once more in earnest: it counts.
+    scores[30] = 0.5
+    training = make("--resume", "rolling_step_000020.pt", "--max_steps", "30")
+    assert training.run() == 0
+    assert make("--resume", "rolling_step_000030.pt").progress.best == 0.5

@@ -29,7 +29,7 @@ from trainer.checkpoint.lock import DirectoryLock
 from trainer.checkpoint.plain import refuse_objects
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.publish import make_directory, remove_leftovers
-from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.registry import Registry, number_in
 from trainer.checkpoint.resume import Source, find
 from trainer.checkpoint.save import Saver
 from trainer.checkpoint.settle import settle
@@ -108,6 +108,7 @@ class Checkpointer:
         if source is None:
             return None
         self.registry.lineage = resumed(source.lineage, new_segment(self._session, source.step, source.digest))
+        source = self._with_best(source)
         if settles:
             self.settle(source)
         return source
@@ -126,8 +127,15 @@ class Checkpointer:
         if source is None:
             return None
         self.registry.lineage = resumed(source.lineage, new_segment(self._session, source.step, source.digest))
+        source = self._with_best(source)
         self.settle(source)
         return source
+
+    def _with_best(self, source: Source) -> Source:
+        """With the best score that holds now: a person may have taken back what was the best when it was saved."""
+        claimed = number_in(source.state, "best_metric")
+        score = self.registry.best_score(self.policy.monitor, self.policy.monitor_mode, claimed)
+        return source if score is None or score == claimed else source.with_best(score)
 
     def settle(self, source: Source) -> None:
         """Go on from `source`: quarantine what was found bad on the way to it, and tell the directory of the choice."""

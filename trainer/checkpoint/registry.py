@@ -16,6 +16,7 @@ from trainer.checkpoint.publish_directory import ContentStatus, content_status
 
 REGISTRY_NAME = "registry.json"
 SCHEMA = "ckpt-tui/registry/1"
+PUT_BACK = "best_put_back"
 
 
 class Registry:
@@ -29,6 +30,8 @@ class Registry:
     policy: what is kept, for whoever reads the file (`retention_report`).
     untold: the lineages of checkpoints of sessions that the file did not know when it was read.
     is_stale: whether the file tells something else than `entries`.
+    put_back: what the viewer wrote when a person put another best in place of one, oldest first: from then on `value`
+    is the best score where a checkpoint from before says `instead_of`.
     """
 
     def __init__(self, directory: str) -> None:
@@ -38,7 +41,9 @@ class Registry:
         self.untold: list[Lineage] = []
         self.is_stale = False
         self.policy: Mapping[str, Any] = {}
-        self._stored, self.stored_lineage, self._best = _stored(os.path.join(directory, REGISTRY_NAME))
+        content = _content(os.path.join(directory, REGISTRY_NAME))
+        self._stored, self.stored_lineage, self._best = _stored(content)
+        self.put_back = _put_back(content)
         self._told = {row.get("session_id") for row in self._stored}
 
     def sync(self, written: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -87,6 +92,15 @@ class Registry:
         """The monitored metric of each checkpoint that tells it."""
         return {name: entry["metrics"].get(monitor) for name, entry in self.entries.items()}
 
+    def best_score(self, metric: str, mode: str, claimed: float | None) -> float | None:
+        """The best score of a run that goes on from a checkpoint which says `claimed`: another one where a person put
+        another best in its place since. A lucky one that was taken back would never be beaten."""
+        score = claimed
+        for row in self.put_back:
+            if (row["metric"], row["mode"], row["instead_of"]) == (metric, mode, score):
+                score = row["value"]
+        return score
+
     def _this_session(self) -> dict[str, Any]:
         if self.lineage is None:
             return {}
@@ -94,8 +108,14 @@ class Registry:
 
     def write(self, best: Mapping[str, Any] | None = None) -> None:
         """Publish it. best: metric, mode and value of the best score, None: as before. Raises PublishError."""
-        self._best = dict(best) if best is not None else self._best
+        if best is not None:
+            self._best = dict(best)
+            # Come to once more, in earnest: it holds again.
+            told = (best.get("metric"), best.get("mode"), best.get("value"))
+            self.put_back = [row for row in self.put_back if (row["metric"], row["mode"], row["instead_of"]) != told]
         content: dict[str, Any] = {"schema": SCHEMA, "best": self._best}
+        if self.put_back:
+            content[PUT_BACK] = self.put_back
         if self.stored_lineage is not None:
             content["lineage"] = as_plain(self.stored_lineage)
         if self.policy:
@@ -166,16 +186,33 @@ def _makes_sense(row: object) -> bool:
     )
 
 
-def _stored(path: str) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, Any]]:
-    """The entries of the file that make sense, the lineage, the best; nothing when it is missing or wrong."""
+def _put_back(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = content.get(PUT_BACK)
+    return [
+        row
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict)
+        and all(isinstance(row.get(key), str) for key in ("metric", "mode"))
+        and all(type(row.get(key)) in (int, float) for key in ("value", "instead_of"))
+    ]
+
+
+def _content(path: str) -> dict[str, Any]:
+    """What the file holds, empty when it is missing or wrong."""
     try:
         with open(path, "rb") as file:
             content = json.loads(file.read())
-        if not checksum.is_as_written(content):
-            return [], None, {}
+        return content if isinstance(content, dict) and checksum.is_as_written(content) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        return {}
+
+
+def _stored(content: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Lineage | None, dict[str, Any]]:
+    """The entries that make sense, the lineage, the best; nothing where one of them cannot be made out."""
+    try:
         entries = [row for row in content["checkpoints"] if _makes_sense(row)]
         return entries, read_lineage(content.get("lineage")), dict(content.get("best") or {})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return [], None, {}
 
 

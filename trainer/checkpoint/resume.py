@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckpt_tui import text
@@ -52,6 +52,7 @@ class Source:
     that were found bad, so that no backup is made of them.
     lineage: of its state; None when it is from outside the run directory, where other lineages have no meaning.
     left: (name, step) of later checkpoints that are on another branch from now on, latest first.
+    best_put_back: the best score to go on with, where a person put another best back since this state was saved.
     reached, seconds_per_step: what the log says that the run came to from here before, None when it does not.
     """
 
@@ -65,6 +66,11 @@ class Source:
     left: list[tuple[str, int]] = field(default_factory=list)
     reached: int | None = None
     seconds_per_step: float | None = None
+    best_put_back: float | None = None
+
+    def with_best(self, score: float) -> Source:
+        """The same with another best score in its state."""
+        return replace(self, best_put_back=score, state={**self.state, "best_metric": score} if self.state else {})
 
     @property
     def step(self) -> int:
@@ -90,6 +96,8 @@ class Source:
             if self.seconds_per_step is not None:
                 cost += f", {text.duration((reached - self.step) * self.seconds_per_step)}"
             told.append(f"resuming from step {self.step}{instead}: {cost} of training to be done again")
+        if self.best_put_back is not None:
+            told.append(f"another best was put back since: the best so far is {self.best_put_back:.4g} again")
         if self.lineage is None:
             told.append(f"{self.name} is of another run: its history stays there, nothing is copied")
         if self.left:

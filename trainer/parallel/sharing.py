@@ -43,7 +43,10 @@ def shared_source(world: World, find: Callable[[], Source | None]) -> Source | N
         sent = world.broadcast(state)
         state = sent if state is None else state
     assert state is not None
-    return found if found is not None else replace(told, state=state)
+    if found is not None:
+        return found
+    source = replace(told, state=state)
+    return source if told.best_put_back is None else source.with_best(told.best_put_back)
 
 
 def rng_states(world: World) -> dict[str, Any]:
