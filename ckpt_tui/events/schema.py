@@ -42,7 +42,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStart(Event, frozen=True, kw_only=True):
-    """A session begins."""
+    """A session begins.
+
+    argv: the command that starts the same training again: the launcher's where one started this process.
+    launcher: how it was started (events/launcher.py), for a resume; {} where nobody could tell:
+      name: python, torchrun, accelerate, deepspeed, uv, conda, or sbatch for a job of Slurm;
+      argv, cwd: the launcher's own command line and directory, where there is one;
+      environment: a few variables, by name, that a start goes by; never any other;
+      job: of Slurm: {"id", "script": its text as it was submitted, "argv": what the script was given}.
+    """
 
     name: ClassVar[str] = "run_start"
 
@@ -62,6 +70,7 @@ class RunStart(Event, frozen=True, kw_only=True):
     resumed_from: dict[str, Any] | None = None
     rejected: list[dict[str, Any]] = []  # newer checkpoints that could not be used: {"path", "why", "damage"}
     lineage: list[dict[str, Any]] = []  # the sessions that led here (events/lineage.py)
+    launcher: dict[str, Any] = {}
 
 
 class Step(Event, frozen=True, kw_only=True, gc=False):

@@ -20,7 +20,6 @@ import os
 import platform
 import socket
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from msgspec.structs import replace
 
 from ckpt_tui import __version__
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, encode
+from ckpt_tui.events.launcher import recorded_launcher, start_argv
 from ckpt_tui.events.schema import LOG_NAME, BadLine, Eval, Event, RunEnd, RunStart, Step
 
 TAIL_BYTES = 64 * 1024
@@ -108,13 +108,15 @@ class EventWriter:
         world_size: int = 1,
         **extra: Any,
     ) -> bool:
-        """`run_start`, with what is known of this process. argv: the command that starts the same again."""
+        """`run_start`, with what is known of this process and of what launched it. argv: the command that starts the
+        same again, where that is known better."""
         try:
+            launcher = recorded_launcher()
             event = RunStart(
                 step=start_step,
                 run_name=run_name or os.path.basename(os.path.abspath(self.directory)),
                 config=dict(config or {}),
-                argv=argv if argv is not None else [sys.executable or "python", *sys.orig_argv[1:]],
+                argv=argv if argv is not None else start_argv(launcher),
                 cwd=_cwd(),
                 pid=os.getpid(),
                 pid_started=process_started(),
@@ -127,6 +129,7 @@ class EventWriter:
                 resumed_from=resumed_from,
                 rejected=rejected or [],
                 lineage=lineage or [],
+                launcher=launcher,
                 extra=extra,
             )
         except Exception as error:  # noqa: BLE001  as in emit
