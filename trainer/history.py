@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event, Nonfinite, RunEnd, RunStart, SaveAdvice
+from ckpt_tui.events.schema import (
+    LOG_NAME,
+    CheckpointRestored,
+    Event,
+    Nonfinite,
+    RunEnd,
+    RunStart,
+    SaveAdvice,
+    Supervised,
+)
 from ckpt_tui.save_interval import is_failure
 
 # As `encode` spells them.
@@ -98,10 +107,10 @@ def _read(log: mmap.mmap, size: int) -> History:
 
 
 def _session(log: mmap.mmap, begin: int, end: int, start: RunStart) -> PastSession:
-    """From the last lines before `end`. What a viewer did to the files afterwards is no sign of life."""
+    """From the last lines before `end`. What a viewer or a supervisor did afterwards is no sign of life."""
     events = [
         event for line in log[max(begin, end - _TAIL_BYTES) : end].split(b"\n")
-        if isinstance(event := decode(line), Event) and not isinstance(event, CheckpointRestored)
+        if isinstance(event := decode(line), Event) and not isinstance(event, (CheckpointRestored, Supervised))
         and event.session == start.session
     ]  # fmt: skip
     last = events[-1] if events else start

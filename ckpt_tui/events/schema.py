@@ -257,6 +257,19 @@ class RunEnd(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Supervised(Event, frozen=True, kw_only=True):
+    """What `ckpt-tui supervise` did between two sessions, or after the last one: nobody trains while it is written."""
+
+    name: ClassVar[str] = "supervisor"
+
+    action: str = ""  # restart, finished, stopped, gave_up
+    told: str = ""  # how the training ended, and why this is done, in a sentence
+    restarts: int = 0  # so far
+    pause_seconds: float | None = None  # until the next start
+    checkpoint: str = ""  # that it begins with
+    exit_code: int | None = None  # of the training; negative for a signal
+
+
 class Unknown(Event, frozen=True, kw_only=True):
     """A well-formed event of a kind that this version does not know: kept and shown."""
 
@@ -277,7 +290,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
     for event_type in (
         RunStart, Step, Eval, EpochEnd, CheckpointSaved, CheckpointFailed, CheckpointRestored, CheckpointRemoved,
         CheckpointQuarantined,
-        Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, LostWork, SaveAdvice, RunEnd,
+        Best, Nonfinite, SignalReceived, Disk, System, ErrorRaised, LostWork, SaveAdvice, RunEnd, Supervised,
     )
 }  # fmt: skip
 

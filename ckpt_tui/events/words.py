@@ -24,6 +24,7 @@ from ckpt_tui.events.schema import (
     RunStart,
     SaveAdvice,
     SignalReceived,
+    Supervised,
     System,
     Unknown,
 )
@@ -75,6 +76,9 @@ def words_of(event: Event) -> tuple[str, str]:
         case RunEnd():
             bad = event.status in ("failed", "diverged")
             return f"{event.status}: {event.reason}" if event.reason else event.status, "error" if bad else "info"
+        case Supervised():
+            severity = {"restart": "warning", "gave_up": "error", "finished": "good"}.get(event.action, "info")
+            return (event.told or event.action), severity
         case System():
             return _load(event), "info"
         case Unknown():

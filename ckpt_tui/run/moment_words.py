@@ -13,6 +13,7 @@ _EVENTS = {
     "save": "saved", "best": "best", "save_failed": "a save failed", "crash": "crashed", "stop": "stopped",
     "signal": "signal", "resume": "resumed", "restore": "restored", "config": "settings changed",
     "nonfinite": "not finite", "error": "error", "finish": "finished",
+    "restart": "restarted by the supervisor", "gave_up": "the supervisor gave up",
 }  # fmt: skip
 
 

@@ -85,7 +85,8 @@ class Save:
 class Marker:
     """Something that happened at a step, for the event lane and the curves.
 
-    kind: save, best, save_failed, crash, stop, signal, resume, restore, config, nonfinite, error, finish.
+    kind: save, best, save_failed, crash, stop, signal, resume, restore, config, nonfinite, error, finish; restart and
+    gave_up by a supervisor.
     """
 
     kind: str

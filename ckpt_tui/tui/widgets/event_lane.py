@@ -15,8 +15,10 @@ MARKS: dict[str, tuple[str, str, str, str]] = {
     "save_failed": ("✗", "!", "error", "failed save"),
     "error": ("!", "!", "error", "error"),
     "nonfinite": ("×", "x", "error", "not finite"),
+    "gave_up": ("⊘", "0", "error", "supervisor gave up"),
     "config": ("~", "~", "accent", "settings"),  # a resume with other settings than before
     "resume": ("↻", ">", "accent", "resume"),
+    "restart": ("⟳", "r", "accent", "supervisor restarts"),
     "stop": ("■", "#", "warning", "stop"),
     "signal": ("⚑", "^", "warning", "signal"),
     "restore": ("↺", "<", "warning", "restore"),
