@@ -8,6 +8,7 @@ Rules that need the moment, and not only the events (stalled, no save for long),
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,8 +18,7 @@ from operator import attrgetter
 
 from ckpt_tui import text
 from ckpt_tui.errors import CkptError
-from ckpt_tui.events.blocks import StepRow
-from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite, Step
+from ckpt_tui.events.schema import CheckpointFailed, Disk, Nonfinite
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import median
 from ckpt_tui.run.loss_watch import LossWatch
@@ -104,7 +104,7 @@ class Alarms:
         self.save_failure = self.few_saves = self.disk_since = None
         self.disk.clear()
 
-    def add_steps(self, events: Sequence[Step | StepRow], steps: Sequence[int], ts: Sequence[float]) -> None:
+    def add_steps(self, steps: Sequence[int], ts: Sequence[float], epochs: Sequence[float | None]) -> None:
         """Steps of one session that rise; their metrics come with `add_metric`, then `advance` is called."""
         if self.pace is not None:
             self.pace.add(steps, ts)
@@ -116,21 +116,10 @@ class Alarms:
         if self.steps_per_epoch > 0:
             self._find_epochs(steps)
             return
-        epochs = list(map(attrgetter("epoch"), events))
-        try:
-            wholes = list(map(int, epochs))
-        except (TypeError, ValueError, OverflowError):  # some have none, or not a finite one
-            told = [(step, int(epoch)) for step, epoch in zip(steps, epochs, strict=True)
-                    if epoch is not None and epoch - epoch == 0]  # fmt: skip
-            steps, wholes = [step for step, _ in told], [whole for _, whole in told]
-        if wholes == sorted(wholes):
-            firsts = [bisect_left(wholes, whole) for whole in sorted(set(wholes))]
-        else:
-            firsts = [i for i, (a, b) in enumerate(pairwise([None, *wholes])) if a != b]
-        for first in firsts:
-            if self._epoch is not None and wholes[first] != self._epoch:
+        for first, whole in _whole_epochs(epochs):
+            if self._epoch is not None and whole != self._epoch:
                 self.loss.epoch(steps[first])
-            self._epoch = wholes[first]
+            self._epoch = whole
 
     def _find_epochs(self, steps: Sequence[int]) -> None:
         """The first step event of each epoch, or the last of the one before: some count from 0, some from 1."""
@@ -296,6 +285,26 @@ class Alarms:
                 self.past.extend(watch.closed)
         self.before = self.loss if self.loss is not None else self.before
         self.loss = self.pace = None
+
+
+def _whole_epochs(epochs: Sequence[float | None]) -> list[tuple[int, int]]:
+    """Where another epoch begins, and which. What is no finite number tells of none."""
+    try:
+        total = float(sum(epochs))  # type: ignore[arg-type]  # where one has none, this raises
+    except TypeError:
+        total = math.nan
+    firsts: list[tuple[int, int]] = []
+    if total - total == 0 and epochs[0] >= 0 and epochs == sorted(epochs):  # type: ignore[operator, type-var]
+        place = 0
+        while place < len(epochs):
+            whole = int(epochs[place])
+            firsts.append((place, whole))
+            place = bisect_left(epochs, whole + 1, place)
+        return firsts
+    for place, epoch in enumerate(epochs):
+        if epoch is not None and epoch - epoch == 0 and (not firsts or int(epoch) != firsts[-1][1]):
+            firsts.append((place, int(epoch)))
+    return firsts
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 from operator import attrgetter, sub
 from typing import Any
 
-from ckpt_tui.events.blocks import StepBlock, StepRow, Told
+from ckpt_tui.events.blocks import Column, StepBlock, StepRow, Told
 from ckpt_tui.events.codec import NONFINITE
 from ckpt_tui.events.schema import (
     BadLine,
@@ -34,6 +34,7 @@ from ckpt_tui.events.schema import (
     SaveAdvice,
     SignalReceived,
     Step,
+    Supervised,
     System,
 )  # fmt: skip
 from ckpt_tui.run import feed, timeline
@@ -50,7 +51,7 @@ from ckpt_tui.run.state import (
     Save,
     Series,
 )  # fmt: skip
-from ckpt_tui.run.step_columns import Column, Columns, Row, columns_of
+from ckpt_tui.run.step_columns import Columns, Row, columns_of
 from ckpt_tui.run.timeline import SessionRecord
 
 MAX_SESSION_GAP = 1000  # sessions that may be missing from a log between two lines
@@ -61,8 +62,8 @@ WATCHED_NAMES = frozenset((*LOSS_NAMES, *RATE_NAMES))
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
 
-_SESSION, _STEP, _TS = attrgetter("session"), attrgetter("step"), attrgetter("ts")
 _LAST_STEP = attrgetter("last_step")
+SUPERVISOR_MARKS = ("restart", "gave_up")  # its other events stand where the training itself told of its end
 PAUSES = (Eval, CheckpointSaved, CheckpointFailed, EpochEnd)  # what training stands still for
 
 WITHIN_NOISE = "within the noise of the evaluation"
@@ -116,7 +117,7 @@ class RunFold:
     def _take_rows(self, rows: Sequence[Row], columns: Columns) -> None:
         """Steps as they follow each other, split where the session changes or steps go back."""
         self._folded.num_events += len(rows)
-        sessions, steps, ts = ([*map(get, rows)] for get in (_SESSION, _STEP, _TS))
+        sessions, steps, ts = [row.session for row in rows], [row.step for row in rows], [row.ts for row in rows]
         first, last = rows[0].seq, rows[-1].seq
         if last - first == len(rows) - 1 and (first == self.last_seq + 1 or not self.last_seq) and first > 0:
             self.last_seq = last
@@ -147,30 +148,28 @@ class RunFold:
         session = self._session_of(block[0], steps[0] - 1)
         if session.first_step is None:
             session.first_step, session.first_step_ts = steps[0], ts[0]
-            session.last_step_ts = ts[0]
+            session.last_step_ts = session.stretch_ts = ts[0]
             self._continue_from(session, steps[0] - 1)
         elif steps[0] < session.last_logged_step:
             self._go_back(session, steps[0] - 1, ts[0])
-        gaps = list(map(sub, ts, [session.last_step_ts, *ts[:-1]]))
-        if min(gaps) >= 0:
-            session.trained_s += sum(gaps)
-        else:  # a clock that jumped back
-            session.trained_s += sum(gap for gap in gaps if gap > 0)
-        since_last_event = max(ts[0] - session.last_ts, 0.0)
-        self._folded.paused([since_last_event, *gaps[1:]])
-        session.last_logged_step, session.last_step_ts, session.last_ts = steps[-1], ts[-1], ts[-1]
+        self._folded.paused([max(ts[0] - session.last_ts, 0.0), *map(sub, ts[1:], ts)])
+        session.train_until(ts)
+        session.last_logged_step, session.last_ts = steps[-1], ts[-1]
         session.last_step = max(session.last_step, steps[-1])
         self._folded.recent.extend(zip(steps[-256:], ts[-256:], strict=True))
-        epoch = next((row.epoch for row in reversed(block) if row.epoch is not None), None)
+        epochs = [row.epoch for row in block]
+        epoch = (
+            epochs[-1] if epochs[-1] is not None else next((one for one in reversed(epochs) if one is not None), None)
+        )
         self._folded.epoch = self._folded.epoch if epoch is None else epoch
         self._seen(ts[0])
         self._seen(ts[-1])
         alarms = self._folded.alarms
-        alarms.add_steps(block, steps, ts)
-        for name, column in columns:
-            self._add_column(name, session.number, steps, ts, column)
+        alarms.add_steps(steps, ts, epochs)
+        for name, column, are_floats in columns:
+            self._add_column(name, session.number, steps, ts, column, are_floats=are_floats)
         if self._folded.start is None or self._folded.start.steps_per_epoch <= 0:
-            self._add_epochs(session.number, steps, ts, [row.epoch for row in block])
+            self._add_epochs(session.number, steps, ts, epochs)
         alarms.advance()
 
     def _add_epochs(self, session: int, steps: list[int], ts: list[float], told: list[float | None]) -> None:
@@ -192,8 +191,10 @@ class RunFold:
     def _has_room_for(self, name: str) -> bool:
         return name in self._folded.series or len(self._folded.series) < MAX_METRICS
 
-    def _add_column(self, name: str, session: int, steps: list[int], ts: list[float], column: Any) -> None:
-        if set(map(type, column)) != _FLOATS:
+    def _add_column(
+        self, name: str, session: int, steps: list[int], ts: list[float], column: Any, *, are_floats: bool = False
+    ) -> None:
+        if not are_floats and set(map(type, column)) != _FLOATS:
             column = [NONFINITE.get(value) if type(value) is str else value for value in column]
             having = [index for index, value in enumerate(column) if type(value) in _NUMBERS]
             if not having:
@@ -296,7 +297,9 @@ class RunFold:
             return
         self._folded.num_events += 1
         self._count_missing([event.seq])
-        is_of_training = not (isinstance(event, CheckpointRestored) and event.by == "viewer")
+        is_of_training = not (
+            isinstance(event, Supervised) or (isinstance(event, CheckpointRestored) and event.by == "viewer")
+        )
         if is_of_training:
             self._seen(event.ts)
         if isinstance(event, RunStart) and event.extra.get("source") and self._knows_session(event.session):
@@ -437,6 +440,10 @@ class RunFold:
         kind = "finish" if session.phase is Phase.FINISHED else "stop"
         self._mark(kind, session.last_step, event.ts, session.number, event.status)
 
+    def _supervised(self, event: Supervised, session: SessionRecord) -> None:
+        if event.action in SUPERVISOR_MARKS:
+            self._mark(event.action, session.last_step, event.ts, session.number, event.told)
+
     def _mark(self, kind: str, step: int, ts: float, session: int, label: str) -> None:
         self._folded.markers.append(Marker(kind, step, ts, session, label))
 
@@ -490,12 +497,13 @@ _APPLY: dict[type[Event], Any] = {
     Nonfinite: RunFold._nonfinite,
     SignalReceived: RunFold._signal, Disk: RunFold._disk_told, System: RunFold._system,
     ErrorRaised: RunFold._error, SaveAdvice: RunFold._advised, LostWork: RunFold._lost_work, RunEnd: RunFold._run_end,
+    Supervised: RunFold._supervised,
 }  # fmt: skip
 
 
 def _is_plain(sessions: list[int], steps: list[int]) -> bool:
     """One session whose steps never go back, told without a loop in Python. Two lines may tell of one step."""
-    return sessions.count(sessions[0]) == len(sessions) and min(map(sub, steps[1:], steps), default=0) >= 0
+    return sessions.count(sessions[0]) == len(sessions) and steps == sorted(steps)
 
 
 def _as_float(value: float) -> float:

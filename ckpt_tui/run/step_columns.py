@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from typing import Any
 
-from ckpt_tui.events.blocks import StepRow
+from ckpt_tui.events.blocks import Column, StepRow
 from ckpt_tui.events.schema import Step
 
 Row = Step | StepRow
-Column = tuple[str, list[Any]]
 Columns = Callable[[int, int], Iterable[Column]]  # of the rows from the first to before the second
 
 
@@ -20,11 +18,11 @@ def columns_of(block: list[Step], has_room_for: Callable[[str], bool]) -> Iterat
     names = list(rows[0])
     if list(map(len, rows)).count(len(names)) == len(rows):
         try:
-            yield from [(name, list(map(itemgetter(name), rows))) for name in names]
+            yield from [(name, list(map(itemgetter(name), rows)), False) for name in names]
         except KeyError:
             pass  # as many metrics, but others
         else:
             return
     for name in dict.fromkeys(name for row in rows for name in row):
         if has_room_for(name):
-            yield name, [row.get(name) for row in rows]
+            yield name, [row.get(name) for row in rows], False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import field
 from itertools import pairwise
 
@@ -37,7 +38,8 @@ class SessionRecord:
     first_step_ts: float = 0.0
     last_logged_step: int = 0
     last_step_ts: float = 0.0
-    trained_s: float = 0.0  # between step events, never negative
+    stretch_ts: float = 0.0  # of the step event since which the clock did not jump back
+    before_stretch_s: float = 0.0  # trained before that
     phase: Phase = Phase.RUNNING
     reason: str = ""
     is_started: bool = False  # its run_start was seen
@@ -52,6 +54,20 @@ class SessionRecord:
     pid: int = 0
     pid_started: float = 0.0
     host: str = ""
+
+    @property
+    def trained_s(self) -> float:
+        """Time between its step events, never negative. From ends and not summed up: the same in any batches."""
+        return self.before_stretch_s + (self.last_step_ts - self.stretch_ts)
+
+    def train_until(self, ts: Sequence[float]) -> None:
+        """Take the times of its next step events."""
+        if ts[0] < self.last_step_ts or ts != sorted(ts):  # a clock that jumped back
+            for before, after in pairwise([self.last_step_ts, *ts]):
+                if after < before:
+                    self.before_stretch_s += before - self.stretch_ts
+                    self.stretch_ts = after
+        self.last_step_ts = ts[-1]
 
     @property
     def seconds_per_step(self) -> float | None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckpt_tui.events.blocks import BlockDecoder, StepBlock
+from ckpt_tui.events.blocks import BlockDecoder, StepBlock, Told
 from ckpt_tui.events.codec import decode_lines
+from ckpt_tui.events.schema import Step
 from ckpt_tui.run.fold import RunFold
-from ckpt_tui.run.state import RunState
+from ckpt_tui.run.state import RunState, Segment, Series
 from ckpt_tui.sources.jsonl import JsonlSource
 from tests.builders.event_logs import LogText
 
@@ -115,4 +119,68 @@ def test_two_objects_in_a_line_and_an_empty_line_are_no_two_steps() -> None:
     decoder.decode(text)
     assert [type(told) for told in decoder.decode(text)] == [StepBlock]
     odd = b"\n".join([one, one + one, b"", one, one])
-    assert repr(decoder.decode(odd)) == repr(decode_lines(odd))
+    assert [type(told).__name__ for told in singly(decoder.decode(odd))] == [
+        type(told).__name__ for told in decode_lines(odd)
+    ]
+
+
+def singly(told: list[Told]) -> list[object]:
+    return [row for one in told for row in ([Step() for _ in one.rows] if isinstance(one, StepBlock) else [one])]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_long_log_of_every_kind_of_line_folds_to_the_same_state_in_any_texts(seed: int, tmp_path: Path) -> None:
+    """Long enough for full buckets, chunks of alerts, and for the decoder to learn and to forget what lines hold."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"".join(changing_log(random.Random(seed), 6000)))
+    sizes = random.Random(seed + 100).choices([3000, 20_000, 90_000], k=400)
+    blocks, single = (state_of(path, sizes, in_blocks=way) for way in (True, False))
+    for name, theirs in segments_of(single).items():
+        ours = segments_of(blocks)[name]
+        assert list(ours.total) == pytest.approx(list(theirs.total), nan_ok=True), name  # sums: but for rounding
+        assert repr(dataclasses.replace(ours, total=theirs.total)) == repr(theirs), name
+    assert len(segments_of(blocks)) == len(segments_of(single))
+    blocks, single = (dataclasses.replace(state, series={}, epochs=None) for state in (blocks, single))
+    assert repr(blocks) == repr(single)
+    assert len(single.alerts) > 1
+    assert len(single.sessions) > 1
+
+
+def segments_of(state: RunState) -> dict[tuple[str, int], Segment]:
+    several = {**state.series, "of lines": state.epochs or Series("epoch", (), 0, None)}
+    return {(name, place): segment for name, series in several.items() for place, segment in enumerate(series.segments)}
+
+
+def changing_log(rng: random.Random, num_lines: int) -> Iterator[bytes]:
+    """Sessions whose lines change: other metrics, whole numbers, spikes, what is not finite, evaluations, clocks."""
+    seq, ts, session, step = 0, 1000.0, 0, 0
+    spelling = (",", ":")
+    shape: dict[str, Any] = {}
+    while seq < num_lines:
+        seq += 1
+        if session == 0 or rng.random() < 0.0008:
+            session, spelling = session + 1, rng.choice([(",", ":"), (", ", ": ")])
+            step = max(step - rng.randrange(60), 0)
+            shape = {"epoch": rng.random() < 0.7, "sparse": rng.random() < 0.5, "lr": rng.choice([1e-3, 1, None])}
+            fields: dict[str, Any] = {"event": "run_start", "start_step": step, "total_steps": 9999}
+            if rng.random() < 0.4:
+                fields["steps_per_epoch"] = 100
+        elif rng.random() < 0.004:
+            fields = {"event": "eval", "val_loss": rng.random(), "seconds": 3.0}
+        elif rng.random() < 0.002:
+            fields = {"event": "checkpoint_saved", "path": f"{seq}.pt", "names": ["latest.pt"]}
+        elif rng.random() < 0.001:
+            fields = {"event": "nonfinite", "what": "loss", "rolled_back_to": max(step - 5, 0)}
+        elif rng.random() < 0.001:
+            yield rng.choice([b"garbage", b'{"event":"step","seq":', b"\x00\x00", b"{}"]) + b"\n"
+            continue
+        else:
+            step += 1
+            ts += rng.choice([0.5, 0.5, 0.6, 1.0]) if rng.random() > 0.001 else rng.choice([-50.0, 700.0])
+            loss: Any = 2.0 + rng.random() + (90.0 if rng.random() < 0.003 else 0.0)
+            fields = {"event": "step", "loss": loss if rng.random() > 0.002 else rng.choice([3, "NaN", None])}
+            fields |= {"epoch": step / 150} if shape["epoch"] else {}
+            fields |= {"lr": shape["lr"]} if rng.random() > 0.001 else {}
+            fields |= {"grad_norm": rng.random()} if not shape["sparse"] or step % 10 == 0 else {}
+        common = {"v": 1, "event": "", "seq": seq, "ts": ts, "session": session, "step": step}
+        yield json.dumps(common | fields, separators=spelling).encode() + b"\n"
