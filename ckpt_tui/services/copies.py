@@ -1,0 +1,221 @@
+"""Independent copies of checkpoints, files and directories: every byte written anew, on the device, and read back.
+
+A copy is made where redundancy is the point: a backup put in place of a damaged file must not die of the same bad
+sector as the only other one. So the kernel copies by `sendfile`, which writes. A reflink (FICLONE) shares the extents
+on the device, and so may `copy_file_range`, which is what `cp` uses, wherever reflinks are (XFS, Btrfs, some NFS):
+there that is a second name for the same sectors, no second copy.
+
+Memory is bounded (two windows for the comparison), whatever the size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from ckpt_tui.services.files import (
+    NO_LINKS,
+    Content,
+    content_of,
+    make_directory,
+    remove_if_there,
+    sync_directory,
+    tree_entries,
+    write_all,
+)
+
+CHUNK_BYTES = 8 << 20
+_HAND_OVER_BYTES = 32 << 20
+_WINDOW_BYTES = 1 << 20
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+Progress = Callable[[int], None]
+
+
+class NotCopiedError(OSError):
+    """Something in a checkpoint that is neither file nor directory, and has no copy."""
+
+
+def copy_verified(source: str, target: str, on_bytes: Progress | None = None) -> Content:
+    """Make `target`, which must not exist, an independent copy of `source`, read it back from the device, and compare.
+
+    A directory with all that is in it. Modes and modification times (that of the content) are kept; what the owner may
+    not write, the copy's owner may where it is a directory: it has to be moved.
+    Raises OSError; EIO when what was read back is not what was read from the source; EBUSY when the source was written
+    meanwhile. Nothing is left at `target` then.
+    """
+    if stat.S_ISDIR(os.lstat(source).st_mode):
+        return _copy_tree(source, target, on_bytes)
+    return _copy_file(source, target, on_bytes, follow=True)
+
+
+def bytes_to_copy(source: str) -> int:
+    """What a copy of `source` takes. Raises OSError, NotCopiedError, as the copy would before it writes anything."""
+    status = os.lstat(source)
+    if not stat.S_ISDIR(status.st_mode):
+        return os.stat(source).st_size
+    total = 0
+    for entry in tree_entries(source):
+        if not entry.is_file and not entry.is_directory:
+            what = "a symbolic link" if stat.S_ISLNK(entry.status.st_mode) else "no file"
+            raise NotCopiedError(errno.EINVAL, f"it is {what}, which has no copy", os.path.join(source, entry.path))
+        total += entry.status.st_size if entry.is_file else 0
+    return total
+
+
+def link_verified(source: str, target: str, on_bytes: Progress | None = None) -> Content:
+    """Give what `source` is the name `target`, too, bytes shared; a copy where the file system has no hard links.
+
+    Of a directory the files are shared, the directories are not.
+    """
+    if not stat.S_ISDIR(os.lstat(source).st_mode):
+        _link_file(source, target, on_bytes)
+    else:
+        bytes_to_copy(source)
+        os.mkdir(target)
+        folders = [""]
+        for entry in tree_entries(source):
+            if entry.is_directory:
+                os.mkdir(os.path.join(target, entry.path))
+                folders.append(entry.path)
+            else:
+                _link_file(os.path.join(source, entry.path), os.path.join(target, entry.path), on_bytes)
+        _finish_folders(source, target, folders)
+    found = content_of(target)
+    assert found is not None, "it was made a moment ago"
+    return found
+
+
+def _link_file(source: str, target: str, on_bytes: Progress | None) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _copy_file(source, target, on_bytes, follow=False)
+
+
+def _copy_tree(source: str, target: str, on_bytes: Progress | None) -> Content:
+    bytes_to_copy(source)
+    before = content_of(source)
+    make_directory(target)
+    folders = [""]
+    for entry in tree_entries(source):
+        inner = os.path.join(target, entry.path)
+        if entry.is_directory:
+            os.mkdir(inner)
+            folders.append(entry.path)
+        else:
+            _copy_file(os.path.join(source, entry.path), inner, on_bytes, follow=False)
+    _finish_folders(source, target, folders)
+    if before is None or not before.is_same(content_of(source)):
+        raise OSError(errno.EBUSY, "it was written while it was copied", source)
+    found = content_of(target)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+    return found
+
+
+def _finish_folders(source: str, target: str, folders: list[str]) -> None:
+    """Modes, times and entries of copied directories, the deepest first: what is done in one changes its time."""
+    for folder in reversed(folders):
+        original, made = os.path.join(source, folder), os.path.join(target, folder)
+        status = os.lstat(original)
+        os.chmod(made, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+        os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+        sync_directory(made)
+    sync_directory(os.path.dirname(target))
+
+
+def _copy_file(source: str, target: str, on_bytes: Progress | None, *, follow: bool) -> Content:
+    # Not to wait for ever for the other end of a pipe that has taken the place of a file.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    incoming = os.open(source, flags)
+    try:
+        before = os.fstat(incoming)
+        if not stat.S_ISREG(before.st_mode):
+            raise NotCopiedError(errno.EINVAL, "it is no file, and has no copy", source)
+        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IMODE(before.st_mode))
+        try:
+            _send(incoming, descriptor, on_bytes)
+            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))  # whatever the umask says
+            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.fsync(descriptor)
+            # Out of the page cache, so that reading back asks the device where the system lets it.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            is_same = _is_same(incoming, descriptor, on_bytes)
+            after = os.fstat(incoming)
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise OSError(errno.EBUSY, "it was written while it was copied", source)
+            if not is_same:
+                raise OSError(errno.EIO, "what was written does not read back the same", target)
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            remove_if_there(target)
+        raise
+    finally:
+        os.close(incoming)
+    return Content(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _send(source: int, target: int, on_bytes: Progress | None) -> None:
+    """All bytes of `source` into `target`, and as they come on to the device."""
+    done, handed_over, is_by_kernel = 0, 0, True
+    while True:
+        if is_by_kernel:
+            try:
+                num_bytes = os.sendfile(target, source, done, CHUNK_BYTES)
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+                is_by_kernel = False
+                continue
+        else:
+            chunk = os.pread(source, _WINDOW_BYTES, done)
+            write_all(target, chunk)
+            num_bytes = len(chunk)
+        if not num_bytes:
+            return
+        done += num_bytes
+        if done - handed_over >= _HAND_OVER_BYTES:
+            # Lets the device begin with it, so that the flush at the end does not wait for all of it.
+            os.posix_fadvise(target, handed_over, done - handed_over, os.POSIX_FADV_DONTNEED)
+            handed_over = done
+        if on_bytes is not None:
+            on_bytes(num_bytes)
+
+
+def _is_same(a: int, b: int, on_bytes: Progress | None) -> bool:
+    """Whether two files have the same bytes, every one of them compared."""
+    done = 0
+    buffers = bytearray(_WINDOW_BYTES), bytearray(_WINDOW_BYTES)
+    while True:
+        num_bytes = _fill(a, buffers[0], done)
+        if num_bytes != _fill(b, buffers[1], done) or not _are_equal(*buffers, num_bytes):
+            return False
+        if not num_bytes:
+            return True
+        done += num_bytes
+        if on_bytes is not None:
+            on_bytes(num_bytes)
+
+
+def _fill(descriptor: int, buffer: bytearray, position: int) -> int:
+    """As many bytes as there are, up to the size of the buffer: a read may give fewer."""
+    filled = 0
+    while filled < len(buffer):
+        num_bytes = os.preadv(descriptor, [memoryview(buffer)[filled:]], position + filled)
+        if not num_bytes:
+            break
+        filled += num_bytes
+    return filled
+
+
+def _are_equal(a: bytearray, b: bytearray, num_bytes: int) -> bool:
+    return a == b if num_bytes == len(a) else a[:num_bytes] == b[:num_bytes]

@@ -1,0 +1,92 @@
+"""Trainers and other viewers, kept out of a run directory while files change hands."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services import files
+from ckpt_tui.services.deed_record import FOLDER_NAME
+
+LOCK_NAME = "trainer.lock"
+_LOCK_PATIENCE_S = 0.15
+_MAX_ATTEMPTS = 20
+
+
+@contextmanager
+def locked(directory: str, *, force: bool = False) -> Iterator[None]:
+    """Keep trainers and other viewers out while files change hands; makes the deeds' folder if need be.
+
+    Holds the trainer's own lock where there is one, without touching what it says, and the deeds' folder.
+    Raises CkptError when a trainer holds its lock (unless `force`) or another viewer is at work.
+    """
+    root = os.path.join(directory, FOLDER_NAME)
+    descriptors = []
+    try:
+        lock = _lock(os.path.join(directory, LOCK_NAME), os.O_RDONLY)
+        if isinstance(lock, int):
+            descriptors.append(lock)
+        elif lock is BlockingIOError and not force:
+            raise CkptError(
+                "A training is running here",
+                f"its lock {os.path.join(directory, LOCK_NAME)} is held",
+                "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+            )
+        folder = _lock_folder(root)
+        if isinstance(folder, int):
+            descriptors.append(folder)
+        elif folder is BlockingIOError:
+            raise CkptError(
+                "Another viewer is at work", f"it is changing files in {directory} right now", "Try again in a moment."
+            )
+        yield
+    finally:
+        for descriptor in reversed(descriptors):
+            os.close(descriptor)
+
+
+def _lock_folder(root: str) -> int | type[BlockingIOError] | None:
+    """The same of the deeds' folder, which is made if need be. Another viewer may remove it, as it had made it,
+    while we wait for it: then the one that has its name by now is the one to hold."""
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            files.make_directory(root)
+        except OSError as error:
+            raise from_os_error(error, root, "write to") from error
+        lock = _lock(root, os.O_RDONLY | os.O_DIRECTORY)
+        if not isinstance(lock, int):
+            return lock
+        try:
+            if os.path.samestat(os.fstat(lock), os.lstat(root)):
+                return lock
+        except FileNotFoundError:
+            pass
+        os.close(lock)
+    return BlockingIOError
+
+
+def _lock(path: str, flags: int) -> int | type[BlockingIOError] | None:
+    """A descriptor that holds the lock; BlockingIOError when somebody else does; None where there is none to take."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Every look whether a trainer lives holds the lock for microseconds; a trainer holds it for life.
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(descriptor)
+            return BlockingIOError
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
+        return descriptor
