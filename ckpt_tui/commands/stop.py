@@ -1,46 +1,168 @@
 """Ask a running training to save and end, and wait until it has.
 
-Sends SIGTERM to the process that holds the directory, or to the torchrun that would start it again; the bundled
-trainer then writes an emergency checkpoint.
-Exit code 1 when it is still at work after --timeout seconds.
+Sends SIGTERM to the process that trains, or to the supervisor or the torchrun that would start it again; the bundled
+trainer and our callbacks then save and end. Tells what was saved, or how many steps were lost.
+Exit code 1 when it is still at work after --timeout seconds, or ended without saving what it had trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from ckpt_tui.commands.confirm import add_confirm_arguments, confirm
-from ckpt_tui.errors import CkptError
-from ckpt_tui.output import CommandResult, ExitCode, Output
+from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
+from ckpt_tui.output import CommandResult, ExitCode, Output, Style
+from ckpt_tui.text import duration, plural
 
-EXAMPLES = ("ckpt-tui stop runs/gpt", "ckpt-tui stop runs/gpt --yes --timeout 120")
+if TYPE_CHECKING:
+    from ckpt_tui.services.stop_plan import StopPlan
+    from ckpt_tui.services.stopping import Stopped, StopProgress
+
+EXAMPLES = ("ckpt-tui stop runs/gpt", "ckpt-tui stop runs/gpt --yes --timeout 120", "ckpt-tui stop runs/gpt --kill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds to wait for it (60)")
+    parser.add_argument("--timeout", metavar="S", type=_seconds, default=60.0, help="seconds to wait for it (60)")
+    parser.add_argument(
+        "--kill", action="store_true",
+        help="when it is still at work after that: end it unsaved (SIGKILL), asked for once more",
+    )  # fmt: skip
     add_confirm_arguments(parser)
 
 
-def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.services.launch import restarter_of, running, say, stop
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1e7:
+        raise ValueError
+    return value
 
-    owner = running(args.directory)
-    if owner is None:
-        raise CkptError(
-            "Not running", f"no training is running in {args.directory}", "`ckpt-tui status DIR` says more."
-        )
-    restarter = restarter_of(owner.pid)
-    who = f"torchrun (process {restarter})" if restarter else f"Process {owner.pid}"
-    sentence = f"{who} gets SIGTERM: {'the training' if restarter else 'it'} saves and ends."
-    data: dict[str, object] = {"pid": owner.pid, "told_by": owner.told_by, "done": False}
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.services.stop_plan import plan_stop
+    from ckpt_tui.services.stopping import stop
+
+    plan = plan_stop(args.directory)
+    data = _plan_data(plan)
     if args.dry_run:
-        return CommandResult(data=data, view=lambda style: [sentence, "Nothing was done (--dry-run)."])
-    if not confirm("Stop it now?", [sentence], [], yes=args.yes, out=out):
+        return CommandResult(data=data, view=lambda style: _plan_lines(plan, style))
+    if not plan.refusals and not confirm("Stop it now?", plan.sentences, plan.warnings, yes=args.yes, out=out):
         return CommandResult(data=data, view=lambda style: ["It goes on."], exit_code=ExitCode.DIFFERENT)
-    stopped = stop(args.directory, args.timeout)
+    with _Interrupted() as interrupted:
+        stopped = stop(
+            args.directory, args.timeout, plan=plan, on_progress=_teller(out), is_cancelled=interrupted.is_set
+        )
+    if not stopped.has_ended and not stopped.is_cancelled and args.kill:
+        stopped = _kill(plan, stopped, args, out)
     return CommandResult(
-        data={**data, "done": stopped.has_ended, "seconds": stopped.seconds},
-        view=lambda style: [say(stopped)],
-        exit_code=ExitCode.OK if stopped.has_ended else ExitCode.DIFFERENT,
+        data={**data, **_outcome_data(stopped)},
+        view=lambda style: _outcome_lines(stopped, style),
+        exit_code=_exit_code(stopped),
     )
+
+
+def _kill(plan: StopPlan, stopped: Stopped, args: argparse.Namespace, out: Output) -> Stopped:
+    """Asked once more, with what it costs now."""
+    from ckpt_tui.services.stopping import kill
+
+    costs = ["Nothing is lost: what it has trained is saved."]
+    if stopped.lost_steps:
+        costs = [f"{plural(stopped.lost_steps, 'step')} ({duration(stopped.lost_s)} of training) are lost by that."]
+    elif stopped.lost_steps is None:
+        costs = ["How much is lost by that is not known: it has no log."]
+    if not confirm("Kill it now, unsaved?", [*stopped.sentences, *costs], [], yes=args.yes, out=out):
+        return stopped
+    return kill(args.directory, plan=plan, on_progress=_teller(out))
+
+
+def _exit_code(stopped: Stopped) -> ExitCode:
+    if stopped.is_cancelled:
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK if stopped.has_ended and not stopped.lost_steps else ExitCode.DIFFERENT
+
+
+class _Interrupted(threading.Event):
+    """Ctrl+C while waiting ends the waiting, with a word, and not the viewer in the middle of it."""
+
+    def __enter__(self) -> _Interrupted:
+        self._previous = signal.signal(signal.SIGINT, lambda number, frame: self.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+
+def _teller(out: Output) -> Callable[[StopProgress], None]:
+    said: list[str] = []
+
+    def tell(progress: StopProgress) -> None:
+        if progress.stage != "ended" and progress.sentence not in said[-1:]:
+            said.append(progress.sentence)
+            out.note(f"{duration(progress.seconds):>7}  {progress.sentence}")
+
+    return tell
+
+
+def _plan_data(plan: StopPlan) -> dict[str, object]:
+    return {
+        "pid": plan.pid,
+        "told_by": plan.told_by,
+        "done": False,
+        "directory": plan.directory,
+        "host": plan.host,
+        "targets": [
+            {"pid": t.pid, "role": t.role, "told_by": t.told_by, "status": t.process.status,
+             "on_sigterm": t.process.on_sigterm} for t in plan.targets
+        ],
+        "saves": plan.saves,
+        "step": plan.step,
+        "at_risk": {"steps": plan.at_risk_steps, "seconds": plan.at_risk_s, "checkpoint": plan.checkpoint or None},
+        "job": plan.job or None,
+        "command": list(plan.command),
+        "sentences": list(plan.sentences),
+        "warnings": list(plan.warnings),
+        "refusals": list(plan.refusals),
+        "hint": plan.hint,
+    }  # fmt: skip
+
+
+def _outcome_data(stopped: Stopped) -> dict[str, object]:
+    return {
+        "done": stopped.has_ended,
+        "seconds": stopped.seconds,
+        "killed": stopped.was_killed,
+        "step": stopped.step,
+        "saved": stopped.saved or None,
+        "saved_step": stopped.saved_step,
+        "lost": None if stopped.lost_steps is None else {"steps": stopped.lost_steps, "seconds": stopped.lost_s},
+        "resume_would_take": stopped.checkpoint or None,
+        "status": stopped.status or None,
+        "reason": stopped.reason or None,
+        "sentences": list(stopped.sentences),
+        "hint": stopped.hint,
+    }
+
+
+def _plan_lines(plan: StopPlan, style: Style) -> Iterator[str]:
+    yield from sentence_lines(plan.sentences, plan.warnings, style)
+    for line in sentence_lines(plan.refusals, (), style):
+        yield style.paint(line, "bad")
+    if plan.hint:
+        yield from sentence_lines([plan.hint], (), style)
+    yield style.paint("Nothing was done (--dry-run).", "dim")
+
+
+def _outcome_lines(stopped: Stopped, style: Style) -> Iterator[str]:
+    first, *rest = sentence_lines(stopped.sentences, (), style)
+    is_good = stopped.has_ended and not stopped.lost_steps
+    yield style.paint(
+        f"{style.glyph('✓', 'ok') if is_good else style.glyph('▲', '!')} {first}", "good" if is_good else "warn"
+    )
+    yield from rest
+    if stopped.is_cancelled:
+        yield "It still stops: it was asked, and nobody takes that back. `ckpt-tui status DIR` tells how it ends."
+    elif stopped.hint:
+        yield from sentence_lines([stopped.hint], (), style)

@@ -1,4 +1,4 @@
-"""Start a training so that it outlives the terminal, and stop one so that it saves first."""
+"""Start a training so that it outlives the terminal; `services/stopping.py` stops one so that it saves first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from collections.abc import Sequence
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import files
-from ckpt_tui.services.owner import LAUNCH_FILE_NAME, Owner, owner_of, read_launch, run_state
+from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME
+from ckpt_tui.services.owner import owner_of, read_launch, run_state
+from ckpt_tui.services.processes import restarter_of as restarter_of
 from ckpt_tui.services.resume import ResumePlan
-from ckpt_tui.services.system import process_is_alive
-from ckpt_tui.text import duration, safe_text
+from ckpt_tui.services.stop_plan import StopPlan as StopPlan
+from ckpt_tui.services.stop_plan import plan_stop as plan_stop
+from ckpt_tui.services.stopping import Stopped as Stopped
+from ckpt_tui.services.stopping import StopProgress as StopProgress
+from ckpt_tui.services.stopping import kill as kill
+from ckpt_tui.services.stopping import running as running
+from ckpt_tui.services.stopping import stop as stop
+from ckpt_tui.text import safe_text
 
 _POLL_S = 0.02
 _TAIL_BYTES = 8192
@@ -32,15 +40,6 @@ class Launched:
     log_path: str
     pid_started: float = 0.0
     command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """A training that was asked to stop. has_ended: whether it was gone within the time given."""
-
-    pid: int
-    has_ended: bool
-    seconds: float
 
 
 def launch(plan: ResumePlan, *, watch_s: float = 1.0) -> Launched:
@@ -112,70 +111,6 @@ def refuse_second(directory: str) -> None:
         )
 
 
-def running(directory: str) -> Owner | None:
-    """The live training of a directory, by its lock, its launch or its log. CkptError when it cannot be looked into."""
-    try:
-        os.listdir(directory)
-    except OSError as error:
-        # Not to be taken for a directory in which nothing runs.
-        raise from_os_error(error, directory) from error
-    return owner_of(directory, run_state(directory))
-
-
-def stop(directory: str, timeout_s: float = 60.0) -> Stopped:
-    """Ask the training of `directory` to save and end (SIGTERM), and wait. CkptError when none is running.
-
-    The signal goes to the process that has both the pid and the start time that were recorded, never to another; but
-    to torchrun where that would start the training again, and it passes the signal on.
-    """
-    directory = os.path.abspath(directory)
-    owner = running(directory)
-    if owner is None:
-        raise CkptError(
-            "Not running", f"no training is running in {directory}", "`ckpt-tui status DIR` tells how it ended."
-        )
-    if owner.pid <= 1 or not process_is_alive(owner.pid, owner.pid_started, owner.host):
-        raise CkptError(
-            "Cannot be stopped from here",
-            f"{owner.told_by} says that it runs as process {owner.pid} on {safe_text(owner.host) or 'another host'}",
-            "Run `ckpt-tui stop` on that host.",
-        )
-    began = time.monotonic()
-    restarter = restarter_of(owner.pid)
-    pids = [(owner.pid, owner.pid_started)] + ([(restarter, _started_at(restarter))] if restarter else [])
-    try:
-        os.kill(pids[-1][0], signal.SIGTERM)
-    except ProcessLookupError:
-        return Stopped(owner.pid, True, 0.0)
-    except PermissionError as error:
-        raise CkptError(
-            "No permission", f"process {owner.pid} belongs to another user", "Run as the user who started it."
-        ) from error
-    while any(process_is_alive(pid, pid_started, owner.host) for pid, pid_started in pids):
-        if time.monotonic() - began > timeout_s:
-            return Stopped(owner.pid, False, time.monotonic() - began)
-        time.sleep(_POLL_S)
-    return Stopped(owner.pid, True, time.monotonic() - began)
-
-
-def restarter_of(pid: int) -> int | None:
-    """The torchrun that starts the training anew once its process `pid` has ended, whatever it ended of."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        told = process.environ()
-        num_left = int(told["TORCHELASTIC_MAX_RESTARTS"]) - int(told["TORCHELASTIC_RESTART_COUNT"])
-        parent = process.parent()
-        if num_left <= 0 or parent is None:
-            return None
-        # One that outlived its torchrun is some other process's child.
-        is_torchrun = any("torchrun" in word or "torch.distributed" in word for word in parent.cmdline())
-    except (psutil.Error, OSError, KeyError, ValueError):
-        return None
-    return int(parent.pid) if is_torchrun else None
-
-
 def launched_log(directory: str) -> str | None:
     """The output file of the training that was last launched from here."""
     if read_launch(directory) is None:
@@ -211,10 +146,3 @@ def _last_lines(path: str, begin: int) -> str:
         file.seek(max(begin, end - _TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     return safe_text(" | ".join(lines[-_TAIL_LINES:]), 1500)
-
-
-def say(stopped: Stopped) -> str:
-    """How a stop went, in a sentence."""
-    if stopped.has_ended:
-        return f"Process {stopped.pid} saved and ended in {duration(stopped.seconds)}."
-    return f"Process {stopped.pid} was asked to stop and is still at work after {duration(stopped.seconds)}."

@@ -1,34 +1,43 @@
 """Who trains in a run directory right now, as far as this machine can tell.
 
-Three witnesses: the trainer's lock (any trainer of ours), `launch.json` (a training that we started and that has not
-taken its lock yet), and the log (other people's loops). A process counts only with its start time: pids come again.
+Four witnesses: the trainer's lock (any trainer of ours), `supervisor.json` (one that will start it again counts even
+while nothing trains), `launch.json` (a training that we started and that has not taken its lock yet), and the log
+(other people's loops). A process counts only with its start time: pids come again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
-from ckpt_tui.services.system import lock_owner, process_is_alive
+from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME as LAUNCH_FILE_NAME
+from ckpt_tui.services.launch_record import read_record
+from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
+from ckpt_tui.services.supervisor_record import live_supervisor
+from ckpt_tui.services.system import LOCK_NAME, lock_owner, process_is_alive
 
 if TYPE_CHECKING:
     from ckpt_tui.services.monitor import RunMonitor
 
-LAUNCH_FILE_NAME = "launch.json"
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A live training. told_by: trainer.lock, launch.json or events.jsonl. pid 0: it runs, but its pid is not known."""
+    """A live training, or the supervisor that will start it again. pid 0: it runs, but its pid is not known.
+
+    told_by: trainer.lock, supervisor.json, launch.json or events.jsonl.
+    """
 
     pid: int
     pid_started: float
     host: str
     told_by: str
+
+    @property
+    def is_supervisor(self) -> bool:
+        return self.told_by == SUPERVISOR_FILE_NAME
 
 
 def owner_of(directory: str, state: RunState | None = None) -> Owner | None:
@@ -36,26 +45,34 @@ def owner_of(directory: str, state: RunState | None = None) -> Owner | None:
 
     state: what the log says, if the caller has folded it already.
     """
-    owner = lock_owner(directory)
-    if owner is not None:
-        return Owner(owner.pid, owner.pid_started, owner.host, "trainer.lock")
+    owners = owners_of(directory, state)
+    return owners[0] if owners else None
+
+
+def owners_of(directory: str, state: RunState | None = None) -> tuple[Owner, ...]:
+    """Every live process that somebody says trains here, the surest first. Several as a rule are one training: a rank
+    and the torchrun that started it."""
+    owners = []
+    held = lock_owner(directory)
+    if held is not None:
+        owners.append(Owner(held.pid, held.pid_started, held.host, LOCK_NAME))
+    supervisor = live_supervisor(directory)
+    if supervisor is not None and supervisor.is_alive and supervisor.pid != os.getpid():
+        owners.append(Owner(supervisor.pid, supervisor.pid_started, supervisor.host, SUPERVISOR_FILE_NAME))
     launched = read_launch(directory)
     if launched is not None and process_is_alive(launched.pid, launched.pid_started, launched.host):
-        return launched
+        owners.append(launched)
     says_running = state is not None and state.phase in (Phase.RUNNING, Phase.STALLED)
     if state is not None and says_running and process_is_alive(state.pid, state.pid_started, state.host):
-        return Owner(state.pid, state.pid_started, state.host, LOG_NAME)
-    return None
+        owners.append(Owner(state.pid, state.pid_started, state.host, LOG_NAME))
+    seen: set[int] = set()
+    return tuple(owner for owner in owners if owner.pid not in seen and not seen.add(owner.pid))  # type: ignore[func-returns-value]
 
 
 def read_launch(directory: str) -> Owner | None:
     """The training that was last launched from here; whether it still lives is another question."""
-    try:
-        with open(os.path.join(directory, LAUNCH_FILE_NAME), "rb") as file:
-            fields = json.loads(file.read(1 << 20))
-        return Owner(int(fields["pid"]), float(fields["pid_started"]), str(fields["host"]), LAUNCH_FILE_NAME)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    record = read_record(directory)
+    return Owner(record.pid, record.pid_started, record.host, LAUNCH_FILE_NAME) if record is not None else None
 
 
 def run_monitor(directory: str) -> RunMonitor | None:

@@ -1,0 +1,258 @@
+"""Which processes a stop asks to end, and what a person should know first. Signals nobody.
+
+One training may be several processes: a supervisor, a torchrun, a shell that waits, ranks. The signal goes to the one
+that passes it on where a restarter is in charge (a supervisor, a torchrun that has restarts left), else to the one
+that trains, never to a shell or an `accelerate launch`, which would die of it and leave the training behind.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Literal
+
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.records import dataclass
+from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
+from ckpt_tui.services.owner import Owner, owners_of
+from ckpt_tui.services.processes import (
+    CAUGHT,
+    DEFAULT,
+    IGNORED,
+    Process,
+    descendants,
+    is_below,
+    look_at,
+    restarter_of,
+    unwrapped,
+)
+from ckpt_tui.services.supervisor_record import live_supervisor
+from ckpt_tui.services.system import LOCK_NAME, process_is_alive
+from ckpt_tui.text import duration, plural, safe_text
+
+# torchrun kills what it passed a SIGTERM on to after so many seconds (its --shutdown-timeout).
+TORCHRUN_PATIENCE_S = 30.0
+
+Role = Literal["training", "torchrun", "supervisor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A process that gets the signal. told_by: which file names it, or the one that it restarts."""
+
+    pid: int
+    pid_started: float
+    role: Role
+    told_by: str
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlan:
+    """What a stop would do, for a person to read before it is done.
+
+    pid: the training, as its lock, its log or its start names it; told_by: which of these. host: where it runs.
+    targets: who gets SIGTERM. watched: every process, with its start time, that has to end until the training has.
+    saves: whether it is known to save when it gets SIGTERM: True (a trainer of ours), False (it does not catch the
+    signal and dies of it, or ignores it), None (it catches it; what it does then is not known).
+    step, checkpoint, checkpoint_step, at_risk_steps, at_risk_s: what would be lost if it ended unsaved right now.
+    job: the cluster's job that it is part of, "" for none. command: what asks it where we cannot reach it by a signal.
+    refusals: why it cannot be done from here. warnings: read these first.
+    """
+
+    directory: str
+    pid: int
+    host: str
+    told_by: str
+    targets: tuple[Target, ...] = ()
+    watched: tuple[tuple[int, float], ...] = ()
+    saves: bool | None = None
+    step: int | None = None
+    checkpoint: str = ""
+    checkpoint_step: int = 0
+    at_risk_steps: int = 0
+    at_risk_s: float = 0.0
+    job: str = ""
+    command: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    hint: str = ""
+
+
+def plan_stop(directory: str) -> StopPlan:
+    """Find who trains in `directory`, and how it is asked to save and end. CkptError when nothing runs there."""
+    directory = os.path.abspath(directory)
+    state = state_now(directory)
+    owners = owners_of(directory, state)
+    if not owners:
+        raise _nothing_runs(directory, state)
+    first = owners[0]
+    plan = StopPlan(directory, first.pid, first.host, first.told_by, job=_job_of(directory))
+    if state is not None:
+        plan = _with_risk(plan, state)
+    here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.pid, owner.pid_started, owner.host)]
+    if not here:
+        return _elsewhere(plan)
+    supervisor = live_supervisor(directory)
+    children = ((supervisor.child_pid, supervisor.child_pid_started),) if supervisor and supervisor.is_alive else ()
+    targets, watched = _targets(here, children)
+    if not targets:
+        raise _nothing_runs(directory, state)
+    plan = replace(plan, targets=tuple(targets), watched=tuple(watched))
+    trainer = next((owner for owner in here if not owner.is_supervisor), here[0])
+    return _in_words(replace(plan, pid=trainer.pid, host=trainer.host, told_by=trainer.told_by))
+
+
+def state_now(directory: str) -> RunState | None:
+    """What the newest part of the log tells; None where no log of ours is. Not all of a long one is read."""
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        # Not to be taken for a directory in which nothing runs.
+        raise from_os_error(error, directory) from error
+    if not os.path.exists(os.path.join(directory, LOG_NAME)):
+        return None
+    from ckpt_tui.services.monitor import RunMonitor
+
+    return RunMonitor(directory, newest_first=True).poll(budget_s=1.0)
+
+
+def _nothing_runs(directory: str, state: RunState | None) -> CkptError:
+    if state is not None and state.pid <= 0 and not state.phase.is_over and state.phase is not Phase.WAITING:
+        return CkptError(
+            "Not known which process it is",
+            f"the log in {directory} goes on, but does not say which process writes it",
+            "Find it (`ps -ef`, `fuser -v` on the log) and end it with `kill -TERM PID`.",
+        )
+    return CkptError(
+        "Not running", f"no training is running in {directory}", "`ckpt-tui status DIR` tells how it ended."
+    )
+
+
+def _targets(
+    here: list[Owner], children: tuple[tuple[int, float], ...]
+) -> tuple[list[Target], list[tuple[int, float]]]:
+    """Who gets the signal, and who has to end. Processes of one training get one signal."""
+    targets: list[Target] = []
+    watched: dict[int, float] = {}
+    covered: set[int] = set()
+    for owner in sorted(here, key=lambda one: not one.is_supervisor):
+        if owner.pid in covered or any(is_below(owner.pid, target.pid) for target in targets):
+            watched.setdefault(owner.pid, owner.pid_started)
+            continue
+        if owner.told_by == LAUNCH_FILE_NAME and any(is_below(target.pid, owner.pid) for target in targets):
+            watched.setdefault(owner.pid, owner.pid_started)  # the launcher of one that is asked already
+            continue
+        watched[owner.pid] = owner.pid_started
+        workers = unwrapped(owner.pid) if owner.told_by == LAUNCH_FILE_NAME else [owner.pid]
+        for worker in workers:
+            restarter = None if owner.is_supervisor else restarter_of(worker)
+            role: Role = "supervisor" if owner.is_supervisor else "torchrun" if restarter else "training"
+            process = look_at(restarter or worker)
+            if process is not None and process.pid not in covered:
+                targets.append(Target(process.pid, process.pid_started, role, owner.told_by, process))
+                watched[process.pid] = process.pid_started
+                covered.update({worker, process.pid})
+        if owner.is_supervisor:
+            for pid, pid_started in children:
+                if pid > 0 and process_is_alive(pid, pid_started, ""):
+                    watched[pid] = pid_started
+                    covered.update({pid, *(below for below, _ in descendants(pid))})
+    return targets, list(watched.items())
+
+
+def _with_risk(plan: StopPlan, state: RunState) -> StopPlan:
+    risk = state.at_risk
+    return replace(
+        plan,
+        step=state.step,
+        checkpoint=(risk.checkpoint or "") if risk is not None else "",
+        checkpoint_step=risk.checkpoint_step if risk is not None else 0,
+        at_risk_steps=risk.steps if risk is not None else 0,
+        at_risk_s=risk.seconds if risk is not None else 0.0,
+    )
+
+
+def _job_of(directory: str) -> str:
+    record = read_record(directory)
+    return record.job if record is not None else ""
+
+
+def _elsewhere(plan: StopPlan) -> StopPlan:
+    """It runs where no signal of ours reaches it."""
+    host = safe_text(plan.host, 100)
+    if plan.pid > 0 and host:
+        refusal = f"It runs as process {plan.pid} on {host}, {plan.told_by} says: no signal from here reaches it."
+        hint = f"`ssh {host} ckpt-tui stop {safe_text(plan.directory, 500)}`"
+    else:
+        refusal = f"{plan.told_by} is held, and does not say by which process."
+        hint = (
+            "`fuser -v DIR/trainer.lock` on the host where it runs names it; `kill -TERM PID` asks it to save and end."
+        )
+    return replace(plan, refusals=(refusal,), hint=hint)
+
+
+def _in_words(plan: StopPlan) -> StopPlan:
+    sentences, warnings = [], []
+    trainer = next((t for t in plan.targets if t.role == "training"), None)
+    saves: bool | None = None
+    for target in plan.targets:
+        sentences.append(_signal_words(target, len(plan.targets)))
+        warnings += _state_warnings(target)
+        if not target.process.is_mine:
+            user = safe_text(target.process.user, 60)
+            plan = replace(
+                plan, refusals=(*plan.refusals, f"Process {target.pid} belongs to {user}."),
+                hint="Run as the user who started it.",
+            )  # fmt: skip
+    worker = look_at(plan.pid)
+    on_sigterm = worker.on_sigterm if worker is not None else trainer.process.on_sigterm if trainer else ""
+    risk = _risk_words(plan)
+    if plan.told_by == LOCK_NAME and on_sigterm in (CAUGHT, ""):
+        saves = True
+        sentences.append("It is a trainer of ours: it saves an emergency checkpoint and ends.")
+    elif on_sigterm == DEFAULT:
+        saves = False
+        warnings.append(f"It does not catch SIGTERM: it ends at once, unsaved{': ' + risk if risk else ''}.")
+    elif on_sigterm == IGNORED:
+        saves = False
+        warnings.append("It ignores SIGTERM: it will not end by it.")
+    else:
+        warnings.append(f"Whether it saves when it gets SIGTERM is not known{'. Unsaved, ' + risk if risk else ''}.")
+    if plan.checkpoint:
+        sentences.append(
+            f"At step {plan.step or 0:,}; the newest valid checkpoint is {safe_text(plan.checkpoint, 200)}, "
+            f"step {plan.checkpoint_step:,}."
+        )
+    if any(t.role == "torchrun" for t in plan.targets):
+        warnings.append(
+            f"torchrun kills its processes {TORCHRUN_PATIENCE_S:.0f} s later (its --shutdown-timeout), saved or not."
+        )
+    return replace(plan, saves=saves, sentences=tuple(sentences), warnings=tuple(warnings))
+
+
+def _signal_words(target: Target, num_targets: int) -> str:
+    who = {"training": "the training", "torchrun": "torchrun", "supervisor": "the supervisor"}[target.role]
+    by = f", {target.told_by} says" if num_targets > 1 else ""
+    passed_on = {"training": "", "torchrun": ", which passes it on", "supervisor": ", which passes it on and ends, too"}
+    return f"Process {target.pid} ({who}{by}) gets SIGTERM{passed_on[target.role]}."
+
+
+def _state_warnings(target: Target) -> list[str]:
+    if target.process.is_stopped:
+        return [f"Process {target.pid} is stopped (SIGSTOP or Ctrl+Z): it is continued, or the signal would wait."]
+    if target.process.is_traced:
+        return [f"Process {target.pid} is held by a debugger: the signal waits until that lets it go on."]
+    if target.process.is_stuck:
+        return [f"Process {target.pid} waits in the kernel (for a disk, a mount or a GPU): the signal waits for that."]
+    return []
+
+
+def _risk_words(plan: StopPlan) -> str:
+    if not plan.at_risk_steps:
+        return ""
+    seconds = f" ({duration(plan.at_risk_s)})" if plan.at_risk_s > 0 else ""
+    return f"{plural(plan.at_risk_steps, 'step')}{seconds} would be lost"
