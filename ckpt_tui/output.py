@@ -179,13 +179,28 @@ class Output:
         return int(exit_code)
 
     def error(self, error: CkptError) -> None:
-        """What, where, what to do: at most three lines on stderr."""
-        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        style = Style(colour=colour)
+        """What, where, what to do, on stderr: two lines, or more where a terminal is narrow."""
+        is_terminal = sys.stderr.isatty()
+        colour = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        style = Style(terminal_width(2) if is_terminal or os.environ.get("COLUMNS") else None, colour)
         title, message, hint = (text.safe_text(part, 2000) for part in (error.title, error.message, error.hint))
-        print(style.paint("error: ", "bad") + title + (f": {message}" if message else ""), file=sys.stderr)
-        if hint:
-            print(f"  {hint}", file=sys.stderr)
+        first, *others = _said(f"error: {title}" + (f": {message}" if message else ""), style)
+        print(style.paint("error:", "bad") + first.removeprefix("error:"), file=sys.stderr)
+        for line in [*others, *(_said(f"  {hint}", style) if hint else ())]:
+            print(line, file=sys.stderr)
+
+
+def _said(sentence: str, style: Style) -> list[str]:
+    """In lines that break between words; a path stays whole, to be copied. Imports nothing: it is said when that may
+    fail, too."""
+    first, *words = sentence.lstrip().split(" ")
+    lines = [sentence[: len(sentence) - len(sentence.lstrip())] + first]
+    for word in words:
+        if style.width is None or text.cell_width(lines[-1]) + 1 + text.cell_width(word) <= style.width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}")
+    return lines
 
 
 class Progress:
