@@ -261,6 +261,8 @@ class Alarms:
         if watch is None or not values:
             return
         before = values[0] if self._rate is None else self._rate
+        if self._rate is not None and values[0] == values[-1] == before and values.count(before) == len(values):
+            return  # it is what it was
         if self._is_warming and values.count(before) < len(values):  # what never changes is no warm-up
             first = self._first_step = steps[0] if self._rate is None else self._first_step
             for step, (a, b) in zip(steps, pairwise([before, *values]), strict=True):

@@ -152,7 +152,9 @@ class RunFold:
             self._continue_from(session, steps[0] - 1)
         elif steps[0] < session.last_logged_step:
             self._go_back(session, steps[0] - 1, ts[0])
-        self._folded.paused([max(ts[0] - session.last_ts, 0.0), *map(sub, ts[1:], ts)])
+        self._folded.paused(ts[0] - session.last_ts)
+        if max(map(sub, ts[1:], ts), default=0.0) > self._folded.longest_pause_s:
+            self._folded.paused(*map(sub, ts[1:], ts))
         session.train_until(ts)
         session.last_logged_step, session.last_ts = steps[-1], ts[-1]
         session.last_step = max(session.last_step, steps[-1])
@@ -312,7 +314,7 @@ class RunFold:
         else:
             session = self._session_of(event, event.step)
             if is_of_training:  # what a person did to the files afterwards is no sign of life
-                self._folded.paused([event.ts - session.last_ts], is_explained=isinstance(event, PAUSES))
+                self._folded.paused(event.ts - session.last_ts, is_explained=isinstance(event, PAUSES))
                 session.last_ts = event.ts
             if not isinstance(event, CheckpointRestored):  # tells of a file's step, not of the training's
                 session.last_step = max(session.last_step, event.step)

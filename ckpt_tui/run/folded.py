@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import field, replace
 from itertools import groupby, islice, pairwise
 from operator import itemgetter
@@ -222,7 +222,7 @@ class Folded:
         """Told by a log that another program writes in its own way (ckpt_tui/sources)."""
         return self.start is not None and bool(self.start.extra.get("source"))
 
-    def paused(self, gaps: Sequence[float], *, is_explained: bool = False) -> None:
+    def paused(self, *gaps: float, is_explained: bool = False) -> None:
         """It came back from these silences. One of many minutes that neither an evaluation nor a save explains may have
         been a suspended machine or a clock: it is known as a pause only when such a one comes again."""
         longest = max(gaps)

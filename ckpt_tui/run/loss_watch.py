@@ -98,12 +98,14 @@ class LossWatch:
 
     def advance(self) -> None:
         """Look at the chunks that are full. Everything that is known of their steps must have been told before."""
-        num_points = self._chunk_length()
-        while len(self._values) >= num_points:
-            self._look_at(self._steps[:num_points], self._ts[:num_points], self._values[:num_points])
-            self._look_for_rise(self._steps[num_points - 1], self._ts[num_points - 1])
-            del self._steps[:num_points], self._ts[:num_points], self._values[:num_points]
-            num_points = self._chunk_length()
+        start = 0
+        while len(self._values) - start >= (num_points := self._chunk_length()):
+            stop = start + num_points
+            self._look_at(self._steps[start:stop], self._ts[start:stop], self._values[start:stop])
+            self._look_for_rise(self._steps[stop - 1], self._ts[stop - 1])
+            start = stop
+        if start:
+            del self._steps[:start], self._ts[:start], self._values[:start]
 
     def alerts(self) -> list[Alert]:
         """All so far, with the points that wait for their chunk looked at as well; changes nothing."""
@@ -145,7 +147,10 @@ class LossWatch:
             if self.nonfinite is not None and self._finite >= CALM_POINTS:
                 self._close_nonfinite()
         # What is usual was told anew since the last chunk, and calls its end high: no rise begins here.
-        if self.spike is None and sum(value > self._high for value in self._before) >= MANY_OF_8:
+        if (
+            self.spike is None and max(self._before, default=-math.inf) > self._high
+            and sum(value > self._high for value in self._before) >= MANY_OF_8
+        ):  # fmt: skip
             self._learn_anew()
         start, end = 0, len(values)
         while start < end:
@@ -153,7 +158,8 @@ class LossWatch:
         self._before = (self._before + values[-8:])[-8:]
         # Only what lies behind may go: what was told beforehand depends on the batches.
         for boundaries in (self._epochs, self._jumps):
-            del boundaries[: max(bisect_right(boundaries, steps[-1]) - MAX_BOUNDARIES, 0)]
+            if len(boundaries) > MAX_BOUNDARIES:
+                del boundaries[: max(bisect_right(boundaries, steps[-1]) - MAX_BOUNDARIES, 0)]
 
     def _count_nonfinite(self, steps: list[int], ts: list[float], values: list[float]) -> list[int]:
         """Alerts of what is not finite; the positions of what is."""

@@ -52,9 +52,13 @@ class PaceWatch:
         self._ts += ts
 
     def advance(self) -> None:
-        while len(self._steps) > CHUNK:
-            self._look_at(self._steps[: CHUNK + 1 : SPAN], self._ts[: CHUNK + 1 : SPAN])
-            del self._steps[:CHUNK], self._ts[:CHUNK]
+        start = 0
+        while len(self._steps) - start > CHUNK:
+            stop = start + CHUNK
+            self._look_at(self._steps[start : stop + 1 : SPAN], self._ts[start : stop + 1 : SPAN])
+            start = stop
+        if start:
+            del self._steps[:start], self._ts[:start]
 
     def alerts(self) -> list[Alert]:
         """All so far, with the events that wait for their chunk looked at as well; changes nothing."""

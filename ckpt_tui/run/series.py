@@ -87,12 +87,11 @@ class SegmentBuilder:
     def _add_to_buckets(self, start: int, end: int) -> None:
         """Fresh points from `start` to before `end`; whole buckets at once where all values are finite."""
         values = self.fresh
-        total = sum(values[start:end])
-        is_finite = total - total == 0
+        is_rising = start < end and _is_rising(values, start, end)
         while start < end:
             if self.filled < self.width:
                 stop = min(end, start + self.width - self.filled)
-                self._pour(values[start:stop])
+                self._pour(values[start:stop], is_rising=is_rising)
                 self.filled += stop - start
                 start = stop
                 continue
@@ -100,10 +99,8 @@ class SegmentBuilder:
             if num_free <= 0:
                 self._halve()
                 continue
-            num_whole = min((end - start) // self.width, num_free)
-            if is_finite and num_whole > 1:
-                stop = start + num_whole * self.width
-                self._add_whole_buckets(start, stop)
+            stop = start + min((end - start) // self.width, num_free) * self.width
+            if stop > start and self._add_whole_buckets(start, stop, is_rising=is_rising):
                 start = stop
                 continue
             self.steps.append(self.fresh_steps[start])
@@ -115,15 +112,21 @@ class SegmentBuilder:
                 column.append(float("nan"))
             self.filled = 0
 
-    def _add_whole_buckets(self, start: int, stop: int) -> None:
-        """Of finite values, as many as fill them."""
+    def _add_whole_buckets(self, start: int, stop: int, *, is_rising: bool) -> bool:
+        """As many as the points fill. Nothing is done, and False returned, where one is not finite."""
         values, width = self.fresh, self.width
         if width == 1:
             lows = highs = totals = values[start:stop]
         else:
             chunks = [values[first : first + width] for first in range(start, stop, width)]
-            lows, highs = list(map(min, chunks)), list(map(max, chunks))
             totals = list(map(sum, chunks))
+        total = sum(totals)
+        if total - total != 0:
+            return False
+        if is_rising:
+            lows, highs = values[start:stop:width], values[start + width - 1 : stop : width]
+        elif width > 1:
+            lows, highs = list(map(min, chunks)), list(map(max, chunks))
         self.steps.extend(self.fresh_steps[start:stop:width])
         self.ts.extend(self.fresh_ts[start:stop:width])
         self.bad.extend([0] * len(lows))
@@ -133,8 +136,9 @@ class SegmentBuilder:
         self.hi.extend(highs)
         self.last.extend(values[start + width - 1 : stop : width])
         self.lowest = min(self.lowest, *lows)
+        return True
 
-    def _pour(self, chunk: Sequence[float]) -> None:
+    def _pour(self, chunk: Sequence[float], *, is_rising: bool) -> None:
         """Into the last bucket."""
         total = sum(chunk)
         if total - total != 0:  # a NaN or an infinity among them, or a sum too large: look at each
@@ -142,10 +146,10 @@ class SegmentBuilder:
             self.bad[-1] += len(chunk) - len(finite)
             if not finite:
                 return
-            chunk, total = finite, sum(finite)
+            chunk, total, is_rising = finite, sum(finite), False
         self.total[-1] += total
         self.num_finite[-1] += len(chunk)
-        lo, hi = min(chunk), max(chunk)
+        lo, hi = (chunk[0], chunk[-1]) if is_rising else (min(chunk), max(chunk))
         if lo < self.lowest:
             self.lowest = lo
         if not self.lo[-1] <= lo:
@@ -188,6 +192,18 @@ class SegmentBuilder:
     def best(self) -> float:
         """The lowest finite value, infinite without one."""
         return min(self.lowest, min((value for value in self.fresh if value - value == 0), default=float("inf")))
+
+
+def _is_rising(values: list[float], start: int, end: int) -> bool:
+    """Whether no value is below the one before it, as of epochs, of what is constant and of what warms up: their lowest
+    and highest are their ends. Sorting tells it of values that are sorted five times faster than `min` and `max` look,
+    and is not asked of others. What is not finite hides from it.
+    """
+    quarter = (end - start) // 4
+    if not values[start] <= values[start + quarter] <= values[end - 1 - quarter] <= values[end - 1]:
+        return False
+    part = values[start:end]
+    return part == sorted(part)
 
 
 def _merged(column: array[Any], stretches: Sequence[tuple[int, int]], join: Callable[[Any, Any], Any]) -> array[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +29,33 @@ def test_minimum_and_maximum_survive(values: list[float], size: int, repeat: int
     assert sum(segment.bad) == len(values) - len(finite)
     assert min((v for v in segment.lo if v == v), default=None) == min(finite, default=None)
     assert max((v for v in segment.hi if v == v), default=None) == max(finite, default=None)
+
+
+def rising(place: int) -> float:
+    return place // 700 / 7  # as an epoch, or a constant for a while
+
+
+def nearly_rising(place: int) -> float:
+    return rising(place) - (50.0 if place % 501 == 250 else 0.0)  # a dip where nobody probes
+
+
+def rising_with_gaps(place: int) -> float:
+    return float("nan") if place % 401 in (0, 7) else rising(place) * (-1) ** (place // 3000)
+
+
+@pytest.mark.parametrize("curve", [rising, nearly_rising, rising_with_gaps], ids=lambda curve: curve.__name__)
+@pytest.mark.parametrize("size", [5, 300, 1400, 4096])
+def test_what_rises_goes_into_the_same_buckets_as_point_by_point(curve: Callable[[int], float], size: int) -> None:
+    single, blocks = SeriesBuilder("epoch"), SeriesBuilder("epoch")
+    for place in range(12_000):
+        single.add_all(1, [place], [float(place)], [curve(place)])
+    for start in range(0, 12_000, size):
+        steps = list(range(start, min(start + size, 12_000)))
+        blocks.add_all(1, steps, list(map(float, steps)), list(map(curve, steps)))
+    ours, theirs = blocks.freeze().segments[0], single.freeze().segments[0]
+    assert list(ours.total) == pytest.approx(list(theirs.total), nan_ok=True)
+    assert repr(replace(ours, total=theirs.total)) == repr(theirs)
+    assert blocks.best == single.best
 
 
 def test_an_unchanged_series_is_not_copied_again() -> None:
