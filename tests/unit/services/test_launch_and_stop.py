@@ -51,6 +51,12 @@ for number in range(3):
 """
 
 
+def printed(log_path: str | Path) -> str:
+    """What the training wrote, without the lines that say when what was started."""
+    lines = Path(log_path).read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("--- "))
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 10
     while not condition():
@@ -63,7 +69,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[[str], Launched]]:
     started: list[Launched] = []
 
     def begin(code: str) -> Launched:
-        launched = start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), session=2, watch_s=0.05)
+        launched = start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), session=2, wait_s=0.05)
         started.append(launched)
         wait_for(lambda: "up" in Path(launched.log_path).read_text(), "the process did not come up")
         return launched
@@ -80,7 +86,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[[str], Launched]]:
 def test_started_detached_with_its_output_in_a_file(tmp_path: Path, begin: Callable[[str], Launched]) -> None:
     launched = begin(LIVES)
     assert launched.log_path == str(tmp_path / "session_2.log")
-    assert Path(launched.log_path).read_text() == "up True\n", "stdin is empty"
+    assert printed(launched.log_path) == "up True\n", "stdin is empty"
     assert os.getsid(launched.pid) == launched.pid, "its own session: a hang-up does not reach it"
     assert os.getsid(launched.pid) != os.getsid(0)
     record = json.loads((tmp_path / "launch.json").read_text())
@@ -97,7 +103,9 @@ def test_second_one_is_refused_while_the_first_lives(tmp_path: Path, begin: Call
     assert str(launched.pid) in caught.value.message
     assert stop(str(tmp_path), timeout_s=10).has_ended
     begin(LIVES)
-    assert Path(launched.log_path).read_text() == "up True\nsaving\nup True\n", "output is appended"
+    assert printed(launched.log_path) == "up True\nsaving\nup True\n", "output is appended"
+    headers = [line for line in Path(launched.log_path).read_text().splitlines() if line.startswith("--- ")]
+    assert [f"ckpt-tui starts, in {tmp_path}: {sys.executable} -c" in line for line in headers] == [True, True]
 
 
 def test_stop_waits_for_a_clean_end(tmp_path: Path, begin: Callable[[str], Launched]) -> None:
@@ -157,7 +165,7 @@ def test_death_at_once_is_told_with_its_last_lines(tmp_path: Path) -> None:
     (tmp_path / "session_1.log").write_text("an older line\n")
     code = "import sys; print('torch is\\x1b[31m missing'); sys.exit(3)"
     with pytest.raises(CkptError, match="ended at once") as caught:
-        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), watch_s=10)
+        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=10)
     assert "exit code 3" in caught.value.message
     assert "torch is\\x1b[31m missing" in caught.value.message
     assert "an older line" not in caught.value.message
