@@ -10,17 +10,20 @@ import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ckpt_tui.errors import CkptError
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from textual.app import App
 
     from ckpt_tui.services.restore import Plan
+    from ckpt_tui.tui.long_work import LongWork
 
 T = TypeVar("T")
+# What is over sooner is not worth a dialog that comes and goes.
+SHOWN_AFTER_S = 0.3
 DONE = {"restore": "Restored", "rollback": "Rolled back", "undo": "Undone"}
 
 
@@ -45,43 +48,105 @@ class Acts:
 
         try:
             await act()  # type: ignore[misc]
+        except Cancelled:
+            self._say("Ended before anything was changed: everything is as it was.")
         except Exception as error:  # noqa: BLE001 - a deed's failure is said, and never ends the viewer
             await self._app.push_screen_wait(ErrorDialog(as_ckpt_error(error)))
         finally:
             self._done()
 
-    async def restore(self, names: tuple[str, ...], otherwise: str | None) -> None:
-        """Put backups in place of damaged files; when none is damaged, go back to the checkpoint `otherwise`."""
-        from ckpt_tui.services.restore import plan_restore, plan_rollback
+    async def restore(self, names: tuple[str, ...]) -> None:
+        """Put backups in place of damaged files: of `names`, of all where none is named."""
+        from ckpt_tui.services.restore import plan_restore
 
-        plan = await _in_thread(lambda: plan_restore(self._directory, names))
-        if plan.is_empty and not names and otherwise is not None:
-            plan = await _in_thread(lambda: plan_rollback(self._directory, otherwise))
-        await self._carry_out(plan)
+        title = f"Restore {safe_text(names[0], 60)}" if names else "Restore what is damaged"
+        await self._carry_out(
+            await self._planned(
+                title,
+                lambda work: plan_restore(self._directory, names, on_bytes=work.add, is_cancelled=work.is_cancelled),
+            )
+        )
+
+    async def rollback(self, to: str) -> None:
+        """Make the checkpoint `to` the one that a resume starts from."""
+        from ckpt_tui.services.restore import plan_rollback
+
+        await self._carry_out(
+            await self._planned(
+                f"Roll back to {safe_text(to, 60)}",
+                lambda work: plan_rollback(self._directory, to, on_bytes=work.add, is_cancelled=work.is_cancelled),
+            )
+        )
 
     async def undo(self) -> None:
-        from ckpt_tui.services.restore import plan_undo
+        from ckpt_tui.services.undo import plan_undo
 
-        await self._carry_out(await _in_thread(lambda: plan_undo(self._directory)))
+        await self._carry_out(await self._planned("Undo", lambda _: plan_undo(self._directory)))
+
+    async def _planned(self, title: str, plan: Callable[[LongWork], T]) -> T:
+        from ckpt_tui.tui.long_work import LongWork
+
+        return await self._work(LongWork(title, "Planning: the checkpoints that it needs are read and checked."), plan)
 
     async def _carry_out(self, plan: Plan) -> None:
         from ckpt_tui.services.restore import carry_out
-        from ckpt_tui.tui.dialogs.plan import PlanDialog
+        from ckpt_tui.tui.dialogs.plan import PlanDialog, title_of
+        from ckpt_tui.tui.long_work import LongWork
 
         if not await self._app.push_screen_wait(PlanDialog(plan)):
             return
-        outcome = await _in_thread(lambda: carry_out(plan))
+        work = LongWork(
+            title_of(plan), "Copying, and reading back what was written.", 2 * plan.bytes_needed, can_leave=False
+        )
+        outcome = await self._work(
+            work, lambda work: carry_out(plan, on_bytes=work.add, is_cancelled=work.is_cancelled)
+        )
         # What was done was read in the plan; what counts now is where that leaves the run, and the way back.
         takes = f" A resume takes {outcome.resume_would_take}." if outcome.resume_would_take else ""
         back = "" if outcome.act == "undo" else " u takes it back."
         self._say(f"{DONE.get(outcome.act, outcome.act)}.{back}{takes}")
 
-    async def resume(self, source: str = "auto") -> None:
+    async def _work(self, work: LongWork, do: Callable[[LongWork], T]) -> T:
+        """Do something in a thread; what takes longer than a moment is shown, and can be ended. Raises Cancelled."""
+        running = asyncio.ensure_future((_in_daemon_thread if work.can_leave else _in_thread)(lambda: do(work)))
+        try:
+            await asyncio.wait({running}, timeout=SHOWN_AFTER_S)
+            if not running.done():
+                await self._show_work(work, running)
+        except asyncio.CancelledError:
+            work.cancel()  # the viewer is left: what is being copied is taken back before it ends
+            raise
+        if not running.done():
+            running.add_done_callback(_forget)
+            raise Cancelled
+        return running.result()
+
+    async def _show_work(self, work: LongWork, running: asyncio.Future[T]) -> None:
+        """Until it has ended, or was left where that may be."""
+        from ckpt_tui.tui.dialogs.working import WorkingDialog
+
+        dialog = WorkingDialog(work)
+        self._app.push_screen(dialog)
+        left = asyncio.ensure_future(dialog.left.wait())
+        try:
+            both: set[asyncio.Future[Any]] = {running, left}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not work.can_leave:
+                await asyncio.wait({running})
+        finally:
+            left.cancel()
+            dialog.finish()
+        await dialog.closed.wait()
+
+    async def resume(self, source: str = "auto", *, row: str = "") -> None:
+        """source: as `plan_resume` takes it. row: the checkpoint that a person was at, to be chosen in the dialog."""
         from ckpt_tui.services.launch import launch
         from ckpt_tui.services.resume import plan_resume
         from ckpt_tui.tui.dialogs.resume import ResumeDialog
 
-        plan = await _in_thread(lambda: plan_resume(self._directory, source))
+        plan = await self._planned(
+            "Resume", lambda work: plan_resume(self._directory, source, on_bytes=work.add_or_end)
+        )
         chosen = await self._app.push_screen_wait(ResumeDialog(self._directory, plan))
         if chosen is None:
             return
@@ -139,6 +204,12 @@ async def _in_daemon_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await outcome
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Nobody waits any more for what it came to."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -30,6 +30,14 @@ class Key(NamedTuple):
 
 
 OVERVIEW_KEYS: tuple[Key, ...] = (
+    # What is done to the run first: of the last line the end goes first where there is no room.
+    Key("act.resume", "r", "resume", "Acts", "resume",
+        "Relaunch from the newest valid checkpoint, or this one", is_act=True, in_footer=True),
+    Key("act.restore", "b", "restore", "Acts", "roll back",
+        "Restore from backups, or go back to this one",
+        is_act=True, in_footer=True),
+    Key("act.stop", "S", "stop", "Acts", "stop", "Ask the training to save and end", is_act=True, in_footer=True),
+    Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
     Key("checkpoint.inspect", "i", "inspect", "Checkpoint", "inspect",
         "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
@@ -39,13 +47,6 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("checkpoint.mark", "space", "mark", "Checkpoint", "mark", "Mark it, to compare another one with it"),
     Key("checkpoint.diff", "d", "diff", "Checkpoint", "diff",
         "Compare with the marked one, or the one before", in_footer=True),
-    Key("act.resume", "r", "resume", "Acts", "resume",
-        "Relaunch from the newest valid checkpoint", is_act=True, in_footer=True),
-    Key("act.restore", "b", "restore", "Acts", "roll back",
-        "Restore from backups, or go back to this one",
-        is_act=True, in_footer=True),
-    Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
-    Key("act.stop", "S", "stop", "Acts", "stop", "Ask the training to save and end", is_act=True),
     Key("chart.zoom_in", "plus,equals_sign", "zoom(0.5)", "Chart", "zoom in", "Half of what is in view"),
     Key("chart.zoom_out", "minus", "zoom(2.0)", "Chart", "zoom out", "Twice of what is in view"),
     Key("chart.pan_left", "comma,less_than_sign", "pan(-0.25)", "Chart", "earlier", "Move the window back"),
@@ -218,6 +219,17 @@ RESUME_KEYS: tuple[Key, ...] = (
     Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
 )  # fmt: skip
 
+# Of every dialog that asks, tells or waits; each takes the rows that mean something in it.
+DIALOG_KEYS: tuple[Key, ...] = (
+    Key("dialog.leave", "escape", "leave", "Dialogs", "leave", "Leave it: nothing is done", in_footer=True),
+    Key("dialog.yes", "y", "yes", "Dialogs", "yes", "Do what is asked about", is_act=True),
+    Key("dialog.no", "n", "leave", "Dialogs", "no", "Do not do it"),
+    Key("dialog.copy", "c", "copy", "Dialogs", "copy", "Copy what it says to your clipboard (OSC 52)"),
+    Key("dialog.output", "o", "output", "Dialogs", "output", "What the training printed, all of it"),
+    Key("dialog.page_up", "pageup", "scroll_body(-1)", "Dialogs", "page up", "Earlier lines"),
+    Key("dialog.page_down", "pagedown", "scroll_body(1)", "Dialogs", "page down", "Later lines"),
+)  # fmt: skip
+
 # Rows by screen: the names of app.SCREENS, `app` for those that work everywhere, `list` for every list.
 TABLES: Mapping[str, tuple[Key, ...]] = {
     "overview": OVERVIEW_KEYS,
@@ -232,6 +244,7 @@ TABLES: Mapping[str, tuple[Key, ...]] = {
     "advice": ADVICE_KEYS,
     "help": HELP_KEYS,
     "resume": RESUME_KEYS,
+    "dialog": DIALOG_KEYS,
     "app": APP_KEYS,
     "list": LIST_KEYS,
 }
@@ -256,12 +269,14 @@ def bindings_of(keys: Iterable[Key]) -> list[BindingType]:
     ]  # fmt: skip
 
 
-def dialog_bindings() -> list[BindingType]:
-    """Of a dialog, which hides the app's own: what works everywhere but for leaving, as a person has it."""
+def dialog_bindings(*names: str) -> list[BindingType]:
+    """Of a dialog, which hides the app's own: its rows of DIALOG_KEYS, and what works everywhere but for leaving."""
     from textual.binding import Binding
 
+    own = bindings_of(row for row in DIALOG_KEYS if row.id.removeprefix("dialog.") in names)
     rows = [row for row in APP_KEYS if row.id not in ("app.quit", "app.palette")]
     return [
+        *own,
         *(Binding(row.key, f"app.{row.action}", row.label, show=False, tooltip=row.tooltip, id=row.id) for row in rows),
         Binding("ctrl+c", "app.help_quit", show=False, system=True),
     ]

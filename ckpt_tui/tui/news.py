@@ -7,7 +7,7 @@ The sentences are those of `status` (run/wording.py, services/damage.py); only t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
@@ -21,6 +21,7 @@ from ckpt_tui.tui.facts import Part
 
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog, CatalogEntry
+    from ckpt_tui.tui.row_acts import RowAct
 
 MAX_DAMAGES = 2
 _DATE = re.compile(r"(?:\d{4}-)?\d\d-\d\d (?=\d\d:\d\d:\d\d\)\.$)")
@@ -157,11 +158,13 @@ def log_news(state: RunState, key: str) -> list[News]:
 def keys_news(keys: Sequence[tuple[str, str, str]]) -> News:
     """The next keys: (key, what it does, the same shorter)."""
     full: list[Part] = []
+    close: list[Part] = []
     short: list[Part] = []
     for key, what, brief in keys:
         full += [("   " if full else "  ", ""), (key, "accent"), (f" {what} ", "")]
+        close += [("  " if close else "", ""), (key, "accent"), (f" {what}", "")]
         short += [("  " if short else "", ""), (key, "accent"), (f" {brief}", "")]
-    return News((tuple(full), tuple(short)), 0)
+    return News((tuple(full), tuple(close), tuple(short)), 0)
 
 
 def failure_news(error: CkptError) -> News:
@@ -187,22 +190,34 @@ def damages_of(catalog: Catalog | None) -> list[News]:
     return news
 
 
-def next_keys(state: RunState, catalog: Catalog | None, key_of: Callable[[str], str], *, readonly: bool) -> News:
-    """What to press after an end: resume, restore or roll back, the last events. key_of: the key of an id."""
+def next_keys(
+    state: RunState,
+    catalog: Catalog | None,
+    key_of: Callable[[str], str],
+    *,
+    readonly: bool,
+    row_acts: Mapping[str, RowAct] | None = None,
+) -> News:
+    """What to press after an end: resume, restore or roll back, the last events. key_of: the key of an id. row_acts:
+    what the keys of acts do at the row under the cursor, where that is known."""
+    acts = row_acts or {}
     keys: list[tuple[str, str, str]] = []
     if not readonly:
         risk = state.at_risk
         takes = catalog.resume_would_take if catalog is not None else risk.checkpoint if risk is not None else None
         if takes:
             entry = catalog.entry(takes) if catalog is not None else None
+            if catalog is not None and (resume := acts.get("act.resume")) is not None and resume.target != "auto":
+                takes, entry = resume.target, catalog.entry(resume.target)
             told = facts.checkpoint_words(takes, state.saves)
             if entry is not None and entry.step is not None:  # what the file itself says counts
                 told = f"{safe_text(entry.kind, 40)}{' backup' if entry.is_backup else ''} {count(entry.step)}"
-            keys.append((key_of("act.resume"), f"resume from {told}{_validity_words(entry)}", "resume"))
-        mendable = _mendable(catalog)
-        if mendable:
-            keys.append((key_of("act.restore"), f"restore {safe_text(mendable, 40)}", "restore"))
-        elif takes:
+            brief = acts["act.resume"].labels[-1] if acts else "resume"
+            keys.append((key_of("act.resume"), f"resume from {told}{_validity_words(entry)}", brief))
+        restore = acts.get("act.restore")
+        if restore is not None and restore.labels:
+            keys.append((key_of("act.restore"), restore.words, restore.labels[-1]))
+        elif takes and restore is None:
             keys.append((key_of("act.restore"), "roll back", "roll back"))
     keys.append((key_of("view.events"), "last events", "events"))
     return keys_news(keys)
@@ -214,11 +229,3 @@ def _validity_words(entry: CatalogEntry | None) -> str:
         return ""
     is_whole = entry.validity == "valid" and entry.level in ("numbers", "resume")
     return f" ({'valid' if is_whole else entry.level or entry.validity})"
-
-
-def _mendable(catalog: Catalog | None) -> str | None:
-    """What `restore` would mend first: damaged or missing, with a valid backup."""
-    if catalog is None:
-        return None
-    bad = [entry.name for entry in catalog.entries if entry.is_bad] + list(catalog.missing or {})
-    return next((name for name in bad if any(one.validity == "valid" for one in catalog.backups_of(name))), None)

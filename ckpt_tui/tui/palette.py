@@ -67,10 +67,14 @@ def _of_keys(app: CkptTuiApp, node: Any, table: tuple[Key, ...]) -> Iterator[Com
             continue
         if not _can_be_done(app, node, key.action):
             continue
+        if key.is_act and getattr(node, "key_labels", {}).get(key.id) == ():
+            continue  # not as the run stands now
         pressed = keys.key_words(keys_of(key, app.settings.keymap))
-        yield Command(
-            f"{key.group}: {key.label}", f"{key.tooltip}  ({pressed})", partial(app.run_action, key.action, node)
-        )
+        title = f"{key.group}: {key.label}"
+        act = node.row_acts().get(key.id) if key.is_act and hasattr(node, "row_acts") else None
+        if act is not None:  # by the name of what it would be done to
+            title = f"{act.words[:1].upper()}{act.words[1:]}"
+        yield Command(title, f"{key.tooltip}  ({pressed})", partial(app.run_action, key.action, node))
 
 
 def _can_be_done(app: CkptTuiApp, node: Any, action: str) -> bool:

@@ -25,8 +25,9 @@ from ckpt_tui.tui.keymap import key_name, rows_on
 from ckpt_tui.tui.widgets.key_line import _is_needed, fitting
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
-# Dialogs of a question have the keys of buttons and of nothing else; they are not remapped.
-_OWN_KEYS = {"ConfirmDialog", "PlanDialog", "ErrorDialog", "PickDialog", "MetricPicker", "MomentDialog"}
+# Dialogs that share the rows of `dialog`; what they bind besides moves the focus among their buttons.
+_DIALOGS = {"ConfirmDialog", "PlanDialog", "ErrorDialog", "PickDialog", "WorkingDialog"}
+_OWN_KEYS = _DIALOGS | {"MetricPicker", "MomentDialog"}
 
 
 def screen_classes() -> Iterator[type[Screen[Any]]]:
@@ -67,6 +68,14 @@ def test_what_a_screen_binds_is_its_table_and_nothing_else(found: type[Screen[An
     assert {(one.id, one.key, one.action) for one in bindings(found)} == {(k.id, k.key, k.action) for k in table}
 
 
+@pytest.mark.parametrize("found", [one for one in CLASSES if one.__name__ in _DIALOGS], ids=lambda one: one.__name__)
+def test_what_a_dialog_binds_can_be_moved_to_other_keys(found: type[Screen[Any]]) -> None:
+    rows = {(key.id, key.key, key.action) for key in keys.DIALOG_KEYS}
+    own = [one for one in bindings(found) if not one.action.startswith("app.")]
+    assert {(one.id, one.key, one.action) for one in own} <= rows
+    assert "dialog.leave" in {one.id for one in own}
+
+
 def test_what_the_apps_and_the_lists_bind_is_the_table() -> None:
     assert [one.id for one in bindings(CkptTuiApp)] == [key.id for key in keys.APP_KEYS]
     assert [one.id for one in bindings(VirtualList)] == [key.id for key in keys.LIST_KEYS]
@@ -83,6 +92,9 @@ def test_an_id_is_one_row() -> None:
 
 # Where a screen takes a key of the app or of a list on purpose, it is for the same: leaving, opening.
 _MEANT = {
+    ("dialog.copy", "app.copy"),
+    ("dialog.page_down", "list.page_down"),
+    ("dialog.page_up", "list.page_up"),
     ("help.leave", "app.help"),
     ("help.leave", "app.quit"),
     ("resume.start", "list.open"),
@@ -108,6 +120,8 @@ def test_every_key_is_one_that_a_terminal_sends() -> None:
 
 def owners(screen: str) -> list[type[Any]]:
     special: dict[str, list[type[Any]]] = {"app": [CkptTuiApp], "list": [VirtualList]}
+    if screen == "dialog":
+        return [one for one in CLASSES if one.__name__ in _DIALOGS]
     return special.get(screen) or [one for one in CLASSES if name_of(one) == screen]
 
 
@@ -117,7 +131,9 @@ def test_every_action_is_there(screen: str) -> None:
     assert classes, f"no screen has the rows of {screen!r}"
     for row in keys.TABLES[screen]:
         target, _, name = row.action.partition("(")[0].rpartition(".")
-        for owner in [CkptTuiApp] if target == "app" else classes:
+        having = [one for one in classes if screen != "dialog" or any(b.id == row.id for b in bindings(one))]
+        assert having, f"no dialog binds {row.id}"
+        for owner in [CkptTuiApp] if target == "app" else having:
             assert callable(getattr(owner, f"action_{name}", None)), f"{owner.__name__}.action_{name} ({row.id})"
             if "(" in row.action:
                 arguments = ast.literal_eval(f"({row.action.partition('(')[2][:-1]},)")

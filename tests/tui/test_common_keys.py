@@ -12,7 +12,7 @@ import pytest
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import Settings
-from ckpt_tui.tui import copying, keys
+from ckpt_tui.tui import copying
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.copying import Copied, clipboard_text, said
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
@@ -79,7 +79,7 @@ async def test_c_copies_what_is_at_the_cursor(tmp_path: Path) -> None:
         await pilot.press("question_mark")
         await pilot.pause()
         await pilot.press("c")
-        assert app.clipboard.startswith("i  inspect  What is in the checkpoint")
+        assert app.clipboard.startswith("r  resume  Relaunch from the newest valid")
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_help_begins_with_where_a_person_is() -> None:
     assert here[0][2] == "On the screen: Raw events"
     assert ("/", "filter", "Only lines that hold these words; Esc clears") in here[:12]
     assert sum(row[2] == "On the screen: Raw events" for row in here) == 1
-    assert ("r", "resume", "Relaunch from the newest valid checkpoint") not in help_rows(True)
+    assert ("r", "resume", "Relaunch from the newest valid checkpoint, or this one") not in help_rows(True)
 
 
 def test_help_finds_words_under_their_headings() -> None:
@@ -203,8 +203,8 @@ async def test_the_palette_has_actions_checkpoints_and_steps_on_every_screen(tmp
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.catalog is not None and bool(app.checkpoint_names()))
         titles = [command.title for command in commands(app)]
-        shown = {key.label for key in keys.OVERVIEW_KEYS if key.group == "Acts"}
-        assert {f"Acts: {label}" for label in shown} <= set(titles)
+        assert {"Resume from rolling 250", "Acts: undo"} <= set(titles), "by the name of what it is done to"
+        assert not {"Acts: stop", "Acts: roll back"} & set(titles), "nothing is running, nothing is newer"
         assert "Inspect rolling_step_000250.pt" in titles
         assert "App: theme" in titles
         assert any("its events" in command.title for command in commands_of_step(app, 250))
@@ -216,7 +216,7 @@ async def test_the_palette_has_actions_checkpoints_and_steps_on_every_screen(tmp
         await pilot.pause()
         elsewhere = [command.title for command in commands(app)]
         assert elsewhere[0] == "Lines: filter"
-        assert {"View: output", "Acts: resume", "Inspect rolling_step_000250.pt"} <= set(elsewhere)
+        assert {"View: output", "Resume from rolling 250", "Inspect rolling_step_000250.pt"} <= set(elsewhere)
         assert "Acts: roll back" not in elsewhere, "nobody shall act on a list that is not to be seen"
 
         await pilot.press("ctrl+p")

@@ -51,7 +51,7 @@ async def test_on_a_low_screen_every_part_is_reached_by_one_key(tmp_path: Path) 
         await until(pilot, lambda: "checkpoints" in seen_text(app))
         assert overview.check_action("inspect", ()) is True
         assert app.focused is overview.checkpoints
-        assert seen(app)[-1].split() == ["i", "inspect", "t", "more", "?", "help", "q", "quit"]
+        assert seen(app)[-1].split() == ["S", "stop", "t", "more", "?", "help", "q", "quit"]
         await pilot.press("t")
         await until(pilot, lambda: "saved rolling 300" in seen_text(app) or "rolling_step_000300" in seen_text(app))
         await pilot.press("t")

@@ -33,14 +33,9 @@ class ConfirmDialog(ModalScreen[bool]):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     AUTO_FOCUS = "#no"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "answer(False)", "Cancel", id="dialog.cancel", tooltip="Change nothing"),
-        Binding("y", "answer(True)", "Yes", show=False),
-        Binding("n", "answer(False)", "No", show=False),
         Binding("left,up", "app.focus_previous", "Previous button", show=False),
         Binding("right,down", "app.focus_next", "Next button", show=False),
-        Binding("pageup", "scroll_body(-1)", "Scroll up", show=False),
-        Binding("pagedown", "scroll_body(1)", "Scroll down", show=False),
-        *keys.dialog_bindings(),
+        *keys.dialog_bindings("leave", "yes", "no", "page_up", "page_down"),
     ]
 
     def __init__(self, title: str, sentences: Sequence[str], *, yes_label: str = "", no_label: str = "Cancel") -> None:
@@ -78,8 +73,11 @@ class ConfirmDialog(ModalScreen[bool]):
         event.stop()
         self.dismiss(event.button.id == "yes")
 
-    def action_answer(self, answer: bool) -> None:
-        self.dismiss(answer and bool(self._yes_label))
+    def action_yes(self) -> None:
+        self.dismiss(bool(self._yes_label))
+
+    def action_leave(self) -> None:
+        self.dismiss(False)
 
     def action_scroll_body(self, pages: int) -> None:
         body = self.query_one(".dialog-body", VerticalScroll)

@@ -1,4 +1,7 @@
-"""What went wrong, in three parts: what, where and why, what to do. `c` copies it, through SSH too (OSC 52)."""
+"""What went wrong, in three parts: what, where and why, what to do. `c` copies it, through SSH too (OSC 52).
+
+Where a training ended at once, `o` leads to all that it printed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -22,21 +25,18 @@ from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
 
 
-class ErrorDialog(ModalScreen[None]):
-    """Shows `error` until it is closed. Nothing else happens."""
+class ErrorDialog(ModalScreen[str | None]):
+    """Shows `error` until it is closed. Ends with `output` when a person wants to see that, else with None."""
 
     CSS_PATH = "dialogs.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     AUTO_FOCUS = "#close"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Close", id="dialog.close", tooltip="Close this message"),
-        Binding("c", "copy", "Copy", id="dialog.copy", tooltip="Copy the message to your clipboard (OSC 52)"),
-        *keys.dialog_bindings(),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.dialog_bindings("leave", "copy", "output", "page_up", "page_down")
 
-    def __init__(self, error: CkptError) -> None:
+    def __init__(self, error: CkptError, *, has_output: bool = False) -> None:
         super().__init__()
         self.error = error
+        self._has_output = has_output
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog dialog-error"):
@@ -46,7 +46,10 @@ class ErrorDialog(ModalScreen[None]):
             with Horizontal(classes="dialog-buttons"):
                 yield Button("Close", id="close", compact=True)
                 yield Button("Copy", id="copy", compact=True)
-                yield Words(line(("c copies, Esc closes", "dim")), classes="dialog-hint", id="hint")
+                if self._has_output:
+                    yield Button("Output", id="output", compact=True)
+                hint = "c copies, o all output, Esc closes" if self._has_output else "c copies, Esc closes"
+                yield Words(line((hint, "dim")), classes="dialog-hint", id="hint")
 
     def _body(self) -> Content:
         width = text_width(self.app.size.width)
@@ -59,8 +62,17 @@ class ErrorDialog(ModalScreen[None]):
         self.query_one("#body_text", Words).update(self._body())
 
     @on(Button.Pressed, "#close")
-    def action_close(self) -> None:
+    def action_leave(self) -> None:
         self.dismiss(None)
+
+    @on(Button.Pressed, "#output")
+    def action_output(self) -> None:
+        if self._has_output:
+            self.dismiss("output")
+
+    def action_scroll_body(self, pages: int) -> None:
+        body = self.query_one(".dialog-body", VerticalScroll)
+        body.scroll_relative(y=pages * max(body.size.height - 1, 1), animate=False)
 
     @on(Button.Pressed, "#copy")
     def action_copy(self) -> None:

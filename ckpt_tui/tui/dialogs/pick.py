@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
@@ -25,10 +25,7 @@ class PickDialog(ModalScreen[int | None]):
 
     CSS_PATH = "dialogs.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Back", id="dialog.leave", tooltip="Choose nothing"),
-        *keys.dialog_bindings(),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.dialog_bindings("leave")
 
     def __init__(self, title: str, rows: Sequence[PickRow], *, selected: int = 0) -> None:
         super().__init__()

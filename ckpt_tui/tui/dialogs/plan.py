@@ -17,6 +17,11 @@ TITLES = {"restore": "Restore", "rollback": "Roll back", "undo": "Undo"}
 YES_LABELS = {"restore": "Restore", "rollback": "Roll back", "undo": "Undo it"}
 
 
+def title_of(plan: Plan) -> str:
+    """What the plan would do, by name."""
+    return TITLES.get(plan.act, plan.act)
+
+
 class PlanDialog(ConfirmDialog):
     """Shows `plan`; True when it shall be carried out. Cancel has the focus; an empty plan can only be closed."""
 

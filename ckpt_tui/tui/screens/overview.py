@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ckpt_tui.tui.widgets.session_list import SessionList
     from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
-NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff", "restore"})
+NEEDS_LIST = frozenset({"inspect", "validate", "mark", "diff"})
 
 
 class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  # type: ignore[misc]
@@ -217,6 +217,10 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
     def checkpoints(self) -> CheckpointList:
         return self.query_one("#checkpoints", CheckpointList)
 
+    @property
+    def shows_checkpoints(self) -> bool:
+        return self._arrangement is not None and self._arrangement.left == arrangement.CHECKPOINTS
+
     # -- new facts ----------------------------------------------------------------------------------------------
 
     def show_state(self, state: RunState, progress: float | None = None) -> None:
@@ -235,6 +239,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
                 self.feed.set_feed(state.feed, state.now)
             if self.session_list is not None:
                 self.session_list.set_state(state)
+            self.label_keys()
 
     def show_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -250,6 +255,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
                 self._show_header()
                 self._arrange()
                 self._show_list()
+                self.label_keys()
 
     def on_screen_resume(self) -> None:
         """Alerts may have been acknowledged meanwhile."""
@@ -270,7 +276,9 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         has_checkpoints = self._has_only_files(state)
         keys_now = None
         if has_ended and (state.num_events or has_checkpoints):
-            keys_now = news.next_keys(state, self.catalog, self._key, readonly=self.cockpit.readonly)
+            keys_now = news.next_keys(
+                state, self.catalog, self._key, readonly=self.cockpit.readonly, row_acts=self.row_acts()
+            )
         self.query_one("#header", Header).set_state(
             state,
             progress=self._progress,
@@ -338,12 +346,16 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         now = self._arrangement
         return ("view.feed",) if now is not None and not (now.chart and now.lists) else ()
 
+    @property
+    def key_line(self) -> KeyLine:
+        return self.query_one(KeyLine)
+
     def say(self, words: str) -> None:
         """Words about what was done or cannot be done, on the last line until the next key."""
-        self.query_one(KeyLine).say(words, "accent")
+        self.key_line.say(words, "accent")
 
     def on_key(self) -> None:
-        self.query_one(KeyLine).say("")
+        self.key_line.say("")
 
     def to_copy(self) -> Copied | None:
         """What the chart's cursor reads, or the path of the checkpoint at the list's."""
@@ -356,6 +368,21 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
     @on(CheckpointList.Selected, "#checkpoints")
     def _open_checkpoint(self) -> None:
         self.action_inspect()
+
+    @on(CheckpointList.Moved, "#checkpoints")
+    def _another_checkpoint(self) -> None:
+        """Banner and last line say what the keys of acts do at this one."""
+        if self.label_keys() and self.state is not None and self.state.phase.is_over:
+            self._show_header()
+            self._arrange()
+
+    @on(CheckpointList.MenuWanted, "#checkpoints")
+    def _menu(self) -> None:
+        self.open_menu()
+
+    @on(Header.Pressed)
+    def _press_told(self, message: Header.Pressed) -> None:
+        self.press_told(message.key)
 
     @on(Feed.Selected, "#feed")
     def _open_events(self) -> None:

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.keys import OVERVIEW_KEYS, Key, key_words
 
 if TYPE_CHECKING:
     from ckpt_tui.run.state import RunState
+    from ckpt_tui.services.catalog import Catalog
     from ckpt_tui.tui.app import CkptTuiApp
+    from ckpt_tui.tui.row_acts import RowAct
     from ckpt_tui.tui.widgets.checkpoint_list import CheckpointList, CheckpointRow
+    from ckpt_tui.tui.widgets.key_line import KeyLine
 
 
 class RunActions:
     """Mixed into the overview; it says which run, which list and which checkpoint is meant."""
 
     state: RunState | None
+    catalog: Catalog | None
     marked: str | None
+    _acts_told: Mapping[str, RowAct] = {}
+    _key_labels: Mapping[str, tuple[str, ...]] = {}
+    _row_acts: tuple[object, Mapping[str, RowAct]] | None = None
+
+    @property
+    def shows_checkpoints(self) -> bool:
+        """Whether the list is to be seen."""
+        raise NotImplementedError
 
     @property
     def cockpit(self) -> CkptTuiApp:
+        raise NotImplementedError
+
+    @property
+    def key_line(self) -> KeyLine:
+        raise NotImplementedError
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         raise NotImplementedError
 
     @property
@@ -75,14 +95,103 @@ class RunActions:
         if paths := self._present(*pair):
             self.cockpit.open_screen("diff", *paths)
 
+    def row_acts(self) -> Mapping[str, RowAct]:
+        """What the keys of restore and resume do now, by their ids; empty as long as the files are not known."""
+        catalog = self.catalog
+        if catalog is None:
+            return {}
+        from ckpt_tui.tui.row_acts import restore_act, resume_act  # with the first catalog, not the first picture
+
+        row = self._row() if self.shows_checkpoints else None
+        name, is_chosen = (row.name if row is not None else None), self.checkpoints.cursor > 0
+        asked = (catalog, name, is_chosen)
+        if self._row_acts is None or self._row_acts[0] != asked:
+            acts = {
+                "act.restore": restore_act(catalog, name, is_chosen=is_chosen),
+                "act.resume": resume_act(catalog, name, is_chosen=is_chosen),
+            }
+            self._row_acts = (asked, acts)
+        return self._row_acts[1]
+
+    @property
+    def key_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """Of the acts' keys on the last line, by their ids."""
+        return self._key_labels
+
+    def label_keys(self) -> bool:
+        """Say on the last line what the keys do now; False when they do what they did."""
+        acts, state = self.row_acts(), self.state
+        if acts:
+            from ckpt_tui.tui.row_acts import labels
+
+            told = labels(state, acts["act.restore"], acts["act.resume"])
+        elif state is not None and state.num_events and not state.phase.is_over:
+            told = {"act.resume": (), "act.restore": ()}
+        else:
+            told = {"act.stop": ()}
+        if (acts, told) == (self._acts_told, self._key_labels):
+            return False
+        is_other, self._acts_told = told != self._key_labels, acts
+        self._key_labels = told
+        if is_other:
+            self.key_line.labels_changed()
+        return True
+
+    def open_menu(self) -> None:
+        """What can be done with the checkpoint under the cursor, to choose from."""
+        from ckpt_tui.tui.dialogs.pick import PickDialog
+
+        row = self._row()
+        if row is None:
+            return
+        offered = self.offered_at_row()
+
+        def chosen(index: int | None) -> None:
+            if index is not None:
+                self.cockpit.call_later(self.cockpit.run_action, offered[index][1], self)
+
+        rows = [(words[:1].upper() + words[1:], key) for words, _, key in offered]
+        self.cockpit.push_screen(PickDialog(row.name, rows), chosen)
+
+    def offered_at_row(self) -> list[tuple[str, str, str]]:
+        """What can be done with the checkpoint under the cursor: in words, the action, its key."""
+        found = []
+        acts = self.row_acts()
+        for row in OVERVIEW_KEYS:
+            if row.group == "Checkpoint" or row.id in acts:
+                act = acts.get(row.id)
+                if self.check_action(row.action, ()) is not False and (act is None or not act.why_not):
+                    words = act.words if act is not None else row.tooltip
+                    found.append((words, row.action, key_words(self._pressed(row))))
+        return found
+
+    def press_told(self, written: str) -> None:
+        """A click on a key in the banner."""
+        for row in OVERVIEW_KEYS:
+            if key_words(self._pressed(row)) == written and self.check_action(row.action, ()) is not False:
+                self.cockpit.call_later(self.cockpit.run_action, row.action, self)
+                return
+
+    def _pressed(self, row: Key) -> str:
+        """The key of a row, as this person has it."""
+        return self.cockpit.settings.keymap.get(row.id, row.key).split(",")[0]
+
     def action_resume(self) -> None:
-        self.cockpit.acts.start(self.cockpit.acts.resume)
+        acts, resume = self.cockpit.acts, self.row_acts().get("act.resume")
+        row = self._row() if self.shows_checkpoints else None
+        source = resume.target if resume is not None else "auto"
+        acts.start(lambda: acts.resume(source, row=row.name if row is not None else ""))
 
     def action_restore(self) -> None:
-        row = self._row()
-        names = (row.name,) if row is not None and row.validity == "damaged" else ()
-        otherwise = row.name if row is not None else None
-        self.cockpit.acts.start(lambda: self.cockpit.acts.restore(names, otherwise))
+        acts, restore = self.cockpit.acts, self.row_acts().get("act.restore")
+        if restore is None:
+            acts.start(lambda: acts.restore(()))
+        elif restore.why_not:
+            self.say(restore.why_not)
+        elif restore.what == "rollback":
+            acts.start(lambda: acts.rollback(restore.target))
+        else:
+            acts.start(lambda: acts.restore((restore.target,) if restore.target else ()))
 
     def action_undo(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.undo)

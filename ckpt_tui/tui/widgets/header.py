@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from textual import events
+from textual.message import Message
+
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.text import cell_width, fit, safe_text
@@ -230,6 +233,18 @@ def _cut(parts: Sequence[Part], room: int) -> Cells:
     return tuple(cells)
 
 
+def key_at(lines: Sequence[Cells], x: int, y: int) -> str:
+    """The key whose words are at a place: the last before it in its line that is told as one; "" where none is."""
+    key, start = "", 0
+    for text, role in lines[y] if 0 <= y < len(lines) else ():
+        if role == "accent" and text.strip():
+            key = text.strip()
+        start += cell_width(text)
+        if x < start:
+            return key if text.strip() else ""
+    return ""
+
+
 class Header(LinesWidget):
     """As many lines as it needs; its height changes only when the kind of news does."""
 
@@ -251,6 +266,19 @@ class Header(LinesWidget):
         """How many lines it has to say, of `most`."""
         self.most = most
         return len(self.lines_now(width, most)[:most])
+
+    class Pressed(Message):
+        """A click on a key that is told, or on what it does. `key` is as it is written."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    def on_click(self, event: events.Click) -> None:
+        pressed = key_at(self.lines_now(self.size.width, self.size.height), event.x, event.y)
+        if pressed:
+            event.stop()
+            self.post_message(self.Pressed(pressed))
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
         if self._state is None:

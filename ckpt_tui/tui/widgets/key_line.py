@@ -6,7 +6,7 @@ layout each time another view is shown. This one draws a line.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.segment import Segment
 from textual import events
@@ -56,7 +56,7 @@ class KeyLine(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
-        self._keys: list[list[str]] = []  # id, key to press, how it is written, what it does
+        self._keys: list[tuple[str, str, str, tuple[str, ...]]] = []  # id, key to press, as written, what it does
         self._said = ("", "")
 
     def on_mount(self) -> None:
@@ -66,22 +66,36 @@ class KeyLine(Widget):
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if not screen.is_attached or not self.is_attached:
             return
-        shown: dict[str, tuple[int, str, str, str, str]] = {}
+        shown: dict[str, tuple[int, str, str, str, tuple[str, ...]]] = {}
+        now: Mapping[str, tuple[str, ...]] = getattr(screen, "key_labels", {})
         for active in screen.active_bindings.values():
             binding = active.binding
             if binding.show and active.enabled and binding.action not in shown:
                 key_id = binding.id or ""
                 written = self.app.get_key_display(binding)
-                shown[binding.action] = (place_of(key_id), key_id, binding.key, written, binding.description)
-        keys = [rest for _, *rest in sorted(shown.values(), key=lambda one: one[0])]
+                labels = now.get(key_id, (binding.description,))
+                shown[binding.action] = (place_of(key_id), key_id, binding.key, written, labels)
+        keys = [one[1:] for one in sorted(shown.values(), key=lambda one: one[0]) if one[4]]
         if keys != self._keys:
             self._keys = keys
             self.refresh()
 
+    def labels_changed(self) -> None:
+        """What the screen says of its keys (`key_labels`) is not what it was."""
+        self._bindings_changed(self.screen)
+
+    def _drawn(self, width: int) -> list[Sequence[str]]:
+        """The keys with the longest of their labels with which all have room; else with the shortest."""
+        for place in range(max((len(labels) for *_, labels in self._keys), default=1)):
+            drawn = [(*one, labels[min(place, len(labels) - 1)]) for *one, labels in self._keys]
+            if sum(map(_width, drawn)) - len(_GAP) <= width:
+                break
+        return fitting(drawn, width, getattr(self.screen, "needed_keys", ())) if self._keys else []
+
     def _places(self) -> list[tuple[str, str, str, int]]:
         """Key to press, key and label as drawn, the column where they begin."""
         places, x = [], 1
-        for one in fitting(self._keys, self.size.width - 1, getattr(self.screen, "needed_keys", ())):
+        for one in self._drawn(self.size.width - 1):
             places.append((one[1], one[2], one[3], x))
             x += _width(one)
         return places

@@ -170,6 +170,18 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         def control(self) -> VirtualList[Any]:
             return self.virtual_list
 
+    class MenuWanted(Message):
+        """The right button on a row, which has the cursor now."""
+
+        def __init__(self, virtual_list: VirtualList[Any], index: int) -> None:
+            super().__init__()
+            self.virtual_list = virtual_list
+            self.index = index
+
+        @property
+        def control(self) -> VirtualList[Any]:
+            return self.virtual_list
+
     class TitlePressed(Message):
         """A click on a column's title. `column` is its index among all columns."""
 
@@ -372,7 +384,10 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         if index >= self._count:
             return
         event.stop()
-        if index == self.cursor:
+        if event.button == 3:
+            self.cursor = index
+            self.post_message(self.MenuWanted(self, index))
+        elif index == self.cursor:
             self.action_select()
         else:
             self.cursor = index
