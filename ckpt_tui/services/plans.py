@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Literal
 
@@ -15,14 +15,14 @@ from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import fork_step
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.files import content_of
-from ckpt_tui.services.journal import FOLDER_NAME, Deed, LogEntry, Move
+from ckpt_tui.services.journal import LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, stored_lineage
 from ckpt_tui.text import duration, plural, safe_text, size
 
-Act = Literal["restore", "rollback", "undo"]
+Act = Literal["restore", "rollback", "undo", "redo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Plan:
 
     sentences: what is copied where, what is set aside, what is given up. warnings: what a person should think about,
     and what was found unfinished. A plan without steps (`is_empty`) has nothing to do, and its sentences say why.
-    undoes: the number of the deed that an undo takes back. resume_takes: what `--resume auto` starts from afterwards.
+    takes_back: the numbers of the deeds that an undo takes back, the newest first, or of the undo that a redo does;
+    undoes: the first of them. resume_takes: what `--resume auto` starts from afterwards.
     """
 
     act: Act
@@ -63,6 +64,7 @@ class Plan:
     resume_step: int | None = None
     moves: tuple[Move, ...] = field(default=(), repr=False)
     log: tuple[LogEntry, ...] = field(default=(), repr=False)
+    takes_back: tuple[int, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -91,19 +93,27 @@ def assemble(
     *,
     why: str,
     target: CatalogEntry | None = None,
-    undone: Deed | None = None,
+    takes_back: Sequence[int] = (),
+    registry: Move | None = None,
+    held: Mapping[str, CatalogEntry] | None = None,
     lineage: Lineage | None = None,
 ) -> Plan:
     """The plan of some moves, with all that follows from them: registry, log, cost, space, what a resume then takes.
 
-    target: what a rollback goes back to. undone: the deed that an undo takes back. lineage: the branch that the run
-    goes over to, None when it stays on its own.
+    target: what a rollback goes back to. takes_back: the deeds that an undo takes back. registry: the move that gives
+    the registry's very bytes back; without one it follows the other moves. held: by its path, what is known of a
+    source that does not lie among the checkpoints. lineage: the branch that the run goes over to, None when it stays.
     """
+    held = held or {}
     # A name that is set aside and gets a copy in the same deed is one move, not two.
     copied = {move.target for move in moves if move.how != "remove"}
     moves = [move for move in moves if move.how != "remove" or move.target not in copied]
     state = run_state(directory) if moves else None
-    before, after = _resume_before_and_after(directory, catalog, moves, lineage)
+    for move in moves:
+        entry = catalog.entry(move.target)
+        if entry is not None and entry.validity != UNCHECKED:
+            move.was = entry.validity
+    before, after = _resume_before_and_after(catalog, moves, held, lineage)
     steps_given_up, seconds_given_up = 0, 0.0
     if moves and target is not None and target.step is not None:
         of_branch = [e.step for e in catalog.entries if e.step is not None and not e.is_abandoned]
@@ -121,9 +131,9 @@ def assemble(
     if moves and after is not None:
         changed = "" if before != after else ", as before"
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
-    log = _log_entries(directory, catalog, moves, why, target)
+    log = _log_entries(catalog, moves, held, why, target)
     steps = tuple(_describe(directory, move, catalog) for move in moves)
-    registry = _registry_move(directory, moves, undone, lineage)
+    registry = registry or _registry_move(directory, moves, lineage)
     needed = sum(step.size_bytes for step in steps if step.action == "copy")
     if needed:
         sentences.append(space_words(needed))
@@ -131,9 +141,10 @@ def assemble(
     return Plan(
         act=act, directory=directory, steps=steps, sentences=tuple(sentences), steps_given_up=steps_given_up,
         seconds_given_up=seconds_given_up, bytes_needed=needed, warnings=tuple(warnings),
-        undoes=undone.number if undone is not None else None, resume_takes=after[0] if after else None,
+        undoes=takes_back[0] if takes_back else None, resume_takes=after[0] if after else None,
         resume_step=after[1] if after else None,
         moves=(*moves, *([registry] if registry is not None and moves else [])), log=tuple(log),
+        takes_back=tuple(takes_back),
     )  # fmt: skip
 
 
@@ -150,7 +161,7 @@ def _describe(directory: str, move: Move, catalog: Catalog) -> PlannedMove:
 
 
 def _resume_before_and_after(
-    directory: str, catalog: Catalog, moves: Sequence[Move], lineage: Lineage | None
+    catalog: Catalog, moves: Sequence[Move], held: Mapping[str, CatalogEntry], lineage: Lineage | None
 ) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
     """What `--resume auto` takes now, and once the moves are made (name and step)."""
     entries = {entry.name: entry for entry in catalog.entries}
@@ -159,12 +170,9 @@ def _resume_before_and_after(
         if move.how == "remove":
             entries.pop(move.target, None)
     for move in moves:
-        if move.how == "copy" and (source := catalog.entry(move.source)) is not None:
+        source = catalog.entry(move.source) or held.get(move.source)
+        if move.how in ("copy", "rename") and source is not None:
             entries[move.target] = _renamed(source, move.target)
-        elif move.how == "rename":
-            put_back = _entry_of_set_aside(directory, move)
-            if put_back is not None:
-                entries[move.target] = put_back
     if lineage is not None:
         entries = {
             name: replace(entry, is_abandoned=not is_on(lineage, entry.session_id, entry.step))
@@ -186,25 +194,12 @@ def _renamed(source: CatalogEntry, name: str) -> CatalogEntry:
     return replace(source, name=name, kind=kind, is_backup=bool(facts and facts.is_backup))
 
 
-def _entry_of_set_aside(directory: str, move: Move) -> CatalogEntry | None:
-    folder, _, _ = move.source.rpartition("/")
-    entry = read_catalog(os.path.join(directory, folder)).entry(move.target)
-    # What is remembered of a file goes by its name: set aside it has another one, and what is wrong with it is lost.
-    return check_entry(entry) if entry is not None else None
-
-
-def _registry_move(directory: str, moves: Sequence[Move], undone: Deed | None, lineage: Lineage | None) -> Move | None:
-    """The registry changes hands with the files, so that undo gives back the very same bytes."""
+def _registry_move(directory: str, moves: Sequence[Move], lineage: Lineage | None) -> Move | None:
+    """The registry changes hands with the files."""
     path = os.path.join(directory, REGISTRY_NAME)
     now = content_of(path)
     if now is None:
         return None
-    if undone is not None:
-        earlier = next((move for move in undone.moves if move.target == REGISTRY_NAME), None)
-        source = f"{FOLDER_NAME}/{undone.number}/{REGISTRY_NAME}"
-        kept = content_of(os.path.join(directory, source))
-        if earlier is not None and earlier.after is not None and earlier.after.is_same(now) and kept is not None:
-            return Move(REGISTRY_NAME, "rename", before=now, source=source, after=kept)
     data = changed_registry(
         directory,
         removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
@@ -229,13 +224,13 @@ def _best_score(directory: str, moves: Sequence[Move]) -> float | None:
 
 
 def _log_entries(
-    directory: str, catalog: Catalog, moves: Sequence[Move], why: str, target: CatalogEntry | None
+    catalog: Catalog, moves: Sequence[Move], held: Mapping[str, CatalogEntry], why: str, target: CatalogEntry | None
 ) -> list[LogEntry]:
     """One `checkpoint_restored` for each name that gets other content; one for a rollback that only sets aside."""
     entries = []
     for move in moves:
         if move.how in ("copy", "rename"):
-            source = catalog.entry(move.source) if move.how == "copy" else _entry_of_set_aside(directory, move)
+            source = catalog.entry(move.source) or held.get(move.source)
             entries.append(LogEntry(move.target, move.source, why, source.step or 0 if source else 0))
     if not entries and moves:
         name = target.name if target is not None else moves[0].target

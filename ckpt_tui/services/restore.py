@@ -204,7 +204,7 @@ def carry_out(
         )
     deed = Deed(
         number=0, act=plan.act, state=journal.INTENT, moves=list(plan.moves), log=list(plan.log),
-        sentences=list(plan.sentences), undoes=plan.undoes,
+        sentences=list(plan.sentences), undoes=plan.undoes, takes_back=list(plan.takes_back),
     )  # fmt: skip
     deed = journal.perform(
         plan.directory, deed, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled,
@@ -218,8 +218,8 @@ def carry_out(
     sentences = [sentence for sentence in plan.sentences if sentence != space_words(plan.bytes_needed)]
     if aside:
         sentences.append(f"Set aside in {FOLDER_NAME}/{deed.number}/: {plural(len(aside), 'file')}.")
-    if plan.act != "undo":
-        sentences.append("`ckpt-tui undo` takes it back.")
+    back = "undo --redo` does it again" if plan.act == "undo" else "undo` takes it back"
+    sentences.append(f"`ckpt-tui {back}.")
     return Outcome(plan.act, plan.directory, deed.number, tuple(sentences), aside, plan.resume_takes)
 
 

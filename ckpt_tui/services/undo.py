@@ -1,52 +1,300 @@
-"""Take deeds back: the plan of an undo, in plain words."""
+"""Take deeds back, to any depth, and do them again: the plans of `undo` and `redo`, in plain words.
+
+Neither is special to the journal: each is a deed that moves what lies aside to its old name, and sets aside what it
+finds there. So nothing is lost by either, a crash in one is finished like any other, and what an undo displaced is
+what a redo puts back. Where everything lies now follows from the journals (`whereabouts.py`).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
-from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog import Catalog, read_catalog
 from ckpt_tui.services.files import content_of
+from ckpt_tui.services.held import look_at
 from ckpt_tui.services.interrupted import begin
-from ckpt_tui.services.journal import FOLDER_NAME, Move
-from ckpt_tui.services.plans import Plan, assemble, safe_name
+from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
+from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
 from ckpt_tui.services.registry import REGISTRY_NAME
+from ckpt_tui.services.whereabouts import REDO, UNDO, Traced, Whereabouts, is_same, names_of, taken_back, trace
+from ckpt_tui.text import plural
+
+Progress = Callable[[int], None]
+IsCancelled = Callable[[], bool]
+_MAX_NAMES = 12
 
 
-def plan_undo(directory: str) -> Plan:
-    """Plan to take the newest deed back that was not taken back yet; again and again, as deep as there are deeds."""
+def plan_undo(
+    directory: str, *, to: int | None = None, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None
+) -> Plan:
+    """Plan to take the newest deed back that still holds; with `to`, every deed down to that number, as one.
+
+    Raises CkptError when `to` is not a deed that holds, or when the newest one cannot be taken back; Cancelled.
+    """
     directory, notices = begin(directory)
-    catalog = read_catalog(directory)
-    every = journal.read_deeds(directory)
-    taken_back = {number for deed in every for number in (*deed.takes_back, deed.undoes)}
-    deeds = [
-        deed
-        for deed in every
-        if deed.act != "undo" and deed.number not in taken_back and deed.state in (journal.DONE, journal.CONFLICT)
+    found = trace(journal.read_deeds(directory))
+    if not found.standing or (to is None and all(_is_freed(directory, found, n) for n in found.standing)):
+        said = "There is nothing to undo."
+        if found.standing:
+            said = "There is nothing left to undo: what the deeds here had set aside was freed by gc."
+        return Plan("undo", directory, (), (said,), warnings=tuple(notices))
+    if to is None:
+        numbers = found.standing[-1:]
+        _require_files(directory, found, numbers[0])
+    else:
+        numbers = _down_to(directory, found, to)
+    warnings = [*notices, *_unread(directory)]
+    sentences = [f"Takes back {_deed_words(found.deeds[number])}." for number in reversed(numbers)]
+    wanted: dict[str, Traced | None] = {}
+    for name in names_of(found, numbers):
+        first = next(number for number in numbers if (number, name) in found.before)
+        wanted[name] = found.to_take_back(first, name)
+    return _plan(
+        "undo", directory, found, wanted, sentences, warnings, _registry_of_undo(directory, found, numbers, wanted),
+        takes_back=numbers[::-1], on_bytes=on_bytes, is_cancelled=is_cancelled,
+    )  # fmt: skip
+
+
+def plan_redo(directory: str, *, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None) -> Plan:
+    """Plan to take the last undo back, and again the one before it; after a new deed there is nothing to redo.
+
+    Raises CkptError when what it needs is gone; Cancelled.
+    """
+    directory, notices = begin(directory)
+    found = trace(journal.read_deeds(directory))
+    undo = found.undo_to_redo()
+    if undo is None:
+        return Plan("redo", directory, (), (why_no_redo(found),), warnings=tuple(notices))
+    wanted = {name: found.before[undo, name] for name in names_of(found, [undo])}
+    _require(directory, found, undo, [traced for traced in wanted.values() if traced is not None])
+    sentences = [f"Does {_deed_words(found.deeds[number])} again." for number in taken_back(found.deeds[undo])[::-1]]
+    registry = _registry_back(directory, found, wanted, is_unbroken=True)
+    return _plan(
+        "redo", directory, found, wanted, sentences, [*notices, *_unread(directory)], registry,
+        takes_back=[undo], on_bytes=on_bytes, is_cancelled=is_cancelled,
+    )  # fmt: skip
+
+
+def why_no_redo(found: Whereabouts) -> str:
+    """Why nothing can be done again."""
+    is_lost = any(deed.act == UNDO and number not in found.undone_by for number, deed in found.deeds.items())
+    return (
+        "There is nothing to redo: since the last undo something else was done. What it displaced is still set aside."
+        if is_lost
+        else "There is nothing to redo: nothing was taken back."
+    )
+
+
+def lies_there(directory: str, traced: Traced) -> bool:
+    """Whether what was displaced can still be had."""
+    if traced.place is None:
+        return False
+    now = content_of(os.path.join(directory, traced.place))
+    # What was put back may be written over since by a training; what lies aside is looked at (`held.py`).
+    return is_same(traced.content, now) if folder_number(traced.place) is None else now is not None
+
+
+def needed_to_take_back(found: Whereabouts, number: int) -> list[Traced]:
+    """What has to be there for a standing deed to be taken back; the registry, which can be built anew, is not."""
+    if number in found.standing:
+        wanted = [found.to_take_back(number, name) for name in names_of(found, [number]) if name != REGISTRY_NAME]
+    else:
+        wanted = [found.before[number, name] for name in names_of(found, [number]) if name != REGISTRY_NAME]
+    return [traced for traced in wanted if traced is not None]
+
+
+def gone_words(directory: str, found: Whereabouts, missing: Sequence[Traced]) -> str:
+    """Where what is missing has gone to, for a person."""
+    freed = {number for traced in missing if (number := folder_number(traced.place)) is not None}
+    freed = {number for number in freed if (deed := found.deeds.get(number)) is not None and deed.collected_at}
+    if freed:
+        listed = ", ".join(f"{FOLDER_NAME}/{number}/" for number in sorted(freed))
+        return f"what {listed} held was freed by gc"
+    if all(folder_number(traced.place) is None for traced in missing):
+        return "what it had displaced was put back since, and written over"
+    places = sorted(safe_name(traced.place) for traced in missing if traced.place is not None)
+    more = " and more" if len(places) > 3 else ""
+    return f"{', '.join(places[:3])}{more} {'is' if len(places) == 1 else 'are'} no longer there"
+
+
+def folder_number(place: str | None) -> int | None:
+    """Of which deed's folder a place is, None when it is of none."""
+    parts = (place or "").split("/")
+    return int(parts[1]) if len(parts) == 3 and parts[0] == FOLDER_NAME and parts[1].isdecimal() else None
+
+
+def _is_freed(directory: str, found: Whereabouts, number: int) -> bool:
+    missing = [traced for traced in needed_to_take_back(found, number) if not lies_there(directory, traced)]
+    return any(
+        (deed := found.deeds.get(folder_number(traced.place) or 0)) is not None and bool(deed.collected_at)
+        for traced in missing
+    )
+
+
+def _require_files(directory: str, found: Whereabouts, number: int) -> None:
+    _require(directory, found, number, needed_to_take_back(found, number))
+
+
+def _require(directory: str, found: Whereabouts, number: int, needed: Sequence[Traced]) -> None:
+    """Raise CkptError when nothing of what is needed lies there any more."""
+    missing = [traced for traced in needed if not lies_there(directory, traced)]
+    if not missing or (len(missing) < len(needed) and not _is_freed(directory, found, number)):
+        return  # what is still there is put back, and what is not is said
+    deed = found.deeds[number]
+    older = [other for other in found.standing if other < number and not _is_freed(directory, found, other)]
+    hint = f"`ckpt-tui undo {directory} --list` shows every deed."
+    if older and deed.act not in (UNDO, REDO):
+        hint = f"`ckpt-tui undo {directory} --to {older[-1]}` takes back what can be, down to the deed before it."
+    raise CkptError(
+        "Cannot be taken back" if deed.act != UNDO else "Cannot be done again",
+        f"{_deed_words(deed)} in {directory}: {gone_words(directory, found, missing)}",
+        hint,
+    )
+
+
+def _down_to(directory: str, found: Whereabouts, to: int) -> list[int]:
+    if to in found.standing:
+        return [number for number in found.standing if number >= to]
+    holds = ", ".join(str(number) for number in found.standing[-_MAX_NAMES:])
+    deed = found.deeds.get(to)
+    why = "there is no deed of that number"
+    if deed is not None and to in found.undone_by:
+        why = f"{_deed_words(deed)} was taken back already, by number {found.undone_by[to]}"
+    elif deed is not None:
+        why = f"it is {'an' if deed.act == UNDO else 'a'} {deed.act}: name the deed itself"
+    raise CkptError(
+        "Not to be taken back", f"number {to} in {directory}: {why}", f"These hold: {holds}; `--list` shows them."
+    )
+
+
+def _unread(directory: str) -> list[str]:
+    """A warning for every folder of a deed whose journal cannot be read: what it moved is not known."""
+    read = {deed.number for deed in journal.read_deeds(directory)}
+    return [
+        f"The journal in {FOLDER_NAME}/{number}/ cannot be read: what that deed moved is not known, and it is left out."
+        for number in journal.deed_numbers(directory)
+        if number not in read
     ]
-    if not deeds:
-        return Plan("undo", directory, (), ("There is nothing to undo.",), warnings=tuple(notices))
-    deed = deeds[-1]
-    moves, warnings = [], list(notices)
+
+
+def _plan(
+    act: Act,
+    directory: str,
+    found: Whereabouts,
+    wanted: dict[str, Traced | None],
+    sentences: list[str],
+    warnings: list[str],
+    registry: Move | None,
+    *,
+    takes_back: Sequence[int],
+    on_bytes: Progress | None,
+    is_cancelled: IsCancelled | None,
+) -> Plan:
+    catalog = read_catalog(directory)
+    moves: list[Move] = []
     put_back: list[str] = []
-    sentences = [f"Takes back the {deed.act} of {journal.when(deed)} (set_aside/{deed.number}/)."]
-    for move in reversed(deed.moves):
-        if move.target == REGISTRY_NAME:
+    sources: dict[str, Traced] = {}
+    for name, traced in reversed(wanted.items()):
+        if name == REGISTRY_NAME:
             continue
-        now = content_of(os.path.join(directory, move.target))
-        source = f"{FOLDER_NAME}/{deed.number}/{move.target}"
-        kept = content_of(os.path.join(directory, source))
-        if now is not None and (move.after is None or not move.after.is_same(now)):
-            warnings.append(f"{safe_name(move.target)} was written since; that file is set aside, not deleted.")
-        if move.before is None:
-            if now is not None:
-                moves.append(Move(move.target, "remove", before=now))
-                sentences.append(f"{safe_name(move.target)} was not there before: it is set aside.")
-        elif kept is None:
-            warnings.append(f"{safe_name(source)} is no longer there: {safe_name(move.target)} stays as it is.")
+        now = content_of(os.path.join(directory, name))
+        left = found.now.get(name)
+        is_ours = left is not None and is_same(left.content, now)
+        if traced is None:
+            if now is None:
+                continue
+            if not is_ours:
+                warnings.append(f"{safe_name(name)} was written since; it stays, though there was none before.")
+                continue
+            moves.append(Move(name, "remove", before=now))
+            sentences.append(f"{safe_name(name)} was not there before: it is set aside.")
+        elif traced.place == name and is_ours:
+            continue  # an undo that met somebody else's file put it back already
+        elif not lies_there(directory, traced):
+            is_aside = traced.place is not None and folder_number(traced.place) is not None
+            where = f"{safe_name(traced.place or '')} is no longer there" if is_aside else "What was there is gone"
+            warnings.append(f"{where}: {safe_name(name)} stays as it is.")
         else:
-            moves.append(Move(move.target, "rename", before=now, source=source, after=kept))
-            put_back.append(safe_name(move.target))
+            assert traced.place is not None
+            kept = content_of(os.path.join(directory, traced.place))
+            moves.append(Move(name, "rename", before=now, source=traced.place, after=kept))
+            sources[traced.place] = traced
+            put_back.append(safe_name(name))
+            if now is not None and not is_ours:
+                warnings.append(f"{safe_name(name)} was written since; that file is set aside, not deleted.")
     if put_back:
-        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {', '.join(put_back)}.")
-    return assemble("undo", directory, catalog, moves, sentences, warnings, why=f"undo of a {deed.act}", undone=deed)
+        listed = ", ".join(put_back[:_MAX_NAMES])
+        listed += f" and {len(put_back) - _MAX_NAMES} more" if len(put_back) > _MAX_NAMES else ""
+        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {listed}.")
+    looked = look_at(
+        directory, [(place, traced.content, traced.was) for place, traced in sources.items()],
+        on_bytes=on_bytes, is_cancelled=is_cancelled,
+    )  # fmt: skip
+    warnings += [held.doubt for held in looked.values() if held.doubt]
+    plan = assemble(
+        act, directory, catalog, moves, sentences, warnings,
+        why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
+        held={place: held.entry for place, held in looked.items() if held.entry is not None},
+    )  # fmt: skip
+    return _with_cost(plan, catalog)
+
+
+def _with_cost(plan: Plan, catalog: Catalog) -> Plan:
+    """The plan with a warning when a resume then starts from an earlier step than now."""
+    now = catalog.entry(catalog.resume_would_take) if catalog.resume_would_take else None
+    if plan.is_empty or now is None or now.step is None:
+        return plan
+    behind = now.step - (plan.resume_step or 0) if plan.resume_takes is not None else 0
+    if plan.resume_takes is None:
+        said = f"Then there is nothing a resume could start from; now it takes {safe_name(now.name)}."
+    elif behind > 0:
+        said = f"That is {plural(behind, 'step')} before {safe_name(now.name)} (step {now.step:,}), which it takes now."
+    else:
+        return plan
+    return replace(plan, warnings=(*plan.warnings, said))
+
+
+def _why(act: str, found: Whereabouts, numbers: Sequence[int]) -> str:
+    deeds = [found.deeds[number] for number in numbers]
+    if act == REDO:
+        deeds = [found.deeds[number] for number in taken_back(deeds[0]) if number in found.deeds]
+    acts = list(dict.fromkeys(deed.act for deed in deeds))
+    return f"{act} of a {acts[0]}" if len(deeds) == 1 else f"{act} of {plural(len(deeds), 'deed')}"
+
+
+def _deed_words(deed: Deed) -> str:
+    return f"the {deed.act} of {journal.when(deed)} ({FOLDER_NAME}/{deed.number}/)"
+
+
+def _registry_of_undo(
+    directory: str, found: Whereabouts, numbers: Sequence[int], wanted: dict[str, Traced | None]
+) -> Move | None:
+    """The registry's own bytes, where nobody but these deeds wrote it since the first of them."""
+    touching = [number for number in numbers if (number, REGISTRY_NAME) in found.before]
+    is_unbroken = all(
+        found.to_take_back(later, REGISTRY_NAME) is _left_by(found, earlier) for earlier, later in pairwise(touching)
+    )
+    return _registry_back(directory, found, wanted, is_unbroken=is_unbroken)
+
+
+def _left_by(found: Whereabouts, number: int) -> Traced | None:
+    return found.after.get((number, REGISTRY_NAME))
+
+
+def _registry_back(
+    directory: str, found: Whereabouts, wanted: dict[str, Traced | None], *, is_unbroken: bool
+) -> Move | None:
+    traced = wanted.get(REGISTRY_NAME)
+    now = content_of(os.path.join(directory, REGISTRY_NAME))
+    left = found.now.get(REGISTRY_NAME)
+    if traced is None or now is None or left is None or not is_unbroken or not is_same(left.content, now):
+        return None
+    if traced.place is None or traced.place == REGISTRY_NAME or not lies_there(directory, traced):
+        return None
+    kept = content_of(os.path.join(directory, traced.place))
+    return Move(REGISTRY_NAME, "rename", before=now, source=traced.place, after=kept)
