@@ -395,10 +395,13 @@ class RunFold:
 
     def _restored(self, event: CheckpointRestored, session: SessionRecord) -> None:
         self._folded.put_back(event.path, event.source)
+        if event.path.removesuffix(".pt") == "best_model":
+            self._folded.best_again(event.step)
         self._mark("restore", event.step, event.ts, session.number, event.path)
 
     def _new_best(self, event: Best, session: SessionRecord) -> None:
         self._folded.best = event
+        self._folded.bests.append(event)
         # A best by luck is marked: who picks a checkpoint by it shall know.
         is_luck = self._folded.best_is_within_noise = self._folded.eval_noise.is_within(
             event.metric, event.value, event.previous

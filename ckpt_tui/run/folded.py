@@ -71,6 +71,7 @@ class Folded:
     epoch: float | None = None
     best: Best | None = None
     best_is_within_noise: bool = False
+    bests: deque[Best] = field(default_factory=lambda: deque(maxlen=MAX_BESTS))
     eval_noise: EvalNoise = field(default_factory=EvalNoise)
     disk: Disk | None = None
     advice: SaveAdvice | None = None
@@ -128,6 +129,12 @@ class Folded:
         if save is not None:
             self.save_of_name[name] = save
             self.num_changes += 1
+
+    def best_again(self, step: int) -> None:
+        """The best is again the one of that step: a later one was taken back."""
+        found = next((best for best in reversed(self.bests) if best.step == step), None)
+        if found is not None:
+            self.best, self.best_is_within_noise = found, False
 
     def state(
         self,

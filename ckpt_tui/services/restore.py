@@ -236,7 +236,8 @@ def _kind(name: str) -> str:
 
 def _stand_ins(catalog: Catalog, name: str, step: int | None) -> list[CatalogEntry]:
     """What could take the place of `name`, the best first: another file of the same step, then its backups."""
-    backups = list(catalog.backups_of(name))
+    # Not the copy of a best that was taken back since, where one of the present best is there.
+    backups = sorted(catalog.backups_of(name), key=lambda entry: step is not None and entry.step != step)
     if step is None or name != names.LATEST_NAME:
         return backups
     same_step = [

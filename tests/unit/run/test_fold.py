@@ -56,6 +56,21 @@ def test_no_time_is_said_to_be_lost_where_the_pace_is_not_known() -> None:
     assert words[1] == "Lost 4 steps: there is no checkpoint."
 
 
+def test_the_best_that_was_put_back_is_the_best_again() -> None:
+    log = LogText()
+    log.add("run_start", total_steps=500)
+    for step, value in ((100, 3.0), (200, 0.5)):
+        log.add("best", step, metric="val_loss", mode="min", value=value)
+    assert fold_of(log).state(log.ts).best_value == 0.5
+    log.add("checkpoint_restored", 100, path="latest.pt", source="rolling_step_000100.pt", by="viewer")
+    assert fold_of(log).state(log.ts).best_value == 0.5
+    log.add("checkpoint_restored", 100, path="best_model.pt", source="best_model_previous.pt", by="viewer")
+    state = fold_of(log).state(log.ts)
+    assert (state.best_value, state.best_step) == (3.0, 100)
+    log.add("checkpoint_restored", 200, path="best_model.pt", source="set_aside/1/best_model.pt", by="viewer")
+    assert fold_of(log).state(log.ts).best_value == 0.5
+
+
 def test_crash_banner() -> None:
     state = fold_of(worked_example(first_part_only=True)).state(1000 + 899 * 3.22 + 60, is_process_alive=False)
     assert state.phase is Phase.CRASHED
