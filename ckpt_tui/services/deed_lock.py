@@ -6,11 +6,13 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import files
 from ckpt_tui.services.deed_record import FOLDER_NAME
+from ckpt_tui.services.launch_record import read_record
+from ckpt_tui.services.system import process_is_alive
 
 LOCK_NAME = "trainer.lock"
 _LOCK_PATIENCE_S = 0.15
@@ -21,11 +23,14 @@ _MAX_ATTEMPTS = 20
 def locked(directory: str, *, force: bool = False) -> Iterator[None]:
     """Keep trainers and other viewers out while files change hands; makes the deeds' folder if need be.
 
-    Holds the trainer's own lock where there is one, without touching what it says, and the deeds' folder.
-    Raises CkptError when a trainer holds its lock (unless `force`) or another viewer is at work.
+    Holds the trainer's own lock where there is one, without touching what it says, the run directory (as a trainer
+    does, and who starts one: `start_lock.py`), and the deeds' folder.
+    Raises CkptError when a trainer holds its lock or was started just now (unless `force`), or another viewer is at
+    work.
     """
     root = os.path.join(directory, FOLDER_NAME)
     descriptors = []
+    is_ours = False
     try:
         lock = _lock(os.path.join(directory, LOCK_NAME), os.O_RDONLY)
         if isinstance(lock, int):
@@ -39,14 +44,37 @@ def locked(directory: str, *, force: bool = False) -> Iterator[None]:
         folder = _lock_folder(root)
         if isinstance(folder, int):
             descriptors.append(folder)
+            is_ours = True
         elif folder is BlockingIOError:
             raise CkptError(
                 "Another viewer is at work", f"it is changing files in {directory} right now", "Try again in a moment."
             )
+        held = _lock(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if isinstance(held, int):
+            descriptors.append(held)
+        if not force:
+            _refuse_started(directory, is_held=held is BlockingIOError)
         yield
     finally:
+        if is_ours:
+            with suppress(OSError):
+                if not os.listdir(root):  # nothing was done
+                    os.rmdir(root)
         for descriptor in reversed(descriptors):
             os.close(descriptor)
+
+
+def _refuse_started(directory: str, *, is_held: bool) -> None:
+    """A training that has been started and has not taken its lock yet; nobody can start one once we hold ours."""
+    record = read_record(directory)
+    is_alive = record is not None and process_is_alive(record.pid, record.pid_started, record.host)
+    if is_held or is_alive:
+        who = f"process {record.pid} was started" if record is not None and is_alive else "somebody holds it"
+        raise CkptError(
+            "A training is running here",
+            f"{who} in {directory}",
+            "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+        )
 
 
 def _lock_folder(root: str) -> int | type[BlockingIOError] | None:

@@ -26,6 +26,7 @@ def starting(directory: str) -> Iterator[int]:
 
     Raises CkptError when another one holds it for long, or when an act on the directory is at work or unfinished.
     """
+    _refuse_deeds(directory)  # in its own words, and not only as somebody who holds the lock
     lock = _lock(directory)
     try:
         _refuse_deeds(directory)

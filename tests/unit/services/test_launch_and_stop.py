@@ -71,7 +71,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[[str], Launched]]:
     def begin(code: str) -> Launched:
         launched = start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), session=2, wait_s=0.05)
         started.append(launched)
-        wait_for(lambda: "up" in Path(launched.log_path).read_text(), "the process did not come up")
+        wait_for(lambda: "up" in printed(launched.log_path), "the process did not come up")
         return launched
 
     yield begin
