@@ -35,6 +35,7 @@ MAX_SAVES = 4000
 MAX_SESSIONS = 2000
 RARE_PAUSE_S = 600.0
 MAX_LOST_WORK = 100
+MAX_BESTS = 200  # among which one that is put back is looked for
 FOUND_LATER_S = 2.0  # a file's time may be of a clock that is less exact than the log's
 NUM_JUDGED_SAVES = 200  # of which the rules of alerts see what is usual
 
