@@ -7,13 +7,14 @@ A benchmark and not a test: a busy machine changes every time but hardly a ratio
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import platform
 import tempfile
 from pathlib import Path
 
 from tests.bench import comparing, inspecting, reading, salvaging, starting, training, validating, watching
-from tests.bench.measure import Row
+from tests.bench.measure import REPO, Row
 from tests.bench.reference_files import ReferenceFiles
 
 PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "watching", "training", "starting")
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "ckpt-tui-bench")
     options = parser.parse_args()
     files = ReferenceFiles(options.files)
+    # As installed: with $PYTHONDONTWRITEBYTECODE every start would compile what was edited since.
+    compileall.compile_dir(REPO / "ckpt_tui", quiet=2)
     parts = {
         "reading": lambda: reading.rows(files, options.repeats),
         "validating": lambda: validating.rows(files, options.repeats),

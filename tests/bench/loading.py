@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tests.bench.measure import PYTHON, REPO, Row, Run, in_turn, run_process
 
+MOST_DECODES = 2.2  # times what decoding takes
+
 _FOLD = textwrap.dedent(
     """
     import sys
@@ -82,13 +84,14 @@ def _fold_rows(logs: dict[str, Path], repeats: int) -> Iterator[Row]:
         ours, decode = found["ours"], found["decode"]
         limit_mb = 200 if name == "L7" else 110
         is_timed = name == "L6"
+        ratio = ours.cpu_s / decode.cpu_s
         yield Row(
             f"{name} read and folded",
             f"{ours.cpu_s:.2f} CPU s, peak {ours.peak_mb:.0f} MB",
             f"msgspec decode of each line {decode.cpu_s:.2f} CPU s",
-            f"{ours.cpu_s / decode.cpu_s:.2f}",
-            ("<= 2.0 CPU s, " if is_timed else "") + f"<= {limit_mb} MB",
-            ours.peak_mb <= limit_mb and (not is_timed or ours.cpu_s <= 2.0),
+            f"{ratio:.2f}",
+            (f"<= {MOST_DECODES} (2.0 CPU s where that is 0.9), " if is_timed else "") + f"<= {limit_mb} MB",
+            ours.peak_mb <= limit_mb and (not is_timed or ratio <= MOST_DECODES),
         )
 
 
