@@ -251,7 +251,7 @@ def _finish(directory: str, deed: Deed, finish: Callable[[Deed], None], state: s
         write_deed(directory, deed)
     if not deed.conflicts:
         finish(deed)
-        shutil.rmtree(os.path.join(folder_of(directory, deed.number), INCOMING_NAME), ignore_errors=True)
+        _remove_own(folder_of(directory, deed.number), but=JOURNAL_NAME)
     deed.state = state
     write_deed(directory, deed)
 
@@ -264,14 +264,18 @@ def _cancel(directory: str, deed: Deed) -> None:
         is_old_there = places.move.before is not None and places.move.before.is_same(content_of(lies_ready))
         if is_old_there or os.path.lexists(places.kept):
             raise OSError(errno.ENOTEMPTY, f"{safe_text(places.move.target, 200)} is still set aside", folder)
-    shutil.rmtree(os.path.join(folder, INCOMING_NAME), ignore_errors=True)
-    for name in names_in(folder):
-        if name == JOURNAL_NAME or is_unwritten_journal(name):
-            files.remove_if_there(os.path.join(folder, name))
+    _remove_own(folder)
     for inside, _, _ in os.walk(folder, topdown=False):
         _remove_empty(inside)
-    _remove_empty(os.path.join(directory, FOLDER_NAME))  # goes only if this was the first deed
     files.sync_directory(directory)
+
+
+def _remove_own(folder: str, but: str = "") -> None:
+    """Remove what the deed needed for its work: copies that were not needed, journals that a crash cut off."""
+    shutil.rmtree(os.path.join(folder, INCOMING_NAME), ignore_errors=True)
+    for name in names_in(folder):
+        if (name == JOURNAL_NAME and name != but) or is_unwritten_journal(name):
+            files.remove_if_there(os.path.join(folder, name))
 
 
 def _remove_empty(path: str) -> None:

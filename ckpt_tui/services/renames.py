@@ -113,15 +113,15 @@ def _put_old_back(places: Places, old_at: str, *, is_file: bool) -> None:
         files.link_or_move(places.target, places.origin)
         os.replace(places.kept, places.target)
         return
-    if files.exchange(old_at, places.target):
-        if old_at != places.origin:
-            os.rename(old_at, places.origin)
+    # The same states as on the way forward, so that a crash here is completed as one there.
+    if old_at == places.kept:
+        os.rename(places.kept, places.origin)
+    if files.exchange(places.origin, places.target):
         return
-    spare = places.kept if old_at == places.origin else places.origin
-    os.rename(places.target, spare)
-    os.rename(old_at, places.target)
-    if spare != places.origin:
-        os.rename(spare, places.origin)
+    os.rename(places.origin, places.kept)
+    places.sync()
+    os.rename(places.target, places.origin)
+    os.rename(places.kept, places.target)
 
 
 def _same(wanted: Content | None, found: Content | None) -> bool:
