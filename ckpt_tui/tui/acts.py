@@ -67,37 +67,40 @@ class Acts:
             )
         )
 
-    async def rollback(self, to: str) -> None:
-        """Make the checkpoint `to` the one that a resume starts from."""
+    async def rollback(self, to: str, *, words: str = "") -> None:
+        """Make the checkpoint `to` the one that a resume starts from. words: what that is, for the title."""
         from ckpt_tui.services.restore import plan_rollback
 
-        await self._carry_out(
-            await self._planned(
-                f"Roll back to {safe_text(to, 60)}",
-                lambda work: plan_rollback(self._directory, to, on_bytes=work.add, is_cancelled=work.is_cancelled),
-            )
+        title = words or f"Roll back to {safe_text(to, 60)}"
+        plan = await self._planned(
+            title, lambda work: plan_rollback(self._directory, to, on_bytes=work.add, is_cancelled=work.is_cancelled)
         )
+        await self._carry_out(plan, title)
 
     async def undo(self) -> None:
         from ckpt_tui.services.undo import plan_undo
 
-        await self._carry_out(await self._planned("Undo", lambda _: plan_undo(self._directory)))
+        await self._carry_out(
+            await self._planned(
+                "Undo", lambda work: plan_undo(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
+            )
+        )
 
     async def _planned(self, title: str, plan: Callable[[LongWork], T]) -> T:
         from ckpt_tui.tui.long_work import LongWork
 
         return await self._work(LongWork(title, "Planning: the checkpoints that it needs are read and checked."), plan)
 
-    async def _carry_out(self, plan: Plan) -> None:
+    async def _carry_out(self, plan: Plan, title: str = "") -> None:
         from ckpt_tui.services.restore import carry_out
-        from ckpt_tui.tui.dialogs.plan import PlanDialog, title_of
+        from ckpt_tui.tui.dialogs.plan import PlanDialog, folder_words, title_of
         from ckpt_tui.tui.long_work import LongWork
 
-        if not await self._app.push_screen_wait(PlanDialog(plan)):
+        title = title or title_of(plan)
+        folder = folder_words(self._directory)
+        if not await self._app.push_screen_wait(PlanDialog(plan, title=title, folder=folder)):
             return
-        work = LongWork(
-            title_of(plan), "Copying, and reading back what was written.", 2 * plan.bytes_needed, can_leave=False
-        )
+        work = LongWork(title, "Copying, and reading back what was written.", 2 * plan.bytes_needed, can_leave=False)
         outcome = await self._work(
             work, lambda work: carry_out(plan, on_bytes=work.add, is_cancelled=work.is_cancelled)
         )

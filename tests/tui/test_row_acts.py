@@ -153,7 +153,7 @@ async def test_the_last_line_the_banner_and_the_mouse_say_and_do_the_same(
         await pilot.click(offset=(seen(app)[banner].index("roll back to"), banner))
         await pilot.click(offset=(seen(app)[banner].index("resume from"), banner))
         await until(pilot, lambda: len(heard.told) == 2)
-        assert heard.told == [("rollback", name), ("resume", name, name)]
+        assert heard.told == [("rollback", name, "Roll back to step 9,000"), ("resume", name, name)]
         assert {"Roll back to step 9,000", "Resume from rolling 9,000"} <= {one.title for one in commands(app)}
 
         await pilot.resize_terminal(120, 40)
@@ -167,7 +167,7 @@ async def test_the_last_line_the_banner_and_the_mouse_say_and_do_the_same(
         assert "What is in the checkpoint" in seen_text(app)
         await pilot.press("down", "enter")
         await until(pilot, lambda: len(heard.told) == 1)
-        assert heard.told == [("rollback", name)]
+        assert heard.told == [("rollback", name, "Roll back to step 9,000")]
 
 
 async def test_what_cannot_be_done_is_said_on_the_last_line(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Button
 
 from ckpt_tui.text import safe_text
@@ -24,6 +24,18 @@ from ckpt_tui.tui.widgets.words import Words
 def text_width(columns: int) -> int:
     """Of the text in a dialog on a terminal of so many columns: dialogs.tcss says how wide it is, and its frame."""
     return max(min(columns * 9 // 10, 90) - 7, 20)
+
+
+# Of dialogs.tcss: the lines of a dialog that are not its body, and from which height on it has all of them.
+_FRAME_LINES, _SHORT_FRAME_LINES, _SHORT = 6, 4, 18
+
+
+def leave_room(dialog: Screen[Any]) -> None:
+    """The buttons stay in sight, however much there is to read."""
+    height = dialog.app.size.height
+    frame = _FRAME_LINES if height >= _SHORT else _SHORT_FRAME_LINES
+    room = (int(height * 0.95) if height >= _SHORT else height) - frame
+    dialog.query_one(".dialog-body").styles.max_height = max(room, 1)
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -55,6 +67,10 @@ class ConfirmDialog(ModalScreen[bool]):
 
     def on_resize(self) -> None:
         self.query_one("#body_text", Words).update(self.body(text_width(self.app.size.width)))
+        leave_room(self)
+
+    def on_mount(self) -> None:
+        leave_room(self)
 
     def compose(self) -> ComposeResult:
         hint = "y yes   n no   Esc leave" if self._yes_label else "Enter or Esc closes"

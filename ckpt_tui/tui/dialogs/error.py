@@ -19,7 +19,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import copied_error
-from ckpt_tui.tui.dialogs.confirm import text_width
+from ckpt_tui.tui.dialogs.confirm import leave_room, text_width
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
@@ -60,6 +60,10 @@ class ErrorDialog(ModalScreen[str | None]):
 
     def on_resize(self) -> None:
         self.query_one("#body_text", Words).update(self._body())
+        leave_room(self)
+
+    def on_mount(self) -> None:
+        leave_room(self)
 
     @on(Button.Pressed, "#close")
     def action_leave(self) -> None:

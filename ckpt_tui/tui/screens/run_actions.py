@@ -189,7 +189,8 @@ class RunActions:
         elif restore.why_not:
             self.say(restore.why_not)
         elif restore.what == "rollback":
-            acts.start(lambda: acts.rollback(restore.target))
+            words = restore.words[:1].upper() + restore.words[1:]
+            acts.start(lambda: acts.rollback(restore.target, words=words))
         else:
             acts.start(lambda: acts.restore((restore.target,) if restore.target else ()))
 
