@@ -8,37 +8,29 @@ Exit code 1 when it is still at work after --timeout seconds, or ended without s
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
+from ckpt_tui.commands.waiting import Interrupted, seconds, teller
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
 from ckpt_tui.text import duration, plural
 
 if TYPE_CHECKING:
     from ckpt_tui.services.stop_plan import StopPlan
-    from ckpt_tui.services.stopping import Stopped, StopProgress
+    from ckpt_tui.services.stopping import Stopped
 
 EXAMPLES = ("ckpt-tui stop runs/gpt", "ckpt-tui stop runs/gpt --yes --timeout 120", "ckpt-tui stop runs/gpt --kill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("--timeout", metavar="S", type=_seconds, default=60.0, help="seconds to wait for it (60)")
+    parser.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help="seconds to wait for it (60)")
     parser.add_argument(
         "--kill", action="store_true",
         help="when it is still at work after that: end it unsaved (SIGKILL), asked for once more",
     )  # fmt: skip
     add_confirm_arguments(parser)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1e7:
-        raise ValueError
-    return value
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
@@ -51,9 +43,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         return CommandResult(data=data, view=lambda style: _plan_lines(plan, style))
     if not plan.refusals and not confirm("Stop it now?", plan.sentences, plan.warnings, yes=args.yes, out=out):
         return CommandResult(data=data, view=lambda style: ["It goes on."], exit_code=ExitCode.DIFFERENT)
-    with _Interrupted() as interrupted:
+    with Interrupted() as interrupted:
         stopped = stop(
-            args.directory, args.timeout, plan=plan, on_progress=_teller(out), is_cancelled=interrupted.is_set
+            args.directory, args.timeout, plan=plan, on_progress=teller(out), is_cancelled=interrupted.is_set
         )
     if not stopped.has_ended and not stopped.is_cancelled and args.kill:
         stopped = _kill(plan, stopped, args, out)
@@ -75,35 +67,13 @@ def _kill(plan: StopPlan, stopped: Stopped, args: argparse.Namespace, out: Outpu
         costs = ["How much is lost by that is not known: it has no log."]
     if not confirm("Kill it now, unsaved?", [*stopped.sentences, *costs], [], yes=args.yes, out=out):
         return stopped
-    return kill(args.directory, plan=plan, on_progress=_teller(out))
+    return kill(args.directory, plan=plan, on_progress=teller(out))
 
 
 def _exit_code(stopped: Stopped) -> ExitCode:
     if stopped.is_cancelled:
         return ExitCode.INTERRUPTED
     return ExitCode.OK if stopped.has_ended and not stopped.lost_steps else ExitCode.DIFFERENT
-
-
-class _Interrupted(threading.Event):
-    """Ctrl+C while waiting ends the waiting, with a word, and not the viewer in the middle of it."""
-
-    def __enter__(self) -> _Interrupted:
-        self._previous = signal.signal(signal.SIGINT, lambda number, frame: self.set())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-
-def _teller(out: Output) -> Callable[[StopProgress], None]:
-    said: list[str] = []
-
-    def tell(progress: StopProgress) -> None:
-        if progress.stage != "ended" and progress.sentence not in said[-1:]:
-            said.append(progress.sentence)
-            out.note(f"{duration(progress.seconds):>7}  {progress.sentence}")
-
-    return tell
 
 
 def _plan_data(plan: StopPlan) -> dict[str, object]:

@@ -29,8 +29,16 @@ def training_environment(
     # Else the last lines before a crash, and a progress that is printed, stay in a buffer.
     kept.setdefault("PYTHONUNBUFFERED", "1")
     if command:
-        _enter_venv(kept, command[0])
+        _enter_venv(kept, _program(command))
     return {**kept, **(added or {})}
+
+
+def _program(command: Sequence[str]) -> str:
+    """What runs in the end of `env A=1 B=2 python -m trainer`."""
+    words = list(command)
+    if os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if "=" not in word and not word.startswith("-")] or words
+    return words[0]
 
 
 def _enter_venv(environment: dict[str, str], program: str) -> None:

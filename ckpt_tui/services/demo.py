@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 from ckpt_tui.errors import CkptError, from_os_error
@@ -12,7 +13,9 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services import launch
+from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME
 from ckpt_tui.services.owner import owner_of, run_state
+from ckpt_tui.services.start_progress import OnProgress
 
 DEFAULT_DIRECTORY = "demo-run"
 # A GPT of 0.8 million parameters on the source of Python's own library: minutes on two cores, and it really learns.
@@ -33,24 +36,33 @@ class Demo:
     pid: int | None
     log_path: str | None
     command: tuple[str, ...]
+    started: launch.Launched | None = None
 
 
-def start_demo(directory: str = DEFAULT_DIRECTORY, *, max_steps: int | None = None) -> Demo:
-    """Start the training in `directory`, or go on with the one that is there.
+def start_demo(
+    directory: str = DEFAULT_DIRECTORY,
+    *,
+    max_steps: int | None = None,
+    wait_s: float = launch.WAIT_S,
+    on_progress: OnProgress | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Demo:
+    """Start the training in `directory`, or go on with the one that is there. The rest is as of `launch.start`.
 
-    Raises CkptError when torch is not installed, or when the directory holds something else.
+    Raises CkptError when torch is not installed, or when the directory holds something else; TrainingDiedError when the
+    training ends with a failure while it is waited for.
     """
     directory = os.path.abspath(directory)
     state = run_state(directory) if os.path.isdir(directory) else None
     owner = owner_of(directory, state) if os.path.isdir(directory) else None
     if owner is not None:
-        return Demo(directory, "running", owner.pid, launch.launched_log(directory), ())
+        return Demo(directory, "running", owner.pid or None, launch.launched_log(directory), ())
     if state is not None and state.phase is Phase.FINISHED:
         return Demo(directory, "finished", None, launch.launched_log(directory), ())
     trainer_home = _require_trainer()
     try:
         os.makedirs(directory, exist_ok=True)
-        others = [name for name in os.listdir(directory) if not name.startswith(("session_", "launch.json", "."))]
+        others = [name for name in os.listdir(directory) if not name.startswith(("session_", LAUNCH_FILE_NAME, "."))]
     except OSError as error:
         raise from_os_error(error, directory, "make") from error
     if others and LOG_NAME not in others:
@@ -64,8 +76,12 @@ def start_demo(directory: str = DEFAULT_DIRECTORY, *, max_steps: int | None = No
         command += [f"--{key}", str(value)]
     session = (state.session if state is not None else 0) + 1
     # Run where the trainer's package lies: a `trainer` of the person's own in their directory is not taken for ours.
-    started = launch.start(directory, command, cwd=trainer_home, session=session)
-    return Demo(directory, "resumed" if state is not None else "started", started.pid, started.log_path, tuple(command))
+    started = launch.start(
+        directory, command, cwd=trainer_home, session=session, wait_s=wait_s, on_progress=on_progress,
+        is_cancelled=is_cancelled, about={"by": "demo", "launcher": "python"},
+    )  # fmt: skip
+    what: What = "resumed" if state is not None else "started"
+    return Demo(directory, what, started.pid, started.log_path, tuple(command), started)
 
 
 def _require_trainer() -> str:
