@@ -49,6 +49,7 @@ def _plan_data(plan: Plan) -> dict[str, object]:
         "seconds_given_up": plan.seconds_given_up,
         "bytes_needed": plan.bytes_needed,
         "undoes": plan.undoes,
+        "takes_back": list(plan.takes_back),
         "resume_would_take": plan.resume_takes,
     }
 

@@ -20,9 +20,10 @@ from ckpt_tui.services.held import look_at
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
 from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
+from ckpt_tui.services.reachable import folder_number, is_freed, lies_there, why_gone
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.whereabouts import REDO, UNDO, Traced, Whereabouts, is_same, names_of, taken_back, trace
-from ckpt_tui.text import plural
+from ckpt_tui.text import plural, shell_word
 
 Progress = Callable[[int], None]
 IsCancelled = Callable[[], bool]
@@ -38,14 +39,14 @@ def plan_undo(
     """
     directory, notices = begin(directory)
     found = trace(journal.read_deeds(directory))
-    if not found.standing or (to is None and all(_is_freed(directory, found, n) for n in found.standing)):
+    if not found.standing or (to is None and all(is_freed(directory, found, n) for n in found.standing)):
         said = "There is nothing to undo."
         if found.standing:
             said = "There is nothing left to undo: what the deeds here had set aside was freed by gc."
         return Plan("undo", directory, (), (said,), warnings=tuple(notices))
     if to is None:
         numbers = found.standing[-1:]
-        _require_files(directory, found, numbers[0])
+        _require(directory, found, numbers[0])
     else:
         numbers = _down_to(directory, found, to)
     warnings = [*notices, *_unread(directory)]
@@ -70,8 +71,8 @@ def plan_redo(directory: str, *, on_bytes: Progress | None = None, is_cancelled:
     undo = found.undo_to_redo()
     if undo is None:
         return Plan("redo", directory, (), (why_no_redo(found),), warnings=tuple(notices))
+    _require(directory, found, undo)
     wanted = {name: found.before[undo, name] for name in names_of(found, [undo])}
-    _require(directory, found, undo, [traced for traced in wanted.values() if traced is not None])
     sentences = [f"Does {_deed_words(found.deeds[number])} again." for number in taken_back(found.deeds[undo])[::-1]]
     registry = _registry_back(directory, found, wanted, is_unbroken=True)
     return _plan(
@@ -90,71 +91,18 @@ def why_no_redo(found: Whereabouts) -> str:
     )
 
 
-def lies_there(directory: str, traced: Traced) -> bool:
-    """Whether what was displaced can still be had."""
-    if traced.place is None:
-        return False
-    now = content_of(os.path.join(directory, traced.place))
-    # What was put back may be written over since by a training; what lies aside is looked at (`held.py`).
-    return is_same(traced.content, now) if folder_number(traced.place) is None else now is not None
-
-
-def needed_to_take_back(found: Whereabouts, number: int) -> list[Traced]:
-    """What has to be there for a standing deed to be taken back; the registry, which can be built anew, is not."""
-    if number in found.standing:
-        wanted = [found.to_take_back(number, name) for name in names_of(found, [number]) if name != REGISTRY_NAME]
-    else:
-        wanted = [found.before[number, name] for name in names_of(found, [number]) if name != REGISTRY_NAME]
-    return [traced for traced in wanted if traced is not None]
-
-
-def gone_words(directory: str, found: Whereabouts, missing: Sequence[Traced]) -> str:
-    """Where what is missing has gone to, for a person."""
-    freed = {number for traced in missing if (number := folder_number(traced.place)) is not None}
-    freed = {number for number in freed if (deed := found.deeds.get(number)) is not None and deed.collected_at}
-    if freed:
-        listed = ", ".join(f"{FOLDER_NAME}/{number}/" for number in sorted(freed))
-        return f"what {listed} held was freed by gc"
-    if all(folder_number(traced.place) is None for traced in missing):
-        return "what it had displaced was put back since, and written over"
-    places = sorted(safe_name(traced.place) for traced in missing if traced.place is not None)
-    more = " and more" if len(places) > 3 else ""
-    return f"{', '.join(places[:3])}{more} {'is' if len(places) == 1 else 'are'} no longer there"
-
-
-def folder_number(place: str | None) -> int | None:
-    """Of which deed's folder a place is, None when it is of none."""
-    parts = (place or "").split("/")
-    return int(parts[1]) if len(parts) == 3 and parts[0] == FOLDER_NAME and parts[1].isdecimal() else None
-
-
-def _is_freed(directory: str, found: Whereabouts, number: int) -> bool:
-    missing = [traced for traced in needed_to_take_back(found, number) if not lies_there(directory, traced)]
-    return any(
-        (deed := found.deeds.get(folder_number(traced.place) or 0)) is not None and bool(deed.collected_at)
-        for traced in missing
-    )
-
-
-def _require_files(directory: str, found: Whereabouts, number: int) -> None:
-    _require(directory, found, number, needed_to_take_back(found, number))
-
-
-def _require(directory: str, found: Whereabouts, number: int, needed: Sequence[Traced]) -> None:
-    """Raise CkptError when nothing of what is needed lies there any more."""
-    missing = [traced for traced in needed if not lies_there(directory, traced)]
-    if not missing or (len(missing) < len(needed) and not _is_freed(directory, found, number)):
-        return  # what is still there is put back, and what is not is said
+def _require(directory: str, found: Whereabouts, number: int) -> None:
+    """Raise CkptError when a deed, or an undo, cannot be taken back any more."""
+    why = why_gone(directory, found, number)
+    if not why:
+        return  # of what is still there, and what is not, the plan tells
     deed = found.deeds[number]
-    older = [other for other in found.standing if other < number and not _is_freed(directory, found, other)]
-    hint = f"`ckpt-tui undo {directory} --list` shows every deed."
+    older = [other for other in found.standing if other < number and not is_freed(directory, found, other)]
+    hint = f"`ckpt-tui undo {shell_word(directory)} --list` shows every deed."
     if older and deed.act not in (UNDO, REDO):
-        hint = f"`ckpt-tui undo {directory} --to {older[-1]}` takes back what can be, down to the deed before it."
-    raise CkptError(
-        "Cannot be taken back" if deed.act != UNDO else "Cannot be done again",
-        f"{_deed_words(deed)} in {directory}: {gone_words(directory, found, missing)}",
-        hint,
-    )
+        hint = f"`ckpt-tui undo {shell_word(directory)} --to {older[-1]}` goes back beyond it, as far as that can be."
+    title = "Cannot be done again" if deed.act == UNDO else "Cannot be taken back"
+    raise CkptError(title, f"{_deed_words(deed)} in {directory}: {why}", hint)
 
 
 def _down_to(directory: str, found: Whereabouts, to: int) -> list[int]:
@@ -198,6 +146,7 @@ def _plan(
     catalog = read_catalog(directory)
     moves: list[Move] = []
     put_back: list[str] = []
+    leave: list[str] = []
     sources: dict[str, Traced] = {}
     for name, traced in reversed(wanted.items()):
         if name == REGISTRY_NAME:
@@ -212,7 +161,7 @@ def _plan(
                 warnings.append(f"{safe_name(name)} was written since; it stays, though there was none before.")
                 continue
             moves.append(Move(name, "remove", before=now))
-            sentences.append(f"{safe_name(name)} was not there before: it is set aside.")
+            leave.append(safe_name(name))
         elif traced.place == name and is_ours:
             continue  # an undo that met somebody else's file put it back already
         elif not lies_there(directory, traced):
@@ -227,10 +176,11 @@ def _plan(
             put_back.append(safe_name(name))
             if now is not None and not is_ours:
                 warnings.append(f"{safe_name(name)} was written since; that file is set aside, not deleted.")
+    if leave:
+        what = "was not there before: it is set aside" if len(leave) == 1 else "were not there before: set aside"
+        sentences.append(f"{_listed(leave)} {what}.")
     if put_back:
-        listed = ", ".join(put_back[:_MAX_NAMES])
-        listed += f" and {len(put_back) - _MAX_NAMES} more" if len(put_back) > _MAX_NAMES else ""
-        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {listed}.")
+        sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {_listed(put_back)}.")
     looked = look_at(
         directory, [(place, traced.content, traced.was) for place, traced in sources.items()],
         on_bytes=on_bytes, is_cancelled=is_cancelled,
@@ -242,6 +192,10 @@ def _plan(
         held={place: held.entry for place, held in looked.items() if held.entry is not None},
     )  # fmt: skip
     return _with_cost(plan, catalog)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
 def _with_cost(plan: Plan, catalog: Catalog) -> Plan:

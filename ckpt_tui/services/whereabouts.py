@@ -66,7 +66,7 @@ class Whereabouts:
 
 def is_same(content: Content, other: Content | None) -> bool:
     """Whether it is the same content, also in a copy of the whole run directory (`cp -a`), where inodes differ."""
-    if other is None or content.is_directory or other.is_directory:
+    if other is None or content.inode == other.inode or content.is_directory != other.is_directory:
         return content.is_same(other)
     return (content.size_bytes, content.mtime_ns) == (other.size_bytes, other.mtime_ns)
 

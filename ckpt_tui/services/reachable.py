@@ -1,0 +1,67 @@
+"""Whether what a deed displaced can still be had: the journals say where it is, here the names are looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ckpt_tui.services.files import content_of
+from ckpt_tui.services.journal import FOLDER_NAME
+from ckpt_tui.services.registry import REGISTRY_NAME
+from ckpt_tui.services.whereabouts import Traced, Whereabouts, is_same, names_of
+from ckpt_tui.text import safe_text
+
+
+def lies_there(directory: str, traced: Traced) -> bool:
+    """Whether what was displaced still lies where it was put."""
+    if traced.place is None:
+        return False
+    now = content_of(os.path.join(directory, traced.place))
+    # What was put back may be written over since by a training; what lies aside is looked at (`held.py`).
+    return is_same(traced.content, now) if folder_number(traced.place) is None else now is not None
+
+
+def needed_for(found: Whereabouts, number: int) -> list[Traced]:
+    """What has to be there for a standing deed to be taken back, or for an undo to be: without the registry, which
+    can be built anew."""
+    names = [name for name in names_of(found, [number]) if name != REGISTRY_NAME]
+    if number in found.standing:
+        wanted = [found.to_take_back(number, name) for name in names]
+    else:
+        wanted = [found.before[number, name] for name in names]
+    return [traced for traced in wanted if traced is not None]
+
+
+def why_gone(directory: str, found: Whereabouts, number: int) -> str:
+    """Why a deed cannot be taken back, "" when it can: something of what is needed was freed, or all of it is gone.
+
+    A part that is gone by somebody's hand does not keep the rest from being put back.
+    """
+    needed = needed_for(found, number)
+    missing = [traced for traced in needed if not lies_there(directory, traced)]
+    freed = _freed_folders(found, missing)
+    if freed:
+        return f"what {', '.join(f'{FOLDER_NAME}/{folder}/' for folder in freed)} held was freed by gc"
+    if not missing or len(missing) < len(needed):
+        return ""
+    if all(folder_number(traced.place) is None for traced in missing):
+        return "what it had displaced was put back since, and written over"
+    places = sorted(safe_text(traced.place, 120) for traced in missing if traced.place is not None)
+    more = " and more" if len(places) > 3 else ""
+    return f"{', '.join(places[:3])}{more} {'is' if len(places) == 1 else 'are'} no longer there"
+
+
+def is_freed(directory: str, found: Whereabouts, number: int) -> bool:
+    """Whether gc freed something that is needed to take a deed back."""
+    return bool(_freed_folders(found, [one for one in needed_for(found, number) if not lies_there(directory, one)]))
+
+
+def folder_number(place: str | None) -> int | None:
+    """Of which deed's folder a place is, None when it is of none."""
+    parts = (place or "").split("/")
+    return int(parts[1]) if len(parts) > 2 and parts[0] == FOLDER_NAME and parts[1].isdecimal() else None
+
+
+def _freed_folders(found: Whereabouts, missing: Sequence[Traced]) -> list[int]:
+    folders = {number for traced in missing if (number := folder_number(traced.place)) is not None}
+    return sorted(number for number in folders if number in found.deeds and found.deeds[number].collected_at)
