@@ -6,7 +6,7 @@ events came in batches makes no difference to the state. Nothing that a log hold
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import attrgetter, sub
@@ -39,6 +39,7 @@ from ckpt_tui.events.schema import (
 )  # fmt: skip
 from ckpt_tui.run import feed, timeline
 from ckpt_tui.run.alerts import LOSS_NAMES, RATE_NAMES
+from ckpt_tui.run.beside import NOTHING, Beside
 from ckpt_tui.run.config_changes import changed_settings
 from ckpt_tui.run.folded import MAX_SAVES, Folded
 from ckpt_tui.run.series import SeriesBuilder
@@ -469,24 +470,11 @@ class RunFold:
         last = self._folded.sessions[-1]
         return last.pid, last.pid_started, last.host
 
-    def state(
-        self,
-        now: float,
-        *,
-        is_process_alive: bool | None = None,
-        invalid_checkpoints: Collection[str] = (),
-        existing_names: Collection[str] | None = None,
-        usual_pause_s: float = 0.0,
-        found_checkpoints: tuple[Save, ...] = (),
-    ) -> RunState:
-        """Everything that is known at `now`, Unix seconds: see `Folded.state`."""
+    def state(self, now: float, beside: Beside = NOTHING) -> RunState:
+        """Everything that is known at `now`, Unix seconds."""
         if self._pending:
             self._pour()
-        return self._folded.state(
-            now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
-            existing_names=existing_names, usual_pause_s=usual_pause_s,
-            found_checkpoints=found_checkpoints,
-        )  # fmt: skip
+        return self._folded.state(now, beside)
 
     def curves(self) -> tuple[dict[str, Series], tuple[Marker, ...]]:
         """The series and markers so far, which is all that can be shown of a log that is still being read."""

@@ -13,6 +13,7 @@ from ckpt_tui.events.schema import Best, Disk, LostWork, RunStart, SaveAdvice
 from ckpt_tui.records import dataclass
 from ckpt_tui.run import health, timeline
 from ckpt_tui.run.alerts import Alarms, Moment, judge
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.eval_noise import EvalNoise
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
@@ -137,23 +138,8 @@ class Folded:
         if found is not None:
             self.best, self.best_is_within_noise = found, False
 
-    def state(
-        self,
-        now: float,
-        *,
-        is_process_alive: bool | None = None,
-        invalid_checkpoints: Collection[str] = (),
-        existing_names: Collection[str] | None = None,
-        usual_pause_s: float = 0.0,
-        found_checkpoints: tuple[Save, ...] = (),
-    ) -> RunState:
-        """Everything that is known at `now`, Unix seconds.
-
-        is_process_alive: of the last session's process, None when it cannot be known. invalid_checkpoints: names known
-        to be damaged. existing_names: what is in the run directory, None when nobody looked. usual_pause_s: a silence
-        that this run may have come back from before, though the events so far do not tell of it. found_checkpoints:
-        files that a resume may take, of which the log may not tell: it was cut, or its trainer tells of no saves.
-        """
+    def state(self, now: float, beside: Beside) -> RunState:
+        """Everything that is known at `now`, Unix seconds."""
         if not self.sessions:
             return RunState(now, self.directory, bad_lines=self.bad_lines, num_events=self.num_events,
                             notices=tuple(self.notices))  # fmt: skip
@@ -162,7 +148,7 @@ class Folded:
         phase, reason = last.phase, last.reason
         if phase is Phase.RUNNING:
             phase, why = health.judge_phase(
-                silence_s, self._rhythm(usual_pause_s), is_process_alive, is_foreign=self.is_foreign,
+                silence_s, self._rhythm(beside.usual_pause_s), beside.is_process_alive, is_foreign=self.is_foreign,
                 is_at_end=self.start is not None and 0 < self.start.total_steps <= last.last_step,
             )  # fmt: skip
             if phase is Phase.SILENT and reason and self._ends_in_an_error():
@@ -172,7 +158,7 @@ class Folded:
         pace = self.pace()
         told_pace = self._told_pace() if self.is_foreign else 0.0
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace or told_pace
-        candidates = self._find_candidates(invalid_checkpoints, existing_names, found_checkpoints)
+        candidates = self._find_candidates(beside)
         at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace, is_over=phase.is_over)
         if told_pace and not (last.seconds_per_step or pace):
             at_risk = replace(at_risk, seconds=at_risk.steps * told_pace)
@@ -199,7 +185,7 @@ class Folded:
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
             start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
             config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
-            steps_per_s=1 / recent_pace if recent_pace else None,
+            launcher=start.launcher, steps_per_s=1 / recent_pace if recent_pace else None,
             seconds_per_step=health.with_pauses(paces, self.pause_s / trained) or recent_pace or None,
             tokens_per_s=self._tokens_per_s(), eta=eta,
             last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,
@@ -210,7 +196,7 @@ class Folded:
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None,
             disk_full_ts=self.alarms.disk_full_ts(), sessions=sessions,
-            saves=self._frozen_saves(existing_names), markers=self._frozen_markers(phase, last),
+            saves=self._frozen_saves(beside.existing_names), markers=self._frozen_markers(phase, last),
             series=self.frozen_series(), epochs=self.epochs.freeze() if self.epochs is not None else None,
             feed=tuple(self.feed), alerts=alerts,
             bad_lines=self.bad_lines, missing_lines=self.missing_lines, num_events=self.num_events,
@@ -279,21 +265,20 @@ class Folded:
                 return self.series[name].last
         return None
 
-    def _find_candidates(
-        self, invalid_checkpoints: Collection[str], existing_names: Collection[str] | None, found: tuple[Save, ...]
-    ) -> list[tuple[str, Save]]:
+    def _find_candidates(self, beside: Beside) -> list[tuple[str, Save]]:
         """The names that a resume could take, best last."""
-        key = (self.num_changes, invalid_checkpoints, existing_names, found)
+        invalid, existing_names, found = beside.invalid_checkpoints, beside.existing_names, beside.found_checkpoints
+        key = (self.num_changes, invalid, existing_names, found)
         if self._candidates[0] is None or not _is_same(self._candidates[0], key):
             usable = [
                 (name, save) for name, save in self.save_of_name.items()
-                if name not in invalid_checkpoints and save_key(save) not in self.left
+                if name not in invalid and save_key(save) not in self.left
                 and self._may_exist(name, existing_names)
             ]  # fmt: skip
             told = set(map(id, map(itemgetter(1), usable)))
             usable += [
                 (save.path, save) for save in found
-                if save.path not in invalid_checkpoints and self._is_news(save)
+                if save.path not in invalid and self._is_news(save)
                 and (existing_names is None or "/" in save.path or save.path in existing_names)
             ]  # fmt: skip
             # Of one content's names the one under which it was told: latest.pt is overwritten by the next save.

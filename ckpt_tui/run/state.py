@@ -222,6 +222,7 @@ class RunState:
     config: Mapping[str, object] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     cwd: str = ""
+    launcher: Mapping[str, object] = field(default_factory=dict)  # as `RunStart.launcher`
     versions: Mapping[str, str] = field(default_factory=dict)
     steps_per_s: float | None = None
     # What an estimate counts with: the recent pace, and what evaluation and saving have cost a step so far.

@@ -15,17 +15,18 @@ silence too, where the process is known only from a session start found by bisec
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
+from ckpt_tui.run.beside import NOTHING, Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
-from ckpt_tui.run.state import BadLines, Lost, Marker, Phase, RunState, Save, Segment, Series
+from ckpt_tui.run.state import BadLines, Lost, Marker, Phase, RunState, Segment, Series
 from ckpt_tui.services.run_log import open_log
 from ckpt_tui.services.surroundings import Surroundings, run_directory
 from ckpt_tui.sources import bounded
-from ckpt_tui.sources.base import LONG_LOG_BYTES, EventSource
+from ckpt_tui.sources.base import LONG_LOG_BYTES, Batch, EventSource
 from ckpt_tui.sources.jsonl import JsonlSource
 
 # Of a log that can only be read from its start (a CSV, a trainer_state.json), at most this for one look.
@@ -33,20 +34,52 @@ _GLANCE_LIMIT_BYTES = 4 << 20
 _ENDS = ("crash", Phase.FAILED, Phase.DIVERGED)  # kinds of alerts
 
 
-class Newest:
-    """The newest part of one long log, followed as it grows.
+class NewestPart:
+    """The newest part of one long log, followed as it grows until the log is read from its start.
 
     start: where that part begins in the file. is_known: whether any of the training was found in it.
     """
 
+    start: int = 0
+    is_known: bool = False
+
+    def __init__(self, source: EventSource, directory: str) -> None:
+        self._source = source
+        self._fold = RunFold(directory)
+        self._first_ts: float | None = None
+        self._are_saves_known = True
+
+    @property
+    def last_process(self) -> tuple[int, float, str]:
+        return self._fold.last_process()
+
+    def poll(self) -> bool:
+        """Follow the end of the log. False when it is no longer the log that was looked at."""
+        batch = self._source.poll()
+        if self._is_of_another(batch):
+            return False
+        self._fold.apply_all(batch.events)
+        return True
+
+    def _is_of_another(self, batch: Batch) -> bool:
+        return batch.restarted
+
+    def state(self, now: float, beside: Beside = NOTHING) -> RunState:
+        """What is known at `now` of the newest part, everything else left out."""
+        patient = replace(beside, usual_pause_s=max(beside.usual_pause_s, START_PATIENCE_S))
+        return only_known(self._fold.state(now, patient), self._first_ts, are_saves_known=self._are_saves_known)
+
+
+class Newest(NewestPart):
+    """Of one of our own logs: with what its newest part needs from before it."""
+
+    _source: JsonlSource
+
     def __init__(self, path: str, directory: str = "", tail_bytes: int = 0) -> None:
         """tail_bytes: what is read of the end at first, 0: as usual. Raises OSError."""
-        self._fold = RunFold(directory)
-        self._source = JsonlSource(path)
+        super().__init__(JsonlSource(path), directory)
         self._is_start_near = True  # the session's start is among what was read in one piece
         self._are_saves_known = False
-        self._first_ts: float | None = None
-        self.is_known = False
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.start = self._read_tail(descriptor, os.fstat(descriptor).st_size, tail_bytes)
@@ -89,36 +122,15 @@ class Newest:
                 found.insert(0, first)
         return found
 
-    @property
-    def last_process(self) -> tuple[int, float, str]:
-        return self._fold.last_process()
+    def _is_of_another(self, batch: Batch) -> bool:
+        return batch.restarted or bool(batch.notices)
 
-    def poll(self) -> bool:
-        """Follow the end of the log. False when it is no longer the log that was looked at."""
-        batch = self._source.poll()
-        if batch.restarted or batch.notices:
-            return False
-        self._fold.apply_all(batch.events)
-        return True
-
-    def state(
-        self,
-        now: float,
-        *,
-        is_process_alive: bool | None = None,
-        invalid_checkpoints: Collection[str] = (),
-        existing_names: Collection[str] | None = None,
-        found_checkpoints: tuple[Save, ...] = (),
-    ) -> RunState:
-        """What is known at `now` of the newest part, everything else left out."""
-        if is_process_alive is False and not self._is_start_near and now - self._fold.last_ts < MIN_PATIENCE_S:
-            is_process_alive = None  # it speaks: then it is another process than the one that was found
-        state = self._fold.state(
-            now, is_process_alive=is_process_alive, invalid_checkpoints=invalid_checkpoints,
-            existing_names=existing_names, usual_pause_s=START_PATIENCE_S,
-            found_checkpoints=found_checkpoints,
-        )  # fmt: skip
-        return only_known(state, self._first_ts, are_saves_known=self._are_saves_known)
+    def state(self, now: float, beside: Beside = NOTHING) -> RunState:
+        is_found_dead = beside.is_process_alive is False and not self._is_start_near
+        if is_found_dead and now - self._fold.last_ts < MIN_PATIENCE_S:
+            # It speaks: then it is another process than the one that was found.
+            beside = replace(beside, is_process_alive=None)
+        return super().state(now, beside)
 
 
 def _is_by_viewer(event: Event) -> bool:
@@ -180,14 +192,12 @@ def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 
             newest = Newest(source.path, around.directory, tail_bytes)
         except OSError:
             return RunState(now, around.directory)
-        return newest.state(
-            now, is_process_alive=around.is_alive(now, *newest.last_process), existing_names=around.names()
-        )
+        return newest.state(now, around.beside(now, newest.last_process))
     if hasattr(source, "is_foreign"):
         from ckpt_tui.services.foreign_newest import ForeignNewest, is_long
 
         if is_long(source) and (end := ForeignNewest(path, around.directory)).is_known:
-            return end.state(now, existing_names=around.names())
+            return end.state(now, around.beside(now, end.last_process))
     return _read_from_start(source, around, now)
 
 
@@ -201,7 +211,7 @@ def _read_from_start(source: EventSource, around: Surroundings, now: float) -> R
         fold.notices.extend(batch.notices)
         is_whole = batch.is_caught_up
         left -= LONG_LOG_BYTES if before is None else getattr(source, "position", before) - before or LONG_LOG_BYTES
-    state = fold.state(now, is_process_alive=around.is_alive(now, *fold.last_process()), existing_names=around.names())
+    state = fold.state(now, around.beside(now, fold.last_process()))
     return state if is_whole else nothing_known(now, around.directory)
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckpt_tui.events.blocks import Told
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import BadLines, RunState, Save
 from ckpt_tui.services.run_log import open_log
@@ -24,8 +25,7 @@ from ckpt_tui.sources.base import CHUNK_BYTES, LONG_LOG_BYTES, READ_AGAIN, UNREA
 from ckpt_tui.sources.jsonl import JsonlSource
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.foreign_newest import ForeignNewest
-    from ckpt_tui.services.glance import Newest
+    from ckpt_tui.services.glance import NewestPart
 
 MAX_NOTICES = 20
 NEWS_S = 60.0
@@ -63,7 +63,7 @@ class RunMonitor:
         self.found_checkpoints: tuple[Save, ...] = ()  # set by who reads the files
         self._fold = RunFold(self.directory)
         self._around = Surroundings(self.directory)
-        self._newest: Newest | ForeignNewest | None = None
+        self._newest: NewestPart | None = None
         self._looks_first = self._is_polite = newest_first
 
     def poll(self, budget_s: float = 0.05) -> RunState:
@@ -151,14 +151,7 @@ class RunMonitor:
         return state
 
     def _state(self, now: float) -> RunState:
-        state = self._fold.state(
-            now,
-            is_process_alive=self._around.is_alive(now, *self._fold.last_process()),
-            invalid_checkpoints=self.invalid_checkpoints,
-            found_checkpoints=self.found_checkpoints,
-            existing_names=self._around.names(),
-            usual_pause_s=self._own_pause_s(now),
-        )
+        state = self._fold.state(now, self._beside(now, self._fold.last_process()))
         torn = self._source.unfinished
         if torn is None or not state.phase.is_over or not self.is_caught_up:
             return state
@@ -166,6 +159,12 @@ class RunMonitor:
         if not bad.count:
             return replace(state, bad_lines=BadLines(1, torn.offset, torn.reason))
         return replace(state, bad_lines=replace(bad, count=bad.count + 1))
+
+    def _beside(self, now: float, process: tuple[int, float, str]) -> Beside:
+        return replace(
+            self._around.beside(now, process), invalid_checkpoints=self.invalid_checkpoints,
+            found_checkpoints=self.found_checkpoints, usual_pause_s=self._own_pause_s(now),
+        )  # fmt: skip
 
     def _own_pause_s(self, now: float) -> float:
         """How long nobody looked: a laptop that slept, a viewer that was stopped. What is watched may have slept, too,
@@ -175,17 +174,11 @@ class RunMonitor:
             self._slept_s, self._woke_at = slept_s, now
         return self._slept_s + WAKING_S if 0 <= now - self._woke_at < WAKING_S else 0.0
 
-    def _newest_state(self, newest: Newest | ForeignNewest, now: float) -> RunState:
+    def _newest_state(self, newest: NewestPart, now: float) -> RunState:
         from ckpt_tui.services.glance import nothing_known, with_curves_before
 
         if newest.is_known:
-            state = newest.state(
-                now,
-                is_process_alive=self._around.is_alive(now, *newest.last_process),
-                invalid_checkpoints=self.invalid_checkpoints,
-                found_checkpoints=self.found_checkpoints,
-                existing_names=self._around.names(),
-            )
+            state = newest.state(now, self._beside(now, newest.last_process))
         else:
             state = nothing_known(now, self.directory)
         notices = (*self._fold.notices, *state.notices)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.services.system import lock_owner, process_is_alive
 
 ALIVE_EVERY_S = 1.0
@@ -26,6 +27,10 @@ class Surroundings:
         self._places: tuple[tuple[tuple[str, int], ...], frozenset[str]] | None = None
         self._alive: bool | None = None
         self._alive_asked: tuple[float, int, float] | None = None
+
+    def beside(self, now: float, process: tuple[int, float, str]) -> Beside:
+        """process: pid, its start time and host of the run's last session."""
+        return Beside(is_process_alive=self.is_alive(now, *process), existing_names=self.names())
 
     def names(self) -> frozenset[str] | None:
         """What is in the directory, the same object while it has not changed; None when it cannot be listed."""

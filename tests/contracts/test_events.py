@@ -9,6 +9,7 @@ import pytest
 from ckpt_tui.events.codec import decode, encode
 from ckpt_tui.events.schema import COMMON_FIELDS, EVENT_TYPES
 from ckpt_tui.run.advice import advise
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.feed import QUIET_EVENTS
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.wording import end_sentences, header_lines, log_sentences
@@ -20,7 +21,7 @@ def folded(line: bytes):  # type: ignore[no-untyped-def]
     fold = RunFold()
     fold.apply_all([decode(line), decode(line)])
     for alive in (True, False, None):
-        state = fold.state(1e9, is_process_alive=alive)
+        state = fold.state(1e9, Beside(is_process_alive=alive))
         shown = [span for part in header_lines(state) for span in part] + end_sentences(state) + log_sentences(state)
         assert all("\x1b" not in words for words, _ in shown)
         assert all("\x1b" not in line.text for line in state.feed)

@@ -22,6 +22,7 @@ from ckpt_tui.events.schema import (
 )
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.run.advice import advise
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.save_interval import daly_interval, is_failure
 from tests.builders.training import NoSignals
@@ -254,7 +255,7 @@ def test_what_a_kill_cost_is_told_against_what_was_predicted(
     # The viewer comes to the same by its own fold.
     fold = RunFold()
     fold.apply_all(found)
-    state = fold.state(found[-1].ts, is_process_alive=False)
+    state = fold.state(found[-1].ts, Beside(is_process_alive=False))
     assert (state.lost.steps, advise(state).num_failures) == (4, 1)
     assert state.lost.seconds == pytest.approx(lost.seconds, rel=0.5, abs=0.01)
 

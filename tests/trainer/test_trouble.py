@@ -13,6 +13,7 @@ import torch
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Phase, Segment
 from trainer import step
@@ -136,7 +137,7 @@ def test_the_viewer_understands_the_step_that_goes_back(log_freq: str, sessions:
     sessions.session("run", bad_data, "--log_freq", log_freq)
     fold = RunFold()
     fold.apply_all(sessions.events("run"))
-    state = fold.state(1e12, is_process_alive=False)
+    state = fold.state(1e12, Beside(is_process_alive=False))
     assert state.phase is Phase.FINISHED
     assert (state.step, len(state.sessions), state.lost.steps) == (20, 1, 5)
     assert [(marker.step, marker.label) for marker in state.markers if marker.kind == "resume"] == [

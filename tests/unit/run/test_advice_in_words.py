@@ -14,6 +14,7 @@ from ckpt_tui.events.codec import decode, encode
 from ckpt_tui.events.schema import LostWork, SaveAdvice
 from ckpt_tui.output import Style
 from ckpt_tui.run.advice import advise
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.services.damage import read_judged_run
 from tests.builders.event_logs import worked_example
@@ -37,7 +38,7 @@ def test_advice_is_plain_english_and_fits(tmp_path: Path, capsys: pytest.Capture
 def test_no_failure_yet_in_plain_english() -> None:
     fold = RunFold()
     fold.apply_all([decode(line) for line in worked_example().lines[:400]])
-    lines = list(advise_lines(advise(fold.state(2300.0, is_process_alive=True)), Style()))
+    lines = list(advise_lines(advise(fold.state(2300.0, Beside(is_process_alive=True))), Style()))
     assert "No failure so far, in 21m 22s of training." in lines
     assert (
         "- One failure a day is expected: a guess, since none came in the 21m 22s seen. "

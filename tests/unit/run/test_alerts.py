@@ -22,6 +22,7 @@ from ckpt_tui.events.schema import (
     Step,
 )
 from ckpt_tui.run.alerts import KINDS, MAX_ALERTS
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.eval_noise import EvalNoise
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Alert
@@ -32,7 +33,7 @@ from tests.builders.simulated_runs import NOISES, Shape, Simulation, batches, sh
 def alerts_of(simulation: Simulation, kinds: tuple[str, ...] = KINDS) -> list[Alert]:
     fold = RunFold()
     fold.apply_all(simulation.events)
-    return [a for a in fold.state(simulation.ts, is_process_alive=True).alerts if a.kind in kinds]
+    return [a for a in fold.state(simulation.ts, Beside(is_process_alive=True)).alerts if a.kind in kinds]
 
 
 # A restart leaves the crash in the list; that is one, and not a false alarm.
@@ -65,7 +66,7 @@ def points_until_told(simulation: Simulation, kind: str, point: int) -> int | No
         fold.apply(event)
         if isinstance(event, Step):
             num_points += 1
-            state = fold.state(event.ts, is_process_alive=True)
+            state = fold.state(event.ts, Beside(is_process_alive=True))
             if any(a.kind == kind and a.last_step >= step and not a.is_over for a in state.alerts):
                 return num_points
     return None
@@ -122,15 +123,15 @@ def test_batches_make_no_difference(seed: int) -> None:
     )  # fmt: skip
     whole = RunFold()
     whole.apply_all(simulation.events)
-    expected = whole.state(simulation.ts, is_process_alive=True).alerts
+    expected = whole.state(simulation.ts, Beside(is_process_alive=True)).alerts
     assert expected
     rng = random.Random(seed)
     parts = RunFold()
     for batch in batches(simulation.events, rng):
         parts.apply_all(batch)
         if rng.random() < 0.3:
-            parts.state(simulation.ts, is_process_alive=True)
-    assert parts.state(simulation.ts, is_process_alive=True).alerts == expected
+            parts.state(simulation.ts, Beside(is_process_alive=True))
+    assert parts.state(simulation.ts, Beside(is_process_alive=True)).alerts == expected
 
 
 class Events:
@@ -151,7 +152,7 @@ class Events:
             self.add(Step, step, metrics={"loss": loss + 0.01 * (step % 7)})
 
     def alerts(self) -> list[tuple[str, int, int, int, bool]]:
-        found = self.fold.state(self.ts, is_process_alive=True).alerts
+        found = self.fold.state(self.ts, Beside(is_process_alive=True)).alerts
         return [(a.kind, a.step, a.last_step, a.count, a.is_over) for a in found]
 
 
@@ -184,7 +185,7 @@ def test_a_nan_that_the_trainer_tells_of_as_well_is_one_alert() -> None:
     log.steps(1, 50)
     log.add(Step, 51, metrics={"loss": math.nan})
     log.add(Nonfinite, 51, what="loss", action="skipped")
-    (alert,) = log.fold.state(1051.0, is_process_alive=True).alerts
+    (alert,) = log.fold.state(1051.0, Beside(is_process_alive=True)).alerts
     assert alert.detail == "loss is nan at step 51; skipped"
     log.steps(52, 80)
     assert [(kind, is_over) for kind, *_, is_over in log.alerts()] == [("nonfinite", True)]
@@ -204,7 +205,7 @@ def test_few_saves_that_fit_are_a_warning_and_none_an_error() -> None:
     log = Events()
     for step, fit in ((10, 2), (20, 1), (30, 0)):
         log.add(Disk, step, free_bytes=fit * 1000, saves_that_fit=fit)
-    (alert,) = log.fold.state(1030.0, is_process_alive=True).alerts
+    (alert,) = log.fold.state(1030.0, Beside(is_process_alive=True)).alerts
     assert (alert.severity, alert.detail, alert.count) == ("error", "no more save fits, 0 B free", 3)
     log.add(Disk, 40, free_bytes=90_000, saves_that_fit=90)
     assert log.alerts() == [("disk", 10, 30, 3, True)]
@@ -215,7 +216,7 @@ def test_a_disk_that_fills_is_one_alert_from_its_beginning_on() -> None:
     log, began = Events(), set[tuple[str, int, float]]()
     for step in range(10, 200, 10):
         log.add(Disk, step, free_bytes=10_000_000 - step * 1000, saves_that_fit=90)
-        alerts = log.fold.state(log.ts, is_process_alive=True).alerts
+        alerts = log.fold.state(log.ts, Beside(is_process_alive=True)).alerts
         began |= {(alert.key, alert.step, alert.ts) for alert in alerts}
     assert len(began) == 1
     assert {step for _, step, _ in began} == {60}
@@ -248,13 +249,13 @@ def test_a_best_by_luck_is_marked_and_no_alert() -> None:
         log.add(Step, 10 * number, metrics={"loss": value})
         log.add(Eval, 10 * number, metrics={"val_loss": value})
     log.add(Best, 131, metric="val_loss", value=1.198, previous=1.199)
-    state = log.fold.state(log.ts, is_process_alive=True)
+    state = log.fold.state(log.ts, Beside(is_process_alive=True))
     assert state.best_is_within_noise
     assert state.markers[-1].label == "val_loss, within the noise of the evaluation"
     assert state.alerts == ()
     assert any("best 1.198 (within noise)" in words for line in header_lines(state) for words, _ in line)
     log.add(Best, 132, metric="val_loss", value=1.0, previous=1.198)
-    assert not log.fold.state(log.ts, is_process_alive=True).best_is_within_noise
+    assert not log.fold.state(log.ts, Beside(is_process_alive=True)).best_is_within_noise
 
 
 def test_the_noise_of_an_evaluation_is_what_it_wavers_and_not_its_trend() -> None:

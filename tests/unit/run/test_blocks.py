@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ckpt_tui.events.blocks import BlockDecoder, StepBlock, Told
 from ckpt_tui.events.codec import decode_lines
 from ckpt_tui.events.schema import Step
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import RunState, Segment, Series
 from ckpt_tui.sources.jsonl import JsonlSource
@@ -64,7 +65,7 @@ def state_of(path: Path, sizes: list[int], *, in_blocks: bool) -> RunState:
     source, fold = JsonlSource(str(path)), RunFold()
     for size in [*sizes, 1 << 20, 1 << 20]:
         fold.apply_all(source.poll_blocks(size)[0] if in_blocks else source.poll(size).events)
-    return fold.state(200.0, is_process_alive=True)
+    return fold.state(200.0, Beside(is_process_alive=True))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

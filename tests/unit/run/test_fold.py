@@ -13,6 +13,7 @@ from ckpt_tui.events.codec import decode, decode_lines
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.run import timeline
 from ckpt_tui.run.advice import advise
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import MAX_METRICS, RunFold
 from ckpt_tui.run.folded import MAX_SAVES, MAX_SESSIONS
 from ckpt_tui.run.series import MAX_SEGMENTS
@@ -72,7 +73,7 @@ def test_the_best_that_was_put_back_is_the_best_again() -> None:
 
 
 def test_crash_banner() -> None:
-    state = fold_of(worked_example(first_part_only=True)).state(1000 + 899 * 3.22 + 60, is_process_alive=False)
+    state = fold_of(worked_example(first_part_only=True)).state(1000 + 899 * 3.22 + 60, Beside(is_process_alive=False))
     assert state.phase is Phase.CRASHED
     words = [sentence for sentence, _ in end_sentences(state)]
     assert words[0].startswith("Killed: the process is gone without a word (last line: step 900, ")
@@ -93,7 +94,7 @@ def test_crash_banner() -> None:
 )  # fmt: skip
 def test_phase_by_silence_and_process(silence_s: float, alive: bool | None, phase: Phase) -> None:
     fold = fold_of(worked_example(first_part_only=True))
-    assert fold.state(1000 + 899 * 3.22 + silence_s, is_process_alive=alive).phase is phase
+    assert fold.state(1000 + 899 * 3.22 + silence_s, Beside(is_process_alive=alive)).phase is phase
 
 
 @settings(max_examples=25, deadline=None)
@@ -118,7 +119,7 @@ def test_a_clock_that_jumps_back_gives_no_negative_time() -> None:
     log.add("run_start", total_steps=100)
     for step, ts in enumerate([1000, 1001, 1002, 400, 401, 402], start=1):
         log.add("step", step, ts=ts, loss=1.0)
-    state = fold_of(log).state(300.0, is_process_alive=True)
+    state = fold_of(log).state(300.0, Beside(is_process_alive=True))
     assert state.phase is Phase.RUNNING
     assert state.at_risk is not None
     assert state.at_risk.seconds >= 0
@@ -134,9 +135,9 @@ def test_at_risk_names_the_newest_checkpoint_that_is_there_and_not_known_bad() -
         log.add("checkpoint_saved", step, path=f"r{step}.pt", kind="rolling", names=[f"r{step}.pt", "latest.pt"])
     fold = fold_of(log)
     assert fold.state(1030.0).at_risk.checkpoint == "r30.pt"  # type: ignore[union-attr]
-    bad = fold.state(1030.0, invalid_checkpoints={"r30.pt", "latest.pt"}).at_risk
+    bad = fold.state(1030.0, Beside(invalid_checkpoints={"r30.pt", "latest.pt"})).at_risk
     assert (bad.checkpoint, bad.steps) == ("r20.pt", 10)  # type: ignore[union-attr]
-    there = fold.state(1030.0, existing_names={"r10.pt"})
+    there = fold.state(1030.0, Beside(existing_names={"r10.pt"}))
     assert there.at_risk.checkpoint == "r10.pt"  # type: ignore[union-attr]
     assert [save.removed for save in there.saves] == [False, True, True]
 
@@ -146,7 +147,7 @@ def test_missing_lines_are_counted_and_a_loss_of_nan_is_an_alert() -> None:
     log.add("run_start")
     log.seq = 5
     log.add("step", 1, loss="NaN")
-    state = fold_of(log).state(1001.0, is_process_alive=True)
+    state = fold_of(log).state(1001.0, Beside(is_process_alive=True))
     assert state.missing_lines == 4
     assert [(alert.kind, alert.step) for alert in state.alerts] == [("nonfinite", 1)]
     assert any("loss nan" in words for line in header_lines(state) for words, _ in line)
@@ -157,16 +158,16 @@ def test_two_lines_of_one_step_are_no_step_back_and_a_step_back_is_a_loss() -> N
     log.add("run_start")
     for number, step in enumerate([1, 2, 2, 3, 4, 3, 4, 5]):
         log.add("step", step, ts=1000.0 + number, loss=float(number))
-    state = fold_of(log).state(1008.0, is_process_alive=True)
+    state = fold_of(log).state(1008.0, Beside(is_process_alive=True))
     assert state.lost.steps == 2
     assert [segment.abandoned_after for segment in state.series["loss"].segments] == [2, None]
 
 
 def test_what_the_viewer_did_afterwards_is_no_sign_of_life() -> None:
     log = worked_example(first_part_only=True)
-    before = fold_of(log).state(90000.0, is_process_alive=False)
+    before = fold_of(log).state(90000.0, Beside(is_process_alive=False))
     log.add("checkpoint_restored", 500, 7, ts=80000.0, path="latest.pt", source="latest_backup.pt", by="viewer")
-    after = fold_of(log).state(90000.0, is_process_alive=False)
+    after = fold_of(log).state(90000.0, Beside(is_process_alive=False))
     assert (after.last_ts, len(after.sessions), after.phase) == (before.last_ts, 1, Phase.CRASHED)
     assert after.sessions[0].last_ts == before.sessions[0].last_ts
     assert after.feed[-1].name == "checkpoint_restored"
@@ -187,7 +188,7 @@ def test_every_event_moves_the_run_on_and_an_emergency_save_is_the_newest() -> N
     assert (state.at_risk.checkpoint, state.at_risk.steps) == ("emergency_step_010702.pt", 0)  # type: ignore[union-attr]
     assert "Nothing was lost: emergency 10,702 holds the last step." in [words for words, _ in end_sentences(state)]
     assert state.steps_per_s == pytest.approx(10.0)
-    kept = fold_of(log).state(1011.0, invalid_checkpoints={"emergency_step_010702.pt", "latest.pt"})
+    kept = fold_of(log).state(1011.0, Beside(invalid_checkpoints={"emergency_step_010702.pt", "latest.pt"}))
     assert kept.at_risk.steps == 2  # type: ignore[union-attr]
 
 
@@ -200,15 +201,15 @@ def test_lost_seconds_are_those_of_the_lost_steps() -> None:
         log.add("step", step, ts=ts, loss=1.0)
         if step == 52:
             log.add("checkpoint_saved", 50, path="r50.pt", kind="rolling")
-    crashed = fold_of(log).state(ts, is_process_alive=False)
+    crashed = fold_of(log).state(ts, Beside(is_process_alive=False))
     assert (crashed.at_risk.steps, crashed.at_risk.seconds) == (30, pytest.approx(300.0))  # type: ignore[union-attr]
     assert (crashed.lost.steps, crashed.lost.seconds) == (30, pytest.approx(300.0))
     log.add("run_start", 50, 2, ts=5000.0, start_step=50)
     log.add("step", 51, 2, ts=5001.0, loss=1.0)
-    resumed = fold_of(log).state(5001.0, is_process_alive=True)
+    resumed = fold_of(log).state(5001.0, Beside(is_process_alive=True))
     assert (resumed.sessions[0].lost_steps, resumed.sessions[0].lost_s) == (30, pytest.approx(300.0))
     assert resumed.lost.seconds == pytest.approx(300.0)
-    without = fold_of(log).state(5001.0, is_process_alive=False, existing_names=())
+    without = fold_of(log).state(5001.0, Beside(is_process_alive=False, existing_names=()))
     assert without.at_risk.seconds > 50  # type: ignore[union-attr]
 
 
@@ -220,7 +221,7 @@ def test_going_back_twice_in_one_session_counts_each_second_once() -> None:
         log.add("step", step, ts=ts, loss=1.0)
         if step == 10:
             log.add("checkpoint_saved", 10, path="r10.pt", kind="rolling")
-    state = fold_of(log).state(ts, is_process_alive=True)
+    state = fold_of(log).state(ts, Beside(is_process_alive=True))
     assert (state.lost.steps, state.lost.seconds) == (20, pytest.approx(40.0))
     assert (state.at_risk.steps, state.at_risk.seconds) == (20, pytest.approx(40.0))  # type: ignore[union-attr]
 
@@ -232,7 +233,7 @@ def test_a_step_that_no_machine_integer_holds_is_a_bad_line_and_other_integers_a
     log.add("step", 10**400, ts=1002.0, loss=1.0)
     log.add("eval", 10**401, ts=1003.0, val_loss=1.0)
     log.add("checkpoint_saved", 1, ts=1003.0, path="a.pt", bytes=10**400)
-    state = fold_of(log).state(1004.0, is_process_alive=False)
+    state = fold_of(log).state(1004.0, Beside(is_process_alive=False))
     header_lines(state)
     assert (state.bad_lines.count, state.step, state.total_steps) == (2, 1, 2**63 - 1)
 
@@ -243,11 +244,11 @@ def test_machine_load_becomes_series_beside_the_metrics() -> None:
     log.add("step", 10, loss=1.0)
     log.add("system", 10, ts=1001.0, cpu_percent=180.5, rss_bytes=400_000_000)
     log.add("system", 20, ts=1002.0, cpu_percent=None, rss_bytes=500_000_000)
-    series = fold_of(log).state(1002.0, is_process_alive=True).series
+    series = fold_of(log).state(1002.0, Beside(is_process_alive=True)).series
     assert list(series) == ["loss", "cpu_percent", "rss_bytes"]
     assert (series["cpu_percent"].num_points, series["cpu_percent"].last) == (1, 180.5)
     log.add("system", 30, ts=1003.0, gpus=[{"utilization_percent": 93, "memory_used_bytes": 7}, {"index": 1}])
-    series = fold_of(log).state(1003.0, is_process_alive=True).series
+    series = fold_of(log).state(1003.0, Beside(is_process_alive=True)).series
     assert (series["gpu0_percent"].last, series["gpu0_memory_bytes"].last) == (93.0, 7.0)
     assert "gpu1_percent" not in series
     (segment,) = series["rss_bytes"].segments
@@ -258,19 +259,19 @@ def test_what_did_not_change_is_not_made_again() -> None:
     log = long_saving(num_saves=30)
     fold = fold_of(log)
     names, bad = frozenset({"r29.pt", "r30.pt"}), frozenset({"r30.pt"})
-    first = fold.state(1.0, existing_names=names, invalid_checkpoints=bad)
+    first = fold.state(1.0, Beside(existing_names=names, invalid_checkpoints=bad))
     fold.apply(decode(log.add("step", 31, ts=log.ts + 1, loss=1.0)))
-    second = fold.state(2.0, existing_names=names, invalid_checkpoints=bad)
+    second = fold.state(2.0, Beside(existing_names=names, invalid_checkpoints=bad))
     assert second.saves is first.saves
     assert (first.at_risk.checkpoint, second.at_risk.checkpoint) == ("r29.pt", "r29.pt")  # type: ignore[union-attr]
-    assert fold.state(3.0, existing_names=names).at_risk.checkpoint == "r30.pt"  # type: ignore[union-attr]
-    assert sum(not save.removed for save in fold.state(3.0, existing_names=frozenset({"r1.pt"})).saves) == 1
+    assert fold.state(3.0, Beside(existing_names=names)).at_risk.checkpoint == "r30.pt"  # type: ignore[union-attr]
+    assert sum(not save.removed for save in fold.state(3.0, Beside(existing_names=frozenset({"r1.pt"}))).saves) == 1
     fold.apply(decode(log.add("checkpoint_removed", 31, path="r30.pt")))
-    assert fold.state(4.0, existing_names=names).at_risk.checkpoint == "r29.pt"  # type: ignore[union-attr]
+    assert fold.state(4.0, Beside(existing_names=names)).at_risk.checkpoint == "r29.pt"  # type: ignore[union-attr]
     fold.apply(decode(log.add("run_start", 10, 2, start_step=10)))
     assert fold.state(5.0).at_risk.checkpoint == "r10.pt"  # type: ignore[union-attr]
     fold.apply(decode(log.add("checkpoint_restored", 10, 2, path="latest.pt", source="r10.pt")))
-    restored = fold.state(6.0, existing_names={"latest.pt"})
+    restored = fold.state(6.0, Beside(existing_names={"latest.pt"}))
     assert restored.at_risk.checkpoint == "latest.pt"  # type: ignore[union-attr]
 
 
@@ -285,11 +286,11 @@ def long_saving(num_saves: int) -> LogText:
 
 def test_a_hundred_saves_more_than_are_kept_leave_no_names_behind() -> None:
     fold = fold_of(long_saving(num_saves=MAX_SAVES + 100))
-    state = fold.state(1e9, is_process_alive=True)
+    state = fold.state(1e9, Beside(is_process_alive=True))
     assert (len(state.saves), state.saves[0].step) == (MAX_SAVES, 101)
     assert state.at_risk.checkpoint == f"r{MAX_SAVES + 100}.pt"  # type: ignore[union-attr]
     assert len(state.sessions[0].save_steps) == MAX_SAVES
-    assert fold.state(1e9, existing_names={"r100.pt", "r101.pt"}).at_risk.checkpoint == "r101.pt"  # type: ignore[union-attr]
+    assert fold.state(1e9, Beside(existing_names={"r100.pt", "r101.pt"})).at_risk.checkpoint == "r101.pt"  # type: ignore[union-attr]
 
 
 def test_two_processes_that_write_one_log_are_two_sessions_and_said(tmp_path: Path) -> None:

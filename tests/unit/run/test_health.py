@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.events.schema import Eval, Event, RunStart, Step
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Eta, Phase
 from ckpt_tui.services.monitor import OWN_PAUSE_S, WAKING_S, RunMonitor
@@ -26,7 +27,7 @@ def etas(shape: Shape) -> Iterator[tuple[Eta, float]]:
         fold.apply_all(simulation.events[done:stop])
         done = stop
         now = simulation.events[stop - 1].ts
-        eta = fold.state(now, is_process_alive=True).eta
+        eta = fold.state(now, Beside(is_process_alive=True)).eta
         assert eta is not None
         yield eta, simulation.ts - now
 
@@ -70,7 +71,7 @@ class Told:
         return self
 
     def phase_after(self, silence_s: float, *, alive: bool | None = True) -> Phase:
-        return self.fold.state(self.ts + silence_s, is_process_alive=alive).phase
+        return self.fold.state(self.ts + silence_s, Beside(is_process_alive=alive)).phase
 
 
 def test_an_evaluation_of_an_hour_is_a_pause_that_is_known() -> None:
@@ -99,7 +100,7 @@ def test_a_run_on_another_host_is_given_up_only_far_beyond_its_rhythm() -> None:
     told = Told().steps(200)
     assert told.phase_after(60.0, alive=None) is Phase.STALLED
     assert told.phase_after(590.0, alive=None) is Phase.STALLED
-    state = told.fold.state(told.ts + 3 * 3600.0, is_process_alive=None)
+    state = told.fold.state(told.ts + 3 * 3600.0, Beside(is_process_alive=None))
     assert state.phase is Phase.CRASHED
     assert state.reason == "silent for 3h 00m, far beyond its own rhythm; its process cannot be seen from here"
 
@@ -126,7 +127,7 @@ def test_who_looks_after_a_sleep_gives_the_run_a_while_to_wake(tmp_path: Path) -
 @pytest.mark.parametrize("silence_s", [0.0, 5.0, 50.0])
 def test_the_range_holds_its_middle(silence_s: float) -> None:
     told = Told().steps(100)
-    eta = told.fold.state(told.ts + silence_s, is_process_alive=True).eta
+    eta = told.fold.state(told.ts + silence_s, Beside(is_process_alive=True)).eta
     assert eta is not None
     assert 0 <= eta.low_s <= eta.seconds <= eta.high_s
     assert eta.seconds == pytest.approx(900, abs=2)

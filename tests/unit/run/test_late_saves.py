@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckpt_tui.events.codec import decode
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Phase, RunState
 from tests.builders.event_logs import LogText
@@ -15,7 +16,7 @@ PACE = 0.5
 def folded(log: LogText, *, alive: bool = True, now: float | None = None) -> RunState:
     fold = RunFold()
     fold.apply_all([decode(line) for line in log.lines])
-    return fold.state(log.ts if now is None else now, is_process_alive=alive)
+    return fold.state(log.ts if now is None else now, Beside(is_process_alive=alive))
 
 
 def train(log: LogText, first: int, last: int, *, session: int = 1, late: int = 0, saves: tuple[int, ...] = ()) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.commands.status import status_lines
 from ckpt_tui.output import Style
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.run.timeline import ResumeOutlook, resume_outlook
 from ckpt_tui.run.wording import resume_bar
@@ -46,7 +47,7 @@ class Life:
         return self
 
     def state(self, *, alive: bool = True) -> RunState:
-        return fold_of(self.log).state(self.log.ts, is_process_alive=alive)
+        return fold_of(self.log).state(self.log.ts, Beside(is_process_alive=alive))
 
 
 def lost_by(state: RunState) -> list[int]:
@@ -177,7 +178,7 @@ def test_a_resume_is_drawn_to_scale(width: int, steps: tuple[int, int, int]) -> 
 
 
 def test_status_of_a_crash_draws_what_a_resume_would_do() -> None:
-    state = fold_of(worked_example(first_part_only=True)).state(4000.0, is_process_alive=False)
+    state = fold_of(worked_example(first_part_only=True)).state(4000.0, Beside(is_process_alive=False))
     lines = list(status_lines(state, Style(width=80), Judgement()))
     at = next(index for index, line in enumerate(lines) if line.startswith("A resume skips 0-499, redoes 500-899"))
     bar = lines[at + 1]

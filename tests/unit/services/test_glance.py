@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.state import Lost, Phase, RunState
 from ckpt_tui.services import glance as glance_module
 from ckpt_tui.services import monitor as monitor_module
@@ -153,9 +154,9 @@ def test_a_silence_that_an_evaluation_may_take_is_no_stall_before_all_is_read(tm
         log.add("step", step, ts=log.ts + (1 if step != 50 else 250), loss=1.0)
     write(tmp_path, log.lines)
     newest = Newest(str(tmp_path / "events.jsonl"))
-    assert newest.state(log.ts + 200, is_process_alive=True).phase is Phase.RUNNING
-    assert newest.state(log.ts + 400, is_process_alive=True).phase is Phase.STALLED
-    assert newest.state(log.ts + 200, is_process_alive=False).phase is Phase.CRASHED
+    assert newest.state(log.ts + 200, Beside(is_process_alive=True)).phase is Phase.RUNNING
+    assert newest.state(log.ts + 400, Beside(is_process_alive=True)).phase is Phase.STALLED
+    assert newest.state(log.ts + 200, Beside(is_process_alive=False)).phase is Phase.CRASHED
 
 
 def test_a_process_found_far_before_is_not_believed_dead_while_lines_come(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_a_process_found_far_before_is_not_believed_dead_while_lines_come(tmp_pa
         log.add("checkpoint_saved", step, path="a.pt")
     write(tmp_path, log.lines)
     newest = Newest(str(tmp_path / "events.jsonl"))
-    assert newest.state(log.ts + 1, is_process_alive=False).phase is Phase.RUNNING
+    assert newest.state(log.ts + 1, Beside(is_process_alive=False)).phase is Phase.RUNNING
 
 
 def test_lines_longer_than_a_tail_and_an_end_without_events(tmp_path: Path) -> None:

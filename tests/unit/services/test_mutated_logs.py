@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.wording import end_sentences, header_lines, log_sentences
 from ckpt_tui.services.glance import Newest
@@ -64,7 +65,7 @@ def test_whatever_became_of_its_bytes_a_log_is_told(
         source, fold = JsonlSource(str(path)), RunFold()
         for size in [*sizes, 1 << 20, 1 << 20]:
             fold.apply_all(source.poll_blocks(size)[0] if in_blocks else source.poll(size).events)
-        states.append(fold.state(1100.0, is_process_alive=alive, existing_names={"latest.pt"}))
+        states.append(fold.state(1100.0, Beside(is_process_alive=alive, existing_names={"latest.pt"})))
     for state in states:
         assert header_lines(state)
         end_sentences(state)
@@ -72,7 +73,7 @@ def test_whatever_became_of_its_bytes_a_log_is_told(
     blocks, single = map(dataclasses.asdict, states)
     for key, value in single.items():
         assert repr(blocks[key]) == repr(value) or blocks[key] == pytest.approx(value), key
-    newest = Newest(str(path)).state(1100.0, is_process_alive=alive)
+    newest = Newest(str(path)).state(1100.0, Beside(is_process_alive=alive))
     assert not newest.is_whole
     assert header_lines(newest)
     assert RunMonitor(str(tmp_path), newest_first=True).poll().num_events == states[0].num_events
