@@ -41,7 +41,12 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     data = _plan_data(plan)
     if args.dry_run:
         return CommandResult(data=data, view=lambda style: _plan_lines(plan, style))
-    if not plan.refusals and not confirm("Stop it now?", plan.sentences, plan.warnings, yes=args.yes, out=out):
+    is_asked = plan.asked_at is not None  # only waited for: nothing to confirm
+    if (
+        not plan.refusals
+        and not is_asked
+        and not confirm("Stop it now?", plan.sentences, plan.warnings, yes=args.yes, out=out)
+    ):
         return CommandResult(data=data, view=lambda style: ["It goes on."], exit_code=ExitCode.DIFFERENT)
     with Interrupted() as interrupted:
         stopped = stop(
@@ -87,6 +92,7 @@ def _plan_data(plan: StopPlan) -> dict[str, object]:
             {"pid": t.pid, "role": t.role, "told_by": t.told_by, "status": t.process.status,
              "on_sigterm": t.process.on_sigterm} for t in plan.targets
         ],
+        "asked_at": plan.asked_at,
         "saves": plan.saves,
         "step": plan.step,
         "at_risk": {"steps": plan.at_risk_steps, "seconds": plan.at_risk_s, "checkpoint": plan.checkpoint or None},

@@ -8,6 +8,7 @@ that trains, never to a shell or an `accelerate launch`, which would die of it a
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from typing import Literal
 
@@ -28,6 +29,7 @@ from ckpt_tui.services.processes import (
     restarter_of,
     unwrapped,
 )
+from ckpt_tui.services.stop_record import asked_at
 from ckpt_tui.services.supervisor_record import live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, process_is_alive
 from ckpt_tui.text import duration, plural, safe_text
@@ -40,13 +42,15 @@ Role = Literal["training", "torchrun", "supervisor"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A process that gets the signal. told_by: which file names it, or the one that it restarts."""
+    """A process that gets the signal. told_by: which file names it, or the one that it restarts. asked_at: when it got
+    one already: a second one may end it at once, unsaved."""
 
     pid: int
     pid_started: float
     role: Role
     told_by: str
     process: Process
+    asked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class StopPlan:
     """What a stop would do, for a person to read before it is done.
 
     pid: the training, as its lock, its log or its start names it; told_by: which of these. host: where it runs.
-    targets: who gets SIGTERM. watched: every process, with its start time, that has to end until the training has.
+    targets: who gets SIGTERM; nobody gets a second one: asked_at is when all of them were asked, None when some were
+    not. watched: every process, with its start time, that has to end until the training has.
     saves: whether it is known to save when it gets SIGTERM: True (a trainer of ours), False (it does not catch the
     signal and dies of it, or ignores it), None (it catches it; what it does then is not known).
     step, checkpoint, checkpoint_step, at_risk_steps, at_risk_s: what would be lost if it ended unsaved right now.
@@ -68,6 +73,7 @@ class StopPlan:
     told_by: str
     targets: tuple[Target, ...] = ()
     watched: tuple[tuple[int, float], ...] = ()
+    asked_at: float | None = None
     saves: bool | None = None
     step: int | None = None
     checkpoint: str = ""
@@ -101,7 +107,12 @@ def plan_stop(directory: str) -> StopPlan:
     targets, watched = _targets(here, children)
     if not targets:
         raise _nothing_runs(directory, state)
-    plan = replace(plan, targets=tuple(targets), watched=tuple(watched))
+    targets = [replace(one, asked_at=_asked_at(directory, one, state)) for one in targets]
+    asked = [one.asked_at for one in targets if one.asked_at is not None]
+    plan = replace(
+        plan, targets=tuple(targets), watched=tuple(watched),
+        asked_at=min(asked) if len(asked) == len(targets) else None,
+    )  # fmt: skip
     trainer = next((owner for owner in here if not owner.is_supervisor), here[0])
     return _in_words(replace(plan, pid=trainer.pid, host=trainer.host, told_by=trainer.told_by))
 
@@ -164,6 +175,16 @@ def _targets(
     return targets, list(watched.items())
 
 
+def _asked_at(directory: str, target: Target, state: RunState | None) -> float | None:
+    """By a stop of ours, or by whoever sent the signal that its log tells of."""
+    asked = asked_at(directory, target.pid, target.pid_started)
+    if asked is None and state is not None and target.pid == state.pid:
+        said = [marker for marker in state.markers if marker.kind == "signal" and marker.session == state.session]
+        # SIGUSR1 only asks for a save.
+        asked = next((marker.ts for marker in reversed(said) if "SIGUSR" not in marker.label), None)
+    return asked
+
+
 def _with_risk(plan: StopPlan, state: RunState) -> StopPlan:
     risk = state.at_risk
     return replace(
@@ -200,6 +221,10 @@ def _in_words(plan: StopPlan) -> StopPlan:
     trainer = next((t for t in plan.targets if t.role == "training"), None)
     saves: bool | None = None
     for target in plan.targets:
+        if target.asked_at is not None:
+            ago = duration(max(time.time() - target.asked_at, 0.0))
+            sentences.append(f"Process {target.pid} was asked to save and end {ago} ago: it is waited for.")
+            continue
         sentences.append(_signal_words(target, len(plan.targets)))
         warnings += _state_warnings(target)
         if not target.process.is_mine:
@@ -223,9 +248,10 @@ def _in_words(plan: StopPlan) -> StopPlan:
     else:
         warnings.append(f"Whether it saves when it gets SIGTERM is not known{'. Unsaved, ' + risk if risk else ''}.")
     if plan.checkpoint:
+        left = f"; {risk} without a save" if risk and saves else ""
         sentences.append(
-            f"At step {plan.step or 0:,}; the newest valid checkpoint is {safe_text(plan.checkpoint, 200)}, "
-            f"step {plan.checkpoint_step:,}."
+            f"It is at step {plan.step or 0:,}, its newest valid checkpoint is {safe_text(plan.checkpoint, 200)}, "
+            f"step {plan.checkpoint_step:,}{left}."
         )
     if any(t.role == "torchrun" for t in plan.targets):
         warnings.append(

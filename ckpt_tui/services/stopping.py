@@ -26,6 +26,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services.owner import Owner, owner_of
 from ckpt_tui.services.processes import descendants, send
 from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now
+from ckpt_tui.services.stop_record import asked_at, forget, note_asked
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.text import duration, plural, safe_text
@@ -104,11 +105,15 @@ def stop(
     if plan.refusals:
         raise CkptError("Cannot be stopped from here", " ".join(plan.refusals), plan.hint)
     wait = _Wait(plan, on_progress, is_cancelled)
-    _ask(plan, signal.SIGTERM)
+    for target in plan.targets:
+        # Looked at again: somebody else may have asked while a person read the plan.
+        if target.asked_at is None and asked_at(plan.directory, target.pid, target.pid_started) is None:
+            note_asked(plan.directory, target.pid, target.pid_started)
+            _send(target.pid, target.pid_started, signal.SIGTERM)
     for target in plan.targets:
         for pid, pid_started in [(target.pid, target.pid_started), *descendants(target.pid)]:
             _continue_if_stopped(pid, pid_started)
-    wait.tell("asked", "Asked to save and end.")
+    wait.tell("asked", "Asked to save and end." if plan.asked_at is None else "Waiting: it was asked before.")
     return wait.until_ended(timeout_s)
 
 
@@ -127,16 +132,11 @@ def kill(
     wait = _Wait(plan, on_progress, is_cancelled)
     # Who would start it again goes first.
     below = [child for pid, _ in plan.watched for child in descendants(pid)]
-    _ask(plan, signal.SIGKILL)
-    for pid, pid_started in (*plan.watched, *below):
+    first = [(target.pid, target.pid_started) for target in plan.targets]
+    for pid, pid_started in (*first, *plan.watched, *below):
         _send(pid, pid_started, signal.SIGKILL)
     wait.tell("killed", "Killed (SIGKILL).")
     return replace(wait.until_ended(KILL_PATIENCE_S), was_killed=True)
-
-
-def _ask(plan: StopPlan, number: signal.Signals) -> None:
-    for target in plan.targets:
-        _send(target.pid, target.pid_started, number)
 
 
 def _send(pid: int, pid_started: float, number: signal.Signals) -> None:
@@ -186,6 +186,7 @@ class _Wait:
             self._read_news()  # after the look: what it wrote last is not missed
             now = time.monotonic()
             if not is_alive:
+                forget(self._plan.directory)
                 self.tell("ended", "Ended.")
                 return self._outcome(has_ended=True)
             if self._is_cancelled is not None and self._is_cancelled():

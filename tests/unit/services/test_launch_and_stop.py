@@ -103,7 +103,8 @@ def test_second_one_is_refused_while_the_first_lives(tmp_path: Path, begin: Call
     assert str(launched.pid) in caught.value.message
     assert stop(str(tmp_path), timeout_s=10).has_ended
     begin(LIVES)
-    assert printed(launched.log_path) == "up True\nsaving\nup True\n", "output is appended"
+    both = "up True\nsaving\nup True\n"
+    wait_for(lambda: printed(launched.log_path) == both, "output is appended")
     headers = [line for line in Path(launched.log_path).read_text().splitlines() if line.startswith("--- ")]
     assert [f"ckpt-tui starts, in {tmp_path}: {sys.executable} -c" in line for line in headers] == [True, True]
 
