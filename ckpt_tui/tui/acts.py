@@ -9,21 +9,23 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.errors import Cancelled
 from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from textual.app import App
 
     from ckpt_tui.services.restore import Plan
-    from ckpt_tui.tui.long_work import LongWork
+    from ckpt_tui.services.stopping import Stopped
+    from ckpt_tui.tui.long_work import LongWork, Stages
 
+W = TypeVar("W", "LongWork", "Stages")
 T = TypeVar("T")
 # What is over sooner is not worth a dialog that comes and goes.
 SHOWN_AFTER_S = 0.3
+FOR_LONG_S = 7 * 86400.0  # a person leaves when they like
 DONE = {"restore": "Restored", "rollback": "Rolled back", "undo": "Undone"}
 
 
@@ -51,7 +53,10 @@ class Acts:
         except Cancelled:
             self._say("Ended before anything was changed: everything is as it was.")
         except Exception as error:  # noqa: BLE001 - a deed's failure is said, and never ends the viewer
-            await self._app.push_screen_wait(ErrorDialog(as_ckpt_error(error)))
+            log_path = str(getattr(error, "log_path", ""))
+            wanted = await self._app.push_screen_wait(ErrorDialog(as_ckpt_error(error), has_output=bool(log_path)))
+            if wanted == "output":
+                self._app.open_screen("log", log_path)  # type: ignore[attr-defined]
         finally:
             self._done()
 
@@ -109,7 +114,7 @@ class Acts:
         back = "" if outcome.act == "undo" else " u takes it back."
         self._say(f"{DONE.get(outcome.act, outcome.act)}.{back}{takes}")
 
-    async def _work(self, work: LongWork, do: Callable[[LongWork], T]) -> T:
+    async def _work(self, work: W, do: Callable[[W], T]) -> T:
         """Do something in a thread; what takes longer than a moment is shown, and can be ended. Raises Cancelled."""
         running = asyncio.ensure_future((_in_daemon_thread if work.can_leave else _in_thread)(lambda: do(work)))
         try:
@@ -124,7 +129,7 @@ class Acts:
             raise Cancelled
         return running.result()
 
-    async def _show_work(self, work: LongWork, running: asyncio.Future[T]) -> None:
+    async def _show_work(self, work: LongWork | Stages, running: asyncio.Future[T]) -> None:
         """Until it has ended, or was left where that may be."""
         from ckpt_tui.tui.dialogs.working import WorkingDialog
 
@@ -146,32 +151,65 @@ class Acts:
         from ckpt_tui.services.launch import launch
         from ckpt_tui.services.resume import plan_resume
         from ckpt_tui.tui.dialogs.resume import ResumeDialog
+        from ckpt_tui.tui.long_work import Stages
 
         plan = await self._planned(
-            "Resume", lambda work: plan_resume(self._directory, source, on_bytes=work.add_or_end)
+            "Resume",
+            lambda work: plan_resume(self._directory, source, on_bytes=work.add_or_end, is_cancelled=work.is_cancelled),
         )
-        chosen = await self._app.push_screen_wait(ResumeDialog(self._directory, plan))
+        chosen = await self._app.push_screen_wait(ResumeDialog(self._directory, plan, row=row))
         if chosen is None:
             return
-        launched = await _in_thread(lambda: launch(chosen))
-        self._say(f"Started process {launched.pid}; o shows its output ({Path(launched.log_path).name}).")
-
-    async def stop(self, pid: int) -> None:
-        from ckpt_tui.services.launch import stop
-        from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
-
-        sentences = (f"Process {pid} saves an emergency checkpoint and ends.",) if pid else ("It saves and ends.",)
-        if not await self._app.push_screen_wait(ConfirmDialog("Stop the training", sentences, yes_label="Stop")):
-            return
-        self._say("Asked it to save and end, waiting for it.")
-        stopped = await _in_daemon_thread(lambda: stop(self._directory))
-        if not stopped.has_ended:
-            raise CkptError(
-                "Still running",
-                f"process {stopped.pid} has not ended after {stopped.seconds:.0f} s",
-                "It may be saving something big. Look at its output (o), or wait.",
+        stages = Stages(
+            f"Resume from {safe_text(chosen.checkpoint_name, 60)}",
+            "Esc leaves: the training goes on",
+            patience_s=120.0,
+            late="It has not trained a step yet. It may be loading much: its output tells (o), Esc leaves.",
+        )
+        try:
+            launched = await self._work(
+                stages,
+                lambda stages: launch(
+                    chosen, wait_s=FOR_LONG_S, on_progress=stages.tell, is_cancelled=stages.is_cancelled
+                ),
             )
-        self._say("It has saved and ended.")
+        except Cancelled:
+            self._say(f"It goes on starting, session {chosen.session}; o shows its output.")
+            return
+        words = " ".join((*launched.sentences, *launched.warnings))
+        self._say(f"Session {chosen.session} runs. {words} o shows its output.")
+
+    async def stop(self) -> None:
+        from ckpt_tui.services.stop_plan import plan_stop
+        from ckpt_tui.services.stopping import stop
+        from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
+        from ckpt_tui.tui.dialogs.stop import StopDialog
+        from ckpt_tui.tui.long_work import Stages
+
+        plan = await self._planned("Stop the training", lambda _: plan_stop(self._directory))
+        if not await self._app.push_screen_wait(StopDialog(plan)):
+            return
+        stages = Stages(
+            "Stop the training",
+            "Esc leaves: it saves and ends by itself",
+            late="Still at work: it may be saving something big. Wait on, or leave: it was asked, and goes on ending.",
+        )
+        try:
+            # Never asked twice: a second signal tells a trainer to leave at once, unsaved.
+            stopped = await self._work(
+                stages,
+                lambda stages: stop(
+                    self._directory, FOR_LONG_S, plan=plan, on_progress=stages.tell, is_cancelled=stages.is_cancelled
+                ),
+            )
+        except Cancelled:
+            self._say("It was asked to save and end, and goes on ending by itself.")
+            return
+        if stopped.lost_steps == 0 or stopped.saved:
+            self._say(stopped_words(stopped))
+            return
+        hint = (stopped.hint,) if stopped.hint else ()
+        await self._app.push_screen_wait(ConfirmDialog("Stopped", (*stopped.sentences, *hint), no_label="Close"))
 
     def _say(self, words: str) -> None:
         # On the overview's last line: a toast would lie over the list that shows what was done.
@@ -207,6 +245,19 @@ async def _in_daemon_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await outcome
+
+
+def stopped_words(stopped: Stopped) -> str:
+    """What came of a stop, on one line."""
+    from ckpt_tui.text import count, duration
+
+    took = f"and ended in {duration(stopped.seconds)}"
+    if stopped.saved:
+        return (
+            f"It saved {safe_text(stopped.saved, 80)} (step {count(stopped.saved_step)}) {took}. r goes on from there."
+        )
+    held = f"{safe_text(stopped.checkpoint, 80)} holds its last step"
+    return f"It ended in {duration(stopped.seconds)}, nothing is lost: {held}."
 
 
 def _forget(future: asyncio.Future[Any]) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from ckpt_tui.errors import Cancelled
 from ckpt_tui.text import duration, size
@@ -33,6 +34,7 @@ class LongWork:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.doing, self.total_bytes, self.can_leave = title, doing, total_bytes, can_leave
+        self.hint = "Esc ends it: nothing was changed" if can_leave else "Esc ends it: all stays as it was"
         self.num_bytes = 0
         self._clock = clock
         self._seen: deque[tuple[float, int]] = deque([(clock(), 0)])
@@ -79,3 +81,57 @@ class LongWork:
             else ""
         )
         return far, fast, left
+
+
+class Progress(Protocol):
+    """As `StartProgress` and `StopProgress` of the services."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+
+
+class Stages:
+    """Waiting for a training to come up or to end: what was seen of it so far, one sentence after the other.
+
+    hint: what leaving means; nothing is taken back by it. patience_s: from when on `late` is said, too.
+    """
+
+    can_leave = True
+    MOST_TOLD = 6
+
+    def __init__(
+        self,
+        title: str,
+        hint: str,
+        *,
+        patience_s: float = 60.0,
+        late: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.title, self.hint, self._patience_s, self._late = title, hint, patience_s, late
+        self.sentences: list[str] = []
+        self._clock = clock
+        self._began = clock()
+        self._cancelled = threading.Event()
+
+    def tell(self, progress: Progress) -> None:
+        """Told by the thread that waits; the same sentence again says only that it still waits."""
+        if progress.sentence and (not self.sentences or self.sentences[-1] != progress.sentence):
+            self.sentences.append(progress.sentence)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def waited_s(self) -> int:
+        return int(self._clock() - self._began)
+
+    @property
+    def late(self) -> str:
+        """What to say where it takes longer than it should, "" before."""
+        return self._late if self.waited_s >= self._patience_s else ""

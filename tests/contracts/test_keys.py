@@ -26,7 +26,7 @@ from ckpt_tui.tui.widgets.key_line import _is_needed, fitting
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
 # Dialogs that share the rows of `dialog`; what they bind besides moves the focus among their buttons.
-_DIALOGS = {"ConfirmDialog", "PlanDialog", "ErrorDialog", "PickDialog", "WorkingDialog"}
+_DIALOGS = {"ConfirmDialog", "PlanDialog", "ErrorDialog", "PickDialog", "StopDialog", "WorkingDialog"}
 _OWN_KEYS = _DIALOGS | {"MetricPicker", "MomentDialog"}
 
 

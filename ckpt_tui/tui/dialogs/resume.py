@@ -76,9 +76,15 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RESUME_KEYS)
 
     def __init__(
-        self, directory: str, plan: ResumePlan, replan: Callable[[Mapping[str, str]], ResumePlan] | None = None
+        self,
+        directory: str,
+        plan: ResumePlan,
+        replan: Callable[[Mapping[str, str]], ResumePlan] | None = None,
+        *,
+        row: str = "",
     ) -> None:
         super().__init__()
+        self._row_name = row
         self.directory = directory
         self.plan = plan
         self.changes: dict[str, str] = {}

@@ -13,11 +13,11 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button
 
-from ckpt_tui.text import cell_width
+from ckpt_tui.text import cell_width, duration, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.dialogs.confirm import text_width
-from ckpt_tui.tui.long_work import LongWork
+from ckpt_tui.tui.long_work import LongWork, Stages
 from ckpt_tui.tui.paragraphs import broken
 from ckpt_tui.tui.styled import has_glyphs, line
 from ckpt_tui.tui.widgets.header import progress_bar
@@ -30,12 +30,16 @@ LOOK_INTERVAL_S = 0.5  # a line on the wire each time
 class WorkLines(LinesWidget):
     """What is done, a bar, and the numbers."""
 
-    def __init__(self, work: LongWork, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+    def __init__(self, work: LongWork | Stages, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
         self._work = work
 
     def lines_now(self, width: int, height: int) -> Sequence[Cells]:
-        work = self._work
+        if isinstance(self._work, Stages):
+            return _stage_lines(self._work, width)[-height:]  # the newest, where not all have room
+        return self._byte_lines(self._work, width)
+
+    def _byte_lines(self, work: LongWork, width: int) -> Sequence[Cells]:
         lines: list[Cells] = [((text, ""),) for text in broken(work.doing, width)[:2]]
         fraction = work.fraction
         if fraction is not None:
@@ -52,6 +56,21 @@ class WorkLines(LinesWidget):
         return lines
 
 
+def _stage_lines(work: Stages, width: int) -> list[Cells]:
+    """What was seen, the newest last, and how long it has been waited for in all."""
+    lines: list[Cells] = []
+    told = work.sentences[-Stages.MOST_TOLD :]
+    for place, sentence in enumerate(told):
+        is_last = place == len(told) - 1
+        mark, role = ("▸ ", "accent") if is_last else ("✓ ", "good")
+        for row, text in enumerate(broken(safe_text(sentence, 300), max(width - 2, 10))):
+            lines.append(((mark if row == 0 else "  ", role), (text, "" if is_last else "dim")))
+    waited = work.waited_s
+    lines.append(((f"  {duration(waited)}" if waited >= 1 else "", "dim"),))
+    lines += [((text, "warning"),) for text in broken(work.late, width)] if work.late else []
+    return lines
+
+
 class WorkingDialog(ModalScreen[None]):
     """Shows `work` until `finish()`. `left` is set when a person wants it to end."""
 
@@ -60,7 +79,7 @@ class WorkingDialog(ModalScreen[None]):
     AUTO_FOCUS = "#no"
     BINDINGS: ClassVar[list[BindingType]] = keys.dialog_bindings("leave")
 
-    def __init__(self, work: LongWork) -> None:
+    def __init__(self, work: LongWork | Stages) -> None:
         super().__init__()
         self.work = work
         self.left = asyncio.Event()
@@ -72,11 +91,8 @@ class WorkingDialog(ModalScreen[None]):
             yield Words(line((self.work.title, "strong")), classes="dialog-title")
             yield WorkLines(self.work, id="work_lines")
             with Horizontal(classes="dialog-buttons"):
-                yield Button("Cancel", id="no", compact=True)
-                yield Words(line((self._hint(), "dim")), classes="dialog-hint", id="hint")
-
-    def _hint(self) -> str:
-        return "Esc ends it: nothing was changed" if self.work.can_leave else "Esc ends it: all stays as it was"
+                yield Button("Leave" if isinstance(self.work, Stages) else "Cancel", id="no", compact=True)
+                yield Words(line((self.work.hint, "dim")), classes="dialog-hint", id="hint")
 
     def on_mount(self) -> None:
         self._set_height()
@@ -87,11 +103,18 @@ class WorkingDialog(ModalScreen[None]):
         self._set_height()
 
     def _set_height(self) -> None:
-        num_lines = len(broken(self.work.doing, text_width(self.app.size.width))[:2])
-        self.query_one("#work_lines").styles.height = num_lines + 2
+        lines = self.query_one("#work_lines", WorkLines)
+        width = text_width(self.app.size.width)
+        height = len(lines.lines_now(width, 0))
+        if isinstance(self.work, Stages):  # more is to come: it does not jump with each line
+            height = max(height, 5)
+        height = max(min(height, self.app.size.height - 4), 1)
+        if lines.styles.height is None or lines.styles.height.value != height:
+            lines.styles.height = height
 
     def _look(self) -> None:
         self.query_one("#work_lines", WorkLines).show()
+        self._set_height()
 
     @on(Button.Pressed)
     def action_leave(self) -> None:

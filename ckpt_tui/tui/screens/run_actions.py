@@ -198,8 +198,7 @@ class RunActions:
         self.cockpit.acts.start(self.cockpit.acts.undo)
 
     def action_stop(self) -> None:
-        pid = self.state.pid if self.state is not None else 0
-        self.cockpit.acts.start(lambda: self.cockpit.acts.stop(pid))
+        self.cockpit.acts.start(self.cockpit.acts.stop)
 
     def action_alerts(self) -> None:
         self.cockpit.open_screen("alerts")
