@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
 
             return report_retention(argv[1:])
         request = parse(argv)
+        if request.is_check:
+            return 0
         if request.list_checkpoints:
             from trainer.listing import print_checkpoints
 

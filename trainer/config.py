@@ -169,6 +169,7 @@ class Request:
     resume: str = ""
     list_checkpoints: bool = False
     as_json: bool = False
+    is_check: bool = False
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -188,6 +189,7 @@ def parse(argv: Sequence[str]) -> Request:
         help="go on from a checkpoint: auto (the newest valid one, or start), latest, best, a name in DIR or a path",
     )  # fmt: skip
     parser.add_argument("--list_checkpoints", action="store_true", help="list the checkpoints of DIR and end")
+    parser.add_argument("--check", action="store_true", help="check the flags and end: 0, or 2 for what cannot be")
     parser.add_argument("--json", action="store_true", help="with --list_checkpoints: as one JSON object")
     groups: dict[str, Any] = {}
     for setting in fields(Config):
@@ -206,10 +208,10 @@ def parse(argv: Sequence[str]) -> Request:
         groups[rules["group"]].add_argument(f"--{setting.name}", **options)
     given = vars(parser.parse_args(argv))
     out, resume = given.pop("out"), given.pop("resume")
-    list_checkpoints, as_json = given.pop("list_checkpoints"), given.pop("json")
+    list_checkpoints, as_json, is_check = given.pop("list_checkpoints"), given.pop("json"), given.pop("check")
     given["data"] = tuple(given["data"])
     try:
         config = Config(**given)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return Request(out=out, config=config, resume=resume, list_checkpoints=list_checkpoints, as_json=as_json)
+    return Request(out, config, resume, list_checkpoints=list_checkpoints, as_json=as_json, is_check=is_check)

@@ -32,7 +32,7 @@ def set_option(argv: Sequence[str], key: str, value: object, *, recorded: object
     """
     if isinstance(value, bool) and (isinstance(recorded, bool) or recorded is None):
         return _set_flag(argv, key, value, recorded)
-    words = [_word(item) for item in value] if isinstance(value, (list, tuple)) else [_word(value)]
+    words = [word(item) for item in value] if isinstance(value, (list, tuple)) else [word(value)]
     num_values = None if isinstance(recorded, (list, tuple)) else 1
     result: list[str] = []
     is_set = False
@@ -41,7 +41,7 @@ def set_option(argv: Sequence[str], key: str, value: object, *, recorded: object
         token = argv[index]
         index += 1
         name, equals, _ = token.partition("=")
-        if index > end or not _is_option(name, key):
+        if index > end or not is_option(name, key):
             result.append(token)
             continue
         if not equals:
@@ -52,7 +52,7 @@ def set_option(argv: Sequence[str], key: str, value: object, *, recorded: object
             continue  # it stood there twice: the last one won, now there is one
         is_set = True
         result += [f"{name}={words[0]}"] if equals and len(words) == 1 else [name, *words]
-    return result if is_set else _insert(result, [f"--{key}", *words])
+    return result if is_set else insert(result, [f"--{key}", *words])
 
 
 def remove_option(argv: Sequence[str], key: str, *, has_value: bool) -> list[str]:
@@ -62,7 +62,7 @@ def remove_option(argv: Sequence[str], key: str, *, has_value: bool) -> list[str
     while index < len(argv):
         token = argv[index]
         index += 1
-        if not _is_option(token.partition("=")[0], key):
+        if not is_option(token.partition("=")[0], key):
             result.append(token)
         elif has_value and "=" not in token and index < len(argv) and not _starts_option(argv[index]):
             index += 1
@@ -74,7 +74,7 @@ def option_value(argv: Sequence[str], key: str) -> str | None:
     found = None
     for index, token in enumerate(argv):
         name, equals, value = token.partition("=")
-        if _is_option(name, key):
+        if is_option(name, key):
             following = argv[index + 1] if index + 1 < len(argv) else None
             found = value if equals else following if following and not _starts_option(following) else None
     return found
@@ -111,9 +111,9 @@ def own_trainer_command(directory: str, settings: Mapping[str, object]) -> list[
         if isinstance(value, bool):
             command += [f"--{key}"] if value else []
         elif isinstance(value, (list, tuple)):
-            command += [f"--{key}", *map(_word, value)] if value else []
+            command += [f"--{key}", *map(word, value)] if value else []
         elif isinstance(value, (int, float, str)) and value != "":
-            command += [f"--{key}", _word(value)]
+            command += [f"--{key}", word(value)]
     return command
 
 
@@ -149,18 +149,19 @@ def typed_value(text: str, recorded: object) -> object:
 
 
 def _set_flag(argv: Sequence[str], key: str, value: bool, recorded: object) -> list[str]:
-    spelt = next((token for token in argv[1:] if _is_option(token.partition("=")[0], key)), None)
+    spelt = next((token for token in argv if is_option(token.partition("=")[0], key)), None)
     given = option_value(argv, key)
     if given is not None and given.lower() in ("true", "false", "0", "1", "yes", "no"):
         return set_option(argv, key, "true" if value else "false", recorded="")
-    result = [token for token in argv if not _is_option(token, key) and not _is_option(token, f"no_{key}")]
+    result = [token for token in argv if not is_option(token, key) and not is_option(token, f"no_{key}")]
     if value:
-        return _insert(result, [spelt or f"--{key}"])
+        return insert(result, [spelt or f"--{key}"])
     # A flag that was given is simply left out; one that is on by itself has to be turned off.
-    return result if spelt is not None or not recorded else _insert(result, [f"--no-{key}"])
+    return result if spelt is not None or not recorded else insert(result, [f"--no-{key}"])
 
 
-def _is_option(name: str, key: str) -> bool:
+def is_option(name: str, key: str) -> bool:
+    """Whether `name` is `--key`, dashes and underscores alike."""
     return name.startswith("--") and name[2:].replace("-", "_") == key.replace("-", "_")
 
 
@@ -172,12 +173,14 @@ def _end_of_options(argv: Sequence[str]) -> int:
     return list(argv).index("--") if "--" in argv else len(argv)
 
 
-def _insert(argv: list[str], words: list[str]) -> list[str]:
+def insert(argv: list[str], words: list[str]) -> list[str]:
+    """With more options, before the `--` that ends them."""
     end = _end_of_options(argv)
     return [*argv[:end], *words, *argv[end:]]
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
+    """A value as one word of a command."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)

@@ -84,14 +84,19 @@ def launch(
     if plan.refusals:
         raise CkptError("Refused", " ".join(plan.refusals))
     about = {
-        "by": "resume", "launcher": getattr(plan, "launcher", ""), "checkpoint": plan.checkpoint_name,
+        "by": "resume", "launcher": plan.launcher, "checkpoint": plan.checkpoint_name,
         "step": plan.step,
         "changes": {change.key: str(change.b) for change in plan.changes},
     }  # fmt: skip
-    return start(
+    from ckpt_tui.services.resume import keep_command, write_files
+
+    write_files(plan)
+    launched = start(
         plan.directory, plan.command, cwd=plan.cwd, session=plan.session, wait_s=wait_s, about=about,
-        environment=getattr(plan, "environment", None), on_progress=on_progress, is_cancelled=is_cancelled,
+        environment=plan.environment, on_progress=on_progress, is_cancelled=is_cancelled,
     )  # fmt: skip
+    keep_command(plan)
+    return launched
 
 
 def start(

@@ -88,10 +88,10 @@ def test_damaged_newest_is_passed_over_and_its_cost_is_told(tmp_path: Path) -> N
     assert "With the newest one whole, it would be 100 steps less to redo." in plan.sentences
     assert plan.steps_redone == 137
     assert plan.command[-2:] == ("--resume", "auto"), "a trainer sets aside what it rejects, if nobody chose for it"
-    (directory / "train.py").touch()
+    (tmp_path / "train.py").touch()
     write_log(directory, last_step=437, argv=[sys.executable, "train.py"], config={"lr": 1, "resume": None})
     plan = plan_resume(str(directory))
-    assert plan.command[-2:] == ("--resume", plan.checkpoint_name), "what `auto` means to others is not known"
+    assert plan.command[-2:] == ("--resume", plan.checkpoint_path), "what `auto` means to others is not known"
 
 
 def test_damaged_one_of_unknown_step_is_told(tmp_path: Path) -> None:
@@ -157,13 +157,13 @@ def test_going_back_warns_of_the_newer_ones_that_auto_would_take(tmp_path: Path)
 
 
 def test_changed_settings_are_compared_and_put_into_the_command(tmp_path: Path) -> None:
-    directory = run_with_command(tmp_path / "run", "--lr", "6e-4", "--seed=1")
-    plan = plan_resume(str(directory), "auto", {"lr": "3e-4", "seed": "2", "log-interval": "5", "batch_size": "8"})
+    directory = run_with_command(tmp_path / "run", "--lr", "6e-4", "--seed=1", config={"log_freq": 10})
+    plan = plan_resume(str(directory), "auto", {"lr": "3e-4", "seed": "2", "log-freq": "5", "batch_size": "8"})
     assert {(c.key, c.a, c.b, str(c.effect)) for c in plan.changes} == {
-        ("lr", 6e-4, 3e-4, "course"), ("seed", 1, 2, "exactness"), ("log_interval", 10, 5, "safe"),
+        ("lr", 6e-4, 3e-4, "course"), ("seed", 1, 2, "exactness"), ("log_freq", None, 5, "safe"),
     }  # fmt: skip
     assert plan.command[5:] == (
-        "--lr", "0.0003", "--seed=2", "--resume", "latest.pt", "--log_interval", "5", "--batch_size", "8",
+        "--lr", "0.0003", "--seed=2", "--resume", "latest.pt", "--log_freq", "5", "--batch_size", "8",
     )  # fmt: skip
     assert "lr: 0.0006 -> 0.0003, changes the course." in plan.sentences
     assert "batch_size is 8 already." in plan.sentences
@@ -208,20 +208,31 @@ def test_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     assert sum("gone" in warning or "no longer there" in warning for warning in plan.warnings) == 2
 
 
-def test_program_that_is_gone_is_refused(tmp_path: Path) -> None:
+def test_program_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     directory = run_directory(tmp_path / "run", log=False)
     write_log(directory, last_step=437, argv=["/gone/torchrun", "train.py"])
-    (refusal,) = plan_resume(str(directory)).refusals
-    assert "/gone/torchrun" in refusal
+    plan = plan_resume(str(directory))
+    assert any("/gone/torchrun" in refusal for refusal in plan.refusals)
+    assert plan.launcher == "torchrun"
 
 
-def test_script_of_other_people_is_rerun_with_a_warning(tmp_path: Path) -> None:
+def test_script_of_other_people_that_does_not_tell_how_it_resumes_is_refused(tmp_path: Path) -> None:
+    """It might begin anew over its own checkpoints."""
     directory = run_directory(tmp_path / "run", log=False)
+    (tmp_path / "train.py").write_text("print('trains')")
     write_log(directory, last_step=437, argv=["train.py", "--lr", "1"], config={"lr": 1.0})
     plan = plan_resume(str(directory), "auto", {"anything": "5"})
-    assert plan.command == (sys.executable, "train.py", "--lr", "1", "--resume", "latest.pt", "--anything", "5")
-    assert any("understands `--resume`" in warning for warning in plan.warnings)
+    assert plan.command == (sys.executable, "train.py", "--lr", "1", "--anything", "5")
+    (refusal,) = plan.refusals
+    assert "how train.py is told to resume is not known" in refusal
+    assert "--command" in refusal
     assert any("not among the recorded settings" in warning for warning in plan.warnings)
+    (tmp_path / "train.py").write_text('parser.add_argument("--resume", type=str)')
+    plan = plan_resume(str(directory))
+    assert plan.refusals == ()
+    assert plan.command[-2:] == ("--resume", str(directory / "latest.pt"))
+    assert plan.known_by == "its text has --resume"
 
 
 def test_lost_log_takes_the_settings_from_the_checkpoint(tmp_path: Path) -> None:
@@ -233,11 +244,14 @@ def test_lost_log_takes_the_settings_from_the_checkpoint(tmp_path: Path) -> None
     assert (plan.total_steps, plan.session) == (1000, 1)
 
 
-def test_unknown_command_says_what_is_not_known(tmp_path: Path) -> None:
+def test_unknown_command_says_what_is_not_known_and_how_to_do_it_by_hand(tmp_path: Path) -> None:
     save(tmp_path / "epoch=3-step=500.ckpt", 500)
-    with pytest.raises(CkptError, match="No command is known") as caught:
-        plan_resume(str(tmp_path))
-    assert "step 500" in caught.value.hint
+    plan = plan_resume(str(tmp_path))
+    assert (plan.step, plan.command, plan.command_line) == (500, (), "")
+    (refusal,) = plan.refusals
+    assert "the command that started this training is not recorded" in refusal
+    assert any("script" in words for words in plan.not_known)
+    assert any(str(tmp_path / "epoch=3-step=500.ckpt") in hint for hint in plan.hints)
 
 
 def test_finished_training_has_nothing_left(tmp_path: Path) -> None:
@@ -273,5 +287,5 @@ def test_interrupted_restore_is_completed_before_the_resume_and_said(tmp_path: P
 def test_plan_goes_into_json(tmp_path: Path) -> None:
     from ckpt_tui.commands.resume import _plan_data
 
-    plan = plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"lr": "nan"})
+    plan = plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"lr": "1e-5"})
     assert json.loads(json.dumps(_plan_data(plan), default=str))["checkpoint"] == "latest.pt"
