@@ -270,15 +270,21 @@ def _signal_words(target: Target, num_targets: int) -> str:
 def _state_warnings(target: Target) -> list[str]:
     if target.process.is_stopped:
         return [f"Process {target.pid} is stopped (SIGSTOP or Ctrl+Z): it is continued, or the signal would wait."]
-    if target.process.is_traced:
-        return [f"Process {target.pid} is held by a debugger: the signal waits until that lets it go on."]
-    if target.process.is_stuck:
-        return [f"Process {target.pid} waits in the kernel (for a disk, a mount or a GPU): the signal waits for that."]
-    return []
+    why = why_it_cannot_hear(target.process)
+    return [why] if why else []
+
+
+def why_it_cannot_hear(process: Process) -> str:
+    """Why no signal reaches a process as it is now, and SIGCONT does not help; "" where one does."""
+    if process.is_traced:
+        return f"Process {process.pid} is held by a debugger: the signal waits until that lets it go on."
+    if process.is_stuck:
+        return f"Process {process.pid} waits in the kernel (for a disk, a mount or a GPU): the signal waits for that."
+    return ""
 
 
 def _risk_words(plan: StopPlan) -> str:
     if not plan.at_risk_steps:
         return ""
-    seconds = f" ({duration(plan.at_risk_s)})" if plan.at_risk_s > 0 else ""
+    seconds = f" ({duration(plan.at_risk_s)})" if plan.at_risk_s >= 0.05 else ""
     return f"{plural(plan.at_risk_steps, 'step')}{seconds} would be lost"

@@ -258,7 +258,7 @@ def _in_words(stopped: Stopped, plan: StopPlan) -> Stopped:
     took = duration(stopped.seconds)
     who = f"Process {stopped.pid}"
     if not stopped.has_ended:
-        seconds = f" ({duration(plan.at_risk_s)})" if plan.at_risk_s > 0 else ""
+        seconds = f" ({duration(stopped.lost_s)})" if (stopped.lost_s or 0) >= 0.05 else ""
         sentences = [f"{who} was asked to stop and is still at work after {took}: it goes on being asked."]
         if stopped.saved:
             sentences.append(f"It has saved {safe_text(stopped.saved, 200)} (step {stopped.saved_step or 0:,}).")
