@@ -24,8 +24,8 @@ from ckpt_tui.events.schema import (
 )
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.owner import Owner, owner_of
-from ckpt_tui.services.processes import descendants, send
-from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now
+from ckpt_tui.services.processes import descendants, look_at, send
+from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now, why_it_cannot_hear
 from ckpt_tui.services.stop_record import asked_at, forget, note_asked
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.sources.jsonl import JsonlSource
@@ -227,7 +227,9 @@ class _Wait:
             saved=self._saved.path if self._saved else "", saved_step=self._saved.step if self._saved else None,
             status=self._status, reason=self._reason,
         )  # fmt: skip
-        return _in_words(_with_losses(stopped, plan.directory), plan)
+        alive = [process for pid, _ in plan.watched if not has_ended and (process := look_at(pid)) is not None]
+        whys = [why for process in alive if (why := why_it_cannot_hear(process))]  # before files are read: of now
+        return _in_words(_with_losses(stopped, plan.directory), plan, whys)
 
 
 def _with_losses(stopped: Stopped, directory: str) -> Stopped:
@@ -254,7 +256,7 @@ def _with_losses(stopped: Stopped, directory: str) -> Stopped:
     )  # fmt: skip
 
 
-def _in_words(stopped: Stopped, plan: StopPlan) -> Stopped:
+def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
     took = duration(stopped.seconds)
     who = f"Process {stopped.pid}"
     if not stopped.has_ended:
