@@ -266,6 +266,7 @@ def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
             sentences.append(f"It has saved {safe_text(stopped.saved, 200)} (step {stopped.saved_step or 0:,}).")
         elif stopped.lost_steps:
             sentences.append(f"{plural(stopped.lost_steps, 'step')}{seconds} are not saved yet.")
+        sentences += whys
         hint = (
             "Wait for it (`ckpt-tui stop DIR --timeout S`), look at its output, or end it unsaved: `stop DIR --kill`."
         )
