@@ -14,7 +14,7 @@ from ckpt_tui.services import journal
 from ckpt_tui.services.deed_record import INCOMING_NAME, JOURNAL_NAME, is_unwritten_journal, names_in
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, folder_of
-from ckpt_tui.services.reachable import why_gone
+from ckpt_tui.services.reachable import needed_for, why_gone
 from ckpt_tui.services.undo import why_no_redo
 from ckpt_tui.services.whereabouts import REDO, UNDO, Whereabouts, taken_back, trace
 
@@ -38,7 +38,8 @@ class PastDeed:
     at: Unix seconds. undone_by: the number of the undo that took it back (for an undo: of the redo), None when it
     holds. takes_back: which deeds an undo takes back, or which undo a redo does. can_undo: `undo` can take it back,
     by itself or with those after it; can_redo: `undo --redo` would do it again now; why_not: why neither, or "".
-    strangers: names in its folder that its journal does not know.
+    needs: the places of what is put back then, below the run directory. strangers: names in its folder that its
+    journal does not know.
     """
 
     number: int
@@ -55,6 +56,7 @@ class PastDeed:
     why_not: str = ""
     collected_at: float | None = None
     strangers: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -151,12 +153,14 @@ def _past(directory: str, found: Whereabouts, deed: Deed, redo: int | None) -> P
     elif deed.conflicts:
         state = "conflict"
     why_not = _why_not(directory, found, deed, state, redo)
+    needed = needed_for(found, deed.number) if deed.number in found.standing or deed.number == redo else []
     return PastDeed(
         deed.number, deed.act, deed.started_at, state, tuple(deed.sentences), held_files(directory, deed),
         undone_by=undone_by, takes_back=taken_back(deed), conflicts=tuple(deed.conflicts),
         can_undo=not why_not and deed.number in found.standing, can_redo=not why_not and deed.number == redo,
         why_not=why_not, collected_at=deed.collected_at or None,
         strangers=strangers_in(directory, deed.number, deed),
+        needs=tuple(traced.place for traced in needed if traced.place is not None),
     )  # fmt: skip
 
 

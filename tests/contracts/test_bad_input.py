@@ -33,6 +33,7 @@ ON_A_RUN = {
     "restore": ["{path}", "--yes"],
     "rollback": ["{path}", "--to", "100", "--yes"],
     "undo": ["{path}", "--yes"],
+    "gc": ["{path}", "--yes"],
     "resume": ["{path}", "--yes"],
     "stop": ["{path}", "--yes"],
 }
@@ -144,7 +145,7 @@ def test_a_bad_path_is_exit_2_with_what_where_and_what_to_do(
     assert fingerprint(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", ["restore", "rollback", "undo", "resume", "stop", "list"])
+@pytest.mark.parametrize("command", ["restore", "rollback", "undo", "gc", "resume", "stop", "list"])
 def test_a_directory_without_a_run_is_said_and_left_alone(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,157 @@
+"""Free the space of what restore, rollback and undo set aside, and of what crashes left behind: the one command that
+deletes, and only when asked.
+
+Without numbers: every deed, but nothing that is the only valid copy of its step. With numbers: these deeds, whatever
+they hold. What could replace a file is validated before it is freed. `ckpt-tui undo DIR --list` shows the deeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckpt_tui import text
+from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
+from ckpt_tui.errors import CkptError
+from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table, terminal_width
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.gc import GcItem, GcPlan
+
+EXAMPLES = (
+    "ckpt-tui gc runs/gpt --dry-run",
+    "ckpt-tui gc runs/gpt --older-than 7d --keep 2",
+    "ckpt-tui gc runs/gpt 3 4",
+    "ckpt-tui gc runs/gpt --quarantine --yes",
+)
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="run directory")
+    parser.add_argument("deeds", metavar="N", nargs="*", help="number of a deed to free, whatever it holds")
+    parser.add_argument("--older-than", metavar="AGE", help="only what is older: 90m, 12h, 7d, 2w")
+    parser.add_argument("--keep", metavar="N", type=int, default=0, help="keep the newest N deeds")
+    parser.add_argument("--quarantine", action="store_true", help="also what the trainer moved to quarantine/")
+    parser.add_argument("--all", action="store_true", help="also what nothing else here has a valid copy of")
+    add_confirm_arguments(parser)
+    parser.add_argument("--force", action="store_true", help="even the last valid checkpoint of the directory")
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.services.gc import collect, plan_gc
+
+    numbers = [_number(word) for word in args.deeds]
+    older_than_s = _seconds(args.older_than) if args.older_than is not None else None
+    if args.keep < 0:
+        raise CkptError("Usage", "--keep takes a number of deeds", "For instance --keep 2.")
+    if numbers and (args.older_than is not None or args.keep or args.quarantine or args.all):
+        raise CkptError(
+            "Usage",
+            "numbers of deeds go without --older-than, --keep, --quarantine and --all",
+            "Name the deeds, or say which ones by age and number.",
+        )
+    with out.progress("checking") as progress:
+        plan = plan_gc(
+            args.directory, numbers, older_than_s=older_than_s, keep=args.keep, quarantine=args.quarantine,
+            every=args.all, on_bytes=progress.advance,
+        )  # fmt: skip
+    warnings = [*plan.warnings, *plan.refusals]
+    data: dict[str, object] = {**_plan_data(plan), "done": False}
+    if plan.is_empty or args.dry_run:
+        return CommandResult(data=data, view=lambda style: _plan_lines(plan, style, is_dry_run=args.dry_run))
+    if plan.refusals and not args.force:
+        collect(plan)  # refuses, in its own words
+    if not args.yes and not out.as_json and sys.stdin.isatty() and sys.stderr.isatty():
+        for line in _item_lines(plan, Style(width=terminal_width(2), unicode=False)):
+            out.note(line)
+    if not confirm(f"Free {text.size(plan.freed_bytes)} now?", plan.sentences, warnings, yes=args.yes, out=out):
+        return CommandResult(
+            data=data, view=lambda style: ["Nothing was changed."], exit_code=ExitCode.DIFFERENT
+        )  # fmt: skip
+    done = collect(plan, force=args.force)
+    return CommandResult(
+        data={**data, "done": True, "num_freed": done.num_freed, "sentences": list(done.sentences)},
+        view=lambda style: [
+            style.paint(f"{style.glyph('✓', 'ok')} gc done", "good"),
+            *sentence_lines(done.sentences, plan.warnings, style),
+        ],
+    )
+
+
+def _number(word: str) -> int:
+    digits = word.rstrip("/").removeprefix("set_aside/")
+    if not digits.isdecimal() or len(digits) > 9:
+        raise CkptError("Usage", f"{text.safe_text(word, 60)} is not the number of a deed", "For instance: gc DIR 3.")
+    return int(digits)
+
+
+def _seconds(word: str) -> float:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])", word.strip().lower())
+    if match is None:
+        raise CkptError(
+            "Usage", f"--older-than {text.safe_text(word, 40)} is not an age", "A number and s, m, h, d or w: 12h, 7d."
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _plan_data(plan: GcPlan) -> dict[str, object]:
+    return {
+        "act": "gc",
+        "directory": plan.directory,
+        "items": [
+            {
+                "kind": item.kind, "name": item.name, "number": item.number, "act": item.act, "at": item.at,
+                "bytes": item.size_bytes, "frees": item.freed_bytes, "chosen": item.is_chosen, "why": item.why,
+                "paths": list(item.paths),
+            }
+            for item in plan.items
+        ],
+        "freed_bytes": plan.freed_bytes,
+        "sentences": list(plan.sentences),
+        "warnings": list(plan.warnings),
+        "refusals": list(plan.refusals),
+        "no_undo": list(plan.no_undo),
+    }  # fmt: skip
+
+
+def _plan_lines(plan: GcPlan, style: Style, *, is_dry_run: bool) -> Iterator[str]:
+    yield from _item_lines(plan, style)
+    yield from sentence_lines(plan.sentences, [*plan.warnings, *plan.refusals], style)
+    if not plan.is_empty and is_dry_run:
+        yield style.paint("Nothing was changed (--dry-run).", "dim")
+
+
+def _item_lines(plan: GcPlan, style: Style) -> Iterator[str]:
+    if not plan.items:
+        return
+    now = time.time()
+    columns = [
+        Column(""), Column("name", shrink=True, keep="end"), Column("act", leaves=2), Column("age", "right", leaves=3),
+        Column("size", "right", leaves=1), Column("frees", "right"),
+    ]  # fmt: skip
+    yield from table(columns, [_row(item, now, style) for item in plan.items], style)
+    reasons: dict[str, list[str]] = {}
+    for item in plan.items:
+        if item.why:
+            reasons.setdefault(item.why, []).append(text.safe_text(item.name))
+    for why, names in reasons.items():
+        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield from sentence_lines([f"{listed} {'stays' if len(names) == 1 else 'stay'}: {why}."], (), style)
+
+
+def _row(item: GcItem, now: float, style: Style) -> list[Cell]:
+    mark: Cell = (style.glyph("✖", "x"), "warn") if item.is_chosen else (style.glyph("·", "-"), "dim")
+    return [
+        mark,
+        text.safe_text(item.name),
+        item.act or item.kind,
+        text.short_age(now - item.at),
+        text.size(item.size_bytes),
+        text.size(item.freed_bytes) if item.is_chosen else "stays",
+    ]
