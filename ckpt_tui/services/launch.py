@@ -83,19 +83,21 @@ def launch(
     """
     if plan.refusals:
         raise CkptError("Refused", " ".join(plan.refusals))
-    about = {
-        "by": "resume", "launcher": plan.launcher, "checkpoint": plan.checkpoint_name,
-        "step": plan.step,
-        "changes": {change.key: str(change.b) for change in plan.changes},
-    }  # fmt: skip
     from ckpt_tui.services.resume import keep_command, write_files
 
-    write_files(plan)
+    about = {
+        "by": "resume", "launcher": plan.launcher, "checkpoint": plan.checkpoint_name, "step": plan.step,
+        "changes": {change.key: str(change.b) for change in plan.changes},
+    }  # fmt: skip
     launched = start(
         plan.directory, plan.command, cwd=plan.cwd, session=plan.session, wait_s=wait_s, about=about,
-        environment=plan.environment, on_progress=on_progress, is_cancelled=is_cancelled,
+        environment=plan.environment, prepare=lambda: write_files(plan), on_progress=on_progress,
+        is_cancelled=is_cancelled,
     )  # fmt: skip
-    keep_command(plan)
+    try:
+        keep_command(plan)
+    except CkptError as error:  # what runs, runs
+        return replace(launched, warnings=(*launched.warnings, f"The command is not kept: {error.message}."))
     return launched
 
 
@@ -108,12 +110,14 @@ def start(
     wait_s: float = WAIT_S,
     about: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
     on_progress: OnProgress | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Launched:
     """Start any command as the training of `directory`; the same promises and refusals as `launch`.
 
     about: what `launch.json` tells besides. environment: variables that the command needs beyond the person's own.
+    prepare: what has to be done before it, once nobody else can start one.
     """
     directory = os.path.abspath(directory)
     refuse_second(directory)
@@ -121,6 +125,8 @@ def start(
     leaving = logout.look()
     with starting(directory) as lock:
         refuse_second(directory)  # who was first has written it by now
+        if prepare is not None:
+            prepare()
         log, begin = _open_log(log_path, command, cwd)
         try:
             watch = StartWatch(directory, on_progress)
