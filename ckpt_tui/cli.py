@@ -56,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("gc", "free the space of what was set aside, when asked", "Acts"),
     Command("salvage", "get back what is whole in a damaged checkpoint", "Acts"),
     Command("resume", "relaunch the training from a checkpoint, detached", "Acts"),
+    Command("supervise", "keep a training alive: restart it after a crash", "Acts"),
     Command("stop", "ask a running training to save and end", "Acts"),
     Command("config", "your settings and keys: what holds, and where from", "Settings"),
 )
@@ -161,7 +162,9 @@ def _run(arguments: list[str]) -> int:
     if not chosen and not arguments[0].startswith("-"):
         return Output("", as_json="--json" in arguments).fail(_unknown_command(arguments[0]))
     # Known before parsing, so that even a usage error answers in the form that was asked for.
-    out = Output(chosen[0].name if chosen else "", as_json="--json" in arguments)
+    # What follows `--` is another program's command line.
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    out = Output(chosen[0].name if chosen else "", as_json="--json" in own)
     try:
         parser = build_parser(chosen)
         parser.of_command = f"{parser.prog} {chosen[0].name}" if chosen else ""

@@ -115,7 +115,33 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "newest_checkpoint": asdict(judgement.newest) if judgement.newest is not None else None,
         "advice": to_builtins(state.advice),
         "failures": [to_builtins(lost) for lost in state.lost_work],
+        "supervisor": _supervisor_data(state),
     }
+
+
+def _supervisor_data(state: RunState) -> dict[str, object] | None:
+    from ckpt_tui.services.supervisor_record import read_supervisor, supervisor_words
+
+    supervisor = read_supervisor(state.directory)
+    if supervisor is None:
+        return None
+    return {
+        **asdict(supervisor), "is_in_charge": supervisor.is_in_charge, "words": supervisor_words(supervisor, state.now)
+    }  # fmt: skip
+
+
+def _supervisor_lines(state: RunState, style: Style) -> Iterator[str]:
+    from ckpt_tui.services.supervisor_record import read_supervisor, supervisor_words
+
+    supervisor = read_supervisor(state.directory)
+    words = supervisor_words(supervisor, state.now) if supervisor is not None else ""
+    if supervisor is None or not words:
+        return
+    role = "plain" if supervisor.is_in_charge else "warn"
+    sentence = words[:1].upper() + words[1:]
+    if supervisor.told and (supervisor.restarts or supervisor.state == "gave up"):
+        sentence += f": {text.safe_text(supervisor.told, 300)}"
+    yield from _painted(f"{sentence}.", role, style)
 
 
 def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterator[str]:
@@ -124,6 +150,7 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
 
     for line in wording.header_lines(state, style.unicode):
         yield from _in_width(line, style)
+    yield from _supervisor_lines(state, style)
     if judgement.newest is not None:
         yield from _painted(judgement.newest.words(state.now), "plain", style)
     damage = [(damaged.words, "bad") for damaged in judgement.damaged[:MAX_DAMAGE_LINES]]

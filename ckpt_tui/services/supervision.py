@@ -21,6 +21,7 @@ SAME_STEPS = 5
 MAX_LAST_LINES = 12
 _TOLD_LAST_LINES = 3
 _NOT_A_PROGRAM = (126, 127)  # what a shell says of a command that cannot be run
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL, None)
 USAGE_EXIT_CODE = 2  # of our trainer: it cannot be done as asked
 _JITTER = 0.2
 
@@ -155,7 +156,9 @@ def decide(policy: Policy, standing: Standing, ended: Ended, point: Point) -> tu
     for vain in (_same_step(policy, standing), _too_many(policy, standing, ended.at)):
         if vain:
             return standing, _give_up(f"{how}. {vain}")
-    again, decision = _again(policy, standing, point, now=ended.at, how=how, last_lines=ended.last_lines)
+    # Who is killed has no last words: the last line is of the training, and not of its end.
+    last_lines = () if ended.exit_code in _KILLED or ended.reason else ended.last_lines
+    again, decision = _again(policy, standing, point, now=ended.at, how=how, last_lines=last_lines)
     return (replace(again, restarts=again.restarts + 1) if decision.action is Action.RESTART else again), decision
 
 
@@ -172,11 +175,7 @@ def _again(
     policy: Policy, standing: Standing, point: Point, *, now: float, how: str, last_lines: tuple[str, ...]
 ) -> tuple[Standing, Decision]:
     if not point.name and not point.is_untrained:
-        why = point.why_none or "there is no checkpoint"
-        before = f"{how}. " if how else ""
-        return standing, _give_up(
-            f"{before}Nothing to resume from: {why}. It is not started over from step 0 over a training that is there"
-        )
+        return standing, nothing_to_resume(point, how)
     pause_s = _pause_s(policy, standing)
     standing = replace(
         standing, restarted_at=(*(at for at in standing.restarted_at if 0 <= now - at < policy.within_s), now)[-1000:]
@@ -191,6 +190,15 @@ def _again(
     limit = f" of {policy.max_restarts}" if policy.max_restarts else ""
     parts.append(f"restart {len(standing.restarted_at)}{limit} in {text.duration(pause_s)}")
     return standing, Decision(Action.RESTART, "; ".join(parts), pause_s=pause_s)
+
+
+def nothing_to_resume(point: Point, how: str = "") -> Decision:
+    """What was trained must not be lost by a start that knows nothing of it."""
+    why = point.why_none or "there is no checkpoint"
+    before = f"{how}. " if how else ""
+    return _give_up(
+        f"{before}Nothing to resume from: {why}. It is not started over from step 0 over a training that is there"
+    )
 
 
 def start_words(point: Point) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 
 from ckpt_tui import text
@@ -86,6 +87,23 @@ def live_supervisor(directory: str) -> Supervisor | None:
     """The supervisor that looks after a directory now."""
     supervisor = read_supervisor(directory)
     return supervisor if supervisor is not None and supervisor.is_in_charge else None
+
+
+def read_fields(directory: str) -> dict[str, object]:
+    """All that the record holds, also what only a supervisor understands; {} when there is none."""
+    try:
+        with open(os.path.join(directory, RECORD_NAME), "rb") as file:
+            fields = json.loads(file.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def write_record(directory: str, fields: Mapping[str, object]) -> None:
+    """Replace the record as a whole, durably. Raises OSError."""
+    from ckpt_tui.services import files
+
+    files.write_file(os.path.join(directory, RECORD_NAME), json.dumps(fields, indent=1).encode() + b"\n")
 
 
 def supervisor_words(supervisor: Supervisor, now: float) -> str:

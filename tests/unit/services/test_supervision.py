@@ -46,13 +46,15 @@ def story(
 
 
 def test_a_crash_is_restarted_from_the_newest_valid_checkpoint_and_the_cost_is_told() -> None:
-    standing, [decision] = story([(crash(code=-9, last_lines=("step 620", "loss 2.1")), AT_500)])
+    standing, [decision] = story([(crash(code=-6, last_lines=("step 620", "NCCL gave up")), AT_500)])
     assert decision.action is Action.RESTART
     assert decision.told == (
-        "killed by SIGKILL at step 620; last line: loss 2.1; from rolling_step_000500.pt (step 500), 120 steps (11 s)"
-        f" again; restart 1 of 10 in {decision.pause_s:.1f} s"
+        "killed by SIGABRT at step 620; last line: NCCL gave up; from rolling_step_000500.pt (step 500), 120 steps"
+        f" (11 s) again; restart 1 of 10 in {decision.pause_s:.1f} s"
     )
     assert standing.restarts == 1
+    _, [killed] = story([(crash(code=-9, last_lines=("loss 2.1",)), AT_500)])
+    assert "loss 2.1" not in killed.told
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,233 @@
+"""Keep a training alive: start it, and after a crash start it again from the newest valid checkpoint.
+
+Runs in the foreground with the training's output, which is kept in session_N.log as well; --detach leaves it at work
+and comes back. Without COMMAND the one that was supervised here before, or that the log recorded, is taken. Our trainer
+gets `--resume auto`; any other command has to go on from its newest checkpoint by itself.
+
+SIGTERM, SIGINT and SIGHUP are passed on, and the training is not started again. A supervisor that is killed leaves the
+training at work; the same command again takes it over, with its counts.
+Not restarted: what finished, what a person stopped, what diverged (but with --restart-diverged), and what torchrun,
+slurm, kubernetes or systemd restarts itself. Given up: too many restarts within a day, the same step again and again
+without a new checkpoint, nothing valid to resume from.
+Exit code 0: the training finished; 1: given up; 2: it could not be begun; of a training that was stopped its own, as a
+rule 128 + the signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.output import CommandResult, Output, Style, wrapped
+from ckpt_tui.text import plural, safe_text, shell_word
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.supervisor import Outcome
+
+EXAMPLES = (
+    "ckpt-tui supervise runs/gpt -- python -m trainer --out runs/gpt --max_steps 20000",
+    "ckpt-tui supervise runs/gpt --detach --stall-after auto",
+    "ckpt-tui supervise runs/gpt --max-restarts 3 --pause 1m -- torchrun --nproc_per_node 8 train.py",
+    "ckpt-tui supervise runs/gpt --status",
+)
+
+OUTPUT_NAME = "supervisor.log"
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
+_MAX_SPAN_S = 365 * 86400.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="run directory")
+    parser.add_argument("--pause", metavar="TIME", default="5s", help="before the first restart, then twice that (5s)")
+    parser.add_argument("--max-pause", metavar="TIME", default="10m", help="longest pause (10m)")
+    parser.add_argument(
+        "--max-restarts", metavar="N", type=int, default=10, help="at most so many --within a time; 0: no limit (10)"
+    )
+    parser.add_argument("--within", metavar="TIME", default="24h", help="the time that --max-restarts is for (24h)")
+    parser.add_argument(
+        "--give-up-after", metavar="N", type=int, default=3,
+        help="ends at the same step without a new checkpoint; 0: never (3)",
+    )  # fmt: skip
+    parser.add_argument("--restart-diverged", action="store_true", help="also after it has diverged")
+    parser.add_argument(
+        "--restarts-by", metavar="WHO", default="auto",
+        help="supervise, or who else is in charge of restarts (torchrun, slurm ...); auto: found out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stall-after", metavar="TIME", default="",
+        help="end and restart it after such a silence (15m), or `auto`: by its own rhythm; twice, with auto four times"
+        " that while it computes",
+    )  # fmt: skip
+    parser.add_argument("--stall-grace", metavar="TIME", default="60s", help="from SIGTERM to SIGKILL then (60s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=None, help="of what the pauses waver by (20 %%)")
+    parser.add_argument("--detach", action="store_true", help="leave it at work, and come back")
+    parser.add_argument("--quiet", action="store_true", help="the training's output goes to its file only")
+    parser.add_argument("--status", action="store_true", help="how it stands: `ckpt-tui status DIR`")
+    _take_command(parser)
+
+
+def _take_command(parser: argparse.ArgumentParser) -> None:
+    """All behind `--` is the training's, whatever it looks like: argparse itself would look for options in it."""
+    parse = parser.parse_known_args
+    parser.usage = f"{parser.prog} [options] DIR [-- COMMAND ...]"
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        words = list(args)
+        end = words.index("--") if "--" in words else len(words)
+        parsed, rest = parse(words[:end], namespace)
+        parsed.training = words[end + 1 :]
+        return parsed, rest
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+
+
+def run(args: argparse.Namespace, out: Output) -> CommandResult:
+    if args.status:
+        return _status(args, out)
+    from ckpt_tui.services.restart_authority import OURS, in_charge, is_submission
+    from ckpt_tui.services.supervision import Policy
+    from ckpt_tui.services.supervisor import Request, supervise
+
+    directory = str(Path(args.directory).absolute())
+    policy = Policy(
+        pause_s=_seconds("--pause", args.pause), max_pause_s=_seconds("--max-pause", args.max_pause),
+        max_restarts=max(args.max_restarts, 0), within_s=_seconds("--within", args.within),
+        same_step_limit=max(args.give_up_after, 0), restart_diverged=args.restart_diverged,
+        seed=args.seed if args.seed is not None else _own_seed(directory),
+    )  # fmt: skip
+    stall_after_s = _seconds("--stall-after", args.stall_after) if args.stall_after not in ("", "auto") else None
+    grace_s = _seconds("--stall-grace", args.stall_grace)
+    command, cwd = _command(directory, args.training, out)
+    if is_submission(command):
+        raise CkptError(
+            "Left to the scheduler",
+            f"{safe_text(command[0], 60)} hands in a job and ends: there is no training to look after here",
+            "Within the job: `#SBATCH --no-requeue`, and as its last line `exec ckpt-tui supervise DIR -- COMMAND`.",
+        )
+    if args.detach:
+        return _detach(args, directory, command, cwd)
+    if args.restarts_by == "auto":
+        authority = in_charge(command, os.environ)
+        if authority is not None:
+            policy = replace(policy, restarts_by=authority.name)
+            out.note(
+                f"Restarts are left to {authority.name} ({safe_text(authority.why, 200)}): supervise starts it once,"
+                " looks after it and records. --restarts-by supervise takes them over."
+            )
+    elif args.restarts_by != OURS:
+        policy = replace(policy, restarts_by=safe_text(args.restarts_by, 40))
+    request = Request(
+        directory=directory, command=tuple(command), cwd=cwd, policy=policy,
+        show_on=-1 if args.quiet else 2 if out.as_json else 1,
+        watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
+    )  # fmt: skip
+    outcome = supervise(request, out.note)
+    return CommandResult(
+        data=_data(directory, outcome), view=lambda style: _lines(outcome, style), exit_code=outcome.exit_code
+    )
+
+
+def _status(args: argparse.Namespace, out: Output) -> CommandResult:
+    from ckpt_tui.commands import status
+
+    args.path, args.fail_on, args.at = args.directory, "", ""
+    out.command = "status"
+    return status.run(args, out)
+
+
+def _command(directory: str, given: Sequence[str], out: Output) -> tuple[list[str], str]:
+    """The training's command and where it runs: as given, as supervised before, or as recorded."""
+    if given:
+        try:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, directory, "make") from error
+        return list(given), str(Path.cwd())
+    from ckpt_tui.services.supervisor_record import read_supervisor
+
+    before = read_supervisor(directory)
+    if before is not None and before.command and Path(before.cwd).is_dir():
+        return list(before.command), before.cwd
+    from ckpt_tui.services import command_line
+    from ckpt_tui.services.resume import plan_resume
+
+    plan = plan_resume(directory)
+    command = list(plan.command)
+    if command_line.is_own_trainer(command):
+        command = command_line.set_option(command, "resume", "auto", recorded="")
+    out.note(f"As recorded: {safe_text(command_line.quoted(command), 2000)}")
+    return command, plan.cwd
+
+
+def _detach(args: argparse.Namespace, directory: str, command: Sequence[str], cwd: str) -> CommandResult:
+    """Start the same supervisor in a session of its own, and wait until it says that it is at work."""
+    from ckpt_tui.services.supervisor_detached import start_detached
+
+    options = ["--quiet"]
+    for name in ("pause", "max_pause", "max_restarts", "within", "give_up_after", "restarts_by", "stall_after",
+                 "stall_grace", "seed"):  # fmt: skip
+        value = getattr(args, name)
+        if value not in (None, ""):
+            options.append(f"--{name.replace('_', '-')}={value}")
+    if args.restart_diverged:
+        options.append("--restart-diverged")
+    words = [sys.executable, "-m", "ckpt_tui", "supervise", directory, *options, "--", *command]
+    started = start_detached(directory, words, cwd=cwd, log_name=OUTPUT_NAME)
+    data: dict[str, object] = {
+        "directory": directory, "state": str(started.state), "pid": started.pid, "told": started.told,
+        "child_pid": started.child_pid, "log": os.path.join(directory, OUTPUT_NAME), "command": list(command),
+    }  # fmt: skip
+
+    def lines(style: Style) -> Iterator[str]:
+        yield style.paint(f"{style.glyph('✓', 'ok')} supervised by process {started.pid}", "good")
+        told = safe_text(started.told, 500)
+        yield from wrapped(f"{told[:1].upper()}{told[1:]}.", style)
+        yield f"Watch it: ckpt-tui watch {shell_word(args.directory)}"
+        yield f"Stop both: ckpt-tui stop {shell_word(args.directory)}"
+
+    return CommandResult(data=data, view=lines)
+
+
+def _data(directory: str, outcome: Outcome) -> dict[str, object]:
+    return {
+        "directory": directory,
+        "state": str(outcome.state),
+        "told": outcome.told,
+        "restarts": outcome.restarts,
+        "step": outcome.step,
+        "exit_code": outcome.exit_code,
+        "ends": list(outcome.ends),
+        "log": outcome.log,
+    }
+
+
+def _lines(outcome: Outcome, style: Style) -> Iterator[str]:
+    marks = {"finished": ("✓", "ok", "good"), "stopped": ("■", "#", "warn")}
+    fancy, plain, role = marks.get(outcome.state.value, ("✖", "x", "bad"))
+    restarts = f" after {plural(outcome.restarts, 'restart')}" if outcome.restarts else ""
+    yield style.paint(f"{style.glyph(fancy, plain)} {outcome.state.value}{restarts}", role)
+
+
+def _seconds(option: str, given: str) -> float:
+    """`90`, `90s`, `15m`, `2h`, `1d` as seconds."""
+    match = _SPAN.fullmatch(given.strip().lower())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else -1.0
+    if not 0 <= seconds <= _MAX_SPAN_S:
+        raise CkptError("Usage", f"{option} {safe_text(given, 40)} is no time", "For instance: 30s, 15m, 2h, 1d.")
+    return seconds
+
+
+def _own_seed(directory: str) -> int:
+    """The same for one directory on one host, another one elsewhere."""
+    import socket
+    import zlib
+
+    return zlib.crc32(f"{socket.gethostname()} {directory}".encode())

@@ -1,0 +1,281 @@
+"""One life of a supervised training: started so that it is known before it runs, signalled whole, waited for whole.
+
+The child is forked and waits at a gate until its pid is on the disk: whoever is killed in between, there is never a
+training that nobody knows of. Its output goes to a file and not through us, so that it lives on when we do not. It has
+a session of its own, and a mark in its environment by which its processes are found again, whatever sessions and
+parents they have by then (torchrun's workers outlive torchrun).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ckpt_tui.events.writer import process_started
+from ckpt_tui.services.system import process_is_alive
+
+MARK = "CKPT_TUI_SUPERVISED"
+TAIL_BYTES = 16 * 1024
+# What we take over for ourselves and give back to a child; Python ignores the other two, programs do not expect that.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_GO = b"g"
+_FIRST_FREE_DESCRIPTOR = 10
+
+
+class Training:
+    """A training that is looked after: a child of ours, or one that somebody else started (`is_child` False).
+
+    exit_code: of the process that was started, negative for a signal; None while it runs, or where nobody can know.
+    """
+
+    def __init__(self, pid: int, pid_started: float, *, is_child: bool, mark: str = "") -> None:
+        self.pid = pid
+        self.pid_started = pid_started
+        self.is_child = is_child
+        self.mark = mark
+        self.exit_code: int | None = None
+        self.has_ended = False
+        self.handle = _handle(pid)  # readable when it has ended; -1 where the system has no such handles
+        if self.handle >= 0 and not is_child and not process_is_alive(pid, pid_started, ""):
+            self.close()  # its number is another's by now
+
+    def poll(self) -> bool:
+        """Whether the process that was started has ended. What it started may live on: see `members`."""
+        if self.has_ended:
+            return True
+        if self.is_child:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self.has_ended = True
+            else:
+                if pid:
+                    self.exit_code, self.has_ended = os.waitstatus_to_exitcode(status), True
+        elif process_is_alive(self.pid, self.pid_started, "") is False:
+            self.has_ended = True
+        return self.has_ended
+
+    def members(self) -> list[int]:
+        """Processes that came of it and live, itself among them."""
+        found = set(marked(self.mark)) if self.mark else set()
+        if not self.poll():
+            found.add(self.pid)
+        return sorted(found)
+
+    def send(self, number: int) -> bool:
+        """Signal its process group where it leads one, as a terminal would, else itself; when it has ended, what is
+        left of it. False when nobody is."""
+        try:
+            if self.poll():
+                left = self.members()
+                _signal_each(left, number, lambda pid: True)
+                return bool(left)
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def close(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def start(
+    command: Sequence[str],
+    *,
+    cwd: str,
+    log_path: str,
+    mark: str,
+    environment: Mapping[str, str],
+    record: Callable[[int, float], None],
+) -> Training:
+    """Start `command` with its output appended to `log_path`, once `record(pid, pid_started)` has returned.
+
+    Raises OSError when it cannot be started, or what `record` raises; then nothing runs.
+    """
+    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    gate_out, gate_in = os.pipe()
+    said_out, said_in = os.pipe()
+    ours = [gate_in, said_out]
+    theirs = [log, gate_out, said_in]
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(command, cwd, {**environment, MARK: mark}, log, gate_out, said_in, ours)
+        for descriptor in theirs:
+            os.close(descriptor)
+        theirs.clear()
+        try:
+            record(pid, process_started(pid))
+            os.write(gate_in, _GO)
+            os.close(gate_in)
+            ours.remove(gate_in)
+            said = os.read(said_out, 64)  # its end comes with exec, which closes the other side
+        except BaseException:
+            # Before it leaves the gate it is ours to end without a trace.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        if said:
+            os.waitpid(pid, 0)
+            number = int(said)
+            raise OSError(number, os.strerror(number), command[0])
+    finally:
+        for descriptor in (*ours, *theirs):
+            os.close(descriptor)
+    return Training(pid, process_started(pid), is_child=True, mark=mark)
+
+
+def _become(
+    command: Sequence[str],
+    cwd: str,
+    environment: Mapping[str, str],
+    log: int,
+    gate_out: int,
+    said_in: int,
+    not_mine: Sequence[int],
+) -> None:
+    """In the child: be the training, or nothing. Never returns."""
+    try:
+        for descriptor in not_mine:
+            os.close(descriptor)  # the gate's other side, too: it must close when its owner dies
+        log, gate_out, said_in = (
+            fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR) for one in (log, gate_out, said_in)
+        )
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (*SIGNALS, *_CHANGED_BY_PYTHON):
+            if number not in SIGNALS or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` is for it, too
+                signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if os.read(gate_out, 1) != _GO:
+            os._exit(125)
+        try:
+            os.chdir(cwd)
+            os.execvpe(command[0], list(command), dict(environment))
+        except OSError as error:
+            os.write(said_in, str(error.errno or errno.ENOEXEC).encode())
+    except BaseException:  # noqa: BLE001 - whatever it is, this must not become a second supervisor
+        os._exit(125)
+    os._exit(127)
+
+
+def _handle(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def marked(mark: str) -> Iterator[int]:
+    """Live processes that have the mark in the environment that they were started with."""
+    wanted = f"{MARK}={mark}".encode()
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/environ", "rb", buffering=0) as file:
+                # Of a zombie it is empty.
+                if wanted in (file.read(1 << 20) or b"").split(b"\0"):
+                    yield int(entry)
+        except OSError:
+            continue
+
+
+def end_all(pids: Sequence[int], patience_s: float, is_member: Callable[[int], bool]) -> list[int]:
+    """Ask these processes to end, and kill those that have not after `patience_s`; gives those that were killed.
+
+    is_member: whether that number still is one of them: it may have become another's.
+    """
+    _signal_each(pids, signal.SIGTERM, is_member)
+    deadline = time.monotonic() + patience_s
+    while (left := [pid for pid in pids if is_member(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _signal_each(left, signal.SIGKILL, is_member)
+    return left
+
+
+def _signal_each(pids: Sequence[int], number: int, is_member: Callable[[int], bool]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if is_member(pid):
+                os.kill(pid, number)
+
+
+class OutputTail:
+    """What a training has written to its file, passed on to a descriptor of ours as it comes. to: -1 for nowhere."""
+
+    def __init__(self, path: str, to: int) -> None:
+        self.path = path
+        self.begin = self._offset = _size(path)
+        self._to = to
+        self._file = -1
+
+    def pump(self) -> bool:
+        """Pass on what is new; whether there was something."""
+        try:
+            if self._file < 0:
+                self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(self._file).st_size
+        except OSError:
+            return False
+        if size < self._offset:
+            self._offset = self.begin = size  # somebody emptied it
+        if size == self._offset:
+            return False
+        if self._to < 0:
+            self._offset = size
+            return True
+        while chunk := os.pread(self._file, 1 << 16, self._offset):
+            self._offset += len(chunk)
+            self._pass(chunk)
+        return True
+
+    def _pass(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        try:
+            while view and self._to >= 0:
+                view = view[os.write(self._to, view) :]
+        except OSError:
+            self._to = -1  # who looked has gone; the file has all of it
+
+    def last_lines(self, number: int) -> tuple[str, ...]:
+        """What it wrote last, without what a progress bar wrote over."""
+        try:
+            with open(self.path, "rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self.begin, end - TAIL_BYTES))
+                written = file.read(TAIL_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ()
+        lines = (line.rstrip().rpartition("\r")[2].strip() for line in written.split("\n"))
+        return tuple([line for line in lines if line][-number:])
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

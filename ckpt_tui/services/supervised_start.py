@@ -1,0 +1,131 @@
+"""Where the next session of a supervised training begins, and with which command.
+
+The newest valid checkpoint is looked for as `ckpt-tui resume` does; what was found is remembered by content, so that
+after a crash only what is new is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from ckpt_tui.errors import CkptError
+from ckpt_tui.run.state import RunState
+from ckpt_tui.run.timeline import seconds_above
+from ckpt_tui.services import command_line, validity
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.damage import found_checkpoints
+from ckpt_tui.services.names import QUARANTINE_NAME
+from ckpt_tui.services.owner import run_monitor
+from ckpt_tui.services.supervision import Point
+from ckpt_tui.text import plural, safe_text
+
+_MAX_TOLD = 4
+MIN_ROOM_BYTES = 1 << 20  # for the log, the output and our own record
+OnBytes = Callable[[int], None]
+
+
+def find_point(
+    directory: str,
+    *,
+    needs_room_for_save: bool = False,
+    on_bytes: OnBytes | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Point:
+    """The newest valid checkpoint with what a start from it costs, and the room on the disk. Reads only.
+
+    needs_room_for_save: whether a save that does not fit is what the last session died of; a trainer may well survive
+    that, and then only a disk without any room is waited for.
+    """
+    directory = os.path.abspath(directory)
+    try:
+        catalog = read_catalog(directory)
+    except CkptError as error:
+        return Point(why_none=f"{error.title.lower()}: {error.message}")
+    monitor = run_monitor(directory)
+    state = monitor.state() if monitor is not None else None
+    chosen, passed_over = _newest_valid(catalog, on_bytes, is_cancelled)
+    free_bytes = _free_bytes(directory)
+    needed_bytes = MIN_ROOM_BYTES
+    if needs_room_for_save:
+        needed_bytes = max(needed_bytes, *(entry.size_bytes for entry in catalog.entries), 0)
+    over = tuple(f"{safe_text(entry.name, 80)} is {verdict}" for entry, verdict in passed_over)
+    if chosen is None:
+        why = _why_none(catalog, state, over)
+        return Point(
+            passed_over=over, is_untrained=not why, why_none=why, free_bytes=free_bytes, needed_bytes=needed_bytes
+        )
+    lost_steps, lost_s = 0, 0.0
+    if monitor is not None and state is not None and chosen.step is not None:
+        monitor.invalid_checkpoints = frozenset(entry.name for entry, _ in passed_over)
+        monitor.found_checkpoints = found_checkpoints(catalog.entries)
+        judged = monitor.state()
+        lost_steps = max(judged.step - chosen.step, 0)
+        lost_s = max(seconds_above(judged, chosen.step) or 0.0, 0.0)
+    return Point(
+        name=chosen.name, step=chosen.step, lost_steps=lost_steps, lost_s=lost_s, passed_over=over,
+        free_bytes=free_bytes, needed_bytes=needed_bytes,
+    )  # fmt: skip
+
+
+def _newest_valid(
+    catalog: Catalog, on_bytes: OnBytes | None, is_cancelled: Callable[[], bool] | None
+) -> tuple[CatalogEntry | None, list[tuple[CatalogEntry, str]]]:
+    """The one that a start takes, and the newer ones that are passed over, each with its verdict."""
+    passed_over: list[tuple[CatalogEntry, str]] = []
+    incomplete: CatalogEntry | None = None
+    known = [e for e in resume_order(catalog.entries) if not e.is_abandoned and not e.name.endswith(".safetensors")]
+    # Of a step that nobody knows: the newest file is the best guess.
+    known.sort(key=lambda e: (e.step is None, -(e.saved_at or 0.0) if e.step is None else 0.0))
+    for entry in known:
+        verdict = str(validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled).verdict)
+        if verdict == "valid":
+            return entry, passed_over
+        if verdict == "incomplete" and incomplete is None and not entry.is_weights_only:
+            incomplete = entry  # it loads; other people's trainers may want no more
+        passed_over.append((entry, verdict))
+    if incomplete is not None:
+        passed_over = [row for row in passed_over if row[0] is not incomplete]
+    return incomplete, passed_over
+
+
+def _why_none(catalog: Catalog, state: RunState | None, over: Sequence[str]) -> str:
+    """Why nothing can be resumed from; "" when nothing was ever saved there, so that nothing is given up."""
+    if over:
+        more = f" and {len(over) - _MAX_TOLD} more" if len(over) > _MAX_TOLD else ""
+        return "; ".join(over[:_MAX_TOLD]) + more
+    if catalog.num_quarantined:
+        return f"{plural(catalog.num_quarantined, 'damaged checkpoint')} in {QUARANTINE_NAME}/, and no other"
+    if state is not None and state.saves:
+        return f"its log tells of {plural(len(state.saves), 'checkpoint')}, and none of them is there"
+    return ""
+
+
+def _free_bytes(directory: str) -> int | None:
+    try:
+        facts = os.statvfs(directory)
+    except OSError:
+        return None
+    return facts.f_bavail * facts.f_frsize
+
+
+def resuming(command: Sequence[str], directory: str, *, cwd: str, is_first: bool = True) -> list[str]:
+    """The command as a start gives it: our trainer is told to go on from the newest valid checkpoint by itself.
+
+    is_first: then what a person said of where to begin holds. Raises CkptError when it trains in another directory.
+    """
+    words = list(command)
+    if not command_line.is_own_trainer(words):
+        return words
+    out = command_line.option_value(words, "out")
+    if out is not None and os.path.realpath(os.path.join(cwd, out)) != os.path.realpath(directory):
+        raise CkptError(
+            "Not this run",
+            f"the command trains in {safe_text(os.path.join(cwd, out), 200)}, and {safe_text(directory, 200)} was to be"
+            " supervised",
+            "Give the same directory to both.",
+        )
+    if is_first and command_line.option_value(words, "resume"):
+        return words
+    # As `auto` it walks back over what is damaged by itself, also after a crash that we have not seen.
+    return command_line.set_option(words, "resume", "auto", recorded="")

@@ -1,0 +1,423 @@
+"""Real supervisors of real processes: restarted, stopped, killed, taken over, and never two trainings at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ckpt_tui.events.codec import decode
+from ckpt_tui.events.schema import Event, RunStart, Supervised
+from ckpt_tui.services.supervised_process import MARK, OutputTail, marked, start
+from ckpt_tui.services.supervisor_record import live_supervisor, read_supervisor
+from tests.builders.run_directories import damage
+
+ROOT = Path(__file__).parents[3]
+TRAINER = (sys.executable, "-m", "tests.builders.small_trainer")
+SUPERVISE = (sys.executable, "-m", "ckpt_tui", "supervise")
+QUICK = ("--pause", "0.05s", "--max-pause", "0.2s")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def wait_for(condition: Callable[[], object], what: str, patience_s: float = 20.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+class Kept:
+    """A run directory with supervisors."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[subprocess.Popen[str]] = []
+
+    def supervise(
+        self, *options: str, training: tuple[str, ...] = (), ends: str = "ok", **more: str
+    ) -> subprocess.Popen[str]:
+        flags = [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", value)]
+        command = training or (*TRAINER, str(self.directory), "--ends", ends, *flags)
+        process = subprocess.Popen(
+            [*SUPERVISE, str(self.directory), *QUICK, *options, "--", *command], cwd=self.directory.parent,
+            env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def run(self, *options: str, **more: object) -> tuple[int, str, str]:
+        process = self.supervise(*options, **more)  # type: ignore[arg-type]
+        shown, said = process.communicate(timeout=60)
+        return process.returncode, shown, said
+
+    @property
+    def events(self) -> list[Event]:
+        lines = (self.directory / "events.jsonl").read_bytes().splitlines()
+        return [event for line in lines if isinstance(event := decode(line), Event)]
+
+    @property
+    def actions(self) -> list[str]:
+        return [event.action for event in self.events if isinstance(event, Supervised)]
+
+    def is_at(self, step: int) -> bool:
+        log = self.directory / "events.jsonl"
+        return log.exists() and any(event.step >= step for event in self.events)
+
+    def wait_until_running(self) -> int:
+        def is_up() -> bool:
+            supervisor = live_supervisor(str(self.directory))
+            return supervisor is not None and supervisor.state == "running" and supervisor.child_pid > 0
+
+        wait_for(is_up, "no training came up")
+        supervisor = read_supervisor(str(self.directory))
+        assert supervisor is not None
+        return supervisor.child_pid
+
+    def assert_sound(self) -> None:
+        assert not (self.directory / "twice.txt").exists()
+        seqs = [event.seq for event in self.events]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        record = self.directory / "supervisor.json"
+        if record.exists():
+            for pid in marked(json.loads(record.read_text())["mark"]):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    kept = Kept(directory)
+    yield kept
+    kept.end()
+
+
+def test_it_is_restarted_after_each_kind_of_crash_until_it_finishes(kept: Kept) -> None:
+    code, shown, said = kept.run(ends="kill@12,error@23,ok")
+    assert code == 0
+    kept.assert_sound()
+    assert kept.actions == ["restart", "restart", "finished"]
+    assert [event.start_step for event in kept.events if isinstance(event, RunStart)] == [0, 10, 20]
+    assert "killed by SIGKILL at step 12; from rolling_step_000010.pt (step 10), 2 steps" in said
+    assert "failed (exit code 1) at step 23: ValueError: bad batch; from rolling_step_000020.pt" in said
+    assert "session 1 from 0\ngoes wrong at 12\nsession 2 from 10\n" in shown
+    assert "✓ finished after 2 restarts" in shown
+    assert (kept.directory / "session_2.log").read_text() == "session 2 from 10\ngoes wrong at 23\n"
+    supervisor = read_supervisor(str(kept.directory))
+    assert supervisor is not None
+    assert (supervisor.state, supervisor.restarts, supervisor.is_in_charge) == ("finished", 2, False)
+
+
+def test_as_json_stdout_is_one_object_and_the_talk_is_beside_it(kept: Kept) -> None:
+    code, shown, said = kept.run("--json", ends="error@3")
+    told = json.loads(shown)
+    assert (code, told["schema"], told["ok"]) == (1, "ckpt-tui/supervise/1", False)
+    data = told["data"]
+    assert (data["state"], data["restarts"], data["step"], len(data["ends"])) == ("gave up", 2, 3, 3)
+    assert "died at step 3 3 times" in data["told"]
+    assert "session 1 from 0" in said
+    assert kept.actions == ["restart", "restart", "gave_up"]
+
+
+def test_a_stop_is_passed_on_and_what_it_saved_is_not_restarted(kept: Kept) -> None:
+    process = kept.supervise(steps="100000")
+    wait_for(lambda: kept.is_at(7), "it did not train")
+    process.terminate()
+    shown, said = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "SIGTERM passed on to the training" in said
+    assert "stopped by SIGTERM: preempted (exit code 143 (SIGTERM))" in said
+    assert " after 1 signals" in shown
+    assert kept.actions == ["stopped"]
+    kept.assert_sound()
+    assert list(marked(json.loads((kept.directory / "supervisor.json").read_text())["mark"])) == []
+
+
+def test_a_stop_that_did_not_come_through_us_is_one_too(kept: Kept) -> None:
+    process = kept.supervise(steps="100000")
+    pid = kept.wait_until_running()
+    wait_for(lambda: kept.is_at(7), "it did not train")
+    os.kill(pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "somebody stopped it: preempted" in said
+
+
+def test_a_second_interrupt_is_passed_on_as_well_and_a_pause_ends_at_once(kept: Kept) -> None:
+    counts = "import signal, sys, time\nn = []\nsignal.signal(2, lambda *_: n.append(1))\nprint('up')\n" \
+             "while len(n) < 2: time.sleep(0.01)\nsys.exit(5)"  # fmt: skip
+    process = kept.supervise(training=(sys.executable, "-c", counts))
+    log = kept.directory / "session_1.log"
+    wait_for(lambda: log.exists() and "up" in log.read_text(), "it did not come up")
+    for state in ("running", "stopping"):
+        wait_for(
+            lambda state=state: json.loads((kept.directory / "supervisor.json").read_text())["state"] == state, state
+        )
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 5
+    assert "SIGINT passed on again" in said
+    waiting = kept.supervise("--pause", "1h", "--max-pause", "1h", training=("false",))
+    wait_for(lambda: "waiting" in (kept.directory / "supervisor.json").read_text(), "it does not wait")
+    began = time.monotonic()
+    waiting.terminate()
+    assert waiting.wait(20) == 143
+    assert time.monotonic() - began < 5
+
+
+def test_diverged_is_left_alone(kept: Kept) -> None:
+    code, _, said = kept.run(ends="diverged@7")
+    assert (code, kept.actions) == (1, ["gave_up"])
+    assert "diverged (exit code 1) at step 7: the loss is not finite. The same weights" in said
+
+
+def test_the_newest_valid_checkpoint_is_taken_and_without_one_nothing_is_started_over(kept: Kept) -> None:
+    assert kept.run(ends="ok", steps="12")[0] == 0
+    for name in ("rolling_step_000010.pt", "rolling_step_000005.pt"):
+        damage(kept.directory / name)
+    before = (kept.directory / "events.jsonl").read_bytes()
+    code, _, said = kept.run(steps="20")
+    assert code == 2
+    assert "Nothing to resume from" in said
+    assert "rolling_step_000010.pt is damaged; rolling_step_000005.pt is damaged" in said
+    assert (kept.directory / "events.jsonl").read_bytes() == before
+
+
+def test_a_supervisor_that_is_killed_leaves_the_training_and_the_next_one_takes_it_over(kept: Kept) -> None:
+    options = {"ends": "kill@3,ok", "steps": "400", "step_s": "0.005"}
+    first = kept.supervise(**options)
+    wait_for(
+        lambda: kept.actions == ["restart"] and kept.is_at(20) if (kept.directory / "events.jsonl").exists() else 0,
+        "restart",
+    )
+    pid = kept.wait_until_running()
+    first.kill()
+    first.wait()
+    assert psutil.pid_exists(pid)
+    supervisor = read_supervisor(str(kept.directory))
+    assert supervisor is not None
+    assert supervisor.is_alive is False
+    code, _, said = kept.run(**options)
+    assert code == 0
+    assert f"took over process {pid}" in said
+    kept.assert_sound()
+    assert [event.start_step for event in kept.events if isinstance(event, RunStart)] == [0, 0]
+    supervisor = read_supervisor(str(kept.directory))
+    assert supervisor is not None
+    assert (supervisor.state, supervisor.restarts) == ("finished", 1)
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"), [("kill@60", "gone without a word at step 60; from"), ("ok", "finished at step")]
+)
+def test_what_ended_while_nobody_looked_is_judged_by_its_log(kept: Kept, ends: str, words: str) -> None:
+    options = {"ends": f"{ends},ok", "steps": "80", "step_s": "0.01"}
+    first = kept.supervise(**options)
+    wait_for(lambda: kept.is_at(10), "it did not train")
+    pid = kept.wait_until_running()
+    first.kill()
+    first.wait()
+    wait_for(lambda: not psutil.pid_exists(pid), "the training did not end")
+    code, _, said = kept.run(**options)
+    assert code == 0
+    assert words in said
+    assert kept.is_at(80)
+    kept.assert_sound()
+
+
+def kill_at_random(kept: Kept, num_kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    options = {"ends": ",".join(["kill@7", "kill@14", "kill@23"] * 20 + ["ok"]), "steps": "60", "step_s": "0.003"}
+    for _ in range(num_kills):
+        process = kept.supervise("--max-restarts", "0", "--give-up-after", "0", **options)
+        try:
+            process.wait(chance.uniform(0.0, 1.2))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    code, _, said = kept.run("--max-restarts", "0", "--give-up-after", "0", **{**options, "ends": "ok"})
+    assert code == 0, said
+    kept.assert_sound()
+    assert kept.is_at(60)
+
+
+def test_killed_at_random_moments_there_never_are_two_trainings_and_never_none_for_ever(kept: Kept) -> None:
+    kill_at_random(kept, 4, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_many_random_moments(kept: Kept, seed: int) -> None:
+    kill_at_random(kept, 12, seed)
+
+
+def test_a_second_supervisor_is_refused_by_name(kept: Kept) -> None:
+    first = kept.supervise(steps="100000")
+    kept.wait_until_running()
+    code, _, said = kept.run()
+    assert code == 2
+    assert f"Supervised already: process {first.pid} on {socket.gethostname()}" in said
+    first.terminate()
+    first.communicate(timeout=20)
+
+
+def test_a_shell_script_is_signalled_whole_and_waited_for_whole(kept: Kept) -> None:
+    script = f"{' '.join(TRAINER)} {kept.directory} --steps 100000 --save-s 0.3; true"
+    process = kept.supervise(training=("bash", "-c", script))
+    wait_for(lambda: kept.is_at(7), "it did not train")
+    process.terminate()
+    shown, _ = process.communicate(timeout=20)
+    assert "saved" in shown
+    assert kept.actions == ["stopped"]
+    kept.assert_sound()
+
+
+def test_a_training_in_the_background_of_its_shell_is_looked_after_to_its_end(kept: Kept) -> None:
+    script = f"{' '.join(TRAINER)} {kept.directory} --ends kill@40,ok --steps 50 --step-s 0.02 & sleep 0.5"
+    code, _, said = kept.run(training=("bash", "-c", script))
+    assert code == 0
+    assert "which trains here, goes on" in said
+    assert kept.actions == ["restart", "finished"]
+    kept.assert_sound()
+
+
+def test_what_a_crash_leaves_behind_is_ended_before_the_next_start(kept: Kept) -> None:
+    code, _, said = kept.run("--give-up-after", "2", training=("bash", "-c", "setsid sleep 300 & exit 3"))
+    assert code == 1
+    assert said.count("ended 1 process that it left behind") == 2
+
+
+def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
+    code, _, said = kept.run("--stall-after", "1s", "--stall-grace", "0.2s", ends="hang@12,ok", steps="30")
+    assert code == 0
+    assert "it has stalled, and gets SIGTERM, after 200 ms SIGKILL" in said
+    assert "stalled: silent for " in said
+    assert "at step 12; from rolling_step_000010.pt" in said
+    told = (kept.directory / "session_1.log").read_text()
+    assert "Where its processes were:" in told
+    assert "State:" in told
+    kept.assert_sound()
+
+
+def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
+    code, _, said = kept.run(training=("/nowhere/python", "x"))
+    assert code == 2
+    assert "cannot start /nowhere/python: No such file or directory" in said
+    code, _, said = kept.run(training=("bash", "-c", "no-such-program"))
+    assert code == 1
+    assert "exit code 127: it would end the same way again" in said
+
+
+def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: Kept) -> None:
+    done = subprocess.run(
+        [*SUPERVISE, str(kept.directory), *QUICK, "--detach", "--json", "--", *TRAINER, str(kept.directory), "--ends",
+         "kill@8,ok", "--step-s", "0.02"],
+        cwd=kept.directory.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    data = json.loads(done.stdout)["data"]
+    assert data["state"] == "running"
+    assert os.getsid(data["pid"]) == data["pid"]
+    wait_for(lambda: (supervisor := read_supervisor(str(kept.directory))) and supervisor.state == "finished", "finish")
+    assert "killed by SIGKILL at step 8" in (kept.directory / "supervisor.log").read_text()
+    again = subprocess.run(
+        [*SUPERVISE, str(kept.directory), "--detach", "--", "/nowhere/x"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert again.returncode == 2
+    assert "cannot start /nowhere/x" in again.stderr
+
+
+def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
+    """Whoever is killed while it writes the record leaves a child that never becomes the training."""
+    ran = tmp_path / "ran"
+    pids = os.pipe()
+
+    def die(pid: int, pid_started: float) -> None:
+        os.write(pids[1], str(pid).encode())
+        os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            start(
+                ["touch", str(ran)],
+                cwd=str(tmp_path),
+                log_path=str(tmp_path / "x.log"),
+                mark="m",
+                environment={},
+                record=die,
+            )
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    pid = int(os.read(pids[0], 20))
+    wait_for(lambda: not psutil.pid_exists(pid), "it stayed at the gate")
+    assert not ran.exists()
+    for descriptor in pids:
+        os.close(descriptor)
+
+
+def test_a_start_that_cannot_be_recorded_starts_nothing(tmp_path: Path) -> None:
+    def refuse(pid: int, pid_started: float) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        start(["touch", str(tmp_path / "ran")], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"), mark="m",
+              environment={}, record=refuse)  # fmt: skip
+    assert not (tmp_path / "ran").exists()
+
+
+def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(tmp_path: Path) -> None:
+    mark = f"test-{os.getpid()}"
+    training = start(
+        ["bash", "-c", "setsid sleep 300 & sleep 0.1; exit 4"], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"),
+        mark=mark, environment=os.environ, record=lambda pid, pid_started: None,
+    )  # fmt: skip
+    try:
+        wait_for(training.poll, "it did not end")
+        assert training.exit_code == 4
+        [left] = training.members()
+        assert MARK in psutil.Process(left).environ()
+    finally:
+        for pid in training.members():
+            os.kill(pid, signal.SIGKILL)
+        training.close()
+
+
+def test_the_output_is_passed_on_as_it_comes_and_its_last_lines_are_those_that_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "out.log"
+    path.write_text("of an earlier session\n")
+    out, to = os.pipe()
+    tail = OutputTail(str(path), to)
+    assert not tail.pump()
+    with path.open("a") as file:
+        file.write("one\n\n 10 %\r 20 %\r 30 %\nlast \xe9\n")
+    assert tail.pump()
+    assert os.read(out, 100).startswith(b"one\n")
+    assert tail.last_lines(2) == ("30 %", "last é")
+    assert tail.last_lines(10) == ("one", "30 %", "last é")
+    os.close(out)
+    with path.open("a") as file:
+        file.write("more\n")
+    assert tail.pump()  # who read it has gone: no reason to fail
+    os.close(to)
+    tail.close()
