@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from ckpt_tui.services import command_line
+from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume, Split
 from ckpt_tui.services.launchers.recorded import RecordedStart, no_way, with_settings
 from ckpt_tui.services.launchers.shell_text import ShellWord, simple_commands
@@ -48,6 +49,7 @@ def build_job(start: RecordedStart, split: Split, way: ResumeWay | None, wanted:
         missing.append("sbatch is not found here: it is there where jobs are submitted, on the cluster's login nodes")
     if way is None:
         missing.append(no_way(split, wanted))
+    missing += _jobs_in_the_queue(start, wanted.directory)
     script = _script_of(start.job)
     told_arguments = start.job.get("argv")
     arguments = [str(word) for word in told_arguments] if isinstance(told_arguments, list) else []
@@ -113,6 +115,8 @@ def changed_script(
     end = words[-1].end
     was = script[words[0].begin : end].replace("\n", "\n# ")
     line = script.rfind("\n", 0, words[0].begin) + 1
+    while script.endswith("\\\n", 0, line):  # it goes on from the line before
+        line = script.rfind("\n", 0, line - 1) + 1
     before = f"# ckpt-tui, to resume from {_one_line(wanted.name)}; it was:\n# {was}\n"
     gap = "" if first < len(words) else " "
     new = script[:line] + before + script[line:begin] + gap + " ".join(changed) + script[end:]
@@ -155,17 +159,36 @@ def _script_of(job: Mapping[str, object]) -> str | None:
     if not re.fullmatch(r"\d+(_\d+)?", number):
         return None
     for command in (["scontrol", "write", "batch_script", number, "-"], ["sacct", "-B", "-n", "-j", number]):
-        if shutil.which(command[0]) is None:
-            continue
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        text = done.stdout[:MAX_SCRIPT_BYTES].decode("utf-8", "replace")
+        text = _asked(command) or ""
         at = text.find("#!")
-        if done.returncode == 0 and at >= 0:
+        if at >= 0:
             return text[at:]
     return None
+
+
+def _jobs_in_the_queue(start: RecordedStart, directory: str) -> list[str]:
+    """Jobs of this training that Slurm still has: one that waits would be a second trainer in the directory."""
+    submitted = read_record(directory)
+    numbers = {str(start.job.get("id", "")), submitted.job if submitted is not None else ""}
+    numbers = {number for number in numbers if re.fullmatch(r"\d+(_\d+)?", number)}
+    said = _asked(["squeue", "-h", "-o", "%i %T", "-j", ",".join(sorted(numbers))]) if numbers else None
+    rows = [line.split() for line in (said or "").splitlines()]
+    return [
+        f"job {row[0]} of this training is {row[1].lower()} in Slurm's queue already: wait, or `scancel {row[0]}`"
+        for row in rows
+        if len(row) == 2
+    ]
+
+
+def _asked(command: list[str]) -> str | None:
+    """What a command of Slurm says; None where it is not there, or says nothing in time."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout[:MAX_SCRIPT_BYTES].decode("utf-8", "replace") if done.returncode == 0 else None
 
 
 def _sbatch_options(environment: Mapping[str, str], script: str) -> list[str]:
