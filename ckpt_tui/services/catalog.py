@@ -174,6 +174,17 @@ def read_catalog(
     return Catalog(os.path.abspath(directory), tuple(entries), total, takes, _missing(entries), quarantined)
 
 
+def entry_at(path: str) -> CatalogEntry | None:
+    """What lies at `path`, wherever that is, as an entry by itself; None when it is no checkpoint. Raises OSError."""
+    status = os.stat(path)
+    name = os.path.basename(path)
+    is_directory = stat.S_ISDIR(status.st_mode)
+    facts = read_name(name, is_directory=is_directory)
+    if facts is None and not (_may_be_checkpoint(path) if is_directory else stat.S_ISREG(status.st_mode)):
+        return None
+    return _describe(os.path.dirname(path), name, facts or NameFacts("other"), status, None)[0]
+
+
 def resume_order(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
     """The entries as `--resume auto` tries them, the first first: those of an unknown step last.
 

@@ -111,8 +111,10 @@ def _expect_unchanged(directory: str, move: Move) -> None:
     now = content_of(os.path.join(directory, move.target))
     if (move.before is None and now is not None) or (move.before is not None and not move.before.is_same(now)):
         raise _changed(move.target)
+    lies_at = move.source_path(directory)
     source_was = move.after if move.how == "rename" else move.source_was
-    if source_was is not None and not source_was.is_same(content_of(move.source_path(directory))):
+    now = content_of(lies_at if move.how == "rename" else os.path.realpath(lies_at))
+    if source_was is not None and not source_was.is_same(now):
         raise _changed(move.source or move.outside)
     if move.target.split("/")[0] in _RESERVED:
         raise CkptError(

@@ -19,9 +19,11 @@ from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, resume_o
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state
-from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, stored_lineage
+from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, new_registry, stored_lineage
 from ckpt_tui.text import duration, plural, safe_text, size
 
+# Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
+SPARE_BYTES = 16 * 1024 * 1024
 Act = Literal["restore", "rollback", "undo", "redo"]
 
 
@@ -29,12 +31,13 @@ Act = Literal["restore", "rollback", "undo", "redo"]
 class PlannedMove:
     """One file that changes. Names are relative to the run directory.
 
-    action: `copy` (target becomes an independent, verified copy of source), `set aside` (target goes to
-    set_aside/<n>/ under its own name), `put back` (source, a file that was set aside, becomes target again).
+    action: `copy` (target becomes an independent, verified copy of source), `link` (target becomes one more name for
+    the bytes of source), `set aside` (target goes to set_aside/<n>/ under its own name), `put back` (source, a file
+    that was set aside, becomes target again), `write` (target, a small file that names a checkpoint, is written anew).
     replaces: whether a file now called target is set aside first.
     """
 
-    action: Literal["copy", "set aside", "put back"]
+    action: Literal["copy", "link", "set aside", "put back", "write"]
     source: str
     target: str
     size_bytes: int
@@ -133,7 +136,7 @@ def assemble(
         sentences.append(f"A resume then starts from {safe_name(after[0])}, step {after[1]:,}{changed}.")
     log = _log_entries(catalog, moves, held, why, target)
     steps = tuple(_describe(directory, move, catalog) for move in moves)
-    registry = registry or _registry_move(directory, moves, lineage)
+    registry = registry or _registry_move(directory, catalog, moves, lineage)
     needed = sum(step.size_bytes for step in steps if step.action == "copy")
     if needed:
         sentences.append(space_words(needed))
@@ -148,15 +151,21 @@ def assemble(
     )  # fmt: skip
 
 
+_ACTIONS: dict[str, Literal["copy", "link", "set aside", "put back", "write"]] = {
+    "copy": "copy", "link": "link", "remove": "set aside", "rename": "put back", "write": "write",
+}  # fmt: skip
+
+
 def _describe(directory: str, move: Move, catalog: Catalog) -> PlannedMove:
-    action: Literal["copy", "set aside", "put back"]
-    action = "copy" if move.how == "copy" else "set aside" if move.how == "remove" else "put back"
-    lies_at = os.path.join(directory, move.source or move.target)
-    content = content_of(lies_at)
-    entry = catalog.entry(move.source or move.target)
+    entry = catalog.entry(move.source or move.target) if not move.outside else None
+    content = content_of(move.outside or os.path.join(directory, move.source or move.target))
     size_bytes = entry.size_bytes if entry is not None else content.size_bytes if content is not None else 0
     return PlannedMove(
-        action, move.source, move.target, size_bytes, replaces=move.before is not None and move.how != "remove"
+        _ACTIONS[move.how],
+        move.outside or move.source,
+        move.target,
+        size_bytes,
+        replaces=move.before is not None and move.how != "remove",
     )
 
 
@@ -170,8 +179,8 @@ def _resume_before_and_after(
         if move.how == "remove":
             entries.pop(move.target, None)
     for move in moves:
-        source = catalog.entry(move.source) or held.get(move.source)
-        if move.how in ("copy", "rename") and source is not None:
+        source = catalog.entry(move.source) or held.get(move.source or move.outside)
+        if move.how in ("copy", "link", "rename") and source is not None:
             entries[move.target] = _renamed(source, move.target)
     if lineage is not None:
         entries = {
@@ -189,21 +198,30 @@ def _takes(entries: Iterable[CatalogEntry]) -> tuple[str, int] | None:
 
 
 def _renamed(source: CatalogEntry, name: str) -> CatalogEntry:
-    facts = names.read_name(name)
+    facts = names.read_name(name, is_directory=os.path.isdir(source.path))
     kind = facts.kind if facts is not None else source.kind
     return replace(source, name=name, kind=kind, is_backup=bool(facts and facts.is_backup))
 
 
-def _registry_move(directory: str, moves: Sequence[Move], lineage: Lineage | None) -> Move | None:
+def _registry_move(directory: str, catalog: Catalog, moves: Sequence[Move], lineage: Lineage | None) -> Move | None:
     """The registry changes hands with the files."""
     path = os.path.join(directory, REGISTRY_NAME)
     now = content_of(path)
     if now is None:
-        return None
+        # Only a branch has to be written down somewhere; the rest the trainer finds in the files.
+        if lineage is None:
+            return None
+        changed = {move.target for move in moves}
+        made = [
+            (entry.name, entry.step, entry.size_bytes, entry.session, entry.session_id)
+            for entry in catalog.entries
+            if entry.name not in changed and entry.session_id and entry.step is not None
+        ]
+        return Move(REGISTRY_NAME, "write", data=new_registry(lineage, made))
     data = changed_registry(
         directory,
         removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
-        copied={move.target: move.source for move in moves if move.how == "copy"},
+        copied={move.target: move.source for move in moves if move.how in ("copy", "link")},
         lineage=lineage,
         best_score=_best_score(directory, moves),
     )
@@ -216,7 +234,7 @@ def _best_score(directory: str, moves: Sequence[Move]) -> float | None:
         facts = names.read_name(move.target, is_directory=not move.target.endswith(".pt"))
         if move.how in ("copy", "rename") and facts is not None and facts.kind == "best" and not facts.is_backup:
             try:
-                told = open_checkpoint(os.path.join(directory, move.source)).progress.get("best_metric")
+                told = open_checkpoint(move.source_path(directory)).progress.get("best_metric")
             except CkptError:
                 return None
             return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
@@ -229,13 +247,42 @@ def _log_entries(
     """One `checkpoint_restored` for each name that gets other content; one for a rollback that only sets aside."""
     entries = []
     for move in moves:
-        if move.how in ("copy", "rename"):
-            source = catalog.entry(move.source) or held.get(move.source)
-            entries.append(LogEntry(move.target, move.source, why, source.step or 0 if source else 0))
+        if move.how in ("copy", "link", "rename"):
+            lies_at = move.source or move.outside
+            source = catalog.entry(lies_at) or held.get(lies_at)
+            entries.append(LogEntry(move.target, lies_at, why, source.step or 0 if source else 0))
     if not entries and moves:
         name = target.name if target is not None else moves[0].target
         entries.append(LogEntry(name, name, why, target.step or 0 if target else 0))
     return entries
+
+
+def copy_move(directory: str, source: CatalogEntry, target: str) -> Move:
+    """`target` becomes a copy of a checkpoint that was validated just now; one from outside has its path as name."""
+    is_outside = os.path.isabs(source.name)
+    return Move(
+        target, "copy", before=content_of(os.path.join(directory, target)),
+        source="" if is_outside else source.name, outside=source.path if is_outside else "",
+        source_was=content_of(os.path.realpath(source.path)),
+    )  # fmt: skip
+
+
+def set_aside_move(directory: str, entry: CatalogEntry) -> Move:
+    """A checkpoint only leaves for the deed's folder."""
+    return Move(entry.name, "remove", before=content_of(os.path.join(directory, entry.name)))
+
+
+def checked_words(entry: CatalogEntry) -> str:
+    """How far the validation of a source went: a person goes by it when damage is why they are here."""
+    levels = ("structure", "integrity", "numbers", "resume")
+    held = levels[: levels.index(entry.level) + 1] if entry.level in levels else ()
+    rest = levels[len(held) :]
+    if not rest:
+        return f"{safe_name(entry.name)} holds at every level: {', '.join(held)}."
+    return (
+        f"{safe_name(entry.name)} was checked for {', '.join(held) or 'nothing'}; "
+        f"{', '.join(rest)} could not be checked."
+    )
 
 
 def _owner_warning(directory: str, state: RunState | None) -> list[str]:

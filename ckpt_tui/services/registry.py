@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ckpt_tui.events import checksum
 from ckpt_tui.events.lineage import Lineage, as_plain, read_lineage
 from ckpt_tui.records import dataclass
-from ckpt_tui.services.names import BEST_NAME, read_name
+from ckpt_tui.services.names import BEST_NAME, NameFacts, read_name
 
 REGISTRY_NAME = "registry.json"
 MAX_REGISTRY_BYTES = 64 * 1024 * 1024
@@ -83,8 +83,9 @@ def changed_registry(
         if known is not None:
             # A copy has its source's time and digest: they are those of the content. Its inode is not known before
             # it is in place; without one the trainer looks at the file itself.
-            row = {**known, _PATH: name, "kind": _kind_of(name, known), "is_best": name == BEST_NAME}
-            facts = read_name(name)
+            is_best = name in (BEST_NAME, BEST_NAME.removesuffix(".pt"))
+            row = {**known, _PATH: name, "kind": _kind_of(name, known), "is_best": is_best}
+            facts = _facts_of(name)
             row.update({"is_backup": bool(facts and facts.is_backup)} if "is_backup" in known else {})
             row.update({"inode": None} if "inode" in known else {})
             kept.append(row)
@@ -95,6 +96,28 @@ def changed_registry(
         _put_best_back(raw, best_score)
     raw[checksum.KEY] = checksum.checksum_of(raw)
     return json.dumps(raw, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def new_registry(lineage: Lineage, made: Iterable[tuple[str, int, int, int, str]]) -> bytes:
+    """A registry that says on which branch the run is; what else it could say, the trainer finds in the files.
+
+    made: (name, step, bytes, session, session id) of the checkpoints: sessions that a registry does not tell of are
+    taken for ones that went on since it was written.
+    """
+    rows = [
+        {
+            _PATH: name,
+            "kind": _kind_of(name, {}),
+            "step": step,
+            "bytes": size_bytes,
+            "session": session,
+            "session_id": i,
+        }
+        for name, step, size_bytes, session, i in made
+    ]
+    raw: dict[str, object] = {_SCHEMA_KEY: _SCHEMA, "best": {}, _LINEAGE: as_plain(lineage), _LIST: rows}
+    raw[checksum.KEY] = checksum.checksum_of(raw)
+    return json.dumps(raw, indent=1).encode() + b"\n"
 
 
 def _put_best_back(raw: dict[str, object], score: float) -> None:
@@ -113,14 +136,19 @@ def _put_best_back(raw: dict[str, object], score: float) -> None:
 
 _PUT_BACK = "best_put_back"
 _MAX_PUT_BACK = 64
+_SCHEMA_KEY, _SCHEMA = "schema", "ckpt-tui/registry/1"
 _LIST = "checkpoints"
 _PATH = "path"
 _LINEAGE = "lineage"
 
 
 def _kind_of(name: str, known: Mapping[str, object]) -> object:
-    facts = read_name(name)
+    facts = _facts_of(name)
     return facts.kind if facts is not None else known.get("kind")
+
+
+def _facts_of(name: str) -> NameFacts | None:
+    return read_name(name) or read_name(name, is_directory=True)
 
 
 def _load(directory: str) -> dict[str, object] | None:

@@ -246,8 +246,11 @@ def _registry_back(
     traced = wanted.get(REGISTRY_NAME)
     now = content_of(os.path.join(directory, REGISTRY_NAME))
     left = found.now.get(REGISTRY_NAME)
-    if traced is None or now is None or left is None or not is_unbroken or not is_same(left.content, now):
+    if now is None or left is None or not is_unbroken or not is_same(left.content, now):
         return None
+    if traced is None:
+        # There was none: the deed wrote one to say on which branch the run is.
+        return Move(REGISTRY_NAME, "remove", before=now) if REGISTRY_NAME in wanted else None
     if traced.place is None or traced.place == REGISTRY_NAME or not lies_there(directory, traced):
         return None
     kept = content_of(os.path.join(directory, traced.place))

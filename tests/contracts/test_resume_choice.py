@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
-from ckpt_tui.errors import CkptError
 from ckpt_tui.events.lineage import is_on
 from ckpt_tui.services import restore
 from ckpt_tui.services.catalog import read_catalog
@@ -106,10 +105,18 @@ def test_a_rollback_to_a_branch_that_was_left_is_what_the_trainer_takes_and_undo
     assert agree(copy) == taken
     restore.carry_out(restore.plan_undo(directory), force=True)
     assert agree(run.run) == before
-    # Without the registry nobody could write down on which branch the run is.
+    # Without a registry one is written, which says on which branch the run is; undo takes that away, too.
     (run.run / "registry.json").unlink()
-    with pytest.raises(CkptError, match=r"is on a branch that was left, and registry\.json"):
-        restore.plan_rollback(directory, target.name)
+    before = agree(run.run)
+    restore.carry_out(restore.plan_rollback(directory, target.name), force=True)
+    taken = agree(run.run)
+    assert taken is not None
+    registry = Registry(directory)
+    registry.sync()
+    assert registry.entries[taken]["step"] == target.step
+    restore.carry_out(restore.plan_undo(directory), force=True)
+    assert not (run.run / "registry.json").exists()
+    assert agree(run.run) == before
 
 
 def test_a_rollback_on_the_live_branch_is_followed_by_the_next_session(run: History) -> None:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointRestored
-from ckpt_tui.services import restore
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback, plan_undo
 from tests.builders.crashing import file_operations, killed_at
@@ -125,22 +123,6 @@ class TestRestore:
         assert any("best_model.pt is damaged and stays so" in warning for warning in plan.warnings)
         assert plan.sentences == ("Nothing can be put back; a resume passes over what is damaged.",)
         assert tree_of(directory) == before
-
-    def test_a_directory_is_not_put_back_and_that_is_said(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        directory = run_directory(tmp_path / "run")
-        damage(directory / "best_model.pt")
-        entry = read_catalog(str(directory)).entry("best_model_backup.pt")
-        assert entry is not None
-        backup = replace(entry, name="backup", path=str(tmp_path), validity="valid")
-        monkeypatch.setattr(restore, "_stand_ins", lambda *_: [backup])
-        check = restore.check_entry
-        monkeypatch.setattr(restore, "check_entry", lambda one, **_: one if one is backup else check(one))
-        plan = plan_restore(str(directory))
-        assert plan.is_empty
-        why = "backup is valid, but a directory, and only files are put back"
-        assert any(warning == f"best_model.pt is damaged and stays so: {why}." for warning in plan.warnings)
 
     def test_backup_named_by_a_person_replaces_even_a_valid_file(self, tmp_path: Path) -> None:
         """A lucky best that was a spike: the best before it comes back."""
@@ -324,7 +306,7 @@ class TestRefusals:
     def test_not_enough_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory = damaged_run(tmp_path / "run")
         usage = shutil.disk_usage(directory)
-        monkeypatch.setattr(restore.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         self.refused(directory, plan_restore(str(directory)), "Not enough space")
 
     def test_cancelled_at_any_moment_before_the_renames(self, tmp_path: Path) -> None:
@@ -354,7 +336,7 @@ class TestRefusals:
     def test_read_only_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory = damaged_run(tmp_path / "run")
         plan = plan_restore(str(directory))
-        monkeypatch.setattr(restore.os, "access", lambda path, mode: False)
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
         self.refused(directory, plan, "Read-only directory")
 
     def test_plan_that_is_out_of_date(self, tmp_path: Path) -> None:
