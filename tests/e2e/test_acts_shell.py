@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.builders.run_directories import damage
+from tests.builders.shell import cli, events, fingerprint, last_step, wait_for
 from tests.builders.trees import tree_of
 
 pytest.importorskip("torch")
@@ -25,45 +25,6 @@ TRAIN = {
     "max_steps": 1_000_000, "eval_freq": 40, "eval_batches": 1, "checkpoint_freq": 20, "keep_checkpoints": 4,
     "threads": 1, "lr": 1e-3,
 }  # fmt: skip
-
-
-def cli(*arguments: str, expect: int = 0) -> dict[str, object]:
-    """Run a command with --json; its `data`, or its first error when it is expected to fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ckpt_tui", *arguments, "--json"],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    envelope = json.loads(done.stdout)
-    return envelope["data"] if not envelope["errors"] else envelope["errors"][0]
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
-        time.sleep(0.02)
-
-
-def events(directory: Path) -> list[dict[str, object]]:
-    path = directory / "events.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def last_step(directory: Path, session: int) -> int:
-    return max((e["step"] for e in events(directory) if e["event"] == "step" and e["session"] == session), default=0)
-
-
-def fingerprint(directory: Path) -> str:
-    """Of the state that the trainer itself would resume from."""
-    command = [sys.executable, "-m", "trainer", "hash", str(directory)]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""What a person does in a shell, for tests: commands with `--json`, and looks at a run that is being written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def cli(*arguments: str, expect: int = 0) -> Any:
+    """Run a command with --json; its `data`, or its first error when it is expected to fail."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    done = subprocess.run(
+        [sys.executable, "-m", "ckpt_tui", *arguments[:at], "--json", *arguments[at:]],
+        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    envelope = json.loads(done.stdout)
+    return envelope["data"] if not envelope["errors"] else envelope["errors"][0]
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
+        time.sleep(0.005)
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    """The whole lines of the log."""
+    path = directory / "events.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def last_step(directory: Path, session: int) -> int:
+    return max((e["step"] for e in events(directory) if e["event"] == "step" and e["session"] == session), default=0)
+
+
+def fingerprint(directory: Path) -> str:
+    """Of the state that the trainer itself would resume from."""
+    command = [sys.executable, "-m", "trainer", "hash", str(directory)]
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=True).stdout
