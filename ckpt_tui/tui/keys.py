@@ -215,7 +215,15 @@ RESUME_KEYS: tuple[Key, ...] = (
         is_act=True, in_footer=True, has_priority=True),
     Key("resume.edit", "e", "edit", "Resume", "edit", "Change the setting under the cursor for this resume",
         in_footer=True),
-    Key("resume.reset", "backspace,delete", "reset", "Resume", "as recorded", "Take the change back", in_footer=True),
+    Key("resume.source", "f", "source", "Resume", "from", "From which one: auto, latest, best, that of the list",
+        in_footer=True),
+    Key("resume.reset", "backspace,delete", "reset", "Resume", "reset", "As recorded: take the change back", in_footer=True),
+    Key("resume.filter", "slash", "filter", "Resume", "filter", "Only settings that hold these words", in_footer=True),
+    Key("resume.command", "m", "command", "Resume", "command", "The whole command, or the table again; c copies it",
+        in_footer=True),
+    Key("resume.only_changed", "o", "only_changed", "Resume", "changed", "Only what is changed, or all",
+        in_footer=True),
+    Key("resume.reset_all", "X", "reset_all", "Resume", "reset all", "All as recorded: take every change back"),
     Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
 )  # fmt: skip
 

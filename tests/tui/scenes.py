@@ -56,6 +56,7 @@ class Scene:
             patch("ckpt_tui.services.surroundings.Surroundings.is_alive", is_alive),
             patch.object(RunsHeader, "set_parts", without_place),
             patch("time.time", lambda: self.now),
+            patch("socket.gethostname", lambda: "gpu-17"),  # where the recorded log says that it ran
             patch("ckpt_tui.checkpoints.validate.time", _STOPPED),  # how long it took is on the screen
             patch("ckpt_tui.checkpoints.diff.time", _STOPPED),
         ):

@@ -63,6 +63,7 @@ class Resume:
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     source: str = "auto"
+    launcher: str = ""
 
 
 RECORDED = {"lr": 6e-4, "batch_size": 32, "n_layer": 4, "betas": [0.9, 0.95], "eval_freq": 250}
@@ -251,6 +252,101 @@ async def test_nothing_starts_while_it_is_planned_again() -> None:
         await settled(pilot)
         await pilot.press("enter")
         assert app.has_ended
+
+
+async def test_what_is_typed_is_judged_at_the_field_and_planned_a_moment_later() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("e", *"fast")
+        await pilot.pause()
+        assert "✖ Not a number: lr is fast; it was 0.0006." in seen_text(app)
+        assert planned == []
+        await pilot.press(*["backspace"] * 4, *"3e-4")
+        assert "takes another course" in seen_text(app)
+        await until(pilot, lambda: planned == [{"lr": "3e-4"}])
+        await until(pilot, lambda: "--lr 3e-4" in seen_text(app))
+        assert dialog.changes == {}, "not taken yet"
+        await pilot.press("escape")
+        await until(pilot, lambda: planned[-1] == {} and "--lr 3e-4" not in seen_text(app))
+        dialog.settings.cursor = next(i for i, row in enumerate(dialog.settings.rows) if row.key == "n_layer")
+        await pilot.press("e", "6")
+        assert "✖ The saved state does not fit" in seen_text(app)
+        await until(pilot, lambda: "✖ n_layer: 4 -> 6 is impossible." in seen_text(app))
+        await pilot.press("enter", "enter")
+        await pilot.pause()
+        assert not app.has_ended
+
+
+async def test_what_was_typed_and_taken_back_in_haste_is_not_what_starts() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("e", "8")
+        await until(pilot, lambda: planned == [{"lr": "8"}])
+        dialog.query_one("#editor_value", Input).value = ""
+        await pilot.press("enter", "enter")  # the second before it is planned again
+        assert not app.has_ended or "--lr" not in app.result.command_line  # type: ignore[attr-defined]
+        await settled(pilot)
+        assert planned[-1] == {}
+        if not app.has_ended:
+            await pilot.press("enter")
+        await until(pilot, lambda: app.has_ended)
+        assert "--lr" not in app.result.command_line  # type: ignore[attr-defined]
+
+
+async def test_many_settings_are_filtered_and_those_that_changed_are_shown_alone() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+
+    def shown() -> list[str]:
+        return [row.key for row in dialog.settings.rows]
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert shown()[0] == "lr"
+        await pilot.press("slash", *"size")
+        await until(pilot, lambda: shown() == ["batch_size"])
+        await pilot.press("enter")
+        assert not app.has_ended, "Enter ends the typing first"
+        await change(pilot, dialog, "batch_size", "16")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(shown()) == len(RECORDED))
+        await change(pilot, dialog, "lr", "1e-4")
+        await pilot.press("o")
+        await until(pilot, lambda: shown() == ["lr", "batch_size"])
+        await pilot.press("X")
+        await until(pilot, lambda: planned[-1] == {} and "nothing is changed yet" in seen_text(app))
+        await pilot.press("o")
+        await until(pilot, lambda: len(shown()) == len(RECORDED))
+
+
+async def test_the_checkpoint_is_chosen_and_the_whole_command_read_and_copied() -> None:
+    command = " ".join(["python", "-m", "trainer", *(f"--setting_number_{number} {number}" for number in range(40))])
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned, command_line=command, launcher="torchrun")
+    dialog._sources.append("rolling_step_009000.pt")
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "auto   torchrun" in seen_text(app)
+        for source in ("latest", "best", "as asked", "auto"):
+            await pilot.press("f")
+            await until(pilot, lambda source=source: f"✓ valid   {source}   torchrun" in seen_text(app))
+        assert len(planned) == 4
+        assert "--setting_number_39" not in seen_text(app)
+        await pilot.press("m")
+        await until(pilot, lambda: "--setting_number_39 39" in seen_text(app))
+        app.action_copy()  # as c does
+        assert app.clipboard == command
+        await pilot.press("escape")
+        await until(pilot, lambda: "breaks exactness if changed" in seen_text(app))
+        assert not app.has_ended
 
 
 async def test_esc_leaves_the_field_first_and_a_click_edits() -> None:

@@ -1,7 +1,7 @@
 """Resume: from which checkpoint, with which settings and command, and what it skips, redoes and trains anew.
 
-A changed setting is planned again at once, so that what is read here is what would be started. Enter starts only
-what was planned without a refusal.
+What is typed is judged at the field at once and planned again a moment later, so that what is read here is what would
+be started. Enter starts only what was planned without a refusal.
 """
 
 from __future__ import annotations
@@ -15,99 +15,78 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.timer import Timer
 from textual.widgets import Input
 
-from ckpt_tui.checkpoints.hparams import Effect, effect_among, flat_settings, goes_by_evaluations
 from ckpt_tui.errors import CkptError
-from ckpt_tui.records import dataclass
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.paragraphs import paragraph
-from ckpt_tui.tui.screens.work import WorkScreen
+from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen
+from ckpt_tui.tui.setting_rows import COLUMNS, SettingRow, judged, setting_cells, setting_rows, without_said
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.steady_input import SteadyInput
-from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
+from ckpt_tui.tui.widgets.virtual_list import VirtualList
 from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
 
-COLUMNS = (
-    Column("setting", 14, grows=True, keep="middle"),
-    Column("recorded", 12, grows=True),
-    Column("new", 8, grows=True),
-    Column("effect on the resume", 28, priority=1),  # the line below says it of the row under the cursor
-)
-# What a person may want to change comes first.
-_ORDER = (Effect.COURSE, Effect.EXACTNESS, Effect.SAFE, Effect.UNKNOWN, Effect.IMPOSSIBLE)
-_MOST_CHANGED = ("lr", "learning_rate", "max_steps", "total_steps")
-_IF_CHANGED = {
-    Effect.COURSE: "changes the course",
-    Effect.EXACTNESS: "breaks exactness if changed",
-    Effect.SAFE: "safe to change",
-    Effect.UNKNOWN: "not known here",
-    Effect.IMPOSSIBLE: "cannot be changed",
-}
+TYPED_FOR_S = 0.5  # from the last key to planning again
+_NARROW = 60
+_ALL_LEVELS = ("structure", "integrity", "numbers", "resume")
 
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """One recorded hyperparameter and the value typed for it; `new` is None while it stays as it is."""
-
-    key: str
-    recorded: object
-    new: str | None
-    effect: Effect
-
-    @property
-    def can_change(self) -> bool:
-        """Only single values can be typed."""
-        return self.effect is not Effect.IMPOSSIBLE and not isinstance(self.recorded, (dict, list, tuple))
+Replan = Callable[[Mapping[str, str]], "ResumePlan"]
 
 
 class ResumeDialog(WorkScreen["ResumePlan | None"]):
-    """Ends with the plan to start, or None. `replan` makes a plan from changed settings, as typed; it may be slow."""
+    """Ends with the plan to start, or None. `replan` makes a plan from changed settings, as typed; it may be slow.
+
+    row: the checkpoint that a person was at in the list, to be chosen from here.
+    """
 
     CSS_PATH = "resume.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RESUME_KEYS)
 
-    def __init__(
-        self,
-        directory: str,
-        plan: ResumePlan,
-        replan: Callable[[Mapping[str, str]], ResumePlan] | None = None,
-        *,
-        row: str = "",
-    ) -> None:
+    def __init__(self, directory: str, plan: ResumePlan, replan: Replan | None = None, *, row: str = "") -> None:
         super().__init__()
-        self._row_name = row
         self.directory = directory
         self.plan = plan
         self.changes: dict[str, str] = {}
-        self._replan = replan or partial(_replan, directory, plan.source)
+        self.source = plan.source
+        self._sources = list(dict.fromkeys([plan.source, "auto", "latest", "best", *([row] if row else [])]))
+        self._replan = replan
+        self._planned: tuple[str, dict[str, str]] = (plan.source, {})  # what `plan` was made of
         self._problem: CkptError | None = None
         self._is_planning = False
         self._was_refused = False
+        self._only_changed = False
+        self._said: tuple[str, str] | None = None  # of what is being typed
+        self._soon: Timer | None = None
+        self._edited: SettingRow | None = None
 
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
-        with VerticalScroll(id="sentences"):
+        with VerticalScroll(id="sentences", can_focus=False):
             yield Words(id="sentences_text")
+        yield SteadyInput(id="filter", compact=True, placeholder="only settings that hold these words")
         yield VirtualList[SettingRow](COLUMNS, setting_cells, self._rows(), id="settings", key=lambda row: row.key)
         with Horizontal(id="editor"):
             yield Words(id="editor_label")
             yield SteadyInput(id="editor_value", compact=True)
             yield Words(id="editor_hint")
         yield Words(id="effect")
-        yield Words(id="command")
+        with VerticalScroll(id="command"):
+            yield Words(id="command_text")
         yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#editor").display = False
+        self.query_one("#filter").display = False
         self.settings.set_empty_text("the settings of this run are not recorded")
         self.settings.focus()
         self._show_plan()
@@ -123,38 +102,63 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def is_editing(self) -> bool:
         return bool(self.query_one("#editor").display)
 
+    @property
+    def is_typing(self) -> bool:
+        """Whether Enter and letters belong to a field."""
+        return isinstance(self.focused, Input)
+
     def _rows(self) -> list[SettingRow]:
-        recorded = self.plan.hyperparameters or {}
-        is_by_evaluations = goes_by_evaluations(flat_settings({**recorded, **self.changes}))
-        rows = [
-            SettingRow(key, value, self.changes.get(key), effect_among(key, is_by_evaluations=is_by_evaluations))
-            for key, value in recorded.items()
-        ]
-        return sorted(rows, key=_place_of)
+        words = self.query_one("#filter", Input).value if self.is_mounted else ""
+        return setting_rows(self._recorded, self.changes, words=words, only_changed=self._only_changed)
+
+    @property
+    def _recorded(self) -> Mapping[str, object]:
+        return self.plan.hyperparameters or {}
 
     # -- drawing ------------------------------------------------------------------------------------------------
 
     def _show_plan(self) -> None:
+        self._show_facts()
+        self._show_sentences()
+        self._show_command()
+        self._show_rows()
+
+    def _show_facts(self) -> None:
         plan = self.plan
         words, role = verdict_words(plan.validation.verdict)
+        levels = [level for level, outcome in plan.validation.levels.items() if outcome == "pass"]
+        only = "" if len(levels) == len(_ALL_LEVELS) or not levels else f" only {', '.join(levels)}"
+        how = f"   {'as asked' if self.source not in ('auto', 'latest', 'best') else self.source}"
+        launcher = getattr(plan, "launcher", "")
         self.show(
             "facts",
-            line(("Resume from ", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role)),
-        )
-        self._show_sentences()
-        self.query_one("#command", Words).update(lines(line(("$ ", "dim"), (plan.command_line, "accent"), limit=8000)))
+            line(
+                ("Resume from " if self.size.width >= _NARROW else "", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role),
+                (only, "warning"), (how, "accent"), (f"   {launcher}" if launcher else "", "dim"),
+            ),
+        )  # fmt: skip
+
+    def _show_rows(self) -> None:
         self.settings.set_rows(self._rows())
         self._show_effect()
 
+    def _show_command(self) -> None:
+        command = self.plan.command_line
+        shown = paragraph(command, max(self.size.width - 3, 20), "accent", mark="$ ") if command else line("")
+        self.query_one("#command_text", Words).update(shown)
+
     def _show_sentences(self) -> None:
-        width = max(self.size.width - 3, 20)  # its padding, and a scroll bar
+        width = max(self.size.width - 4, 20)  # its padding, and a scroll bar
         rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in self._refusals()]
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings]
-        rows += [paragraph(sentence, width) for sentence in self.plan.sentences]
+        rows += [paragraph(hint, width, mark="-> ") for hint in getattr(self.plan, "hints", ())]
+        rows += [paragraph(one, width) for one in without_said(self.plan.sentences, self._planned[1])]
         self.query_one("#sentences_text", Words).update(lines(*rows))
 
     def on_resize(self) -> None:
+        self._show_facts()
         self._show_sentences()
+        self._show_command()
 
     def _refusals(self) -> list[str]:
         if self._problem is not None:
@@ -164,11 +168,13 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             ]
         return list(self.plan.refusals)
 
-    def _show_effect(self) -> None:
+    def _show_effect(self, progress: str = "") -> None:
         content: Content
         row = self.settings.cursor_row
-        if self._is_planning:
-            content = line(("planning again with the change ...", "accent"))
+        if self._said is not None and self.is_editing:
+            content = line(self._said)
+        elif self._is_planning:
+            content = line((f"planning again with the change ... {progress}", "accent"))
         elif self._was_refused:
             content = line(("✖ It cannot be started as it is: see above.", "error"))
         elif row is None:
@@ -191,51 +197,94 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         if row is None or self.is_editing:
             return
         self._was_refused = False
-        if isinstance(row.recorded, (dict, list, tuple)):
+        if not row.is_single:
             self.show("effect", line(("Only single values can be changed here.", "warning")))
             return
+        self._edited = row
         self.query_one("#editor_hint", Words).update(line(("Enter takes it, Esc leaves it", "dim")))
         self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))
         self.query_one("#editor").display = True
-        self.refresh_bindings()
         field = self.query_one("#editor_value", Input)
         field.value = row.new if row.new is not None else summary(row.recorded, 200)
         field.cursor_position = len(field.value)
         field.focus()
+        self.refresh_bindings()
+
+    @on(Input.Changed, "#editor_value")
+    def _typing(self) -> None:
+        row = self._edited
+        if row is None or not self.is_editing:
+            return
+        value = self.query_one("#editor_value", Input).value
+        self._said = judged(row, value, self._recorded)
+        self._show_effect()
+        if self._soon is not None:
+            self._soon.stop()
+        if self._said[1] != "error" or self._said[0].startswith("✖ The saved state"):
+            self._soon = self.set_timer(TYPED_FOR_S, lambda: self._plan(self._with(row, value)))
+
+    def _with(self, row: SettingRow, value: str) -> dict[str, str]:
+        """The changes with this one; none where it is what was recorded."""
+        changes = {key: text for key, text in self.changes.items() if key != row.key}
+        if value.strip() not in ("", summary(row.recorded, 200)):
+            changes[row.key] = value.strip()
+        return changes
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        # While a value is typed Enter belongs to the field.
-        return not (action in ("start", "edit", "reset") and self.is_editing)
+        return action == "leave" or not self.is_typing
 
-    def _end_editing(self) -> None:
+    def _end_typing(self) -> None:
+        if self._soon is not None:
+            self._soon.stop()
+        self._edited = self._said = None
         self.query_one("#editor").display = False
-        self.refresh_bindings()
         self.settings.focus()
+        self.refresh_bindings()
 
-    @on(Input.Submitted)
+    @on(Input.Submitted, "#editor_value")
     def _apply(self) -> None:
-        row = self.settings.cursor_row
-        value = self.query_one("#editor_value", Input).value.strip()
-        self._end_editing()
+        row, value = self._edited, self.query_one("#editor_value", Input).value
+        self._end_typing()
         if row is not None:
-            self._change(row, None if value in ("", summary(row.recorded, 200)) else value)
+            self._change(self._with(row, value))
 
-    def _change(self, row: SettingRow, value: str | None) -> None:
-        if self.changes.get(row.key) == value:
+    def _change(self, changes: dict[str, str]) -> None:
+        """`_plan` knows whether it has to: what was typed last may be planned already, or not at all."""
+        is_other, self.changes = changes != self.changes, changes
+        self._plan(changes)
+        if is_other:
+            self._show_rows()
+
+    def _plan(self, changes: Mapping[str, str]) -> None:
+        """Plan with `changes`, which may be no more than typed so far. The newest wins."""
+        if self._planned == (self.source, dict(changes)) and not self._is_planning and self._problem is None:
+            self._show_sentences()
             return
-        if value is None:
-            del self.changes[row.key]
-        else:
-            self.changes[row.key] = value
         self._is_planning = True
-        self.settings.set_rows(self._rows())
+        self._planned = (self.source, dict(changes))
         self._show_effect()
-        self.start_work("plan", partial(self._replan, dict(self.changes)))
+        progress = ByteProgress(self, "plan", "reading", 0)
+        self.start_work("plan", partial(self._made, self.source, dict(changes), progress))
+
+    def _made(self, source: str, changes: Mapping[str, str], progress: ByteProgress) -> ResumePlan:
+        if self._replan is not None:
+            return self._replan(changes)
+        from ckpt_tui.services.resume import plan_resume
+
+        return plan_resume(self.directory, source, changes, on_bytes=progress.add)
 
     def action_reset(self) -> None:
         row = self.settings.cursor_row
-        if row is not None and not self.is_editing:
-            self._change(row, None)
+        if row is not None:
+            self._change({key: text for key, text in self.changes.items() if key != row.key})
+
+    def action_reset_all(self) -> None:
+        self._change({})
+
+    def action_source(self) -> None:
+        """The next choice of a checkpoint."""
+        self.source = self._sources[(self._sources.index(self.source) + 1) % len(self._sources)]
+        self._plan(self.changes)
 
     def work_done(self, group: str, result: Any) -> None:
         self.plan, self._problem, self._is_planning = result, None, False
@@ -245,11 +294,41 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._problem, self._is_planning = error, False
         self._show_plan()
 
+    def work_progress(self, group: str, text: str) -> None:
+        if self._is_planning:
+            self._show_effect(text)
+
+    # -- what is shown ------------------------------------------------------------------------------------------
+
+    def action_filter(self) -> None:
+        self.query_one("#filter").display = True
+        self.query_one("#filter").focus()
+        self.refresh_bindings()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self) -> None:
+        self._show_rows()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self) -> None:
+        self._end_typing()
+
+    def action_only_changed(self) -> None:
+        self._only_changed = not self._only_changed
+        empty = "nothing is changed yet" if self._only_changed else "the settings of this run are not recorded"
+        self.settings.set_empty_text(empty)
+        self._show_rows()
+
+    def action_command(self) -> None:
+        """The whole command, or the table again."""
+        self.toggle_class("-whole-command")
+        (self.query_one("#command") if self.has_class("-whole-command") else self.settings).focus()
+
     # -- ending -------------------------------------------------------------------------------------------------
 
     def action_start(self) -> None:
         """Start what is planned, unless that is being planned again or was refused."""
-        if self._is_planning:
+        if self._is_planning or self._planned != (self.source, self.changes):
             return
         if self._refusals():
             self._was_refused = True
@@ -258,28 +337,17 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             self.dismiss(self.plan)
 
     def action_leave(self) -> None:
+        """Out of the field, the filter, the whole command, and only then of the dialog."""
+        words = self.query_one("#filter", Input)
         if self.is_editing:
-            self._end_editing()
+            self._end_typing()
+            self._plan(self.changes)
+        elif words.display:
+            words.value = ""
+            words.display = False
+            self._end_typing()
+        elif self.has_class("-whole-command"):
+            self.action_command()
         else:
             self.cancel_work("plan")
             self.dismiss(None)
-
-
-def _place_of(row: SettingRow) -> tuple[object, ...]:
-    return (not row.can_change, row.key not in _MOST_CHANGED, _ORDER.index(row.effect), row.key)
-
-
-def setting_cells(row: SettingRow) -> tuple[Cell, ...]:
-    if row.new is None:
-        return (row.key, summary(row.recorded), "", (_IF_CHANGED[row.effect], "dim"))
-    return ((row.key, "strong"), summary(row.recorded), (f"-> {row.new}", "strong"), _effect_cell(row.effect))
-
-
-def _effect_cell(effect: Effect) -> Cell:
-    return (effect.words, effect_role(effect.value))
-
-
-def _replan(directory: str, source: str, changes: Mapping[str, str]) -> ResumePlan:
-    from ckpt_tui.services.resume import plan_resume
-
-    return plan_resume(directory, source, changes)
