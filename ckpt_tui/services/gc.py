@@ -205,7 +205,7 @@ def _deed_items(
         why = _why_kept(deed, numbers, newest, older_than_s)
         is_rest = deed.state == "collected"  # of a gc that was interrupted
         only: list[OnlyCopy] = []
-        if not why and not is_rest:
+        if not why:
             only = copies.only_in(deed.number, staying)
             if only and not (every or numbers):
                 listed = ", ".join(one.why for one in only[:3]) + (

@@ -1,0 +1,406 @@
+"""gc frees only what it was asked for, says what that costs, and is whole or plainly told where it is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ckpt_tui.cli import main
+from ckpt_tui.errors import CkptError
+from ckpt_tui.services import journal
+from ckpt_tui.services.deeds import read_history
+from ckpt_tui.services.gc import GcPlan, collect, plan_gc
+from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
+from ckpt_tui.services.undo import plan_redo, plan_undo
+from tests.builders.crashing import failing_at, file_operations, killed_at
+from tests.builders.run_directories import damage, let_age, run_directory, save
+from tests.builders.trees import tree_of
+from tests.unit.services.test_undo_of_any_depth import three_deeds
+
+DEAD = 2**22 + 1
+LONG_AGO = 1_700_000_000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four deeds: a restore, two rollbacks, and an undo of the second one; of what the first set aside there is a copy,
+    what the second one did is the only one of step 400."""
+    directory = tmp_path_factory.mktemp("made") / "run"
+    three_deeds(directory)
+    carry_out(plan_undo(str(directory)))
+    return directory
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return copied(made, tmp_path / "run")
+
+
+def copied(start: Path, directory: Path) -> Path:
+    """With the hard links that a run has."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    known: dict[int, Path] = {}
+    for path in sorted(start.rglob("*")):
+        new = directory / path.relative_to(start)
+        if path.is_dir():
+            new.mkdir()
+        elif path.stat().st_ino in known:
+            os.link(known[path.stat().st_ino], new)
+        else:
+            shutil.copy2(path, new)
+            known[path.stat().st_ino] = new
+    return directory
+
+
+def chosen(plan: GcPlan) -> list[str]:
+    return [item.name for item in plan.items if item.is_chosen]
+
+
+def disk_bytes(directory: Path) -> int:
+    files = {path.stat().st_ino: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
+    return sum(files.values())
+
+
+def journals(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("journal.json"))
+
+
+class TestPlan:
+    def test_what_nothing_else_has_stays_and_why_is_said(self, run: Path) -> None:
+        before = tree_of(run)
+        plan = plan_gc(str(run))
+        assert tree_of(run) == before
+        assert chosen(plan) == ["set_aside/1/", "set_aside/4/"]
+        (stays,) = [item for item in plan.items if not item.is_chosen]
+        assert stays.why.startswith("nothing else here has latest.pt (step 400)")
+        assert plan.no_undo == (1, 4)
+        assert "Then `undo` cannot bring back what deed 1 changed." in plan.sentences
+        assert "Then `undo --redo` cannot do deed 3 again." in plan.sentences
+
+    def test_bytes_are_those_that_the_disk_gets_back(self, run: Path) -> None:
+        for select in (plan_gc, partial(plan_gc, every=True)):
+            plan = select(str(run))
+            before = disk_bytes(run) - journals(run)
+            assert collect(plan).freed_bytes == before - (disk_bytes(run) - journals(run)) == plan.freed_bytes > 0
+            assert (
+                plan.freed_bytes < sum(item.size_bytes for item in plan.items if item.is_chosen)
+                or select is not plan_gc
+            )
+
+    def test_deeds_by_number_age_and_count(self, run: Path) -> None:
+        assert chosen(plan_gc(str(run), [2])) == ["set_aside/2/"]
+        assert any("Nothing else here has what is freed" in warning for warning in plan_gc(str(run), [2]).warnings)
+        assert chosen(plan_gc(str(run), keep=1)) == ["set_aside/1/"]
+        assert chosen(plan_gc(str(run), keep=9)) == []
+        assert chosen(plan_gc(str(run), older_than_s=3600)) == []
+        assert chosen(plan_gc(str(run), every=True)) == ["set_aside/1/", "set_aside/2/", "set_aside/4/"]
+        with pytest.raises(CkptError, match="No such deed"):
+            plan_gc(str(run), [7])
+
+    def test_of_two_that_are_aside_the_newer_one_stays(self, tmp_path: Path) -> None:
+        directory = run_directory(tmp_path / "run")
+        carry_out(plan_rollback(str(directory), "300"))
+        data = (directory / "set_aside/1/rolling_step_000400.pt").read_bytes()
+        carry_out(plan_rollback(str(directory), "200"))
+        (directory / "set_aside/2/rolling_step_000400.pt").write_bytes(data)
+        deed = journal.read_deed(str(directory), 2)
+        assert deed is not None
+        deed.moves.append(journal.Move("rolling_step_000400.pt", "remove"))
+        journal.write_deed(str(directory), deed)
+        assert chosen(plan_gc(str(directory))) == ["set_aside/1/"]
+
+    @pytest.mark.parametrize("how", ["damaged", "another session", "weights only", "gone"])
+    def test_only_a_valid_copy_of_the_same_session_counts(self, run: Path, how: str) -> None:
+        aside = run / "set_aside/4/best_model.pt"  # of step 200, as rolling_step_000200.pt and best_model_previous.pt
+        assert "set_aside/4/" in chosen(plan_gc(str(run)))
+        data = aside.read_bytes()
+        aside.unlink()
+        aside.write_bytes(data)
+        for path in run.glob("*.pt"):
+            if path.name in ("rolling_step_000200.pt", "best_model_previous.pt"):
+                path.unlink()
+        good = run / "rolling_step_000200.pt"
+        if how == "damaged":
+            save(good, 200)
+            damage(good)
+            let_age(good)
+        elif how == "another session":
+            good.write_bytes(data)
+            status = good.stat()
+            row = {
+                "path": good.name, "kind": "rolling", "step": 200, "bytes": status.st_size, "mtime": status.st_mtime,
+                "session": 2, "session_id": "another",
+            }  # fmt: skip
+            (run / "registry.json").write_text(json.dumps({"version": 1, "checkpoints": [row]}))
+        elif how == "weights only":
+            from tests.builders.run_directories import torch_zip, training_state
+
+            good.write_bytes(torch_zip({"model": training_state(200)["model"], "step": 200}))
+        (run / "set_aside/4/latest.pt").unlink()
+        plan = plan_gc(str(run))
+        assert "set_aside/4/" not in chosen(plan), plan.items
+
+    def test_last_valid_checkpoint_of_a_directory_needs_force(self, run: Path) -> None:
+        for path in run.glob("*.pt"):
+            path.unlink()
+        plan = plan_gc(str(run), every=True)
+        assert plan.refusals
+        before = tree_of(run)
+        with pytest.raises(CkptError, match="No valid checkpoint would be left"):
+            collect(plan)
+        assert tree_of(run) == before
+        collect(plan, force=True)
+        assert not list(run.rglob("*.pt"))
+
+
+class TestWhatIsNotOurs:
+    def test_strangers_unreadable_journals_and_other_folders_stay(self, run: Path) -> None:
+        (run / "set_aside/1/thesis.txt").write_text("mine")
+        (run / "set_aside/photos").mkdir()
+        (run / "set_aside/9").mkdir()
+        (run / "set_aside/9/only.pt").write_bytes(b"x")
+        (run / "set_aside/9/journal.json").write_text("{")
+        plan = plan_gc(str(run), every=True)
+        assert any("set_aside/1/thesis.txt is not of ckpt-tui" in warning for warning in plan.warnings)
+        collect(plan)
+        assert (run / "set_aside/1/thesis.txt").read_text() == "mine"
+        assert (run / "set_aside/photos").is_dir()
+        assert (run / "set_aside/9/only.pt").read_bytes() == b"x"
+
+    def test_link_out_of_the_directory_is_removed_as_a_link(self, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "precious").write_text("mine")
+        (run / "set_aside/1/latest.pt").unlink()
+        (run / "set_aside/1/latest.pt").symlink_to(tmp_path / "elsewhere")
+        collect(plan_gc(str(run), [1]))
+        assert not (run / "set_aside/1/latest.pt").is_symlink()
+        assert (tmp_path / "elsewhere" / "precious").read_text() == "mine"
+
+    def test_only_temporary_files_of_processes_that_are_gone(self, run: Path) -> None:
+        dead = [f".registry.json.tmp-{DEAD}", f".tmp-latest.pt-{DEAD}-0", f".tmp-rolling_step_000500-{DEAD}-3"]
+        alive = [
+            f".registry.json.tmp-{os.getpid()}", f".tmp-latest.pt-{os.getpid()}-1", f".thesis.tmp-{DEAD}",
+            f"latest.pt.tmp-{DEAD}", f".tmp-thesis.txt-{DEAD}-1", ".tmp-latest.pt", f".launch.json.tmp-{DEAD}",
+        ]  # fmt: skip
+        for name in (*dead, *alive):
+            if name.startswith(".tmp-rolling"):
+                (run / name).mkdir()
+                (run / name / "model.pt").write_bytes(b"half")
+            else:
+                (run / name).write_bytes(b"half")
+            os.utime(run / name, (LONG_AGO, LONG_AGO))
+        os.utime(run / alive[-1])  # of a moment ago
+        plan = plan_gc(str(run), keep=9)
+        assert chosen(plan) == sorted(dead)
+        collect(plan)
+        assert not [name for name in dead if (run / name).exists()]
+        assert all((run / name).exists() for name in alive)
+
+    @pytest.mark.parametrize("how", ["another host", "no log", "running"])
+    def test_temporary_files_of_whom_nothing_is_certain_stay(self, run: Path, how: str) -> None:
+        name = f".tmp-latest.pt-{DEAD}-0"
+        (run / name).write_bytes(b"half")
+        os.utime(run / name, (LONG_AGO, LONG_AGO))
+        assert name in chosen(plan_gc(str(run)))
+        if how == "another host":
+            log = (run / "events.jsonl").read_text()
+            (run / "events.jsonl").write_text(log.replace(f'"{os.uname().nodename}"', '"elsewhere"'))
+        elif how == "no log":
+            (run / "events.jsonl").unlink()
+        (run / "trainer.lock").write_text("{}")
+        with open(run / "trainer.lock") as lock:
+            if how == "running":
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            assert name not in chosen(plan_gc(str(run)))
+
+
+class TestQuarantine:
+    @pytest.fixture
+    def quarantined(self, run: Path) -> Path:
+        from trainer.checkpoint.quarantine import quarantine
+
+        damage(run / "rolling_step_000300.pt")
+        quarantine(str(run), "rolling_step_000300.pt", "its checksum differs", "checksum")
+        (run / "quarantine" / "mine.pt").write_bytes(b"put here by hand")
+        return run
+
+    def test_only_when_asked_and_only_what_the_trainer_put_there(self, quarantined: Path) -> None:
+        plan = plan_gc(str(quarantined), keep=9)
+        assert chosen(plan) == []
+        assert [item.why for item in plan.items if item.kind == "quarantine"] == ["only with --quarantine"] * 2
+        plan = plan_gc(str(quarantined), keep=9, quarantine=True)
+        assert len(chosen(plan)) == 1
+        collect(plan)
+        assert [path.name for path in (quarantined / "quarantine").iterdir()] == ["mine.pt"]
+        assert plan_gc(str(quarantined), keep=9, quarantine=True).is_empty
+
+    def test_note_without_its_checkpoint_is_a_leftover(self, quarantined: Path) -> None:
+        for path in (quarantined / "quarantine").glob("rolling*.pt"):
+            path.unlink()
+        plan = plan_gc(str(quarantined), keep=9)
+        assert [item.kind for item in plan.items if item.is_chosen] == ["leftover"]
+        collect(plan)
+        assert [path.name for path in (quarantined / "quarantine").iterdir()] == ["mine.pt"]
+
+
+class TestBesideOthers:
+    def test_deeds_are_freed_beside_a_live_training_and_the_quarantine_is_not(self, run: Path) -> None:
+        (run / "quarantine").mkdir()
+        (run / "quarantine/latest_x.pt").write_bytes(b"bad")
+        (run / "trainer.lock").write_text("{}")
+        with open(run / "trainer.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            plan = plan_gc(str(run), quarantine=True)
+            assert chosen(plan) == ["set_aside/1/", "set_aside/4/"]
+            assert [item.why for item in plan.items if item.kind == "quarantine"] == ["a training is running here"]
+            collect(plan)
+        assert not (run / "set_aside/1/latest.pt").exists()
+
+    def test_refused_while_another_viewer_is_at_work(self, run: Path) -> None:
+        plan = plan_gc(str(run))
+        before = tree_of(run)
+        with journal.locked(str(run)), pytest.raises(CkptError, match="Another viewer"):
+            collect(plan)
+        assert tree_of(run) == before
+
+    @pytest.mark.parametrize("what", ["aside", "stands in", "undone since"])
+    def test_plan_that_does_not_fit_any_more_frees_nothing(self, run: Path, what: str) -> None:
+        plan = plan_gc(str(run))
+        if what == "aside":
+            (run / "set_aside/4/best_model.pt").write_bytes(b"changed")
+        elif what == "stands in":
+            (run / "rolling_step_000200.pt").unlink()  # by the training's retention
+        else:
+            carry_out(plan_redo(str(run)))
+        before = tree_of(run)
+        with pytest.raises(CkptError, match="has changed"):
+            collect(plan)
+        assert tree_of(run) == before
+
+
+class TestInterrupted:
+    def outside(self, directory: Path) -> dict[str, bytes | None]:
+        return tree_of(directory, without=["set_aside"])
+
+    def held(self, directory: Path) -> dict[int, dict[str, bytes | None]]:
+        aside = directory / "set_aside"
+        return {int(path.name): tree_of(path, without=["journal.json"]) for path in sorted(aside.iterdir())}
+
+    def is_told(self, directory: Path, before: dict[int, dict[str, bytes | None]]) -> None:
+        """Each deed still has everything, or says that it cannot be taken back."""
+        for number, files in self.held(directory).items():
+            deed = journal.read_deed(str(directory), number)
+            assert deed is not None
+            whole = {name: data for name, data in files.items() if ".tmp-" not in name}
+            assert whole == before[number] or deed.state == journal.COLLECTED, number
+            assert set(whole.items()) <= set(before[number].items()), "no file is torn"
+
+    def says_freed(self, directory: Path) -> None:
+        try:
+            plan = plan_undo(str(directory))
+        except CkptError as error:
+            said = error.message
+        else:
+            assert plan.is_empty
+            said = plan.sentences[0]
+        assert "freed by gc" in said
+
+    def test_kill_at_every_file_operation(self, made: Path, tmp_path: Path) -> None:
+        directory = copied(made, tmp_path / "run")
+        before, outside = self.held(directory), self.outside(directory)
+        operations = file_operations(partial(collect, plan_gc(str(directory), every=True)))
+        after = self.held(directory)
+        assert operations.count("unlink") == 9
+        undoable = 0
+        for number, operation in enumerate(operations, start=1):
+            directory = copied(made, tmp_path / "run")
+            assert killed_at(number, partial(collect, plan_gc(str(directory), every=True))), operation
+            self.is_told(directory, before)
+            assert self.outside(directory) == outside
+            history = read_history(str(directory))
+            for deed in history.deeds:
+                assert deed.can_undo or deed.can_redo or deed.why_not, (operation, deed)
+            if history.next_undo is not None:
+                undoable += 1
+                assert plan_undo(str(directory)).takes_back == (history.next_undo,)
+            else:
+                self.says_freed(directory)
+            rest = plan_gc(str(directory), every=True)
+            if not rest.is_empty:
+                collect(rest)
+            assert {n: set(files) for n, files in self.held(directory).items()} == {
+                n: set(files) for n, files in after.items()
+            }, f"the next gc frees the rest: {operation}"
+        assert 0 < undoable < len(operations)
+
+    @pytest.mark.parametrize("forever", [False, True])
+    def test_error_at_every_file_operation(self, made: Path, tmp_path: Path, forever: bool) -> None:
+        directory = copied(made, tmp_path / "run")
+        before, outside = self.held(directory), self.outside(directory)
+        total = len(file_operations(partial(collect, plan_gc(str(directory), every=True))))
+        num_failed = 0
+        for number in range(1, total + 1, 3 if forever else 1):
+            directory = copied(made, tmp_path / "run")
+            plan = plan_gc(str(directory), every=True)
+            with failing_at(number, OSError(errno.EIO, os.strerror(errno.EIO)), forever=forever):
+                try:
+                    collect(plan)
+                except CkptError as error:
+                    num_failed += 1
+                    said = error
+            assert said.title
+            assert said.hint
+            self.is_told(directory, before)
+            assert self.outside(directory) == outside
+            assert not plan_gc(str(directory), every=True).is_empty or number > total - 4
+        assert num_failed >= (total - 2) // (3 if forever else 1)
+
+
+def test_after_gc_undo_says_what_is_gone_and_goes_beyond_it(run: Path) -> None:
+    damaged = (run / "set_aside/1/latest.pt").read_bytes()
+    collect(plan_gc(str(run), [2]))
+    with pytest.raises(CkptError, match=r"Cannot be taken back.*what set_aside/2/ held was freed by gc") as caught:
+        plan_undo(str(run))
+    assert "--to 1" in caught.value.hint
+    plan = plan_undo(str(run), to=1)
+    assert any("no longer there" in warning for warning in plan.warnings)
+    carry_out(plan)
+    assert (run / "latest.pt").read_bytes() == damaged
+
+
+def test_after_everything_is_freed_there_is_nothing_to_undo_and_new_deeds_work(run: Path) -> None:
+    collect(plan_gc(str(run), every=True))
+    plan = plan_undo(str(run))
+    assert plan.is_empty
+    assert "freed by gc" in plan.sentences[0]
+    damage(run / "latest.pt")
+    let_age(run / "latest.pt")
+    outcome = carry_out(plan_restore(str(run), ["latest.pt"]))
+    assert outcome.number == 5, "numbers are never used again"
+    carry_out(plan_undo(str(run)))
+    assert [deed.state for deed in read_history(str(run)).deeds][:2] == ["collected", "collected"]
+
+
+def test_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["gc", str(run), "--json", "--dry-run"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert [(item["number"], item["chosen"]) for item in data["items"]] == [(1, True), (2, False), (4, True)]
+    assert main(["gc", str(run), "set_aside/2", "--yes", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert (data["done"], data["num_freed"]) == (True, 1)
+    assert main(["gc", str(run), "--older-than", "1w"]) == 0
+    assert "not old enough" in capsys.readouterr().out
+    for wrong in (["x"], ["--older-than", "soon"], ["--keep", "-1"], ["1", "--all"], ["77"]):
+        before = tree_of(run)
+        assert main(["gc", str(run), "--yes", *wrong]) == 2, wrong
+        assert capsys.readouterr().err.startswith("error: ")
+        assert tree_of(run) == before
