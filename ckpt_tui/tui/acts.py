@@ -26,7 +26,7 @@ T = TypeVar("T")
 # What is over sooner is not worth a dialog that comes and goes.
 SHOWN_AFTER_S = 0.3
 FOR_LONG_S = 7 * 86400.0  # a person leaves when they like
-DONE = {"restore": "Restored", "rollback": "Rolled back", "undo": "Undone"}
+DONE = {"restore": "Restored", "rollback": "Rolled back", "undo": "Undone", "redo": "Done again"}
 
 
 class Acts:
@@ -82,12 +82,41 @@ class Acts:
         )
         await self._carry_out(plan, title)
 
-    async def undo(self) -> None:
+    async def redo(self) -> None:
+        """Do again what was taken back last."""
+        from ckpt_tui.services.undo import plan_redo
+
+        await self._carry_out(
+            await self._planned(
+                "Redo", lambda work: plan_redo(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
+            )
+        )
+
+    async def history(self) -> None:
+        """What was done here; what a person chooses of it is taken back, or done again."""
+        import time
+
+        from ckpt_tui.services.deeds import read_history
+        from ckpt_tui.tui.dialogs.history import HistoryDialog
+
+        history = await self._planned("Deeds", lambda _: read_history(self._directory))
+        chosen = await self._app.push_screen_wait(HistoryDialog(history, time.time()))
+        if chosen is None:
+            return
+        what, number = chosen
+        if what == "redo":
+            await self.redo()
+        else:
+            await self.undo(None if number == history.next_undo else number)
+
+    async def undo(self, to: int | None = None) -> None:
+        """Take the newest deed back, or all of them down to number `to`."""
         from ckpt_tui.services.undo import plan_undo
 
         await self._carry_out(
             await self._planned(
-                "Undo", lambda work: plan_undo(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
+                "Undo",
+                lambda work: plan_undo(self._directory, to=to, on_bytes=work.add, is_cancelled=work.is_cancelled),
             )
         )
 
@@ -111,7 +140,7 @@ class Acts:
         )
         # What was done was read in the plan; what counts now is where that leaves the run, and the way back.
         takes = f" A resume takes {outcome.resume_would_take}." if outcome.resume_would_take else ""
-        back = "" if outcome.act == "undo" else " u takes it back."
+        back = {"undo": " R does it again."}.get(outcome.act, " u takes it back.")
         self._say(f"{DONE.get(outcome.act, outcome.act)}.{back}{takes}")
 
     async def _work(self, work: W, do: Callable[[W], T]) -> T:

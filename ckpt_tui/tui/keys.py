@@ -38,6 +38,8 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
         is_act=True, in_footer=True),
     Key("act.stop", "S", "stop", "Acts", "stop", "Ask the training to save and end", is_act=True, in_footer=True),
     Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
+    Key("act.redo", "R", "redo", "Acts", "redo", "Do again what was taken back last", is_act=True),
+    Key("act.history", "U", "history", "Acts", "deeds", "What was done here, to take back or do again", is_act=True),
     Key("checkpoint.inspect", "i", "inspect", "Checkpoint", "inspect",
         "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
@@ -217,7 +219,8 @@ RESUME_KEYS: tuple[Key, ...] = (
         in_footer=True),
     Key("resume.source", "f", "source", "Resume", "from", "From which one: auto, latest, best, that of the list",
         in_footer=True),
-    Key("resume.reset", "backspace,delete", "reset", "Resume", "reset", "As recorded: take the change back", in_footer=True),
+    Key("resume.reset", "backspace,delete", "reset", "Resume", "reset", "As recorded: take the change back",
+        in_footer=True),
     Key("resume.filter", "slash", "filter", "Resume", "filter", "Only settings that hold these words", in_footer=True),
     Key("resume.command", "m", "command", "Resume", "command", "The whole command, or the table again; c copies it",
         in_footer=True),
@@ -225,6 +228,14 @@ RESUME_KEYS: tuple[Key, ...] = (
         in_footer=True),
     Key("resume.reset_all", "X", "reset_all", "Resume", "reset all", "All as recorded: take every change back"),
     Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
+)  # fmt: skip
+
+HISTORY_KEYS: tuple[Key, ...] = (
+    Key("history.undo", "u", "undo", "Deeds", "take it back", "Take it back, with all that was done after it",
+        is_act=True, in_footer=True),
+    Key("history.redo", "r", "redo", "Deeds", "redo", "Do again what was taken back last", is_act=True,
+        in_footer=True),
+    Key("history.leave", "escape", "leave", "Deeds", "leave", "Back to where you were", in_footer=True),
 )  # fmt: skip
 
 # Of every dialog that asks, tells or waits; each takes the rows that mean something in it.
@@ -252,6 +263,7 @@ TABLES: Mapping[str, tuple[Key, ...]] = {
     "advice": ADVICE_KEYS,
     "help": HELP_KEYS,
     "resume": RESUME_KEYS,
+    "history": HISTORY_KEYS,
     "dialog": DIALOG_KEYS,
     "app": APP_KEYS,
     "list": LIST_KEYS,

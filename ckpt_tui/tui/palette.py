@@ -28,7 +28,7 @@ MAX_RUNS = 500
 _NOT_COMMANDS = re.compile(r"chart\.cursor_.*|app\.palette|list\..*")
 # Groups of the overview that need no row under a cursor: they can be reached from every screen of a run.
 _FROM_ANYWHERE = frozenset({"View"})
-_ACTS_FROM_ANYWHERE = frozenset({"act.resume", "act.undo", "act.stop"})
+_ACTS_FROM_ANYWHERE = frozenset({"act.resume", "act.undo", "act.redo", "act.history", "act.stop"})
 
 
 class Command(NamedTuple):

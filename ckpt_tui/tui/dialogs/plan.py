@@ -26,7 +26,7 @@ YES_LABELS = {"restore": "Restore", "rollback": "Roll back", "undo": "Undo it", 
 _KINDS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"^(Takes back|Does) "), "↻ ", "accent"),
     (re.compile(r" is (damaged|missing|nonfinite|unsafe|unreadable|incomplete|not-a-checkpoint)\b"), "✖ ", "error"),
-    (re.compile(r"\bvalid\) is (copied|put)|^Put back"), "✓ ", "good"),
+    (re.compile(r"\bholds at\b|\bvalid\) is (copied|put)|^Put back"), "✓ ", "good"),
     (re.compile(r"set aside", re.IGNORECASE), "▸ ", ""),
     (re.compile(r"^Given up"), "▲ ", "warning"),
     (re.compile(r"^A resume then"), "↻ ", "accent"),

@@ -133,8 +133,9 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.show(
             "facts",
             line(
-                ("Resume from " if self.size.width >= _NARROW else "", "dim"), (plan.checkpoint_name, "strong"), f"  step {plan.step:,}  ", (words, role),
-                (only, "warning"), (how, "accent"), (f"   {launcher}" if launcher else "", "dim"),
+                ("Resume from " if self.size.width >= _NARROW else "", "dim"), (plan.checkpoint_name, "strong"),
+                f"  step {plan.step:,}  ", (words, role), (only, "warning"), (how, "accent"),
+                (f"   {launcher}" if launcher else "", "dim"),
             ),
         )  # fmt: skip
 

@@ -197,6 +197,12 @@ class RunActions:
     def action_undo(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.undo)
 
+    def action_redo(self) -> None:
+        self.cockpit.acts.start(self.cockpit.acts.redo)
+
+    def action_history(self) -> None:
+        self.cockpit.acts.start(self.cockpit.acts.history)
+
     def action_stop(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.stop)
 
