@@ -121,7 +121,10 @@ def plan_resume(
     entry, validation = choice.entry, choice.validation
     checkpoint = _opened(entry)
     trained_with = flat_settings(checkpoint.hyperparameters) if checkpoint is not None else {}
-    recorded = {**trained_with, **(flat_settings(state.config) if state is not None else {})}
+    told = flat_settings(state.config) if state is not None else {}
+    # Another program's log tells what files beside it say: of a setting that both have, the checkpoint knows better.
+    is_foreign = state is not None and bool(state.source)
+    recorded = {**told, **trained_with} if is_foreign else {**trained_with, **told}
     refusals = []
     if owner is not None:
         refusals.append(f"A training is running here already (process {owner.pid}, {owner.told_by} says so).")
@@ -298,9 +301,12 @@ def _cost(
     return _Cost(step, redone, new, redone_s, new_s, total_steps)
 
 
+_TOTALS = ("max_steps", "max_iters", "total_steps", "train_steps", "total_iters", "max_train_steps")
+
+
 def _total_steps(state: RunState | None, settings: Mapping[str, object], wanted: Mapping[str, object]) -> int:
     told = state.total_steps if state is not None else None
-    for value in (wanted.get("max_steps"), told, settings.get("max_steps")):
+    for value in (wanted.get("max_steps"), told, *(settings.get(key) for key in _TOTALS)):
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return 0

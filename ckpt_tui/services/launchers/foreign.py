@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ckpt_tui.checkpoints.hparams import flat_settings
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.simple_yaml import SimpleYaml
+from ckpt_tui.checkpoints.weights_only import weights_only
 from ckpt_tui.services import command_line
 from ckpt_tui.services.launchers.base import Built, Resume
 from ckpt_tui.services.launchers.recorded import RecordedStart, build_recorded
@@ -31,7 +32,7 @@ def build_foreign(wanted: Resume, checkpoint: Checkpoint | None) -> Built:
     for told in (_wandb, _hydra, _ultralytics, _nanogpt):
         built = told(wanted, checkpoint)
         if built is not None:
-            return replace(built, hints=hints)
+            return replace(built, hints=hints if built.missing else ())
     not_known = (
         "The script, its launcher and its arguments: no log records how this training was started.",
         "Its working directory and the Python that ran it.",
@@ -156,7 +157,9 @@ def _hints(wanted: Resume, checkpoint: Checkpoint | None) -> tuple[str, tuple[st
     if checkpoint is None:
         return "unknown", ()
     keys = _keys(checkpoint)
-    lines = [f"state = torch.load({json.dumps(path)}, weights_only=True)"]
+    is_plain = weights_only(checkpoint).loads is not False
+    trust = "" if is_plain else "  # runs what the file says: only one that you trust"
+    lines = [f"state = torch.load({json.dumps(path)}, weights_only={is_plain}){trust}"]
     lines += [f"{one}.load_state_dict(state[{json.dumps(key)}])" for key, one in _loaded(keys)]
     return form, tuple(lines)
 
@@ -223,6 +226,3 @@ def _text(path: str) -> str | None:
             return file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
-
-
-Told = Callable[[Resume, Checkpoint | None], Built | None]
