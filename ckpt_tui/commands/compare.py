@@ -48,9 +48,10 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         outcome_of,
         settings_of,
     )
-    from ckpt_tui.services.monitor import read_run
+    from ckpt_tui.services.damage import read_run_with_files
 
-    states = [read_run(path) for path in paths]
+    read = [read_run_with_files(path) for path in paths]
+    states = [state for state, _ in read]
     metrics = metrics_to_compare(states)
     metric = metric_of(metrics, args.metric) if args.metric else metric_to_begin_with(states)
     if metric is None and args.metric:
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
         data={
             "metric": metric.name if metric is not None else None,
             "runs": [
-                _run_data(path, name, state, metrics)
-                for path, name, state in zip(paths, names, states, strict=True)
+                {**_run_data(path, name, state, metrics), "damaged": list(files.bad)}
+                for path, name, (state, files) in zip(paths, names, read, strict=True)
             ],
             "settings": [_setting_data(one) for one in found],
             "num_settings": len(settings),

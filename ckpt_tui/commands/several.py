@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from ckpt_tui import text
-from ckpt_tui.commands.status import EXIT_CODES
+from ckpt_tui.commands.status import EXIT_CODES, MAX_DAMAGE_LINES
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase
@@ -123,11 +123,24 @@ def runs_lines(runs: Runs, style: Style, now: float) -> Iterator[str]:
         counted.append((f"{num_odd:,} unreadable", "bad"))
     yield ", ".join(style.paint(*words) for words in counted)
     yield from table(COLUMNS, [_cells(one, style, now) for one in runs.runs], style)
+    yield from _damage_lines(runs, style)
     if runs.num_unreadable:
         words = text.plural(runs.num_unreadable, "directory", "directories")
         yield style.paint(f"{words} could not be read.", "warn")
     if runs.is_cut:
         yield style.paint("There are more than are looked at: give a directory below.", "warn")
+
+
+def _damage_lines(runs: Runs, style: Style) -> Iterator[str]:
+    bad = [one for one in runs.runs if one.damaged]
+    for one in bad[:MAX_DAMAGE_LINES]:
+        names = ", ".join(text.safe_text(name, 80) for name in one.damaged[:MAX_DAMAGE_LINES])
+        more = len(one.damaged) - MAX_DAMAGE_LINES
+        names += f" and {more:,} more" if more > 0 else ""
+        verb = "is" if len(one.damaged) == 1 else "are"
+        yield style.paint(f"{text.safe_text(one.name, 200)}: {names} {verb} known to be bad.", "bad")
+    if len(bad) > MAX_DAMAGE_LINES:
+        yield style.paint(f"... and checkpoints of {text.plural(len(bad) - MAX_DAMAGE_LINES, 'more run')}.", "bad")
 
 
 def _cells(summary: RunSummary, style: Style, now: float) -> list[Cell]:

@@ -14,6 +14,7 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Alert, Phase, RunState, Save
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.known_files import KnownFiles, read_known_files
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.without_log import NewestCheckpoint, newest_checkpoint
 from ckpt_tui.text import safe_text
@@ -159,6 +160,19 @@ def read_judged_run(path: str, *, budget_s: float = CHECK_BUDGET_S) -> tuple[Run
     while not monitor.is_caught_up:
         state = monitor.poll(budget_s=1.0)
     return judge_run(monitor, state, budget_s=budget_s)
+
+
+def read_run_with_files(path: str) -> tuple[RunState, KnownFiles]:
+    """The state of a run with its whole log read, judged by what is known of its files; none of them is read.
+
+    Raises CkptError as `RunMonitor` does.
+    """
+    monitor = RunMonitor(path)
+    while not monitor.is_caught_up:
+        monitor.poll(budget_s=1.0)
+    files = read_known_files(monitor.directory)
+    monitor.invalid_checkpoints, monitor.found_checkpoints = files.invalid, files.found
+    return monitor.state(), files
 
 
 def judge_run(

@@ -15,7 +15,7 @@ silence too, where the process is known only from a session start found by bisec
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
@@ -192,12 +192,12 @@ def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 
             newest = Newest(source.path, around.directory, tail_bytes)
         except OSError:
             return RunState(now, around.directory)
-        return newest.state(now, around.beside(now, newest.last_process))
+        return _with_files(newest.state, now, around, newest.last_process)
     if hasattr(source, "is_foreign"):
         from ckpt_tui.services.foreign_newest import ForeignNewest, is_long
 
         if is_long(source) and (end := ForeignNewest(path, around.directory)).is_known:
-            return end.state(now, around.beside(now, end.last_process))
+            return _with_files(end.state, now, around, end.last_process)
     return _read_from_start(source, around, now)
 
 
@@ -211,8 +211,23 @@ def _read_from_start(source: EventSource, around: Surroundings, now: float) -> R
         fold.notices.extend(batch.notices)
         is_whole = batch.is_caught_up
         left -= LONG_LOG_BYTES if before is None else getattr(source, "position", before) - before or LONG_LOG_BYTES
-    state = fold.state(now, around.beside(now, fold.last_process()))
-    return state if is_whole else nothing_known(now, around.directory)
+    if not is_whole:
+        return nothing_known(now, around.directory)
+    return _with_files(fold.state, now, around, fold.last_process())
+
+
+def _with_files(
+    state_at: Callable[[float, Beside], RunState], now: float, around: Surroundings, process: tuple[int, float, str]
+) -> RunState:
+    """The state, judged by what is known of the checkpoint files."""
+    from ckpt_tui.services.known_files import known_files
+
+    beside = around.beside(now, process)
+    state = state_at(now, beside)
+    files = known_files(around.directory, state, beside.existing_names)
+    if files is None:
+        return state
+    return state_at(now, replace(beside, invalid_checkpoints=files.invalid, found_checkpoints=files.found))
 
 
 def _size(path: str) -> int:

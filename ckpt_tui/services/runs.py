@@ -19,6 +19,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import MIN_PATIENCE_S
 from ckpt_tui.run.state import Alert, Phase, RunState
 from ckpt_tui.services.run_places import Found, Place, RunFinder
+from ckpt_tui.services.surroundings import run_directory
 from ckpt_tui.services.system import process_is_alive
 
 NUM_SPARK_POINTS = 24
@@ -45,7 +46,8 @@ class RunSummary:
     name: its path below the directory that is watched. title: what the run calls itself. phase: None where it could
     not be looked at, `error` says why. at_risk_steps, at_risk_s: what would be lost now, or was lost when it ended;
     None where no checkpoint is known of or nothing is. spark: the loss over the run, oldest first.
-    last_ts: its last sign of life.
+    last_ts: its last sign of life. damaged: names of checkpoints that validation found to be bad, as far as any was
+    asked to look.
     """
 
     path: str
@@ -66,6 +68,7 @@ class RunSummary:
     spark: tuple[float, ...] = ()
     num_sessions: int = 0
     error: str = ""
+    damaged: tuple[str, ...] = ()
 
     @property
     def percent(self) -> int | None:
@@ -142,6 +145,12 @@ def look(path: str, now: float) -> RunState:
     # everybody who reads all of it calls it so.
     whole = glance(path, now, tail_bytes=TAIL_BYTES, long_log_bytes=READ_WHOLE_BYTES)
     return replace(state, phase=whole.phase, reason=whole.reason) if whole.is_whole else state
+
+
+def _damaged(place: Place) -> tuple[str, ...]:
+    from ckpt_tui.services.known_files import known_bad
+
+    return known_bad(run_directory(place.path))
 
 
 def sampled_losses(log_path: str, num_points: int = NUM_SPARK_POINTS) -> tuple[float, ...]:
@@ -236,6 +245,8 @@ class RunsWatch:
         self._found = Found()
         self._known: dict[str, _Known] = {}
         self._due: dict[str, None] = {}
+        self._verdicts_stamp: tuple[int, ...] | None = None
+        self._bad_directories: frozenset[str] = frozenset()
         self._runs = Runs(root)
         self.num_glances = 0  # for tests
 
@@ -320,6 +331,8 @@ class RunsWatch:
                 changed.append((-mtime, path))
             known.stamp, known.mtime = stamp, mtime
         self._due.update(dict.fromkeys(path for _, path in sorted(changed)))
+        if self._known:
+            self._take_verdicts()
         self._stat_again_at = now + min((time.monotonic() - started) / IDLE_SHARE, LONGEST_STAT_PAUSE_S)
 
     def _ask_processes(self, now: float) -> None:
@@ -347,10 +360,22 @@ class RunsWatch:
             known.summary = RunSummary(place.path, place.name, error=f"a bug in ckpt-tui: {type(error).__name__}")
         else:
             known.process = (state.pid, state.pid_started, state.host)
-            known.summary = summarize(place, state)
+            known.summary = replace(summarize(place, state), damaged=_damaged(place))
             if not state.is_whole and (losses := sampled_losses(place.log_path)):
                 known.summary = replace(known.summary, spark=losses)
         return known.summary != before
+
+    def _take_verdicts(self) -> None:
+        """What somebody validated meanwhile: those runs are looked at again."""
+        from ckpt_tui.services import validity
+
+        stamp = validity.stamp()
+        if stamp != self._verdicts_stamp:
+            before, self._bad_directories = self._bad_directories, validity.directories_with_bad()
+            is_first, self._verdicts_stamp = self._verdicts_stamp is None, stamp
+            for path, known in self._known.items():
+                if not is_first and os.path.realpath(run_directory(known.place.path)) in before | self._bad_directories:
+                    self._due[path] = None
 
     def _make(self) -> Runs:
         summaries = [known.summary for known in self._known.values() if known.summary is not None]

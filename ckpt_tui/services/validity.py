@@ -44,6 +44,7 @@ _Records = dict[str, _Record]
 _VERSION = 2
 _thread_lock = threading.Lock()
 _loaded: tuple[str, tuple[int, int, int], _Records] | None = None
+_bad_directories: tuple[_Records, frozenset[str]] | None = None  # made of these records
 
 
 def identity(path: str) -> tuple[int, ...] | None:
@@ -88,6 +89,21 @@ def recall(path: str) -> Validation | None:
     if record is None or tuple(record["identity"]) != now:
         record = _of_another_name(records, key, now)
     return _validation(record, path) if record is not None else None
+
+
+def directories_with_bad() -> frozenset[str]:
+    """Where something was found that is not valid, as real paths. Whether it is still so is not looked at."""
+    global _bad_directories
+    records = _load()
+    if _bad_directories is None or _bad_directories[0] is not records:
+        bad = (os.path.dirname(key) for key, record in records.items() if record.get("verdict") != "valid")
+        _bad_directories = (records, frozenset(bad))
+    return _bad_directories[1]
+
+
+def stamp() -> tuple[int, ...]:
+    """Another one as soon as something else is remembered."""
+    return identity(_cache_path()) or ()
 
 
 def _validation(record: _Record, path: str) -> Validation | None:
