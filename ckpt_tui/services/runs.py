@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
@@ -22,6 +23,9 @@ from ckpt_tui.services.run_places import Found, Place, RunFinder
 from ckpt_tui.services.surroundings import run_directory
 from ckpt_tui.services.system import process_is_alive
 
+if TYPE_CHECKING:
+    from ckpt_tui.services.monitor import RunMonitor
+
 NUM_SPARK_POINTS = 24
 SAMPLE_BYTES = 4096  # read for one point
 # Of a log that is longer than this, only this much of its end is read, and what the end needs.
@@ -32,6 +36,7 @@ ALIVE_EVERY_S = 2.0
 LOOK_AGAIN_EVERY_S = 10.0  # at a live run whose log is silent: is it stalled by now?
 FIND_EVERY_S = 3.0
 FIRST_EVERY_S = 0.5  # while there is none
+LEAST_BUDGET_S = 0.02  # of reading on in a log, however much else there was to do
 LONGEST_PAUSE_S, LONGEST_STAT_PAUSE_S = 30.0, 5.0  # however slow the disk is
 # Of one core, what looking around may take while nothing happens.
 IDLE_SHARE = 0.0015
@@ -147,6 +152,12 @@ def look(path: str, now: float) -> RunState:
     return replace(state, phase=whole.phase, reason=whole.reason) if whole.is_whole else state
 
 
+def _reader(path: str, clock: Callable[[], float]) -> RunMonitor:
+    from ckpt_tui.services.monitor import RunMonitor
+
+    return RunMonitor(path, clock)
+
+
 def _damaged(place: Place) -> tuple[str, ...]:
     from ckpt_tui.services.known_files import known_bad
 
@@ -214,6 +225,7 @@ class _Known:
     looked_at: float = float("-inf")
     summary: RunSummary | None = None
     process: tuple[int, float, str] = (0, 0.0, "")
+    reader: RunMonitor | None = None  # of all of its log, from when it was silent and only that told whether it stalled
 
 
 class RunsWatch:
@@ -245,6 +257,7 @@ class RunsWatch:
         self._found = Found()
         self._known: dict[str, _Known] = {}
         self._due: dict[str, None] = {}
+        self._doubtful: dict[str, None] = {}  # silent for as long as only the whole log can tell whether that is usual
         self._verdicts_stamp: tuple[int, ...] | None = None
         self._bad_directories: frozenset[str] = frozenset()
         self._runs = Runs(root)
@@ -253,7 +266,7 @@ class RunsWatch:
     @property
     def is_caught_up(self) -> bool:
         """Nothing is left to read now."""
-        return self._steps is None and not self._due
+        return self._steps is None and not self._due and not self._doubtful
 
     def poll(self, budget_s: float = 0.1) -> Runs:
         """Search and look for about `budget_s` seconds."""
@@ -268,6 +281,7 @@ class RunsWatch:
             has_changed |= self._look(self._known[path], now)
             if time.monotonic() >= deadline:
                 break
+        has_changed |= self._settle_doubts(deadline)
         if has_changed or self._runs.is_whole != self.is_caught_up:
             self._runs = self._make()
         return self._runs
@@ -308,6 +322,7 @@ class RunsWatch:
         for path in before - set(now_there):
             del self._known[path]
             self._due.pop(path, None)
+            self._doubtful.pop(path, None)
         self._stat_again_at = float("-inf")
         return before != set(now_there)
 
@@ -363,7 +378,31 @@ class RunsWatch:
             known.summary = replace(summarize(place, state), damaged=_damaged(place))
             if not state.is_whole and (losses := sampled_losses(place.log_path)):
                 known.summary = replace(known.summary, spark=losses)
+            silence_s = self._clock() - state.last_ts if state.last_ts is not None else 0.0
+            if not state.is_whole and state.phase is Phase.RUNNING and silence_s > MIN_PATIENCE_S:
+                self._doubtful[place.path] = None
         return known.summary != before
+
+    def _settle_doubts(self, deadline: float) -> bool:
+        """Read on in the logs of runs that are silent; whether one of them is called stalled now."""
+        has_changed = False
+        for path in list(self._doubtful):
+            known = self._known[path]
+            try:
+                if known.reader is None:
+                    known.reader = _reader(path, self._clock)
+                state = known.reader.poll(max(deadline - time.monotonic(), LEAST_BUDGET_S))
+            except (CkptError, OSError):
+                del self._doubtful[path]  # what is wrong with it is said by the next look
+                continue
+            if known.reader.is_caught_up:
+                del self._doubtful[path]
+                if known.summary is not None and known.summary.is_live:
+                    was, known.summary = known.summary, replace(known.summary, phase=state.phase, reason=state.reason)
+                    has_changed |= known.summary != was
+            if time.monotonic() >= deadline:
+                break
+        return has_changed
 
     def _take_verdicts(self) -> None:
         """What somebody validated meanwhile: those runs are looked at again."""

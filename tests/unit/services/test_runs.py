@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ckpt_tui.errors import CkptError
@@ -249,3 +250,40 @@ def test_a_silent_run_is_called_what_a_watch_of_it_alone_calls_it(
         alone, in_list = monitor.state(), module.look(str(directory), now)
         assert not in_list.is_whole
         assert (in_list.phase, in_list.reason) == (alone.phase, alone.reason) == (phase, alone.reason)
+
+
+def test_a_long_silent_log_is_read_on_until_it_is_known_whether_that_is_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a log too long to be read at one look; a pause of 100 s near its beginning makes such a silence usual."""
+    monkeypatch.setattr("ckpt_tui.services.surroundings.process_is_alive", lambda *_: True)
+    monkeypatch.setattr(module, "process_is_alive", lambda *_: True)
+    monkeypatch.setattr(module, "READ_WHOLE_BYTES", module.LONG_LOG_BYTES)
+    who: dict[str, object] = {"pid": 4242, "pid_started": 1.0, "host": socket.gethostname()}
+    write_log(tmp_path / "even", 1000, **who)
+    paused = write_log(tmp_path / "paused", 1000, **who) / schema.LOG_NAME
+    lines = paused.read_bytes().splitlines(keepends=True)
+    paused.write_bytes(b"".join([*(_earlier(line, 100.0) for line in lines[:20]), *lines[20:]]))
+    clock, ticks = Ticks(), Ticks()
+    for silence_s, even, usual in ((8, Phase.RUNNING, Phase.RUNNING), (60, Phase.STALLED, Phase.RUNNING)):
+        clock.now, ticks.now = NOW + 1000 + silence_s, ticks.now + 1000
+        watch = RunsWatch(str(tmp_path), clock=clock, ticks=ticks)
+        runs = {one.name: one for one in settle(watch).runs}
+        assert (runs["even"].phase, runs["paused"].phase) == (even, usual)
+        for name, one in runs.items():
+            alone = RunMonitor(str(tmp_path / name), clock=clock)
+            while not alone.is_caught_up:
+                alone.poll(1.0)
+            assert (one.phase, one.reason) == (alone.state().phase, alone.state().reason)
+    num = watch.num_glances
+    with (tmp_path / "even" / schema.LOG_NAME).open("ab") as log:  # it goes on
+        log.write(codec.encode(schema.Step(seq=1002, ts=clock.now, session=1, step=1001, metrics={"loss": 1.0})))
+    ticks.now += 100.0
+    assert {one.name: one.phase for one in settle(watch).runs} == {"even": Phase.RUNNING, "paused": Phase.RUNNING}
+    assert watch.num_glances > num
+
+
+def _earlier(line: bytes, seconds: float) -> bytes:
+    event = codec.decode(line)
+    assert isinstance(event, schema.Event)
+    return codec.encode(msgspec.structs.replace(event, ts=event.ts - seconds))
