@@ -2,6 +2,7 @@
 
 Without a name: every damaged or missing file that has a valid backup. With one: that file; or, with the name of a
 backup, put that backup in place of what it stands in for (best_model_previous.pt becomes best_model.pt).
+With quarantine/NAME: what the trainer had found bad gets its name back, if it is valid after all, or with --force.
 Nothing is deleted: what is replaced goes to DIR/set_aside/, and `ckpt-tui undo` brings it back.
 """
 
@@ -17,6 +18,7 @@ EXAMPLES = (
     "ckpt-tui restore runs/gpt --yes",
     "ckpt-tui restore runs/gpt latest.pt",
     "ckpt-tui restore runs/gpt best_model_previous.pt",
+    "ckpt-tui restore runs/gpt quarantine/latest_20260131_235959_unreadable.pt",
 )
 
 
@@ -29,4 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.restore import plan_restore
 
-    return act(lambda on_bytes: plan_restore(args.directory, args.names, on_bytes=on_bytes), args, out)
+    return act(
+        lambda on_bytes: plan_restore(args.directory, args.names, force=args.force, on_bytes=on_bytes), args, out
+    )

@@ -22,6 +22,7 @@ from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
 from ckpt_tui.services.plans import assemble, checked_words, copy_move, safe_name
+from ckpt_tui.services.put_back import place_in_quarantine, plan_put_back
 from ckpt_tui.services.registry import read_registry
 from ckpt_tui.services.rollback import plan_rollback as plan_rollback
 from ckpt_tui.services.targets import first_valid, not_here, plain_name
@@ -36,14 +37,23 @@ def plan_restore(
     directory: str,
     names_wanted: Sequence[str] = (),
     *,
+    force: bool = False,
     on_bytes: Progress | None = None,
     is_cancelled: IsCancelled | None = None,
 ) -> Plan:
     """Plan to put a valid backup in place of every damaged or missing file, or of those in `names_wanted` only.
 
-    A name may be that of a backup: then it is put in place of what it stands in for, damaged or not.
+    A name may be that of a backup: then it is put in place of what it stands in for, damaged or not; or one in
+    `quarantine/`: then it gets its name back, with `force` even if it is still bad.
     Raises CkptError when a name is not there, or when what is damaged has no valid backup; Cancelled.
     """
+    places = [place for name in names_wanted if (place := place_in_quarantine(directory, name)) is not None]
+    if places:
+        if len(places) < len(names_wanted):
+            raise CkptError(
+                "Usage", f"what lies in quarantine is put back by itself, in {directory}", "Restore the others after it."
+            )
+        return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     directory, notices = begin(directory)
     catalog = read_catalog(directory)
