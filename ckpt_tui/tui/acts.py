@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ckpt_tui.errors import Cancelled
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
@@ -60,8 +60,29 @@ class Acts:
         finally:
             self._done()
 
+    async def _refuse_while_running(self) -> None:
+        """Said before gigabytes are read for a plan that could not be carried out."""
+        from ckpt_tui.services.owner import owner_of
+
+        state = getattr(self._app, "state", None)
+        owner = await _in_daemon_thread(lambda: owner_of(self._directory, state))
+        if owner is None:
+            return
+        if owner.is_supervisor:
+            raise CkptError(
+                "A supervisor is in charge here",
+                f"process {owner.pid} starts the training again by itself",
+                "S asks it and the training to end; then this can be done.",
+            )
+        raise CkptError(
+            "A training is running here",
+            f"process {owner.pid} is training in this directory ({owner.told_by} says so)",
+            "S asks it to save and end; then this can be done.",
+        )
+
     async def restore(self, names: tuple[str, ...]) -> None:
         """Put backups in place of damaged files: of `names`, of all where none is named."""
+        await self._refuse_while_running()
         from ckpt_tui.services.restore import plan_restore
 
         title = f"Restore {safe_text(names[0], 60)}" if names else "Restore what is damaged"
@@ -74,6 +95,7 @@ class Acts:
 
     async def rollback(self, to: str, *, words: str = "") -> None:
         """Make the checkpoint `to` the one that a resume starts from. words: what that is, for the title."""
+        await self._refuse_while_running()
         from ckpt_tui.services.restore import plan_rollback
 
         title = words or f"Roll back to {safe_text(to, 60)}"
@@ -84,6 +106,7 @@ class Acts:
 
     async def redo(self) -> None:
         """Do again what was taken back last."""
+        await self._refuse_while_running()
         from ckpt_tui.services.undo import plan_redo
 
         await self._carry_out(
@@ -111,6 +134,7 @@ class Acts:
 
     async def undo(self, to: int | None = None) -> None:
         """Take the newest deed back, or all of them down to number `to`."""
+        await self._refuse_while_running()
         from ckpt_tui.services.undo import plan_undo
 
         await self._carry_out(
@@ -177,6 +201,7 @@ class Acts:
 
     async def resume(self, source: str = "auto", *, row: str = "") -> None:
         """source: as `plan_resume` takes it. row: the checkpoint that a person was at, to be chosen in the dialog."""
+        await self._refuse_while_running()
         from ckpt_tui.services.launch import launch
         from ckpt_tui.services.resume import plan_resume
         from ckpt_tui.tui.dialogs.resume import ResumeDialog

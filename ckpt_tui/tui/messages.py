@@ -11,6 +11,7 @@ from ckpt_tui.run.state import RunState
 if TYPE_CHECKING:
     from ckpt_tui.errors import CkptError
     from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.tui.supervised import Supervised
 
 
 class _NewestWins(Message):
@@ -27,6 +28,7 @@ class StateChanged(_NewestWins):
         super().__init__()
         self.state = state
         self.progress = progress
+        self.supervised: Supervised | None = None  # looked at in the same thread
 
 
 class CatalogChanged(_NewestWins):

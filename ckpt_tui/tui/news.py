@@ -197,10 +197,14 @@ def next_keys(
     *,
     readonly: bool,
     row_acts: Mapping[str, RowAct] | None = None,
+    is_supervised: bool = False,
 ) -> News:
     """What to press after an end: resume, restore or roll back, the last events. key_of: the key of an id. row_acts:
     what the keys of acts do at the row under the cursor, where that is known."""
     acts = row_acts or {}
+    if is_supervised and not readonly:
+        stop = (key_of("act.stop"), "stop the supervisor, and act yourself", "stop it")
+        return keys_news([stop, (key_of("view.events"), "last events", "events")])
     keys: list[tuple[str, str, str]] = []
     if not readonly:
         risk = state.at_risk

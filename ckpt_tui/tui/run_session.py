@@ -16,6 +16,7 @@ from ckpt_tui.tui.alerting import Alerting
 from ckpt_tui.tui.first_look import FirstLook
 from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.session import CatalogReader, Monitor, follow
+from ckpt_tui.tui.supervised import Supervised, supervised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,9 @@ FIRST_CATALOG_DELAY_S = 0.25
 class Overview(Protocol):
     """What shows a run."""
 
-    def show_state(self, state: RunState, progress: float | None = None) -> None: ...
+    def show_state(
+        self, state: RunState, progress: float | None = None, *, supervised: Supervised | None = None
+    ) -> None: ...
     def show_catalog(self, catalog: Catalog) -> None: ...
 
 
@@ -89,6 +92,8 @@ class RunSession:
 
     def _post(self, message: StateChanged | CatalogChanged | SessionFailed) -> None:
         if not self._is_closed:
+            if isinstance(message, StateChanged) and not self._app.is_served:
+                message.supervised = supervised(self.directory, message.state.now)
             message.source = self
             self._app.post_message(message)
 
@@ -105,7 +110,7 @@ class RunSession:
             self._app.set_timer(delay_s, lambda: self.catalog_reader.ask(full=has_died))
         self._was_over = state.phase.is_over
         self.alerting.take(state, is_caught_up=message.progress is None)
-        overview.show_state(state, message.progress)
+        overview.show_state(state, message.progress, supervised=message.supervised)
 
     def take_catalog(self, message: CatalogChanged, overview: Overview) -> None:
         self.catalog = message.catalog

@@ -77,6 +77,8 @@ class PlanDialog(ConfirmDialog):
         rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in getattr(plan, "refusals", ())]
         told = sorted((_kind_of(sentence), place) for place, sentence in enumerate(plan.sentences))
         for (_, mark, role), place in told:
+            if self._is_said_twice(plan.sentences[place]):
+                continue
             rows.append(_marked(self._shown(plan.sentences[place], width), width, mark, role))
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in plan.warnings]
         if plan.steps:
@@ -86,6 +88,13 @@ class PlanDialog(ConfirmDialog):
             rows += [Content(""), line(("Every file that changes:", "strong"))]
             rows += [_move_line(step, width - 3) for step in plan.steps]
         return lines(*rows)
+
+    def _is_said_twice(self, sentence: str) -> bool:
+        """That it holds at every level, where it is called valid below."""
+        name, found, _ = sentence.partition(" holds at every level")
+        return bool(found) and any(
+            other.startswith(f"{name} (") and "valid) is " in other for other in self.plan.sentences
+        )
 
     def _shown(self, sentence: str, width: int) -> str:
         """`Set aside, not deleted: ...` with the place where it will lie; where there is little room, few names."""

@@ -34,6 +34,7 @@ from ckpt_tui.tui.widgets.session_lanes import SessionLanes
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog
     from ckpt_tui.tui.app import CkptTuiApp
+    from ckpt_tui.tui.supervised import Supervised
     from ckpt_tui.tui.widgets.session_list import SessionList
     from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
@@ -63,6 +64,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         self._arrangement: Arrangement | None = None
         self._progress: float | None = None
         self._failure: CkptError | None = None
+        self.supervised: Supervised | None = None
 
     @property
     def cockpit(self) -> CkptTuiApp:
@@ -223,8 +225,11 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
 
     # -- new facts ----------------------------------------------------------------------------------------------
 
-    def show_state(self, state: RunState, progress: float | None = None) -> None:
+    def show_state(
+        self, state: RunState, progress: float | None = None, *, supervised: Supervised | None = None
+    ) -> None:
         """Show `state`; only lines that changed are sent."""
+        self.supervised = supervised
         self.state, self._progress, self._failure = state, progress, None
         if not self._is_ready:
             return  # what a thread says before there is a widget, or after
@@ -277,7 +282,12 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         keys_now = None
         if has_ended and (state.num_events or has_checkpoints):
             keys_now = news.next_keys(
-                state, self.catalog, self._key, readonly=self.cockpit.readonly, row_acts=self.row_acts()
+                state,
+                self.catalog,
+                self._key,
+                readonly=self.cockpit.readonly,
+                row_acts=self.row_acts(),
+                is_supervised=self.is_supervised,
             )
         self.query_one("#header", Header).set_state(
             state,
@@ -292,6 +302,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
             ],
             next_keys=keys_now,
             has_checkpoints=has_checkpoints,
+            supervised=self.supervised,
         )
 
     def acknowledged(self) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog
     from ckpt_tui.tui.app import CkptTuiApp
     from ckpt_tui.tui.row_acts import RowAct
+    from ckpt_tui.tui.supervised import Supervised
     from ckpt_tui.tui.widgets.checkpoint_list import CheckpointList, CheckpointRow
     from ckpt_tui.tui.widgets.key_line import KeyLine
 
@@ -25,6 +26,7 @@ class RunActions:
     state: RunState | None
     catalog: Catalog | None
     marked: str | None
+    supervised: Supervised | None
     _acts_told: Mapping[str, RowAct] = {}
     _key_labels: Mapping[str, tuple[str, ...]] = {}
     _row_acts: tuple[object, Mapping[str, RowAct]] | None = None
@@ -37,6 +39,11 @@ class RunActions:
     @property
     def cockpit(self) -> CkptTuiApp:
         raise NotImplementedError
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether somebody is there who starts the training again."""
+        return self.supervised is not None and self.supervised.is_in_charge
 
     @property
     def key_line(self) -> KeyLine:
@@ -124,7 +131,7 @@ class RunActions:
         if acts:
             from ckpt_tui.tui.row_acts import labels
 
-            told = labels(state, acts["act.restore"], acts["act.resume"])
+            told = labels(state, acts["act.restore"], acts["act.resume"], is_supervised=self.is_supervised)
         elif state is not None and state.num_events and not state.phase.is_over:
             told = {"act.resume": (), "act.restore": ()}
         else:

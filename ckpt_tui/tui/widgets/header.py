@@ -15,6 +15,7 @@ from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.news import News, end_news
+from ckpt_tui.tui.supervised import Supervised
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 
 MAX_LINES = 10
@@ -32,6 +33,7 @@ def header_lines(
     troubles: Sequence[News] = (),
     next_keys: News | None = None,
     has_checkpoints: bool = False,
+    supervised: Supervised | None = None,
     most: int = MAX_LINES,
     unicode: bool = True,
 ) -> list[Cells]:
@@ -54,6 +56,8 @@ def header_lines(
             news.append(next_keys)
     elif state.phase.is_over:
         news += end_news(state, damages)
+        if supervised is not None:
+            news.append(_supervised(supervised))
         if state.phase is Phase.FINISHED:
             news += damages
             news += _lines_of_facts([*facts.pace_facts(state), *facts.risk_facts(state)], room, 2)
@@ -76,6 +80,8 @@ def header_lines(
             news += _lines_of_facts([fact for fact in risks if fact not in urgent], room, 1)
             news += _lines_of_facts(urgent, room, 1) if urgent else []
             news += _lines_of_facts([fact for fact in facts.pace_facts(state) if _is_wanted(fact)], room, 1)
+        if supervised is not None:
+            news.append(_supervised(supervised))
         news += [*damages, *troubles]
     return [first, *_fitted(news, room, most - 1, unicode)]
 
@@ -91,6 +97,12 @@ def _waiting(has_checkpoints: bool) -> News:
         words = f"No event log here: the checkpoints are read from their files; {goes_on}"
         return News((((words, "dim"),), (("No event log here: only the checkpoints are known.", "dim"),)), 0)
     return News((((f"No events yet: {goes_on}", "dim"),), (("No events yet; it goes on by itself.", "dim"),)), 0)
+
+
+def _supervised(found: Supervised) -> News:
+    words = found.words[:1].upper() + found.words[1:]
+    role = "warning" if found.is_bad else "accent" if found.is_in_charge else ""
+    return News((((f"{words}.", role),), ((f"{words.partition(' (')[0]}.", role),)), 1 if found.is_in_charge else 3)
 
 
 def _is_wanted(fact: facts.Fact) -> bool:
