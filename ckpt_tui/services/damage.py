@@ -170,6 +170,11 @@ def read_run_with_files(path: str) -> tuple[RunState, KnownFiles]:
     monitor = RunMonitor(path)
     while not monitor.is_caught_up:
         monitor.poll(budget_s=1.0)
+    return judge_by_known_files(monitor)
+
+
+def judge_by_known_files(monitor: RunMonitor) -> tuple[RunState, KnownFiles]:
+    """The state of a monitor that has read all, judged by what is known of the files."""
     files = read_known_files(monitor.directory)
     monitor.invalid_checkpoints, monitor.found_checkpoints = files.invalid, files.found
     return monitor.state(), files

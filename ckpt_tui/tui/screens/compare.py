@@ -312,8 +312,12 @@ def _opened(path: str) -> RunMonitor | str:
 
 
 def _read_on(monitor: RunMonitor, before: Read) -> Read:
+    from ckpt_tui.services.damage import judge_by_known_files
+
     try:
         state = monitor.poll(READ_BUDGET_S if not monitor.is_caught_up else 0.02)
+        if monitor.is_caught_up and before.progress < 1.0:
+            state = judge_by_known_files(monitor)[0]
     except (CkptError, OSError) as error:
         return replace(before, error=error.title if isinstance(error, CkptError) else error.strerror or str(error))
     return Read(state, "", 1.0 if monitor.is_caught_up else monitor.progress)
