@@ -1,8 +1,9 @@
 """Keep a training alive: start it, and after a crash start it again from the newest valid checkpoint.
 
 Runs in the foreground with the training's output, which is kept in session_N.log as well; --detach leaves it at work
-and comes back. Without COMMAND the one that was supervised here before, or that the log recorded, is taken. Our trainer
-gets `--resume auto`; any other command has to go on from its newest checkpoint by itself.
+and comes back. Without COMMAND the one that was supervised here before, or that the log recorded, is taken.
+Our trainer gets `--resume auto`, any other command what is known of how it resumes; {checkpoint} in COMMAND stands for
+the path of the newest valid checkpoint, and is left out with its option while there is none.
 
 SIGTERM, SIGINT and SIGHUP are passed on, and the training is not started again. A supervisor that is killed leaves the
 training at work; the same command again takes it over, with its counts.
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--stall-grace", metavar="TIME", default="60s", help="from SIGTERM to SIGKILL then (60s)")
     parser.add_argument("--seed", metavar="N", type=int, default=None, help="of what the pauses waver by (20 %%)")
+    parser.add_argument("--as-is", action="store_true", help="COMMAND goes on from its newest checkpoint by itself")
     parser.add_argument("--detach", action="store_true", help="leave it at work, and come back")
     parser.add_argument("--quiet", action="store_true", help="the training's output goes to its file only")
     parser.add_argument("--status", action="store_true", help="how it stands: `ckpt-tui status DIR`")
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         policy = replace(policy, restarts_by=safe_text(args.restarts_by, 40))
     request = Request(
         directory=directory, command=tuple(command), cwd=cwd, policy=policy,
-        show_on=-1 if args.quiet else 2 if out.as_json else 1,
+        as_is=args.as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
         watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
     )  # fmt: skip
     outcome = supervise(request, out.note)
@@ -177,8 +179,7 @@ def _detach(args: argparse.Namespace, directory: str, command: Sequence[str], cw
         value = getattr(args, name)
         if value not in (None, ""):
             options.append(f"--{name.replace('_', '-')}={value}")
-    if args.restart_diverged:
-        options.append("--restart-diverged")
+    options += [f"--{name.replace('_', '-')}" for name in ("restart_diverged", "as_is") if getattr(args, name)]
     words = [sys.executable, "-m", "ckpt_tui", "supervise", directory, *options, "--", *command]
     started = start_detached(directory, words, cwd=cwd, log_name=OUTPUT_NAME)
     data: dict[str, object] = {

@@ -40,6 +40,7 @@ class SessionFollower:
         """running: the pids of a training that runs already; None for one that is yet to begin."""
         self._source = JsonlSource(os.path.join(directory, LOG_NAME))
         self.step: int | None = None
+        self.first_step: int | None = None  # of its first step event
         self.session = 0
         self.status = self.reason = ""
         self.is_started = False  # its run_start was seen
@@ -73,6 +74,7 @@ class SessionFollower:
         self.session = max(self.session, event.session)
         if isinstance(event, RunStart):
             self.step, self.status, self.reason, self.is_started = event.start_step, "", "", True
+            self.first_step = None
             self.pid, self.pid_started, self.host = event.pid, event.pid_started, event.host
             self._gaps.clear()
             self._last_ts = self._last_step_ts = None
@@ -83,6 +85,7 @@ class SessionFollower:
             self.reason = f"{event.type}: {event.message}" if event.type else event.message
         elif isinstance(event, Step):
             self.step = event.step
+            self.first_step = event.step if self.first_step is None else self.first_step
             if self._last_step_ts is not None and event.ts >= self._last_step_ts:
                 self._gaps.append(event.ts - self._last_step_ts)
             self._last_step_ts = event.ts

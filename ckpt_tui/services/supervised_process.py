@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ckpt_tui.events.writer import process_started
+from ckpt_tui.services.processes import descendants
 from ckpt_tui.services.system import process_is_alive
 
 MARK = "CKPT_TUI_SUPERVISED"
@@ -66,6 +67,8 @@ class Training:
         found = set(marked(self.mark)) if self.mark else set()
         if not self.poll():
             found.add(self.pid)
+            if not self.is_child:  # it may have been started without the mark
+                found.update(pid for pid, _ in descendants(self.pid))
         return sorted(found)
 
     def send(self, number: int) -> bool:

@@ -10,17 +10,22 @@ import os
 from collections.abc import Callable, Sequence
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
 from ckpt_tui.services.damage import found_checkpoints
+from ckpt_tui.services.launchers import split_command
+from ckpt_tui.services.launchers.base import Resume
+from ckpt_tui.services.launchers.spelling import resume_way, with_resume
 from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.owner import run_monitor
 from ckpt_tui.services.supervision import Point
 from ckpt_tui.text import plural, safe_text
 
 _MAX_TOLD = 4
+_PLACE = "{checkpoint}"
 MIN_ROOM_BYTES = 1 << 20  # for the log, the output and our own record
 OnBytes = Callable[[int], None]
 
@@ -62,8 +67,10 @@ def find_point(
         judged = monitor.state()
         lost_steps = max(judged.step - chosen.step, 0)
         lost_s = max(seconds_above(judged, chosen.step) or 0.0, 0.0)
+    last = state.sessions[-1] if state is not None and state.sessions else None
     return Point(
         name=chosen.name, step=chosen.step, lost_steps=lost_steps, lost_s=lost_s, passed_over=over,
+        goes_on_itself=last is not None and (bool(last.resumed_from) or last.start_step > 0),
         free_bytes=free_bytes, needed_bytes=needed_bytes,
     )  # fmt: skip
 
@@ -109,14 +116,39 @@ def _free_bytes(directory: str) -> int | None:
     return facts.f_bavail * facts.f_frsize
 
 
-def resuming(command: Sequence[str], directory: str, *, cwd: str, is_first: bool = True) -> list[str]:
-    """The command as a start gives it: our trainer is told to go on from the newest valid checkpoint by itself.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The command of one start. is_known: whether it is known that it goes on from the checkpoint."""
 
-    is_first: then what a person said of where to begin holds. Raises CkptError when it trains in another directory.
+    command: tuple[str, ...]
+    is_known: bool = True
+
+
+def resuming(
+    command: Sequence[str], directory: str, *, cwd: str, point: Point, is_first: bool = True, as_is: bool = False
+) -> Start:
+    """The command as a start gives it, so that it goes on from `point`.
+
+    Our trainer is told to look for the newest valid checkpoint by itself; is_first: what a person said of where to
+    begin holds. Raises CkptError when it trains in another directory.
     """
     words = list(command)
-    if not command_line.is_own_trainer(words):
-        return words
+    if command_line.is_own_trainer(words):
+        return Start(tuple(_own(words, directory, cwd, is_first)))
+    if any(_PLACE in word for word in words):
+        return Start(tuple(_filled(words, os.path.join(directory, point.name) if point.name else "")))
+    if as_is:
+        return Start(tuple(words))
+    path = os.path.join(directory, point.name)
+    wanted = Resume(directory, point.name, path, point.step, path)
+    split = split_command(words)
+    way = resume_way(split, wanted, cwd, has_resumed_itself=point.goes_on_itself)
+    if way is None or not point.name:
+        return Start(tuple(words), is_known=way is not None)
+    return Start((*split.head, *with_resume(split.options, way)))
+
+
+def _own(words: list[str], directory: str, cwd: str, is_first: bool) -> list[str]:
     out = command_line.option_value(words, "out")
     if out is not None and os.path.realpath(os.path.join(cwd, out)) != os.path.realpath(directory):
         raise CkptError(
@@ -129,3 +161,16 @@ def resuming(command: Sequence[str], directory: str, *, cwd: str, is_first: bool
         return words
     # As `auto` it walks back over what is damaged by itself, also after a crash that we have not seen.
     return command_line.set_option(words, "resume", "auto", recorded="")
+
+
+def _filled(words: Sequence[str], path: str) -> list[str]:
+    """The checkpoint's path in its place; without a checkpoint the option that takes it is left out."""
+    result: list[str] = []
+    for word in words:
+        if _PLACE not in word:
+            result.append(word)
+        elif path:
+            result.append(word.replace(_PLACE, path))
+        elif word == _PLACE and result and result[-1].startswith("-"):
+            result.pop()
+    return result

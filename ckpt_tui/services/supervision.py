@@ -52,7 +52,8 @@ class Ended:
     exit_code: negative for a signal, None when it was not our child to wait for. status, reason: of its `run_end`, or
     of its last `error`. step: how far it came. asked: the signal that a person sent through us, "" for none.
     silent_s: how long it was silent before it was ended for that. memory: what says that the system ended it for want
-    of memory, "" for nothing. is_own: our own trainer, whose exit codes are known.
+    of memory, "" for nothing. is_own: our own trainer, whose exit codes are known. anew: it was ended because it began
+    from the beginning over a training that is there.
     """
 
     at: float
@@ -65,13 +66,15 @@ class Ended:
     memory: str = ""
     last_lines: tuple[str, ...] = ()
     is_own: bool = False
+    anew: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """Where a start would begin. name: the newest valid checkpoint, "" for none. lost_*: what is trained again.
 
-    is_untrained: there is nothing that a start from the beginning would give up. why_none: why nothing can be resumed
+    goes_on_itself: the last session went on from a checkpoint. is_untrained: there is nothing that a start from the
+    beginning would give up. why_none: why nothing can be resumed
     from although something was trained. free_bytes, needed_bytes: room on the disk, and for one more save.
     """
 
@@ -80,6 +83,7 @@ class Point:
     lost_steps: int = 0
     lost_s: float = 0.0
     passed_over: tuple[str, ...] = ()
+    goes_on_itself: bool = False
     is_untrained: bool = False
     why_none: str = ""
     free_bytes: int | None = None
@@ -135,7 +139,12 @@ class Decision:
 def decide(policy: Policy, standing: Standing, ended: Ended, point: Point) -> tuple[Standing, Decision]:
     """What to do after an end, and what to remember of it."""
     how = end_words(ended)
-    if ended.asked:
+    if ended.anew:
+        return standing, _give_up(
+            f"{ended.anew}. Write {{checkpoint}} into the command where the path of the checkpoint belongs, or say"
+            " --as-is if that is what it does"
+        )
+    if ended.asked and ended.status != "finished":
         return standing, Decision(Action.STOPPED, f"stopped by {ended.asked}: {how}", exit_code=_shell_code(ended))
     if ended.silent_s is None:
         if ended.status == "finished" or (ended.exit_code == 0 and ended.status in ("", "finished")):

@@ -1,0 +1,95 @@
+"""What a supervisor writes down: its record at each change, and between two sessions an event in the run's log."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from ckpt_tui.events.schema import LOG_NAME, Supervised
+from ckpt_tui.events.writer import EventWriter, process_started
+from ckpt_tui.services import files
+from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME
+from ckpt_tui.services.supervision import Action, Decision, Ended, Point, Standing, exit_words
+from ckpt_tui.services.supervisor_record import SupervisorState, write_record
+
+EVENT_ACTIONS = {
+    Action.RESTART: "restart", Action.FINISHED: "finished", Action.STOPPED: "stopped", Action.GIVE_UP: "gave_up",
+}  # fmt: skip
+
+
+class Book:
+    """Of one supervisor. fixed: what its record holds from the beginning. say: tells a person.
+
+    could_not_write: why the newest record is not on the disk, "" when it is.
+    """
+
+    def __init__(self, directory: str, fixed: dict[str, object], say: Callable[[str], None]) -> None:
+        self.directory = directory
+        self.fields: dict[str, object] = {}
+        self.could_not_write = ""
+        self._fixed = {
+            "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
+            "started_at": time.time(), **fixed,
+        }  # fmt: skip
+        self._say = say
+
+    def keep(self, state: SupervisorState, told: str, standing: Standing, **more: object) -> None:
+        """Write the record. A disk that takes nothing must not end the supervisor: it is said once."""
+        before = self.fields
+        self.fields = {
+            **self._fixed, "state": str(state), "since": time.time(), "told": told, "restarts": standing.restarts,
+            "next_try_at": None, "last_exit": before.get("last_exit", ""), "last_exit_at": before.get("last_exit_at"),
+            "child_pid": 0, "child_pid_started": 0.0, "session": before.get("session", 0), "log": before.get("log", ""),
+            "mark": before.get("mark", ""), "standing": asdict(standing), **more,
+        }  # fmt: skip
+        try:
+            write_record(self.directory, self.fields)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if reason != self.could_not_write:
+                self._say(f"supervisor.json cannot be written: {reason}")
+            self.could_not_write = reason
+        else:
+            self.could_not_write = ""
+
+    def decided(self, decision: Decision, standing: Standing, ended: Ended | None, point: Point) -> None:
+        """To record and log, when nobody trains. A run without a log stays without."""
+        states = {
+            Action.RESTART: SupervisorState.WAITING, Action.FINISHED: SupervisorState.FINISHED,
+            Action.STOPPED: SupervisorState.STOPPED, Action.GIVE_UP: SupervisorState.GAVE_UP,
+        }  # fmt: skip
+        is_restart = decision.action is Action.RESTART
+        if os.path.exists(os.path.join(self.directory, LOG_NAME)):
+            with EventWriter(self.directory) as writer:
+                writer.session = max(writer.session - 1, 1)  # the one that has ended: no new one begins with this
+                writer.emit(
+                    Supervised(
+                        step=(ended.step or 0) if ended is not None else 0, action=EVENT_ACTIONS[decision.action],
+                        told=decision.told, restarts=standing.restarts,
+                        pause_seconds=decision.pause_s if is_restart else None,
+                        checkpoint=point.name if is_restart else "",
+                        exit_code=ended.exit_code if ended is not None else None,
+                    )
+                )  # fmt: skip
+        more: dict[str, object] = {}
+        if ended is not None:
+            more = {"last_exit": exit_words(ended.exit_code), "last_exit_at": ended.at}
+        if is_restart:
+            more["next_try_at"] = time.time() + decision.pause_s
+        self.keep(states[decision.action], decision.told, standing, **more)
+
+    def write_launch(
+        self, pid: int, pid_started: float, *, session: int, command: Sequence[str], cwd: str, log: str, point: Point
+    ) -> None:
+        """`launch.json`, as for any training that was started from here. Raises OSError."""
+        fields = {
+            "pid": pid, "pid_started": pid_started, "host": socket.gethostname(), "command": list(command),
+            "cwd": cwd, "log": log, "session": session, "ts": time.time(), "checkpoint": point.name,
+            "step": point.step, "by": "supervise",
+        }  # fmt: skip
+        path = os.path.join(self.directory, LAUNCH_FILE_NAME)
+        files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n")
