@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
-from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
+from ckpt_tui.errors import CkptError
+from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table, wrapped
+from ckpt_tui.records import dataclass
 
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog, CatalogEntry
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
     with out.progress("checking") as progress:
         catalog = read_catalog(args.directory, check=args.check or "remembered", on_bytes=progress.advance)
+    aside = _aside(catalog)
     by_kind = {kind: [_entry_data(entry) for entry in catalog.entries if entry.kind == kind] for kind in KINDS}
     data: dict[str, object] = {
         "directory": catalog.directory,
@@ -39,14 +42,56 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         "total_bytes": catalog.total_bytes,
         "resume_would_take": catalog.resume_would_take,
         "num_quarantined": catalog.num_quarantined,
+        "quarantine_bytes": aside.quarantine_bytes,
+        "set_aside": {"deeds": aside.num_deeds, "bytes": aside.deed_bytes},
         "missing": {name: list(backups) for name, backups in (catalog.missing or {}).items()},
     }
     found_damage = args.check is not None and any(entry.is_bad for entry in catalog.entries)
     return CommandResult(
         data=data,
-        view=lambda style: _lines(catalog, style),
+        view=lambda style: _lines(catalog, aside, style),
         exit_code=ExitCode.DIFFERENT if found_damage else ExitCode.OK,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """What lies beside the checkpoints, kept: what deeds set aside, and what a resume found bad."""
+
+    where: str
+    num_deeds: int
+    deed_bytes: int
+    num_quarantined: int
+    quarantine_bytes: int
+
+
+def _aside(catalog: Catalog) -> _Aside:
+    from ckpt_tui.services.deeds import read_history
+    from ckpt_tui.services.quarantine import read_quarantine
+
+    try:
+        holding = [deed for deed in read_history(catalog.directory).deeds if deed.held]
+    except CkptError:  # not for us to read: the list is
+        holding = []
+    return _Aside(
+        text.shell_word(catalog.directory), len(holding), sum(deed.size_bytes for deed in holding),
+        catalog.num_quarantined, sum(one.size_bytes for one in read_quarantine(catalog.directory)),
+    )  # fmt: skip
+
+
+def _aside_lines(aside: _Aside, style: Style) -> Iterator[str]:
+    if aside.num_quarantined:
+        said = (
+            f"{text.count(aside.num_quarantined)} in quarantine/, {text.size(aside.quarantine_bytes)}: found bad by a"
+        )
+        yield from _wrapped(f"{said} resume, kept; `ckpt-tui gc {aside.where} --dry-run` shows them.", "warn", style)
+    if aside.num_deeds:
+        said = f"{text.size(aside.deed_bytes)} set aside by {text.plural(aside.num_deeds, 'deed')}, for `undo`"
+        yield from _wrapped(f"{said}; `ckpt-tui undo {aside.where} --list` shows them.", "dim", style)
+
+
+def _wrapped(sentence: str, role: str, style: Style) -> list[str]:
+    return [style.paint(line, role) for line in wrapped(sentence, style)]
 
 
 def _entry_data(entry: CatalogEntry) -> dict[str, object]:
@@ -71,9 +116,10 @@ def _entry_data(entry: CatalogEntry) -> dict[str, object]:
     }
 
 
-def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
+def _lines(catalog: Catalog, aside: _Aside, style: Style) -> Iterator[str]:
     if not catalog.entries:
         yield f"No checkpoint in {text.safe_text(catalog.directory, 1000)}."
+        yield from _aside_lines(aside, style)
         return
     now = time.time()
     # Where there is room, words; at 80 columns marks, and sentences below the table.
@@ -100,8 +146,7 @@ def _lines(catalog: Catalog, style: Style) -> Iterator[str]:
     if left:
         some = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
         yield f"Left behind by a resume from an earlier step, and not taken by an automatic one: {some}."
-    if catalog.num_quarantined:
-        yield style.paint(f"{text.count(catalog.num_quarantined)} in quarantine/: found bad by a resume, kept.", "warn")
+    yield from _aside_lines(aside, style)
     count = text.plural(len(catalog.entries), "checkpoint")
     takes = f"; a resume takes {text.safe_text(catalog.resume_would_take)}" if catalog.resume_would_take else ""
     yield style.paint(f"{count}, {text.size(catalog.total_bytes)}{takes}.", "dim")

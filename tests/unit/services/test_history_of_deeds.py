@@ -12,6 +12,7 @@ from ckpt_tui.cli import main
 from ckpt_tui.services.deeds import History, read_history
 from ckpt_tui.services.restore import carry_out, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
+from ckpt_tui.text import size
 from tests.builders.crashing import killed_at
 from tests.builders.run_directories import run_directory
 from tests.builders.trees import tree_of
@@ -109,3 +110,21 @@ def test_directory_without_deeds_and_one_that_is_not_there(tmp_path: Path, capsy
     assert main(["undo", str(tmp_path), "--list"]) == 0
     assert "nothing to undo" in capsys.readouterr().out
     assert main(["undo", str(tmp_path / "nowhere"), "--list"]) == 2
+
+
+def test_list_of_checkpoints_says_in_a_line_what_lies_aside(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "quarantine").mkdir()
+    (run / "quarantine/latest_20260101_000000_checksum.pt").write_bytes(b"x" * 1500)
+    assert main(["list", str(run)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    history = read_history(str(run))
+    assert f"{size(history.size_bytes)} set aside by 3 deeds, for `undo`; `ckpt-tui undo {run} --list`" in shown
+    assert f"1 in quarantine/, 1.5 kB: found bad by a resume, kept; `ckpt-tui gc {run} --dry-run`" in shown
+    assert main(["list", str(run), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert data["set_aside"] == {"deeds": 3, "bytes": history.size_bytes}
+    assert (data["num_quarantined"], data["quarantine_bytes"]) == (1, 1500)
+    for path in run.glob("*.pt"):
+        path.unlink()
+    assert main(["list", str(run)]) == 0
+    assert "set aside by 3 deeds" in capsys.readouterr().out
