@@ -81,8 +81,10 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
 def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
     """What SPEC section 11 promises, and more. `lost.overhead` is null until a lost step was trained again;
-    `damaged` holds what is known once the run is over, `instead` the valid backup or null. `advice` and `failures` are
-    what the trainer itself said: the newest advice event, and each lost_work event with what was predicted."""
+    `damaged` holds what was found in checkpoints, once the run is over by reading what a resume would take and before
+    that as far as it is remembered (`checking_note` says so); `instead` is the valid backup or null. `advice` and
+    `failures` are what the trainer itself said: the newest advice event, and each lost_work event with what was
+    predicted."""
     from msgspec import to_builtins
 
     at_risk, eta = state.at_risk, state.eta
@@ -157,7 +159,7 @@ def status_lines(state: RunState, style: Style, judgement: Judgement) -> Iterato
     if len(judgement.damaged) > MAX_DAMAGE_LINES:
         num_more = len(judgement.damaged) - MAX_DAMAGE_LINES
         damage.append((f"{text.plural(num_more, 'more damaged checkpoint')}: ckpt-tui list shows them.", "bad"))
-    if judgement.note:
+    if judgement.note and (damage or state.phase.is_over):
         damage.append((judgement.note, "warn"))
     for words, role in wording.end_sentences(state, damage):
         yield from _painted(words, role, style)

@@ -107,6 +107,7 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     """What `status` says when the log is read, then a line a tick in which something changed, until the run is over, or
     an alert of --exit-on is there."""
     from ckpt_tui.commands.status import status_lines
+    from ckpt_tui.run.state import Phase
     from ckpt_tui.services.damage import judge_run
     from ckpt_tui.services.monitor import RunMonitor
     from ckpt_tui.services.run_places import holds_runs
@@ -132,9 +133,10 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
         while not args.once and not state.phase.is_over and not alerts.ends_at(state):
             time.sleep(args.interval)
             state = _read_all(monitor)
+            if state.phase is not Phase.WAITING:
+                state, judgement = judge_run(monitor, state)
             new = [alert_watch.alert_line(alert, style) for alert in alerts.take(state)]
             if state.phase.is_over:
-                state, judgement = judge_run(monitor, state)
                 _tell(state, judgement, list(status_lines(state, style, judgement)), out)
             elif (line := tick_line(state, style)) != said or new:
                 lines = [line] if line != said else []

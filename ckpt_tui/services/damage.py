@@ -14,14 +14,16 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Alert, Phase, RunState, Save
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
-from ckpt_tui.services.known_files import KnownFiles, read_known_files
+from ckpt_tui.services.known_files import KnownFiles, known_files, read_known_files
 from ckpt_tui.services.monitor import RunMonitor
+from ckpt_tui.services.surroundings import Surroundings
 from ckpt_tui.services.without_log import NewestCheckpoint, newest_checkpoint
 from ckpt_tui.text import safe_text
 
 CHECK_BUDGET_S = 20.0  # about 20 GB from a warm page cache; a person waits no longer for an answer
 
 STILL_WRITTEN_S = 60.0
+NOT_READ = "While it trains its checkpoints are not read: what is said of them was found before."
 
 _WORDS = {"damaged": "is damaged", "nonfinite": "has values that are not finite", "unsafe": "is not safe to open"}
 
@@ -180,14 +182,27 @@ def judge_by_known_files(monitor: RunMonitor) -> tuple[RunState, KnownFiles]:
     return monitor.state(), files
 
 
+def _judge_live(monitor: RunMonitor) -> tuple[RunState, Judgement]:
+    monitor.invalid_checkpoints, monitor.found_checkpoints = (), ()
+    state = monitor.state()
+    files = known_files(monitor.directory, state, Surroundings(monitor.directory).names())
+    if files is None:
+        return state, Judgement(note=NOT_READ)
+    monitor.invalid_checkpoints, monitor.found_checkpoints = files.invalid, files.found
+    alerts = checkpoint_alerts(files.entries, state.now)
+    damaged = damage_in(files.entries)
+    return monitor.state(), Judgement(damaged, files.invalid, NOT_READ, alerts, found=files.found)
+
+
 def judge_run(
     monitor: RunMonitor, state: RunState, *, budget_s: float = CHECK_BUDGET_S
 ) -> tuple[RunState, Judgement]:  # fmt: skip
-    """A state of a monitor that has read all, judged by the checkpoints where the run is over."""
+    """A state of a monitor that has read all, judged by the checkpoints: those that a resume would take are read where
+    the run is over; while it trains, what is known of them already counts, and `note` says so."""
     if state.phase is Phase.WAITING:
         return state, Judgement(newest=newest_checkpoint(monitor.directory))
     if not state.phase.is_over:
-        return state, Judgement()
+        return _judge_live(monitor)
     judgement = judge_candidates(monitor.directory, budget_s=budget_s)
     monitor.invalid_checkpoints, monitor.found_checkpoints = judgement.invalid_names, judgement.found
     return monitor.state(), judgement

@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.services import validity
 
+if TYPE_CHECKING:
+    from ckpt_tui.services.catalog import CatalogEntry
+
 MAX_REMEMBERED = 1000  # directories
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFiles:
-    """bad: names of what was found to be bad and has not changed since. invalid: of what no resume takes, these among
-    them. found: what one may take, in its order."""
+    """invalid: names of what no resume takes. found: what one may take, in its order."""
 
-    bad: tuple[str, ...] = ()
+    entries: tuple[CatalogEntry, ...] = ()
     invalid: frozenset[str] = frozenset()
     found: tuple[Save, ...] = ()
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """Names of what was found to be bad and has not changed since."""
+        return tuple(entry.name for entry in self.entries if entry.is_bad)
 
 
 _Stamp = tuple[object, ...]
@@ -68,8 +76,7 @@ def read_known_files(directory: str) -> KnownFiles:
         entries = read_catalog(directory).entries
     except CkptError:
         return KnownFiles()
-    bad = tuple(entry.name for entry in entries if entry.is_bad)
-    return KnownFiles(bad, invalid_names(entries), found_checkpoints(entries))
+    return KnownFiles(entries, invalid_names(entries), found_checkpoints(entries))
 
 
 def _modified(directory: str) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.services import damage, validity
+from ckpt_tui.services.monitor import RunMonitor
 from tests.builders.run_directories import damage as damage_file
 from tests.builders.run_directories import let_age, run_directory
 
@@ -79,3 +80,38 @@ def test_a_running_run_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(damage, "judge_candidates", lambda *_, **__: pytest.fail("reads beside the training"))
     monkeypatch.setattr("ckpt_tui.services.surroundings.process_is_alive", lambda *_: True)
     assert not damage.read_judged_run(str(tmp_path))[0].phase.is_over
+
+
+def test_of_a_running_run_what_was_found_before_counts_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_directory(tmp_path)
+    damaged = ("latest.pt", "rolling_step_000400.pt", "rolling_last_backup.pt")
+    whole = {name: (tmp_path / name).read_bytes() for name in damaged}
+    for name in damaged:
+        damage_file(tmp_path / name)
+        let_age(tmp_path / name)
+    damage.judge_candidates(str(tmp_path))
+    monkeypatch.setattr("ckpt_tui.services.surroundings.process_is_alive", lambda *_: True)
+    monkeypatch.setattr(damage, "judge_candidates", lambda *_, **__: pytest.fail("reads beside the training"))
+    monitor = RunMonitor(str(tmp_path))
+    for _ in range(3):  # as often as somebody looks
+        state, judgement = damage.judge_run(monitor, monitor.poll())
+        assert not state.phase.is_over
+        assert state.at_risk is not None
+        assert (state.at_risk.checkpoint, state.at_risk.steps) == ("rolling_step_000300.pt", 137)
+        assert {one.path for one in judgement.damaged} >= {"latest.pt", "rolling_step_000400.pt"}
+        assert judgement.note == damage.NOT_READ
+    assert main(["status", str(tmp_path)]) == 2
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "latest.pt is damaged: " in printed
+    assert damage.NOT_READ in printed
+    for name in damaged:  # the training saves again
+        (tmp_path / "new").write_bytes(whole[name])
+        (tmp_path / "new").replace(tmp_path / name)
+    state, judgement = damage.judge_run(monitor, monitor.poll())
+    assert judgement.damaged == ()
+    assert state.at_risk is not None
+    assert state.at_risk.steps == 37
+    main(["status", str(tmp_path)])
+    assert damage.NOT_READ not in " ".join(capsys.readouterr().out.split())
