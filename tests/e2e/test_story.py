@@ -1,13 +1,15 @@
-"""The whole way once, in a real terminal: train, watch, kill, look, restore, resume, watch on.
+"""The whole way once, in a real terminal: train, watch, kill, look, restore, resume, watch on, stop, roll back, undo.
 
 A real training is really killed (SIGKILL), a checkpoint is really damaged, and everything after that is done by
-keys in the watch, as a person would at night over SSH.
+keys in the watch, as a person would at night over SSH; files and log say whether it was done.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +49,24 @@ def wait_until(condition, timeout_s: float = 60.0, what: str = "") -> None:
         time.sleep(0.1)
 
 
+def learning_rate(run: Path, session: int) -> object:
+    """What a session says that it trains with."""
+    start = next(event for event in events(run) if event["event"] == "run_start" and event["session"] == session)
+    config = start["config"]
+    assert isinstance(config, dict)
+    return config["lr"]
+
+
+def contents(run: Path) -> dict[str, str]:
+    """The checkpoints, by the digest of their bytes."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("*.pt")}
+
+
+def step_of(path: Path) -> int:
+    done = subprocess.run([CKPT_TUI, "inspect", "--json", path], capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["data"]["progress"]["step"])
+
+
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A training that has saved a few times."""
@@ -74,7 +94,7 @@ def _kill_launched(run: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+@pytest.mark.parametrize("size", [(80, 24), pytest.param((120, 40), marks=pytest.mark.long)], ids=["80x24", "120x40"])
 def test_train_watch_kill_restore_resume(
     training: subprocess.Popen[bytes], tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -110,32 +130,70 @@ def test_train_watch_kill_restore_resume(
         assert json.loads(validated.stdout)["data"]["results"][0]["verdict"] == "damaged"
 
         # Put the backup back by key. Nothing is deleted: the damaged bytes are still there.
+        terminal.wait_for("b restore")
         terminal.press("b")
-        terminal.wait_for("latest.pt", "Set aside, not deleted")
+        terminal.wait_for("latest.pt", "Set aside in set_aside/1/, not deleted", "y yes")
         terminal.press("y")
         wait_until(lambda: (run / "latest.pt").read_bytes() != broken, what="restored")
         kept = [path for path in (run / "set_aside").rglob("latest.pt") if path.read_bytes() == broken]
         assert len(kept) == 1
 
-        # Resume by key, detached; the curve goes on in a second session.
+        # Resume by key, detached, with another learning rate; the curve goes on in a second session.
         wait_until(
             lambda: any(event["event"] == "checkpoint_restored" for event in events(run)), what="told in the log"
         )
+        terminal.wait_for("u takes it back")
         terminal.press("r")
-        terminal.wait_for("--resume")
+        terminal.wait_for("--resume", "Enter start")
+        before = learning_rate(run, session=1)
+        terminal.press("e")
+        terminal.wait_for("Enter takes it")
+        terminal.type("0.00123")
+        terminal.wait_for("--lr 0.00123", "takes another course")  # planned again while it is typed
+        terminal.press("Enter")
+        terminal.wait_for("-> 0.00123", "Enter start")
         terminal.press("Enter")
         wait_until(
             lambda: any(event["event"] == "run_start" and event["session"] == 2 for event in events(run)),
             what="a second session",
         )
-        terminal.wait_for("running")
+        terminal.wait_for("● running", "Session 2 runs")
+        assert before != 0.00123
+        assert learning_rate(run, session=2) == 0.00123
         wait_until(lambda: newest_step(run) > last_step + 100, what="the curve goes on")
 
-        # Stop it by key, so that it saves, and go on once more.
+        # Stop it by key, so that it saves.
         terminal.press("S")
         terminal.wait_for("Stop the training", "y yes")
         terminal.press("y")
-        terminal.wait_for("preempted", "saved and ended")
+        terminal.wait_for("preempted", "It saved emergency_step_")
+        assert events(run)[-1]["event"] == "run_end"
+        assert len(list(run.glob("emergency_step_*.pt"))) == 1
+
+        # Roll back to an earlier checkpoint of the list, which says so before the key is pressed, and take it back.
+        terminal.press("End", "Up")
+        screen = terminal.wait_for("roll back to")
+        found = re.search(r"roll back to (?:step )?([\d,]+)", screen)
+        assert found is not None, screen
+        step = int(found[1].replace(",", ""))
+        files = contents(run)
+        terminal.press("b")
+        terminal.wait_for(f"Roll back to step {step:,}", "Given up:", "y yes")
+        terminal.press("y")
+        terminal.wait_for("Rolled back. u takes it back.")
+        assert step_of(run / "latest.pt") == step
+        assert not [name for name in contents(run) if name.startswith("emergency")]
+        told = [event for event in events(run) if event["event"] == "checkpoint_restored"]
+        assert (told[-1]["path"], told[-1]["why"], told[-1]["step"]) == ("latest.pt", "rolled back", step)
+        terminal.press("u")
+        terminal.wait_for("Takes back the rollback", "y yes")
+        terminal.press("y")
+        terminal.wait_for("Undone. R does it again.")
+        assert contents(run) == files
+
+        # And on once more.
+        terminal.press("Home")
+        terminal.wait_for("r resume")
         terminal.press("r")
         terminal.wait_for("Resume from", "Enter start")
         terminal.press("Enter")
