@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 from ckpt_tui import text
 from ckpt_tui.commands.status import EXIT_CODES, MAX_DAMAGE_LINES
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 from ckpt_tui.run import wording
-from ckpt_tui.run.state import Phase
+from ckpt_tui.run.state import Alert, Phase
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, count_phases, newly_broken
 from ckpt_tui.tui.alerting import BrokenRuns
 
@@ -27,25 +27,36 @@ COLUMNS = (
 BADLY = (Phase.CRASHED, Phase.FAILED, Phase.DIVERGED)
 
 
-def status_of_several(root: str) -> CommandResult:
-    """A line for each run below `root`; the exit code is that of the worst: 1 before 2 before 0."""
+def status_of_several(root: str, which: Collection[str] = ()) -> CommandResult:
+    """A line for each run below `root`; the exit code is that of the worst: 1 before 2 before 0. which: alerts that
+    make it 1 while they hold."""
     from ckpt_tui.services.runs import read_runs
 
     runs = read_runs(root)
+    alerts = _alerts_of(which)(runs)
     codes = {EXIT_CODES[one.phase] if one.phase is not None else ExitCode.TROUBLE for one in runs.runs}
     worst = next((code for code in (ExitCode.DIFFERENT, ExitCode.TROUBLE) if code in codes), ExitCode.OK)
     now = time.time()
-    return CommandResult(data=runs_data(runs), view=lambda style: runs_lines(runs, style, now), exit_code=worst)
+    return CommandResult(
+        data=runs_data(runs, alerts), exit_code=ExitCode.DIFFERENT if alerts else worst,
+        view=lambda style: (*runs_lines(runs, style, now), *_alert_lines(runs, alerts, style)),
+    )  # fmt: skip
 
 
-def watch_several(root: str, out: Output, alerting: BrokenRuns, *, interval_s: float, once: bool) -> int:
-    """A table when all are read, then a line for each run that changed, until none of them is alive."""
+def watch_several(
+    root: str, out: Output, alerting: BrokenRuns, *, interval_s: float, once: bool, exit_on: Collection[str] = ()
+) -> int:
+    """A table when all are read, then a line for each run that changed, until none of them is alive or one has an
+    alert of `exit_on`."""
     watch = RunsWatch(root)
     runs = _read_all(watch)
     style = out.style()
     _tell(runs, runs_lines(runs, style, time.time()), out)
     said = {one.path: changed_line(one, style) for one in runs.runs}
-    while not once and (not runs.runs or any(_is_open(one) for one in runs.runs)):
+    alerts_of = _alerts_of(exit_on)
+    while not (alerts := alerts_of(runs)) and not once and (
+        not runs.runs or any(_is_open(one) for one in runs.runs)
+    ):  # fmt: skip
         time.sleep(interval_s)
         newer = _read_all(watch)
         if newer is runs:
@@ -58,7 +69,26 @@ def watch_several(root: str, out: Output, alerting: BrokenRuns, *, interval_s: f
         said = lines
         if changed or gone:
             _tell(runs, [*changed, *gone], out)
-    return ExitCode.OK
+    if not alerts:
+        return ExitCode.OK
+    _tell(runs, _alert_lines(runs, alerts, style), out, alerts)
+    return ExitCode.DIFFERENT
+
+
+def _alerts_of(which: Collection[str]) -> Callable[[Runs], dict[str, tuple[Alert, ...]]]:
+    if not which:
+        return lambda _: {}
+    from ckpt_tui.services.alerts_of_runs import AlertsOfRuns
+
+    return AlertsOfRuns(which).take
+
+
+def _alert_lines(runs: Runs, alerts: Mapping[str, tuple[Alert, ...]], style: Style) -> Iterator[str]:
+    from ckpt_tui.commands.alert_watch import alert_line
+
+    for one in runs.runs:
+        for alert in alerts.get(one.path, ()):
+            yield f"{text.safe_text(one.name, 200)}: {alert_line(alert, style)}"
 
 
 def _is_open(summary: RunSummary) -> bool:
@@ -72,19 +102,24 @@ def _read_all(watch: RunsWatch) -> Runs:
     return runs
 
 
-def _tell(runs: Runs, lines: Iterable[str], out: Output) -> None:
+def _tell(
+    runs: Runs, lines: Iterable[str], out: Output, alerts: Mapping[str, tuple[Alert, ...]] | None = None
+) -> None:  # fmt: skip
     if out.as_json:
-        lines = [out.envelope(runs_data(runs))]
+        lines = [out.envelope(runs_data(runs, alerts))]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
 
-def runs_data(runs: Runs) -> dict[str, object]:
+def runs_data(runs: Runs, alerts: Mapping[str, tuple[Alert, ...]] | None = None) -> dict[str, object]:
     """`runs` newest activity first, each with `state` (null where it cannot be read, then `error` says why); `states`
-    counts them."""
+    counts them. `alerts` of each: those that were asked for and hold."""
+    chosen = alerts or {}
     return {
         "path": runs.root,
-        "runs": [_run_data(one) for one in runs.runs],
+        "runs": [
+            {**_run_data(one), "alerts": [asdict(alert) for alert in chosen.get(one.path, ())]} for one in runs.runs
+        ],
         "states": {phase.value: number for phase, number in count_phases(runs.runs).items()},
         "unreadable_directories": runs.num_unreadable,
         "is_cut": runs.is_cut,

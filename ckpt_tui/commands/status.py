@@ -3,7 +3,7 @@
 Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
 1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log). Of a directory that
 holds several runs: a line each, and 1 if any of them is 1, else 2 if any is 2. With --fail-on also 1 while an alert of
-that kind holds: for a script or a cron job that is to tell somebody.
+that kind holds, in any of them: for a script or a cron job that is to tell somebody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ckpt_tui import text
-from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, Output, Style, wrapped
 from ckpt_tui.run.state import Phase, RunState
 
@@ -56,11 +55,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
     which = read_which(args.fail_on, "--fail-on") if args.fail_on else frozenset[str]()
     if holds_runs(args.path):
-        if which:
-            raise CkptError("Usage", "--fail-on is for one run", "Give the directory of one, or leave it away.")
         from ckpt_tui.commands.several import status_of_several
 
-        return status_of_several(args.path)
+        return status_of_several(args.path, which)
     state, judgement = read_judged_run(args.path)
     exit_code = EXIT_CODES[state.phase]
     if which and chosen((*state.alerts, *judgement.alerts), which):

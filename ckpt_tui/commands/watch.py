@@ -113,13 +113,15 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     from ckpt_tui.services.run_places import holds_runs
 
     if holds_runs(args.path):
-        if args.exit_on:
-            raise CkptError("Usage", "--exit-on is for one run", "Give the directory of one, or leave it away.")
         from ckpt_tui.commands.several import watch_several
+        from ckpt_tui.run.alerts import read_which
 
         broken = alert_watch.of_several(settings)
         try:
-            return watch_several(args.path, out, broken, interval_s=args.interval, once=args.once)
+            which = read_which(args.exit_on, "--exit-on") if args.exit_on else frozenset[str]()
+            return watch_several(
+                args.path, out, broken, interval_s=args.interval, once=args.once, exit_on=which
+            )  # fmt: skip
         finally:
             alert_watch.close(broken)
     monitor = RunMonitor(args.path)

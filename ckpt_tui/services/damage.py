@@ -182,7 +182,8 @@ def judge_by_known_files(monitor: RunMonitor) -> tuple[RunState, KnownFiles]:
     return monitor.state(), files
 
 
-def _judge_live(monitor: RunMonitor) -> tuple[RunState, Judgement]:
+def judge_as_known(monitor: RunMonitor) -> tuple[RunState, Judgement]:
+    """The same where that changes anything, and what is known to be damaged: to be asked every second."""
     monitor.invalid_checkpoints, monitor.found_checkpoints = (), ()
     state = monitor.state()
     files = known_files(monitor.directory, state, Surroundings(monitor.directory).names())
@@ -202,7 +203,7 @@ def judge_run(
     if state.phase is Phase.WAITING:
         return state, Judgement(newest=newest_checkpoint(monitor.directory))
     if not state.phase.is_over:
-        return _judge_live(monitor)
+        return judge_as_known(monitor)
     judgement = judge_candidates(monitor.directory, budget_s=budget_s)
     monitor.invalid_checkpoints, monitor.found_checkpoints = judgement.invalid_names, judgement.found
     return monitor.state(), judgement

@@ -161,3 +161,40 @@ def test_no_screen_is_loaded_for_it(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, "status", str(tmp_path)], capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def add_spike(directory: Path, *, ago_s: float = 0.0) -> Path:
+    """A run with a loss that jumps up and stays there, in the middle of a log that a list does not read whole."""
+    directory.mkdir(parents=True)
+    ts = time.time() - 3000.0 - ago_s
+    start = schema.RunStart(seq=1, ts=ts, session=1, total_steps=9000, pid=os.getpid(), host=os.uname().nodename)
+    losses = [1.0 + at % 7 / 100 + (9.0 if at > 1500 else 0.0) for at in range(1, 3001)]
+    steps = [schema.Step(seq=at + 1, ts=ts + at, session=1, step=at, metrics={"loss": loss})
+             for at, loss in enumerate(losses, 1)]  # fmt: skip
+    (directory / schema.LOG_NAME).write_bytes(b"".join(map(codec.encode, [start, *steps])))
+    return directory
+
+
+@pytest.mark.parametrize(("which", "code"), [("spike", 1), ("warning", 1), ("any", 1), ("no_save,disk", 0)])
+def test_status_of_several_fails_on_an_alert_of_any(tmp_path: Path, capsys: Captured, which: str, code: int) -> None:
+    make_run(tmp_path / "calm")
+    add_spike(tmp_path / "high")
+    assert main(["status", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["status", str(tmp_path), "--fail-on", which]) == code
+    said = capsys.readouterr().out.splitlines()
+    assert [line.startswith("high: ") and "Loss" in line for line in said[4:]] == [True] * (len(said) - 4)
+    assert (len(said) > 4) is bool(code)
+    assert main(["status", str(tmp_path), "--fail-on", which, "--json"]) == code
+    runs = {one["name"]: one for one in json.loads(capsys.readouterr().out)["data"]["runs"]}
+    assert runs["calm"]["alerts"] == []
+    assert {one["kind"] for one in runs["high"]["alerts"]} == ({"spike"} if code else set())
+
+
+def test_a_watch_of_several_ends_at_an_alert_of_any(tmp_path: Path, capsys: Captured) -> None:
+    add_spike(tmp_path / "high")
+    make_run(tmp_path / "alive", ended="", ago_s=0.0)
+    assert main(["watch", str(tmp_path), "--plain", "--exit-on", "spike"]) == 1  # and is not killed by a timeout
+    assert "high: " in capsys.readouterr().out.splitlines()[-1]
+    assert main(["watch", str(tmp_path), "--plain", "--once", "--exit-on", "disk"]) == 0
+    assert main(["watch", str(tmp_path), "--plain", "--exit-on", "nonsense"]) == 2
