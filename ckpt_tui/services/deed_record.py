@@ -30,9 +30,10 @@ class Move(msgspec.Struct):
     """One name of the run directory, of a file or a directory, that changes hands.
 
     before: what it was, None when it was not there. Afterwards it is: an independent copy of `source` (how="copy"),
-    the same bytes as `source` under one more name (how="link"), the bytes `data` of a small file (how="write"),
-    `source` itself, which moves (how="rename"), or not there (how="remove": it only goes to the deed's folder).
-    after: what it became, known from `prepared` on. Names are relative to the run directory, with `/` between parts.
+    one more name for the bytes of `source` as that is after the deed (how="link"), the bytes `data` of a small file
+    (how="write"), `source` itself, which moves (how="rename"), or not there (how="remove": it only goes to the deed's
+    folder). after: what it became, known from `prepared` on. Names are relative to the run directory, with `/`
+    between parts.
     outside: the path of the source of a copy that lies outside the run directory; `source` is "" then.
     source_was: what the source was when it was validated, None when nobody looked. was: the verdict on what is set
     aside, as far as it was known then.

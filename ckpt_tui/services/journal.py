@@ -204,7 +204,10 @@ def _prepare(directory: str, deed: Deed, on_bytes: Callable[[int], None]) -> Non
         if move.how == "copy":
             move.after = copies.copy_verified(move.source_path(directory), target, on_bytes)
         elif move.how == "link":
-            move.after = copies.link_verified(move.source_path(directory), target, on_bytes)
+            # What the source is after this deed: a copy of it may have been made a moment ago.
+            ready = next((m for m in deed.moves if m is not move and m.target == move.source and m.how == "copy"), None)
+            lies_at = incoming_path(folder, ready) if ready is not None else move.source_path(directory)
+            move.after = copies.link_verified(lies_at, target, on_bytes)
         else:
             assert move.data is not None
             files.write_file(target, move.data)

@@ -14,7 +14,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names
-from ckpt_tui.services.branches import fork_step
+from ckpt_tui.services.branches import fork_step, run_lineage
 from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import LogEntry, Move
@@ -116,7 +116,8 @@ def assemble(
         entry = catalog.entry(move.target)
         if entry is not None and entry.validity != UNCHECKED:
             move.was = entry.validity
-    before, after = _resume_before_and_after(catalog, moves, held, lineage)
+    branch = lineage if lineage is not None else _branch_after(directory, registry)
+    before, after = _resume_before_and_after(catalog, moves, held, branch)
     steps_given_up, seconds_given_up = 0, 0.0
     if moves and target is not None and target.step is not None:
         of_branch = [e.step for e in catalog.entries if e.step is not None and not e.is_abandoned]
@@ -169,8 +170,17 @@ def _describe(directory: str, move: Move, catalog: Catalog) -> PlannedMove:
     )
 
 
+def _branch_after(directory: str, registry: Move | None) -> Lineage | None:
+    """The branch that the run is on after a deed which does not choose one: that of the registry that is put back, or
+    the present one. What an undo puts back may be on another, where training has gone on since."""
+    if registry is not None and registry.how == "rename":
+        return stored_lineage(os.path.join(directory, os.path.dirname(registry.source)))
+    stored = stored_lineage(directory) if registry is None else None
+    return run_lineage(directory, stored, [], [])
+
+
 def _resume_before_and_after(
-    catalog: Catalog, moves: Sequence[Move], held: Mapping[str, CatalogEntry], lineage: Lineage | None
+    catalog: Catalog, moves: Sequence[Move], held: Mapping[str, CatalogEntry], branch: Lineage | None
 ) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
     """What `--resume auto` takes now, and once the moves are made (name and step)."""
     entries = {entry.name: entry for entry in catalog.entries}
@@ -179,12 +189,17 @@ def _resume_before_and_after(
         if move.how == "remove":
             entries.pop(move.target, None)
     for move in moves:
-        source = catalog.entry(move.source) or held.get(move.source or move.outside)
+        is_of_new = move.how == "link" and any(other.target == move.source for other in moves)
+        source = entries.get(move.source) if is_of_new else catalog.entry(move.source)
+        source = source or held.get(move.source or move.outside)
         if move.how in ("copy", "link", "rename") and source is not None:
             entries[move.target] = _renamed(source, move.target)
-    if lineage is not None:
+    if branch is not None:
         entries = {
-            name: replace(entry, is_abandoned=not is_on(lineage, entry.session_id, entry.step))
+            # Of a damaged one nobody may know who made it.
+            name: entry
+            if entry.is_bad and not entry.session_id
+            else replace(entry, is_abandoned=not is_on(branch, entry.session_id, entry.step))
             for name, entry in entries.items()
         }
     return before, _takes(entries.values())
@@ -221,18 +236,29 @@ def _registry_move(directory: str, catalog: Catalog, moves: Sequence[Move], line
     data = changed_registry(
         directory,
         removed=frozenset(move.target for move in moves if move.how in ("remove", "rename")),
-        copied={move.target: move.source for move in moves if move.how in ("copy", "link")},
+        copied=_origins(moves),
         lineage=lineage,
         best_score=_best_score(directory, moves),
     )
     return Move(REGISTRY_NAME, "write", before=now, data=data) if data is not None else None
 
 
+def _origins(moves: Sequence[Move]) -> dict[str, str]:
+    """For each name that gets other content, the name that had it before."""
+    copied = {move.target: move.source for move in moves if move.how == "copy"}
+    return copied | {m.target: copied.get(m.source, m.source) for m in moves if m.how == "link"}
+
+
 def _best_score(directory: str, moves: Sequence[Move]) -> float | None:
     """The score of the file that becomes the best, by what it says itself; None when the best stays or does not say."""
     for move in moves:
         facts = names.read_name(move.target, is_directory=not move.target.endswith(".pt"))
-        if move.how in ("copy", "rename") and facts is not None and facts.kind == "best" and not facts.is_backup:
+        if (
+            move.how in ("copy", "link", "rename")
+            and facts is not None
+            and facts.kind == "best"
+            and not facts.is_backup
+        ):
             try:
                 told = open_checkpoint(move.source_path(directory)).progress.get("best_metric")
             except CkptError:
@@ -248,7 +274,10 @@ def _log_entries(
     entries = []
     for move in moves:
         if move.how in ("copy", "link", "rename"):
-            lies_at = move.source or move.outside
+            by_copy = next(
+                (m for m in moves if m.how == "copy" and move.how == "link" and m.target == move.source), move
+            )
+            lies_at = by_copy.source or by_copy.outside
             source = catalog.entry(lies_at) or held.get(lies_at)
             entries.append(LogEntry(move.target, lies_at, why, source.step or 0 if source else 0))
     if not entries and moves:

@@ -17,7 +17,9 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import names
 from ckpt_tui.services.carrying_out import carry_out as carry_out
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.files import content_of
 from ckpt_tui.services.interrupted import begin
+from ckpt_tui.services.journal import Move
 from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
@@ -51,7 +53,9 @@ def plan_restore(
     if places:
         if len(places) < len(names_wanted):
             raise CkptError(
-                "Usage", f"what lies in quarantine is put back by itself, in {directory}", "Restore the others after it."
+                "Usage",
+                f"what lies in quarantine is put back by itself, in {directory}",
+                "Restore the others after it.",
             )
         return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
@@ -69,7 +73,9 @@ def plan_restore(
             raise not_here(catalog, name)
         else:
             chosen.append((name, None))
-    moves, sentences, warnings = [], [], list(notices)
+    moves: list[Move] = []
+    sentences: list[str] = []
+    warnings = list(notices)
     told: set[str] = set()
     looked_at: dict[str, CatalogEntry] = {}
     passed_over: dict[str, None] = {}
@@ -105,10 +111,15 @@ def plan_restore(
         because = "" if not note else ", too" if note in told else f": {safe_text(note, 300)}"
         told.add(note)
         sentences.append(f"{safe_name(name)}{was} is {state}{because}.")
-        sentences.append(f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(name)}.")
-        if not any(checked_words(source) == sentence for sentence in sentences):
-            sentences.append(checked_words(source))
         _require_replaceable(directory, name)
+        made = _made_already(moves, entry, source)
+        if made is not None:
+            sentences.append(f"{safe_name(name)} becomes one more name of the new {safe_name(made.target)}, as it was.")
+            moves.append(Move(name, "link", before=content_of(os.path.join(directory, name)), source=made.target))
+            continue
+        sentences.append(f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(name)}.")
+        if checked_words(source) not in sentences:
+            sentences.append(checked_words(source))
         moves.append(copy_move(directory, source, name))
     replaced = [safe_name(move.target) for move in moves if move.before is not None]
     if replaced:
@@ -135,6 +146,13 @@ def _with_backups(catalog: Catalog) -> list[str]:
 def _kind(name: str) -> str:
     facts = names.read_name(name) or names.read_name(name, is_directory=True)
     return facts.kind if facts is not None else "other"
+
+
+def _made_already(moves: Sequence[Move], entry: CatalogEntry | None, source: CatalogEntry) -> Move | None:
+    """The copy of `source` that takes the place of another name of the same damaged bytes. Names that the trainer
+    saved as one share their bytes again: the second copy against damage is the backup, which stays."""
+    shared = entry.same_as if entry is not None else ()
+    return next((m for m in moves if m.how == "copy" and m.source == source.name and m.target in shared), None)
 
 
 def _require_replaceable(directory: str, name: str) -> None:

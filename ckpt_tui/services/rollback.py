@@ -17,6 +17,7 @@ from ckpt_tui.events.lineage import UNTOLD, Lineage, is_on
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import lineage_of_path, run_lineage
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.files import content_of
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.newest_rules import called_last, numbered_after, place_of, pointer_moves
@@ -71,7 +72,11 @@ def plan_rollback(
             and not check(latest).is_bad
         )  # fmt: skip
         if not is_latest_good and target.name != latest_name:
-            moves.append(_as_latest(directory, catalog, source, newer, latest_name, check, sentences, warnings))
+            if source is not target:  # the original outside is the second set of bytes
+                moves.append(_one_more_name(directory, target.name, latest_name))
+                sentences.append(f"{safe_name(latest_name)} becomes one more name of it.")
+            else:
+                moves.append(_as_latest(directory, catalog, target, newer, latest_name, check, sentences, warnings))
             replaced.add(latest_name)
     else:
         for last in (called := called_last(catalog, target))[:1]:
@@ -195,20 +200,16 @@ def _as_latest(
     """
     name, words = safe_name(target.name), _step_words(target)
     gone = {entry.name for entry in newer}
-    is_outside_target = is_outside(target)
-    another = None
-    if not is_outside_target:
-        another = next(
-            (
-                e for e in catalog.entries
-                if e.step == target.step and e.session_id == target.session_id and e.name not in gone
-                and e.name not in (target.name, latest_name, *target.same_as) and e.can_resume
-                and not check(e).is_bad
-            ),
-            None,
-        )  # fmt: skip
-    has_room = shutil.disk_usage(directory).free >= target.size_bytes + SPARE_BYTES
-    if another is None and (has_room or is_outside_target):
+    another = next(
+        (
+            e for e in catalog.entries
+            if e.step == target.step and e.session_id == target.session_id and e.name not in gone
+            and e.name not in (target.name, latest_name, *target.same_as) and e.can_resume
+            and not check(e).is_bad
+        ),
+        None,
+    )  # fmt: skip
+    if another is None and shutil.disk_usage(directory).free >= target.size_bytes + SPARE_BYTES:
         sentences.append(f"{name} ({words}, valid) is copied to {latest_name}.")
         return copy_move(directory, target, latest_name)
     if another is None:
@@ -216,17 +217,14 @@ def _as_latest(
             f"No room for a copy of {size(target.size_bytes)}: {latest_name} and {name} share their bytes, and a bad "
             "sector would take both."
         )
-    sentences.append(
-        f"{name} ({words}, valid) is put under the name {latest_name}, too: no copy"
-        + (f", {safe_name(another.name)} is one." if another is not None else ".")
-    )
-    return replace_how(copy_move(directory, target, latest_name))
+    sentences.append(f"{latest_name} becomes one more name of {name} ({words}, valid).")
+    if another is not None:
+        sentences.append(f"No copy of it is needed: {safe_name(another.name)} is one.")
+    return _one_more_name(directory, target.name, latest_name)
 
 
-def replace_how(move: Move) -> Move:
-    """The same with shared bytes."""
-    move.how = "link"
-    return move
+def _one_more_name(directory: str, name: str, other: str) -> Move:
+    return Move(other, "link", before=content_of(os.path.join(directory, other)), source=name)
 
 
 def _keep_a_best(

@@ -233,6 +233,8 @@ def _registry_of_undo(
     is_unbroken = all(
         found.to_take_back(later, REGISTRY_NAME) is _left_by(found, earlier) for earlier, later in pairwise(touching)
     )
+    # What is there now may be a registry that the trainer wrote after these deeds, and that a later undo gave back.
+    is_unbroken = is_unbroken and bool(touching) and _left_by(found, touching[-1]) is found.now.get(REGISTRY_NAME)
     return _registry_back(directory, found, wanted, is_unbroken=is_unbroken)
 
 

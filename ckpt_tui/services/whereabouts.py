@@ -50,12 +50,13 @@ class Whereabouts:
         """What has to lie under `name` when the standing deed `number` is taken back.
 
         After a redo it is what the redo found. Where that took several deeds at once, only the first of them that
-        touched the name found what the redo found; the others what the one before them had left.
+        touched the name found what the redo found; the others what the one before them had left. A name that the redo
+        left alone, because somebody else had written it, is left alone again.
         """
         by, together = self._applied[number]
         if any(other < number and (other, name) in self.before for other in together):
             by = number
-        return self.before[by, name]
+        return self.before[by, name] if (by, name) in self.before else self.now.get(name)
 
     def undo_to_redo(self) -> int | None:
         """The undo that a redo takes back: the last one, unless a new deed was done since."""

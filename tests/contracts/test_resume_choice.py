@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.lineage import is_on
 from ckpt_tui.services import restore
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.owner import run_state
+from ckpt_tui.services.undo import plan_redo
 from ckpt_tui.tui.widgets.checkpoint_list import rows_of
 from tests.builders.resume_histories import History
 from tests.trainer.faults.states import state_at
@@ -161,6 +164,92 @@ def test_both_take_the_same_where_checkpoints_are_directories(tmp_path: Path) ->
     assert agree(run) == "rolling_step_000010"
     (run / "registry.json").unlink()
     agree(run)
+
+
+def act(directory: str, rng: random.Random) -> str | None:
+    """Some act of the viewer: carried out, and what its plan said a resume then takes; "" where it was refused."""
+    entries = [entry for entry in read_catalog(directory).entries if entry.step is not None]
+    target = rng.choice(entries)
+    to = rng.choice([target.name, f"{target.step:,}", target.path, "best", "latest"])
+    plan_it = rng.choice([
+        lambda: restore.plan_restore(directory),
+        lambda: restore.plan_rollback(directory, to),
+        lambda: restore.plan_rollback(directory, to),
+        lambda: restore.plan_undo(directory),
+        lambda: plan_redo(directory),
+    ])  # fmt: skip
+    try:
+        plan = plan_it()
+    except CkptError as error:
+        if error.title in ("No such checkpoint", "Not good to resume from", "Which one?", "Step not known"):
+            return ""
+        raise
+    if plan.is_empty:
+        return ""
+    restore.carry_out(plan, force=True)  # this very process wrote the log
+    if plan.act == "rollback":
+        assert plan.resume_takes is not None
+    return plan.resume_takes
+
+
+@pytest.mark.parametrize("seed", range(200, 206))
+def test_both_take_the_same_after_whatever_the_viewer_did(seed: int, tmp_path: Path) -> None:
+    history = History(tmp_path / "run", seed)
+    history.session(None, 4)
+    rng = random.Random(seed)
+    num_acts = 0
+    for _ in range(12):
+        if rng.random() < 0.4:
+            history.session("auto", rng.randint(0, 2))
+            # The model of what is live knows nothing of acts: only that both agree is held here.
+        elif rng.random() < 0.3:
+            history.damage()
+        for _ in range(2):
+            told = act(str(history.run), rng)
+            taken = agree(history.run)
+            if told != "":
+                num_acts += 1
+                assert taken == told
+    assert num_acts >= 3
+
+
+@pytest.mark.parametrize("seed", range(300, 304))
+def test_both_take_the_same_after_whatever_the_viewer_did_with_directories(seed: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rng = random.Random(seed)
+    at = 0
+
+    def session(wanted: str | None) -> None:
+        nonlocal at
+        policy = Policy(is_async=False, checkpoint_format="dir", keep_rolling=3)
+        with Checkpointer(run, policy, needed=NEEDED, say=lambda line: None) as checkpoints:
+            if wanted is not None:
+                source = checkpoints.find(wanted)
+                assert source is not None
+                at = source.step
+            for _ in range(rng.randint(0 if wanted else 3, 3)):
+                at += rng.randint(1, 20)
+                checkpoints.save(state_at(at, width=200), rng.choice([{"rolling"}, {"rolling", "best"}, {"emergency"}]))
+
+    session(None)
+    num_acts = 0
+    for _ in range(8):
+        if rng.random() < 0.4:
+            session("auto")
+        elif rng.random() < 0.3:
+            taken = agree(run)
+            assert taken is not None
+            with open(run / taken / "model.pt", "r+b") as file:
+                file.truncate(400)
+            if agree(run) is None:
+                return  # everything is damaged: there is nothing to go back to
+        for _ in range(2):
+            told = act(str(run), rng)
+            taken = agree(run)
+            if told != "":
+                num_acts += 1
+                assert taken == told
+    assert num_acts >= 1
 
 
 def test_what_was_left_behind_is_said_by_list_watch_and_trainer(
