@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import time
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event
 from ckpt_tui.services.journal import Deed
 
 TAIL_BYTES = 1 << 20
+FRESH_S = 60.0
+_MARK = f'"{CheckpointRestored.name}"'.encode()
 
 
 def log_restored(directory: str, deed: Deed) -> None:
@@ -20,6 +24,8 @@ def log_restored(directory: str, deed: Deed) -> None:
     if not os.path.exists(path) or not deed.log:
         return
     session, written = _tail(path, deed.number)
+    if time.time() - deed.started_at > FRESH_S:
+        written |= _anywhere(path, deed.number)  # it was interrupted, and who knows how much was trained since
     from ckpt_tui.events.writer import EventWriter
 
     writer = EventWriter(directory, session=session)
@@ -52,3 +58,19 @@ def _tail(path: str, number: int) -> tuple[int, set[str]]:
             if isinstance(event, CheckpointRestored) and event.extra.get("deed") == number:
                 written.add(event.path)
     return session, written
+
+
+def _anywhere(path: str, number: int) -> set[str]:
+    """For which names this deed was logged, looked for in the whole log."""
+    written: set[str] = set()
+    if not os.path.getsize(path):
+        return written
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+        at = log.find(_MARK)
+        while at >= 0:
+            begin, end = log.rfind(b"\n", 0, at) + 1, log.find(b"\n", at)
+            event = decode(log[begin : end if end >= 0 else len(log)])
+            if isinstance(event, CheckpointRestored) and event.extra.get("deed") == number:
+                written.add(event.path)
+            at = log.find(_MARK, end) if end >= 0 else -1
+    return written

@@ -276,6 +276,31 @@ def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(tmp_path: Path) 
             assert (state_of(directory) == before) == (now == []), number
 
 
+def test_event_of_a_deed_that_was_interrupted_is_not_written_again_days_later(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    three_deeds(directory)
+    carry_out(plan_undo(str(directory)))
+    told = list(restored_events(directory))
+    journal_path = directory / "set_aside/4/journal.json"
+    deed = json.loads(journal_path.read_text())
+    deed.update(state="moved", started_at=deed["started_at"] - 86400)  # killed before its last line
+    journal_path.write_text(json.dumps(deed))
+    with open(directory / "events.jsonl", "ab") as log:
+        for step in range(500, 9000):
+            line = {
+                "v": 1,
+                "event": "step",
+                "seq": step + 1000,
+                "ts": 1.8e9 + step,
+                "session": 2,
+                "step": step,
+                "loss": 1.0,
+            }
+            log.write(json.dumps({**line, "note": "x" * 100}).encode() + b"\n")
+    assert any("now completed" in warning for warning in plan_undo(str(directory)).warnings)
+    assert list(restored_events(directory)) == told
+
+
 def test_undo_that_was_killed_before_a_training_wrote_is_undone_as_far_as_it_can_be(tmp_path: Path) -> None:
     start = tmp_path / "start"
     three_deeds(start)
