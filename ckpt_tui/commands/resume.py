@@ -143,11 +143,14 @@ def _plan_data(plan: ResumePlan) -> dict[str, object]:
     }
 
 
+OWN_TRAINER = "the bundled trainer"  # as launchers/spelling.py says it: nobody doubts it
+
+
 def _start_lines(plan: ResumePlan) -> Iterator[str]:
     """How it is started: by which launcher, where, with which environment, and who told so."""
     if plan.command:
-        yield f"Launcher: {plan.launcher}, in {plan.cwd}."
-    if plan.known_by:
+        yield f"Started by {plan.launcher}, in {plan.cwd}."
+    if plan.known_by and plan.known_by != OWN_TRAINER:
         yield f"How it resumes is known: {plan.known_by}."
     if plan.environment:
         yield "Sets " + ", ".join(f"{name}={value}" for name, value in plan.environment.items()) + ", as recorded."

@@ -164,7 +164,7 @@ def _value(key: str, text: str, recorded: object) -> object:
     if isinstance(recorded, bool):
         if not isinstance(value, bool):
             raise CkptError("Not true or false", f"{safe_text(key, 60)} is {said}; {was}", "Give true or false.")
-    elif isinstance(recorded, (int, float)) and value is not None:
+    elif isinstance(recorded, (int, float)) and not (value is None and text.strip()):  # `none` may mean something
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise CkptError("Not a number", f"{safe_text(key, 60)} is {said}; {was}", "Write for instance 3e-4.")
         if isinstance(recorded, int) and isinstance(value, float) and value.is_integer():

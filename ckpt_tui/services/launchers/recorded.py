@@ -75,8 +75,9 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
     notes += said
     if way is None:
         missing.append(no_way(split, wanted))
-    elif wanted.name:
+    else:
         not_known += way.not_known
+        missing += not_its_choice(way, wanted)
     if start.host and start.host != socket.gethostname():
         notes.append(f"It ran on {safe_text(start.host, 100)}: this is {socket.gethostname()}.")
     if start.job:
@@ -122,6 +123,15 @@ def no_way(split: Split, wanted: Resume) -> str:
         " over what is there. Say it once: --command "
         f"{command_line.quoted([f'{command} --OPTION {{checkpoint}} {{settings}}'])}"
     )
+
+
+def not_its_choice(way: ResumeWay, wanted: Resume) -> list[str]:
+    """Why a script that finds its checkpoint by itself cannot be sent to another one."""
+    if not way.is_own_choice or wanted.is_automatic:
+        return []
+    name = safe_text(wanted.name, 200)
+    back = f"make {name} the newest first, with `ckpt-tui rollback DIR --to {name}`, and resume without --from"
+    return [f"the script takes the checkpoint that it finds, not one that it is told: {back}"]
 
 
 def environment_to_set(recorded: Mapping[str, str], launcher: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from ckpt_tui.services import command_line
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume, Split
-from ckpt_tui.services.launchers.recorded import RecordedStart, no_way, with_settings
+from ckpt_tui.services.launchers.recorded import RecordedStart, no_way, not_its_choice, with_settings
 from ckpt_tui.services.launchers.shell_text import ShellWord, simple_commands
 from ckpt_tui.services.launchers.spelling import ResumeWay
 from ckpt_tui.text import safe_text
@@ -49,6 +49,8 @@ def build_job(start: RecordedStart, split: Split, way: ResumeWay | None, wanted:
         missing.append("sbatch is not found here: it is there where jobs are submitted, on the cluster's login nodes")
     if way is None:
         missing.append(no_way(split, wanted))
+    else:
+        missing += not_its_choice(way, wanted)
     missing += _jobs_in_the_queue(start, wanted.directory)
     script = _script_of(start.job)
     told_arguments = start.job.get("argv")

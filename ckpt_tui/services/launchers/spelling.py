@@ -31,6 +31,7 @@ class ResumeWay:
 
     key: the setting that names the checkpoint; "" when it finds the checkpoint by itself. value: what it is set to,
     None for a flag that stands there already, or needs none. known_by: what tells so. not_known: what does not.
+    is_own_choice: the script takes the checkpoint that it finds, not one that it is told.
     """
 
     key: str
@@ -39,6 +40,7 @@ class ResumeWay:
     not_known: tuple[str, ...] = ()
     is_bare: bool | None = None
     also: Mapping[str, str] | None = None
+    is_own_choice: bool = False
 
 
 def is_bare_style(options: Sequence[str]) -> bool:
@@ -160,16 +162,17 @@ def resume_way(split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bo
     if init is not None or _is_nanogpt(text, wanted.recorded):
         return _nanogpt(wanted)
     if has_resumed_itself:
-        return ResumeWay("", None, "it did so before, with the same command", _own_choice(wanted))
+        return ResumeWay("", None, "it did so before, with the same command", _own_choice(wanted), is_own_choice=True)
     if _OWN_LIBRARY.search(text) and re.search(r"\.find\(|\bcallback\.(train|fit)\(|\.fit\(", text):
-        return ResumeWay("", None, "its text: it looks for the newest valid checkpoint", _own_choice(wanted))
+        return ResumeWay("", None, "its text: it looks for the newest valid checkpoint", is_own_choice=True)
     if "LightningCLI(" in text or (options[:1] == ("fit",) and "lightning" in text):
         return ResumeWay("ckpt_path", wanted.path, "Lightning's command line has it")
     for name in RESUME_NAMES:
         quoted = re.search(rf"""["']--?{name.replace("_", "[-_]")}["']([^\n]*\n?[^\n]*)""", text)
         if quoted is not None:
             if "store_true" in quoted[1].partition("add_argument")[0]:
-                return ResumeWay(name, True, f"its text has --{name}, a flag", _own_choice(wanted))
+                known_by = f"its text has --{name}, a flag"
+                return ResumeWay(name, True, known_by, _own_choice(wanted), is_own_choice=True)
             return ResumeWay(name, wanted.path, f"its text has --{name}")
     for name in RESUME_NAMES:
         if name in wanted.recorded:
@@ -187,10 +190,9 @@ def _as_recorded(options: Sequence[str], found: tuple[str, bool], wanted: Resume
     else:
         given = command_line.option_value(options, name)
     known_by = f"the recorded command has {name if is_bare else '--' + name}"
-    if given is None or given.lower() in ("true", "1", "yes"):
-        return ResumeWay(name, None, known_by, _own_choice(wanted), is_bare)
-    if given in ("auto", "latest", "last") and wanted.is_automatic:
-        return ResumeWay(name, None, known_by, _own_choice(wanted), is_bare)
+    is_flag = given is None or given.lower() in ("true", "1", "yes")
+    if is_flag or (given in ("auto", "latest", "last") and wanted.is_automatic):
+        return ResumeWay(name, None, known_by, _own_choice(wanted), is_bare, is_own_choice=True)
     return ResumeWay(name, wanted.path, known_by, (), is_bare)
 
 
@@ -207,10 +209,10 @@ def _is_nanogpt(text: str, recorded: Mapping[str, object]) -> bool:
 
 def _nanogpt(wanted: Resume) -> ResumeWay:
     """`init_from=resume` takes `ckpt.pt` of its `out_dir`."""
-    unknown: tuple[str, ...] = ()
-    if os.path.basename(wanted.path) != "ckpt.pt":
-        unknown = (f"nanoGPT takes ckpt.pt: {os.path.basename(wanted.name)} has to have that name.",)
-    return ResumeWay("init_from", "resume", "nanoGPT's way", unknown, False, {"out_dir": os.path.dirname(wanted.path)})
+    return ResumeWay(
+        "init_from", "resume", "nanoGPT's way: it takes ckpt.pt of its out_dir", (), False,
+        {"out_dir": os.path.dirname(wanted.path)}, is_own_choice=os.path.basename(wanted.path) != "ckpt.pt",
+    )  # fmt: skip
 
 
 def script_text(split: Split, cwd: str) -> str:

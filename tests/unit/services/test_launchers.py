@@ -178,6 +178,10 @@ def test_script_that_resumed_by_itself_is_started_as_it_was(tmp_path: Path) -> N
     assert found.command == (sys.executable, "train.py")
     assert found.missing == ()
     assert "own choice" in found.not_known[0]
+    # One that a person chose would silently not be taken.
+    (missing,) = build_recorded(start, wanted(tmp_path, is_automatic=False)).missing
+    assert "takes the checkpoint that it finds" in missing
+    assert "rollback DIR --to latest.pt" in missing
     # The loop of the README: it looks for the newest valid checkpoint.
     (tmp_path / "train.py").write_text('from trainer import Checkpointer\nif source := checkpoints.find("auto"): pass')
     assert build_recorded(RecordedStart((sys.executable, "train.py"), str(tmp_path)), wanted(tmp_path)).missing == ()
