@@ -99,13 +99,18 @@ def labels(
     state: RunState | None, restore: RowAct | None, resume: RowAct | None, *, is_supervised: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """Of the acts' keys on the last line, as the run stands: what cannot be done now is not offered there."""
-    is_over = state is None or state.phase.is_over or state.phase is Phase.WAITING
+    told: dict[str, tuple[str, ...]]
+    # A log that is silent may be of a run that ended: its process is not known, and so nobody can be asked to stop.
+    is_over = state is None or state.phase.is_over or state.phase in (Phase.WAITING, Phase.SILENT)
     if not is_over or is_supervised:
-        return {"act.resume": (), "act.restore": ()}
+        told = {"act.resume": (), "act.restore": ()}
+        if state is not None and state.source and not state.pid and not is_supervised:
+            told["act.stop"] = ()
+        return told
     if state is None or state.phase is Phase.WAITING:
         offered = ("resume",) if resume is not None and resume.target else ()
         return {"act.stop": (), "act.resume": offered, "act.restore": restore.labels if restore is not None else ()}
-    told: dict[str, tuple[str, ...]] = {"act.stop": ()}
+    told = {"act.stop": ()}
     if resume is not None:
         told["act.resume"] = resume.labels
     if restore is not None:
