@@ -7,6 +7,7 @@ its line: half of somebody's settings would be worse than none. Read by the watc
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -21,6 +22,7 @@ MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 _THEME_SPELLINGS = {"color-blind": "colour-blind", "colorblind": "colour-blind", "colourblind": "colour-blind"}
 SLOW_LINK_TICK_S = 5.0
 _MAX_BYTES = 256 << 10
+PIPE_PATIENCE_S = 2.0
 _MAX_PINS = 8
 _HELP = "Mend that line, or take it away: what is built in holds then. `ckpt-tui config --keys` has every key."
 
@@ -156,8 +158,7 @@ def read_file(env: Mapping[str, str]) -> dict[str, object]:
     """Only what the file says, by field of Settings, checked."""
     path = settings_path(env)
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = _content(path)
     except FileNotFoundError as error:
         if env.get("CKPT_TUI_CONFIG"):
             raise from_os_error(error, f"{safe_text(path, 1000)} ($CKPT_TUI_CONFIG)") from None
@@ -181,6 +182,33 @@ def read_file(env: Mapping[str, str]) -> dict[str, object]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _refused(path, "", f"{safe_text(error, 200)}: this is not TOML") from None
     return _checked(table, path, text)
+
+
+def _content(path: str) -> bytes:
+    """At most a byte more than settings may have. A pipe is waited for, but not for ever. Raises OSError, CkptError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return _from_pipe(descriptor, path)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_BYTES + 1) or b""
+    finally:
+        os.close(descriptor)
+
+
+def _from_pipe(descriptor: int, path: str) -> bytes:
+    """As `CKPT_TUI_CONFIG=<(...)` gives one."""
+    from select import select
+
+    content = b""
+    while len(content) <= _MAX_BYTES:
+        if not select([descriptor], [], [], PIPE_PATIENCE_S)[0]:
+            raise _refused(path, "", f"is a pipe that nothing came out of for {PIPE_PATIENCE_S:g} s")
+        piece = os.read(descriptor, _MAX_BYTES)
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def _is_own(path: str) -> bool:

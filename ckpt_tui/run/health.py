@@ -69,8 +69,12 @@ def judge_phase(
 
 
 def median(values: Sequence[float]) -> float | None:
+    """Of an even number of values the mean of the two in the middle; None of none."""
     ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else None
+    if not ordered:
+        return None
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from ckpt_tui import settings as module
 from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import ROWS, Settings, read_settings, settings_path
 
@@ -164,3 +167,21 @@ def test_a_directory_in_its_place_is_told_as_settings(tmp_path: Path) -> None:
     with pytest.raises(CkptError, match="is a directory: name the file in it") as refused:
         read_settings({"CKPT_TUI_CONFIG": str(tmp_path)})
     assert "ckpt-tui config" in refused.value.hint
+
+
+def test_a_pipe_is_read_and_an_empty_one_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CKPT_TUI_CONFIG=<(...)` is one; nobody may ever write to another."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    env = {"CKPT_TUI_CONFIG": str(path)}
+    writer = threading.Thread(target=lambda: path.write_bytes(b"interval_s = 5.0\n"))
+    writer.start()
+    assert read_settings(env).interval_s == 5.0
+    writer.join()
+    monkeypatch.setattr(module, "PIPE_PATIENCE_S", 0.05)
+    with pytest.raises(CkptError, match="is a pipe that nothing came out of"):
+        read_settings(env)
+    descriptor = os.open(path, os.O_RDWR)  # a writer that says nothing
+    with pytest.raises(CkptError, match="is a pipe that nothing came out of"):
+        read_settings(env)
+    os.close(descriptor)

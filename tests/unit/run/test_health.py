@@ -11,6 +11,7 @@ import pytest
 from ckpt_tui.events.schema import Eval, Event, RunStart, Step
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.health import median
 from ckpt_tui.run.state import Eta, Phase
 from ckpt_tui.services.monitor import OWN_PAUSE_S, WAKING_S, RunMonitor
 from tests.builders.event_logs import LogText
@@ -131,3 +132,10 @@ def test_the_range_holds_its_middle(silence_s: float) -> None:
     assert eta is not None
     assert 0 <= eta.low_s <= eta.seconds <= eta.high_s
     assert eta.seconds == pytest.approx(900, abs=2)
+
+
+def test_the_median_of_two_lies_between_them() -> None:
+    """Of two saves neither the cheap one nor the dear one is what a save costs."""
+    assert [median(values) for values in ([], [3.0], [4.0, 1.0], [9.0, 1.0, 2.0], [8.0, 1.0, 2.0, 4.0])] == [
+        None, 3.0, 2.5, 2.0, 3.0
+    ]  # fmt: skip
