@@ -77,7 +77,8 @@ class Session:
         stall = StallWatch(care.stall_after_s, time.monotonic()) if care.watches_stall else None
         look_at, has_output = 0.0, False
         while True:
-            self.signals.wait(SHOW_S if care.shows or training.handle < 0 else LOOK_S, training.handle)
+            is_quick = care.shows or care.must_go_on_from is not None or training.handle < 0
+            self.signals.wait(SHOW_S if is_quick else LOOK_S, training.handle)
             has_output |= tail.pump()
             self._tell_of_signals()
             if training.poll():
@@ -85,7 +86,9 @@ class Session:
             now = time.monotonic()
             if now < look_at:
                 continue
-            look_at = now + LOOK_S
+            # How it begins has to be known before its first save.
+            is_beginning = care.must_go_on_from is not None and self.follower.first_step is None
+            look_at = now + (SHOW_S if is_beginning else LOOK_S)
             has_news = self.follower.poll()
             if self._begins_anew():
                 break

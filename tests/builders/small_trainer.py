@@ -50,6 +50,7 @@ def main() -> int:
     how, _, at = ends[min(log.session, len(ends)) - 1].partition("@")
     newest = max((int(match[1]) for name in os.listdir(directory)
                   if (match := re.fullmatch(r"rolling_step_(\d+)\.pt", name))), default=0)  # fmt: skip
+    newest = 0 if how == "anew" else newest
     log.start(total_steps=args.steps, start_step=newest, config={"steps": args.steps})
     print(f"session {log.session} from {newest}", flush=True)
 

@@ -202,6 +202,24 @@ def test_the_newest_valid_checkpoint_is_taken_and_without_one_nothing_is_started
     assert (kept.directory / "events.jsonl").read_bytes() == before
 
 
+def test_a_command_that_begins_anew_over_a_training_is_ended_before_it_saves_over_it(kept: Kept) -> None:
+    code, _, said = kept.run(ends="kill@24,anew", step_s="0.05", training=())
+    assert code == 1
+    assert "it began anew at step 1, and did not go on from rolling_step_000020.pt (step 20)" in said
+    assert [event.start_step for event in kept.events if isinstance(event, RunStart)] == [0, 0]
+    assert kept.actions == ["restart", "gave_up"]
+
+
+def test_over_a_training_that_is_there_a_command_must_say_that_it_goes_on(kept: Kept) -> None:
+    assert kept.run(steps="10")[0] == 0
+    (kept.directory / "events.jsonl").unlink()  # what told that it goes on from its checkpoints by itself
+    code, _, said = kept.run(steps="12")
+    assert code == 2
+    assert "How it goes on is not known" in said
+    assert "Say --as-is" in said
+    assert kept.run("--as-is", steps="12")[0] == 0
+
+
 def test_a_supervisor_that_is_killed_leaves_the_training_and_the_next_one_takes_it_over(kept: Kept) -> None:
     options = {"ends": "kill@3,ok", "steps": "400", "step_s": "0.005"}
     first = kept.supervise(**options)
