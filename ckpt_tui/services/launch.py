@@ -33,6 +33,7 @@ from ckpt_tui.services.processes import restarter_of as restarter_of
 from ckpt_tui.services.start_lock import starting
 from ckpt_tui.services.start_progress import OnProgress, StartProgress, StartWatch, submitted_job
 from ckpt_tui.services.start_progress import TrainingDiedError as TrainingDiedError
+from ckpt_tui.services.stop_plan import in_the_queue
 from ckpt_tui.services.stopping import Stopped as Stopped
 from ckpt_tui.services.stopping import StopProgress as StopProgress
 from ckpt_tui.services.stopping import kill as kill
@@ -301,6 +302,12 @@ def refuse_second(directory: str) -> None:
     owner = owner_of(directory, run_state(directory))
     if owner is not None:
         raise _runs_already(directory, owner)
+    if (queued := in_the_queue(directory)) is not None:
+        raise CkptError(
+            "A job is in the queue already",
+            f"job {queued.job} of a cluster was submitted for {directory}, and has not ended",
+            "Wait for it (`squeue --me`), or take it back first (`ckpt-tui stop DIR`).",
+        )
 
 
 def _runs_already(directory: str, owner: Owner) -> CkptError:

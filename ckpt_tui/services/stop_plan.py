@@ -16,6 +16,7 @@ from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.services import slurm
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
 from ckpt_tui.services.owner import Owner, owners_of
 from ckpt_tui.services.processes import (
@@ -71,6 +72,7 @@ class StopPlan:
     pid: int
     host: str
     told_by: str
+    pid_started: float = 0.0
     targets: tuple[Target, ...] = ()
     watched: tuple[tuple[int, float], ...] = ()
     asked_at: float | None = None
@@ -93,15 +95,18 @@ def plan_stop(directory: str) -> StopPlan:
     directory = os.path.abspath(directory)
     state = state_now(directory)
     owners = owners_of(directory, state)
-    if not owners:
-        raise _nothing_runs(directory, state)
-    first = owners[0]
-    plan = StopPlan(directory, first.pid, first.host, first.told_by, job=_job_of(directory))
+    first = owners[0] if owners else _told_to_run_elsewhere(state)
+    if first is None:
+        queued = in_the_queue(directory)
+        if queued is None:
+            raise _nothing_runs(directory, state)
+        return queued
+    plan = StopPlan(directory, first.pid, first.host, first.told_by, pid_started=first.pid_started)
     if state is not None:
         plan = _with_risk(plan, state)
     here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.pid, owner.pid_started, owner.host)]
     if not here:
-        return _elsewhere(plan)
+        return _elsewhere(plan, state)
     supervisor = live_supervisor(directory)
     children = ((supervisor.child_pid, supervisor.child_pid_started),) if supervisor and supervisor.is_alive else ()
     targets, watched = _targets(here, children)
@@ -114,7 +119,9 @@ def plan_stop(directory: str) -> StopPlan:
         asked_at=min(asked) if len(asked) == len(targets) else None,
     )  # fmt: skip
     trainer = next((owner for owner in here if not owner.is_supervisor), here[0])
-    return _in_words(replace(plan, pid=trainer.pid, host=trainer.host, told_by=trainer.told_by))
+    return _in_words(
+        replace(plan, pid=trainer.pid, pid_started=trainer.pid_started, host=trainer.host, told_by=trainer.told_by)
+    )
 
 
 def state_now(directory: str) -> RunState | None:
@@ -178,11 +185,13 @@ def _targets(
 def _asked_at(directory: str, target: Target, state: RunState | None) -> float | None:
     """By a stop of ours, or by whoever sent the signal that its log tells of."""
     asked = asked_at(directory, target.pid, target.pid_started)
-    if asked is None and state is not None and target.pid == state.pid:
-        said = [marker for marker in state.markers if marker.kind == "signal" and marker.session == state.session]
-        # SIGUSR1 only asks for a save.
-        asked = next((marker.ts for marker in reversed(said) if "SIGUSR" not in marker.label), None)
-    return asked
+    return _told_of_a_signal(state) if asked is None and state is not None and target.pid == state.pid else asked
+
+
+def _told_of_a_signal(state: RunState | None) -> float | None:
+    """When the session that runs was asked to end, as its log tells. SIGUSR1 only asks for a save."""
+    said = [one for one in state.markers if one.kind == "signal" and one.session == state.session] if state else []
+    return next((marker.ts for marker in reversed(said) if "SIGUSR" not in marker.label), None)
 
 
 def _with_risk(plan: StopPlan, state: RunState) -> StopPlan:
@@ -197,23 +206,67 @@ def _with_risk(plan: StopPlan, state: RunState) -> StopPlan:
     )
 
 
-def _job_of(directory: str) -> str:
+def _told_to_run_elsewhere(state: RunState | None) -> Owner | None:
+    """Its log goes on, and names a process of another host, of which nobody can know from here."""
+    if state is None or state.phase not in (Phase.RUNNING, Phase.STALLED) or not state.host:
+        return None
+    is_elsewhere = state.pid > 0 and process_is_alive(state.pid, state.pid_started, state.host) is None
+    return Owner(state.pid, state.pid_started, state.host, LOG_NAME) if is_elsewhere else None
+
+
+def in_the_queue(directory: str) -> StopPlan | None:
+    """A job that was submitted from here and that tells nothing yet: it waits, or has just begun."""
     record = read_record(directory)
-    return record.job if record is not None else ""
+    if record is None or not record.job or not (where := slurm.job_state(record.job)):
+        return None
+    plan = StopPlan(directory, 0, record.host, LAUNCH_FILE_NAME, job=record.job)
+    words = f"Job {record.job} is {safe_text(where.lower(), 30)} in the cluster's queue"
+    if where != "PENDING":
+        return _through_job(plan, slurm.Job(record.job), f"{words}: it has told nothing yet.")
+    return replace(
+        plan, command=("scancel", record.job), saves=True,
+        sentences=(f"{words}: it is taken out of it. It has not trained anything yet.",),
+    )  # fmt: skip
 
 
-def _elsewhere(plan: StopPlan) -> StopPlan:
+def _elsewhere(plan: StopPlan, state: RunState | None) -> StopPlan:
     """It runs where no signal of ours reaches it."""
     host = safe_text(plan.host, 100)
+    job = slurm.recorded_job(state.launcher) if state is not None and state.host == plan.host else None
     if plan.pid > 0 and host:
-        refusal = f"It runs as process {plan.pid} on {host}, {plan.told_by} says: no signal from here reaches it."
+        words = f"It runs as process {plan.pid} on {host}, {plan.told_by} says"
         hint = f"`ssh {host} ckpt-tui stop {safe_text(plan.directory, 500)}`"
+        if job is not None:
+            plan = replace(plan, job=job.number, asked_at=_asked_there(plan, state))
+            if slurm.is_here():
+                return _through_job(plan, job, f"{words}, in job {job.number}.")
+            hint = f"`{' '.join(job.signal_command('TERM'))}` where jobs are submitted, or {hint}"
+        refusal = f"{words}: no signal from here reaches it."
     else:
         refusal = f"{plan.told_by} is held, and does not say by which process."
         hint = (
             "`fuser -v DIR/trainer.lock` on the host where it runs names it; `kill -TERM PID` asks it to save and end."
         )
     return replace(plan, refusals=(refusal,), hint=hint)
+
+
+def _asked_there(plan: StopPlan, state: RunState | None) -> float | None:
+    asked = asked_at(plan.directory, plan.pid, plan.pid_started, plan.host)
+    return asked if asked is not None else _told_of_a_signal(state)
+
+
+def _through_job(plan: StopPlan, job: slurm.Job, words: str) -> StopPlan:
+    saves = True if plan.told_by == LOCK_NAME else None
+    sentences = [words]
+    command = job.signal_command("TERM")
+    if plan.asked_at is not None:
+        sentences.append("It was asked to save and end already: it is waited for.")
+    else:
+        sentences.append(f"`{' '.join(command)}` sends it SIGTERM.")
+    warnings = [] if saves else ["Whether it saves then is not known from here."]
+    return replace(
+        plan, job=job.number, command=command, saves=saves, sentences=tuple(sentences), warnings=tuple(warnings)
+    )
 
 
 def _in_words(plan: StopPlan) -> StopPlan:

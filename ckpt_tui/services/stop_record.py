@@ -21,19 +21,19 @@ _SAME_START_S = 2.0
 _MAX_ASKED = 15
 
 
-def asked_at(directory: str, pid: int, pid_started: float) -> float | None:
-    """When that very process was asked to end, Unix seconds; None when it was not."""
+def asked_at(directory: str, pid: int, pid_started: float, host: str = "") -> float | None:
+    """When that very process was asked to end, Unix seconds; None when it was not. host: "" is this one."""
     for asked in _read(directory):
-        if asked["pid"] == pid and asked["host"] == socket.gethostname():
+        if asked["pid"] == pid and asked["host"] == (host or socket.gethostname()):
             with contextlib.suppress(TypeError, ValueError, KeyError):
                 if abs(float(asked["pid_started"]) - pid_started) <= _SAME_START_S:
                     return float(asked["ts"])
     return None
 
 
-def note_asked(directory: str, pid: int, pid_started: float) -> None:
+def note_asked(directory: str, pid: int, pid_started: float, host: str = "") -> None:
     """Say that it is asked now. Where nothing can be written the stop goes on without."""
-    asked = {"pid": pid, "pid_started": pid_started, "host": socket.gethostname(), "ts": time.time()}
+    asked = {"pid": pid, "pid_started": pid_started, "host": host or socket.gethostname(), "ts": time.time()}
     # Of those that are asked together, the others too.
     recent = [other for other in _read(directory) if other["pid"] != pid][-_MAX_ASKED:]
     with contextlib.suppress(OSError):

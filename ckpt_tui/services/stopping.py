@@ -23,6 +23,7 @@ from ckpt_tui.events.schema import (
     SignalReceived,
 )
 from ckpt_tui.records import dataclass
+from ckpt_tui.services import slurm
 from ckpt_tui.services.owner import Owner, owner_of
 from ckpt_tui.services.processes import descendants, look_at, send
 from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now, why_it_cannot_hear
@@ -33,6 +34,7 @@ from ckpt_tui.text import duration, plural, safe_text
 
 _POLL_S = 0.03
 _TELL_EVERY_S = 1.0
+_ASK_CLUSTER_EVERY_S = 2.0
 KILL_PATIENCE_S = 10.0
 
 OnProgress = Callable[["StopProgress"], None]
@@ -105,6 +107,9 @@ def stop(
     if plan.refusals:
         raise CkptError("Cannot be stopped from here", " ".join(plan.refusals), plan.hint)
     wait = _Wait(plan, on_progress, is_cancelled)
+    if plan.command and plan.asked_at is None:
+        note_asked(plan.directory, plan.pid, plan.pid_started, plan.host)
+        slurm.ask(plan.command)
     for target in plan.targets:
         # Looked at again: somebody else may have asked while a person read the plan.
         if target.asked_at is None and asked_at(plan.directory, target.pid, target.pid_started) is None:
@@ -130,6 +135,8 @@ def kill(
     if plan.refusals:
         raise CkptError("Cannot be killed from here", " ".join(plan.refusals), plan.hint)
     wait = _Wait(plan, on_progress, is_cancelled)
+    if plan.job and not plan.targets:
+        slurm.ask(("scancel", "--signal=KILL", "--full", plan.job))
     # Who would start it again goes first.
     below = [child for pid, _ in plan.watched for child in descendants(pid)]
     first = [(target.pid, target.pid_started) for target in plan.targets]
@@ -169,6 +176,7 @@ class _Wait:
         self._told = StopProgress("asked", 0.0, "")
         self._step, self._status, self._reason = plan.step, "", ""
         self._saved: CheckpointSaved | None = None
+        self._is_listed, self._ask_cluster_at = True, self._began + _ASK_CLUSTER_EVERY_S / 2
         path = os.path.join(plan.directory, LOG_NAME)
         self._log = JsonlSource(path)
         with contextlib.suppress(OSError):  # read from its start, once there is one
@@ -182,7 +190,7 @@ class _Wait:
     def until_ended(self, timeout_s: float) -> Stopped:
         next_word = self._began + _TELL_EVERY_S
         while True:
-            is_alive = any(process_is_alive(pid, started, "") for pid, started in self._plan.watched)
+            is_alive = self._is_alive()
             self._read_news()  # after the look: what it wrote last is not missed
             now = time.monotonic()
             if not is_alive:
@@ -197,6 +205,17 @@ class _Wait:
                 next_word = now + _TELL_EVERY_S
                 self.tell(self._told.stage, self._told.sentence)
             time.sleep(_POLL_S)
+
+    def _is_alive(self) -> bool:
+        plan = self._plan
+        if plan.targets or not plan.job:
+            return any(process_is_alive(pid, started, "") for pid, started in plan.watched)
+        # Of a job only its log and the cluster tell; the cluster is not asked more often than a person would.
+        now = time.monotonic()
+        if now >= self._ask_cluster_at:
+            self._ask_cluster_at = now + _ASK_CLUSTER_EVERY_S
+            self._is_listed = slurm.job_state(plan.job) != ""
+        return self._is_listed and not self._status
 
     def _read_news(self) -> None:
         for event in self._log.poll().events:
@@ -229,6 +248,9 @@ class _Wait:
         )  # fmt: skip
         alive = [process for pid, _ in plan.watched if not has_ended and (process := look_at(pid)) is not None]
         whys = [why for process in alive if (why := why_it_cannot_hear(process))]  # before files are read: of now
+        if plan.command[:1] == ("scancel",) and len(plan.command) == 2:  # it never began
+            done = "is taken out of the cluster's queue" if has_ended else "is still in the cluster's queue"
+            return replace(stopped, lost_steps=0, lost_s=0.0, sentences=(f"Job {plan.job} {done}.",))
         return _in_words(_with_losses(stopped, plan.directory), plan, whys)
 
 
@@ -258,7 +280,7 @@ def _with_losses(stopped: Stopped, directory: str) -> Stopped:
 
 def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
     took = duration(stopped.seconds)
-    who = f"Process {stopped.pid}"
+    who = f"Process {stopped.pid}" if stopped.pid else f"Job {plan.job}" if plan.job else "It"
     if not stopped.has_ended:
         seconds = f" ({duration(stopped.lost_s)})" if (stopped.lost_s or 0) >= 0.05 else ""
         sentences = [f"{who} was asked to stop and is still at work after {took}: it goes on being asked."]

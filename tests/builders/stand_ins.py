@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -69,13 +69,20 @@ IGNORES = _BEGIN + 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint("up", f
 class StandIn:
     """One such process, with its output in `output`. Leave it with `end()`."""
 
-    def __init__(self, code: str, directory: Path, *arguments: str, before: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        code: str,
+        directory: Path,
+        *arguments: str,
+        before: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.output = directory.parent / f"{directory.name}.output"
         with self.output.open("ab") as file:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-c", code, str(directory), *arguments], cwd=REPO, stdout=file, stderr=file,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})},
             )  # fmt: skip
         self.pid = self.process.pid
         self.started = psutil.Process(self.pid).create_time()
