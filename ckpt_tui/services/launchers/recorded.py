@@ -59,10 +59,13 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
     notes += said
     split = split_command(argv)
     way = resume_way(split, wanted, cwd, has_resumed_itself=start.has_resumed_itself)
-    if start.job and start.launcher.get("name") == "sbatch":
-        from ckpt_tui.services.launchers.sbatch import build_job
+    if start.job:
+        from ckpt_tui.services.launchers.sbatch import build_job, job_script
 
-        return build_job(start, split, way, wanted, cwd)
+        # A step that `srun` started in a job sees nothing of the job's script: Slurm may still have it.
+        script = job_script(start.job)
+        if script is not None or start.launcher.get("name") == "sbatch":
+            return build_job(start, split, way, wanted, cwd, script)
     is_own = command_line.is_own_trainer(split.head)
     options = list(split.options)
     if is_own:
@@ -84,6 +87,8 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
         not_known.append(
             "It ran within an allocation of Slurm: what that gave it (GPUs, memory) is not asked for here."
         )
+    if any("\0" in word for word in (*head, *options, cwd)):
+        missing.append("the recorded command holds a zero byte: it was not recorded as it was")
     environment = environment_to_set(start.environment, split.launcher)
     return Built(
         split.launcher, (*_env_words(environment), *head, *options), cwd, environment, tuple(notes), tuple(not_known),

@@ -37,8 +37,10 @@ _OPTIONS = (
 _NO_TRAINING = frozenset({"echo", "cp", "cat", "ls", "printf", "rsync", "rm", "chmod", "test", "[", "module"})
 
 
-def build_job(start: RecordedStart, split: Split, way: ResumeWay | None, wanted: Resume, cwd: str) -> Built:
-    """The job script for the resume, and the `sbatch` that submits it."""
+def build_job(
+    start: RecordedStart, split: Split, way: ResumeWay | None, wanted: Resume, cwd: str, script: str | None
+) -> Built:
+    """The job script for the resume, and the `sbatch` that submits it. script: of the recorded job."""
     environment = start.environment
     submitted_from = environment.get("SLURM_SUBMIT_DIR", "")
     cwd = submitted_from if os.path.isdir(submitted_from) else cwd
@@ -52,7 +54,6 @@ def build_job(start: RecordedStart, split: Split, way: ResumeWay | None, wanted:
     else:
         missing += not_its_choice(way, wanted)
     missing += _jobs_in_the_queue(start, wanted.directory)
-    script = _script_of(start.job)
     told_arguments = start.job.get("argv")
     arguments = [str(word) for word in told_arguments] if isinstance(told_arguments, list) else []
     files: tuple[PlannedFile, ...] = ()
@@ -152,7 +153,7 @@ def _is_recorded(word: str, options: Sequence[str]) -> bool:
     return word in options or word.startswith(("~", "*"))
 
 
-def _script_of(job: Mapping[str, object]) -> str | None:
+def job_script(job: Mapping[str, object]) -> str | None:
     """The recorded text, else Slurm's own copy while it has one."""
     told = job.get("script")
     if isinstance(told, str) and told.startswith("#!"):
@@ -200,7 +201,8 @@ def _sbatch_options(environment: Mapping[str, str], script: str) -> list[str]:
         value = environment.get(variable)
         if value and _given(script, name, letter) is None and value not in ("sbatch", "wrap"):
             options.append(f"--{name}={value}")
-    return options
+    task = environment.get("SLURM_ARRAY_TASK_ID")
+    return [*options, f"--array={task}"] if task else options  # this one of its tasks, and no other
 
 
 def _given(script: str, name: str, letter: str) -> str | None:

@@ -153,6 +153,20 @@ def test_script_that_was_not_recorded_is_asked_of_slurm(tmp_path: Path, slurm: P
     assert any("given as arguments" in words for words in built.not_known)
 
 
+def test_step_of_a_job_is_resumed_by_the_job_and_an_allocation_by_its_command(tmp_path: Path, slurm: Path) -> None:
+    (tmp_path / "train.py").write_text('parser.add_argument("--resume")')
+    launcher = {"name": "python", "environment": {"SLURM_STEP_ID": "0", "SLURM_ARRAY_TASK_ID": "3"}, "job": {"id": "7"}}
+    start = RecordedStart((sys.executable, "train.py"), str(tmp_path), launcher=launcher)
+    wanted = Resume(str(tmp_path), "a.pt", str(tmp_path / "a.pt"), 4, "a.pt", session=3)
+    built = build_recorded(start, wanted)
+    assert built.command == (sys.executable, "train.py", "--resume", str(tmp_path / "a.pt"))
+    assert any("allocation of Slurm" in words for words in built.not_known)
+    (slurm / "scontrol.says").write_text("#!/bin/bash\nsrun python train.py\n")
+    built = build_recorded(start, wanted)
+    assert built.command[1:] == ("--array=3", str(tmp_path / "session_3.sbatch"))
+    assert f"\nsrun python train.py --resume {tmp_path / 'a.pt'}\n" in built.files[0].content
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
 def test_job_that_waits_or_runs_is_not_submitted_twice(tmp_path: Path, slurm: Path, state: str) -> None:
     (slurm / "squeue.says").write_text(f"7 {state}\n")
