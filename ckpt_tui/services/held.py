@@ -67,4 +67,4 @@ def _doubt(directory: str, place: str, content: Content, was: str, entry: Catalo
         return ""  # it was so before, and is put back so
     if was:
         return f"{said} was {was} when it was set aside, and is {entry.validity} now{note}."
-    return f"{said} is {entry.validity}, perhaps since before it was set aside: nobody had looked{note}."
+    return f"{said} is {entry.validity}; nobody had looked at it when it was set aside{note}."
