@@ -31,6 +31,7 @@ from ckpt_tui.services.processes import (
     unwrapped,
 )
 from ckpt_tui.services.stop_record import asked_at
+from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
 from ckpt_tui.services.supervisor_record import live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, process_is_alive
 from ckpt_tui.text import duration, plural, safe_text
@@ -286,6 +287,9 @@ def _in_words(plan: StopPlan) -> StopPlan:
                 plan, refusals=(*plan.refusals, f"Process {target.pid} belongs to {user}."),
                 hint="Run as the user who started it.",
             )  # fmt: skip
+    if plan.targets and all(one.role == "supervisor" for one in plan.targets) and plan.told_by == SUPERVISOR_FILE_NAME:
+        sentences.append("Nothing trains at the moment: it waits for the time of its next start.")
+        return replace(plan, sentences=tuple(sentences), warnings=tuple(warnings))
     worker = look_at(plan.pid)
     on_sigterm = worker.on_sigterm if worker is not None else trainer.process.on_sigterm if trainer else ""
     risk = _risk_words(plan)

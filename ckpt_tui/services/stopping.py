@@ -134,13 +134,14 @@ def kill(
         plan = plan_stop(directory)
     if plan.refusals:
         raise CkptError("Cannot be killed from here", " ".join(plan.refusals), plan.hint)
+    # All of it, and who would start it again first.
+    first = [(target.pid, target.pid_started) for target in plan.targets]
+    below = [child for pid, _ in plan.watched for child in descendants(pid)]
+    plan = replace(plan, watched=tuple(dict.fromkeys((*first, *plan.watched, *below))))
     wait = _Wait(plan, on_progress, is_cancelled)
     if plan.job and not plan.targets:
         slurm.ask(("scancel", "--signal=KILL", "--full", plan.job))
-    # Who would start it again goes first.
-    below = [child for pid, _ in plan.watched for child in descendants(pid)]
-    first = [(target.pid, target.pid_started) for target in plan.targets]
-    for pid, pid_started in (*first, *plan.watched, *below):
+    for pid, pid_started in plan.watched:
         _send(pid, pid_started, signal.SIGKILL)
     wait.tell("killed", "Killed (SIGKILL).")
     return replace(wait.until_ended(KILL_PATIENCE_S), was_killed=True)

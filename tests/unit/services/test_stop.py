@@ -308,3 +308,27 @@ def test_one_of_another_user_is_refused() -> None:
 )  # fmt: skip
 def test_wrappers_are_known_by_their_command_lines(words: tuple[str, ...], is_one: bool) -> None:
     assert is_wrapper(words) is is_one
+
+
+SUPERVISES = """
+import signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+print("up", flush=True)
+while not asked:
+    time.sleep(0.005)
+time.sleep(0.1)
+"""
+
+
+def test_supervisor_that_waits_for_its_next_start_is_what_is_asked(tmp_path: Path, begin: Begin) -> None:
+    supervisor = begin(SUPERVISES)
+    fields = {
+        "pid": supervisor.pid, "pid_started": supervisor.started, "host": os.uname().nodename, "state": "waiting",
+        "next_try_at": time.time() + 100, "child_pid": 0,
+    }  # fmt: skip
+    (tmp_path / "run" / "supervisor.json").write_text(json.dumps(fields))
+    plan = plan_stop(str(tmp_path / "run"))
+    assert [(target.pid, target.role) for target in plan.targets] == [(supervisor.pid, "supervisor")]
+    assert plan.sentences[-1] == "Nothing trains at the moment: it waits for the time of its next start."
+    assert stop(str(tmp_path / "run"), 20).has_ended
