@@ -8,7 +8,6 @@ Rules that need the moment, and not only the events (stalled, no save for long),
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,6 +23,7 @@ from ckpt_tui.run.health import median
 from ckpt_tui.run.loss_watch import LossWatch
 from ckpt_tui.run.pace_watch import PaceWatch
 from ckpt_tui.run.state import Alert, Eta, Phase, Save
+from ckpt_tui.run.whole_epochs import whole_epochs
 
 # What `--fail-on` and `--exit-on` name.
 KINDS = (
@@ -116,7 +116,7 @@ class Alarms:
         if self.steps_per_epoch > 0:
             self._find_epochs(steps)
             return
-        for first, whole in _whole_epochs(epochs):
+        for first, whole in whole_epochs(epochs):
             if self._epoch is not None and whole != self._epoch:
                 self.loss.epoch(steps[first])
             self._epoch = whole
@@ -289,26 +289,6 @@ class Alarms:
         self.loss = self.pace = None
 
 
-def _whole_epochs(epochs: Sequence[float | None]) -> list[tuple[int, int]]:
-    """Where another epoch begins, and which. What is no finite number tells of none."""
-    try:
-        total = float(sum(epochs))  # type: ignore[arg-type]  # where one has none, this raises
-    except TypeError:
-        total = math.nan
-    firsts: list[tuple[int, int]] = []
-    if total - total == 0 and epochs[0] >= 0 and epochs == sorted(epochs):  # type: ignore[operator, type-var]
-        place = 0
-        while place < len(epochs):
-            whole = int(epochs[place])
-            firsts.append((place, whole))
-            place = bisect_left(epochs, whole + 1, place)
-        return firsts
-    for place, epoch in enumerate(epochs):
-        if epoch is not None and epoch - epoch == 0 and (not firsts or int(epoch) != firsts[-1][1]):
-            firsts.append((place, int(epoch)))
-    return firsts
-
-
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What the rules of a moment look at. last_ts, last_step: the last sign of life of session `session`."""
@@ -329,12 +309,24 @@ def judge(alarms: Alarms, at: Moment) -> tuple[Alert, ...]:
     if at.phase is Phase.FINISHED:
         found = [alert if alert.is_over else replace(alert, is_over=True) for alert in found]
     elif not at.phase.is_over:  # else what went on when it ended stays: it may be why
-        found += [alert for rule in _RULES if (alert := rule(alarms, at)) is not None]
+        for rule in _RULES:
+            if (alert := rule(alarms, at)) is not None:
+                _add(found, alert, alarms.save_failure)
     end = end_alert(at.phase, at.session, at.reason, at.last_step, at.last_ts)
     if end is not None:
         found.append(end if at.phase is not Phase.STALLED else replace(end, last_ts=at.now))
     found.sort(key=attrgetter("ts"))
     return tuple(found[-MAX_ALERTS:])
+
+
+def _add(found: list[Alert], alert: Alert, save_failure: Alert | None) -> None:
+    """No save because saves fail is one trouble: the failure says since when there is none."""
+    if alert.kind == "no_save" and save_failure in found:
+        assert save_failure is not None
+        detail = f"{save_failure.detail}; no save for {alert.detail}"
+        found[found.index(save_failure)] = replace(save_failure, detail=detail, also=("no_save",))
+    else:
+        found.append(alert)
 
 
 def end_alert(phase: Phase, session: int, reason: str, step: int, ts: float) -> Alert | None:
@@ -395,7 +387,7 @@ def chosen(alerts: Iterable[Alert], which: Collection[str]) -> tuple[Alert, ...]
     """Those that `which` names, by kind, by severity, or `any`; not those that are over."""
     return tuple(
         alert for alert in alerts
-        if not alert.is_over and (ANY in which or alert.kind in which or alert.severity in which)
+        if not alert.is_over and not {ANY, alert.kind, alert.severity, *alert.also}.isdisjoint(which)
     )  # fmt: skip
 
 

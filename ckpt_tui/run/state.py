@@ -115,6 +115,7 @@ class Alert:
 
     step, ts: where it began. last_step, last_ts: where it was seen last. kind: the rule that found it
     (`run/alerts.py`). count: how often, or for how many points. is_over: it has passed; it stays in the list.
+    also: kinds of what would be alerts of their own if this one did not say it.
     """
 
     key: str
@@ -128,6 +129,7 @@ class Alert:
     last_ts: float = 0.0
     count: int = 1
     is_over: bool = False
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

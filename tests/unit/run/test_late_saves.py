@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckpt_tui.events.codec import decode
+from ckpt_tui.run.alerts import chosen
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Phase, RunState
@@ -144,3 +145,27 @@ def test_what_a_session_tells_before_its_start_makes_no_session_of_its_own() -> 
     state = folded(log)
     assert [(one.number, one.start_step, one.last_step) for one in state.sessions] == [(1, 0, 100), (2, 100, 150)]
     assert state.sessions[0].phase is Phase.PREEMPTED
+
+
+@pytest.mark.parametrize("num_failures", [1, 3])
+def test_saves_that_go_on_to_fail_are_one_alert_that_says_since_when_there_is_none(num_failures: int) -> None:
+    log = LogText()
+    log.add("run_start", total_steps=9000)
+    train(log, 1, 600, saves=(100, 200, 300, 400, 500, 600))
+    for failure in range(num_failures):
+        train(log, 601 + failure * 100, 700 + failure * 100)
+        log.add("checkpoint_failed", 700 + failure * 100, path="latest.pt", stage="write", error="no space left")
+    failed_at = log.ts
+    (at_first,) = folded(log).alerts
+    assert (at_first.kind, at_first.also, "no save for" in at_first.detail) == ("save_failed", (), False)
+    train(log, 601 + num_failures * 100, 1000 + num_failures * 100)
+    (alert,) = folded(log).alerts
+    assert (alert.key, alert.kind, alert.severity, alert.also) == (at_first.key, "save_failed", "error", ("no_save",))
+    assert f"; no save for {400 + num_failures * 100} steps, " in alert.detail
+    assert "since step 600; usual were 100 steps" in alert.detail
+    assert chosen([alert], {"no_save"}) == chosen([alert], {"save_failed"}) == (alert,)
+    assert alert.last_ts == failed_at
+    log.add("checkpoint_saved", 1000 + num_failures * 100, path="latest.pt", kind="latest", names=["latest.pt"])
+    (over,) = folded(log).alerts
+    assert (over.is_over, over.also) == (True, ())
+    assert chosen([over], {"no_save"}) == ()
