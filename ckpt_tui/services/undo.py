@@ -147,6 +147,7 @@ def _plan(
     moves: list[Move] = []
     put_back: list[str] = []
     leave: list[str] = []
+    written_since: list[str] = []
     sources: dict[str, Traced] = {}
     for name, traced in reversed(wanted.items()):
         if name == REGISTRY_NAME:
@@ -175,7 +176,10 @@ def _plan(
             sources[traced.place] = traced
             put_back.append(safe_name(name))
             if now is not None and not is_ours:
-                warnings.append(f"{safe_name(name)} was written since; that file is set aside, not deleted.")
+                written_since.append(safe_name(name))
+    if written_since:
+        what = "was written since; that file is" if len(written_since) == 1 else "were written since; those files are"
+        warnings.append(f"{_listed(written_since)} {what} set aside, not deleted.")
     if leave:
         what = "was not there before: it is set aside" if len(leave) == 1 else "were not there before: set aside"
         sentences.append(f"{_listed(leave)} {what}.")
