@@ -105,8 +105,11 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is remembered. restarted_at: of the newest restarts. num_vain: ends in a row that brought no new checkpoint.
-    deaths: those ends. durable_step: of the checkpoint that the session began with."""
+    """What is remembered.
+
+    restarts: made so far. restarted_at: when the newest ones were decided. num_vain: ends in a row that brought no new
+    checkpoint. deaths: those ends. durable_step: of the checkpoint that the session began with.
+    """
 
     restarts: int = 0
     restarted_at: tuple[float, ...] = ()
@@ -115,8 +118,9 @@ class Standing:
     durable_step: int | None = None
 
     def begun_from(self, point: Point) -> Standing:
-        """With a session that starts from there."""
-        return replace(self, durable_step=point.step if point.name else -1)
+        """With a session that starts from there: a restart, if one was decided before."""
+        num_restarts = self.restarts + bool(self.restarted_at)
+        return replace(self, restarts=num_restarts, durable_step=point.step if point.name else -1)
 
 
 class Action(StrEnum):
@@ -167,8 +171,7 @@ def decide(policy: Policy, standing: Standing, ended: Ended, point: Point) -> tu
             return standing, _give_up(f"{how}. {vain}")
     # Who is killed has no last words: the last line is of the training, and not of its end.
     last_lines = () if ended.exit_code in _KILLED or ended.reason else ended.last_lines
-    again, decision = _again(policy, standing, point, now=ended.at, how=how, last_lines=last_lines)
-    return (replace(again, restarts=again.restarts + 1) if decision.action is Action.RESTART else again), decision
+    return _again(policy, standing, point, now=ended.at, how=how, last_lines=last_lines)
 
 
 def try_later(policy: Policy, standing: Standing, point: Point, now: float) -> tuple[Standing, Decision]:
@@ -290,7 +293,7 @@ def _pause_s(policy: Policy, standing: Standing) -> float:
     doublings = min(max(standing.num_vain - 1, 0), 60)
     pause_s = min(policy.pause_s * 2.0**doublings, policy.max_pause_s)
     # Many trainings that one failure ended must not come back in the same second.
-    wavering = random.Random(f"{policy.seed} {standing.restarts}").uniform(1 - _JITTER, 1 + _JITTER)
+    wavering = random.Random(f"{policy.seed} {standing.restarts} {standing.num_vain}").uniform(1 - _JITTER, 1 + _JITTER)
     return min(pause_s * wavering, policy.max_pause_s)
 
 

@@ -254,7 +254,7 @@ class _Supervising:
     @property
     def _is_asked_for_now(self) -> bool:
         """Whether a person is waiting for this very start: what keeps it from being is an error, and no end."""
-        return self.is_first and not self.standing.restarts
+        return self.is_first and not self.standing.restarted_at
 
     def _point(self, *, needs_room_for_save: bool = False) -> Point:
         """Raises Cancelled when a person asks to stop meanwhile."""

@@ -266,13 +266,13 @@ def kill_at_random(kept: Kept, num_kills: int, seed: int) -> None:
     chance = random.Random(seed)
     options = {"ends": ",".join(["kill@7", "kill@14", "kill@23"] * 20 + ["ok"]), "steps": "60", "step_s": "0.003"}
     for _ in range(num_kills):
-        process = kept.supervise("--max-restarts", "0", "--give-up-after", "0", **options)
+        process = kept.supervise("--as-is", "--max-restarts", "0", "--give-up-after", "0", **options)
         try:
             process.wait(chance.uniform(0.0, 1.2))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    code, _, said = kept.run("--max-restarts", "0", "--give-up-after", "0", **{**options, "ends": "ok"})
+    code, _, said = kept.run("--as-is", "--max-restarts", "0", "--give-up-after", "0", **{**options, "ends": "ok"})
     assert code == 0, said
     kept.assert_sound()
     assert kept.is_at(60)
