@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.text import safe_text
+from ckpt_tui.tui.base_app import app_of
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -56,7 +57,9 @@ class Acts:
             self._say("Ended before anything was changed: everything is as it was.")
         except Exception as error:  # noqa: BLE001 - a deed's failure is said, and never ends the viewer
             log_path = str(getattr(error, "log_path", ""))
-            wanted = await self._app.push_screen_wait(ErrorDialog(as_ckpt_error(error), has_output=bool(log_path)))
+            last_lines = getattr(error, "lines", ())
+            dialog = ErrorDialog(as_ckpt_error(error), has_output=bool(log_path), last_lines=last_lines)
+            wanted = await self._app.push_screen_wait(dialog)
             if wanted == "output":
                 self._app.open_screen("log", log_path)  # type: ignore[attr-defined]
         finally:
@@ -268,13 +271,12 @@ class Acts:
         await self._app.push_screen_wait(ConfirmDialog("Stopped", (*stopped.sentences, *hint), no_label="Close"))
 
     def _say(self, words: str) -> None:
-        # On the overview's last line: a toast would lie over the list that shows what was done.
-        say = getattr(self._app.screen_stack[0], "say", None)
-        if say is not None:
-            say(words)
-            return
-        self._app.clear_notifications()  # only the newest word is true
-        self._app.notify(safe_text(words, 500), markup=False, timeout=5)
+        # On a last line: a toast would lie over the list that shows what was done.
+        overview = getattr(self._app, "overview", None)
+        if overview is not None:
+            overview.say(words)
+        if overview is not self._app.screen:
+            app_of(self._app.screen).say(safe_text(words, 500))
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

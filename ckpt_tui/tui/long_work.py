@@ -71,7 +71,7 @@ class LongWork:
             self._seen.popleft()
         (since, before), fraction = self._seen[0], self.fraction
         rate = (done - before) / (now - since) if now > since else 0.0
-        far = size(done) if done else ""
+        far = f"{size(done)} read" if done else ""
         if fraction is not None:
             far = f"{size(done)} of {size(self.total_bytes)}"
         fast = f"{size(rate)}/s" if done else ""

@@ -19,6 +19,7 @@ from ckpt_tui.tui.dialogs.working import LOOK_INTERVAL_S, WorkingDialog, WorkLin
 from ckpt_tui.tui.long_work import LongWork
 from tests.builders.run_states import NOW, FixedMonitor, crashed, running
 from tests.builders.screen_app import ScreenApp, seen, seen_text, settled, until
+from tests.tui.test_quiet import WiredApp
 
 ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
 
@@ -48,7 +49,7 @@ def test_a_total_that_was_too_small_is_no_longer_told() -> None:
     work.add(11)
     clock.now = 1.0
     assert work.fraction is None
-    assert work.look() == ("11 B", "11 B/s", "")
+    assert work.look() == ("11 B read", "11 B/s", "")
     assert LongWork("Undo", "Planning.", clock=clock).look() == ("", "", "")
 
 
@@ -89,6 +90,31 @@ async def test_the_wire_hears_of_it_twice_a_second_and_once_on_a_slow_line(monke
             await settled(pilot)
     assert told == [0.5, 1.0]
     assert LOOK_INTERVAL_S >= 0.5
+
+
+@pytest.mark.parametrize("size", [(40, 12), (80, 24), (120, 40)])
+async def test_a_look_is_a_few_bytes_on_the_wire(tmp_path: Path, size: tuple[int, int]) -> None:
+    clock = Clock()
+    work = LongWork("Restore latest.pt", "Copying, and reading back what was written.", 40 * 10**9, clock=clock)
+    app = WiredApp(crashed(), tmp_path, size)
+    app.run_open.catalog_reader.stop()
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: "crashed" in seen_text(app))
+        dialog = WorkingDialog(work)
+        app.push_screen(dialog)
+        await until(pilot, lambda: "Cancel" in seen_text(app))
+        await pilot.pause()
+        app.num_bytes()
+        sent = []
+        for _ in range(12):
+            clock.now += 0.5
+            work.add(157_000_000)
+            dialog._look()
+            await pilot.pause()
+            sent.append(app.num_bytes())
+        assert max(sent) <= 200, sent
+        assert sum(sent) / len(sent) <= 100, sent
+        assert all(sent), "it moves"
 
 
 @dataclass(frozen=True)

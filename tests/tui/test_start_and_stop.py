@@ -231,7 +231,8 @@ async def test_a_start_is_followed_to_its_first_step_and_a_death_leads_to_its_ou
         text = seen_text(app)
         assert "exit code 1" in text
         assert "RuntimeError: no such GPU" in text
-        assert "o all output" in text
+        assert "Its last lines:" in text
+        assert "o output" in text
         await pilot.press("o")
         await until(pilot, lambda: type(app.screen).__name__ == "LogScreen" and "loading" in seen_text(app))
 

@@ -5,6 +5,7 @@ Where a training ended at once, `o` leads to all that it printed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import on
@@ -16,6 +17,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.text import fit, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import copied_error
@@ -23,6 +25,8 @@ from ckpt_tui.tui.dialogs.confirm import leave_room, text_width
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
+
+_MOST_LINES = 8
 
 
 class ErrorDialog(ModalScreen[str | None]):
@@ -33,8 +37,9 @@ class ErrorDialog(ModalScreen[str | None]):
     AUTO_FOCUS = "#close"
     BINDINGS: ClassVar[list[BindingType]] = keys.dialog_bindings("leave", "copy", "output", "page_up", "page_down")
 
-    def __init__(self, error: CkptError, *, has_output: bool = False) -> None:
+    def __init__(self, error: CkptError, *, has_output: bool = False, last_lines: Sequence[str] = ()) -> None:
         super().__init__()
+        self._last_lines = tuple(last_lines)
         self.error = error
         self._has_output = has_output
 
@@ -48,7 +53,7 @@ class ErrorDialog(ModalScreen[str | None]):
                 yield Button("Copy", id="copy", compact=True)
                 if self._has_output:
                     yield Button("Output", id="output", compact=True)
-                hint = "c copies, o all output, Esc closes" if self._has_output else "c copies, Esc closes"
+                hint = "c copy  o output  Esc" if self._has_output else "c copies, Esc closes"
                 yield Words(line((hint, "dim")), classes="dialog-hint", id="hint")
 
     def _body(self) -> Content:
@@ -56,6 +61,9 @@ class ErrorDialog(ModalScreen[str | None]):
         rows = [paragraph(self.error.message, width)] if self.error.message else []
         if self.error.hint:
             rows += [Content(""), paragraph(self.error.hint, width, mark="-> ")]
+        if self._last_lines:
+            rows += [Content(""), line(("Its last lines:", "dim"))]
+            rows += [line((fit(safe_text(one, 400), width).rstrip(), "dim")) for one in self._last_lines[-_MOST_LINES:]]
         return lines(*rows)
 
     def on_resize(self) -> None:

@@ -24,6 +24,7 @@ from ckpt_tui.tui.widgets.header import progress_bar
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 from ckpt_tui.tui.widgets.words import Words
 
+_NARROW = 48
 LOOK_INTERVAL_S = 0.5  # a line on the wire each time
 
 
@@ -50,9 +51,8 @@ class WorkLines(LinesWidget):
             lines.append(())
         far, fast, left = work.look()
         told = [part for part in (far, fast, left) if part] or ["looking at the files"]
-        while cell_width("   ".join(told)) > width and len(told) > 1:
-            told.pop(1)
-        lines.append((("   ".join(told), "accent"),))
+        is_wide = cell_width("   ".join(told)) <= width
+        lines += [(("   ".join(part), "accent"),) for part in ((told,) if is_wide else (told[:2], told[2:])) if part]
         return lines
 
 
@@ -108,6 +108,8 @@ class WorkingDialog(ModalScreen[None]):
         height = len(lines.lines_now(width, 0))
         if isinstance(self.work, Stages):  # more is to come: it does not jump with each line
             height = max(height, 5)
+        elif width < _NARROW:  # the numbers take two lines as soon as there are any
+            height = max(height, len(broken(self.work.doing, width)[:2]) + 3)
         height = max(min(height, self.app.size.height - 4), 1)
         if lines.styles.height is None or lines.styles.height.value != height:
             lines.styles.height = height
