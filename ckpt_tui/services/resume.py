@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.hparams import Effect, HparamChange, flat_settings
@@ -37,6 +38,7 @@ from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
 from ckpt_tui.services.resume_words import branch_warning, resume_sentences
+from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.model import Checkpoint
@@ -117,7 +119,11 @@ def plan_resume(
     owner = owner_of(directory, state)
     warnings = [] if owner else journal.recover(directory, lambda deed: log_restored(directory, deed))
     catalog = read_catalog(directory)
-    choice = choose(catalog, source, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    start = _recorded_start(state)
+    choice = choose(
+        catalog, source, takes_incomplete=partial(_takes_incomplete, template, start), on_bytes=on_bytes,
+        is_cancelled=is_cancelled,
+    )  # fmt: skip
     entry, validation = choice.entry, choice.validation
     checkpoint = _opened(entry)
     trained_with = flat_settings(checkpoint.hyperparameters) if checkpoint is not None else {}
@@ -128,10 +134,12 @@ def plan_resume(
     refusals = []
     if owner is not None:
         refusals.append(f"A training is running here already (process {owner.pid}, {owner.told_by} says so).")
-    if validation.verdict != "valid":
+    if choice.lacks:
+        lacks = "; ".join(choice.lacks[:4])
+        warnings.append(f"The resume is not exact: {safe_name(entry.name)} is incomplete: {safe_text(lacks, 500)}.")
+    elif not choice.can_resume:
         refusals.append(f"{safe_name(entry.name)} is {validation.verdict}: nothing can be resumed from it.")
 
-    start = _recorded_start(state)
     is_own = _is_own(template, start, entry, trained_with)
     wanted, said = overrides.typed(changes or {}, recorded, is_own=is_own)
     warnings += said
@@ -239,6 +247,13 @@ def _is_own(
     if start is not None:
         return command_line.is_own_trainer(start.argv) or start.argv[0].endswith(os.path.join("trainer", "__main__.py"))
     return _is_own_name(entry) and bool(trained_with)
+
+
+def _takes_incomplete(template: Template | None, start: RecordedStart | None, entry: CatalogEntry) -> bool:
+    """Whether what will run may go on from a checkpoint that lacks a part of an exact resume's state."""
+    if template is None and start is None:
+        return not _is_own_name(entry)
+    return not _is_own(template, start, entry, {})
 
 
 def _is_own_name(entry: CatalogEntry) -> bool:

@@ -14,7 +14,16 @@ from ckpt_tui.run.wording import resume_sentence
 from ckpt_tui.services.damage import read_judged_run
 from ckpt_tui.services.resume import plan_resume
 from ckpt_tui.text import duration
-from tests.builders.run_directories import ARGS, damage, let_age, run_directory, save, write_log
+from tests.builders.run_directories import (
+    ARGS,
+    damage,
+    let_age,
+    run_directory,
+    save,
+    torch_zip,
+    training_state,
+    write_log,
+)
 from tests.builders.trees import tree_of
 
 
@@ -289,3 +298,35 @@ def test_plan_goes_into_json(tmp_path: Path) -> None:
 
     plan = plan_resume(str(run_with_command(tmp_path / "run")), "auto", {"lr": "1e-5"})
     assert json.loads(json.dumps(_plan_data(plan), default=str))["checkpoint"] == "latest.pt"
+
+
+def lacking_position(path: Path, step: int) -> None:
+    """As a loop of somebody's own saves it: no data position."""
+    state = training_state(step)
+    path.write_bytes(torch_zip({key: value for key, value in state.items() if key != "dataloader_state"}))
+
+
+def test_loop_of_ones_own_goes_on_from_what_is_whole_but_not_exact(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    lacking_position(directory / "rolling_step_000100.pt", 100)
+    lacking_position(directory / "rolling_step_000200.pt", 200)
+    (directory / "weights_300.pt").write_bytes(torch_zip({"model": training_state(300)["model"], "step": 300}))
+    (tmp_path / "train.py").write_text('parser.add_argument("--resume")')
+    write_log(directory, last_step=237, argv=[sys.executable, "train.py"], config={"lr": 1.0})
+    plan = plan_resume(str(directory))
+    assert (plan.step, plan.validation.verdict, plan.refusals) == (200, "incomplete", ())
+    assert any("not exact" in warning and "no data position" in warning for warning in plan.warnings)
+    assert plan_resume(str(directory), "rolling_step_000100.pt").refusals == ()
+    # Where one holds everything, it is taken.
+    save(directory / "rolling_step_000150.pt", 150)
+    assert plan_resume(str(directory)).step == 150
+    (directory / "rolling_step_000150.pt").unlink()
+    damage(directory / "rolling_step_000200.pt")
+    plan = plan_resume(str(directory))
+    assert (plan.step, "Passed over: rolling_step_000200.pt (step 200) is damaged." in plan.sentences) == (100, True)
+    # The bundled trainer takes only what an exact resume needs.
+    write_log(directory, last_step=237, argv=[sys.executable, "-m", "trainer", "--out", "run"])
+    with pytest.raises(CkptError, match="Nothing to resume from"):
+        plan_resume(str(directory))
+    assert plan_resume(str(directory), "rolling_step_000100.pt").refusals
