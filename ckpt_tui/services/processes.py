@@ -200,3 +200,27 @@ def is_below(pid: int, ancestor: int) -> bool:
         return any(parent.pid == ancestor for parent in psutil.Process(pid).parents())
     except psutil.Error:
         return False
+
+
+def who_writes_in(directory: str) -> list[Process]:
+    """Processes that have a file in `directory` open for writing, as far as we may see; never this one."""
+    root = os.path.realpath(directory) + os.sep
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            pid = int(entry.name)
+            if pid != os.getpid() and any(_is_written(entry, fd, root) for fd in os.listdir(entry / "fd")):
+                process = look_at(pid)
+                found += [process] if process is not None else []
+        except OSError:
+            continue  # another user's, or gone
+    return sorted(found, key=lambda one: one.pid)
+
+
+def _is_written(entry: Path, descriptor: str, root: str) -> bool:
+    try:
+        # The link's own mode says how it was opened: w is among the owner's bits.
+        link = entry / "fd" / descriptor
+        return bool(os.lstat(link).st_mode & 0o200) and os.readlink(link).startswith(root)
+    except OSError:
+        return False

@@ -29,6 +29,7 @@ from ckpt_tui.services.processes import (
     look_at,
     restarter_of,
     unwrapped,
+    who_writes_in,
 )
 from ckpt_tui.services.stop_record import asked_at
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
@@ -126,25 +127,31 @@ def plan_stop(directory: str) -> StopPlan:
 
 
 def state_now(directory: str) -> RunState | None:
-    """What the newest part of the log tells; None where no log of ours is. Not all of a long one is read."""
+    """What the newest part of the log tells, ours or another program's; None where there is none."""
     try:
         os.listdir(directory)
     except OSError as error:
         # Not to be taken for a directory in which nothing runs.
         raise from_os_error(error, directory) from error
-    if not os.path.exists(os.path.join(directory, LOG_NAME)):
-        return None
     from ckpt_tui.services.monitor import RunMonitor
 
-    return RunMonitor(directory, newest_first=True).poll(budget_s=1.0)
+    try:
+        state = RunMonitor(directory, newest_first=True).poll(budget_s=1.0)
+    except CkptError:
+        return None  # nothing that can be read: who holds the directory is known without it
+    return state if state.num_events else None
 
 
 def _nothing_runs(directory: str, state: RunState | None) -> CkptError:
-    if state is not None and state.pid <= 0 and not state.phase.is_over and state.phase is not Phase.WAITING:
+    if state is not None and state.pid <= 0 and state.phase in (Phase.RUNNING, Phase.STALLED):
+        writers = [f"{one.pid} ({safe_text(' '.join(one.words), 80)})" for one in who_writes_in(directory)[:4]]
+        who = f"; open for writing there: process {', '.join(writers)}" if writers else ""
         return CkptError(
             "Not known which process it is",
-            f"the log in {directory} goes on, but does not say which process writes it",
-            "Find it (`ps -ef`, `fuser -v` on the log) and end it with `kill -TERM PID`.",
+            f"the log in {directory} goes on, but does not say which process writes it{who}",
+            "End it with `kill -TERM PID`; whether it saves then is not known."
+            if writers
+            else "Find it (`ps -ef`) and end it with `kill -TERM PID`; whether it saves then is not known.",
         )
     return CkptError(
         "Not running", f"no training is running in {directory}", "`ckpt-tui status DIR` tells how it ended."

@@ -283,12 +283,11 @@ def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
     took = duration(stopped.seconds)
     who = f"Process {stopped.pid}" if stopped.pid else f"Job {plan.job}" if plan.job else "It"
     if not stopped.has_ended:
-        seconds = f" ({duration(stopped.lost_s)})" if (stopped.lost_s or 0) >= 0.05 else ""
         sentences = [f"{who} was asked to stop and is still at work after {took}: it goes on being asked."]
         if stopped.saved:
             sentences.append(f"It has saved {safe_text(stopped.saved, 200)} (step {stopped.saved_step or 0:,}).")
         elif stopped.lost_steps:
-            sentences.append(f"{plural(stopped.lost_steps, 'step')}{seconds} are not saved yet.")
+            sentences.append(f"Not saved yet: {_steps_words(stopped)}.")
         sentences += whys
         hint = (
             "Wait for it (`ckpt-tui stop DIR --timeout S`), look at its output, or end it unsaved: `stop DIR --kill`."
@@ -306,7 +305,7 @@ def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
             f"Nothing is lost: {safe_text(stopped.checkpoint, 200)} holds that step.",
         ]
     elif stopped.lost_steps is not None:
-        lost = f"{plural(stopped.lost_steps, 'step')} ({duration(stopped.lost_s)})"
+        lost = _steps_words(stopped)
         since = f"a resume takes {safe_text(stopped.checkpoint, 200)}, step {stopped.checkpoint_step:,}"
         sentences = [
             f"{who} ended in {took} without saving step {stopped.step or 0:,}.",
@@ -320,3 +319,8 @@ def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
     elif stopped.lost_steps is not None:
         sentences.append("Its log does not tell its end.")
     return replace(stopped, sentences=tuple(sentences))
+
+
+def _steps_words(stopped: Stopped) -> str:
+    seconds = f" ({duration(stopped.lost_s)})" if (stopped.lost_s or 0.0) >= 0.05 else ""
+    return f"{plural(stopped.lost_steps or 0, 'step')}{seconds}"

@@ -15,6 +15,7 @@ from ckpt_tui.services.launch import Launched, start
 from ckpt_tui.services.processes import descendants
 from ckpt_tui.services.stop_plan import plan_stop
 from ckpt_tui.services.stopping import kill, stop
+from tests.builders.stand_ins import wait_for
 from tests.trainer.conftest import REPO, Trainer
 from tests.trainer.test_distributed import free_port
 
@@ -87,3 +88,41 @@ def test_killed_it_is_not_started_anew(launched: Launched, tmp_path: Path) -> No
     assert (stopped.has_ended, stopped.was_killed) == (True, True)
     assert all(is_gone(pid) for pid in (launched.pid, *below))
     assert (tmp_path / "run" / "events.jsonl").read_text().count('"run_start"') == 1
+
+
+# Endless, with or without our callback.
+HUGGING_FACE = """
+import sys
+from pathlib import Path
+from tests.trainer.test_huggingface import make
+trainer, callback = make(Path(sys.argv[1]), max_steps=10**6, eval_strategy="no", save_steps=10)
+if sys.argv[2] == "callback":
+    callback.train(trainer)
+else:
+    trainer.remove_callback(callback)
+    trainer.train()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("which", ["callback", "alone"])
+def test_hugging_face_trainer_is_stopped(tmp_path: Path, which: str) -> None:
+    pytest.importorskip("transformers")
+    directory = tmp_path / "run"
+    directory.mkdir()
+    command = [sys.executable, "-c", HUGGING_FACE, str(directory), which]
+    launched = start(
+        str(directory), command, cwd=str(REPO), wait_s=90.0 if which == "callback" else 0.0, environment=FRAMEWORKS
+    )
+    wait_for(lambda: any(directory.glob("checkpoint-*/trainer_state.json")), "a checkpoint", timeout_s=90)
+    plan = plan_stop(str(directory))
+    assert plan.pid == launched.pid
+    assert plan.saves is (which == "callback"), plan
+    assert bool(plan.warnings) is (which == "alone")
+    stopped = stop(str(directory), 60, plan=plan)
+    assert stopped.has_ended
+    if which == "callback":
+        assert (stopped.saved, stopped.lost_steps) == (f"checkpoint-{stopped.step}", 0), stopped
+    else:
+        assert plan.warnings[0].startswith("It does not catch SIGTERM: it ends at once, unsaved")
+        assert stopped.saved == ""

@@ -332,3 +332,29 @@ def test_supervisor_that_waits_for_its_next_start_is_what_is_asked(tmp_path: Pat
     assert [(target.pid, target.role) for target in plan.targets] == [(supervisor.pid, "supervisor")]
     assert plan.sentences[-1] == "Nothing trains at the moment: it waits for the time of its next start."
     assert stop(str(tmp_path / "run"), 20).has_ended
+
+
+FOREIGN = """
+import sys, time
+file = open(sys.argv[1] + "/metrics.csv", "w", buffering=1)
+file.write("step,train_loss\\n")
+for step in range(1, 5):
+    file.write(f"{step},1.0\\n")
+print("up", flush=True)
+time.sleep(100)
+"""
+
+
+def test_loop_of_somebody_else_that_names_no_process(tmp_path: Path, begin: Begin) -> None:
+    loop = begin(FOREIGN)
+    with pytest.raises(CkptError, match="Not known which process") as caught:
+        plan_stop(str(tmp_path / "run"))
+    assert f"process {loop.pid} (" in caught.value.message
+    assert "whether it saves then is not known" in caught.value.hint
+    # Started from here it is known, and that it does not save is seen.
+    loop.record_launch(tmp_path / "run")
+    plan = plan_stop(str(tmp_path / "run"))
+    assert (plan.pid, plan.saves, plan.step) == (loop.pid, False, 4)
+    stopped = stop(str(tmp_path / "run"), 20)
+    assert stopped.has_ended
+    assert stopped.sentences[1] == "Lost: 4 steps; there is no checkpoint."
