@@ -132,13 +132,13 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     _tell(state, judgement, list(status_lines(state, style, judgement)), out)
     said = tick_line(state, style)
     try:
-        while not args.once and not state.phase.is_over and not alerts.ends_at(state):
+        while not args.once and not _is_over(state) and not alerts.ends_at(state):
             time.sleep(args.interval)
             state = _read_all(monitor)
             if state.phase is not Phase.WAITING:
                 state, judgement = judge_run(monitor, state)
             new = [alert_watch.alert_line(alert, style) for alert in alerts.take(state)]
-            if state.phase.is_over:
+            if _is_over(state):
                 _tell(state, judgement, list(status_lines(state, style, judgement)), out)
             elif (line := tick_line(state, style)) != said or new:
                 lines = [line] if line != said else []
@@ -147,6 +147,15 @@ def watch_plain(args: argparse.Namespace, out: Output, settings: Settings) -> in
     finally:
         alerts.close()
     return ExitCode.DIFFERENT if alerts.ends_at(state) else ExitCode.OK
+
+
+def _is_over(state: RunState) -> bool:
+    """Whether nothing will come any more: a supervisor starts a training again that has crashed."""
+    if not state.phase.is_over:
+        return False
+    from ckpt_tui.services.supervisor_record import live_supervisor
+
+    return live_supervisor(state.directory) is None
 
 
 def _tell(state: RunState, judgement: Judgement, lines: list[str], out: Output) -> None:

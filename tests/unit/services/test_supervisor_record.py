@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from ckpt_tui.cli import main
+from ckpt_tui.commands.watch import _is_over as is_over
+from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.services.monitor import read_run
 from ckpt_tui.services.supervisor_record import (
     RECORD_NAME,
     SupervisorState,
@@ -91,3 +96,24 @@ def test_garbage_is_nobody(tmp_path: Path, content: str) -> None:
 def test_nothing_there_is_nobody(tmp_path: Path) -> None:
     assert read_supervisor(str(tmp_path)) is None
     assert live_supervisor(str(tmp_path / "missing")) is None
+
+
+def test_status_says_how_it_is_supervised_and_the_plain_watch_waits_for_the_next_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EventWriter(tmp_path) as log:
+        log.start(total_steps=9)
+        log.step(3, loss=1.0)
+        log.end("failed", "OSError: gone")
+    state = read_run(str(tmp_path))
+    assert is_over(state)
+    record(tmp_path, state="waiting", restarts=2, next_try_at=time.time() + 3600, told="exit code 1 \x1b]0;x")
+    assert not is_over(state)
+    assert main(["status", str(tmp_path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)["data"]["supervisor"]
+    assert (told["state"], told["is_in_charge"], told["restarts"]) == ("waiting", True, 2)
+    assert told["words"].startswith("supervised, 2 restarts, next try in 1h 00m")
+    main(["status", str(tmp_path)])
+    assert r"Supervised, 2 restarts, next try in 1h 00m: exit code 1 \x1b]0;x." in capsys.readouterr().out
+    record(tmp_path, state="gave up")
+    assert is_over(state)
