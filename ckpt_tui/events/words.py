@@ -52,6 +52,8 @@ def words_of(event: Event) -> tuple[str, str]:
             kept = f"; kept {event.kept}" if event.kept else ""
             return f"{event.path}: {event.stage}: {event.error}{kept}", "error"
         case CheckpointRestored():
+            if event.path == event.source:  # newer ones were set aside, and it is the newest now
+                return f"{event.path}, step {event.step:,}, by {event.by}: {event.why}", "good"
             return f"{event.path} from {event.source} by {event.by}: {event.why}", "good"
         case CheckpointRemoved():
             return f"{event.path}: {event.reason}", "info"

@@ -63,6 +63,9 @@ def plan_rollback(
         # On a branch that was left: the run goes over to it, and what is on the present one is left behind instead.
         lineage = lineage_of_path(target.path)
     newer = _newer(catalog, target, lineage)
+    if not is_own and target.step is not None:
+        # accelerate numbers its saves; where steps are told at all, they may be the same.
+        newer += [e for e in numbered_after(catalog, target) if e.step in (None, target.step) and e not in newer]
     latest_name = names.LATEST_NAME if not os.path.isdir(target.path) else names.LATEST_NAME.removesuffix(".pt")
     replaced: set[str] = set()  # set aside by what takes its place
     if is_own:

@@ -13,7 +13,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.events.lineage import Lineage
 from ckpt_tui.services import journal
+from ckpt_tui.services.branches import run_lineage
 from ckpt_tui.services.catalog import Catalog, read_catalog
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.held import look_at
@@ -21,7 +23,7 @@ from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
 from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
 from ckpt_tui.services.reachable import folder_number, is_freed, lies_there, why_gone
-from ckpt_tui.services.registry import REGISTRY_NAME
+from ckpt_tui.services.registry import REGISTRY_NAME, stored_lineage
 from ckpt_tui.services.whereabouts import REDO, UNDO, Traced, Whereabouts, is_same, names_of, taken_back, trace
 from ckpt_tui.text import plural, shell_word
 
@@ -193,6 +195,7 @@ def _plan(
     plan = assemble(
         act, directory, catalog, moves, sentences, warnings,
         why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
+        lineage=_branch_back(directory, found, wanted, takes_back) if registry is None else None,
         held={place: held.entry for place, held in looked.items() if held.entry is not None},
     )  # fmt: skip
     return _with_cost(plan, catalog)
@@ -200,6 +203,26 @@ def _plan(
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+
+
+def _branch_back(
+    directory: str, found: Whereabouts, wanted: dict[str, Traced | None], numbers: Sequence[int]
+) -> Lineage | None:
+    """The branch that the run was on before a rollback that is taken back, where the registry's own bytes cannot come
+    back: a session since has written it. Without it, what is put back would be of a branch that was left."""
+    deeds = [deed for number in numbers for deed in (found.deeds[number], *_taken_back_by(found, number))]
+    traced = wanted.get(REGISTRY_NAME)
+    if not any(deed.act == "rollback" for deed in deeds):
+        return None
+    if traced is None:
+        return run_lineage(directory, None, [], []) if REGISTRY_NAME in wanted else None
+    if traced.place is None or not lies_there(directory, traced):
+        return None
+    return stored_lineage(os.path.join(directory, os.path.dirname(traced.place)))
+
+
+def _taken_back_by(found: Whereabouts, number: int) -> list[Deed]:
+    return [found.deeds[other] for other in taken_back(found.deeds[number]) if other in found.deeds]
 
 
 def _with_cost(plan: Plan, catalog: Catalog) -> Plan:
