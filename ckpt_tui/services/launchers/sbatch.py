@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ckpt_tui.services import command_line
+from ckpt_tui.services import command_line, slurm
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume, Split
 from ckpt_tui.services.launchers.recorded import RecordedStart, no_way, not_its_choice, with_settings
@@ -174,13 +174,15 @@ def _jobs_in_the_queue(start: RecordedStart, directory: str) -> list[str]:
     submitted = read_record(directory)
     numbers = {str(start.job.get("id", "")), submitted.job if submitted is not None else ""}
     numbers = {number for number in numbers if re.fullmatch(r"\d+(_\d+)?", number)}
-    said = _asked(["squeue", "-h", "-o", "%i %T", "-j", ",".join(sorted(numbers))]) if numbers else None
-    rows = [line.split() for line in (said or "").splitlines()]
-    return [
-        f"job {row[0]} of this training is {row[1].lower()} in Slurm's queue already: wait, or `scancel {row[0]}`"
-        for row in rows
-        if len(row) == 2
-    ]
+    said = []
+    for number in sorted(numbers) if slurm.is_here() else []:
+        state = slurm.job_state(number)
+        if state:
+            said.append(
+                f"job {number} of this training is {state.lower()} in Slurm's queue already: wait, or"
+                f" `ckpt-tui stop {command_line.quoted([directory])}`"
+            )
+    return said
 
 
 def _asked(command: list[str]) -> str | None:

@@ -23,6 +23,8 @@ RESUME_NAMES = (
 )  # fmt: skip
 _MAX_SCRIPT_BYTES = 1 << 20
 _OWN_LIBRARY = re.compile(r"^\s*from trainer(\.\w+)* import |^\s*import trainer", re.MULTILINE)
+# As the README has it: `checkpoints.find("auto")`, `ckpt_path=ours.newest()`, `callback.train(trainer)`.
+_FINDS_NEWEST = re.compile(r"\.find\(|\.newest\(|\.train\(\s*\w+\s*\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def resume_way(split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bo
         return _nanogpt(wanted)
     if has_resumed_itself:
         return ResumeWay("", None, "it did so before, with the same command", _own_choice(wanted), is_own_choice=True)
-    if _OWN_LIBRARY.search(text) and re.search(r"\.find\(|\bcallback\.(train|fit)\(|\.fit\(", text):
+    if _OWN_LIBRARY.search(text) and _FINDS_NEWEST.search(text):
         return ResumeWay("", None, "its text: it looks for the newest valid checkpoint", is_own_choice=True)
     if "LightningCLI(" in text or (options[:1] == ("fit",) and "lightning" in text):
         return ResumeWay("ckpt_path", wanted.path, "Lightning's command line has it")

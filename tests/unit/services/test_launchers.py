@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import socket
@@ -78,8 +79,18 @@ def test_flags_are_those_of_the_real_launchers() -> None:
             for name in action.option_strings:
                 is_flag = name.replace("_", "-") in flags
                 assert is_flag == (action.nargs == 0), name
-    # deepspeed takes seconds to import: its flags were read from 0.19's parser.
-    assert "--no-ssh" in deepspeed.FLAGS
+
+
+@pytest.mark.long  # seconds to import
+def test_flags_are_those_of_the_real_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = pytest.importorskip("deepspeed.launcher.runner")
+    parsers: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, *_args, **_named: parsers.append(parser))
+    with pytest.raises(AttributeError):  # of what it has not parsed
+        runner.parse_args([]).user_script  # noqa: B018
+    for action in parsers[0]._actions:
+        for name in action.option_strings:
+            assert (name.replace("_", "-") in deepspeed.FLAGS) == (action.nargs == 0), name
 
 
 @pytest.mark.parametrize(
@@ -182,9 +193,23 @@ def test_script_that_resumed_by_itself_is_started_as_it_was(tmp_path: Path) -> N
     (missing,) = build_recorded(start, wanted(tmp_path, is_automatic=False)).missing
     assert "takes the checkpoint that it finds" in missing
     assert "rollback DIR --to latest.pt" in missing
-    # The loop of the README: it looks for the newest valid checkpoint.
-    (tmp_path / "train.py").write_text('from trainer import Checkpointer\nif source := checkpoints.find("auto"): pass')
-    assert build_recorded(RecordedStart((sys.executable, "train.py"), str(tmp_path)), wanted(tmp_path)).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_known"),
+    [
+        ('from trainer import Checkpointer\nif source := checkpoints.find("auto"): pass', True),
+        ("from trainer.integrations.lightning import X\ntrainer.fit(model, ckpt_path=ours.newest())", True),
+        ("from trainer.integrations.huggingface import X\ncallback.train(trainer)", True),
+        ("from trainer.integrations.huggingface import X\ntrainer.train()", False),
+        ("from trainer.integrations.lightning import X\ntrainer.fit(model)", False),
+        ('from mine import trainer\nmatch = text.find("auto")', False),
+    ],
+)
+def test_loops_of_the_readme_look_for_the_newest_checkpoint(tmp_path: Path, text: str, is_known: bool) -> None:
+    command, known_by, missing = built(tmp_path, "--lr 1", text=text)
+    assert command == ["--lr", "1"]
+    assert bool(known_by) == is_known == (not missing)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for Slurm's commands, which answer with what the test puts beside them."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    for name in ("sbatch", "squeue", "scontrol", "sacct"):
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct"):
         program = directory / name
         program.write_text(f'#!/bin/sh\ncat "{directory}/{name}.says" 2>/dev/null || exit 1\n')
         program.chmod(0o755)
@@ -169,7 +169,7 @@ def test_step_of_a_job_is_resumed_by_the_job_and_an_allocation_by_its_command(tm
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
 def test_job_that_waits_or_runs_is_not_submitted_twice(tmp_path: Path, slurm: Path, state: str) -> None:
-    (slurm / "squeue.says").write_text(f"7 {state}\n")
+    (slurm / "squeue.says").write_text(f"{state}\n")
     built = plan(tmp_path, {"id": "7", "script": SCRIPT, "argv": ["1"]})
     assert f"job 7 of this training is {state.lower()} in Slurm's queue already" in built.missing[0]
 
