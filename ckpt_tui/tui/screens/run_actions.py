@@ -249,8 +249,10 @@ class RunActions:
 
     def action_log(self) -> None:
         session = self.state.session if self.state is not None else 0
-        path = self._path(f"session_{session}.log")
-        if not Path(path).is_file():
+        from ckpt_tui.services.outputs import newest_output
+
+        path = newest_output(self.cockpit.directory, session)
+        if path is None:
             self.cockpit.show_error(
                 CkptError(
                     "No output",

@@ -16,6 +16,7 @@ from ckpt_tui.services import detached_child, logout
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch import TrainingDiedError, launched_log, start
 from ckpt_tui.services.launch_record import read_record
+from ckpt_tui.services.outputs import newest_output
 from ckpt_tui.services.start_progress import StartProgress, ending_words, reason_in
 from tests.builders.stand_ins import REPO, wait_for
 
@@ -264,3 +265,17 @@ def test_training_in_a_scope_keeps_its_number(tmp_path: Path, cluster: Path, mon
     record = read_record(str(tmp_path))
     assert record is not None
     assert record.command[0] == sys.executable, "the command, and not how it is kept alive"
+
+
+def test_output_that_is_shown_is_that_of_the_newest_start(tmp_path: Path) -> None:
+    directory = str(tmp_path)
+    assert newest_output(directory, 1) is None
+    (tmp_path / "session_1.log").write_text("one")
+    assert newest_output(directory, 1) == f"{directory}/session_1.log"
+    with pytest.raises(TrainingDiedError):
+        start(directory, [sys.executable, "-c", "1 / 0"], cwd=directory, session=2, wait_s=20.0)
+    assert newest_output(directory, 1) == f"{directory}/session_2.log", "its log never told of it"
+    assert newest_output(directory, 3) is None, "a session that was started elsewhere has its output elsewhere"
+    start(directory, ["echo", "Submitted batch job 8"], cwd=directory, session=3, wait_s=20.0)
+    (tmp_path / "slurm-8.out").write_text("job")
+    assert newest_output(directory, 2) == f"{directory}/slurm-8.out"
