@@ -111,7 +111,12 @@ def plan_restore(
         because = "" if not note else ", too" if note in told else f": {safe_text(note, 300)}"
         told.add(note)
         sentences.append(f"{safe_name(name)}{was} is {state}{because}.")
-        _require_replaceable(directory, name)
+        if (why := _why_not_replaced(directory, name)) and names_wanted:
+            raise CkptError("Not a file", f"{why}; nothing was changed", "Put it out of the way, and restore again.")
+        if why:
+            is_left = True
+            warnings.append(f"{safe_name(name)} is {state} and stays so: {why}.")
+            continue
         made = _made_already(moves, entry, source)
         if made is not None:
             sentences.append(f"{safe_name(name)} becomes one more name of the new {safe_name(made.target)}, as it was.")
@@ -155,20 +160,17 @@ def _made_already(moves: Sequence[Move], entry: CatalogEntry | None, source: Cat
     return next((m for m in moves if m.how == "copy" and m.source == source.name and m.target in shared), None)
 
 
-def _require_replaceable(directory: str, name: str) -> None:
-    """A name that leads somewhere else, or that is no file, is a person's own: it is not replaced."""
+def _why_not_replaced(directory: str, name: str) -> str:
+    """A name that leads somewhere else, or that is no file, is a person's own and is not replaced; "" where it may."""
     path = os.path.join(directory, name)
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        what = f"a link to {safe_text(os.readlink(path), 1000)}" if stat.S_ISLNK(mode) else "neither file nor directory"
-        raise CkptError(
-            "Not a file",
-            f"{safe_text(path, 1000)} is {what}; nothing was changed",
-            "Put it out of the way, and restore again.",
-        )
+        return ""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    what = f"a link to {safe_text(os.readlink(path), 1000)}" if stat.S_ISLNK(mode) else "neither file nor directory"
+    return f"{safe_text(path, 1000)} is {what}"
 
 
 def _stand_ins(catalog: Catalog, name: str, step: int | None) -> list[CatalogEntry]:
