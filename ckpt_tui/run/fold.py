@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
-from operator import attrgetter, sub
+from operator import sub
 from typing import Any
 
 from ckpt_tui.events.blocks import Column, StepBlock, StepRow, Told
@@ -63,7 +63,6 @@ WATCHED_NAMES = frozenset((*LOSS_NAMES, *RATE_NAMES))
 MAX_STEP = (1 << 63) - 1  # what an array of the series can hold
 
 
-_LAST_STEP = attrgetter("last_step")
 SUPERVISOR_MARKS = ("restart", "gave_up")  # its other events stand where the training itself told of its end
 PAUSES = (Eval, CheckpointSaved, CheckpointFailed, EpochEnd)  # what training stands still for
 
@@ -265,10 +264,8 @@ class RunFold:
         if len(self._folded.sessions) < 2 or self._folded.sessions[-1] is not session:
             return
         self._folded.leave_after(step)
-        before = self._folded.sessions[:-1]
-        reached = max(map(_LAST_STEP, before))
-        session.retrained_steps = max(session.retrained_steps, reached - max(step, 0))
-        lost, lost_s = timeline.lose_after(before, max(step, 0), self._folded.pace())
+        session.retrained_steps = max(session.retrained_steps, session.reached_before - max(step, 0))
+        lost, lost_s = timeline.lose_after(self._folded.sessions[:-1], max(step, 0), self._folded.pace())
         if lost > 0:
             was = self._folded.retrained
             self._folded.retrained = Lost(was.steps + lost, was.seconds + lost_s)

@@ -99,6 +99,8 @@ class Folded:
             before = self.sessions[-1]
             self.past_s += before.net_s
             self.past_steps += before.last_logged_step - (before.first_step or 0)
+        if self.sessions:
+            record.reached_before = max(self.sessions[-1].reached_before, self.sessions[-1].last_step)
         self.sessions.append(record)
         del self.sessions[:-MAX_SESSIONS]
         self.num_session_changes += 1

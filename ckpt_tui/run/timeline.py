@@ -54,6 +54,7 @@ class SessionRecord:
     pid: int = 0
     pid_started: float = 0.0
     host: str = ""
+    reached_before: int = -(1 << 63)  # by the sessions before it
 
     @property
     def trained_s(self) -> float:
@@ -145,6 +146,8 @@ def lose_after(records: list[SessionRecord], step: int, pace: float) -> tuple[in
     steps, seconds = 0, 0.0
     for record in reversed(records):
         if record.last_step <= step:
+            if record.reached_before <= step:
+                break  # nor did any before it
             continue
         kept = max(step, record.start_step)
         lost = record.last_step - kept

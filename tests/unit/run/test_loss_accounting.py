@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ckpt_tui.commands.status import status_lines
 from ckpt_tui.output import Style
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.state import Phase, RunState
-from ckpt_tui.run.timeline import ResumeOutlook, resume_outlook
+from ckpt_tui.run.timeline import ResumeOutlook, SessionRecord, lose_after, resume_outlook
 from ckpt_tui.run.wording import resume_bar
 from ckpt_tui.services.damage import Judgement
 from tests.builders.event_logs import LogText, worked_example
@@ -193,3 +194,31 @@ def test_what_a_session_went_back_over_is_told_in_words() -> None:
     said = "\n".join(status_lines(state, Style(), Judgement()))
     assert "Lost 50 steps, 2m 41s of training since rolling 200." in said
     assert "Lost in 1 session: 150 steps, " in said
+
+
+class Counted(list[SessionRecord]):
+    """Counts which of its sessions are looked at."""
+
+    num_looked_at = 0
+
+    def __reversed__(self) -> Iterator[SessionRecord]:  # type: ignore[override]
+        for record in super().__reversed__():
+            self.num_looked_at += 1
+            yield record
+
+
+def test_of_thousands_of_sessions_only_those_that_reached_beyond_are_looked_at() -> None:
+    log = LogText()
+    for session in range(1, 501):
+        log.add("run_start", session, session, start_step=session - 1)
+        for step in range(session, session + 3):
+            log.add("step", step, session, ts=log.ts + 1, loss=1.0)
+    fold = fold_of(log)
+    records = Counted(fold._folded.sessions)
+    assert [record.lost_steps for record in records[-6:]] == [2, 2, 2, 2, 2, 0]
+    assert lose_after(records, 501, 1.0) == (1, 1.0)  # of the last one: step 502
+    assert records.num_looked_at < 8
+    assert all(
+        record.reached_before == max(one.last_step for one in records[:index])
+        for index, record in enumerate(records) if index
+    )  # fmt: skip
