@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ckpt_tui.services.launchers.base import Now, Taken, Where, after_interpreter, program_now, script_now
+from ckpt_tui.services.launchers.base import Now, Taken, Where, after_interpreter, number, program_now, script_now
 
 
 class Python:
@@ -27,7 +27,7 @@ class Python:
     def now(self, words: Sequence[str], taken: Taken, where: Where) -> Now:
         found, notes, missing = program_now(words, where)
         not_known: tuple[str, ...] = ()
-        if where.environment.get("RANK") and int(where.environment.get("WORLD_SIZE", "1") or 1) > 1:
+        if where.environment.get("RANK") and number(where.environment.get("WORLD_SIZE"), 1) > 1:
             ranks = where.environment["WORLD_SIZE"]
             not_known = (f"It was one of {ranks} processes that were started one by one: the others are not known.",)
         return Now(tuple(found), tuple(notes), (*missing, *script_now(words, taken, where)), not_known)

@@ -308,6 +308,14 @@ def test_recorded_environment_is_set_again_where_it_differs(monkeypatch: pytest.
     assert any("one of 2 processes" in words for words in found.not_known)
 
 
+def test_environment_of_nonsense_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text('"--resume"')
+    for told in (None, [], "x", {"RANK": "x", "WORLD_SIZE": "x"}, {"RANK": 1, "CUDA_VISIBLE_DEVICES": None}):
+        launcher = {"environment": told, "job": told, "cwd": told, "name": told, "argv": told}
+        start = RecordedStart((sys.executable, "train.py"), str(tmp_path), launcher=launcher)
+        assert build_recorded(start, wanted(tmp_path)).command[-2] == "--resume"
+
+
 def test_program_of_an_environment_that_is_not_active_is_found(tmp_path: Path) -> None:
     program = tmp_path / "venv" / "bin" / "torchrun"
     program.parent.mkdir(parents=True)
