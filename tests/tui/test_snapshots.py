@@ -38,11 +38,18 @@ PICTURES: dict[str, tuple[Callable[[Path], scenes.Scene], tuple[str, ...]]] = {
     "alerts": (scenes.crashed, ("a",)),
     "advice": (scenes.running, ("A",)),
     "dialog-resume": (scenes.crashed, ("r",)),
+    "dialog-resume-typed": (scenes.crashed, ("r", "e", "8")),
     "dialog-restore": (scenes.crashed, ("b",)),
+    "dialog-rollback": (scenes.crashed, (*["down"] * 7, "b")),
+    "dialog-deeds": (scenes.crashed, ("U",)),
 }
 # `log` shows a file that this scene has not; its own tests draw it.
 NOT_HERE = {"log"}
-SMALL = ("overview", "overview-crashed", "runs", "help")  # these at 40x12, too
+# These at 40x12, too.
+SMALL = (
+    "overview", "overview-crashed", "runs", "help", "dialog-resume", "dialog-resume-typed", "dialog-restore",
+    "dialog-rollback", "dialog-deeds",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
