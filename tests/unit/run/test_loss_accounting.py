@@ -214,6 +214,7 @@ def test_of_thousands_of_sessions_only_those_that_reached_beyond_are_looked_at()
         for step in range(session, session + 3):
             log.add("step", step, session, ts=log.ts + 1, loss=1.0)
     fold = fold_of(log)
+    assert fold.state(log.ts).step == 502  # the last steps are taken
     records = Counted(fold._folded.sessions)
     assert [record.lost_steps for record in records[-6:]] == [2, 2, 2, 2, 2, 0]
     assert lose_after(records, 501, 1.0) == (1, 1.0)  # of the last one: step 502
