@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from ckpt_tui.checkpoints.hparams import Effect, HparamChange, compare_hparams, same_value
+from ckpt_tui.checkpoints.hparams import Effect, HparamChange, compare_hparams
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import command_line
@@ -173,8 +173,3 @@ def _value(key: str, text: str, recorded: object) -> object:
     if last in _NOT_NEGATIVE and isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
         raise CkptError("Out of range", f"{safe_text(key, 60)} cannot be {said}; {was}", "Give a number from 0 on.")
     return value
-
-
-def is_change(key: str, value: object, recorded: Mapping[str, object]) -> bool:
-    """Whether a typed value is another one than the recorded."""
-    return key not in recorded or not same_value(recorded[key], value)

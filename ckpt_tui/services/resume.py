@@ -18,10 +18,8 @@ from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
-from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, files, journal, overrides
 from ckpt_tui.services.catalog import CatalogEntry, read_catalog
-from ckpt_tui.services.damage import found_checkpoints
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume
 from ckpt_tui.services.launchers.recorded import RecordedStart, build_recorded
@@ -37,6 +35,7 @@ from ckpt_tui.services.owner import owner_of, run_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
+from ckpt_tui.services.resume_cost import resume_cost
 from ckpt_tui.services.resume_words import branch_warning, resume_sentences
 from ckpt_tui.text import safe_text
 
@@ -157,7 +156,7 @@ def plan_resume(
     if built.is_own and wanted and built.launcher != "sbatch" and not built.missing:
         overrides.ask_trainer(split_command(built.command), built.cwd)
 
-    cost = _cost(choice, monitor, state, catalog.entries, {**recorded, **wanted}, wanted)
+    cost = resume_cost(choice, monitor, state, catalog.entries, {**recorded, **wanted}, wanted)
     plan = ResumePlan(
         directory=directory, checkpoint_name=entry.name, checkpoint_path=entry.path, step=entry.step or 0,
         validation=validation, command=built.command, command_line=command_line.quoted(built.command), cwd=built.cwd,
@@ -276,52 +275,3 @@ def _opened(entry: CatalogEntry) -> Checkpoint | None:
         return open_checkpoint(entry.path)
     except CkptError:
         return None  # its validation says what is wrong with it
-
-
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """What a resume skips, redoes and trains anew, in steps and in seconds."""
-
-    skipped: int
-    redone: int
-    new: int
-    redone_s: float
-    new_s: float
-    total_steps: int
-
-
-def _cost(
-    choice: Choice,
-    monitor: RunMonitor | None,
-    state: RunState | None,
-    entries: tuple[CatalogEntry, ...],
-    settings: Mapping[str, object],
-    wanted: Mapping[str, object],
-) -> _Cost:
-    step = choice.entry.step or 0
-    passed_over = choice.passed_over
-    reached = max(state.step if state is not None else 0, step, *(other.step or 0 for other, _ in passed_over))
-    total_steps = _total_steps(state, settings, wanted)
-    redone = max(min(reached, total_steps or reached) - step, 0)
-    new = max(total_steps - max(reached, step), 0)
-    redone_s = new_s = 0.0
-    if monitor is not None and state is not None:
-        # Judged as the header judges it, so that both say the same times.
-        monitor.invalid_checkpoints = frozenset(other.name for other, _ in passed_over)
-        monitor.found_checkpoints = found_checkpoints(entries)
-        judged = monitor.state()
-        pace = judged.seconds_per_step or 0.0
-        redone_s = (seconds_above(judged, step) or 0.0) + (redone - max(judged.step - step, 0)) * pace
-        redone_s, new_s = max(redone_s, 0.0), new * pace
-    return _Cost(step, redone, new, redone_s, new_s, total_steps)
-
-
-_TOTALS = ("max_steps", "max_iters", "total_steps", "train_steps", "total_iters", "max_train_steps")
-
-
-def _total_steps(state: RunState | None, settings: Mapping[str, object], wanted: Mapping[str, object]) -> int:
-    told = state.total_steps if state is not None else None
-    for value in (wanted.get("max_steps"), told, *(settings.get(key) for key in _TOTALS)):
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return 0

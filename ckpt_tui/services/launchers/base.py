@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
@@ -279,6 +279,3 @@ def script_now(words: Sequence[str], taken: Taken, where: Where) -> tuple[str, .
     if os.path.exists(path) or not (taken.script.endswith(".py") or os.path.dirname(taken.script)):
         return ()
     return (f"the script {taken.script} is not there (looked in {where.cwd})",)
-
-
-Layer = Callable[[Sequence[str]], Taken | None]

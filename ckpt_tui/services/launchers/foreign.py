@@ -55,10 +55,7 @@ def _wandb(wanted: Resume, checkpoint: Checkpoint | None) -> Built | None:
     executable = told.get("executable")
     argv = [executable if isinstance(executable, str) and executable else sys.executable, program, *map(str, arguments)]
     root, host = told.get("root"), told.get("host")
-    start = RecordedStart(
-        tuple(argv), root if isinstance(root, str) else "", host if isinstance(host, str) else "",
-        told_by="wandb-metadata.json",
-    )  # fmt: skip
+    start = RecordedStart(tuple(argv), root if isinstance(root, str) else "", host if isinstance(host, str) else "")
     built = build_recorded(start, wanted)
     note = "The command is what wandb recorded of its newest run here (wandb/latest-run)."
     unknown = (
@@ -79,7 +76,7 @@ def _hydra(wanted: Resume, checkpoint: Checkpoint | None) -> Built | None:
     job, cwd = settings.get("hydra.job.name"), settings.get("hydra.runtime.cwd")
     if not isinstance(job, str) or not isinstance(cwd, str) or not job:
         return None
-    start = RecordedStart((sys.executable, f"{job}.py", *typed), cwd, told_by=".hydra")
+    start = RecordedStart((sys.executable, f"{job}.py", *typed), cwd)
     built = build_recorded(start, wanted)
     note = f"The overrides and the working directory are what Hydra recorded in {safe_text(place, 300)}."
     unknown = (

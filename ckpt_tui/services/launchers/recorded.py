@@ -29,7 +29,7 @@ _OF_ONE_PROCESS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SI
 class RecordedStart:
     """What `run_start` says of how a session was started; the fields of `RunStart`.
 
-    has_resumed_itself: it went on from a checkpoint, whatever its command says. told_by: who recorded it, for a person.
+    has_resumed_itself: it went on from a checkpoint, whatever its command says.
     """
 
     argv: tuple[str, ...]
@@ -37,7 +37,6 @@ class RecordedStart:
     host: str = ""
     launcher: Mapping[str, object] = field(default_factory=dict)
     has_resumed_itself: bool = False
-    told_by: str = "the log"
 
     @property
     def environment(self) -> Mapping[str, str]:
