@@ -40,6 +40,8 @@ def find_temporaries(directory: str, state: RunState | None, *, is_owned: bool) 
     is_elsewhere = _is_of_another_host(directory, state)
     found = []
     for folder in ("", QUARANTINE_NAME):
+        if os.path.islink(os.path.join(directory, folder)) and folder:
+            continue  # what lies there may be anybody's
         try:
             names = sorted(os.listdir(os.path.join(directory, folder)))
         except OSError:

@@ -36,11 +36,12 @@ from ckpt_tui.services.only_copies import Copies, OnlyCopy
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.quarantine import read_about, read_quarantine
 from ckpt_tui.services.system import process_is_alive
-from ckpt_tui.services.unlinking import remove, remove_empty_parents
+from ckpt_tui.services.unlinking import leads_elsewhere, remove, remove_empty_parents
 from ckpt_tui.text import plural, safe_text, shell_word, size
 
 Kind = Literal["deed", "quarantine", "leftover", "temporary"]
 _RUNNING = "a training is running here"
+_BEHIND_LINK = "it lies behind a link, and may be anybody's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ def collect(plan: GcPlan, *, force: bool = False, is_cancelled: Callable[[], boo
         raise CkptError(
             "Read-only directory", f"may not write to {directory}; nothing was freed", "Run as the user who owns it."
         )
+    root = os.path.join(directory, FOLDER_NAME)
+    if os.path.islink(root):
+        raise CkptError("Not a directory", f"{root} is a link; nothing was freed", "Put the directory in its place.")
     num_freed = 0
     # A live training is no reason to wait: it does not use what lies aside, and the rest is asked of below.
     with journal.locked(directory, force=True):
@@ -202,7 +206,8 @@ def _deed_items(
     newest = {deed.number for deed in holding[len(holding) - keep :]} if keep else set()
     staying = {deed.number for deed in holding}
     for deed in holding:
-        why = _why_kept(deed, numbers, newest, older_than_s)
+        is_behind_link = any(leads_elsewhere(directory, file.place) for file in deed.held)
+        why = _BEHIND_LINK if is_behind_link else _why_kept(deed, numbers, newest, older_than_s)
         is_rest = deed.state == "collected"  # of a gc that was interrupted
         only: list[OnlyCopy] = []
         if not why:
@@ -252,7 +257,7 @@ def _leftovers(directory: str, history: History) -> list[GcItem]:
         for name in names_in(os.path.join(directory, folder)):
             pid = name.rpartition("-")[2]
             is_cut_off = is_unwritten_journal(name) and pid.isdecimal() and process_is_alive(int(pid), 0.0, "") is False
-            if name == INCOMING_NAME or is_cut_off:
+            if (name == INCOMING_NAME or is_cut_off) and not leads_elsewhere(directory, f"{folder}/{name}"):
                 items.append(_item(directory, "leftover", [f"{folder}/{name}"], deed.at, True, number=deed.number))
     for name in names_in(os.path.join(directory, QUARANTINE_NAME)):
         place = f"{QUARANTINE_NAME}/{name}"
@@ -261,7 +266,8 @@ def _leftovers(directory: str, history: History) -> list[GcItem]:
         if told is not None and os.path.dirname(checkpoint) == QUARANTINE_NAME:
             # The note is durable before its checkpoint comes: alone it is of one that never came, or is gone.
             was = os.path.join(directory, str(told.get("path") or "."))
-            if not os.path.lexists(os.path.join(directory, checkpoint)) and not os.path.lexists(was):
+            is_alone = not os.path.lexists(os.path.join(directory, checkpoint)) and not os.path.lexists(was)
+            if is_alone and not leads_elsewhere(directory, place):
                 items.append(_item(directory, "leftover", [place], 0.0, True))
     return items
 
@@ -272,6 +278,8 @@ def _quarantine_items(directory: str, *, older_than_s: float | None, is_chosen: 
         why = "" if is_chosen else "only with --quarantine"
         if is_chosen and is_owned:
             why = _RUNNING
+        elif is_chosen and leads_elsewhere(directory, one.place):
+            why = _BEHIND_LINK
         elif is_chosen and not one.about:
             why = "the trainer did not put it there: nothing says what it is"
         elif is_chosen and older_than_s is not None and time.time() - one.at < older_than_s:

@@ -19,6 +19,8 @@ def remove(directory: str, place: str) -> None:
     if not is_plain_path(place):
         raise ValueError(f"not a place below a directory: {place!r}")
     path = os.path.join(directory, place)
+    if leads_elsewhere(directory, place):
+        raise OSError(errno.ELOOP, "it lies behind a link", path)
     try:
         is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -34,6 +36,12 @@ def remove(directory: str, place: str) -> None:
     for inside in sorted((entry.path for entry in entries if entry.is_directory), key=lambda p: -p.count("/")):
         os.rmdir(os.path.join(path, inside))
     os.rmdir(path)
+
+
+def leads_elsewhere(directory: str, place: str) -> bool:
+    """Whether a directory on the way to `place` is a link: what lies behind it may be anybody's."""
+    parts = place.split("/")[:-1]
+    return any(os.path.islink(os.path.join(directory, *parts[: depth + 1])) for depth in range(len(parts)))
 
 
 def remove_empty_parents(directory: str, place: str, top: str) -> None:

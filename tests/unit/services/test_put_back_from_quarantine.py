@@ -101,15 +101,15 @@ def test_what_is_not_there_or_not_known_is_refused(run: Path) -> None:
     assert tree_of(run) == before
 
 
-def test_kill_at_any_file_operation_loses_nothing(run: Path, tmp_path: Path) -> None:
+def test_kill_at_any_file_operation_loses_nothing(run: Path, memory_path: Path) -> None:
     place = moved(run, "latest.pt")
     save(run / "latest.pt", 600)
-    start = run.rename(tmp_path / "start")
-    directory = copied(start, run)
+    start = copied(run, memory_path / "start")
+    directory = copied(start, memory_path / "run")
     operations = file_operations(partial(carry_out, plan_put_back(str(directory), [place])))
     after = tree_of(directory, without=GROWS)
-    for number in range(1, len(operations) + 1, 2):
-        directory = copied(start, run)
+    for number in range(1, len(operations) + 1, 3):
+        directory = copied(start, memory_path / "run")
         before = tree_of(directory, without=GROWS)
         assert killed_at(number, partial(carry_out, plan_put_back(str(directory), [place])))
         plan_undo(str(directory))

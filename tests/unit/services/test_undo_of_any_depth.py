@@ -254,18 +254,18 @@ class TestWhatHappenedMeanwhile:
         assert (directory / "set_aside/notes").is_dir()
 
 
-def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(tmp_path: Path) -> None:
-    start = tmp_path / "start"
+def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(memory_path: Path) -> None:
+    start = memory_path / "start"
     three_deeds(start)
     for act, plan_it in (("undo", partial(plan_undo, to=2)), ("redo", plan_redo)):
         if act == "redo":
             carry_out(plan_undo(str(start), to=2))
-        directory = copied(start, tmp_path / "run")
+        directory = copied(start, memory_path / "run")
         operations = file_operations(partial(carry_out, plan_it(str(directory))))
         told = [(event.path, event.source) for event in restored_events(directory) if event.extra["act"] == act]
         assert told
-        for number in range(1, len(operations) + 1, 3):
-            directory = copied(start, tmp_path / "run")
+        for number in range(1, len(operations) + 1, 5):
+            directory = copied(start, memory_path / "run")
             before, bytes_before = state_of(directory), contents(directory)
             plan = plan_it(str(directory))
             assert killed_at(number, partial(carry_out, plan)), number
@@ -301,14 +301,14 @@ def test_event_of_a_deed_that_was_interrupted_is_not_written_again_days_later(tm
     assert list(restored_events(directory)) == told
 
 
-def test_undo_that_was_killed_before_a_training_wrote_is_undone_as_far_as_it_can_be(tmp_path: Path) -> None:
-    start = tmp_path / "start"
+def test_undo_that_was_killed_before_a_training_wrote_is_undone_as_far_as_it_can_be(memory_path: Path) -> None:
+    start = memory_path / "start"
     three_deeds(start)
-    directory = copied(start, tmp_path / "run")
+    directory = copied(start, memory_path / "run")
     operations = file_operations(partial(carry_out, plan_undo(str(directory))))
     num_conflicts = num_written_over = num_refused = 0
-    for number in range(1, len(operations) + 1, 3):
-        directory = copied(start, tmp_path / "run")
+    for number in range(1, len(operations) + 1, 5):
+        directory = copied(start, memory_path / "run")
         assert killed_at(number, partial(carry_out, plan_undo(str(directory)))), number
         written(directory, "latest.pt")
         num_conflicts += any("left alone" in warning for warning in plan_undo(str(directory)).warnings)
@@ -366,10 +366,10 @@ class Editor:
 
 @pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_random_histories_lose_no_bytes(tmp_path: Path, seed: int, trains: bool) -> None:
+def test_random_histories_lose_no_bytes(memory_path: Path, seed: int, trains: bool) -> None:
     """Restores, rollbacks, undos down to any number, redos; also with a training that writes in between."""
     chance = random.Random(seed)
-    directory = registered(run_directory(tmp_path / "run"))
+    directory = registered(run_directory(memory_path / "run"))
     editor = Editor()
     for _ in range(14):
         before, bytes_before = state_of(directory), contents(directory)

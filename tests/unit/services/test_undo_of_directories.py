@@ -77,15 +77,15 @@ def test_names_of_any_bytes_are_undone(tmp_path: Path) -> None:
     assert not list((tmp_path / "set_aside").rglob("checkpoint*"))
 
 
-def test_gc_killed_at_every_file_operation_leaves_journals_and_nothing_outside_changed(tmp_path: Path) -> None:
-    start = build(tmp_path / "start")
+def test_gc_killed_at_every_file_operation_leaves_journals_and_nothing_outside_changed(memory_path: Path) -> None:
+    start = build(memory_path / "start")
     perform(start)
-    directory = copied(start, tmp_path / "run")
+    directory = copied(start, memory_path / "run")
     outside = names_of(directory)
     operations = file_operations(partial(collect, plan_gc(str(directory), every=True), force=True))
     assert set(tree_of(directory / "set_aside/1")) == {"journal.json"}, "also the directories made for names in some"
     for number in range(1, len(operations) + 1, 3):
-        directory = copied(start, tmp_path / "run")
+        directory = copied(start, memory_path / "run")
         held = tree_of(directory / "set_aside/1", without=["journal.json"])
         assert killed_at(number, partial(collect, plan_gc(str(directory), every=True), force=True))
         now = tree_of(directory / "set_aside/1", without=["journal.json"])
