@@ -156,7 +156,8 @@ def _wait(what: str, directory: Path) -> None:
     """What a `wait` comment asks for, by the newest event of the log in that run directory:
 
     `step 300 RUN`: it has trained 300 steps. `between 100 RUN`: it is well between two saves of every 100 steps.
-    `session 2 RUN`: the second session has told of a step.
+    `session 2 RUN`: the second session has told of a step. `restarts 1 RUN`: so has the one that its supervisor began
+    with its first restart.
     """
     word, number_text, run_name = what.split()
     number = int(number_text)
@@ -172,8 +173,20 @@ def _wait(what: str, directory: Path) -> None:
                 return
             if word == "session" and session >= number:
                 return
+            if word == "restarts" and session >= _session_after_restarts(directory / run_name, number):
+                return
         time.sleep(0.02)
     raise TimeoutError(f"never {what}")
+
+
+def _session_after_restarts(run: Path, number: int) -> float:
+    """Of the training that runs after so many restarts by the supervisor; endless while there is none."""
+    try:
+        record = json.loads((run / "supervisor.json").read_text())
+    except FileNotFoundError:
+        return float("inf")
+    is_there = record["state"] == "running" and record["restarts"] >= number
+    return float(record["session"]) if is_there else float("inf")
 
 
 def _newest_step(log: Path) -> tuple[int, int] | None:

@@ -138,14 +138,17 @@ def test_as_json_stdout_is_one_object_and_the_talk_is_beside_it(kept: Kept) -> N
     assert kept.actions == ["restart", "restart", "gave_up"]
 
 
-def test_a_stop_is_passed_on_and_what_it_saved_is_not_restarted(kept: Kept) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "preempted"), (signal.SIGHUP, "interrupted")])
+def test_a_stop_is_passed_on_and_what_it_saved_is_not_restarted(
+    kept: Kept, number: signal.Signals, status: str
+) -> None:
     process = kept.supervise(steps="100000")
     wait_for(lambda: kept.is_at(7), "it did not train")
-    process.terminate()
+    process.send_signal(number)
     shown, said = process.communicate(timeout=20)
-    assert process.returncode == 143
-    assert "SIGTERM passed on to the training" in said
-    assert "stopped by SIGTERM: preempted (exit code 143 (SIGTERM))" in said
+    assert process.returncode == 128 + number
+    assert f"{number.name} passed on to the training" in said
+    assert f"stopped by {number.name}: {status} (exit code {128 + number} ({number.name}))" in said
     assert " after 1 signals" in shown
     assert kept.actions == ["stopped"]
     kept.assert_sound()
@@ -237,6 +240,7 @@ def test_a_supervisor_that_is_killed_leaves_the_training_and_the_next_one_takes_
     code, _, said = kept.run(**options)
     assert code == 0
     assert f"took over process {pid}" in said
+    assert kept.actions == ["restart", "finished"]
     kept.assert_sound()
     assert [event.start_step for event in kept.events if isinstance(event, RunStart)] == [0, 0]
     supervisor = read_supervisor(str(kept.directory))
