@@ -234,7 +234,8 @@ def _recorded_start(state: RunState | None) -> RecordedStart | None:
         return None
     last = state.sessions[-1] if state.sessions else None
     has_resumed = last is not None and (bool(last.resumed_from) or last.start_step > 0)
-    return RecordedStart(state.argv, state.cwd, state.host, state.launcher, has_resumed)
+    resumed_from = (last.resumed_from or "") if last is not None else ""
+    return RecordedStart(state.argv, state.cwd, state.host, state.launcher, has_resumed, resumed_from)
 
 
 def _is_own(

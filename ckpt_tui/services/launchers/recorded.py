@@ -29,14 +29,15 @@ _OF_ONE_PROCESS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SI
 class RecordedStart:
     """What `run_start` says of how a session was started; the fields of `RunStart`.
 
-    has_resumed_itself: it went on from a checkpoint, whatever its command says.
+    has_resumed: it went on from a checkpoint, whatever its command says; resumed_from: its path, "" if not known.
     """
 
     argv: tuple[str, ...]
     cwd: str = ""
     host: str = ""
     launcher: Mapping[str, object] = field(default_factory=dict)
-    has_resumed_itself: bool = False
+    has_resumed: bool = False
+    resumed_from: str = ""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -57,7 +58,7 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
     cwd, said = _directory(start, wanted.directory)
     notes += said
     split = split_command(argv)
-    way = resume_way(split, wanted, cwd, has_resumed_itself=start.has_resumed_itself)
+    way = resume_way(split, wanted, cwd, has_resumed_itself=start.has_resumed, resumed_from=start.resumed_from)
     if start.job:
         from ckpt_tui.services.launchers.sbatch import build_job, job_script
 

@@ -21,6 +21,7 @@ RESUME_NAMES = (
     "resume_from_checkpoint", "ckpt_path", "resume_from", "resume_path", "resume_checkpoint", "resume_ckpt", "resume",
     "restore_from", "load_checkpoint",
 )  # fmt: skip
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl")
 _MAX_SCRIPT_BYTES = 1 << 20
 _OWN_LIBRARY = re.compile(r"^\s*from trainer(\.\w+)* import |^\s*import trainer", re.MULTILINE)
 # As the README has it: `checkpoints.find("auto")`, `ckpt_path=ours.newest()`, `callback.train(trainer)`.
@@ -33,7 +34,8 @@ class ResumeWay:
 
     key: the setting that names the checkpoint; "" when it finds the checkpoint by itself. value: what it is set to,
     None for a flag that stands there already, or needs none. known_by: what tells so. not_known: what does not.
-    is_own_choice: the script takes the checkpoint that it finds, not one that it is told.
+    is_own_choice: the script takes the checkpoint that it finds, not one that it is told. replaces: the word that the
+    value takes the place of, where that is no option's.
     """
 
     key: str
@@ -43,6 +45,7 @@ class ResumeWay:
     is_bare: bool | None = None
     also: Mapping[str, str] | None = None
     is_own_choice: bool = False
+    replaces: str = ""
 
 
 def is_bare_style(options: Sequence[str]) -> bool:
@@ -147,10 +150,12 @@ def _equals_value(value: object) -> str:
 # -- which option resumes -----------------------------------------------------------------------------------------
 
 
-def resume_way(split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bool) -> ResumeWay | None:
+def resume_way(
+    split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bool, resumed_from: str = ""
+) -> ResumeWay | None:
     """How this script is told to go on from `wanted`; None when nothing tells.
 
-    has_resumed_itself: the last session went on from a checkpoint without any option that says so.
+    has_resumed_itself: the recorded session went on from a checkpoint; resumed_from: its path, "" if not known.
     """
     if command_line.is_own_trainer(split.head):
         return ResumeWay("resume", wanted.argument, "the bundled trainer", is_bare=False)
@@ -163,6 +168,10 @@ def resume_way(split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bo
     text = script_text(split, cwd)
     if init is not None or _is_nanogpt(text, wanted.recorded):
         return _nanogpt(wanted)
+    named = _checkpoint_in(options, resumed_from)
+    if has_resumed_itself and named is not None:
+        # Without the path nobody knows whether that word is what it began from: it might begin from there again.
+        return _instead_of(options, named, wanted) if resumed_from else None
     if has_resumed_itself:
         return ResumeWay("", None, "it did so before, with the same command", _own_choice(wanted), is_own_choice=True)
     if _OWN_LIBRARY.search(text) and _FINDS_NEWEST.search(text):
@@ -183,6 +192,29 @@ def resume_way(split: Split, wanted: Resume, cwd: str, *, has_resumed_itself: bo
         unknown = () if "resume_from_checkpoint" in text else ("Whether the script uses --resume_from_checkpoint.",)
         return ResumeWay("resume_from_checkpoint", wanted.path, "it takes Hugging Face's TrainingArguments", unknown)
     return None
+
+
+def _checkpoint_in(options: Sequence[str], path: str) -> int | None:
+    """Where a script's options name the checkpoint at `path`, or, where that is not known, any."""
+    name = os.path.basename(path.rstrip("/"))
+    for index, word in enumerate(options):
+        given = os.path.basename(word.rpartition("=")[2].rstrip("/"))
+        if given == name if name else given.endswith(_SUFFIXES) or given.startswith("checkpoint-"):
+            return index
+    return None
+
+
+def _instead_of(options: Sequence[str], index: int, wanted: Resume) -> ResumeWay:
+    """The word that names the checkpoint of the last resume gets this one's."""
+    word = options[index]
+    key, equals, _ = word.partition("=")
+    before = options[index - 1] if index else ""
+    known_by = f"the recorded command names the checkpoint that it went on from: {word}"
+    if equals:
+        return ResumeWay(key.lstrip("-+~"), wanted.path, known_by, (), not key.startswith("-"))
+    if before.startswith("--"):
+        return ResumeWay(before[2:], wanted.path, known_by, (), False)
+    return ResumeWay("", wanted.path, known_by, replaces=word)
 
 
 def _as_recorded(options: Sequence[str], found: tuple[str, bool], wanted: Resume) -> ResumeWay:
@@ -237,6 +269,8 @@ def with_resume(options: Sequence[str], way: ResumeWay) -> list[str]:
     for key, value in (way.also or {}).items():
         if spelt_in(result, key) is None:
             result = set_setting(result, key, value, recorded="", is_bare=way.is_bare)
+    if way.replaces:
+        return [str(way.value) if word == way.replaces else word for word in result]
     if not way.key or way.value is None:
         return result
     if way.also is not None and not result:

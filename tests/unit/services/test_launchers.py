@@ -184,7 +184,7 @@ def test_nothing_tells_how_it_resumes(tmp_path: Path) -> None:
 
 def test_script_that_resumed_by_itself_is_started_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("")
-    start = RecordedStart((sys.executable, "train.py"), str(tmp_path), has_resumed_itself=True)
+    start = RecordedStart((sys.executable, "train.py"), str(tmp_path), has_resumed=True)
     found = build_recorded(start, wanted(tmp_path))
     assert found.command == (sys.executable, "train.py")
     assert found.missing == ()
@@ -193,6 +193,31 @@ def test_script_that_resumed_by_itself_is_started_as_it_was(tmp_path: Path) -> N
     (missing,) = build_recorded(start, wanted(tmp_path, is_automatic=False)).missing
     assert "takes the checkpoint that it finds" in missing
     assert "rollback DIR --to latest.pt" in missing
+
+
+@pytest.mark.parametrize(
+    ("options", "resumed_from", "expected"),
+    [
+        ("--load old.pt --lr 1", "old.pt", "--load PATH --lr 1"),
+        ("--load=ckpts/old.pt --lr 1", "ckpts/old.pt", "--load=PATH --lr 1"),
+        ("load=old.pt lr=1", "/x/old.pt", "load=PATH lr=1"),
+        ("old.pt --lr 1", "old.pt", "PATH --lr 1"),
+        ("--load ckpts/checkpoint-5/ --lr 1", "checkpoint-5", "--load PATH --lr 1"),
+        # It would begin from the old one again, or not: nobody knows.
+        ("--load old.pt --lr 1", "", None),
+        ("--init weights.pt --lr 1", "latest.pt", "--init weights.pt --lr 1"),
+    ],
+)
+def test_option_of_any_name_that_named_the_last_checkpoint_names_this_one(
+    tmp_path: Path, options: str, resumed_from: str, expected: str | None
+) -> None:
+    (tmp_path / "train.py").write_text("")
+    argv = (sys.executable, "train.py", *options.split())
+    start = RecordedStart(argv, str(tmp_path), has_resumed=True, resumed_from=resumed_from)
+    found = build_recorded(start, wanted(tmp_path))
+    assert (found.missing == ()) == (expected is not None)
+    if expected is not None:
+        assert list(found.command[2:]) == expected.replace("PATH", str(tmp_path / "latest.pt")).split()
 
 
 @pytest.mark.parametrize(
