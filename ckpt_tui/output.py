@@ -63,13 +63,17 @@ def wrapped(sentence: str, style: Style, indent: int = 0) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table. `shrink` columns give way when the line is too long; `keep` is the end they keep.
-    leaves: where that is not enough it is left out, 1 before 2; 0: it stays."""
+    leaves: where that is not enough it is left out, 1 before 2; 0: it stays. Where even that is not enough, columns
+    that shrink become as narrow as it takes."""
 
     title: str
     align: str = "left"
     shrink: bool = False
     keep: str = "start"
     leaves: int = 0
+
+
+SHRUNK_CELLS, LEAST_CELLS = 12, 5  # of a column that shrinks: before others leave, and at the last
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Style, indent: str = "") -> list[str]:
@@ -81,12 +85,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Styl
             widths[index] = max(widths[index], text.cell_width(string))
     if style.width is not None:
         excess = text.cell_width(indent) + sum(widths) + 2 * (len(columns) - 1) - style.width
-        for index in sorted((i for i, c in enumerate(columns) if c.shrink), key=lambda i: -widths[i]):
-            if excess > 0:
-                cut = min(excess, widths[index] - min(widths[index], 12))
-                widths[index] -= cut
-                excess -= cut
-        if excess > 0 and (leaving := sorted((c.leaves, i) for i, c in enumerate(columns) if c.leaves)):
+        leaving = sorted((c.leaves, i) for i, c in enumerate(columns) if c.leaves)
+        for least in (SHRUNK_CELLS,) if leaving else (SHRUNK_CELLS, LEAST_CELLS):
+            for index in sorted((i for i, c in enumerate(columns) if c.shrink), key=lambda i: -widths[i]):
+                if excess > 0:
+                    cut = min(excess, widths[index] - min(widths[index], least))
+                    widths[index] -= cut
+                    excess -= cut
+        if excess > 0 and leaving:
             index = leaving[0][1]
             fewer = [[cell for i, cell in enumerate(row) if i != index] for row in body]
             return table([c for i, c in enumerate(columns) if i != index], fewer, style, indent)

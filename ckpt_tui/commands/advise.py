@@ -52,7 +52,9 @@ def advise_lines(advice: Advice, style: Style) -> Iterator[str]:
     if advice.what_if:
         yield ""
         first, *others = WHAT_IF_TITLES
-        columns = [Column(first), *(Column(title, "right") for title in others)]
+        # Where there is no room for all, what it costs in all is what tells them apart.
+        leave = (*range(1, len(others)), 0)
+        columns = [Column(first), *(Column(title, "right", leaves=n) for title, n in zip(others, leave, strict=True))]
         yield from table(columns, [what_if_cells(row) for row in advice.what_if], style)
         yield ""
     for assumption in advice.assumptions:

@@ -160,7 +160,8 @@ def _lines(
     columns = (
         Column(""), Column("run", shrink=True, keep="end"), Column("state"),
         Column("step", "right", leaves=3), Column(what, "right"), Column("lowest", "right", leaves=4),
-        Column("lost", "right"), Column("best saved", "right", leaves=1), Column("trained for", "right", leaves=2),
+        Column("lost", "right", leaves=5), Column("best saved", "right", leaves=1),
+        Column("trained for", "right", leaves=2),
     )  # fmt: skip
     rows = [_cells(*one, style) for one in zip(LETTERS, names, outcomes, strict=False)]
     num_shown = len(columns) if style.width is None or style.width >= WIDE else len(columns) - 2
@@ -168,7 +169,10 @@ def _lines(
     yield ""
     yield settings_title(len(settings), num_settings, untold)
     if settings:
-        heads = (Column("setting"), *(Column(letter, shrink=True) for letter in LETTERS[: len(names)]))
+        heads = (
+            Column("setting", shrink=True, keep="end"),
+            *(Column(letter, shrink=True) for letter in LETTERS[: len(names)]),
+        )
         body = [[text.safe_text(one.key, 60), *map(setting_words, one.values)] for one in settings]
         yield from table(heads, body, style)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.output import Column, CommandResult, Output, Style, table
+from ckpt_tui.output import Column, CommandResult, Output, Style, table, wrapped
 from ckpt_tui.settings import ROWS, Settings, read_file, settings_path
 from ckpt_tui.text import safe_text, shell_word
 
@@ -96,7 +96,12 @@ def _words(value: object) -> str:
 
 
 def _lines(path: str, is_there: bool, held: dict[str, object], said: dict[str, object], style: Style) -> Iterator[str]:
-    yield f"{safe_text(path, 1000)}{'' if is_there else '  (not there: what is built in holds)'}"
+    name, note = safe_text(path, 1000), "" if is_there else "(not there: what is built in holds)"
+    if style.width and note and len(name) + 2 + len(note) > style.width:
+        yield name  # whole, for a hand that copies it
+        yield note
+    else:
+        yield f"{name}  {note}".rstrip()
     meanings = {row.name: row.meaning for row in ROWS} | {"keymap": "your own: `ckpt-tui config --keys`"}
     columns = [
         Column("setting"),
@@ -112,7 +117,7 @@ def _lines(path: str, is_there: bool, held: dict[str, object], said: dict[str, o
     yield from table(columns, rows, style)
     if not is_there:
         place = "" if path == settings_path({**os.environ, "CKPT_TUI_CONFIG": ""}) else f" (at {shell_word(path)})"
-        yield f"`ckpt-tui config --init` writes an example{place}."
+        yield from wrapped(f"`ckpt-tui config --init` writes an example{place}.", style)
 
 
 def _keys(said: dict[str, object]) -> list[dict[str, object]]:
@@ -137,7 +142,12 @@ def _keys(said: dict[str, object]) -> list[dict[str, object]]:
 def _key_lines(said: dict[str, object], style: Style) -> Iterator[str]:
     from ckpt_tui.tui.keys import key_words
 
-    columns = [Column("id"), Column("key"), Column("on", shrink=True), Column("what it does", shrink=True)]
+    columns = [
+        Column("id"),
+        Column("key"),
+        Column("on", shrink=True, leaves=1),
+        Column("what it does", shrink=True, leaves=2),
+    ]
     rows = []
     for entry in _keys(said):
         pressed, default = entry["keys"], entry["default"]

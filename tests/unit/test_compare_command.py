@@ -10,6 +10,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.events import codec, schema
+from ckpt_tui.text import cell_width
 from ckpt_tui.tui.compare_app import CompareApp
 from ckpt_tui.tui.screens.compare import CompareScreen
 from tests.builders.screen_app import seen_text, until
@@ -109,3 +110,13 @@ async def test_the_same_on_a_screen_of_its_own(tmp_path: Path) -> None:
         await pilot.press("question_mark", "escape", "escape")
         await pilot.pause()
     assert app.return_code == 0
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_line_is_wider_than_the_terminal(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    runs = [make_run(tmp_path / f"a-run-with-a-name-{i}", 2.0 + i, learning_rate_of_it=0.1 + i) for i in range(4)]
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["compare", *runs]) == 0
+    assert max(map(cell_width, capsys.readouterr().out.splitlines())) <= width

@@ -10,6 +10,7 @@ import pytest
 from ckpt_tui import cli
 from ckpt_tui.commands.config import example
 from ckpt_tui.settings import ROWS, Settings, read_settings
+from ckpt_tui.text import cell_width
 
 
 @pytest.fixture
@@ -111,3 +112,14 @@ def test_flags_hold_over_the_file(flags: list[str], text: str, expected: Setting
 def test_a_theme_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["watch", ".", "--theme", "drak"]) == 2
     assert "Did you mean dark?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["config"], ["config", "--keys"]], ids=" ".join)
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_line_is_wider_than_the_terminal(
+    argv: list[str], width: int, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_width, (line for line in lines if line != str(file)))) <= width

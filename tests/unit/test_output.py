@@ -53,3 +53,10 @@ def test_the_tables_of_runs_and_checkpoints_fit(width: int) -> None:
 
     row = ["a-long-name-of-a-run", "● running", "100 %", "1,500 / 1,500", "2.183", "30, 332 ms", "18 m"]
     assert max(map(text.cell_width, table(several.COLUMNS, [row], Style(width=width)))) <= width
+
+
+def test_where_none_may_leave_the_columns_that_shrink_become_as_narrow_as_it_takes() -> None:
+    columns = [Column("setting", shrink=True, keep="end"), *(Column(letter, shrink=True) for letter in "ABCDEFGH")]
+    rows = [["optimizer.learning_rate", *["0.0003000000000001"] * 8]]
+    widths = [max(map(text.cell_width, table(columns, rows, Style(width=width)))) for width in (200, 130, 80, 62)]
+    assert widths == [183, 130, 80, 62]
