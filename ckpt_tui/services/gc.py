@@ -28,7 +28,7 @@ from ckpt_tui.services.deed_record import INCOMING_NAME, is_unwritten_journal, n
 from ckpt_tui.services.deeds import History, PastDeed, read_history
 from ckpt_tui.services.durable import sync_directory
 from ckpt_tui.services.files import Content, content_of
-from ckpt_tui.services.free_space import bytes_freed
+from ckpt_tui.services.free_space import bytes_freed, bytes_staying
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME
 from ckpt_tui.services.names import QUARANTINE_NAME
@@ -147,11 +147,12 @@ def plan_gc(
         refusals.append("No valid checkpoint would be left in this directory: it frees the last one.")
     no_undo = _no_undo(history, {item.number for item in chosen if item.number is not None})
     afterwards = tuple(_undo_words(history, no_undo))
-    freed = bytes_freed(os.path.join(directory, path) for path in places)
+    paths = [os.path.join(directory, path) for path in places]
+    freed, staying = bytes_freed(paths), bytes_staying(paths)
     watched = [*places, *copies.relied_on] if chosen else []
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]
     return GcPlan(
-        directory, tuple(items), freed, tuple(_sentences(items, freed, afterwards)), tuple(warnings),
+        directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)), tuple(warnings),
         tuple(refusals), tuple(no_undo), afterwards,
         tuple((path, content) for path, content in contents if content is not None),
     )  # fmt: skip
@@ -339,7 +340,7 @@ def _numbered(numbers: Sequence[str]) -> str:
     return f"deeds {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
-def _sentences(items: Sequence[GcItem], freed: int, afterwards: Sequence[str]) -> list[str]:
+def _sentences(items: Sequence[GcItem], freed: int, staying: int, afterwards: Sequence[str]) -> list[str]:
     chosen = [item for item in items if item.is_chosen]
     kept = [item for item in items if not item.is_chosen]
     kept_bytes = sum(item.size_bytes for item in kept)
@@ -359,9 +360,8 @@ def _sentences(items: Sequence[GcItem], freed: int, afterwards: Sequence[str]) -
         if (number := sum(item.kind == kind for item in chosen))
     ]
     said = [f"Removes {', '.join(parts)}: {size(freed)} become free.{stays if kept else ''}"]
-    shared = sum(item.size_bytes for item in chosen) - freed
-    if shared > 0:
-        said.append(f"{size(shared)} of it stay on the disk: the same bytes have other names (hard links).")
+    if staying:
+        said.append(f"{size(staying)} stay on the disk: the same bytes have other names, too (hard links).")
     return [*said, *afterwards, "This deletes, and cannot be undone."]
 
 

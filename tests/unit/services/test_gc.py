@@ -19,6 +19,7 @@ from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import GcPlan, collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
+from ckpt_tui.text import size
 from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.run_directories import damage, let_age, run_directory, save
 from tests.builders.trees import tree_of
@@ -94,6 +95,24 @@ class TestPlan:
                 plan.freed_bytes < sum(item.size_bytes for item in plan.items if item.is_chosen)
                 or select is not plan_gc
             )
+
+    def test_bytes_that_have_another_name_elsewhere_stay_and_that_is_said(self, run: Path) -> None:
+        for name in ("one more name.pt", "and another.pt"):  # of the same bytes, in the same folder
+            (run / "set_aside/1" / name).hardlink_to(run / "set_aside/1/latest.pt")
+            deed = journal.read_deed(str(run), 1)
+            assert deed is not None
+            deed.moves.append(journal.Move(name, "remove"))
+            journal.write_deed(str(run), deed)
+        size_bytes = (run / "set_aside/1/latest.pt").stat().st_size
+        plan = plan_gc(str(run), [1])
+        assert not any("hard links" in sentence for sentence in plan.sentences)
+        assert size_bytes <= plan.freed_bytes < 2 * size_bytes, "counted once"
+        (run / "mine.pt").hardlink_to(run / "set_aside/1/latest.pt")
+        plan = plan_gc(str(run), [1])
+        assert (
+            f"{size(size_bytes)} stay on the disk: the same bytes have other names, too (hard links)." in plan.sentences
+        )
+        assert plan.freed_bytes < size_bytes
 
     def test_deeds_by_number_age_and_count(self, run: Path) -> None:
         assert chosen(plan_gc(str(run), [2])) == ["set_aside/2/"]
