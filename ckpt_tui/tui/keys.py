@@ -32,7 +32,7 @@ class Key(NamedTuple):
 OVERVIEW_KEYS: tuple[Key, ...] = (
     # What is done to the run first: of the last line the end goes first where there is no room.
     Key("act.resume", "r", "resume", "Acts", "resume",
-        "Relaunch from the newest valid checkpoint, or this one", is_act=True, in_footer=True),
+        "Relaunch from the newest valid, or from this", is_act=True, in_footer=True),
     Key("act.restore", "b", "restore", "Acts", "roll back",
         "Restore from backups, or go back to this one",
         is_act=True, in_footer=True),
@@ -230,6 +230,13 @@ RESUME_KEYS: tuple[Key, ...] = (
     Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
 )  # fmt: skip
 
+MOMENT_KEYS: tuple[Key, ...] = (
+    Key("moment.leave", "escape,w,enter", "leave", "Moment", "back", "Back to the curves", in_footer=True),
+    Key("moment.go", "g", "go", "Moment", "go to it", "Select that checkpoint in the list", in_footer=True),
+    Key("moment.up", "up,k", "scroll_body(-1)", "Moment", "up", "Earlier lines"),
+    Key("moment.down", "down,j", "scroll_body(1)", "Moment", "down", "Later lines"),
+)  # fmt: skip
+
 HISTORY_KEYS: tuple[Key, ...] = (
     Key("history.undo", "u", "undo", "Deeds", "take it back", "Take it back, with all that was done after it",
         is_act=True, in_footer=True),
@@ -264,6 +271,7 @@ TABLES: Mapping[str, tuple[Key, ...]] = {
     "help": HELP_KEYS,
     "resume": RESUME_KEYS,
     "history": HISTORY_KEYS,
+    "moment": MOMENT_KEYS,
     "dialog": DIALOG_KEYS,
     "app": APP_KEYS,
     "list": LIST_KEYS,

@@ -182,7 +182,7 @@ def test_help_begins_with_where_a_person_is() -> None:
     assert here[0][2] == "On the screen: Raw events"
     assert ("/", "filter", "Only lines that hold these words; Esc clears") in here[:12]
     assert sum(row[2] == "On the screen: Raw events" for row in here) == 1
-    assert ("r", "resume", "Relaunch from the newest valid checkpoint, or this one") not in help_rows(True)
+    assert ("r", "resume", "Relaunch from the newest valid, or from this") not in help_rows(True)
 
 
 def test_help_finds_words_under_their_headings() -> None:

@@ -13,6 +13,7 @@ from textual.widgets import Input
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
+from ckpt_tui.settings import Settings
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
 from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.pick import PickDialog
@@ -111,6 +112,21 @@ async def test_a_plan_is_carried_out_only_when_chosen(keys: tuple[str, ...], res
         "Nothing is deleted",
     ):
         assert words in text
+
+
+async def test_the_keys_of_a_dialog_are_the_persons_own_and_told_so() -> None:
+    app = ScreenApp(PlanDialog(RESTORE))  # type: ignore[arg-type]
+    keymap = {"dialog.yes": "f5", "dialog.leave": "f6"}
+    app.settings = Settings(keymap=keymap)
+    app.set_keymap(keymap)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "f5 yes   n no   f6 leave" in seen_text(app)
+        await pilot.press("y", "escape")
+        assert not app.has_ended
+        await pilot.press("f5")
+        await settled(pilot)
+        assert app.result is True
 
 
 async def test_an_empty_plan_can_only_be_closed() -> None:

@@ -15,6 +15,7 @@ from textual.widgets import Button
 
 from ckpt_tui.text import safe_text
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.paragraphs import paragraphs
 from ckpt_tui.tui.styled import line
@@ -28,6 +29,12 @@ def text_width(columns: int) -> int:
 
 # Of dialogs.tcss: the lines of a dialog that are not its body, and from which height on it has all of them.
 _FRAME_LINES, _SHORT_FRAME_LINES, _SHORT = 6, 4, 18
+
+
+def written(dialog: Screen[Any], name: str) -> str:
+    """The key of a row of DIALOG_KEYS, as this person has it."""
+    row = next(row for row in keys.DIALOG_KEYS if row.id == f"dialog.{name}")
+    return keys.key_words(app_of(dialog).settings.keymap.get(row.id, row.key).split(",")[0])
 
 
 def leave_room(dialog: Screen[Any]) -> None:
@@ -73,7 +80,8 @@ class ConfirmDialog(ModalScreen[bool]):
         leave_room(self)
 
     def compose(self) -> ComposeResult:
-        hint = "y yes   n no   Esc leave" if self._yes_label else "Enter or Esc closes"
+        yes, no, leave = (written(self, name) for name in ("yes", "no", "leave"))
+        hint = f"{yes} yes   {no} no   {leave} leave" if self._yes_label else f"Enter or {leave} closes"
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):

@@ -21,7 +21,7 @@ from ckpt_tui.text import fit, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import copied_error
-from ckpt_tui.tui.dialogs.confirm import leave_room, text_width
+from ckpt_tui.tui.dialogs.confirm import leave_room, text_width, written
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.widgets.words import Words
@@ -53,7 +53,10 @@ class ErrorDialog(ModalScreen[str | None]):
                 yield Button("Copy", id="copy", compact=True)
                 if self._has_output:
                     yield Button("Output", id="output", compact=True)
-                hint = "c copy  o output  Esc" if self._has_output else "c copies, Esc closes"
+                copy, output, leave = (written(self, name) for name in ("copy", "output", "leave"))
+                hint = f"{copy} copies, {leave} closes"
+                if self._has_output:
+                    hint = f"{copy} copy  {output} output  {leave}"
                 yield Words(line((hint, "dim")), classes="dialog-hint", id="hint")
 
     def _body(self) -> Content:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -31,10 +31,7 @@ class MomentDialog(ModalScreen[str | None]):
 
     CSS_PATH = "dialogs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,w,enter", "leave", "Back", id="moment.leave", tooltip="Back to the curves"),
-        Binding("g", "go", "Go to it", id="moment.go", tooltip="Select that checkpoint in the list"),
-        Binding("up,k", "scroll_body(-1)", "Up", show=False),
-        Binding("down,j", "scroll_body(1)", "Down", show=False),
+        *keys.bindings_of(keys.MOMENT_KEYS),
         *keys.dialog_bindings(),
     ]
 

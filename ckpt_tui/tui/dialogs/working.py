@@ -16,7 +16,7 @@ from textual.widgets import Button
 from ckpt_tui.text import cell_width, duration, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
-from ckpt_tui.tui.dialogs.confirm import text_width
+from ckpt_tui.tui.dialogs.confirm import text_width, written
 from ckpt_tui.tui.long_work import LongWork, Stages
 from ckpt_tui.tui.paragraphs import broken
 from ckpt_tui.tui.styled import has_glyphs, line
@@ -92,7 +92,11 @@ class WorkingDialog(ModalScreen[None]):
             yield WorkLines(self.work, id="work_lines")
             with Horizontal(classes="dialog-buttons"):
                 yield Button("Leave" if isinstance(self.work, Stages) else "Cancel", id="no", compact=True)
-                yield Words(line((self.work.hint, "dim")), classes="dialog-hint", id="hint")
+                yield Words(
+                    line((self.work.hint.replace("Esc", written(self, "leave")), "dim")),
+                    classes="dialog-hint",
+                    id="hint",
+                )
 
     def on_mount(self) -> None:
         self._set_height()
