@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import random
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.services import journal
+from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import GcPlan, collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
@@ -23,7 +25,7 @@ from ckpt_tui.text import size
 from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.run_directories import damage, let_age, run_directory, save
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import three_deeds
+from tests.unit.services.test_undo_of_any_depth import random_plan, three_deeds, trained
 
 DEAD = 2**22 + 1
 LONG_AGO = 1_700_000_000
@@ -458,3 +460,43 @@ def test_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str], monkeypat
         assert main(["gc", str(run), "--yes", *wrong]) == 2, wrong
         assert capsys.readouterr().err.startswith("error: ")
         assert tree_of(run) == before
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_step_is_lost_by_default_in_any_history(memory_path: Path, seed: int) -> None:
+    """Deeds, undos, redos, a training that writes and removes, damage, and gc in between, without --all."""
+    chance = random.Random(seed)
+    directory = run_directory(memory_path / "run")
+    for _ in range(16):
+        what = chance.choice(["restore", "rollback", "undo", "redo", "train", "damage", "gc", "gc"])
+        if what == "train":
+            trained(directory, chance.randrange(100, 900))
+        elif what == "damage":
+            path = chance.choice(sorted(directory.glob("*.pt")))
+            data = path.read_bytes()
+            path.unlink()  # not through a hard link
+            path.write_bytes(data)
+            damage(path)
+            let_age(path)
+        elif what == "gc":
+            before = valid_steps(directory)
+            plan = plan_gc(str(directory), keep=chance.choice([0, 0, 1]))
+            if not plan.is_empty:
+                collect(plan)
+            assert valid_steps(directory) == before
+        else:
+            try:
+                acted = random_plan(what, directory, chance, [])
+            except CkptError:
+                continue
+            if not acted.is_empty:
+                carry_out(acted)
+    if read_history(str(directory)).size_bytes:
+        collect(plan_gc(str(directory), every=True), force=True)
+    assert read_history(str(directory)).size_bytes == 0
+
+
+def valid_steps(directory: Path) -> set[int | None]:
+    folders = [directory, *(directory / "set_aside").glob("[0-9]*")]
+    entries = [entry for folder in folders for entry in read_catalog(str(folder), check="full").entries]
+    return {entry.step for entry in entries if entry.validity == "valid"}
