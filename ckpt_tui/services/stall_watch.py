@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ckpt_tui.records import dataclass
@@ -39,8 +39,8 @@ class StallWatch:
     def __init__(self, limit_s: float | None, now: float) -> None:
         self._limit_s = limit_s
         self._alive_at = self._looked_at = now
-        self._work: Work | None = None
-        self._work_at_sign: Work | None = None
+        self._work: Work | None = None  # at the last look in a silence that has lasted for a while
+        self._first_work, self._first_work_at = Work(), now  # and at the first one
 
     def allowed_s(self, rhythm: Rhythm, *, is_busy: bool = False) -> float:
         """How long it may be silent."""
@@ -48,21 +48,31 @@ class StallWatch:
             return max(rhythm.stalled_after_s, MIN_AUTO_S) * (AUTO_BUSY_FACTOR if is_busy else 1.0)
         return self._limit_s * (BUSY_FACTOR if is_busy else 1.0) + rhythm.longest_pause_s
 
-    def look(self, now: float, *, has_sign: bool, work: Work, rhythm: Rhythm) -> float | None:
-        """How long it has been silent when that is too long, else None. now: seconds of a monotonic clock."""
+    def look(self, now: float, *, has_sign: bool, work: Callable[[], Work], rhythm: Rhythm) -> float | None:
+        """How long it has been silent when that is too long, else None. now: seconds of a monotonic clock.
+
+        work: what its processes have done so far; asked only after a quarter of the time, for that takes looking at all
+        processes of the machine.
+        """
         gap_s = now - self._looked_at
         self._looked_at = now
         if gap_s > OWN_GAP_S:
             self._alive_at += gap_s
-        before, self._work = self._work, work
-        # Fewer than before: one of its processes has ended, which is news as well.
-        is_writing = before is not None and not 0 <= work.written_bytes - before.written_bytes < WRITING_BYTES
-        if has_sign or is_writing or self._work_at_sign is None:
-            self._alive_at, self._work_at_sign = now, work
-            return None
         silent_s = now - self._alive_at
-        computed_s = work.cpu_s - self._work_at_sign.cpu_s
-        is_busy = silent_s > 0 and computed_s >= BUSY_CORES * silent_s
+        if has_sign or silent_s < self.allowed_s(rhythm) / 4:
+            self._alive_at = now if has_sign else self._alive_at
+            self._work = None
+            return None
+        before, self._work = self._work, work()
+        if before is None:
+            self._first_work, self._first_work_at = self._work, now
+            return None
+        # Fewer than before: one of its processes has ended, which is news as well.
+        if not 0 <= self._work.written_bytes - before.written_bytes < WRITING_BYTES:
+            self._alive_at, self._work = now, None
+            return None
+        computed_s = self._work.cpu_s - self._first_work.cpu_s
+        is_busy = computed_s >= BUSY_CORES * (now - self._first_work_at)
         return silent_s if silent_s > self.allowed_s(rhythm, is_busy=is_busy) else None
 
 

@@ -19,7 +19,7 @@ from ckpt_tui.services.memory_kills import counted, memory_words
 from ckpt_tui.services.owner import Owner, owners_of
 from ckpt_tui.services.processes import send
 from ckpt_tui.services.session_follower import SessionFollower
-from ckpt_tui.services.stall_watch import StallWatch, evidence, work_of
+from ckpt_tui.services.stall_watch import StallWatch, Work, evidence, work_of
 from ckpt_tui.services.supervised_process import OutputTail, Training
 from ckpt_tui.services.supervision import MAX_LAST_LINES, Ended, Point
 from ckpt_tui.services.supervisor_signals import Signals
@@ -76,6 +76,7 @@ class Session:
         training, tail, care = self.training, self.tail, self.care
         stall = StallWatch(care.stall_after_s, time.monotonic()) if care.watches_stall else None
         look_at, has_output = 0.0, False
+        look_every_s = LOOK_S if care.stall_after_s is None else min(LOOK_S, max(care.stall_after_s / 8, SHOW_S))
         while True:
             is_quick = care.shows or care.must_go_on_from is not None or training.handle < 0
             self.signals.wait(SHOW_S if is_quick else LOOK_S, training.handle)
@@ -88,14 +89,13 @@ class Session:
                 continue
             # How it begins has to be known before its first save.
             is_beginning = care.must_go_on_from is not None and self.follower.first_step is None
-            look_at = now + (SHOW_S if is_beginning else LOOK_S)
+            look_at = now + (SHOW_S if is_beginning else look_every_s)
             has_news = self.follower.poll()
             if self._begins_anew():
                 break
             if stall is not None and not self.signals.asked:
-                work = work_of(training.members())
                 has_sign, has_output = has_news or has_output, False
-                self._silent_s = stall.look(now, has_sign=has_sign, work=work, rhythm=self.follower.rhythm)
+                self._silent_s = stall.look(now, has_sign=has_sign, work=self._work, rhythm=self.follower.rhythm)
                 if self._silent_s is not None:
                     self._end_stalled(self._silent_s)
                     break
@@ -114,6 +114,9 @@ class Session:
     def close(self) -> None:
         self.training.close()
         self.tail.close()
+
+    def _work(self) -> Work:
+        return work_of(self.training.members())
 
     def _tell_of_signals(self) -> bool:
         new = self.signals.asked[self._num_told :]

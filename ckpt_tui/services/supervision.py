@@ -301,7 +301,7 @@ def _room_words(point: Point) -> str:
     if not point.is_full or point.free_bytes is None:
         return ""
     return (
-        f"the disk is full: {text.size(point.free_bytes)} free, a save takes {text.size(max(point.needed_bytes, 1))}; "
+        f"the disk is full: {text.size(point.free_bytes)} free, {text.size(max(point.needed_bytes, 1))} needed; "
         "make room"
     )
 

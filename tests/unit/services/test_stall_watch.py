@@ -24,7 +24,7 @@ def silent_until(
     while now < begin + patience_s:
         now += EVERY_S
         work = Work(cores * now, int(written_per_s * now))
-        if watch.look(now, has_sign=False, work=work, rhythm=rhythm) is not None:
+        if watch.look(now, has_sign=False, work=lambda work=work: work, rhythm=rhythm) is not None:
             return now
     return None
 
@@ -32,7 +32,7 @@ def silent_until(
 def test_a_silence_beyond_the_limit_is_a_stall_and_signs_of_life_begin_it_anew() -> None:
     watch = StallWatch(60.0, 0.0)
     for number in range(100):
-        assert watch.look(number * EVERY_S, has_sign=True, work=Work(), rhythm=STEADY) is None
+        assert watch.look(number * EVERY_S, has_sign=True, work=Work, rhythm=STEADY) is None
     at = silent_until(watch, begin=198.0)
     assert at is not None
     assert 258 < at <= 258 + 2 * EVERY_S
@@ -67,8 +67,8 @@ def test_by_its_own_rhythm_as_the_header_judges_but_never_hasty() -> None:
 
 def test_time_in_which_we_did_not_run_is_not_held_against_it() -> None:
     watch = StallWatch(60.0, 0.0)
-    assert watch.look(2.0, has_sign=True, work=Work(), rhythm=STEADY) is None
-    assert watch.look(50_000.0, has_sign=False, work=Work(), rhythm=STEADY) is None
+    assert watch.look(2.0, has_sign=True, work=Work, rhythm=STEADY) is None
+    assert watch.look(50_000.0, has_sign=False, work=Work, rhythm=STEADY) is None
     at = silent_until(watch, begin=50_000.0)
     assert at is not None
     assert at < 50_070
@@ -76,9 +76,27 @@ def test_time_in_which_we_did_not_run_is_not_held_against_it() -> None:
 
 def test_a_process_of_it_that_ended_is_news() -> None:
     watch = StallWatch(60.0, 0.0)
-    watch.look(2.0, has_sign=True, work=Work(5.0, 9_000_000), rhythm=STEADY)
-    assert watch.look(61.0, has_sign=False, work=Work(1.0, 100), rhythm=STEADY) is None
-    assert watch.look(71.0, has_sign=False, work=Work(1.0, 100), rhythm=STEADY) is None
+
+    def look(now: float, work: Work) -> float | None:
+        return watch.look(now, has_sign=False, work=lambda: work, rhythm=STEADY)
+
+    many, few = Work(5.0, 9_000_000), Work(1.0, 100)
+    assert [look(20.0, many), look(40.0, many), look(59.0, few)] == [None] * 3
+    assert [look(now, few) for now in (80.0, 100.0, 118.0)] == [None] * 3
+    assert look(120.0, few) == 61.0
+
+
+def test_what_the_processes_do_is_not_asked_for_while_there_are_signs_of_life() -> None:
+    watch = StallWatch(60.0, 0.0)
+    asked: list[float] = []
+
+    def work() -> Work:
+        asked.append(1.0)
+        return Work()
+
+    for number in range(100):
+        watch.look(number * EVERY_S, has_sign=number % 5 == 0, work=work, rhythm=STEADY)
+    assert not asked
 
 
 def test_what_this_process_does_is_seen() -> None:

@@ -183,7 +183,7 @@ def test_a_full_disk_is_waited_for_and_does_not_count_as_a_bug_but_has_the_limit
     standing = Standing().begun_from(AT_500)
     standing, decision = decide(policy, standing, crash(), full)
     assert decision.action is Action.RESTART
-    assert "the disk is full: 1.0 MB free, a save takes 258.0 MB" in decision.told
+    assert "the disk is full: 1.0 MB free, 258.0 MB needed" in decision.told
     waits = []
     for number in range(5):
         standing, decision = try_later(policy, standing, full, now=number)
