@@ -31,7 +31,7 @@ from ckpt_tui.services.processes import (
     unwrapped,
     who_writes_in,
 )
-from ckpt_tui.services.stop_record import asked_at
+from ckpt_tui.services.stop_record import asked
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
 from ckpt_tui.services.supervisor_record import live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, process_is_alive
@@ -115,10 +115,10 @@ def plan_stop(directory: str) -> StopPlan:
     if not targets:
         raise _nothing_runs(directory, state)
     targets = [replace(one, asked_at=_asked_at(directory, one, state)) for one in targets]
-    asked = [one.asked_at for one in targets if one.asked_at is not None]
+    times = [one.asked_at for one in targets if one.asked_at is not None]
     plan = replace(
         plan, targets=tuple(targets), watched=tuple(watched),
-        asked_at=min(asked) if len(asked) == len(targets) else None,
+        asked_at=min(times) if len(times) == len(targets) else None,
     )  # fmt: skip
     trainer = next((owner for owner in here if not owner.is_supervisor), here[0])
     return _in_words(
@@ -192,8 +192,9 @@ def _targets(
 
 def _asked_at(directory: str, target: Target, state: RunState | None) -> float | None:
     """By a stop of ours, or by whoever sent the signal that its log tells of."""
-    asked = asked_at(directory, target.pid, target.pid_started)
-    return _told_of_a_signal(state) if asked is None and state is not None and target.pid == state.pid else asked
+    told = _told_of_a_signal(state) if state is not None and target.pid == state.pid else None
+    noted = asked(directory, target.pid, target.pid_started)
+    return noted.at if told is None and noted is not None else told
 
 
 def _told_of_a_signal(state: RunState | None) -> float | None:
@@ -259,8 +260,8 @@ def _elsewhere(plan: StopPlan, state: RunState | None) -> StopPlan:
 
 
 def _asked_there(plan: StopPlan, state: RunState | None) -> float | None:
-    asked = asked_at(plan.directory, plan.pid, plan.pid_started, plan.host)
-    return asked if asked is not None else _told_of_a_signal(state)
+    noted = asked(plan.directory, plan.pid, plan.pid_started, plan.host)
+    return noted.at if noted is not None else _told_of_a_signal(state)
 
 
 def _through_job(plan: StopPlan, job: slurm.Job, words: str) -> StopPlan:

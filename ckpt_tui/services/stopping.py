@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import (
@@ -27,7 +28,7 @@ from ckpt_tui.services import slurm
 from ckpt_tui.services.owner import Owner, owner_of
 from ckpt_tui.services.processes import descendants, look_at, send
 from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now, why_it_cannot_hear
-from ckpt_tui.services.stop_record import asked_at, forget, note_asked
+from ckpt_tui.services.stop_record import asked, forget, note_asked
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.text import duration, plural, safe_text
@@ -36,6 +37,7 @@ _POLL_S = 0.03
 _TELL_EVERY_S = 1.0
 _ASK_CLUSTER_EVERY_S = 2.0
 KILL_PATIENCE_S = 10.0
+UNSURE_S = 15.0  # a trainer of ours tells of a signal at the end of its step
 
 OnProgress = Callable[["StopProgress"], None]
 IsCancelled = Callable[[], bool]
@@ -107,19 +109,37 @@ def stop(
     if plan.refusals:
         raise CkptError("Cannot be stopped from here", " ".join(plan.refusals), plan.hint)
     wait = _Wait(plan, on_progress, is_cancelled)
-    if plan.command and plan.asked_at is None:
-        note_asked(plan.directory, plan.pid, plan.pid_started, plan.host)
-        slurm.ask(plan.command)
+    if plan.command:
+        _ask_once(plan, wait, plan.pid, plan.pid_started, plan.asked_at, lambda: slurm.ask(plan.command))
     for target in plan.targets:
-        # Looked at again: somebody else may have asked while a person read the plan.
-        if target.asked_at is None and asked_at(plan.directory, target.pid, target.pid_started) is None:
-            note_asked(plan.directory, target.pid, target.pid_started)
-            _send(target.pid, target.pid_started, signal.SIGTERM)
+        pid, pid_started = target.pid, target.pid_started
+        _ask_once(plan, wait, pid, pid_started, target.asked_at, partial(_send, pid, pid_started, signal.SIGTERM))
     for target in plan.targets:
         for pid, pid_started in [(target.pid, target.pid_started), *descendants(target.pid)]:
             _continue_if_stopped(pid, pid_started)
     wait.tell("asked", "Asked to save and end." if plan.asked_at is None else "Waiting: it was asked before.")
     return wait.until_ended(timeout_s)
+
+
+def _ask_once(
+    plan: StopPlan, wait: _Wait, pid: int, pid_started: float, was_asked_at: float | None, ask: Callable[[], object]
+) -> None:
+    """Never twice. Of a stop that died as it was about to ask, the log tells whether it had; it is waited for that."""
+    noted = asked(plan.directory, pid, pid_started, plan.host)  # somebody may have, since the plan was made
+
+    def ask_and_note() -> None:
+        note_asked(plan.directory, pid, pid_started, plan.host, is_sent=False)
+        try:
+            ask()
+        except CkptError:
+            forget(plan.directory)
+            raise
+        note_asked(plan.directory, pid, pid_started, plan.host, is_sent=True)
+
+    if noted is not None and not noted.is_sent:
+        wait.unsure.append(ask_and_note)
+    elif noted is None and was_asked_at is None:
+        ask_and_note()
 
 
 def kill(
@@ -177,6 +197,7 @@ class _Wait:
         self._told = StopProgress("asked", 0.0, "")
         self._step, self._status, self._reason = plan.step, "", ""
         self._saved: CheckpointSaved | None = None
+        self.unsure: list[Callable[[], None]] = []  # asks that are repeated when nothing tells that they came
         self._is_listed, self._ask_cluster_at = True, self._began + _ASK_CLUSTER_EVERY_S / 2
         path = os.path.join(plan.directory, LOG_NAME)
         self._log = JsonlSource(path)
@@ -198,6 +219,12 @@ class _Wait:
                 forget(self._plan.directory)
                 self.tell("ended", "Ended.")
                 return self._outcome(has_ended=True)
+            if self.unsure and (self._told.stage != "asked" or now - self._began > UNSURE_S):
+                asks, self.unsure = self.unsure, []
+                if self._told.stage == "asked":
+                    for ask in asks:
+                        ask()
+                    self.tell("asked", "Asked again: nothing tells that the stop before this one had asked.")
             if self._is_cancelled is not None and self._is_cancelled():
                 return replace(self._outcome(has_ended=False), is_cancelled=True)
             if now - self._began > timeout_s:

@@ -19,10 +19,12 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
+from ckpt_tui.services import stopping
 from ckpt_tui.services.processes import is_wrapper, look_at, send
 from ckpt_tui.services.stop_plan import plan_stop
-from ckpt_tui.services.stop_record import asked_at
+from ckpt_tui.services.stop_record import asked, note_asked
 from ckpt_tui.services.stopping import StopProgress, kill, stop
+from tests.builders.crashing import CHANGING, file_operations, killed_at
 from tests.builders.stand_ins import CATCHES, DIES, IGNORES, REPO, SAVES, StandIn, wait_for
 
 Begin = Callable[..., StandIn]
@@ -118,7 +120,9 @@ def test_asked_again_it_gets_no_second_signal(tmp_path: Path, begin: Begin) -> N
     first = stop(directory, 0.05)
     assert not first.has_ended
     assert "goes on being asked" in first.sentences[0]
-    assert asked_at(directory, trainer.pid, trainer.started) == pytest.approx(time.time(), abs=5)
+    noted = asked(directory, trainer.pid, trainer.started)
+    assert noted is not None
+    assert (noted.is_sent, noted.at) == (True, pytest.approx(time.time(), abs=5))
     plan = plan_stop(directory)
     assert plan.asked_at is not None
     assert "was asked to save and end" in plan.sentences[0]
@@ -358,3 +362,52 @@ def test_loop_of_somebody_else_that_names_no_process(tmp_path: Path, begin: Begi
     stopped = stop(str(tmp_path / "run"), 20)
     assert stopped.has_ended
     assert stopped.sentences[1] == "Lost: 4 steps; there is no checkpoint."
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_stop_that_is_killed_at_every_file_operation_is_repeated_and_signals_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(stopping, "UNSURE_S", 0.1)
+    calls_of = (*CHANGING, "pidfd_open", "close")
+
+    def begun(name: str) -> StandIn:
+        one = StandIn(SAVES, tmp_path / name, "0.05")
+        threading.Thread(target=one.process.wait, daemon=True).start()
+        return one
+
+    first = begun("counted")
+    operations = file_operations(lambda: stop(str(tmp_path / "counted"), 0.0), calls_of=calls_of)
+    assert {"replace", "fsync", "pidfd_open"} <= set(operations)
+    first.end()
+    # From the first change on, to the end of the second note.
+    begin, end = operations.index("write"), len(operations) - operations[::-1].index("replace") + 3
+    num_signalled = 0
+    for number in range(begin, end + 1):
+        trainer = begun(f"killed-{number}")
+        directory = str(tmp_path / f"killed-{number}")
+        killed_at(number, lambda directory=directory: stop(directory, 0.0), when=when, calls_of=calls_of)  # type: ignore[misc]
+        noted = asked(directory, trainer.pid, trainer.started)
+        num_signalled += noted is not None and noted.is_sent
+        try:
+            stopped = stop(directory, 20)
+            assert (stopped.has_ended, stopped.lost_steps) == (True, 0), (number, operations[number - 1], stopped)
+        except CkptError as error:
+            if error.title != "Not running":  # it was asked by the one that was killed, and has ended
+                raise
+        assert trainer.has_said("signals 1"), (number, operations[number - 1])
+        trainer.end()
+    assert num_signalled < end - begin
+
+
+def test_note_of_a_stop_is_of_one_process_on_one_host(tmp_path: Path) -> None:
+    note_asked(str(tmp_path), 77, 1.0, "node-7", is_sent=False)
+    noted = asked(str(tmp_path), 77, 1.0, "node-7")
+    assert noted is not None
+    assert not noted.is_sent
+    assert asked(str(tmp_path), 77, 1.0) is None, "of this host"
+    assert asked(str(tmp_path), 77, 100.0, "node-7") is None, "of a later process with its number"
+    for broken in (b"", b"[]", b'{"asked": 3}', b'{"asked": [3]}', b'{"asked": [{"pid": 77}]}'):
+        (tmp_path / "stop.json").write_bytes(broken)
+        assert asked(str(tmp_path), 77, 1.0, "node-7") is None

@@ -105,6 +105,7 @@ def test_a_cluster_that_says_no_is_told(tmp_path: Path, cluster: Cluster, node: 
         stop(str(tmp_path / "run"), 5)
     assert "Access" in caught.value.message
     assert "\x1b" not in caught.value.message
+    assert plan_stop(str(tmp_path / "run")).asked_at is None, "it was not asked"
 
 
 def test_killing_one_in_a_job(tmp_path: Path, cluster: Cluster) -> None:
