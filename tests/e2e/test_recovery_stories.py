@@ -137,7 +137,6 @@ def story(request: pytest.FixtureRequest, nursery: Nursery, corpus: Path, tmp_pa
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("story", ["file"], indirect=True)
 def test_the_latest_checkpoint_is_damaged(story: Story) -> None:
     story.killed_beyond(130)
     reached = last_step(story.directory, 1)
@@ -199,7 +198,6 @@ def test_stopped_many_times(story: Story) -> None:
     assert fingerprint(story.directory) == story.undisturbed(**keep)
 
 
-@pytest.mark.parametrize("story", ["file"], indirect=True)
 def test_a_best_that_was_a_spike(story: Story) -> None:
     """A lucky value is never beaten; put back, the previous best is, and so by the next real one."""
     story.to_its_end(monitor="train_loss", eval_freq=4, batch_size=1, mini_batch_size=1, max_steps=320)
