@@ -97,7 +97,8 @@ def _history_lines(history: History, style: Style) -> Iterator[str]:
     for deed in reversed(history.deeds):
         yield from _deed_lines(deed, style)
     for name in history.not_ours:
-        yield style.paint(f"{text.safe_text(name, 200)} is not of ckpt-tui, and is left alone.", "dim")
+        for line in sentence_lines([f"{name} is not of ckpt-tui, and is left alone."], (), style):
+            yield style.paint(line, "dim")
     if history.deeds:
         yield from sentence_lines(_ways_on(history), (), style)
 
@@ -107,7 +108,12 @@ def _deed_lines(deed: PastDeed, style: Style) -> Iterator[str]:
     held = f"{text.plural(len(deed.held), 'file')}, {text.size(deed.size_bytes)}" if deed.held else "nothing"
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deed.at))
     state = style.paint(f"{glyph} {deed.state:<9}", _ROLES.get(deed.state, "warn"))
-    yield f"{deed.number:>3}  {at}  {text.safe_text(deed.act, 20):<9} {state}  holds {held}"
+    act = f"{text.safe_text(deed.act, 20):<9}"
+    if style.width is None or style.width >= 76:
+        yield f"{deed.number:>3}  {at}  {act} {state}  holds {held}"
+    else:
+        yield f"{deed.number:>3}  {act} {state}"
+        yield from (f"     {line}" for line in sentence_lines([f"{at}, holds {held}"], (), _narrower(style)))
     notes = list(deed.sentences[:1])
     if deed.why_not and deed.act != "redo":
         notes.append(f"{deed.why_not[0].upper()}{deed.why_not[1:]}.")
@@ -115,9 +121,13 @@ def _deed_lines(deed: PastDeed, style: Style) -> Iterator[str]:
         names = ", ".join(text.safe_text(name, 120) for name in deed.conflicts)
         notes.append(f"It met a file that somebody else had written, and left it alone: {names}.")
     notes += [f"{name} is not of ckpt-tui, and is left alone." for name in deed.strangers[:3]]
-    narrower = Style(style.width - 5 if style.width is not None else None, style.colour, style.unicode)
-    for line in sentence_lines(notes, (), narrower):
+    for line in sentence_lines(notes, (), _narrower(style)):
         yield style.paint(f"     {line}", "dim")
+
+
+def _narrower(style: Style) -> Style:
+    """For what is indented under the number."""
+    return Style(style.width - 5 if style.width is not None else None, style.colour, style.unicode)
 
 
 def _ways_on(history: History) -> Iterator[str]:
