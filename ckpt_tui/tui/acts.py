@@ -67,12 +67,13 @@ class Acts:
 
     async def _refuse_while_running(self) -> None:
         """Said before gigabytes are read for a plan that could not be carried out."""
-        from ckpt_tui.services.owner import owner_of
+        from ckpt_tui.services.owner import owners_of
 
         state = getattr(self._app, "state", None)
-        owner = await _in_daemon_thread(lambda: owner_of(self._directory, state))
-        if owner is None:
+        owners = await _in_daemon_thread(lambda: owners_of(self._directory, state))
+        if not owners:
             return
+        owner = next((one for one in owners if one.is_supervisor), owners[0])
         if owner.is_supervisor:
             raise CkptError(
                 "A supervisor is in charge here",
@@ -309,13 +310,10 @@ def stopped_words(stopped: Stopped) -> str:
     """What came of a stop, on one line."""
     from ckpt_tui.text import count, duration
 
-    took = f"and ended in {duration(stopped.seconds)}"
+    took = f"ended in {duration(stopped.seconds)}"
     if stopped.saved:
-        return (
-            f"It saved {safe_text(stopped.saved, 80)} (step {count(stopped.saved_step)}) {took}. r goes on from there."
-        )
-    held = f"{safe_text(stopped.checkpoint, 80)} holds its last step"
-    return f"It ended in {duration(stopped.seconds)}, nothing is lost: {held}."
+        return f"Saved {safe_text(stopped.saved, 80)}, step {count(stopped.saved_step)}; {took}."
+    return f"It {took}, nothing is lost: {safe_text(stopped.checkpoint, 80)} holds its last step."
 
 
 def _forget(future: asyncio.Future[Any]) -> None:
