@@ -116,6 +116,7 @@ async def test_a_stop_says_first_what_is_saved_and_what_is_at_risk(size: tuple[i
         await settled(pilot)
         text = " ".join(" ".join(seen(app)).replace("│", " ").split())
         assert "▲ At risk now: 127 steps, 7.0 s of training." in text
+        assert text.count("127 steps") == 1
         assert "gets SIGTERM" in text
         if size[0] >= 80:
             assert "it saves an emergency checkpoint and ends" in text
@@ -146,7 +147,7 @@ async def test_a_stop_is_asked_once_and_ends_with_the_name_of_what_was_saved(
         await pilot.press("y")
         await until(pilot, lambda: "▸ SIGTERM seen: it saves." in seen_text(app))
         stop.go_on.set()
-        await until(pilot, lambda: "It saved emergency_step_009378" in seen(app)[-1])
+        await until(pilot, lambda: "Saved emergency_step_009378" in seen(app)[-1])
         assert stop.calls == 1
 
         # Left, it goes on by itself, and that is said.
@@ -181,9 +182,7 @@ async def test_what_was_not_saved_is_a_dialog_and_not_a_word_that_goes(
 
 
 def test_what_came_of_a_stop_is_one_line() -> None:
-    assert stopped_words(SAVED).startswith(
-        "It saved emergency_step_009378_20261121_021409.pt (step 9,378) and ended in"
-    )
+    assert stopped_words(SAVED) == "Saved emergency_step_009378_20261121_021409.pt, step 9,378; ended in 1.2 s."
     held = replace(SAVED, saved="", checkpoint="latest.pt")
     assert "nothing is lost: latest.pt holds its last step" in stopped_words(held)
 

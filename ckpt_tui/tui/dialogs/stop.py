@@ -29,7 +29,7 @@ class StopDialog(ConfirmDialog):
         plan = self.plan
         rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in plan.refusals]
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in plan.warnings]
-        if plan.at_risk_steps:
+        if plan.at_risk_steps and not any("would be lost" in one for one in (*plan.sentences, *plan.warnings)):
             took = f", {duration(plan.at_risk_s)} of training" if plan.at_risk_s > 0 else ""
             rows.append(paragraph(f"At risk now: {plural(plan.at_risk_steps, 'step')}{took}.", width, mark="▲ "))
         rows += [paragraph(sentence, width, mark="· ") for sentence in plan.sentences]
