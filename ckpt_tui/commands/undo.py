@@ -107,12 +107,12 @@ def _deed_lines(deed: PastDeed, style: Style) -> Iterator[str]:
     glyph = style.glyph(*_GLYPHS.get(deed.state, ("▲", "!")))
     held = f"{text.plural(len(deed.held), 'file')}, {text.size(deed.size_bytes)}" if deed.held else "nothing"
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deed.at))
-    state = style.paint(f"{glyph} {deed.state:<9}", _ROLES.get(deed.state, "warn"))
+    role = _ROLES.get(deed.state, "warn")
     act = f"{text.safe_text(deed.act, 20):<9}"
     if style.width is None or style.width >= 76:
-        yield f"{deed.number:>3}  {at}  {act} {state}  holds {held}"
+        yield f"{deed.number:>3}  {at}  {act} {style.paint(f'{glyph} {deed.state:<9}', role)}  holds {held}"
     else:
-        yield f"{deed.number:>3}  {act} {state}"
+        yield f"{deed.number:>3}  {act} {style.paint(f'{glyph} {deed.state}', role)}"
         yield from (f"     {line}" for line in sentence_lines([f"{at}, holds {held}"], (), _narrower(style)))
     notes = list(deed.sentences[:1])
     if deed.why_not and deed.act != "redo":

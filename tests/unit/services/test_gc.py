@@ -250,6 +250,18 @@ class TestWhatIsNotOurs:
         assert not [name for name in dead if (run / name).exists()]
         assert all((run / name).exists() for name in alive)
 
+    def test_what_interrupted_deeds_left_goes_but_not_what_a_live_process_writes(self, run: Path) -> None:
+        folder = run / "set_aside/3"
+        (folder / "incoming").mkdir()
+        (folder / "incoming/latest.pt").write_bytes(b"a copy on its way")
+        (folder / f".journal.json.tmp-{DEAD}").write_bytes(b"{")
+        (folder / f".journal.json.tmp-{os.getpid()}").write_bytes(b"{")
+        plan = plan_gc(str(run), keep=9)
+        assert sorted(chosen(plan)) == [f"set_aside/3/.journal.json.tmp-{DEAD}", "set_aside/3/incoming"]
+        collect(plan)
+        assert {path.name for path in folder.iterdir()} == {"journal.json", f".journal.json.tmp-{os.getpid()}"}
+        assert plan_undo(str(run)).takes_back == (2,), "no deed was collected"
+
     @pytest.mark.parametrize("how", ["another host", "no log", "running"])
     def test_temporary_files_of_whom_nothing_is_certain_stay(self, run: Path, how: str) -> None:
         name = f".tmp-latest.pt-{DEAD}-0"
