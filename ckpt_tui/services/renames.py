@@ -49,9 +49,14 @@ def put_in_place(places: Places) -> bool:
     if move.how == "remove":
         if now is None:
             return _same(move.before, aside)
-        if not _same(move.before, now) or aside is not None:
+        if not _same(move.before, now):
             return False
-        os.rename(places.target, places.kept)
+        if aside is None:
+            os.rename(places.target, places.kept)
+            return True
+        if aside.inode != now.inode or now.is_directory or not _same(move.before, aside):
+            return False
+        os.unlink(places.target)  # a power cut kept both names of the one file: a rename would, too
         return True
     if _same(move.after, now):
         if move.before is not None and aside is None and _same(move.before, content_of(places.origin)):
