@@ -124,6 +124,18 @@ def test_terminal_that_closes_under_a_watch_that_started_it(run: Path, session: 
 
 
 @pytest.mark.long
+def test_of_two_resumes_at_once_one_starts(run: Path, session: int) -> None:
+    command = [*RESUME, str(run), "--yes", "--wait", "60", "--json"]
+    both = [subprocess.Popen(command, cwd=REPO, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    told = sorted(((one.communicate(timeout=120)[0], one.returncode) for one in both), key=lambda pair: pair[1])
+    assert [code for _, code in told] == [0, 2], told
+    data, refusal = (json.loads(text) for text, _ in told)
+    assert "running here already" in refusal["errors"][0]["title"] + refusal["errors"][0]["message"], refusal
+    assert json.loads((run / "launch.json").read_text())["pid"] == data["data"]["pid"]
+    assert_goes_on(run, session)
+
+
+@pytest.mark.long
 def test_tmux_whose_server_is_killed(run: Path, session: int) -> None:
     require_tmux()
     terminal = Terminal(REPO, environment={"PYTHONPATH": str(REPO)})
