@@ -1,7 +1,8 @@
 """Relaunch a training from a checkpoint, detached: it outlives this terminal.
 
-The recorded command runs again with `--resume CHECKPOINT`; its output goes to session_N.log in the run directory.
-Changed settings are compared first, each with its effect on the training; impossible ones are refused.
+The recorded command runs again, with its launcher (python, torchrun, accelerate, sbatch ...), told to go on from the
+checkpoint; its output goes to session_N.log in the run directory. Changed settings are compared first, each with its
+effect on the training; impossible ones are refused.
 """
 
 from __future__ import annotations
