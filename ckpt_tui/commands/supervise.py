@@ -21,6 +21,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,12 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         as_is=args.as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
         watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
     )  # fmt: skip
-    outcome = supervise(request, out.note)
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # the terminal has gone: no reason to leave the training alone
+            out.note(line)
+
+    outcome = supervise(request, say)
     return CommandResult(
         data=_data(directory, outcome), view=lambda style: _lines(outcome, style), exit_code=outcome.exit_code
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
@@ -23,6 +24,9 @@ from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.owner import run_monitor
 from ckpt_tui.services.supervision import Point
 from ckpt_tui.text import plural, safe_text
+
+if TYPE_CHECKING:
+    from ckpt_tui.services.monitor import RunMonitor
 
 _MAX_TOLD = 4
 _PLACE = "{checkpoint}"
@@ -47,7 +51,7 @@ def find_point(
         catalog = read_catalog(directory)
     except CkptError as error:
         return Point(why_none=f"{error.title.lower()}: {error.message}")
-    monitor = run_monitor(directory)
+    monitor = read_monitor(directory)
     state = monitor.state() if monitor is not None else None
     chosen, passed_over = _newest_valid(catalog, on_bytes, is_cancelled)
     free_bytes = _free_bytes(directory)
@@ -73,6 +77,23 @@ def find_point(
         goes_on_itself=last is not None and (bool(last.resumed_from) or last.start_step > 0),
         free_bytes=free_bytes, needed_bytes=needed_bytes,
     )  # fmt: skip
+
+
+def read_monitor(directory: str) -> RunMonitor | None:
+    """What has read the whole log of a directory, ours or another program's; None when it has none."""
+    from ckpt_tui.services.monitor import RunMonitor
+
+    own = run_monitor(directory)
+    if own is not None:
+        return own
+    try:
+        monitor = RunMonitor(directory)
+        state = monitor.poll(budget_s=1.0)
+        while not monitor.is_caught_up:
+            state = monitor.poll(budget_s=1.0)
+    except CkptError:
+        return None
+    return monitor if state.num_events else None
 
 
 def _newest_valid(

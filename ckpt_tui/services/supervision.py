@@ -163,7 +163,7 @@ def decide(policy: Policy, standing: Standing, ended: Ended, point: Point) -> tu
         return standing, _give_up(
             f"{how}. {policy.restarts_by} is in charge of restarts, and started it no more", _shell_code(ended) or 1
         )
-    if ended.exit_code in _NOT_A_PROGRAM or (ended.is_own and ended.exit_code == USAGE_EXIT_CODE):
+    if ended.exit_code in _NOT_A_PROGRAM or _is_refused_again(standing, ended):
         return standing, _give_up(f"{how}: it would end the same way again{_lines_words(ended.last_lines)}")
     standing = _remember(standing, ended, point, how)
     for vain in (_same_step(policy, standing), _too_many(policy, standing, ended.at)):
@@ -253,6 +253,15 @@ def end_words(ended: Ended) -> str:
     return words + (f": {text.safe_text(ended.reason, 200)}" if ended.reason else "")
 
 
+def _is_refused_again(standing: Standing, ended: Ended) -> bool:
+    """Whether our trainer says that it cannot be done as asked, and does so at the first start or the second time: in
+    between it may be that somebody held the directory just then."""
+    if not ended.is_own or ended.exit_code != USAGE_EXIT_CODE:
+        return False
+    last = standing.deaths[-1].how if standing.deaths else ""
+    return not standing.restarted_at or last.startswith(exit_words(USAGE_EXIT_CODE))
+
+
 def _remember(standing: Standing, ended: Ended, point: Point, how: str) -> Standing:
     before = standing.durable_step if standing.durable_step is not None else -1
     if point.name and point.step is not None and point.step > before:
@@ -273,7 +282,7 @@ def _same_step(policy: Policy, standing: Standing) -> str:
     known = [step for step in steps if step is not None]
     if known and (len(known) < len(steps) or max(known) - min(known) > SAME_STEPS):
         return ""
-    where = f"at step {max(known):,}" if known else "before its first step"
+    where = f"at step {max(known):,}" if known else "before it told of a step"
     told = "; ".join(f"{number}. {death.how}{_lines_words(death.last_lines)}" for number, death in enumerate(last, 1))
     return (
         f"It died {where} {text.plural(len(last), 'time')} without a new checkpoint: the code or the data there make it"

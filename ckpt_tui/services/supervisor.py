@@ -28,7 +28,7 @@ from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervised_process import OutputTail, Training
 from ckpt_tui.services.supervised_session import LOOK_S, Care, Session
-from ckpt_tui.services.supervised_start import Start, find_point, resuming
+from ckpt_tui.services.supervised_start import Start, find_point, read_monitor, resuming
 from ckpt_tui.services.supervision import (
     MAX_LAST_LINES,
     Action,
@@ -344,6 +344,9 @@ class _Supervising:
     def _look_after(self, session: Session) -> Ended:
         ended = session.look_after()
         self.training = None
+        if ended.step is None and not os.path.exists(os.path.join(self.directory, LOG_NAME)):
+            monitor = read_monitor(self.directory)  # of another program, which is not followed
+            ended = replace(ended, step=(monitor.state().step or None) if monitor is not None else None)
         self.step = ended.step if ended.step is not None else self.step
         return replace(ended, is_own=command_line.is_own_trainer(self.request.command))
 

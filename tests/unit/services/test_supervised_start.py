@@ -116,3 +116,10 @@ def test_what_nothing_tells_of_is_started_as_it_is_and_known_as_such(tmp_path: P
     start = resuming(words, str(tmp_path), cwd=str(tmp_path), point=AT_500)
     assert (list(start.command), start.is_known) == (words, False)
     assert resuming(words, str(tmp_path), cwd=str(tmp_path), point=AT_500, as_is=True).is_known
+
+
+def test_another_programs_log_tells_how_far_it_came(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,loss\n" + "".join(f"{step},1.5\n" for step in range(1, 14)))
+    save(tmp_path / "checkpoint_step_10.pt", 10)
+    point = find_point(str(tmp_path))
+    assert (point.name, point.step, point.lost_steps) == ("checkpoint_step_10.pt", 10, 3)

@@ -162,7 +162,7 @@ def test_dying_at_different_steps_or_between_new_checkpoints_is_no_reason_to_giv
 def test_a_program_that_never_comes_to_a_step_is_given_up_too() -> None:
     _, decisions = story([(crash(step=None, last_lines=("ImportError: torch",)), UNTRAINED)] * 3)
     assert decisions[-1].action is Action.GIVE_UP
-    assert "before its first step 3 times" in decisions[-1].told
+    assert "before it told of a step 3 times" in decisions[-1].told
     mixed = [(crash(step=None), AT_500), (crash(step=620), AT_500), (crash(step=None), AT_500)]
     assert story(mixed)[1][-1].action is Action.RESTART
 
@@ -199,6 +199,13 @@ def test_restarts_are_left_to_who_is_in_charge_of_them() -> None:
     assert "torchrun is in charge of restarts" in decision.told
     _, decision = decide(Policy(restarts_by="slurm"), Standing(), Ended(0, exit_code=0), AT_500)
     assert decision.action is Action.FINISHED
+
+
+def test_our_trainer_that_is_refused_is_tried_once_more_where_it_ran_before() -> None:
+    refused = Ended(0, exit_code=2, is_own=True)
+    _, decisions = story([(crash(), AT_500), (refused, AT_500), (refused, AT_500)])
+    assert [decision.action for decision in decisions] == [Action.RESTART, Action.RESTART, Action.GIVE_UP]
+    assert "the same way again" in decisions[-1].told
 
 
 def test_a_stop_wins_over_everything_that_went_wrong_meanwhile() -> None:
