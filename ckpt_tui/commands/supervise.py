@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
             f"{safe_text(command[0], 60)} hands in a job and ends: there is no training to look after here",
             "Within the job: `#SBATCH --no-requeue`, and as its last line `exec ckpt-tui supervise DIR -- COMMAND`.",
         )
+    _need_program(command[0], cwd)
+    _make_directory(directory)
     if args.detach:
         return _detach(args, directory, command, cwd)
     if args.restarts_by == "auto":
@@ -154,10 +157,6 @@ def _status(args: argparse.Namespace, out: Output) -> CommandResult:
 def _command(directory: str, given: Sequence[str], out: Output) -> tuple[list[str], str]:
     """The training's command and where it runs: as given, as supervised before, or as recorded."""
     if given:
-        try:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, directory, "make") from error
         return list(given), str(Path.cwd())
     from ckpt_tui.services.supervisor_record import read_supervisor
 
@@ -173,6 +172,26 @@ def _command(directory: str, given: Sequence[str], out: Output) -> tuple[list[st
         command = command_line.set_option(command, "resume", "auto", recorded="")
     out.note(f"As recorded: {safe_text(command_line.quoted(command), 2000)}")
     return command, plan.cwd
+
+
+def _need_program(program: str, cwd: str) -> None:
+    """Before anything is made: a word that was mistyped leaves no directory behind."""
+    found = shutil.which(str(Path(cwd, program)) if "/" in program else program)
+    if found is None:
+        raise CkptError(
+            "Cannot start",
+            f"{safe_text(program, 200)}: there is no such program, or it may not be executed",
+            "Check its path; `command -v PROGRAM` tells which one is found.",
+        )
+
+
+def _make_directory(directory: str) -> None:
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise from_os_error(NotADirectoryError(), directory) from error
+    except OSError as error:
+        raise from_os_error(error, directory, "make") from error
 
 
 def _detach(args: argparse.Namespace, directory: str, command: Sequence[str], cwd: str) -> CommandResult:

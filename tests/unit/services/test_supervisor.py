@@ -343,7 +343,14 @@ def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
 def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
     code, _, said = kept.run(training=("/nowhere/python", "x"))
     assert code == 2
-    assert "cannot start /nowhere/python: No such file or directory" in said
+    assert "Cannot start: /nowhere/python: there is no such program" in said
+    assert list(kept.directory.iterdir()) == []
+    broken = kept.directory.parent / "broken"
+    broken.write_text("#!/nowhere/python\n")
+    broken.chmod(0o755)
+    code, _, said = kept.run(training=(str(broken),))
+    assert code == 2
+    assert f"cannot start {broken}: No such file or directory" in said
     code, _, said = kept.run(training=("bash", "-c", "no-such-program"))
     assert code == 1
     assert "exit code 127: it would end the same way again" in said
@@ -360,12 +367,15 @@ def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: K
     assert os.getsid(data["pid"]) == data["pid"]
     wait_for(lambda: (supervisor := read_supervisor(str(kept.directory))) and supervisor.state == "finished", "finish")
     assert "killed by SIGKILL at step 8" in (kept.directory / "supervisor.log").read_text()
+    broken = kept.directory.parent / "broken"
+    broken.write_text("#!/nowhere/python\n")
+    broken.chmod(0o755)
     again = subprocess.run(
-        [*SUPERVISE, str(kept.directory), "--detach", "--", "/nowhere/x"],
+        [*SUPERVISE, str(kept.directory), "--detach", "--", str(broken)],
         env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert again.returncode == 2
-    assert "cannot start /nowhere/x" in again.stderr
+    assert "cannot start" in again.stderr
 
 
 def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
