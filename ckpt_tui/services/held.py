@@ -30,7 +30,7 @@ def look_at(
 ) -> dict[str, Held]:
     """Validate files that lie aside: each with its place below `directory`, what it was, and the verdict of then.
 
-    Raises Cancelled. A folder that cannot be listed is as one without checkpoints.
+    Raises CkptError when a folder cannot be listed; Cancelled.
     """
     catalogs: dict[str, dict[str, CatalogEntry]] = {}
     found = {}
