@@ -166,7 +166,7 @@ def test_train_watch_kill_restore_resume(
         terminal.press("S")
         terminal.wait_for("Stop the training", "y yes")
         terminal.press("y")
-        terminal.wait_for("preempted", "Saved emergency_step_")
+        terminal.wait_for("preempted", "Saved emergency_step_", "; ended in")  # the dialog is gone
         assert events(run)[-1]["event"] == "run_end"
         assert len(list(run.glob("emergency_step_*.pt"))) == 1
 
