@@ -312,11 +312,15 @@ def test_loop_of_ones_own_goes_on_from_what_is_whole_but_not_exact(tmp_path: Pat
     lacking_position(directory / "rolling_step_000100.pt", 100)
     lacking_position(directory / "rolling_step_000200.pt", 200)
     (directory / "weights_300.pt").write_bytes(torch_zip({"model": training_state(300)["model"], "step": 300}))
+    no_model = {key: value for key, value in training_state(250).items() if key != "model"}
+    (directory / "rolling_step_000250.pt").write_bytes(torch_zip(no_model))
     (tmp_path / "train.py").write_text('parser.add_argument("--resume")')
     write_log(directory, last_step=237, argv=[sys.executable, "train.py"], config={"lr": 1.0})
     plan = plan_resume(str(directory))
     assert (plan.step, plan.validation.verdict, plan.refusals) == (200, "incomplete", ())
     assert any("not exact" in warning and "no data position" in warning for warning in plan.warnings)
+    assert "Passed over: rolling_step_000250.pt (step 250) is incomplete." in plan.sentences
+    assert plan_resume(str(directory), "rolling_step_000250.pt").refusals
     assert plan_resume(str(directory), "rolling_step_000100.pt").refusals == ()
     # Where one holds everything, it is taken.
     save(directory / "rolling_step_000150.pt", 150)
