@@ -13,7 +13,7 @@ from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
-from ckpt_tui.services import names
+from ckpt_tui.services import names, validity
 from ckpt_tui.services.branches import fork_step, run_lineage
 from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.files import content_of
@@ -304,8 +304,12 @@ def set_aside_move(directory: str, entry: CatalogEntry) -> Move:
 def checked_words(entry: CatalogEntry) -> str:
     """How far the validation of a source went: a person goes by it when damage is why they are here."""
     levels = ("structure", "integrity", "numbers", "resume")
-    held = levels[: levels.index(entry.level) + 1] if entry.level in levels else ()
-    rest = levels[len(held) :]
+    known = validity.recall(entry.path)
+    if known is not None:  # a level may hold above one that could not be checked: most directories have no checksums
+        held = tuple(level for level in levels if known.levels.get(level) == "pass")
+    else:
+        held = levels[: levels.index(entry.level) + 1] if entry.level in levels else ()
+    rest = tuple(level for level in levels if level not in held)
     if not rest:
         return f"{safe_name(entry.name)} holds at every level: {', '.join(held)}."
     return (

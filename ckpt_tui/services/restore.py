@@ -33,6 +33,7 @@ from ckpt_tui.text import safe_text
 
 Progress = Callable[[int], None]
 IsCancelled = Callable[[], bool]
+_MAX_NAMES = 6
 
 
 def plan_restore(
@@ -131,6 +132,13 @@ def plan_restore(
         sentences.append(f"Set aside, not deleted: the present {', '.join(replaced)}.")
     copied = {move.target for move in moves}
     warnings += [f"Passed over: {reason}." for reason in passed_over if reason.partition(" ")[0] not in copied]
+    alone = [entry for entry in catalog.entries if entry.is_bad and not entry.is_backup and entry.name not in targets]
+    if alone and not names_wanted:
+        is_left = True
+        warnings += [
+            f"{safe_name(entry.name)} is {entry.validity} and stays so: it has no backup."
+            for entry in alone[:_MAX_NAMES]
+        ]
     if not moves and not sentences:
         sentences.append(
             "Nothing can be put back; a resume passes over what is damaged."
