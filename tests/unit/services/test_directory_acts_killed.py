@@ -119,9 +119,8 @@ def test_a_failing_disk_at_every_file_operation_of_a_rollback_loses_nothing(plac
     for number in range(1, total + 1):
         run = copied(start, place / "run")
         plan = plan_rollback(str(run), "10")
-        with failing_at(number, OSError(5, "Input/output error"), forever=number % 2 == 0):
-            with suppress(CkptError):
-                carry_out(plan)
+        with failing_at(number, OSError(5, "Input/output error"), forever=number % 2 == 0), suppress(CkptError):
+            carry_out(plan)
         plan_undo(str(run))
         assert tree_of(run, without=GROWS) in (before, after), number
         there = list(checkpoints_in(run).values())

@@ -135,7 +135,7 @@ def test_modes_and_times_of_everything_are_kept(tmp_path: Path) -> None:
         assert copy.stat().st_mtime_ns == path.stat().st_mtime_ns, path
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_kill_at_every_file_operation_is_completed_or_cancelled(
     tmp_path: Path, way: str, when: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
 ) -> None:
@@ -164,6 +164,7 @@ def test_kill_at_every_file_operation_is_completed_or_cancelled(
     assert outcomes == {False, True}
 
 
+@pytest.mark.long
 def test_kill_during_the_recovery_is_recovered_too(
     tmp_path: Path, way: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
 ) -> None:
@@ -181,7 +182,13 @@ def test_kill_during_the_recovery_is_recovered_too(
 
 
 @pytest.mark.parametrize(
-    ("code", "forever"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EACCES, False), (errno.EIO, True)]
+    ("code", "forever"),
+    [
+        (errno.ENOSPC, True),
+        (errno.EIO, False),
+        pytest.param(errno.EACCES, False, marks=pytest.mark.long),
+        pytest.param(errno.EIO, True, marks=pytest.mark.long),
+    ],
 )
 def test_error_at_every_file_operation_changes_nothing_or_is_completed_later(
     tmp_path: Path,

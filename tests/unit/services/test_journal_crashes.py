@@ -115,7 +115,7 @@ def test_kill_at_every_file_operation_leaves_every_file_whole_and_is_recovered(t
 
 def test_kill_during_the_recovery_is_recovered_too(tmp_path: Path) -> None:
     total = number_of_operations(tmp_path)
-    for first in range(1, total + 1, 5):
+    for first in range(1, total + 1, 9):
         second = 1
         while True:
             directory = build(tmp_path / "run")
