@@ -224,7 +224,7 @@ class Acts:
             f"Resume from {safe_text(chosen.checkpoint_name, 60)}",
             "Esc leaves: the training goes on",
             patience_s=120.0,
-            late="It has not trained a step yet. It may be loading much: its output tells (o), Esc leaves.",
+            late="It has not trained a step yet. It may be loading much: leave, and o shows its output.",
         )
         try:
             launched = await self._work(
