@@ -1,6 +1,8 @@
 """Make an earlier checkpoint the one that a resume starts from.
 
-Newer checkpoints of every kind go to DIR/set_aside/, latest.pt becomes a verified copy of the target.
+Newer checkpoints of every kind, files and directories, go to DIR/set_aside/, latest becomes the target. Where another
+training wrote them, what that one takes for its newest does (last.ckpt, the file `latest`). A path from elsewhere is
+copied in first.
 Nothing is deleted: `ckpt-tui undo` brings everything back as it was.
 """
 
@@ -15,12 +17,15 @@ EXAMPLES = (
     "ckpt-tui rollback runs/gpt --to 5000 --dry-run",
     "ckpt-tui rollback runs/gpt --to rolling_step_005000.pt",
     "ckpt-tui rollback runs/gpt --to best --yes",
+    "ckpt-tui rollback runs/gpt --to ../backups/best_model.pt --dry-run",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("--to", metavar="STEP-or-NAME", required=True, help="step, file name, latest or best")
+    parser.add_argument(
+        "--to", metavar="STEP-or-NAME", required=True, help="step, epoch 3, name, latest, best, or a path from anywhere"
+    )
     add_act_arguments(parser)
 
 
