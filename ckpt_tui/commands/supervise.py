@@ -28,14 +28,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.output import CommandResult, Output, Style, wrapped
+from ckpt_tui.output import CommandResult, ExitCode, Output, Style, wrapped
 from ckpt_tui.text import plural, safe_text, shell_word
 
 if TYPE_CHECKING:
+    from ckpt_tui.services.supervision import Policy
     from ckpt_tui.services.supervisor import Outcome
 
 EXAMPLES = (
     "ckpt-tui supervise runs/gpt -- python -m trainer --out runs/gpt --max_steps 20000",
+    "ckpt-tui supervise runs/gpt --dry-run",
     "ckpt-tui supervise runs/gpt --detach --stall-after auto",
     "ckpt-tui supervise runs/gpt --max-restarts 3 --pause 1m -- torchrun --nproc_per_node 8 train.py",
     "ckpt-tui supervise runs/gpt --status",
@@ -74,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-is", action="store_true", help="COMMAND goes on from its newest checkpoint by itself")
     parser.add_argument("--detach", action="store_true", help="leave it at work, and come back")
     parser.add_argument("--quiet", action="store_true", help="the training's output goes to its file only")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be started, and do nothing")
+    parser.add_argument("--yes", action="store_true", help="as with every act; supervise asks nothing anyway")
     parser.add_argument("--status", action="store_true", help="how it stands: `ckpt-tui status DIR`")
     _take_command(parser)
 
@@ -117,9 +121,10 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
             "Within the job: `#SBATCH --no-requeue`, and as its last line `exec ckpt-tui supervise DIR -- COMMAND`.",
         )
     _need_program(command[0], cwd)
-    _make_directory(directory)
-    if args.detach:
-        return _detach(args, directory, command, cwd)
+    if not args.dry_run:
+        _make_directory(directory)
+        if args.detach:
+            return _detach(args, directory, command, cwd)
     if args.restarts_by == "auto":
         authority = in_charge(command, os.environ)
         if authority is not None:
@@ -130,6 +135,8 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
             )
     elif args.restarts_by != OURS:
         policy = replace(policy, restarts_by=safe_text(args.restarts_by, 40))
+    if args.dry_run:
+        return _planned(directory, command, cwd, policy, as_is=args.as_is)
     request = Request(
         directory=directory, command=tuple(command), cwd=cwd, policy=policy,
         as_is=args.as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
@@ -144,6 +151,32 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     return CommandResult(
         data=_data(directory, outcome), view=lambda style: _lines(outcome, style), exit_code=outcome.exit_code
     )
+
+
+def _planned(directory: str, command: Sequence[str], cwd: str, policy: Policy, *, as_is: bool) -> CommandResult:
+    """What would be done: exit code 1 when it could not be begun."""
+    from ckpt_tui.services.supervise_plan import plan_supervise
+
+    plan = plan_supervise(directory, tuple(command), cwd=cwd, policy=policy, as_is=as_is)
+    data: dict[str, object] = {
+        "directory": directory, "command": list(plan.command), "command_line": plan.command_line, "cwd": cwd,
+        "checkpoint": plan.checkpoint or None, "step": plan.step, "steps_redone": plan.steps_redone,
+        "redone_s": plan.redone_s, "takes_over": plan.takes_over, "restarts_by": policy.restarts_by or "supervise",
+        "sentences": list(plan.sentences), "refusals": list(plan.refusals), "done": False,
+    }  # fmt: skip
+
+    def lines(style: Style) -> Iterator[str]:
+        for sentence in plan.sentences:
+            yield from wrapped(sentence, style)
+        for refusal in plan.refusals:
+            for line in wrapped(f"Refused: {refusal}", style):
+                yield style.paint(line, "bad")
+        yield ""
+        yield safe_text(plan.command_line, 100_000)  # whole, on one line: a person copies it
+        yield ""
+        yield style.paint("Nothing was started (--dry-run).", "dim")
+
+    return CommandResult(data=data, view=lines, exit_code=ExitCode.DIFFERENT if plan.refusals else ExitCode.OK)
 
 
 def _status(args: argparse.Namespace, out: Output) -> CommandResult:

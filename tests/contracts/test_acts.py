@@ -24,7 +24,7 @@ from tests.builders.run_directories import damage, let_age, run_directory, save,
 from tests.builders.watched_pty import WatchedPty
 
 # `salvage` writes one new file beside everything: `test_salvage` is its contract. `supervise` starts what it is given
-# where nothing runs, in the foreground, and changes no file: nothing is asked.
+# where nothing runs, in the foreground, and asks nothing: `test_supervise_plan` holds its dry run.
 WITHOUT_A_PLAN = {"salvage", "supervise"}
 ACTS = [command.name for command in COMMANDS if command.group == "Acts" and command.name not in WITHOUT_A_PLAN]
 
