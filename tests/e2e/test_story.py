@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tui.tui.dialogs.resume import CALM_S
 from tests.e2e.terminal import Terminal, require_tmux
 
 CKPT_TUI = Path(sys.executable).with_name("ckpt-tui")
@@ -152,6 +153,7 @@ def test_train_watch_kill_restore_resume(
         terminal.wait_for("--lr 0.00123", "takes another course")  # planned again while it is typed
         terminal.press("Enter")
         terminal.wait_for("-> 0.00123", "Enter start")
+        time.sleep(2 * CALM_S)  # as a person who reads it: Enter in haste starts nothing
         terminal.press("Enter")
         wait_until(
             lambda: any(event["event"] == "run_start" and event["session"] == 2 for event in events(run)),
@@ -196,6 +198,7 @@ def test_train_watch_kill_restore_resume(
         terminal.wait_for("r resume")
         terminal.press("r")
         terminal.wait_for("Resume from", "Enter start")
+        time.sleep(2 * CALM_S)
         terminal.press("Enter")
         wait_until(lambda: any(event["session"] == 3 for event in events(run)), what="a third session")
         terminal.wait_for("running")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from textual.widgets import Input
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import Settings
+from ckpt_tui.tui.dialogs import resume as resume_module
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
 from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.pick import PickDialog
@@ -218,6 +220,43 @@ async def test_a_resume_starts_as_it_was_shown() -> None:
         await pilot.pause()
         assert app.result is not None
         assert app.result.command_line.endswith("--lr 3e-4")  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def in_haste(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pilot presses faster than a person reads."""
+    if "calm" not in request.node.name:
+        monkeypatch.setattr(resume_module, "CALM_S", 0.0)
+
+
+async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is_calm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(resume_module, "time", SimpleNamespace(monotonic=lambda: now))
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("enter")  # meant for what was there before the dialog
+        now += 1
+        await pilot.press("e", "3")
+        await until(pilot, lambda: bool(planned) and not dialog.is_working("plan"))
+        await settled(pilot)
+        now += 1
+        await pilot.press("enter")  # takes the value; the plan is there already
+        await settled(pilot)
+        for gap_s in (0.05, 0.45, 0.03, 0.03):
+            now += gap_s
+            await pilot.press("enter")
+            assert not app.has_ended
+        assert "it starts when it is pressed once more" in seen_text(app)
+        now += 0.6
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.has_ended
+        assert app.result is not None
 
 
 async def test_a_refused_resume_does_not_start_and_says_why() -> None:

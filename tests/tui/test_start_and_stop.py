@@ -18,6 +18,7 @@ from ckpt_tui.services.stop_plan import StopPlan
 from ckpt_tui.services.stopping import Stopped, StopProgress
 from ckpt_tui.tui.acts import stopped_words
 from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui.dialogs import resume as resume_dialog
 from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.stop import StopDialog
 from ckpt_tui.tui.dialogs.working import WorkingDialog, WorkLines
@@ -207,6 +208,7 @@ async def test_a_start_is_followed_to_its_first_step_and_a_death_leads_to_its_ou
     launch = Waiting(launched, "The trainer holds the directory.", "Session 3 begins at step 9,250.")
     monkeypatch.setattr(resuming, "plan_resume", lambda *_, **__: Started(hyperparameters=RECORDED))
     monkeypatch.setattr(launching, "launch", launch)
+    monkeypatch.setattr(resume_dialog, "CALM_S", 0.0)  # a pilot presses faster than a person reads
     app = app_of(tmp_path, crashed())
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "crashed" in seen_text(app))

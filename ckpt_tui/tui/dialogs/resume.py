@@ -1,11 +1,12 @@
 """Resume: from which checkpoint, with which settings and command, and what it skips, redoes and trains anew.
 
 What is typed is judged at the field at once and planned again a moment later, so that what is read here is what would
-be started. Enter starts only what was planned without a refusal.
+be started. Enter starts only what was planned without a refusal, and only an Enter that was meant for it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
 
 TYPED_FOR_S = 0.5  # from the last key to planning again
+# An Enter sooner than this after the last one, or after another plan came up, was meant for what was there before.
+CALM_S = 0.5
 _NARROW = 60
 _ALL_LEVELS = ("structure", "integrity", "numbers", "resume")
 
@@ -68,6 +71,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._said: tuple[str, str] | None = None  # of what is being typed
         self._soon: Timer | None = None
         self._edited: SettingRow | None = None
+        self._restless_at = 0.0  # when something went that an Enter may have been meant for
 
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
@@ -90,6 +94,9 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.settings.set_empty_text("the settings of this run are not recorded")
         self.settings.focus()
         self._show_plan()
+
+    def on_screen_resume(self) -> None:
+        self._restless_at = time.monotonic()
 
     def to_copy(self) -> Copied | None:
         return Copied("command", self.plan.command_line)
@@ -238,8 +245,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         if self._soon is not None:
             self._soon.stop()
         self._edited = self._said = None
+        self._restless_at = time.monotonic()
         self.query_one("#editor").display = False
         self.settings.focus()
+        self._show_effect()
         self.refresh_bindings()
 
     @on(Input.Submitted, "#editor_value")
@@ -289,6 +298,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def work_done(self, group: str, result: Any) -> None:
         self.plan, self._problem, self._is_planning = result, None, False
+        self._restless_at = time.monotonic()
         self._show_plan()
 
     def work_failed(self, group: str, error: CkptError) -> None:
@@ -329,11 +339,15 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def action_start(self) -> None:
         """Start what is planned, unless that is being planned again or was refused."""
+        calm_s = time.monotonic() - self._restless_at
+        self._restless_at = time.monotonic()  # of a key that is held down, none starts it
         if self._is_planning or self._planned != (self.source, self.changes):
             return
         if self._refusals():
             self._was_refused = True
             self._show_effect()
+        elif calm_s < CALM_S:
+            self.show("effect", line(("Enter came in haste: it starts when it is pressed once more.", "accent")))
         else:
             self.dismiss(self.plan)
 
