@@ -50,6 +50,8 @@ _MASKS = (
 )
 
 
+# What a long act says while it is at work: how much of it is seen depends on how quick the machine is.
+_PROGRESS = re.compile(r"^ *(\d+m \d\ds|\d[\d.]* m?s)  \S")
 _BROKEN_LIST = re.compile(r"(\.pt,|\.pt|\.pt and|\.pt and \d+)\n\s+(?=\S+\.pt\b|and \d|\d+ more|more\.)")
 
 
@@ -92,7 +94,7 @@ def masked(lines: list[str]) -> list[str]:
     """Masked lines without empty ones; neighbours that became equal count once (a list may be longer today)."""
     result: list[str] = []
     # A list of files breaks at other places when its names get longer: one line again.
-    whole = _BROKEN_LIST.sub(r"\1 ", "\n".join(lines))
+    whole = _BROKEN_LIST.sub(r"\1 ", "\n".join(line for line in lines if _PROGRESS.match(line) is None))
     for line in map(mask, whole.split("\n")):
         if line and (not result or result[-1] != line):
             result.append(line)

@@ -38,6 +38,12 @@ def test_masking_keeps_words_and_drops_numbers() -> None:
     assert masked(["a 1", "a 2", "", "b"]) == ["a N", "b"]
 
 
+def test_progress_is_not_compared_and_results_are() -> None:
+    slow = ["   35 ms  Asked to save and end.", " 1m 02s  Saved latest.pt.", "✓ Process 7 saved it in 2.0 s."]
+    assert masked(slow) == masked(slow[2:])
+    assert masked(["2.0 s lost"]) != []
+
+
 def test_a_list_of_files_may_break_elsewhere() -> None:
     first = ["13 newer: latest.pt,", "  emergency_step_000996_20261121_114255.pt, best_model.pt and 7 more.", "done"]
     second = ["14 newer: latest.pt, rolling_step_001000.pt,", "  best_model.pt, a.pt,", "  b.pt and 8 more.", "done"]
