@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ckpt_tui.regular_file import open_regular
+
 WINDOW_BYTES = 1 << 18
 # A longer stretch without a newline is no line of a log: it is passed over.
 MAX_LINE_BYTES = 16 << 20
@@ -16,7 +18,7 @@ def lines_from_end(path: str, max_bytes: int) -> Iterator[bytes]:
     Empty lines are left out, and the one that the limit cuts. Yields nothing when the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             end = file.seek(0, os.SEEK_END)
             limit = max(end - max_bytes, 0)
             rest = b""

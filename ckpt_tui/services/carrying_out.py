@@ -88,18 +88,19 @@ def _require_one_device(plan: Plan, folder: str) -> None:
     """Every name that changes is really in the run directory, and on one file system with the folder that it goes to:
     only then it goes there whole and at once."""
     device = os.stat(plan.directory).st_dev
-    for move in plan.moves:
-        parts = move.target.split("/")
+    names = [name for move in plan.moves for name in _names_of(move)]
+    for name in names:
+        parts = name.split("/")
         parents = [os.path.join(plan.directory, *parts[:depth]) for depth in range(1, len(parts))]
         link = next((parent for parent in parents if os.path.islink(parent)), None)
         if link is not None:
             raise CkptError(
                 "Behind a link",
-                f"{safe_text(move.target, 200)} lies behind {safe_text(link, 1000)}, which leads to "
+                f"{safe_text(name, 200)} lies behind {safe_text(link, 1000)}, which leads to "
                 f"{safe_text(os.path.realpath(link), 1000)}; nothing was changed",
                 "Give that directory instead.",
             )
-    paths = [folder, *(os.path.join(plan.directory, name) for move in plan.moves for name in _names_of(move))]
+    paths = [folder, *(os.path.join(plan.directory, name) for name in names)]
     for path in paths:
         if os.path.lexists(path) and os.lstat(path).st_dev != device:
             raise CkptError(

@@ -83,6 +83,12 @@ def _lock_folder(root: str) -> int | type[BlockingIOError] | None:
     for _ in range(_MAX_ATTEMPTS):
         try:
             files.make_directory(root)
+        except FileExistsError as error:
+            raise CkptError(
+                "Not a directory",
+                f"{root} is a link or a file: what is set aside lies in a directory of that name; nothing was changed",
+                "Put the directory in its place, or give it another name.",
+            ) from error
         except OSError as error:
             raise from_os_error(error, root, "write to") from error
         lock = _lock(root, os.O_RDONLY | os.O_DIRECTORY)

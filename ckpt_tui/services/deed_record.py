@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services import files
 from ckpt_tui.services.files import Content
 
@@ -113,10 +114,16 @@ def unfinished(directory: str) -> list[Deed]:
         deed = read_deed(directory, number)
         if deed is not None and deed.state in (INTENT, PREPARED, MOVED):
             found.append(deed)
-        elif deed is None and all(is_unwritten_journal(name) for name in names_in(folder_of(directory, number))):
+        elif deed is None and _is_hardly_begun(folder_of(directory, number)):
             status = os.stat(folder_of(directory, number))
             found.append(Deed(number=number, act="act", state=INTENT, moves=[], started_at=status.st_mtime))
     return found
+
+
+def _is_hardly_begun(folder: str) -> bool:
+    """Whether nothing is in a folder but journals that a crash cut off. A file or a link of that name is no deed's."""
+    is_folder = os.path.isdir(folder) and not os.path.islink(folder)
+    return is_folder and all(is_unwritten_journal(name) for name in names_in(folder))
 
 
 def is_unwritten_journal(name: str) -> bool:
@@ -126,9 +133,8 @@ def is_unwritten_journal(name: str) -> bool:
 
 def deed_numbers(directory: str) -> list[int]:
     """The numbers of all folders that may be those of deeds, also where the journal cannot be read."""
-    return sorted(
-        int(name) for name in names_in(os.path.join(directory, FOLDER_NAME)) if name.isdecimal() and len(name) < 10
-    )
+    names = names_in(os.path.join(directory, FOLDER_NAME))
+    return sorted(int(name) for name in names if name.isdecimal() and len(name) < 10 and str(int(name)) == name)
 
 
 def names_in(folder: str) -> list[str]:
@@ -153,7 +159,7 @@ def read_deed(directory: str, number: int) -> Deed | None:
     """
     path = os.path.join(folder_of(directory, number), JOURNAL_NAME)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             deed = _with_names(msgspec.json.decode(file.read(MAX_JOURNAL_BYTES), type=Deed), _as_name)
     except FileNotFoundError:
         return None

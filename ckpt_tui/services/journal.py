@@ -47,6 +47,7 @@ from ckpt_tui.services.deed_record import when as when
 from ckpt_tui.services.deed_record import write_deed as write_deed
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.renames import Places, incoming_path, put_in_place, take_back
+from ckpt_tui.services.unlinking import leads_elsewhere
 from ckpt_tui.text import safe_text
 
 # Names in a deed's folder that are its own.
@@ -99,6 +100,10 @@ def perform(
         except OSError as error:
             _back_out(directory, deed)
             raise _refused(error, directory) from error
+        if deed.conflicts:  # somebody wrote while the copies were made
+            written, deed.conflicts = deed.conflicts, []
+            _back_out(directory, deed)
+            raise _changed(written[0])
         try:
             _finish(directory, deed, finish)
         except OSError as error:
@@ -219,9 +224,10 @@ def _prepare(directory: str, deed: Deed, on_bytes: Callable[[int], None]) -> Non
 
 
 def _apply(directory: str, deed: Deed) -> None:
-    """Do the renames that are not done yet. A target that is neither old nor new ends it as a conflict."""
+    """Do the renames that are not done yet. A target that is neither old nor new, or that a link leads to from here,
+    ends it as a conflict."""
     for places in _places(directory, deed):
-        if not put_in_place(places):
+        if _is_behind_link(directory, places) or not put_in_place(places):
             deed.conflicts = [places.move.target]
             break
     _sync(directory, deed)
@@ -237,6 +243,12 @@ def _revert(directory: str, deed: Deed) -> None:
 def _places(directory: str, deed: Deed) -> list[Places]:
     folder = folder_of(directory, deed.number)
     return [Places(directory, folder, move) for move in deed.moves]
+
+
+def _is_behind_link(directory: str, places: Places) -> bool:
+    """Whether any of its names is not really in the run directory: journals and links may be anybody's."""
+    ours = (os.path.relpath(path, directory) for path in (places.target, places.kept, places.origin))
+    return any(leads_elsewhere(directory, name) for name in ours)
 
 
 def _sync(directory: str, deed: Deed) -> None:

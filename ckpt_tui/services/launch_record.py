@@ -10,6 +10,7 @@ import json
 import os
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 
 LAUNCH_FILE_NAME = "launch.json"
 _MAX_BYTES = 1 << 20
@@ -43,7 +44,7 @@ class LaunchRecord:
 def read_record(directory: str) -> LaunchRecord | None:
     """What `launch.json` says; None when there is none, or it is not one."""
     try:
-        with open(os.path.join(directory, LAUNCH_FILE_NAME), "rb") as file:
+        with open_regular(os.path.join(directory, LAUNCH_FILE_NAME)) as file:
             fields = json.loads(file.read(_MAX_BYTES))
         step, changes, command = fields.get("step"), fields.get("changes"), fields.get("command")
         return LaunchRecord(

@@ -10,6 +10,7 @@ import json
 import os
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.names import QUARANTINE_NAME, is_temporary
 
@@ -62,7 +63,7 @@ def read_quarantine(directory: str) -> tuple[Quarantined, ...]:
 def read_about(path: str) -> dict[str, object] | None:
     """What is said of a checkpoint in quarantine, None when the file is not of our trainer."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             told = json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

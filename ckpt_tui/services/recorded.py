@@ -11,6 +11,7 @@ import os
 
 from ckpt_tui.checkpoints.archive import records_checksums
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.registry import read_registry
 
 LOG_NAME = "events.jsonl"
@@ -93,7 +94,7 @@ def _saves_in(log: str) -> dict[str, _Save]:
     """The last save under each name, from the end of the log; read again only when the log has changed."""
     global _remembered
     try:
-        with open(log, "rb") as file:
+        with open_regular(log) as file:
             status = os.fstat(file.fileno())
             key = (log, status.st_ino, status.st_size, status.st_mtime_ns)
             known = _remembered  # one look: another thread may replace it

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from ckpt_tui.events import checksum
 from ckpt_tui.events.lineage import Lineage, as_plain, read_lineage
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.names import BEST_NAME, NameFacts, read_name
 
 REGISTRY_NAME = "registry.json"
@@ -154,7 +155,7 @@ def _facts_of(name: str) -> NameFacts | None:
 def _load(directory: str) -> dict[str, object] | None:
     path = os.path.join(directory, REGISTRY_NAME)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             raw = json.loads(file.read(MAX_REGISTRY_BYTES + 1)[: MAX_REGISTRY_BYTES + 1])
     except (OSError, ValueError, RecursionError):
         return None

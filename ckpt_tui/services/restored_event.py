@@ -8,6 +8,7 @@ import time
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import LOG_NAME, CheckpointRestored, Event
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.journal import Deed
 
 TAIL_BYTES = 1 << 20
@@ -16,16 +17,19 @@ _MARK = f'"{CheckpointRestored.name}"'.encode()
 
 
 def log_restored(directory: str, deed: Deed) -> None:
-    """Append the events of `deed` that the log does not have yet. A directory without a log stays without one.
+    """Append the events of `deed` that the log does not have yet. Without a log that we can read, nothing is written.
 
     They belong to the session that wrote last: nobody trains while files change hands.
     """
     path = os.path.join(directory, LOG_NAME)
-    if not os.path.exists(path) or not deed.log:
+    if not deed.log:
         return
-    session, written = _tail(path, deed.number)
-    if time.time() - deed.started_at > FRESH_S:
-        written |= _anywhere(path, deed.number)  # it was interrupted, and who knows how much was trained since
+    try:
+        session, written = _tail(path, deed.number)
+        if time.time() - deed.started_at > FRESH_S:
+            written |= _anywhere(path, deed.number)  # it was interrupted, and who knows how much was trained since
+    except OSError:
+        return  # there is none, or it is not for us: the files have changed hands all the same
     from ckpt_tui.events.writer import EventWriter
 
     writer = EventWriter(directory, session=session)
@@ -44,7 +48,7 @@ def log_restored(directory: str, deed: Deed) -> None:
 
 def _tail(path: str, number: int) -> tuple[int, set[str]]:
     """The number of the last session in the log, and for which names this deed was logged already."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(file.tell() - TAIL_BYTES, 0))
         lines = file.read().split(b"\n")
@@ -65,7 +69,7 @@ def _anywhere(path: str, number: int) -> set[str]:
     written: set[str] = set()
     if not os.path.getsize(path):
         return written
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
         at = log.find(_MARK)
         while at >= 0:
             begin, end = log.rfind(b"\n", 0, at) + 1, log.find(b"\n", at)

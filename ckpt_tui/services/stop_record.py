@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services import files
 from ckpt_tui.services.durable import remove_if_there
 
@@ -57,7 +58,7 @@ def note_asked(directory: str, pid: int, pid_started: float, host: str = "", *, 
 
 def _read(directory: str) -> list[dict[str, Any]]:
     try:
-        with open(os.path.join(directory, STOP_FILE_NAME), "rb") as file:
+        with open_regular(os.path.join(directory, STOP_FILE_NAME)) as file:
             told = json.loads(file.read(1 << 16))["asked"]
         return [one for one in told if {"pid", "pid_started", "host", "ts", "sent"} <= one.keys()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

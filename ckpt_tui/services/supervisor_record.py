@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from ckpt_tui import text
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 
 RECORD_NAME = "supervisor.json"
 LOCK_NAME = "supervisor.lock"
@@ -76,7 +77,7 @@ class Supervisor:
 def read_supervisor(directory: str) -> Supervisor | None:
     """The supervisor of a directory, alive or not; None when there never was one, or its record cannot be read."""
     try:
-        with open(os.path.join(directory, RECORD_NAME), "rb") as file:
+        with open_regular(os.path.join(directory, RECORD_NAME)) as file:
             fields = json.loads(file.read(_MAX_BYTES))
         return _from_fields(fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
@@ -92,7 +93,7 @@ def live_supervisor(directory: str) -> Supervisor | None:
 def read_fields(directory: str) -> dict[str, object]:
     """All that the record holds, also what only a supervisor understands; {} when there is none."""
     try:
-        with open(os.path.join(directory, RECORD_NAME), "rb") as file:
+        with open_regular(os.path.join(directory, RECORD_NAME)) as file:
             fields = json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}

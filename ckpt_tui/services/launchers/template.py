@@ -16,6 +16,7 @@ from difflib import get_close_matches
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services import command_line, files
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, Resume, Where
@@ -63,7 +64,7 @@ def read_template(directory: str) -> Template | None:
     """The command that is kept for a directory. Raises CkptError when there is one that cannot be read."""
     path = os.path.join(directory, FILE_NAME)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             fields = json.loads(file.read(_MAX_BYTES))
         words, cwd = fields["command"], fields.get("cwd", "")
     except FileNotFoundError:
