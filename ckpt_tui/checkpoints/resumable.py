@@ -4,7 +4,8 @@ It passes when an exact resume is possible, and fails when something is missing 
 something else. Weights alone have nothing to resume: not applicable. An exact resume does not apply either to what its
 writer never keeps (Lightning saves no random number states, most scripts neither those nor a data position): it is
 said that a resume works and what will not repeat, which is no fault of the file. Who keeps one of the two means to
-resume exactly, so that the other one is missed.
+resume exactly, so that the other one is missed; but for loops of people's own that the bundled `Checkpointer` saves
+for: what it was given is what they go on from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from ckpt_tui.checkpoints.facts import keeps_order, optimizers_of
 from ckpt_tui.checkpoints.model import Checkpoint, Finding, Severity, TensorInfo, TensorRef
@@ -29,10 +31,12 @@ _MOMENTS = frozenset(
 _STEP_IN_NAME = re.compile(
     r"(?:^|[^a-z])(?:global_?step|step|iter|iteration|checkpoint)[_=-]?0*(\d{1,12})(?=$|[^\d])", re.I
 )
+# By the part: the code, and the words.
 _EXPECTED = {
     "rng": ("rng-missing", "no random number states: dropout and shuffling will not repeat what would have come"),
     "dataloader": ("data-position-missing", "no data position: batches will be repeated or left out"),
 }
+_MISSING_PARTS = frozenset({"optimizer-missing", *(code for code, _ in _EXPECTED.values())})
 # What these never keep, or only when a program sees to it. (A trainer of Hugging Face finds its place by the step.)
 _NEVER_KEPT = {
     "lightning": ("rng",),
@@ -40,7 +44,9 @@ _NEVER_KEPT = {
     "deepspeed": ("rng", "dataloader"),
     "checkpoint-dir": ("rng",),
 }
-_OWN_KEYS = frozenset({"format_version", "checkpoint_type"})  # of the bundled trainer, which keeps everything
+# Of the bundled trainer's saves. Its training keeps everything; in other people's loops the state is theirs.
+_OWN_KEYS = frozenset({"format_version", "checkpoint_type"})
+_OWN_TRAINING = frozenset({"args", "loss_history"})  # by these two: it resumes from nothing that lacks a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,9 @@ def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Re
     never_kept = [part for part in lacks if _never_keeps(checkpoint, part, lacks)]
     if not known:
         findings += [_missing(*_EXPECTED[part]) for part in lacks if part not in never_kept]
+    if _is_of_own_training(checkpoint):
+        hint = "The trainer that wrote it resumes only from what is complete."
+        findings = [replace(f, severity=Severity.ERROR, hint=hint) if f.code in _MISSING_PARTS else f for f in findings]
     is_without_step = step_of(checkpoint) is None
     if is_without_step and not never_kept:
         message = "no step: a resume cannot know which batch comes next"
@@ -86,11 +95,17 @@ def check_resume(checkpoint: Checkpoint, expected_step: int | None = None) -> Re
 
 def _never_keeps(checkpoint: Checkpoint, part: str, lacks: list[str]) -> bool:
     """Whether what wrote the checkpoint is no one to keep that part."""
-    if not _OWN_KEYS.isdisjoint(_entries(checkpoint)):
-        return False
+    entries = _entries(checkpoint)
+    if not _OWN_KEYS.isdisjoint(entries):
+        return "args" not in entries
     if checkpoint.format in _NEVER_KEPT:
         return part in _NEVER_KEPT[checkpoint.format]
     return checkpoint.format != "hf-trainer" and len(lacks) == len(_EXPECTED)
+
+
+def _is_of_own_training(checkpoint: Checkpoint) -> bool:
+    entries = _entries(checkpoint)
+    return not _OWN_KEYS.isdisjoint(entries) and entries.keys() >= _OWN_TRAINING
 
 
 def _not_exact(checkpoint: Checkpoint, never_kept: list[str], is_without_step: bool) -> Finding:
@@ -103,6 +118,8 @@ def _not_exact(checkpoint: Checkpoint, never_kept: list[str], is_without_step: b
         )
         reasons.append(f"no step, {known}")
     message = f"it can be resumed from, but not exactly: {'; '.join(reasons)}"
+    if never_kept == ["dataloader"] and not _OWN_KEYS.isdisjoint(_entries(checkpoint)):
+        message = "no data position: exact only where the data follow from the step or from the random numbers"
     return Finding("not-exact", Severity.WARNING, "resume", message, level="resume")
 
 

@@ -63,6 +63,16 @@ class Validation:
     def is_valid(self) -> bool:
         return self.verdict == "valid"
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What is missing for an exact resume, in words, where all that is there is whole: `incomplete` for no other
+        reason, so that a training may go on from it all the same. () of any other."""
+        if self.verdict != "incomplete" or self.levels.get("resume") != "fail":
+            return ()
+        if any(finding.severity == Severity.ERROR or finding.code == "still-growing" for finding in self.findings):
+            return ()
+        return tuple(f.message for f in self.findings if f.level == "resume" and f.severity == Severity.WARNING)
+
 
 def validate_checkpoint(
     path: str,

@@ -37,7 +37,6 @@ _PART_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".index.json
 _MAX_PART_NAMES = 500
 # Verdicts of files that nothing resumes from. `incomplete` still loads: what is missing was not there to restore.
 _BAD = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint", "unreadable"})
-_NO_RESUME = _BAD | {"incomplete"}
 MAX_ENTRIES = 20_000
 
 
@@ -52,6 +51,7 @@ class CatalogEntry:
     resume), None when unchecked or when not even the first held. note: what is wrong, in a few words, or "".
     backup_of: the name that this file stands in for. same_as: other names with the same bytes (hard links).
     resume_takes: `--resume auto` would start from it. removed_next: retention removes it at the next save of its kind.
+    lacks: what is missing for an exact resume in one that is `incomplete` and can be resumed from all the same.
     is_weights_only: it was opened, and holds nothing but a model. is_abandoned: a resume from an earlier step left it
     behind on another branch: it is kept, and `--resume auto` does not take it. session_id: of the one that made it, "".
     """
@@ -77,6 +77,7 @@ class CatalogEntry:
     is_abandoned: bool = False
     session: int = 0
     session_id: str = ""
+    lacks: tuple[str, ...] = ()
 
     @property
     def validity_words(self) -> str:
@@ -95,7 +96,12 @@ class CatalogEntry:
     def can_resume(self) -> bool:
         """Nothing is known that would keep a training from resuming from it."""
         is_weights = self.is_weights_only or self.name.endswith(".safetensors")
-        return self.validity not in _NO_RESUME and not is_weights
+        return not self.is_bad and (self.validity != "incomplete" or bool(self.lacks)) and not is_weights
+
+    @property
+    def is_good(self) -> bool:
+        """It was validated, and a training can go on from it; not exactly where it `lacks` something."""
+        return self.can_resume and (self.validity == "valid" or bool(self.lacks))
 
     @property
     def is_candidate(self) -> bool:
@@ -163,7 +169,8 @@ def read_catalog(
         inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
     entries = _relate(entries, list(inodes.values()))
     entries = _branched(directory, entries, untold)
-    takes = next((entry.name for entry in resume_order(entries) if entry.is_candidate), None)
+    taken = first_candidate(entries)
+    takes = taken.name if taken is not None else None
     removed = set(_removed_next(entries, settings or _settings(entries)))
     entries = [replace(e, resume_takes=e.name == takes, removed_next=e.name in removed) for e in entries]
     rank = {kind: position for position, kind in enumerate(KINDS)}
@@ -196,6 +203,12 @@ def resume_order(entries: Iterable[CatalogEntry]) -> list[CatalogEntry]:
         entries,
         key=lambda e: (e.is_abandoned, -(e.step if e.step is not None else -1), e.is_backup, rank[e.kind], e.name),
     )
+
+
+def first_candidate(entries: Iterable[CatalogEntry]) -> CatalogEntry | None:
+    """What `--resume auto` takes, as far as is known: one that lacks something only where all others do."""
+    candidates = [entry for entry in resume_order(entries) if entry.is_candidate]
+    return next((entry for entry in candidates if not entry.lacks), next(iter(candidates), None))
 
 
 def _branched(directory: str, entries: list[CatalogEntry], untold: list[Lineage]) -> list[CatalogEntry]:
@@ -241,7 +254,7 @@ def _judged(entry: CatalogEntry, found: Validation) -> CatalogEntry:
     step = entry.step if entry.step is not None else found.step
     return replace(
         entry, validity=str(found.verdict), level=validity.highest_level(found), step=step,
-        note=note if found.verdict != "valid" else "",
+        note=note if found.verdict != "valid" else "", lacks=found.lacks,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Alert, Phase, RunState, Save
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, first_candidate, read_catalog, resume_order
 from ckpt_tui.services.known_files import KnownFiles, known_files, read_known_files
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.surroundings import Surroundings
@@ -88,8 +88,11 @@ def checkpoint_alerts(entries: Iterable[CatalogEntry], now: float) -> tuple[Aler
 
 
 def invalid_names(entries: Iterable[CatalogEntry]) -> frozenset[str]:
-    """Names of what is known to be of no use to a resume."""
-    return frozenset(entry.name for entry in entries if not entry.is_candidate)
+    """Names of what is known to be of no use to a resume, or of less than another one."""
+    entries = list(entries)
+    taken = first_candidate(entries)
+    can_be_exact = taken is not None and not taken.lacks
+    return frozenset(entry.name for entry in entries if not entry.is_candidate or (can_be_exact and entry.lacks))
 
 
 def found_checkpoints(entries: Iterable[CatalogEntry]) -> tuple[Save, ...]:
@@ -133,12 +136,12 @@ def _check_until_valid(catalog: Catalog, checked: dict[str, CatalogEntry], is_la
         return checked[entry.name]
 
     for candidate in resume_order(catalog.entries):
-        if candidate.is_candidate and look(candidate).can_resume:
+        if candidate.is_candidate and look(candidate).can_resume and not checked[candidate.name].lacks:
             break
     for entry in list(checked.values()):
         if entry.is_bad:
             # Any of them will do: the best first.
-            any(look(backup).validity == "valid" for backup in catalog.backups_of(entry.name) if backup.can_resume)
+            any(look(backup).is_good for backup in catalog.backups_of(entry.name) if backup.can_resume)
 
 
 def _message(entry: CatalogEntry) -> str:

@@ -39,7 +39,7 @@ from ckpt_tui.services.stopping import StopProgress as StopProgress
 from ckpt_tui.services.stopping import kill as kill
 from ckpt_tui.services.stopping import running as running
 from ckpt_tui.services.stopping import stop as stop
-from ckpt_tui.text import duration, safe_text
+from ckpt_tui.text import duration, run_word, safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
@@ -84,7 +84,7 @@ def launch(
     """
     if plan.refusals:
         raise CkptError("Refused", " ".join(plan.refusals))
-    from ckpt_tui.services.resume import keep_command, write_files
+    from ckpt_tui.services.resume import keep_command, prepare
 
     about = {
         "by": "resume", "launcher": plan.launcher, "checkpoint": plan.checkpoint_name, "step": plan.step,
@@ -92,7 +92,7 @@ def launch(
     }  # fmt: skip
     launched = start(
         plan.directory, plan.command, cwd=plan.cwd, session=plan.session, wait_s=wait_s, about=about,
-        environment=plan.environment, prepare=lambda: write_files(plan), on_progress=on_progress,
+        environment=plan.environment, prepare=lambda: prepare(plan), on_progress=on_progress,
         is_cancelled=is_cancelled,
     )  # fmt: skip
     try:
@@ -306,16 +306,17 @@ def refuse_second(directory: str) -> None:
         raise CkptError(
             "A job is in the queue already",
             f"job {queued.job} of a cluster was submitted for {directory}, and has not ended",
-            "Wait for it (`squeue --me`), or take it back first (`ckpt-tui stop DIR`).",
+            f"Wait for it (`squeue --me`), or take it back first (`ckpt-tui stop {run_word(directory)}`).",
         )
 
 
 def _runs_already(directory: str, owner: Owner) -> CkptError:
     what = "is supervising the training" if owner.is_supervisor else "is training"
+    where = run_word(directory)
     return CkptError(
         "A training is running here already",
         f"process {owner.pid} {what} in {directory} ({owner.told_by} says so)",
-        "Watch it (`ckpt-tui watch DIR`), or stop it first (`ckpt-tui stop DIR`).",
+        f"Watch it (`ckpt-tui watch {where}`), or stop it first (`ckpt-tui stop {where}`).",
     )
 
 

@@ -62,14 +62,13 @@ class Copies:
                 continue
             step = f"step {checked.step:,}" if checked.step is not None else "its step is not known"
             said = step if checked.validity == "valid" else f"{step}, {checked.validity}"
-            is_valid = checked.validity == "valid" and checked.can_resume
-            found.append(OnlyCopy(file.place, f"{safe_text(file.name, 120)} ({said})", is_valid))
+            found.append(OnlyCopy(file.place, f"{safe_text(file.name, 120)} ({said})", checked.is_good))
         return found
 
     def newest_valid(self) -> CatalogEntry | None:
         """The first in the order of a resume that is valid now, among those in the run directory."""
         for entry in resume_order(self._entries):
-            if entry.can_resume and (checked := self._judged(entry)).validity == "valid" and checked.can_resume:
+            if entry.can_resume and (checked := self._judged(entry)).is_good:
                 return checked
         return None
 
@@ -84,7 +83,8 @@ class Copies:
         if (other.step, other.session_id) != (entry.step, entry.session_id) or other.is_bad:
             return False
         checked = self._judged(other)
-        return checked.validity == "valid" and (checked.can_resume or not entry.can_resume)
+        is_as_whole = checked.validity == "valid" or (checked.is_good and bool(self._judged(entry).lacks))
+        return is_as_whole and (checked.can_resume or not entry.can_resume)
 
     def _aside_entries(self, number: int) -> dict[str, CatalogEntry]:
         if number not in self._aside:

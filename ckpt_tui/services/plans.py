@@ -15,12 +15,12 @@ from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names, validity
 from ckpt_tui.services.branches import fork_step, run_lineage
-from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, resume_order
+from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, first_candidate
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, new_registry, stored_lineage
-from ckpt_tui.text import duration, plural, safe_text, size
+from ckpt_tui.text import duration, plural, run_word, safe_text, size
 
 # Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
 SPARE_BYTES = 16 * 1024 * 1024
@@ -206,10 +206,8 @@ def _resume_before_and_after(
 
 
 def _takes(entries: Iterable[CatalogEntry]) -> tuple[str, int] | None:
-    for entry in resume_order(entries):
-        if entry.is_candidate and entry.step is not None:
-            return entry.name, entry.step
-    return None
+    taken = first_candidate(entry for entry in entries if entry.step is not None)
+    return (taken.name, taken.step) if taken is not None and taken.step is not None else None
 
 
 def _renamed(source: CatalogEntry, name: str) -> CatalogEntry:
@@ -322,7 +320,8 @@ def _owner_warning(directory: str, state: RunState | None) -> list[str]:
     owner = owner_of(directory, state)
     if owner is None:
         return []
-    return [f"A training is running here (process {owner.pid}): it has to be stopped first, `ckpt-tui stop DIR`."]
+    stop = f"`ckpt-tui stop {run_word(directory)}`"
+    return [f"A training is running here (process {owner.pid}): it has to be stopped first, {stop}."]
 
 
 def space_words(num_bytes: int) -> str:

@@ -29,7 +29,7 @@ from ckpt_tui.services.registry import read_registry
 from ckpt_tui.services.rollback import plan_rollback as plan_rollback
 from ckpt_tui.services.targets import first_valid, not_here, plain_name
 from ckpt_tui.services.undo import plan_undo as plan_undo
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import run_word, safe_text
 
 Progress = Callable[[int], None]
 IsCancelled = Callable[[], bool]
@@ -100,7 +100,9 @@ def plan_restore(
             why = "; ".join(rejected) or "it has no backup"
             if names_wanted:
                 raise CkptError(
-                    "No valid backup", f"{safe_name(name)} is {state}, and {why}", "Look: `ckpt-tui list DIR`."
+                    "No valid backup",
+                    f"{safe_name(name)} is {state}, and {why}",
+                    f"Look: `ckpt-tui list {run_word(directory)}`.",
                 )
             is_left = True
             warnings.append(f"{safe_name(name)} is {state} and stays so: {why}.")
@@ -123,7 +125,9 @@ def plan_restore(
             sentences.append(f"{safe_name(name)} becomes one more name of the new {safe_name(made.target)}, as it was.")
             moves.append(Move(name, "link", before=content_of(os.path.join(directory, name)), source=made.target))
             continue
-        sentences.append(f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(name)}.")
+        sentences.append(
+            f"{safe_name(source.name)} ({_step_words(source)}, {source.validity}) is copied to {safe_name(name)}."
+        )
         if checked_words(source) not in sentences:
             sentences.append(checked_words(source))
         moves.append(copy_move(directory, source, name))

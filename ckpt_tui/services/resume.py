@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.hparams import Effect, HparamChange, flat_settings
@@ -19,7 +18,8 @@ from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import command_line, files, journal, overrides
-from ckpt_tui.services.catalog import CatalogEntry, read_catalog
+from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog
+from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume
 from ckpt_tui.services.launchers.recorded import RecordedStart, build_recorded
@@ -58,7 +58,7 @@ class ResumePlan:
     steps_new: the rest up to total_steps. *_s: estimates in seconds at the run's own pace, 0 when it is not known.
     hyperparameters: as recorded, before the changes. session: the number that the new session will have.
     source: what was asked for, as `plan_resume` takes it. template: a command of a person's own that it is made of.
-    files: to be written into the directory before it starts.
+    files: to be written into the directory before it starts. found: the checkpoints that were there, by their paths.
     refusals: why it cannot be started; `launch` refuses as long as there is one. warnings: read these first.
     """
 
@@ -90,6 +90,7 @@ class ResumePlan:
     hints: tuple[str, ...] = ()
     files: tuple[PlannedFile, ...] = ()
     template: Template | None = None
+    found: Mapping[str, Content | None] = field(default_factory=dict, repr=False)
 
 
 def plan_resume(
@@ -118,12 +119,11 @@ def plan_resume(
     owner = owner_of(directory, state)
     warnings = [] if owner else journal.recover(directory, lambda deed: log_restored(directory, deed))
     catalog = read_catalog(directory)
+    found = _contents(catalog)
     start = _recorded_start(state)
-    choice = choose(
-        catalog, source, takes_incomplete=partial(_takes_incomplete, template, start), on_bytes=on_bytes,
-        is_cancelled=is_cancelled,
-    )  # fmt: skip
+    choice = choose(catalog, source, on_bytes=on_bytes, is_cancelled=is_cancelled)
     entry, validation = choice.entry, choice.validation
+    found.setdefault(entry.path, content_of(os.path.realpath(entry.path)))
     checkpoint = _opened(entry)
     trained_with = flat_settings(checkpoint.hyperparameters) if checkpoint is not None else {}
     told = flat_settings(state.config) if state is not None else {}
@@ -133,8 +133,8 @@ def plan_resume(
     refusals = []
     if owner is not None:
         refusals.append(f"A training is running here already (process {owner.pid}, {owner.told_by} says so).")
-    if choice.lacks:
-        lacks = "; ".join(choice.lacks[:4])
+    if validation.lacks:
+        lacks = "; ".join(validation.lacks[:4])
         warnings.append(f"The resume is not exact: {safe_name(entry.name)} is incomplete: {safe_text(lacks, 500)}.")
     elif not choice.can_resume:
         refusals.append(f"{safe_name(entry.name)} is {validation.verdict}: nothing can be resumed from it.")
@@ -164,7 +164,7 @@ def plan_resume(
         redone_s=cost.redone_s, new_s=cost.new_s, total_steps=cost.total_steps, hyperparameters=recorded,
         refusals=tuple(refusals), session=session, source=source, launcher=built.launcher,
         environment=built.environment, not_known=built.not_known, known_by=built.known_by, hints=built.hints,
-        files=built.files, template=template,
+        files=built.files, template=template, found=found,
     )  # fmt: skip
     warnings += branch_warning(catalog, entry)
     if plan.total_steps and plan.step >= plan.total_steps:
@@ -176,14 +176,29 @@ def plan_resume(
     return replace(plan, sentences=tuple(sentences), warnings=tuple(warnings))
 
 
-def write_files(plan: ResumePlan) -> None:
-    """Write what the plan's command needs; before it is started. Raises CkptError."""
+def prepare(plan: ResumePlan) -> None:
+    """Write what the plan's command needs; before it is started. Raises CkptError, also where what a person has read
+    does not hold any more: a rollback, another session or damage since then has changed what would be resumed from."""
+    now = _contents(read_catalog(plan.directory), plan.checkpoint_path)
+    if plan.found and now != plan.found:
+        other = sorted(path for path in {*now, *plan.found} if now.get(path) != plan.found.get(path))
+        more = f", and so are {len(other) - 1:,} more" if len(other) > 1 else ""
+        raise CkptError(
+            "The directory has changed",
+            f"{safe_name(os.path.relpath(other[0], plan.directory))} is not what it was when this was planned{more}; "
+            "nothing was started",
+            "Plan it again.",
+        )
     for planned in plan.files:
         path = os.path.join(plan.directory, planned.name)
         try:
             files.write_file(path, planned.content.encode())
         except OSError as error:
             raise from_os_error(error, path, "write to") from error
+
+
+def _contents(catalog: Catalog, *others: str) -> dict[str, Content | None]:
+    return {path: content_of(os.path.realpath(path)) for path in [*(entry.path for entry in catalog.entries), *others]}
 
 
 def keep_command(plan: ResumePlan) -> None:
@@ -247,13 +262,6 @@ def _is_own(
     if start is not None:
         return command_line.is_own_trainer(start.argv) or start.argv[0].endswith(os.path.join("trainer", "__main__.py"))
     return _is_own_name(entry) and bool(trained_with)
-
-
-def _takes_incomplete(template: Template | None, start: RecordedStart | None, entry: CatalogEntry) -> bool:
-    """Whether what will run may go on from a checkpoint that lacks a part of an exact resume's state."""
-    if template is None and start is None:
-        return not _is_own_name(entry)
-    return not _is_own(template, start, entry, {})
 
 
 def _is_own_name(entry: CatalogEntry) -> bool:

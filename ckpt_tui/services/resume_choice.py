@@ -12,42 +12,37 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import names, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.plans import safe_name
+from ckpt_tui.text import run_word
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The checkpoint, its validation, and the newer ones that were passed over, each with its verdict.
-
-    lacks: what is missing in it for an exact resume, where the script may go on from it all the same.
-    """
+    """The checkpoint, its validation, and the newer ones that were passed over, each with its verdict."""
 
     entry: CatalogEntry
     validation: Validation
     passed_over: tuple[tuple[CatalogEntry, str], ...] = ()
-    lacks: tuple[str, ...] = ()
 
     @property
     def can_resume(self) -> bool:
-        return self.validation.verdict == "valid" or bool(self.lacks)
+        return self.validation.verdict == "valid" or bool(self.validation.lacks)
 
 
 def choose(
     catalog: Catalog,
     source: str,
     *,
-    takes_incomplete: Callable[[CatalogEntry], bool] = lambda _: False,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Choice:
     """Choose by `source`: auto, latest, best, a name in the directory, or a path. Raises CkptError, Cancelled.
 
-    takes_incomplete: whether a script would go on, not exactly, from a checkpoint that lacks a data position or random
-    numbers: the bundled trainer would not. Such a one is chosen where none is valid.
+    One that lacks a part that an exact resume needs is chosen where none is valid.
     """
     if source != "auto":
         entry = named(catalog, source)
         validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
-        return Choice(entry, validation, (), _lacks(validation) if takes_incomplete(entry) else ())
+        return Choice(entry, validation)
     second: Choice | None = None
     passed_over: list[tuple[CatalogEntry, str]] = []
     # Damaged ones of which nobody knows the step come first: they may be the newest, and are told either way.
@@ -59,30 +54,18 @@ def choose(
         validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
         if validation.verdict == "valid" and entry.step is not None:
             return Choice(entry, validation, tuple(passed_over))
-        if second is None and entry.step is not None and takes_incomplete(entry) and (lacks := _lacks(validation)):
-            second = Choice(entry, validation, tuple(passed_over), lacks)
+        if second is None and entry.step is not None and validation.lacks:
+            second = Choice(entry, validation, tuple(passed_over))
         passed_over.append((entry, validation.verdict))
     if second is not None:
         return second
     reasons = "; ".join(map(passed_over_words, passed_over[:6])) or "there is no checkpoint"
+    where = run_word(catalog.directory)
     raise CkptError(
         "Nothing to resume from",
         f"{catalog.directory}: {reasons}",
-        "Look: `ckpt-tui list DIR`, `ckpt-tui validate DIR`.",
+        f"Look: `ckpt-tui list {where}`, `ckpt-tui validate {where}`.",
     )
-
-
-def _lacks(validation: Validation) -> tuple[str, ...]:
-    """What is missing for an exact resume in a checkpoint that is whole and holds a model; () of any other."""
-    levels = validation.levels
-    if validation.verdict != "incomplete" or levels.get("structure") != "pass" or levels.get("resume") != "fail":
-        return ()
-    if "fail" in (levels.get("integrity"), levels.get("numbers")):
-        return ()
-    told = [finding for finding in validation.findings if finding.level == "resume" and finding.severity != "info"]
-    if any(finding.code == "model-missing" for finding in told):
-        return ()
-    return tuple(finding.message for finding in told)
 
 
 def passed_over_words(row: tuple[CatalogEntry, str]) -> str:

@@ -57,7 +57,9 @@ def plan_rollback(
         inside = _name_inside(directory, catalog, target, is_own=is_own)
         held[target.path] = target
         moves.append(copy_move(directory, target, inside))
-        sentences.append(f"{safe_name(target.path)} ({_step_words(target)}, valid) is copied to {safe_name(inside)}.")
+        sentences.append(
+            f"{safe_name(target.path)} ({_step_words(target)}, {target.validity}) is copied to {safe_name(inside)}."
+        )
         target = replace(target, name=inside, is_abandoned=False)
     elif target.is_abandoned:
         # On a branch that was left: the run goes over to it, and what is on the present one is left behind instead.
@@ -85,8 +87,8 @@ def plan_rollback(
         for last in (called := called_last(catalog, target))[:1]:
             moves.append(copy_move(directory, source, last.name))
             sentences.append(
-                f"{safe_name(source.name)} ({_step_words(source)}, valid) is copied to {safe_name(last.name)}, which "
-                "is taken for the newest."
+                f"{safe_name(source.name)} ({_step_words(source)}, {source.validity}) is copied to "
+                f"{safe_name(last.name)}, which is taken for the newest."
             )
             replaced.add(last.name)
         newer += [entry for entry in called[1:] if entry not in newer]
@@ -114,7 +116,7 @@ def _require_good(target: CatalogEntry, catalog: Catalog) -> None:
         raise CkptError(
             "Step not known", f"{safe_name(target.name)} does not say which step it is of", "Choose another one."
         )
-    if not target.can_resume or target.validity != "valid":
+    if not target.is_good:
         is_weights = target.validity == "valid"
         why = "holds weights only: nothing to go on training with" if is_weights else f"is {target.validity}"
         raise CkptError(
@@ -213,14 +215,14 @@ def _as_latest(
         None,
     )  # fmt: skip
     if another is None and shutil.disk_usage(directory).free >= target.size_bytes + SPARE_BYTES:
-        sentences.append(f"{name} ({words}, valid) is copied to {latest_name}.")
+        sentences.append(f"{name} ({words}, {target.validity}) is copied to {latest_name}.")
         return copy_move(directory, target, latest_name)
     if another is None:
         warnings.append(
             f"No room for a copy of {size(target.size_bytes)}: {latest_name} and {name} share their bytes, and a bad "
             "sector would take both."
         )
-    sentences.append(f"{latest_name} becomes one more name of {name} ({words}, valid).")
+    sentences.append(f"{latest_name} becomes one more name of {name} ({words}, {target.validity}).")
     if another is not None:
         sentences.append(f"No copy of it is needed: {safe_name(another.name)} is one.")
     return _one_more_name(directory, target.name, latest_name)
@@ -241,7 +243,8 @@ def _keep_a_best(
                 checked = check(backup)
                 if not checked.is_bad:
                     sentences.append(
-                        f"{safe_name(backup.name)} (step {backup.step:,}, valid) is copied to {safe_name(best)}."
+                        f"{safe_name(backup.name)} (step {backup.step:,}, {checked.validity}) is copied to "
+                        f"{safe_name(best)}."
                     )
                     moves.append(copy_move(directory, checked, best))
                     break

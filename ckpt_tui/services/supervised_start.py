@@ -101,20 +101,21 @@ def _newest_valid(
 ) -> tuple[CatalogEntry | None, list[tuple[CatalogEntry, str]]]:
     """The one that a start takes, and the newer ones that are passed over, each with its verdict."""
     passed_over: list[tuple[CatalogEntry, str]] = []
-    incomplete: CatalogEntry | None = None
-    known = [e for e in resume_order(catalog.entries) if not e.is_abandoned and not e.name.endswith(".safetensors")]
+    second: tuple[CatalogEntry, list[tuple[CatalogEntry, str]]] | None = None  # lacks a part of an exact resume
+    known = [
+        e for e in resume_order(catalog.entries)
+        if not e.is_abandoned and not e.name.endswith(".safetensors") and (e.is_bad or not e.is_weights_only)
+    ]  # fmt: skip
     # Of a step that nobody knows: the newest file is the best guess.
     known.sort(key=lambda e: (e.step is None, -(e.saved_at or 0.0) if e.step is None else 0.0))
     for entry in known:
-        verdict = str(validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled).verdict)
-        if verdict == "valid":
+        validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
+        if validation.verdict == "valid":
             return entry, passed_over
-        if verdict == "incomplete" and incomplete is None and not entry.is_weights_only:
-            incomplete = entry  # it loads; other people's trainers may want no more
-        passed_over.append((entry, verdict))
-    if incomplete is not None:
-        passed_over = [row for row in passed_over if row[0] is not incomplete]
-    return incomplete, passed_over
+        if second is None and validation.lacks:
+            second = entry, list(passed_over)
+        passed_over.append((entry, str(validation.verdict)))
+    return second if second is not None else (None, passed_over)
 
 
 def _why_none(catalog: Catalog, state: RunState | None, over: Sequence[str]) -> str:

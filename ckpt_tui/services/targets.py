@@ -77,7 +77,7 @@ def first_good(entries: Sequence[CatalogEntry], check: Check) -> CatalogEntry:
     first = None
     for entry in entries:
         checked = check(entry)
-        if checked.validity == "valid" and checked.can_resume:
+        if checked.is_good:
             return checked
         first = first or checked
     assert first is not None, "somebody asked for none"

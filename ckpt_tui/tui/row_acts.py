@@ -30,7 +30,7 @@ class RowAct:
 def mendable(catalog: Catalog) -> list[str]:
     """What a restore would mend: damaged or missing, with a valid backup."""
     bad = [entry.name for entry in catalog.entries if entry.is_bad] + list(catalog.missing or {})
-    return [name for name in bad if any(one.validity == "valid" for one in catalog.backups_of(name))]
+    return [name for name in bad if any(one.is_good for one in catalog.backups_of(name))]
 
 
 def restore_act(catalog: Catalog, name: str | None, *, is_chosen: bool) -> RowAct:

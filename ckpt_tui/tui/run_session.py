@@ -115,9 +115,10 @@ class RunSession:
     def take_catalog(self, message: CatalogChanged, overview: Overview) -> None:
         self.catalog = message.catalog
         # The same rule as `status` (services/damage.py), so that shell and screen never differ on what is at risk.
-        from ckpt_tui.services.damage import found_checkpoints  # with the first catalog, not with the first picture
+        # With the first catalog, not with the first picture.
+        from ckpt_tui.services.damage import found_checkpoints, invalid_names
 
-        self.monitor.invalid_checkpoints = frozenset(e.name for e in message.catalog.entries if not e.is_candidate)
+        self.monitor.invalid_checkpoints = invalid_names(message.catalog.entries)
         self.monitor.found_checkpoints = found_checkpoints(message.catalog.entries)
         self.alerting.take_catalog(message.catalog, self.state.name if self.state is not None else "")
         overview.show_catalog(message.catalog)

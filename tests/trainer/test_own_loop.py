@@ -18,8 +18,13 @@ from typing import Any
 import pytest
 import torch
 
+from ckpt_tui.services.supervised_start import find_point
 from trainer import Checkpointer, Policy, UsageError, restore_rng_state, rng_state
+from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.plain import refuse_objects
+from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.resume import find
+from trainer.checkpoint.state import fingerprint
 
 REPO = Path(__file__).parents[2]
 
@@ -60,9 +65,6 @@ def endless() -> dict[str, Any]:
 
 
 def hash_of(directory: Path) -> str:
-    from trainer.checkpoint.formats import load_checkpoint
-    from trainer.checkpoint.state import fingerprint
-
     return fingerprint(load_checkpoint(str(directory / "runs/mine/latest.pt")).state)
 
 
@@ -104,6 +106,55 @@ def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(tmp_pa
     )  # fmt: skip
     status = json.loads(done.stdout)["data"]
     assert (status["state"], status["step"], status["total_steps"]) == ("finished", 1000, 1000)
+
+
+def viewer(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "ckpt_tui", *arguments], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", ["file", pytest.param("dir", marks=pytest.mark.long)])
+def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_same(form: str, tmp_path: Path) -> None:
+    """It keeps no data position, for its data come from the random numbers."""
+    program = readme_program().replace("keep_rolling=3", f"keep_rolling=3, checkpoint_format={form!r}")
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    processes = []
+    for name in ("undisturbed", "disturbed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "loop.py").write_text(program)
+        processes.append(subprocess.Popen([sys.executable, "loop.py"], cwd=tmp_path / name, env=environment, text=True))
+    wait_for_step(processes[1], tmp_path / "disturbed", 250)
+    processes[1].kill()
+    processes[1].wait()
+    run = tmp_path / "disturbed/runs/mine"
+    registry = Registry(str(run))
+    registry.sync()
+    source = find(str(run), "auto", registry, needed=("step",))
+    assert source is not None
+    listed = json.loads(viewer("list", str(run), "--check", "full", "--json"))["data"]
+    assert (listed["resume_would_take"], source.step in (100, 200)) == (source.name, True)
+    status = json.loads(viewer("status", str(run), "--json"))["data"]
+    assert status["at_risk"]["steps"] == status["step"] - source.step
+    assert "Nothing to do" in viewer("rollback", str(run), "--to", source.name, "--dry-run")
+    plan = json.loads(viewer("resume", str(run), "--dry-run", "--json"))["data"]
+    assert (plan["step"], plan["checkpoint"], plan["refusals"]) == (source.step, source.name, [])
+    assert find_point(str(run)).step == source.step
+
+    viewer("resume", str(run), "--yes")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and events(tmp_path / "disturbed")[-1]["event"] != "run_end":
+        time.sleep(0.05)
+    assert processes[0].wait(timeout=60) == 0
+    assert [(e["event"], e.get("status")) for e in events(tmp_path / "disturbed")][-1] == ("run_end", "finished")
+    name = "latest.pt" if form == "file" else "latest"
+    states = [
+        load_checkpoint(str(tmp_path / place / "runs/mine" / name)).state for place in ("undisturbed", "disturbed")
+    ]
+    assert states[0]["step"] == 1000
+    assert fingerprint(states[0]) == fingerprint(states[1])
 
 
 def test_a_state_of_plain_values_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -229,8 +280,6 @@ def test_a_closed_one_does_not_save_into_what_another_owns(tmp_path: Path) -> No
 
 
 def test_several_threads_that_save_get_each_its_own(tmp_path: Path) -> None:
-    from trainer.checkpoint.formats import load_checkpoint
-
     told: list[str] = []
     with Checkpointer(tmp_path, Policy(keep_rolling=99), say=told.append) as checkpoints:
 

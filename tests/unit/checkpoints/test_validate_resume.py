@@ -108,9 +108,15 @@ def test_what_its_writer_never_keeps_is_no_fault_of_the_file(
 
 def test_a_trainer_that_keeps_everything_is_held_to_it(tmp_path: Path) -> None:
     state = {**training_state(step=500), "format_version": 1, "checkpoint_type": "regular"}
-    validation = validate(save(tmp_path / "latest.pt", state))
+    of_its_own = {**state, "args": {"lr": 1.0}, "loss_history": []}
+    validation = validate(save(tmp_path / "latest.pt", of_its_own))
     assert (validation.verdict, validation.levels["resume"]) == ("incomplete", "fail")
     assert {"rng-missing", "data-position-missing"} <= codes(validation)
+    assert validation.lacks == ()  # nor does it resume from that
+    # A loop of somebody's own that it saves for: what it was given is all there is to go on from.
+    validation = validate(save(tmp_path / "latest.pt", {**state, "rng_state": {"torch": torch.get_rng_state()}}))
+    assert (validation.verdict, validation.levels["resume"]) == ("valid", "not-applicable")
+    assert "exact only where the data follow from the step or from the random numbers" in words_of(validation)
 
 
 def test_lightning_keeps_its_loops_but_no_random_states(tmp_path: Path) -> None:

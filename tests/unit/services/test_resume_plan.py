@@ -11,8 +11,11 @@ import pytest
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.timeline import resume_outlook
 from ckpt_tui.run.wording import resume_sentence
+from ckpt_tui.services import restore
+from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.damage import read_judged_run
 from ckpt_tui.services.resume import plan_resume
+from ckpt_tui.services.supervised_start import find_point
 from ckpt_tui.text import duration
 from tests.builders.run_directories import (
     ARGS,
@@ -302,8 +305,16 @@ def test_plan_goes_into_json(tmp_path: Path) -> None:
 
 def lacking_position(path: Path, step: int) -> None:
     """As a loop of somebody's own saves it: no data position."""
-    state = training_state(step)
-    path.write_bytes(torch_zip({key: value for key, value in state.items() if key != "dataloader_state"}))
+    others = ("dataloader_state", "format_version", "checkpoint_type")
+    path.write_bytes(torch_zip({key: value for key, value in training_state(step).items() if key not in others}))
+
+
+def taken_and_lost(directory: Path) -> tuple[str | None, int | None]:
+    """What `list` says that a resume takes, and from which step `status` counts what was lost."""
+    state, _ = read_judged_run(str(directory))
+    at_risk = state.at_risk
+    assert at_risk is not None
+    return read_catalog(str(directory), check="full").resume_would_take, at_risk.checkpoint_step or None
 
 
 def test_loop_of_ones_own_goes_on_from_what_is_whole_but_not_exact(tmp_path: Path) -> None:
@@ -322,15 +333,29 @@ def test_loop_of_ones_own_goes_on_from_what_is_whole_but_not_exact(tmp_path: Pat
     assert "Passed over: rolling_step_000250.pt (step 250) is incomplete." in plan.sentences
     assert plan_resume(str(directory), "rolling_step_000250.pt").refusals
     assert plan_resume(str(directory), "rolling_step_000100.pt").refusals == ()
+    assert taken_and_lost(directory) == ("rolling_step_000200.pt", 200)
+    assert find_point(str(directory)).step == 200
+    back = restore.plan_rollback(str(directory), "100")
+    assert (back.resume_step, "step 100, incomplete" in " ".join(back.sentences)) == (100, True)
     # Where one holds everything, it is taken.
     save(directory / "rolling_step_000150.pt", 150)
     assert plan_resume(str(directory)).step == 150
+    assert taken_and_lost(directory) == ("rolling_step_000150.pt", 150)
+    assert find_point(str(directory)).step == 150
     (directory / "rolling_step_000150.pt").unlink()
     damage(directory / "rolling_step_000200.pt")
     plan = plan_resume(str(directory))
     assert (plan.step, "Passed over: rolling_step_000200.pt (step 200) is damaged." in plan.sentences) == (100, True)
-    # The bundled trainer takes only what an exact resume needs.
+
+
+def test_the_bundled_trainer_resumes_only_from_what_is_complete(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    lacking = {key: value for key, value in training_state(100).items() if key != "dataloader_state"}
+    (directory / "rolling_step_000100.pt").write_bytes(torch_zip(lacking))
     write_log(directory, last_step=237, argv=[sys.executable, "-m", "trainer", "--out", "run"])
     with pytest.raises(CkptError, match="Nothing to resume from"):
         plan_resume(str(directory))
     assert plan_resume(str(directory), "rolling_step_000100.pt").refusals
+    assert taken_and_lost(directory) == (None, None)
+    assert find_point(str(directory)).why_none

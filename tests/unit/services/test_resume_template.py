@@ -16,7 +16,7 @@ from ckpt_tui.services.launch import launch
 from ckpt_tui.services.launchers.base import Resume
 from ckpt_tui.services.launchers.template import FILE_NAME, Template, build_template, parse_template
 from ckpt_tui.services.resume import plan_resume
-from tests.builders.run_directories import run_directory, write_log
+from tests.builders.run_directories import damage, run_directory, torch_zip, training_state, write_log
 from tests.builders.trees import tree_of
 
 PYTHON = sys.executable
@@ -166,3 +166,27 @@ def test_forgetting_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     directory = str(run_directory(tmp_path / "run"))
     assert main(["resume", directory, "--forget-command", "--set", "lr=1"]) == 2
     assert main(["resume", str(tmp_path / "nowhere"), "--forget-command"]) == 2
+
+
+@pytest.mark.parametrize("what", ["rolled back", "damaged", "gone", "saved since"])
+def test_a_plan_that_does_not_hold_any_more_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    directory = run_directory(tmp_path / "run")
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    plan = plan_resume(str(directory), command=f"{PYTHON} mine.py seen {{checkpoint_name}} {{step}}")
+    if what == "rolled back":
+        assert main(["rollback", "run", "--to", "200", "--yes"]) == 0
+    elif what == "damaged":
+        damage(directory / plan.checkpoint_name)
+    elif what == "gone":
+        (directory / plan.checkpoint_name).rename(tmp_path / "elsewhere.pt")
+    else:
+        (directory / "rolling_step_000500.pt").write_bytes(torch_zip(training_state(500)))
+    before = tree_of(directory)
+    with pytest.raises(CkptError, match="The directory has changed") as caught:
+        launch(plan, wait_s=20)
+    assert (caught.value.hint, before.keys() - tree_of(directory).keys()) == ("Plan it again.", set())
+    assert not (tmp_path / "seen").exists()
+    assert not (directory / FILE_NAME).exists()
