@@ -22,7 +22,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +99,7 @@ def _take_command(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if args.status:
         return _status(args, out)
+    from ckpt_tui.services.output_tail import Talk
     from ckpt_tui.services.restart_authority import OURS, in_charge, is_submission
     from ckpt_tui.services.supervision import Policy
     from ckpt_tui.services.supervisor import Request, supervise
@@ -107,11 +107,11 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     directory = str(Path(args.directory).absolute())
     policy = Policy(
         pause_s=_seconds("--pause", args.pause), max_pause_s=_seconds("--max-pause", args.max_pause),
-        max_restarts=max(args.max_restarts, 0), within_s=_seconds("--within", args.within),
-        same_step_limit=max(args.give_up_after, 0), restart_diverged=args.restart_diverged,
+        max_restarts=_count("--max-restarts", args.max_restarts), within_s=_seconds("--within", args.within, 1.0),
+        same_step_limit=_count("--give-up-after", args.give_up_after), restart_diverged=args.restart_diverged,
         seed=args.seed if args.seed is not None else _own_seed(directory),
     )  # fmt: skip
-    stall_after_s = _seconds("--stall-after", args.stall_after) if args.stall_after not in ("", "auto") else None
+    stall_after_s = _seconds("--stall-after", args.stall_after, 1.0) if args.stall_after not in ("", "auto") else None
     grace_s = _seconds("--stall-grace", args.stall_grace)
     command, cwd = _command(directory, args.training, out)
     if is_submission(command):
@@ -143,11 +143,11 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
     )  # fmt: skip
 
-    def say(line: str) -> None:
-        with suppress(OSError):  # the terminal has gone: no reason to leave the training alone
-            out.note(line)
-
-    outcome = supervise(request, say)
+    talk = Talk(sys.stderr.fileno())
+    try:
+        outcome = supervise(request, talk.say)
+    finally:
+        talk.close()
     return CommandResult(
         data=_data(directory, outcome), view=lambda style: _lines(outcome, style), exit_code=outcome.exit_code
     )
@@ -275,12 +275,20 @@ def _lines(outcome: Outcome, style: Style) -> Iterator[str]:
     yield style.paint(f"{style.glyph(fancy, plain)} {outcome.state.value}{restarts}", role)
 
 
-def _seconds(option: str, given: str) -> float:
+def _count(option: str, given: int) -> int:
+    if given < 0:
+        raise CkptError("Usage", f"{option} {given} is no number of times", "0 is for no limit.")
+    return given
+
+
+def _seconds(option: str, given: str, at_least_s: float = 0.0) -> float:
     """`90`, `90s`, `15m`, `2h`, `1d` as seconds."""
     match = _SPAN.fullmatch(given.strip().lower())
     seconds = float(match[1]) * _UNITS[match[2]] if match else -1.0
     if not 0 <= seconds <= _MAX_SPAN_S:
         raise CkptError("Usage", f"{option} {safe_text(given, 40)} is no time", "For instance: 30s, 15m, 2h, 1d.")
+    if seconds < at_least_s:
+        raise CkptError("Usage", f"{option} {safe_text(given, 40)} is too short", f"At least {at_least_s:g}s.")
     return seconds
 
 

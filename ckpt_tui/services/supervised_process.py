@@ -21,7 +21,6 @@ from ckpt_tui.services.processes import descendants
 from ckpt_tui.services.system import process_is_alive
 
 MARK = "CKPT_TUI_SUPERVISED"
-TAIL_BYTES = 16 * 1024
 # What we take over for ourselves and give back to a child; Python ignores the other two, programs do not expect that.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -220,65 +219,3 @@ def _signal_each(pids: Sequence[int], number: int, is_member: Callable[[int], bo
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if is_member(pid):
                 os.kill(pid, number)
-
-
-class OutputTail:
-    """What a training has written to its file, passed on to a descriptor of ours as it comes. to: -1 for nowhere."""
-
-    def __init__(self, path: str, to: int) -> None:
-        self.path = path
-        self.begin = self._offset = _size(path)
-        self._to = to
-        self._file = -1
-
-    def pump(self) -> bool:
-        """Pass on what is new; whether there was something."""
-        try:
-            if self._file < 0:
-                self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(self._file).st_size
-        except OSError:
-            return False
-        if size < self._offset:
-            self._offset = self.begin = size  # somebody emptied it
-        if size == self._offset:
-            return False
-        if self._to < 0:
-            self._offset = size
-            return True
-        while chunk := os.pread(self._file, 1 << 16, self._offset):
-            self._offset += len(chunk)
-            self._pass(chunk)
-        return True
-
-    def _pass(self, chunk: bytes) -> None:
-        view = memoryview(chunk)
-        try:
-            while view and self._to >= 0:
-                view = view[os.write(self._to, view) :]
-        except OSError:
-            self._to = -1  # who looked has gone; the file has all of it
-
-    def last_lines(self, number: int) -> tuple[str, ...]:
-        """What it wrote last, without what a progress bar wrote over."""
-        try:
-            with open(self.path, "rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(self.begin, end - TAIL_BYTES))
-                written = file.read(TAIL_BYTES).decode("utf-8", "replace")
-        except OSError:
-            return ()
-        lines = (line.rstrip().rpartition("\r")[2].strip() for line in written.split("\n"))
-        return tuple([line for line in lines if line][-number:])
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0

@@ -16,11 +16,12 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import supervised_process
 from ckpt_tui.services.memory_kills import counted, memory_words
+from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.owner import Owner, owners_of
 from ckpt_tui.services.processes import send
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.stall_watch import StallWatch, Work, evidence, work_of
-from ckpt_tui.services.supervised_process import OutputTail, Training
+from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervision import MAX_LAST_LINES, Ended, Point
 from ckpt_tui.services.supervisor_signals import Signals
 from ckpt_tui.services.system import process_is_alive
@@ -70,6 +71,7 @@ class Session:
         self._num_told = 0
         self._silent_s: float | None = None
         self._anew = ""
+        self._last_lines: tuple[str, ...] = ()
 
     def look_after(self) -> Ended:
         """Until the training has ended, with all that is known of that."""
@@ -100,9 +102,10 @@ class Session:
                     self._end_stalled(self._silent_s)
                     break
         exit_code = self._wait_for_the_rest()
-        tail.pump()
+        tail.pump(is_last=True)
         self.follower.poll()
-        last_lines = tail.last_lines(MAX_LAST_LINES)
+        # Of one that has stalled: what it said itself, before we wrote where its processes were.
+        last_lines = self._last_lines or tail.last_lines(MAX_LAST_LINES)
         memory = memory_words(exit_code, self._memory, counted(), (training.pid,), "\n".join(last_lines))
         self.close()
         return Ended(
@@ -147,6 +150,7 @@ class Session:
         words = f"silent for {text.duration(silent_s)}"
         self.say(f"{words}: it has stalled, and gets SIGTERM, after {text.duration(self.care.grace_s)} SIGKILL")
         members = self.training.members()
+        self._last_lines = self.tail.last_lines(MAX_LAST_LINES)
         self._append([f"supervise: {words}, ended. Where its processes were:", *evidence(members)])
         self._end_now()
 

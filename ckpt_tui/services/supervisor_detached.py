@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ckpt_tui.errors import CkptError, from_os_error
-from ckpt_tui.services.supervised_process import OutputTail
+from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.supervisor_record import Supervisor, SupervisorState, read_supervisor
 
 _PATIENCE_S = 60.0  # validating the checkpoints comes first, and may take longer: then it is told as it stands

@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ckpt_tui.cli import main
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunStart, Supervised
-from ckpt_tui.services.supervised_process import MARK, OutputTail, marked, start
-from ckpt_tui.services.supervisor_record import live_supervisor, read_supervisor
+from ckpt_tui.services.supervised_process import MARK, marked, start
+from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
 from tests.builders.run_directories import damage
 
 ROOT = Path(__file__).parents[3]
@@ -334,10 +335,25 @@ def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
     assert "it has stalled, and gets SIGTERM, after 200 ms SIGKILL" in said
     assert "stalled: silent for " in said
     assert "at step 12; from rolling_step_000010.pt" in said
+    assert "last line: goes wrong at 12" in said  # its own, and not what is told of its processes
     told = (kept.directory / "session_1.log").read_text()
     assert "Where its processes were:" in told
     assert "State:" in told
     kept.assert_sound()
+
+
+def test_nobody_who_reads_its_output_keeps_it_from_starting_again(kept: Kept) -> None:
+    kept.supervise(
+        "--give-up-after", "1", training=("bash", "-c", "head -c 300000 /dev/zero; exit 3")
+    )  # Ctrl+S, or a line that hangs
+    wait_for(lambda: read_fields(str(kept.directory)).get("state") == "gave up", "it waits for who reads")
+
+
+@pytest.mark.parametrize("option", ["--max-restarts=-1", "--give-up-after=-2", "--within=0", "--stall-after=0s"])
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert main(["supervise", str(tmp_path / "run"), option, "--", "true"]) == 2
+    assert f"Usage: {option.split('=')[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
@@ -433,23 +449,3 @@ def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(
         for pid in training.members():
             os.kill(pid, signal.SIGKILL)
         training.close()
-
-
-def test_the_output_is_passed_on_as_it_comes_and_its_last_lines_are_those_that_are_seen(tmp_path: Path) -> None:
-    path = tmp_path / "out.log"
-    path.write_text("of an earlier session\n")
-    out, to = os.pipe()
-    tail = OutputTail(str(path), to)
-    assert not tail.pump()
-    with path.open("a") as file:
-        file.write("one\n\n 10 %\r 20 %\r 30 %\nlast \xe9\n")
-    assert tail.pump()
-    assert os.read(out, 100).startswith(b"one\n")
-    assert tail.last_lines(2) == ("30 %", "last é")
-    assert tail.last_lines(10) == ("one", "30 %", "last é")
-    os.close(out)
-    with path.open("a") as file:
-        file.write("more\n")
-    assert tail.pump()  # who read it has gone: no reason to fail
-    os.close(to)
-    tail.close()
