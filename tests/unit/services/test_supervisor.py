@@ -335,7 +335,8 @@ def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
     assert "it has stalled, and gets SIGTERM, after 200 ms SIGKILL" in said
     assert "stalled: silent for " in said
     assert "at step 12; from rolling_step_000010.pt" in said
-    assert "last line: goes wrong at 12" in said  # its own, and not what is told of its processes
+    [death] = read_fields(str(kept.directory))["standing"]["deaths"]  # type: ignore[index]
+    assert death["last_lines"][-1] == "goes wrong at 12"  # its own, and not what is told of its processes
     told = (kept.directory / "session_1.log").read_text()
     assert "Where its processes were:" in told
     assert "State:" in told
