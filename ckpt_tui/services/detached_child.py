@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         _forget_the_viewer()
         os.chdir(_bytes(order["cwd"]))
         stage = "record"
-        _write(_bytes(order["record_path"]), _bytes(order["record"]))
+        _write(_bytes(order["record_path"]), _bytes(order["record"]), order["record_mode"])
         stage = "exec"
         argv = [_bytes(word) for word in order["argv"]]
         os.execvpe(argv[0], argv, {_bytes(key): _bytes(value) for key, value in order["environment"].items()})
@@ -82,10 +82,10 @@ def _forget_the_viewer() -> None:
         os.close(nothing)
 
 
-def _write(path: bytes, data: bytes) -> None:
+def _write(path: bytes, data: bytes, mode: int) -> None:
     """As `services.files.write_file`: whole, and on the device, or not at all."""
     temporary = os.path.join(os.path.dirname(path), b".%s.tmp-%d" % (os.path.basename(path), os.getpid()))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         view = memoryview(data)
         while view:

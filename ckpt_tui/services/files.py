@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.services.durable import remove_if_there as remove_if_there
 from ckpt_tui.services.durable import sync_directory as sync_directory
 
@@ -144,6 +145,15 @@ def make_parents(root: str, name: str) -> None:
     parts = name.split("/")[:-1]
     for number in range(len(parts)):
         make_directory(os.path.join(root, *parts[: number + 1]))
+
+
+def mode_as_log(directory: str) -> int:
+    """The mode of a new file that repeats a training's command, which may hold secrets: whoever cannot read its log
+    cannot read that."""
+    try:
+        return 0o666 & os.stat(os.path.join(directory, LOG_NAME)).st_mode
+    except OSError:
+        return 0o666
 
 
 def write_file(path: str, data: bytes, mode: int = 0o666) -> None:

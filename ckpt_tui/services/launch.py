@@ -183,6 +183,7 @@ def _order(
     order = {
         "argv": list(command), "cwd": cwd, "environment": training_environment(command, environment),
         "record_path": os.path.join(directory, LAUNCH_FILE_NAME), "record": json.dumps(record, indent=1) + "\n",
+        "record_mode": files.mode_as_log(directory),
     }  # fmt: skip
     assert process.stdin is not None
     try:
@@ -226,7 +227,8 @@ def _failure(failure: bytes, command: Sequence[str], cwd: str, directory: str) -
 def _open_log(path: str, command: Sequence[str], cwd: str) -> tuple[int, int]:
     """The file that the output is appended to, and where that begins. It says first what is started, and when."""
     try:
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        mode = files.mode_as_log(os.path.dirname(path))
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, mode)
     except OSError as error:
         raise from_os_error(error, path, "write to") from error
     try:
@@ -276,7 +278,7 @@ def _watched(
             with contextlib.suppress(OSError):  # its output tells the number, too
                 files.write_file(
                     os.path.join(os.path.dirname(log_path), LAUNCH_FILE_NAME),
-                    json.dumps({**record, "job": job}, indent=1).encode() + b"\n",
+                    json.dumps({**record, "job": job}, indent=1).encode() + b"\n",  # its mode stays
                 )
     return Launched(
         process.pid, log_path, record["pid_started"], tuple(record["command"]), stage, told.step, watch.seconds,

@@ -192,7 +192,7 @@ def prepare(plan: ResumePlan) -> None:
     for planned in plan.files:
         path = os.path.join(plan.directory, planned.name)
         try:
-            files.write_file(path, planned.content.encode())
+            files.write_file(path, planned.content.encode(), files.mode_as_log(plan.directory))
         except OSError as error:
             raise from_os_error(error, path, "write to") from error
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ckpt_tui.events.writer import process_started
+from ckpt_tui.services import files
 from ckpt_tui.services.processes import descendants
 from ckpt_tui.services.system import process_is_alive
 
@@ -105,7 +106,8 @@ def start(
 
     Raises OSError when it cannot be started, or what `record` raises; then nothing runs.
     """
-    log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    log = os.open(log_path, flags, files.mode_as_log(os.path.dirname(log_path)))
     gate_out, gate_in = os.pipe()
     said_out, said_in = os.pipe()
     ours = [gate_in, said_out]

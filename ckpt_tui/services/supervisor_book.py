@@ -92,4 +92,4 @@ class Book:
             "step": point.step, "by": "supervise",
         }  # fmt: skip
         path = os.path.join(self.directory, LAUNCH_FILE_NAME)
-        files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n")
+        files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(self.directory))

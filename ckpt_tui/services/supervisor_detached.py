@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services import files
 from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.supervisor_record import Supervisor, SupervisorState, read_supervisor
 
@@ -21,7 +22,7 @@ def start_detached(directory: str, command: Sequence[str], *, cwd: str, log_name
     path = os.path.join(directory, log_name)
     tail = OutputTail(path, -1)
     try:
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, files.mode_as_log(directory))
     except OSError as error:
         raise from_os_error(error, path, "write to") from error
     try:

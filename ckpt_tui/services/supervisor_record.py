@@ -104,7 +104,8 @@ def write_record(directory: str, fields: Mapping[str, object]) -> None:
     """Replace the record as a whole, durably. Raises OSError."""
     from ckpt_tui.services import files
 
-    files.write_file(os.path.join(directory, RECORD_NAME), json.dumps(fields, indent=1).encode() + b"\n")
+    path = os.path.join(directory, RECORD_NAME)
+    files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(directory))
 
 
 def supervisor_words(supervisor: Supervisor, now: float) -> str:

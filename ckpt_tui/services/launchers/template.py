@@ -22,7 +22,7 @@ from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, Resume, Where
 from ckpt_tui.services.launchers.recorded import head_now
 from ckpt_tui.services.launchers.spelling import set_setting, spelt_in
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import run_word, safe_text
 
 FILE_NAME = "resume_command.json"
 PLACES = ("checkpoint", "checkpoint_name", "step", "directory", "settings")
@@ -75,7 +75,9 @@ def read_template(directory: str) -> Template | None:
         words, cwd = None, ""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise CkptError(
-            "Not a command", f"{path} does not hold a command", "Forget it: `ckpt-tui resume DIR --forget-command`."
+            "Not a command",
+            f"{path} does not hold a command",
+            f"Forget it: `ckpt-tui resume {run_word(directory)} --forget-command`.",
         )
     return Template(tuple(words), cwd if isinstance(cwd, str) else "", is_kept=True)
 
@@ -85,7 +87,7 @@ def keep_template(directory: str, template: Template) -> None:
     fields = {"command": list(template.words), "cwd": template.cwd, "ts": time.time()}
     path = os.path.join(directory, FILE_NAME)
     try:
-        files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n")
+        files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(directory))
     except OSError as error:
         raise from_os_error(error, path, "write to") from error
 

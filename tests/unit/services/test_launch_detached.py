@@ -16,8 +16,10 @@ from ckpt_tui.services import detached_child, logout
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch import TrainingDiedError, launched_log, start
 from ckpt_tui.services.launch_record import read_record
+from ckpt_tui.services.launchers.template import Template, keep_template
 from ckpt_tui.services.outputs import newest_output
 from ckpt_tui.services.start_progress import StartProgress, ending_words, reason_in
+from ckpt_tui.services.supervisor_record import write_record
 from tests.builders.stand_ins import REPO, wait_for
 
 # Says what it was given, as JSON, and lives on.
@@ -279,3 +281,20 @@ def test_output_that_is_shown_is_that_of_the_newest_start(tmp_path: Path) -> Non
     start(directory, ["echo", "Submitted batch job 8"], cwd=directory, session=3, wait_s=20.0)
     (tmp_path / "slurm-8.out").write_text("job")
     assert newest_output(directory, 2) == f"{directory}/slurm-8.out"
+
+
+def test_what_repeats_the_command_is_for_the_same_eyes_as_its_log(tmp_path: Path) -> None:
+    """A key in the arguments stays with those who could read it before."""
+    command = [sys.executable, "-c", "pass", "--api_key", "sk-1234"]
+    for mode in (0o600, 0o640):
+        directory = tmp_path / f"{mode:o}"
+        directory.mkdir()
+        (directory / "events.jsonl").touch()
+        (directory / "events.jsonl").chmod(mode)
+        start(str(directory), command, cwd=str(tmp_path), wait_s=10.0)
+        keep_template(str(directory), Template(tuple(command), str(tmp_path)))
+        write_record(str(directory), {"command": command})
+        made = {
+            path.name: path.stat().st_mode & 0o777 for path in directory.iterdir() if b"sk-1234" in path.read_bytes()
+        }
+        assert made == dict.fromkeys(("launch.json", "session_1.log", "resume_command.json", "supervisor.json"), mode)
