@@ -8,6 +8,7 @@ Why not `humanize`: it costs 20 ms to import, more than the rest of `inspect` to
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 ELLIPSIS = "…"
@@ -40,9 +41,19 @@ def safe_text(value: object, limit: int = 200) -> str:
 def shell_word(path: str) -> str:
     """A path as a command that is suggested must have it: `ckpt-tui validate 'a b.pt'`."""
     shown = safe_text(path, 1000)
-    if shown and all(char.isalnum() or char in "@%+=:,./-_~" for char in shown):
+    if shown and shown[0] != "~" and all(char.isalnum() or char in "@%+=:,./-_~" for char in shown):
         return shown
     return "'" + shown.replace("'", "'\\''") + "'"
+
+
+def run_word(directory: str) -> str:
+    """A run directory, or what is in one, in a command that is suggested: from where the person is, as it was typed."""
+    try:
+        near = os.path.relpath(directory)
+    except (OSError, ValueError):  # the current directory is gone
+        near = ".."
+    is_below = near != ".." and not near.startswith(("../", "-"))
+    return shell_word(near if is_below else directory)
 
 
 def _escape(char: str) -> str:

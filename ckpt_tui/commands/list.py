@@ -74,7 +74,7 @@ def _aside(catalog: Catalog) -> _Aside:
     except CkptError:  # not for us to read: the list is
         holding = []
     return _Aside(
-        text.shell_word(catalog.directory), len(holding), sum(deed.size_bytes for deed in holding),
+        text.run_word(catalog.directory), len(holding), sum(deed.size_bytes for deed in holding),
         catalog.num_quarantined, sum(one.size_bytes for one in read_quarantine(catalog.directory)),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from ckpt_tui.commands.starting import died_result, started_data, started_lines
 from ckpt_tui.commands.waiting import Interrupted, seconds, teller
 from ckpt_tui.errors import CkptError
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
-from ckpt_tui.text import safe_text, shell_word
+from ckpt_tui.text import run_word, safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.services.launch import Launched
@@ -187,4 +187,4 @@ def _started_lines(plan: ResumePlan, started: Launched, style: Style) -> Iterato
     yield style.paint(f"{style.glyph('✓', 'ok')} started, process {started.pid}", "good")
     yield from sentence_lines(plan.sentences, plan.warnings, style)
     yield from started_lines(started, style)
-    yield f"Watch it: ckpt-tui watch {shell_word(plan.directory)}"
+    yield f"Watch it: ckpt-tui watch {run_word(plan.directory)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.commands.confirm import add_confirm_arguments, confirm, sentence_lines
 from ckpt_tui.commands.waiting import Interrupted, seconds, teller
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style
-from ckpt_tui.text import duration, plural
+from ckpt_tui.text import duration, plural, run_word
 
 if TYPE_CHECKING:
     from ckpt_tui.services.stop_plan import StopPlan
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         stopped = _kill(plan, stopped, args, out)
     return CommandResult(
         data={**data, **_outcome_data(stopped)},
-        view=lambda style: _outcome_lines(stopped, style),
+        view=lambda style: _outcome_lines(plan.directory, stopped, style),
         exit_code=_exit_code(stopped),
     )
 
@@ -131,7 +131,7 @@ def _plan_lines(plan: StopPlan, style: Style) -> Iterator[str]:
     yield style.paint("Nothing was done (--dry-run).", "dim")
 
 
-def _outcome_lines(stopped: Stopped, style: Style) -> Iterator[str]:
+def _outcome_lines(directory: str, stopped: Stopped, style: Style) -> Iterator[str]:
     first, *rest = sentence_lines(stopped.sentences, (), style)
     is_good = stopped.has_ended and not stopped.lost_steps
     yield style.paint(
@@ -139,6 +139,7 @@ def _outcome_lines(stopped: Stopped, style: Style) -> Iterator[str]:
     )
     yield from rest
     if stopped.is_cancelled:
-        yield "It still stops: it was asked, and nobody takes that back. `ckpt-tui status DIR` tells how it ends."
+        status = f"`ckpt-tui status {run_word(directory)}`"
+        yield f"It still stops: it was asked, and nobody takes that back. {status} tells how it ends."
     elif stopped.hint:
         yield from sentence_lines([stopped.hint], (), style)

@@ -44,15 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if args.list:
         from ckpt_tui.services.deeds import read_history
+        from ckpt_tui.services.interrupted import require_a_run
 
         history = read_history(args.directory)
+        if not history.deeds:
+            require_a_run(history.directory)
         return CommandResult(data=history_data(history), view=lambda style: _history_lines(history, style))
     from ckpt_tui.services.undo import plan_redo, plan_undo
 
     if args.redo:
         return act(lambda on_bytes: plan_redo(args.directory, on_bytes=on_bytes), args, out)
     if args.to is not None and args.to < 1:
-        raise CkptError("Usage", "--to takes the number of a deed", "`ckpt-tui undo DIR --list` shows them.")
+        listing = f"ckpt-tui undo {text.run_word(args.directory)} --list"
+        raise CkptError("Usage", "--to takes the number of a deed", f"`{listing}` shows them.")
     return act(lambda on_bytes: plan_undo(args.directory, to=args.to, on_bytes=on_bytes), args, out)
 
 
@@ -131,7 +135,7 @@ def _narrower(style: Style) -> Style:
 
 
 def _ways_on(history: History) -> Iterator[str]:
-    where = text.shell_word(history.directory)
+    where = text.run_word(history.directory)
     by_number = {deed.number: deed for deed in history.deeds}
     if history.next_undo is not None:
         yield f"`ckpt-tui undo {where}` takes back {history.next_undo} ({by_number[history.next_undo].act})."

@@ -13,7 +13,7 @@ from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.plans import SPARE_BYTES, Outcome, Plan, space_words
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.restored_event import log_restored
-from ckpt_tui.text import plural, safe_text, size
+from ckpt_tui.text import plural, run_word, safe_text, size
 
 
 def carry_out(
@@ -37,7 +37,7 @@ def carry_out(
         raise CkptError(
             "A training is running here",
             f"process {owner.pid} is training in {plan.directory} ({owner.told_by} says so)",
-            "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+            f"Stop it first (`ckpt-tui stop {run_word(plan.directory)}`), or say --force if you know better.",
         )
     deed = Deed(
         number=0, act=plan.act, state=journal.INTENT, moves=list(plan.moves), log=list(plan.log),
@@ -56,8 +56,8 @@ def carry_out(
     if aside:
         what = "checkpoint" if any(m.before is not None and m.before.is_directory for m in deed.moves) else "file"
         sentences.append(f"Set aside in {FOLDER_NAME}/{deed.number}/: {plural(len(aside), what)}.")
-    back = "undo --redo` does it again" if plan.act == "undo" else "undo` takes it back"
-    sentences.append(f"`ckpt-tui {back}.")
+    way = f"ckpt-tui undo {run_word(plan.directory)}"
+    sentences.append(f"`{way} --redo` does it again." if plan.act == "undo" else f"`{way}` takes it back.")
     return Outcome(plan.act, plan.directory, deed.number, tuple(sentences), aside, plan.resume_takes)
 
 

@@ -13,6 +13,7 @@ from ckpt_tui.services import files
 from ckpt_tui.services.deed_record import FOLDER_NAME
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.system import process_is_alive
+from ckpt_tui.text import run_word
 
 LOCK_NAME = "trainer.lock"
 _LOCK_PATIENCE_S = 0.15
@@ -39,7 +40,7 @@ def locked(directory: str, *, force: bool = False) -> Iterator[None]:
             raise CkptError(
                 "A training is running here",
                 f"its lock {os.path.join(directory, LOCK_NAME)} is held",
-                "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+                f"Stop it first (`ckpt-tui stop {run_word(directory)}`), or say --force if you know better.",
             )
         folder = _lock_folder(root)
         if isinstance(folder, int):
@@ -73,7 +74,7 @@ def _refuse_started(directory: str, *, is_held: bool) -> None:
         raise CkptError(
             "A training is running here",
             f"{who} in {directory}",
-            "Stop it first (`ckpt-tui stop DIR`), or say --force if you know better.",
+            f"Stop it first (`ckpt-tui stop {run_word(directory)}`), or say --force if you know better.",
         )
 
 

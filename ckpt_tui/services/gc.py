@@ -22,7 +22,7 @@ from ckpt_tui.services.gc_plan import plan_gc as plan_gc
 from ckpt_tui.services.journal import FOLDER_NAME
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.unlinking import remove, remove_empty_parents
-from ckpt_tui.text import plural, safe_text, shell_word, size
+from ckpt_tui.text import plural, run_word, safe_text, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,6 @@ def _stopped(error: OSError, item: GcItem, num_freed: int, directory: str) -> Ck
     return CkptError(
         said.title,
         f"{said.message}; {safe_text(item.name)} is perhaps freed in part{', ' + before if before else ''}",
-        f"`ckpt-tui gc {shell_word(directory)}` frees the rest; `ckpt-tui undo {shell_word(directory)} --list` says "
+        f"`ckpt-tui gc {run_word(directory)}` frees the rest; `ckpt-tui undo {run_word(directory)} --list` says "
         "what can still be taken back.",
     )

@@ -31,7 +31,7 @@ from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.quarantine import read_about, read_quarantine
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.services.unlinking import leads_elsewhere
-from ckpt_tui.text import plural, safe_text, shell_word, size
+from ckpt_tui.text import plural, run_word, safe_text, size
 
 Kind = Literal["deed", "quarantine", "leftover", "temporary"]
 _RUNNING = "a training is running here"
@@ -109,7 +109,7 @@ def plan_gc(
         raise CkptError(
             "No such deed",
             f"{', '.join(map(str, unknown))} in {directory}",
-            f"`ckpt-tui undo {shell_word(directory)} --list` shows them.",
+            f"`ckpt-tui undo {run_word(directory)} --list` shows them.",
         )
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     copies = Copies(read_catalog(directory), {deed.number: deed.held for deed in history.deeds}, check)

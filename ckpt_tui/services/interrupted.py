@@ -22,11 +22,11 @@ def begin(directory: str) -> tuple[str, list[str]]:
             pass
     except OSError as error:
         raise from_os_error(error, path, "list") from error
-    _require_a_run(path)
+    require_a_run(path)
     return path, journal.recover(path, lambda deed: log_restored(path, deed))
 
 
-def _require_a_run(path: str) -> None:
+def require_a_run(path: str) -> None:
     """Raise CkptError where there is neither log nor checkpoint nor anything set aside: of a mistyped path it would be
     wrong to say that there is nothing to do."""
     if any(os.path.lexists(os.path.join(path, name)) for name in (LOG_NAME, journal.FOLDER_NAME)):

@@ -18,7 +18,7 @@ from ckpt_tui.services.journal import Move
 from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.plans import Plan, assemble, copy_move, safe_name
 from ckpt_tui.services.quarantine import Quarantined, read_quarantine
-from ckpt_tui.text import safe_text, shell_word
+from ckpt_tui.text import run_word, safe_text
 
 _MAX_NAMES = 8
 
@@ -71,7 +71,7 @@ def plan_put_back(
                 raise CkptError(
                     "Still not valid",
                     f"{said}; nothing was changed",
-                    f"`ckpt-tui salvage {shell_word(os.path.join(directory, place))} -o OUT` gets out what is whole; "
+                    f"`ckpt-tui salvage {run_word(os.path.join(directory, place))} -o OUT` gets out what is whole; "
                     "--force puts it back as it is.",
                 )
             warnings.append(f"{said}: a resume finds that again, and passes it over.")
@@ -105,7 +105,7 @@ def _wanted(directory: str, there: dict[str, Quarantined], place: str) -> Quaran
         raise CkptError(
             "Not known what it was",
             f"nothing beside {safe_name(place)} in {directory} says which checkpoint it was",
-            f"`ckpt-tui inspect {shell_word(os.path.join(directory, place))}` shows what is in it; copy it to the name "
+            f"`ckpt-tui inspect {run_word(os.path.join(directory, place))}` shows what is in it; copy it to the name "
             "that it is to have.",
         )
     return one

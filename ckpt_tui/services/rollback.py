@@ -24,7 +24,7 @@ from ckpt_tui.services.newest_rules import called_last, numbered_after, place_of
 from ckpt_tui.services.plans import SPARE_BYTES, Plan, assemble, checked_words, copy_move, safe_name, set_aside_move
 from ckpt_tui.services.registry import stored_lineage
 from ckpt_tui.services.targets import Check, find_targets, first_good, is_outside
-from ckpt_tui.text import plural, safe_text, size
+from ckpt_tui.text import plural, run_word, safe_text, size
 
 _MAX_LISTED = 6
 
@@ -117,12 +117,12 @@ def _require_good(target: CatalogEntry, catalog: Catalog) -> None:
             "Step not known", f"{safe_name(target.name)} does not say which step it is of", "Choose another one."
         )
     if not target.is_good:
-        is_weights = target.validity == "valid"
+        is_weights, where = target.validity == "valid", run_word(catalog.directory)
         why = "holds weights only: nothing to go on training with" if is_weights else f"is {target.validity}"
         raise CkptError(
             "Not good to resume from",
             f"{safe_name(target.name)} {why}" + (f": {safe_text(target.note, 300)}" if target.note else ""),
-            "Choose another one (`ckpt-tui list DIR`), or mend damaged files first (`ckpt-tui restore DIR`).",
+            f"Choose another one (`ckpt-tui list {where}`), or mend damaged files first (`ckpt-tui restore {where}`).",
         )
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import journal
+from ckpt_tui.text import run_word
 
 # A start holds it for some hundredths of a second; who waits so long for one is told who won.
 PATIENCE_S = 3.0
@@ -83,7 +84,8 @@ def _busy(directory: str) -> CkptError:
     return CkptError(
         "Somebody is at work here",
         f"another process holds the lock on {directory}: a training that is being started, or one that runs",
-        "Try again in a moment; `ckpt-tui status DIR` tells what runs, `fuser -v DIR` who has it open.",
+        f"Try again in a moment; `ckpt-tui status {run_word(directory)}` tells what runs, "
+        f"`fuser -v {run_word(directory)}` who has it open.",
     )
 
 
@@ -109,5 +111,6 @@ def _refuse_deeds(directory: str) -> None:
         raise CkptError(
             "An act is not finished",
             f"the {left[0].act} of {journal.when(left[0])} in {directory} was interrupted",
-            "Plan the start again (`ckpt-tui resume DIR`): that completes it first, and chooses the checkpoint anew.",
+            f"Plan the start again (`ckpt-tui resume {run_word(directory)}`): that completes it first, and chooses the "
+            "checkpoint anew.",
         )

@@ -35,7 +35,7 @@ from ckpt_tui.services.stop_record import asked
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
 from ckpt_tui.services.supervisor_record import live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, process_is_alive
-from ckpt_tui.text import duration, plural, safe_text
+from ckpt_tui.text import duration, plural, run_word, safe_text
 
 # torchrun kills what it passed a SIGTERM on to after so many seconds (its --shutdown-timeout).
 TORCHRUN_PATIENCE_S = 30.0
@@ -154,7 +154,9 @@ def _nothing_runs(directory: str, state: RunState | None) -> CkptError:
             else "Find it (`ps -ef`) and end it with `kill -TERM PID`; whether it saves then is not known.",
         )
     return CkptError(
-        "Not running", f"no training is running in {directory}", "`ckpt-tui status DIR` tells how it ended."
+        "Not running",
+        f"no training is running in {directory}",
+        f"`ckpt-tui status {run_word(directory)}` tells how it ended.",
     )
 
 

@@ -31,7 +31,7 @@ from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now, why_it_c
 from ckpt_tui.services.stop_record import asked, forget, note_asked
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.sources.jsonl import JsonlSource
-from ckpt_tui.text import duration, plural, safe_text
+from ckpt_tui.text import duration, plural, run_word, safe_text
 
 _POLL_S = 0.03
 _TELL_EVERY_S = 1.0
@@ -316,9 +316,8 @@ def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:
         elif stopped.lost_steps:
             sentences.append(f"Not saved yet: {_steps_words(stopped)}.")
         sentences += whys
-        hint = (
-            "Wait for it (`ckpt-tui stop DIR --timeout S`), look at its output, or end it unsaved: `stop DIR --kill`."
-        )
+        stop = f"ckpt-tui stop {run_word(plan.directory)}"
+        hint = f"Wait for it (`{stop} --timeout S`), look at its output, or end it unsaved: `{stop} --kill`."
         return replace(stopped, sentences=tuple(sentences), hint=hint)
     if stopped.saved and stopped.saved_step == stopped.step:
         sentences = [

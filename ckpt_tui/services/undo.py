@@ -25,7 +25,7 @@ from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
 from ckpt_tui.services.reachable import folder_number, is_freed, lies_there, why_gone
 from ckpt_tui.services.registry import REGISTRY_NAME, stored_lineage
 from ckpt_tui.services.whereabouts import REDO, UNDO, Traced, Whereabouts, is_same, names_of, taken_back, trace
-from ckpt_tui.text import plural, shell_word
+from ckpt_tui.text import plural, run_word
 
 Progress = Callable[[int], None]
 IsCancelled = Callable[[], bool]
@@ -100,9 +100,9 @@ def _require(directory: str, found: Whereabouts, number: int) -> None:
         return  # of what is still there, and what is not, the plan tells
     deed = found.deeds[number]
     older = [other for other in found.standing if other < number and not is_freed(directory, found, other)]
-    hint = f"`ckpt-tui undo {shell_word(directory)} --list` shows every deed."
+    hint = f"`ckpt-tui undo {run_word(directory)} --list` shows every deed."
     if older and deed.act not in (UNDO, REDO):
-        hint = f"`ckpt-tui undo {shell_word(directory)} --to {older[-1]}` goes back beyond it, as far as that can be."
+        hint = f"`ckpt-tui undo {run_word(directory)} --to {older[-1]}` goes back beyond it, as far as that can be."
     title = "Cannot be done again" if deed.act == UNDO else "Cannot be taken back"
     raise CkptError(title, f"{_deed_words(deed)} in {directory}: {why}", hint)
 
@@ -161,7 +161,8 @@ def _plan(
             if now is None:
                 continue
             if not is_ours:
-                warnings.append(f"{safe_name(name)} was written since; it stays, though there was none before.")
+                none_before = "" if act == REDO else ", though there was none before"
+                warnings.append(f"{safe_name(name)} was written since; it stays{none_before}.")
                 continue
             moves.append(Move(name, "remove", before=now))
             leave.append(safe_name(name))
@@ -182,7 +183,9 @@ def _plan(
     if written_since:
         what = "was written since; that file is" if len(written_since) == 1 else "were written since; those files are"
         warnings.append(f"{_listed(written_since)} {what} set aside, not deleted.")
-    if leave:
+    if leave and act == REDO:
+        sentences.append(f"{_listed(leave)} {'is' if len(leave) == 1 else 'are'} set aside again.")
+    elif leave:
         what = "was not there before: it is set aside" if len(leave) == 1 else "were not there before: set aside"
         sentences.append(f"{_listed(leave)} {what}.")
     if put_back:

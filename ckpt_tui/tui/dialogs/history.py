@@ -14,7 +14,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from ckpt_tui.text import plural, safe_text, shell_word, size
+from ckpt_tui.text import plural, run_word, safe_text, size
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.dialogs.confirm import text_width
@@ -116,7 +116,7 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
             if deed.why_not:
                 rows.append(paragraph(deed.why_not, width, "warning", mark="▲ "))
         if history.size_bytes:
-            command = f"ckpt-tui gc {shell_word(history.directory)}"
+            command = f"ckpt-tui gc {run_word(history.directory)}"
             rows.append(paragraph(f"`{command}` shows what it would free of it, and asks.", width, "dim"))
         return lines(*rows)
 

@@ -108,6 +108,7 @@ def test_list_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str], monk
 
 
 def test_directory_without_deeds_and_one_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "events.jsonl").touch()
     assert read_history(str(tmp_path)).deeds == ()
     assert main(["undo", str(tmp_path), "--list"]) == 0
     assert "nothing to undo" in capsys.readouterr().out
