@@ -146,8 +146,8 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
 
     cursor: reactive[int] = reactive(0, repaint=False)
 
-    class Moved(Message):
-        """The cursor is on another row. `index` is -1 when there is none."""
+    class OfRow(Message):
+        """What happens to a row. `index` is -1 when there is none."""
 
         def __init__(self, virtual_list: VirtualList[Any], index: int) -> None:
             super().__init__()
@@ -158,29 +158,14 @@ class VirtualList(ScrollView, Generic[T], can_focus=True):
         def control(self) -> VirtualList[Any]:
             return self.virtual_list
 
-    class Selected(Message):
+    class Moved(OfRow):
+        """The cursor is on another row."""
+
+    class Selected(OfRow):
         """Enter on a row, or a click on the row that has the cursor already."""
 
-        def __init__(self, virtual_list: VirtualList[Any], index: int) -> None:
-            super().__init__()
-            self.virtual_list = virtual_list
-            self.index = index
-
-        @property
-        def control(self) -> VirtualList[Any]:
-            return self.virtual_list
-
-    class MenuWanted(Message):
+    class MenuWanted(OfRow):
         """The right button on a row, which has the cursor now."""
-
-        def __init__(self, virtual_list: VirtualList[Any], index: int) -> None:
-            super().__init__()
-            self.virtual_list = virtual_list
-            self.index = index
-
-        @property
-        def control(self) -> VirtualList[Any]:
-            return self.virtual_list
 
     class TitlePressed(Message):
         """A click on a column's title. `column` is its index among all columns."""
