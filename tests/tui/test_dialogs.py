@@ -22,7 +22,7 @@ from ckpt_tui.tui.dialogs.pick import PickDialog
 from ckpt_tui.tui.dialogs.plan import PlanDialog
 from ckpt_tui.tui.dialogs.resume import ResumeDialog
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
-from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen_text, settled, until
+from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
 LEVELS = dict.fromkeys(("structure", "integrity", "numbers", "resume"), "pass")
 
@@ -257,6 +257,34 @@ async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is
         await pilot.pause()
         assert app.has_ended
         assert app.result is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "first_line"),
+    [
+        ("best_model.pt", (40, 12), "best_model.pt  step 9,250  ✓ valid"),
+        ("rolling_step_009250.pt", (40, 12), "rolling_step_009250.pt  ✓ valid"),
+        ("emergency_step_009250_20260102_030405.pt", (40, 12), "emergency_step_009250_202601…  ✓ valid"),
+        ("best_model.pt", (54, 20), "best_model.pt  step 9,250  ✓ valid   auto   torchrun"),
+        ("best_model.pt", (52, 20), "best_model.pt  step 9,250  ✓ valid   auto"),
+    ],
+)
+async def test_of_the_first_line_goes_what_does_not_fit_and_all_fields_have_room(
+    name: str, size: tuple[int, int], first_line: str
+) -> None:
+    dialog = resume_dialog([], checkpoint_name=name, launcher="torchrun", sentences=("A sentence. " * 40,))
+    app = ScreenApp(dialog)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        assert seen(app)[0].strip() == first_line
+        text = seen_text(app)
+        assert "changes the course" in text
+        for key in ("slash", "enter", "e"):
+            await pilot.press(key)
+            await settled(pilot)
+            assert dialog.virtual_size.height <= size[1]
+            assert dialog.settings.size.height >= 3
+        assert dialog.query_one("#effect").region.bottom < size[1]
 
 
 async def test_a_refused_resume_does_not_start_and_says_why() -> None:

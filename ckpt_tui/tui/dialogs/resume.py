@@ -20,13 +20,14 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen
 from ckpt_tui.tui.setting_rows import COLUMNS, SettingRow, judged, setting_cells, setting_rows, without_said
-from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.styled import line, lines, parts_width
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.steady_input import SteadyInput
@@ -52,7 +53,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     """
 
     CSS_PATH = "resume.tcss"
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (24, "-tall")]  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.RESUME_KEYS)
 
     def __init__(self, directory: str, plan: ResumePlan, replan: Replan | None = None, *, row: str = "") -> None:
@@ -135,16 +136,18 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         words, role = verdict_words(plan.validation.verdict)
         levels = [level for level, outcome in plan.validation.levels.items() if outcome == "pass"]
         only = "" if len(levels) == len(_ALL_LEVELS) or not levels else f" only {', '.join(levels)}"
-        how = f"   {'as asked' if self.source not in ('auto', 'latest', 'best') else self.source}"
-        launcher = getattr(plan, "launcher", "")
-        self.show(
-            "facts",
-            line(
-                ("Resume from " if self.size.width >= _NARROW else "", "dim"), (plan.checkpoint_name, "strong"),
-                f"  step {plan.step:,}  ", (words, role), (only, "warning"), (how, "accent"),
-                (f"   {launcher}" if launcher else "", "dim"),
-            ),
-        )  # fmt: skip
+        width = self.size.width - 2
+        name = fit(safe_text(plan.checkpoint_name, 300), max(width - cell_width(words) - 2, 8)).rstrip()
+        # In the order in which they are read, the least important last: what does not fit is left out, word by word.
+        parts = [
+            (("Resume from ", "dim"), 5 if self.size.width >= _NARROW else 9), ((name, "strong"), 0),
+            ((f"  step {plan.step:,}", ""), 2), ((f"  {words}", role), 1), ((only, "warning"), 3),
+            ((f"   {self.source if self.source in ('auto', 'latest', 'best') else 'as asked'}", "accent"), 4),
+            ((f"   {plan.launcher}" if plan.launcher else "", "dim"), 6),
+        ]  # fmt: skip
+        while parts_width([part for part, _ in parts]) > width and len(parts) > 1:
+            parts.remove(max(parts, key=lambda part: part[1]))
+        self.show("facts", line(*(part for part, _ in parts)))
 
     def _show_rows(self) -> None:
         self.settings.set_rows(self._rows())
@@ -167,6 +170,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._show_facts()
         self._show_sentences()
         self._show_command()
+        self._show_effect()
 
     def _refusals(self) -> list[str]:
         if self._problem is not None:
@@ -180,7 +184,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         content: Content
         row = self.settings.cursor_row
         if self._said is not None and self.is_editing:
-            content = line(self._said)
+            text, role = self._said
+            content = line((self._in_short(text, row), role))
         elif self._is_planning:
             content = line((f"planning again with the change ... {progress}", "accent"))
         elif self._was_refused:
@@ -188,8 +193,16 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         elif row is None:
             content = Content("")
         else:
-            content = line((row.effect.explanation, effect_role(row.effect.value)))
+            content = line((self._in_short(row.effect.explanation, row), effect_role(row.effect.value)))
         self.show("effect", content)
+
+    def _in_short(self, text: str, row: SettingRow | None) -> str:
+        """An effect without its second half, or in a word or two, where the end of the line would cut it anywhere."""
+        if row is None:
+            return text
+        whole = row.effect.explanation
+        shorter = (text, text.replace(whole, whole.partition(":")[0]), text.replace(whole, row.effect.words))
+        return next((one for one in shorter if cell_width(one) <= self.size.width - 2), shorter[-1])
 
     @on(VirtualList.Moved)
     def _moved(self) -> None:
@@ -211,7 +224,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._edited = row
         self.query_one("#editor_hint", Words).update(line(("Enter takes it, Esc leaves it", "dim")))
         self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))
-        self.query_one("#editor").display = True
+        self._open("#editor")
         field = self.query_one("#editor_value", Input)
         field.value = row.new if row.new is not None else summary(row.recorded, 200)
         field.cursor_position = len(field.value)
@@ -241,12 +254,16 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action == "leave" or not self.is_typing
 
+    def _open(self, field: str, *, is_open: bool = True) -> None:
+        self.query_one(field).display = is_open
+        self.set_class(self.is_editing or bool(self.query_one("#filter").display), "-has-field")
+
     def _end_typing(self) -> None:
         if self._soon is not None:
             self._soon.stop()
         self._edited = self._said = None
         self._restless_at = time.monotonic()
-        self.query_one("#editor").display = False
+        self._open("#editor", is_open=False)
         self.settings.focus()
         self._show_effect()
         self.refresh_bindings()
@@ -312,7 +329,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     # -- what is shown ------------------------------------------------------------------------------------------
 
     def action_filter(self) -> None:
-        self.query_one("#filter").display = True
+        self._open("#filter")
         self.query_one("#filter").focus()
         self.refresh_bindings()
 
@@ -359,7 +376,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             self._plan(self.changes)
         elif words.display:
             words.value = ""
-            words.display = False
+            self._open("#filter", is_open=False)
             self._end_typing()
         elif self.has_class("-whole-command"):
             self.action_command()
