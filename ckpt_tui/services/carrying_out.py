@@ -64,6 +64,8 @@ def carry_out(
 def _require_place(plan: Plan) -> None:
     """Permission, one file system, and space for the copies, found out before anything is written."""
     directory = plan.directory
+    if not os.path.isdir(directory):
+        raise CkptError("Not found", f"{directory} is gone since this was planned", "Was it moved, or deleted?")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise CkptError(
             "Read-only directory", f"may not write to {directory}; nothing was changed", "Run as the user who owns it."

@@ -182,11 +182,11 @@ def prepare(plan: ResumePlan) -> None:
     now = _contents(read_catalog(plan.directory), plan.checkpoint_path)
     if plan.found and now != plan.found:
         other = sorted(path for path in {*now, *plan.found} if now.get(path) != plan.found.get(path))
-        more = f", and so are {len(other) - 1:,} more" if len(other) > 1 else ""
+        first = safe_name(os.path.relpath(other[0], plan.directory))
+        changed = f"{first} has changed" if len(other) == 1 else f"{first} and {len(other) - 1:,} more have changed"
         raise CkptError(
             "The directory has changed",
-            f"{safe_name(os.path.relpath(other[0], plan.directory))} is not what it was when this was planned{more}; "
-            "nothing was started",
+            f"{changed} since this was planned; nothing was started",
             "Plan it again.",
         )
     for planned in plan.files:

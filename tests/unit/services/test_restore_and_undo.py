@@ -348,6 +348,14 @@ class TestRefusals:
             carry_out(plan)
         assert tree_of(directory, without=["set_aside"]) == before
 
+    def test_directory_that_went_after_the_plan(self, tmp_path: Path) -> None:
+        directory = run_directory(tmp_path / "run")
+        plan = plan_rollback(str(directory), "200")
+        directory.rename(tmp_path / "moved")
+        with pytest.raises(CkptError, match=r"Not found: .*is gone since this was planned"):
+            carry_out(plan)
+        assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
     def test_directory_that_is_not_there(self, tmp_path: Path) -> None:
         for plan_it in (plan_restore, plan_undo, lambda d: plan_rollback(d, "1")):
             with pytest.raises(CkptError, match="Not found"):
