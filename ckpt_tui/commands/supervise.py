@@ -191,20 +191,21 @@ def _command(directory: str, given: Sequence[str], out: Output) -> tuple[list[st
     """The training's command and where it runs: as given, as supervised before, or as recorded."""
     if given:
         return list(given), str(Path.cwd())
-    from ckpt_tui.services.supervisor_record import read_supervisor
-
-    before = read_supervisor(directory)
-    if before is not None and before.command and Path(before.cwd).is_dir():
-        return list(before.command), before.cwd
     from ckpt_tui.services import command_line
-    from ckpt_tui.services.resume import plan_resume
+    from ckpt_tui.services.supervised_start import supervised_before
 
-    plan = plan_resume(directory)
-    command = list(plan.command)
-    if command_line.is_own_trainer(command):
-        command = command_line.set_option(command, "resume", "auto", recorded="")
-    out.note(f"As recorded: {safe_text(command_line.quoted(command), 2000)}")
-    return command, plan.cwd
+    before = supervised_before(directory)
+    if before is not None and Path(before.cwd).is_dir():
+        words, command, cwd = "As supervised before", list(before.command), before.cwd
+    else:
+        from ckpt_tui.services.resume import plan_resume
+
+        plan = plan_resume(directory)
+        words, command, cwd = "As recorded", list(plan.command), plan.cwd
+        if command_line.is_own_trainer(command):
+            command = command_line.set_option(command, "resume", "auto", recorded="")
+    out.note(f"{words}: {safe_text(command_line.quoted(command), 2000)}")
+    return command, cwd
 
 
 def _need_program(program: str, cwd: str) -> None:

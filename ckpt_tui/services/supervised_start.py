@@ -11,18 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
 from ckpt_tui.services.damage import found_checkpoints
+from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Resume
 from ckpt_tui.services.launchers.spelling import resume_way, with_resume
 from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.owner import run_monitor
+from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervision import Point
+from ckpt_tui.services.supervisor_record import Supervisor, read_supervisor
 from ckpt_tui.text import plural, safe_text
 
 if TYPE_CHECKING:
@@ -77,6 +81,19 @@ def find_point(
         goes_on_itself=last is not None and (bool(last.resumed_from) or last.start_step > 0),
         free_bytes=free_bytes, needed_bytes=needed_bytes,
     )  # fmt: skip
+
+
+def supervised_before(directory: str) -> Supervisor | None:
+    """The supervisor whose command was the last one here; None when others have started a training since, with settings
+    that a person may have changed."""
+    before = read_supervisor(directory)
+    if before is None or not before.command:
+        return None
+    launched = read_record(directory)
+    if launched is not None and launched.by != "supervise" and launched.ts > before.since:
+        return None
+    has_log = os.path.exists(os.path.join(directory, LOG_NAME))
+    return None if has_log and SessionFollower(directory, ()).session > before.session else before
 
 
 def read_monitor(directory: str) -> RunMonitor | None:

@@ -266,11 +266,16 @@ def _remember(standing: Standing, ended: Ended, point: Point, how: str) -> Stand
     before = standing.durable_step if standing.durable_step is not None else -1
     if point.name and point.step is not None and point.step > before:
         # What came before a new checkpoint is past, and so is the way it died.
-        return replace(standing, num_vain=1, deaths=(Death(ended.step, how, ended.last_lines[-_TOLD_LAST_LINES:]),))
+        return replace(standing, num_vain=1, deaths=(_death(ended, how),))
     deaths = standing.deaths
     if not point.is_full:  # it did not die of its own doing
-        deaths = (*deaths, Death(ended.step, how, ended.last_lines[-_TOLD_LAST_LINES:]))[-20:]
+        deaths = (*deaths, _death(ended, how))[-20:]
     return replace(standing, num_vain=standing.num_vain + 1, deaths=deaths)
+
+
+def _death(ended: Ended, how: str) -> Death:
+    # Short, for the record: one line may be all that a training ever printed.
+    return Death(ended.step, how, tuple(text.safe_text(line, 200) for line in ended.last_lines[-_TOLD_LAST_LINES:]))
 
 
 def _same_step(policy: Policy, standing: Standing) -> str:

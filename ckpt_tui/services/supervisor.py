@@ -27,6 +27,7 @@ from ckpt_tui.services.owner import Owner, owners_of, run_state
 from ckpt_tui.services.processes import restarter_of
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.session_follower import SessionFollower
+from ckpt_tui.services.start_lock import starting
 from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervised_session import LOOK_S, Care, Session
 from ckpt_tui.services.supervised_start import Start, find_point, read_monitor, resuming
@@ -147,6 +148,7 @@ class _Supervising:
         self.log_name = ""
         self.mark = uuid.uuid4().hex
         self.is_first = True
+        self.waits_for = ""
         before = read_fields(self.directory)
         # One that was killed at its work is gone on with; one that came to its end is not.
         self.before = before if _is_continued(before, request) else {}
@@ -241,7 +243,10 @@ class _Supervising:
             return self._try_later(point)
         start = self._how_to_start(point)
         try:
-            session = self._start(start, point)
+            # Looking for the checkpoint takes its time: whoever has begun here since was first.
+            with starting(self.directory):
+                owner = self._owner()
+                session = self._start(start, point) if owner is None else None
         except OSError as error:
             if error.errno in NO_ROOM:
                 return self._try_later(replace(point, free_bytes=0))
@@ -249,6 +254,13 @@ class _Supervising:
             if self._is_asked_for_now:
                 raise CkptError("Cannot start", told, "Is the program still there?") from error
             return self._conclude(Decision(Action.GIVE_UP, told, exit_code=1), None, point)
+        except CkptError as error:  # an act on the directory, or another start
+            if self._is_asked_for_now:
+                raise
+            self._say_why_it_waits(error)
+            return Decision(Action.RESTART, "", pause_s=LOOK_S)
+        if owner is not None or session is None:
+            return self._one_session()
         self.is_first = False
         return self._judge(self._look_after(session))
 
@@ -266,13 +278,18 @@ class _Supervising:
             except CkptError as error:  # somebody restores or rolls back in this pause
                 if num_waits == MAX_WAITS - 1:
                     raise
-                if not num_waits:
-                    self.say(f"waits: {error.title}: {error.message}")
+                self._say_why_it_waits(error)
                 if not self._pause(LOOK_S):
                     raise Cancelled from error
         return find_point(
             self.directory, needs_room_for_save=needs_room_for_save, is_cancelled=lambda: bool(self.signals.asked)
         )
+
+    def _say_why_it_waits(self, error: CkptError) -> None:
+        words = f"waits: {error.title}: {error.message}"
+        if words != self.waits_for:
+            self.say(words)
+        self.waits_for = words
 
     def _try_later(self, point: Point) -> Decision:
         self.standing, decision = try_later(self.request.policy, self.standing, point, time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.schema import CheckpointSaved
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.services import supervised_start
-from ckpt_tui.services.supervised_start import find_point, resuming
+from ckpt_tui.services.supervised_start import find_point, resuming, supervised_before
 from ckpt_tui.services.supervision import Point
 from tests.builders.run_directories import damage, save
 
@@ -123,3 +124,21 @@ def test_another_programs_log_tells_how_far_it_came(tmp_path: Path) -> None:
     save(tmp_path / "checkpoint_step_10.pt", 10)
     point = find_point(str(tmp_path))
     assert (point.name, point.step, point.lost_steps) == ("checkpoint_step_10.pt", 10, 3)
+
+
+def test_the_command_of_the_supervisor_before_holds_until_others_start_a_training(tmp_path: Path) -> None:
+    assert supervised_before(str(tmp_path)) is None
+    said = {"pid": 1, "pid_started": 1.0, "host": "here", "state": "finished", "since": 100.0, "session": 1,
+            "command": ["python", "train.py"], "cwd": "/"}  # fmt: skip
+    (tmp_path / "supervisor.json").write_text(json.dumps(said))
+    run_of(tmp_path, reached=2)
+    before = supervised_before(str(tmp_path))
+    assert before is not None
+    assert before.command == ("python", "train.py")
+    launched = {"pid": 2, "pid_started": 1.0, "host": "here", "ts": 99.0, "by": "resume"}
+    for by, ts, is_kept in (("resume", 99.0, True), ("supervise", 101.0, True), ("resume", 101.0, False)):
+        (tmp_path / "launch.json").write_text(json.dumps({**launched, "by": by, "ts": ts}))
+        assert (supervised_before(str(tmp_path)) is not None) == is_kept
+    (tmp_path / "launch.json").unlink()
+    run_of(tmp_path, reached=2)  # by hand
+    assert supervised_before(str(tmp_path)) is None

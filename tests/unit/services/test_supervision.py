@@ -239,3 +239,10 @@ def test_nothing_that_a_log_or_a_name_holds_speaks_to_the_terminal() -> None:
     told += decide(Policy(), Standing(), ended, Point(why_none="x"))[1].told
     assert "\x1b" not in told
     assert "\n" not in told
+
+
+def test_what_is_remembered_stays_small_whatever_is_printed_and_however_often() -> None:
+    policy = Policy(max_restarts=0, same_step_limit=0)
+    ends = [(crash(at=float(at), step=at * 10, last_lines=("\x01" * 16_000,)), UNTRAINED) for at in range(1200)]
+    standing, _ = story(ends, policy)
+    assert len(json.dumps(asdict(standing), indent=1)) < 100_000  # a record of over a megabyte is not read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -17,9 +18,13 @@ import psutil
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunStart, Supervised
+from ckpt_tui.events.writer import process_started
+from ckpt_tui.services import start_lock, supervisor
 from ckpt_tui.services.supervised_process import MARK, marked, start
+from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
 from tests.builders.run_directories import damage
 
@@ -303,6 +308,56 @@ def test_a_second_supervisor_is_refused_by_name(kept: Kept) -> None:
     first.communicate(timeout=20)
 
 
+def test_who_begins_while_the_checkpoint_is_looked_for_is_taken_over(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = []
+
+    def find(directory: str, **how: object) -> Point:
+        other = subprocess.Popen(["sleep", "0.3"])
+        others.append(other)
+        begun = {"pid": other.pid, "pid_started": process_started(other.pid), "host": socket.gethostname()}
+        (kept.directory / "launch.json").write_text(json.dumps(begun))
+        return Point(is_untrained=True)
+
+    monkeypatch.setattr(supervisor, "find_point", find)
+    said: list[str] = []
+    request = supervisor.Request(
+        str(kept.directory), ("touch", "ran"), str(kept.directory), Policy(same_step_limit=1), as_is=True
+    )
+    outcome = supervisor.supervise(request, said.append)
+    assert outcome.state == "gave up"
+    assert f"took over process {others[0].pid}" in said[0]
+    assert not (kept.directory / "ran").exists()
+    for other in others:
+        other.wait()
+
+
+def test_a_start_waits_for_whoever_holds_the_directory(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_lock, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
+    descriptor = os.open(kept.directory, os.O_RDONLY)
+    request = supervisor.Request(
+        str(kept.directory), ("bash", "-c", "touch ran; exit 1"), str(kept.directory),
+        Policy(pause_s=0, same_step_limit=0, max_restarts=1), as_is=True,
+    )  # fmt: skip
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "restart 1 of 1" in line:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        elif "waits: Somebody is at work here" in line:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    assert supervisor.supervise(request, say).restarts == 1
+    assert sum("waits: " in line for line in said) == 1
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(CkptError, match="another process holds the lock"):
+        supervisor.supervise(request, said.append)  # a person waits for this one
+    os.close(descriptor)
+
+
 def test_a_shell_script_is_signalled_whole_and_waited_for_whole(kept: Kept) -> None:
     script = f"{' '.join(TRAINER)} {kept.directory} --steps 100000 --save-s 0.3; true"
     process = kept.supervise(training=("bash", "-c", script))
@@ -376,14 +431,14 @@ def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
 def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: Kept) -> None:
     done = subprocess.run(
         [*SUPERVISE, str(kept.directory), *QUICK, "--detach", "--json", "--", *TRAINER, str(kept.directory), "--ends",
-         "kill@8,ok", "--step-s", "0.02"],
+         "kill@28,ok", "--step-s", "0.04"],
         cwd=kept.directory.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     data = json.loads(done.stdout)["data"]
     assert data["state"] == "running"
     assert os.getsid(data["pid"]) == data["pid"]
     wait_for(lambda: (supervisor := read_supervisor(str(kept.directory))) and supervisor.state == "finished", "finish")
-    assert "killed by SIGKILL at step 8" in (kept.directory / "supervisor.log").read_text()
+    assert "killed by SIGKILL at step 28" in (kept.directory / "supervisor.log").read_text()
     broken = kept.directory.parent / "broken"
     broken.write_text("#!/nowhere/python\n")
     broken.chmod(0o755)
