@@ -181,7 +181,11 @@ def _why_not(directory: str, found: Whereabouts, deed: Deed, state: DeedState, r
 def _unreadable(directory: str, number: int) -> PastDeed:
     folder = folder_of(directory, number)
     held = []
-    for name in sorted(names_in(folder)):
+    try:
+        names = sorted(names_in(folder))
+    except OSError:  # somebody else's, and not for us to look into
+        names = []
+    for name in names:
         content = content_of(os.path.join(folder, name))
         if content is not None and name != JOURNAL_NAME and not is_unwritten_journal(name):
             held.append(HeldFile(name, f"{FOLDER_NAME}/{number}/{name}", content.size_bytes, content.is_directory))

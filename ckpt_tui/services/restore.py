@@ -17,7 +17,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import names
 from ckpt_tui.services.carrying_out import carry_out as carry_out
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
-from ckpt_tui.services.files import content_of
+from ckpt_tui.services.files import content_of, tree_entries
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.plans import Outcome as Outcome
@@ -91,6 +91,15 @@ def plan_restore(
                 backups = ", ".join(safe_name(backup.name) for backup in catalog.backups_of(name))
                 if backups:
                     sentences.append(f"To replace it all the same, name the backup: {backups}.")
+            continue
+        if asked is None and entry is not None and _is_not_ours_to_read(entry):
+            if names_wanted:
+                raise CkptError(
+                    "No permission",
+                    f"may not read {entry.path}: whether it is damaged cannot be told; nothing was changed",
+                    "Run as the user who owns it.",
+                )
+            warnings.append(f"{safe_name(name)} is not for you to read: whether it is damaged is not known. It stays.")
             continue
         step = registry.get(name) if entry is None or entry.step is None else entry.step
         candidates = [asked] if asked is not None else _stand_ins(catalog, name, step)
@@ -170,6 +179,17 @@ def _made_already(moves: Sequence[Move], entry: CatalogEntry | None, source: Cat
     saved as one share their bytes again: the second copy against damage is the backup, which stays."""
     shared = entry.same_as if entry is not None else ()
     return next((m for m in moves if m.how == "copy" and m.source == source.name and m.target in shared), None)
+
+
+def _is_not_ours_to_read(entry: CatalogEntry) -> bool:
+    """Whether it could not be judged for want of permission, which says nothing against it."""
+    if entry.validity != "unreadable":
+        return False
+    is_directory = os.path.isdir(entry.path)
+    if not os.access(entry.path, os.R_OK | (os.X_OK if is_directory else 0)):
+        return True
+    inside = (os.path.join(entry.path, one.path) for one in tree_entries(entry.path)) if is_directory else ()
+    return any(not os.access(path, os.R_OK) for path in inside)
 
 
 def _why_not_replaced(directory: str, name: str) -> str:

@@ -11,14 +11,15 @@ import pytest
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
 from ckpt_tui.services.carrying_out import carry_out
-from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog import CatalogEntry, read_catalog
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.gc import plan_gc
 from ckpt_tui.services.interrupted import begin
-from ckpt_tui.services.journal import Deed, Move, read_deed, write_deed
+from ckpt_tui.services.journal import Deed, LogEntry, Move, read_deed, write_deed
 from ckpt_tui.services.launch_record import read_record
-from ckpt_tui.services.restore import plan_restore
+from ckpt_tui.services.restore import _is_not_ours_to_read, plan_restore
+from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.rollback import plan_rollback
 from ckpt_tui.services.undo import plan_undo
 from tests.builders.run_directories import damage, run_directory, save
@@ -118,9 +119,34 @@ class TestSomebodyWrites:
         assert tree_of(run) == before | {"best_model.pt": written[0]}
         assert read_history(str(run)).deeds == ()
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_a_log_that_is_not_ours_to_read_is_no_reason_not_to_finish(self, run: Path) -> None:
-        plan = plan_rollback(str(run), "300")
-        (run / "events.jsonl").chmod(0o200)
-        carry_out(plan)
-        assert read_history(str(run)).deeds[0].state == "done"
+    def test_a_log_that_cannot_be_read_is_no_reason_not_to_finish(self, run: Path) -> None:
+        (run / "events.jsonl").unlink()
+        os.mkfifo(run / "events.jsonl")
+        log_restored(str(run), Deed(1, "restore", journal.MOVED, [], log=[LogEntry("latest.pt", "a.pt", "damaged")]))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+class TestNotOursToRead:
+    def test_a_deed_of_somebody_else_does_not_hide_the_others(self, run: Path) -> None:
+        carry_out(plan_rollback(str(run), "300"))
+        carry_out(plan_rollback(str(run), "200"))
+        (run / "set_aside" / "1").chmod(0)
+        try:
+            assert [deed.state for deed in read_history(str(run)).deeds] == ["unreadable", "done"]
+        finally:
+            (run / "set_aside" / "1").chmod(0o700)
+
+    def test_what_nobody_could_read_is_not_taken_for_damaged(self, run: Path) -> None:
+        (run / "latest.pt").chmod(0)
+        plan = plan_restore(str(run))
+        assert plan.is_empty
+        assert "latest.pt is not for you to read: whether it is damaged is not known. It stays." in plan.warnings
+        with pytest.raises(CkptError, match="No permission"):
+            plan_restore(str(run), ["latest.pt"])
+
+    def test_nor_a_directory_with_a_file_that_nobody_could_read(self, run: Path) -> None:
+        (run / "latest.pt").unlink()
+        assert not _is_not_ours_to_read(CatalogEntry("a", str(run), "other", None, None, None, 0, None))
+        (run / "best_model.pt").chmod(0)
+        entry = CatalogEntry("a", str(run), "other", None, None, None, 0, None, validity="unreadable")
+        assert _is_not_ours_to_read(entry)
