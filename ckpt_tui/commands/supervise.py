@@ -43,6 +43,10 @@ EXAMPLES = (
 )
 
 OUTPUT_NAME = "supervisor.log"
+# Not by `-m`: it runs where the training does, and a `queue.py` that lies there would be taken for Python's.
+_DETACHED = (
+    f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); from ckpt_tui.cli import main; sys.exit(main())"
+)
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
 _MAX_SPAN_S = 365 * 86400.0
@@ -239,7 +243,7 @@ def _detach(args: argparse.Namespace, directory: str, command: Sequence[str], cw
         if value not in (None, ""):
             options.append(f"--{name.replace('_', '-')}={value}")
     options += [f"--{name.replace('_', '-')}" for name in ("restart_diverged", "as_is") if getattr(args, name)]
-    words = [sys.executable, "-m", "ckpt_tui", "supervise", directory, *options, "--", *command]
+    words = [sys.executable, "-P", "-c", _DETACHED, "supervise", directory, *options, "--", *command]
     started = start_detached(directory, words, cwd=cwd, log_name=OUTPUT_NAME)
     data: dict[str, object] = {
         "directory": directory, "state": str(started.state), "pid": started.pid, "told": started.told,

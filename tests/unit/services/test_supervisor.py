@@ -439,12 +439,14 @@ def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: K
     assert os.getsid(data["pid"]) == data["pid"]
     wait_for(lambda: (supervisor := read_supervisor(str(kept.directory))) and supervisor.state == "finished", "finish")
     assert "killed by SIGKILL at step 28" in (kept.directory / "supervisor.log").read_text()
+    (kept.directory.parent / "json.py").write_text("raise SystemExit('taken for the one of Python')")
     broken = kept.directory.parent / "broken"
     broken.write_text("#!/nowhere/python\n")
     broken.chmod(0o755)
     again = subprocess.run(
-        [*SUPERVISE, str(kept.directory), "--detach", "--", str(broken)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+        [str(Path(sys.executable).with_name("ckpt-tui")), "supervise", str(kept.directory), "--detach", "--",
+         str(broken)],
+        cwd=kept.directory.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert again.returncode == 2
     assert "cannot start" in again.stderr
