@@ -48,6 +48,7 @@ class RunStart(Event, frozen=True, kw_only=True):
     launcher: how it was started (events/launcher.py), for a resume; {} where nobody could tell:
       name: python, torchrun, accelerate, deepspeed, uv, conda, or sbatch for a job of Slurm;
       argv, cwd: the launcher's own command line and directory, where there is one;
+      directory: where this log was written, which tells a directory that was moved, or the copy of one;
       environment: a few variables, by name, that a start goes by; never any other;
       job: of Slurm: {"id", "script": its text as it was submitted, "argv": what the script was given}.
     """

@@ -129,7 +129,7 @@ class EventWriter:
                 resumed_from=resumed_from,
                 rejected=rejected or [],
                 lineage=lineage or [],
-                launcher=launcher,
+                launcher={**launcher, "directory": os.path.realpath(self.directory)},
                 extra=extra,
             )
         except Exception as error:  # noqa: BLE001  as in emit

@@ -6,12 +6,13 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, Resume, Split, Where
+from ckpt_tui.services.launchers.moved import renamed, where_from
 from ckpt_tui.services.launchers.spelling import ResumeWay, resume_way, set_setting, with_resume
 from ckpt_tui.text import safe_text
 
@@ -58,6 +59,9 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
     cwd, said = _directory(start, wanted.directory)
     notes += said
     split = split_command(argv)
+    moved = where_from(wanted.directory, start.launcher.get("directory"), start.cwd, split)
+    if moved.cwd:
+        cwd, notes = moved.cwd, [f"What it lies in was moved or copied since: it runs in {safe_text(moved.cwd, 300)}."]
     way = resume_way(split, wanted, cwd, has_resumed_itself=start.has_resumed, resumed_from=start.resumed_from)
     if start.job:
         from ckpt_tui.services.launchers.sbatch import build_job, job_script
@@ -65,17 +69,24 @@ def build_recorded(start: RecordedStart, wanted: Resume) -> Built:
         # A step that `srun` started in a job sees nothing of the job's script: Slurm may still have it.
         script = job_script(start.job)
         if script is not None or start.launcher.get("name") == "sbatch":
-            return build_job(start, split, way, wanted, cwd, script)
+            _, _, missing = renamed(split.options, moved, cwd, wanted.directory)
+            job = build_job(start, split, way, wanted, cwd, script)
+            return replace(job, missing=(*job.missing, *missing))
     is_own = command_line.is_own_trainer(split.head)
     options = list(split.options)
     if is_own:
         options = command_line.without_once(options)
         options, said = _in_its_directory(options, cwd, wanted.directory)
         notes += said
+        missing = list[str]()
+    else:
+        options, said, missing = renamed(options, moved, cwd, wanted.directory)
+        notes += said
     options = with_settings(options, way, wanted)
     where = Where(cwd, start.environment, start.host)
-    head, said, missing, not_known = head_now(split, where)
+    head, said, gone, not_known = head_now(split, where)
     notes += said
+    missing += gone
     if way is None:
         missing.append(no_way(split, wanted))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import RunStart
+from tests.builders.trees import tree_of
 
 REPO = Path(__file__).parents[3]
 # Writes a log and a checkpoint of ten more steps than it began with. Needs no torch: only its launcher does.
@@ -88,6 +90,40 @@ def test_plain_python(directory: Path, capsys: pytest.CaptureFixture[str], monke
     assert again.launcher["environment"]["OMP_NUM_THREADS"] == "3"
     assert (again.start_step, again.config["lr"]) == (10, 0.5)
     assert again.argv[:3] == [sys.executable, "-u", "train.py"]
+
+
+@pytest.mark.parametrize("says_where", [True, False])
+def test_a_copy_trains_in_the_copy_and_its_original_is_left_alone(
+    directory: Path, capsys: pytest.CaptureFixture[str], says_where: bool
+) -> None:
+    begin(directory, sys.executable)
+    original, copy = directory / "run", directory / "elsewhere" / "a try"
+    if not says_where:  # as older logs
+        log = original / "events.jsonl"
+        log.write_text(log.read_text().replace(f'"directory":"{original}"', '"directory":null'))
+    shutil.copytree(original, copy)
+    before = tree_of(original)
+    assert main(["resume", str(copy), "--yes", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert f"Moved or copied since: {original} is now {copy}." in data["warnings"]
+    wait_until(lambda: (copy / "step_0020.pt").exists())
+    assert tree_of(original) == before
+
+
+def test_a_directory_that_the_command_does_not_name_is_resumed_where_it_was(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = directory / "train.py"
+    script.write_text(script.read_text().replace('add_argument("--out")', 'add_argument("--out", default="run")'))
+    subprocess.run([sys.executable, "train.py"], cwd=directory, check=True, timeout=60, capture_output=True)
+    copy = shutil.copytree(directory / "run", directory / "copy")
+    assert main(["resume", str(copy), "--yes"]) == 2
+    assert "it would train there, and not here. Say it once, with {directory} in a --command" in capsys.readouterr().err
+    # With all that lies around it, it is the same as ever.
+    project = shutil.copytree(directory, directory.with_name(f"{directory.name}_project"))
+    assert main(["resume", str(project / "run"), "--dry-run", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert (data["cwd"], data["refusals"]) == (str(project), [])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
