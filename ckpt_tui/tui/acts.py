@@ -82,7 +82,7 @@ class Acts:
             )
         raise CkptError(
             "A training is running here",
-            f"process {owner.pid} is training in this directory ({owner.told_by} says so)",
+            f"{owner.words} is training in this directory ({owner.told_by} says so)",
             "S asks it to save and end; then this can be done.",
         )
 
@@ -249,10 +249,12 @@ class Acts:
         plan = await self._planned("Stop the training", lambda _: plan_stop(self._directory))
         if not await self._app.push_screen_wait(StopDialog(plan)):
             return
+        # What it does with the signal is only said where it is known.
+        left = "it saves and ends by itself" if plan.saves else "what was asked stays asked"
         stages = Stages(
             "Stop the training",
-            "Esc leaves: it saves and ends by itself",
-            late="Still at work: it may be saving something big. Wait on, or leave: it was asked, and goes on ending.",
+            f"Esc leaves: {left}",
+            late="Still at work: it may be saving something big, or not hear. Wait on, or leave: it was asked.",
         )
         try:
             # Never asked twice: a second signal tells a trainer to leave at once, unsaved.
@@ -263,7 +265,8 @@ class Acts:
                 ),
             )
         except Cancelled:
-            self._say("It was asked to save and end, and goes on ending by itself.")
+            does = "It was asked to save and end, and goes on ending by itself."
+            self._say(does if plan.saves else "It was asked to end; S tells whether it does.")
             return
         if stopped.lost_steps == 0 or stopped.saved:
             self._say(stopped_words(stopped))

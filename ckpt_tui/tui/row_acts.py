@@ -80,7 +80,7 @@ def resume_act(catalog: Catalog, name: str | None, *, is_chosen: bool) -> RowAct
     if entry is None or not entry.can_resume or entry.step is None or entry.resume_takes:
         takes = catalog.resume_would_take
         if takes is None:
-            return RowAct("resume", ("resume",), "resume", "auto")
+            return RowAct("resume", ("resume",) if catalog.entries else (), "resume", "auto")
         return RowAct(f"resume from {told(catalog.entry(takes), takes)}", ("resume",), "resume", "auto")
     step = count(entry.step)
     return RowAct(

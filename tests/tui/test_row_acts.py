@@ -111,6 +111,7 @@ def test_what_cannot_be_done_as_the_run_stands_is_not_offered() -> None:
     assert over["act.stop"] == ()
     assert over["act.resume"] == ("resume",)
     assert labels(crashed(), restore, resume, is_supervised=True) == {"act.resume": (), "act.restore": ()}
+    assert resume_act(catalog_of(), None, is_chosen=False).labels == (), "there is nothing to resume from"
 
 
 def app_of(directory: Path, state: Any, **fields: Any) -> CkptTuiApp:

@@ -162,6 +162,19 @@ async def test_a_stop_is_asked_once_and_ends_with_the_name_of_what_was_saved(
         await until(pilot, lambda: "goes on ending by itself" in seen(app)[-1])
         await until(pilot, stop.ended.is_set)
 
+        # Of one that does not hear, or nobody knows, it is not promised; and one that was asked is not let run.
+        stop = Waiting(SAVED, "Asked to save and end.")
+        monkeypatch.setattr(stopping, "stop", stop)
+        monkeypatch.setattr(stop_plan, "plan_stop", lambda _: replace(PLAN, saves=False, asked_at=1.0))
+        await pilot.press("S")
+        await until(pilot, lambda: "Wait for it" in seen_text(app))
+        assert "Let it run" not in seen_text(app)
+        await pilot.press("y")
+        await until(pilot, lambda: "Esc leaves: what was asked stays asked" in seen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "It was asked to end; S tells whether it does." in seen(app)[-1])
+        await until(pilot, stop.ended.is_set)
+
 
 async def test_what_was_not_saved_is_a_dialog_and_not_a_word_that_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,10 +19,10 @@ class StopDialog(ConfirmDialog):
     """True when the training shall be asked to save and end. What cannot be asked from here can only be read."""
 
     def __init__(self, plan: StopPlan) -> None:
-        super().__init__(
-            "Stop the training", plan.sentences, yes_label="" if plan.refusals else "Stop",
-            no_label="Close" if plan.refusals else "Let it run",
-        )  # fmt: skip
+        yes, no = ("Stop", "Let it run") if plan.asked_at is None else ("Wait for it", "Leave")
+        if plan.refusals:
+            yes, no = "", "Close"
+        super().__init__("Stop the training", plan.sentences, yes_label=yes, no_label=no)
         self.plan = plan
 
     def body(self, width: int) -> Content:

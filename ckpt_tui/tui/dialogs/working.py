@@ -119,6 +119,8 @@ class WorkingDialog(ModalScreen[None]):
             lines.styles.height = height
 
     def _look(self) -> None:
+        if self._is_finished:
+            return  # its lines may be gone already
         self.query_one("#work_lines", WorkLines).show()
         self._set_height()
 
