@@ -36,7 +36,8 @@ def carry_out(
     if owner is not None and not force:
         raise CkptError(
             "A training is running here",
-            f"process {owner.pid} is training in {plan.directory} ({owner.told_by} says so)",
+            f"{owner.words} {'supervises' if owner.is_supervisor else 'is training in'} {plan.directory}"
+            f" ({owner.told_by} says so)",
             f"Stop it first (`ckpt-tui stop {run_word(plan.directory)}`), or say --force if you know better.",
         )
     deed = Deed(
@@ -81,7 +82,8 @@ def _require_place(plan: Plan) -> None:
     if plan.bytes_needed and plan.bytes_needed + SPARE_BYTES > free_bytes:
         raise CkptError(
             "Not enough space",
-            f"the copies need {size(plan.bytes_needed)}, {size(free_bytes)} are free in {directory}; nothing changed",
+            f"the copies need {size(plan.bytes_needed)}, and {size(SPARE_BYTES)} to spare; {size(free_bytes)} are free "
+            f"in {directory}; nothing was changed",
             "Free some space first.",
         )
 

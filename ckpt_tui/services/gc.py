@@ -7,6 +7,7 @@ training: nothing that it uses is freed.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -100,7 +101,7 @@ def _free(directory: str, item: GcItem) -> None:
         assert deed is not None
         # From here on it cannot be taken back, whatever becomes of its files.
         deed.state, deed.collected_at = journal.COLLECTED, time.time()
-        journal.write_deed(directory, deed)
+        _mark(directory, deed, item.paths)
     for path in item.paths:
         remove(directory, path)
     parents = {os.path.dirname(path) for path in item.paths}
@@ -110,6 +111,20 @@ def _free(directory: str, item: GcItem) -> None:
         # The directories of names that had some, made for them by the deed.
         for parent in sorted(parents, key=len, reverse=True):
             remove_empty_parents(directory, parent, f"{FOLDER_NAME}/{item.number}")
+
+
+def _mark(directory: str, deed: journal.Deed, paths: Sequence[str]) -> None:
+    """Write the journal of a deed whose `paths` go. On a disk without room for that, the first of them go before: who
+    is killed then leaves a deed of which the history says that they are no longer there."""
+    waiting = list(paths)
+    while True:
+        try:
+            journal.write_deed(directory, deed)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not waiting:
+                raise
+        remove(directory, waiting.pop(0))
 
 
 def _stopped(error: OSError, item: GcItem, num_freed: int, directory: str) -> CkptError:

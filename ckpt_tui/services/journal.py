@@ -306,7 +306,7 @@ def _remove_empty(path: str) -> None:
 def _refused(error: OSError, directory: str) -> CkptError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CkptError(
-            "The disk is full", f"no room for the copies in {directory}; nothing was changed", "Free some space first."
+            "The disk is full", f"no room to work in {directory}; nothing was changed", "Free some space first."
         )
     said = from_os_error(error, error.filename or directory, "write to")
     return CkptError(said.title, f"{said.message}; nothing was changed", said.hint)

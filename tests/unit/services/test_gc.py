@@ -512,3 +512,28 @@ def valid_steps(directory: Path) -> set[int | None]:
     folders = [directory, *(directory / "set_aside").glob("[0-9]*")]
     entries = [entry for folder in folders for entry in read_catalog(str(folder), check="full").entries]
     return {entry.step for entry in entries if entry.validity == "valid"}
+
+
+def test_on_a_full_disk_what_goes_makes_the_room_to_say_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_deed, plan = journal.write_deed, plan_gc(str(run), [2])
+    (paths,) = [item.paths for item in plan.items if item.is_chosen]
+
+    def full(directory: str, deed: journal.Deed) -> None:
+        if all((run / path).exists() for path in paths):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_deed(directory, deed)
+
+    monkeypatch.setattr(journal, "write_deed", full)
+    collect(plan)
+    assert not [path for path in paths if (run / path).exists()]
+    assert read_history(str(run)).deeds[1].state == "collected"
+
+
+def test_a_disk_that_stays_full_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(directory: str, deed: journal.Deed) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal, "write_deed", full)
+    with pytest.raises(CkptError, match="No space left"):
+        collect(plan_gc(str(run), [2]))
+    assert "no longer there" in read_history(str(run)).deeds[1].why_not
