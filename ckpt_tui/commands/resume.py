@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
     parser.add_argument(
         "--from", dest="source", metavar="WHICH", default="auto",
-        help="auto (newest valid, the default), latest, best, a file name in DIR, or a path",
+        help="auto (newest valid, the default), latest, best, a step, a file name in DIR, or a path",
     )  # fmt: skip
     parser.add_argument(
         "--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], help="change a hyperparameter"

@@ -6,10 +6,8 @@ Only what the log or a checkpoint recorded is used; where something had to be pu
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -33,6 +31,7 @@ def set_option(argv: Sequence[str], key: str, value: object, *, recorded: object
     if isinstance(value, bool) and (isinstance(recorded, bool) or recorded is None):
         return _set_flag(argv, key, value, recorded)
     words = [word(item) for item in value] if isinstance(value, (list, tuple)) else [word(value)]
+    is_joined = len(words) == 1 and _starts_option(words[0])  # `--note --x` would be two options
     num_values = None if isinstance(recorded, (list, tuple)) else 1
     result: list[str] = []
     is_set = False
@@ -51,8 +50,8 @@ def set_option(argv: Sequence[str], key: str, value: object, *, recorded: object
         if is_set:
             continue  # it stood there twice: the last one won, now there is one
         is_set = True
-        result += [f"{name}={words[0]}"] if equals and len(words) == 1 else [name, *words]
-    return result if is_set else insert(result, [f"--{key}", *words])
+        result += [f"{name}={words[0]}"] if is_joined or (equals and len(words) == 1) else [name, *words]
+    return result if is_set else insert(result, [f"--{key}={words[0]}"] if is_joined else [f"--{key}", *words])
 
 
 def remove_option(argv: Sequence[str], key: str, *, has_value: bool) -> list[str]:
@@ -83,23 +82,6 @@ def option_value(argv: Sequence[str], key: str) -> str | None:
 def is_own_trainer(argv: Sequence[str]) -> bool:
     """Whether a command starts the bundled trainer (`python -m trainer`)."""
     return any(pair == ("-m", TRAINER_MODULE) for pair in itertools.pairwise(argv))
-
-
-def runnable(argv: Sequence[str]) -> tuple[list[str], list[str], str | None]:
-    """The recorded argv with a program that is there: the command, notes, and why it cannot run (or None)."""
-    if not argv:
-        return [], [], "the log records no command"
-    program, rest = argv[0], list(argv[1:])
-    if program.endswith(".py"):
-        if os.path.basename(program) == "__main__.py" and os.path.basename(os.path.dirname(program)) == TRAINER_MODULE:
-            return [sys.executable, "-m", TRAINER_MODULE, *rest], [], None
-        return [sys.executable, program, *rest], [f"The interpreter is not recorded: {sys.executable} runs it."], None
-    found = shutil.which(program)
-    if found is not None:
-        return [program, *rest], [], None
-    if os.path.basename(program).startswith(("python", "pypy")):
-        return [sys.executable, *rest], [f"{program} is no longer there: {sys.executable} runs it."], None
-    return [program, *rest], [], f"the program {program} that started it is not found"
 
 
 def own_trainer_command(directory: str, settings: Mapping[str, object]) -> list[str]:

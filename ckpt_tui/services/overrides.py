@@ -95,7 +95,7 @@ def impossible_words(change: HparamChange) -> str:
 
 
 def value_text(value: object) -> str:
-    return safe_text(value if value is not None else "not set", 60)
+    return safe_text(value if value is not None else "not set", 60) or "empty"
 
 
 def shape_warnings(checkpoint: Checkpoint | None, changes: Sequence[HparamChange]) -> list[str]:
@@ -160,7 +160,7 @@ def _value(key: str, text: str, recorded: object) -> object:
     if "\0" in text:
         raise CkptError("Not a value", f"{safe_text(key, 60)}: it holds a zero byte", "Give it without.")
     value = command_line.typed_value(text, recorded)
-    said, was = safe_text(text, 60), f"it was {value_text(recorded)}"
+    said, was = value_text(text), f"it was {value_text(recorded)}"
     if isinstance(recorded, bool):
         if not isinstance(value, bool):
             raise CkptError("Not true or false", f"{safe_text(key, 60)} is {said}; {was}", "Give true or false.")

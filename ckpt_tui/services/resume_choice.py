@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
-from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
-from ckpt_tui.services import names, validity
+from ckpt_tui.services import validity
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.plans import safe_name
+from ckpt_tui.services.targets import find_targets
 from ckpt_tui.text import run_word
 
 
@@ -35,14 +34,18 @@ def choose(
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Choice:
-    """Choose by `source`: auto, latest, best, a name in the directory, or a path. Raises CkptError, Cancelled.
+    """Choose by `source`: auto, latest, best, a step, a name in the directory, or a path. Raises CkptError, Cancelled.
 
     One that lacks a part that an exact resume needs is chosen where none is valid.
     """
     if source != "auto":
-        entry = named(catalog, source)
-        validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
-        return Choice(entry, validation)
+        choices: list[Choice] = []
+        for entry in find_targets(catalog.directory, catalog, source):
+            choice = Choice(entry, validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled))
+            if choice.can_resume:
+                return choice
+            choices.append(choice)
+        return choices[0]
     second: Choice | None = None
     passed_over: list[tuple[CatalogEntry, str]] = []
     # Damaged ones of which nobody knows the step come first: they may be the newest, and are told either way.
@@ -73,28 +76,3 @@ def passed_over_words(row: tuple[CatalogEntry, str]) -> str:
     entry, verdict = row
     step = f" (step {entry.step:,})" if entry.step is not None else ""
     return f"{safe_name(entry.name)}{step} is {verdict}"
-
-
-def named(catalog: Catalog, source: str) -> CatalogEntry:
-    """The checkpoint that `source` names. Raises CkptError, which tells those that are there."""
-    directory = catalog.directory
-    name = {"latest": names.LATEST_NAME, "best": names.BEST_NAME}.get(source, source)
-    entry = catalog.entry(name)
-    if entry is None and source in ("latest", "best"):
-        entry = next((e for e in catalog.entries if e.kind == source and not e.is_backup), None)
-    if entry is None and os.sep in name and os.path.realpath(os.path.dirname(name)) == os.path.realpath(directory):
-        entry = catalog.entry(os.path.basename(name))
-    if entry is not None:
-        return entry
-    path = os.path.abspath(name)
-    if os.path.exists(path) and os.sep in name:
-        checkpoint = open_checkpoint(path)
-        step = checkpoint.progress.get("step")
-        return CatalogEntry(
-            name=path, path=path, kind="other", step=step if isinstance(step, int) else None, epoch=None,
-            val_loss=None, size_bytes=checkpoint.size_bytes, saved_at=None,
-        )  # fmt: skip
-    there = ", ".join(safe_name(entry.name) for entry in catalog.entries[:12])
-    raise CkptError(
-        "No such checkpoint", f"{safe_name(name)} is not in {directory}", f"There are: {there}." if there else ""
-    )

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.services import command_line
+from ckpt_tui.services.launchers.base import Resume
+from ckpt_tui.services.launchers.recorded import RecordedStart, build_recorded
 
 START = ["/usr/bin/python", "-m", "trainer", "--out", "run"]
 
@@ -63,17 +65,19 @@ def test_quoted_command_is_read_back_by_a_shell_as_it_was() -> None:
         (["train.py", "--lr", "1"], [sys.executable, "train.py", "--lr", "1"], "not recorded", None),
         (["/x/trainer/__main__.py", "--lr", "1"], [sys.executable, "-m", "trainer", "--lr", "1"], None, None),
         (["/gone/torchrun", "train.py"], ["/gone/torchrun", "train.py"], None, "not found"),
-        ([], [], None, "no command"),
     ],
 )
 def test_program_that_is_gone_is_replaced_or_refused(
-    argv: list[str], expected: list[str], note: str | None, missing: str | None
+    argv: list[str], expected: list[str], note: str | None, missing: str | None, tmp_path: Path
 ) -> None:
-    command, notes, why_not = command_line.runnable(argv)
-    assert command == expected
-    assert (note is None) == (notes == [])
-    assert note is None or note in notes[0]
-    assert (why_not is None) if missing is None else (why_not is not None and missing in why_not)
+    (tmp_path / "train.py").write_text('parser.add_argument("--resume")')
+    wanted = Resume(str(tmp_path), "latest.pt", str(tmp_path / "latest.pt"), 1, "auto")
+    built = build_recorded(RecordedStart(tuple(argv), str(tmp_path)), wanted)
+    start = next(i for i in range(len(built.command)) if built.command[i : i + len(expected)] == tuple(expected))
+    assert start == (len(built.environment) + 1 if built.environment else 0)  # what `env` sets
+    assert (note is None) == (built.notes == ())
+    assert note is None or note in built.notes[0]
+    assert (built.missing == ()) if missing is None else missing in built.missing[0]
 
 
 @pytest.mark.parametrize(

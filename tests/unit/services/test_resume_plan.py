@@ -303,6 +303,30 @@ def test_plan_goes_into_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(_plan_data(plan), default=str))["checkpoint"] == "latest.pt"
 
 
+@pytest.mark.parametrize("source", ["300", "step 300", "0,300", "rolling_step_000300.pt"])
+def test_the_checkpoint_can_be_named_by_its_step(tmp_path: Path, source: str) -> None:
+    directory = str(run_directory(tmp_path / "run"))
+    damage(tmp_path / "run" / "latest_backup.pt")  # of the same step
+    plan = plan_resume(directory, source)
+    assert (plan.step, plan.validation.verdict, plan.refusals) == (300, "valid", ())
+    assert plan_resume(directory, "latest_backup.pt").refusals
+    with pytest.raises(CkptError, match="No such checkpoint") as caught:
+        plan_resume(directory, "350")
+    assert "latest.pt (step 400)" in caught.value.hint
+
+
+def test_a_value_that_looks_like_an_option_stays_a_value(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run")
+    (tmp_path / "train.py").write_text('parser.add_argument("--resume")')
+    for argv in (["train.py"], ["train.py", "--note", "x"], ["train.py", "--note=x"]):
+        write_log(directory, last_step=437, argv=[sys.executable, *argv], config={"note": "x"})
+        assert "--note=--resume" in plan_resume(str(directory), changes={"note": "--resume"}).command
+        plan = plan_resume(str(directory), changes={"note": ""})
+        assert "note: not set -> empty, not known." in plan.sentences  # as its checkpoint says
+    write_log(directory, last_step=437, argv=[sys.executable, "train.py"], config={"shift": 1.0})
+    assert plan_resume(str(directory), changes={"shift": "-2.5"}).command[-2:] == ("--shift", "-2.5")
+
+
 def lacking_position(path: Path, step: int) -> None:
     """As a loop of somebody's own saves it: no data position."""
     others = ("dataloader_state", "format_version", "checkpoint_type")
