@@ -147,7 +147,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
     )  # fmt: skip
 
-    talk = Talk(sys.stderr.fileno())
+    talk = Talk(2)
     try:
         outcome = supervise(request, talk.say)
     finally:

@@ -317,7 +317,7 @@ def _runs_already(directory: str, owner: Owner) -> CkptError:
     where = run_word(directory)
     return CkptError(
         "A training is running here already",
-        f"process {owner.pid} {what} in {directory} ({owner.told_by} says so)",
+        f"{owner.words} {what} in {directory} ({owner.told_by} says so)",
         f"Watch it (`ckpt-tui watch {where}`), or stop it first (`ckpt-tui stop {where}`).",
     )
 

@@ -8,6 +8,8 @@ while nothing trains), `launch.json` (a training that we started and that has no
 from __future__ import annotations
 
 import os
+import socket
+import time
 from typing import TYPE_CHECKING
 
 from ckpt_tui.events.schema import LOG_NAME
@@ -16,11 +18,14 @@ from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME as LAUNCH_FILE_NAME
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
-from ckpt_tui.services.supervisor_record import live_supervisor
+from ckpt_tui.services.supervisor_record import Supervisor, live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, lock_owner, process_is_alive
+from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.services.monitor import RunMonitor
+
+_LATE_S = 60.0  # that a start on another host may be late: it looks for a checkpoint first
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,12 @@ class Owner:
     pid_started: float
     host: str
     told_by: str
+
+    @property
+    def words(self) -> str:
+        """`process 7`, `process 7 on node3`."""
+        where = f" on {safe_text(self.host, 60)}" if self.host and self.host != socket.gethostname() else ""
+        return f"process {self.pid}{where}"
 
     @property
     def is_supervisor(self) -> bool:
@@ -57,16 +68,28 @@ def owners_of(directory: str, state: RunState | None = None) -> tuple[Owner, ...
     if held is not None:
         owners.append(Owner(held.pid, held.pid_started, held.host, LOCK_NAME))
     supervisor = live_supervisor(directory)
-    if supervisor is not None and supervisor.is_alive and supervisor.pid != os.getpid():
+    if supervisor is not None and supervisor.pid != os.getpid() and (supervisor.is_alive or _is_due(supervisor)):
         owners.append(Owner(supervisor.pid, supervisor.pid_started, supervisor.host, SUPERVISOR_FILE_NAME))
     launched = read_launch(directory)
     if launched is not None and process_is_alive(launched.pid, launched.pid_started, launched.host):
         owners.append(launched)
     says_running = state is not None and state.phase in (Phase.RUNNING, Phase.STALLED)
-    if state is not None and says_running and process_is_alive(state.pid, state.pid_started, state.host):
-        owners.append(Owner(state.pid, state.pid_started, state.host, LOG_NAME))
+    if state is not None and says_running and state.pid > 0:
+        is_alive = process_is_alive(state.pid, state.pid_started, state.host)
+        # On another host nobody can look, but it wrote just now; a trainer of ours would hold its lock there.
+        if is_alive or (is_alive is None and not os.path.exists(os.path.join(directory, LOCK_NAME))):
+            owners.append(Owner(state.pid, state.pid_started, state.host, LOG_NAME))
     seen: set[int] = set()
     return tuple(owner for owner in owners if owner.pid not in seen and not seen.add(owner.pid))  # type: ignore[func-returns-value]
+
+
+def _is_due(supervisor: Supervisor) -> bool:
+    """Whether one on another host is between two sessions, as far as its record tells."""
+    return (
+        supervisor.is_alive is None
+        and supervisor.next_try_at is not None
+        and time.time() < supervisor.next_try_at + _LATE_S
+    )
 
 
 def read_launch(directory: str) -> Owner | None:

@@ -321,7 +321,7 @@ def _owner_warning(directory: str, state: RunState | None) -> list[str]:
     if owner is None:
         return []
     stop = f"`ckpt-tui stop {run_word(directory)}`"
-    return [f"A training is running here (process {owner.pid}): it has to be stopped first, {stop}."]
+    return [f"A training is running here ({owner.words}): it has to be stopped first, {stop}."]
 
 
 def space_words(num_bytes: int) -> str:

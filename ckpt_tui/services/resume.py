@@ -132,7 +132,7 @@ def plan_resume(
     recorded = {**told, **trained_with} if is_foreign else {**trained_with, **told}
     refusals = []
     if owner is not None:
-        refusals.append(f"A training is running here already (process {owner.pid}, {owner.told_by} says so).")
+        refusals.append(f"A training is running here already ({owner.words}, {owner.told_by} says so).")
     if validation.lacks:
         lacks = "; ".join(validation.lacks[:4])
         warnings.append(f"The resume is not exact: {safe_name(entry.name)} is incomplete: {safe_text(lacks, 500)}.")

@@ -14,6 +14,7 @@ from ckpt_tui.services.owner import owners_of, run_state
 from ckpt_tui.services.supervised_start import find_point, resuming
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor
+from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.text import duration, plural, safe_text
 
 
@@ -51,6 +52,9 @@ def plan_supervise(
         )
     is_there = os.path.isdir(directory)
     owners = [owner for owner in owners_of(directory, run_state(directory)) if not owner.is_supervisor]
+    if owners and process_is_alive(owners[0].pid, owners[0].pid_started, owners[0].host) is None:
+        refusal = f"A training runs here that cannot be looked after ({owners[0].words})."
+        return SupervisePlan(directory, command, cwd, refusals=(refusal,))
     if owners:
         sentence = f"Process {owners[0].pid} trains here already: it is looked after, and nothing is started now."
         return SupervisePlan(
