@@ -68,12 +68,24 @@ class Story:
         return int(json.loads((self.directory / "trainer.lock").read_text())["pid"])
 
     def killed_beyond(self, step: int, **changed: object) -> None:
-        """Train, and be killed without a word somewhere beyond that step."""
+        """Train, and be killed without a word somewhere beyond that step, between two saves."""
         session = 1 + max((event["session"] for event in events(self.directory)), default=0)
         self.start(**changed)
         wait_for(lambda: last_step(self.directory, session) > step, f"step {step}")
+        wait_for(self._is_held_between_saves, "a moment without a save")
         os.kill(self.pid(), signal.SIGKILL)
         self.ends(-signal.SIGKILL)
+
+    def _is_held_between_saves(self) -> bool:
+        """Hold the training still (SIGSTOP); let it go on when a save is at work, which a thread does."""
+        os.kill(self.pid(), signal.SIGSTOP)
+        wait_for(lambda: _state(self.pid()) == "T", "the training to stand still")
+        saved = {str(e["path"]) for e in events(self.directory) if e["event"] == "checkpoint_saved"}
+        rolling = self.names("rolling_step_*")
+        if rolling and rolling <= saved and not list(self.directory.glob(".tmp-*")):
+            return True
+        os.kill(self.pid(), signal.SIGCONT)
+        return False
 
     def undisturbed(self, **changed: object) -> str:
         """The fingerprint of a run with the same settings to which nothing ever happened."""
@@ -117,6 +129,11 @@ class Story:
             found = file.read(32)
             file.seek(-len(found), os.SEEK_CUR)
             file.write(bytes(byte ^ 0x5A for byte in found))
+
+
+def _state(pid: int) -> str:
+    """Of a process, in the letters of /proc."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _is_alive(pid: int) -> bool:

@@ -422,7 +422,7 @@ def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
     broken.chmod(0o755)
     code, _, said = kept.run(training=(str(broken),))
     assert code == 2
-    assert f"cannot start {broken}: No such file or directory" in said
+    assert f"cannot start {broken}: No such file or directory" in " ".join(said.split())
     code, _, said = kept.run(training=("bash", "-c", "no-such-program"))
     assert code == 1
     assert "exit code 127: it would end the same way again" in said
