@@ -60,6 +60,8 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         return status_of_several(args.path, which)
     state, judgement = read_judged_run(args.path)
     exit_code = EXIT_CODES[state.phase]
+    if state.phase is Phase.WAITING and _is_given_up(state.directory):
+        exit_code = 1  # it died before its first event, each time
     if which and chosen((*state.alerts, *judgement.alerts), which):
         exit_code = 1
     if args.at:
@@ -116,6 +118,13 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "failures": [to_builtins(lost) for lost in state.lost_work],
         "supervisor": _supervisor_data(state),
     }
+
+
+def _is_given_up(directory: str) -> bool:
+    from ckpt_tui.services.supervisor_record import SupervisorState, read_supervisor
+
+    supervisor = read_supervisor(directory)
+    return supervisor is not None and supervisor.state is SupervisorState.GAVE_UP
 
 
 def _supervisor_data(state: RunState) -> dict[str, object] | None:

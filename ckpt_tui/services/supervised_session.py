@@ -195,7 +195,8 @@ class Session:
         if self.signals.asked:
             self._wait_for_members()  # a shell ends at once, and what it started saves
         elif exit_code == 0:
-            self.say(f"{members} that it started go on: {', '.join(map(str, left[:8]))}")
+            pids = ", ".join(map(str, left[:8]))
+            self.say(f"{members} that it started {'goes' if len(left) == 1 else 'go'} on, not looked after: {pids}")
         else:
             # What hangs on may hold the GPU's memory, which the next start needs.
             killed = supervised_process.end_all(left, LEFT_OVER_S, lambda pid: pid in training.members())

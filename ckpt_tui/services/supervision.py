@@ -160,8 +160,10 @@ def decide(policy: Policy, standing: Standing, ended: Ended, point: Point) -> tu
         if ended.status == "diverged" and not policy.restart_diverged:
             return standing, _give_up(f"{how}. The same weights on the same data would do so again: {_earlier(point)}")
     if policy.restarts_by:
+        last = "" if ended.reason else _lines_words(ended.last_lines)
         return standing, _give_up(
-            f"{how}. {policy.restarts_by} is in charge of restarts, and started it no more", _shell_code(ended) or 1
+            f"{how}{last}. {policy.restarts_by} is in charge of restarts, and started it no more",
+            _shell_code(ended) or 1,
         )
     if ended.exit_code in _NOT_A_PROGRAM or _is_refused_again(standing, ended):
         return standing, _give_up(f"{how}: it would end the same way again{_lines_words(ended.last_lines)}")

@@ -149,6 +149,7 @@ class _Supervising:
         self.mark = uuid.uuid4().hex
         self.is_first = True
         self.waits_for = ""
+        self.is_empty_told = False
         before = read_fields(self.directory)
         # One that was killed at its work is gone on with; one that came to its end is not.
         self.before = before if _is_continued(before, request) else {}
@@ -202,7 +203,10 @@ class _Supervising:
             return self._take_over(owner)
         if self.before.get("state") in _AT_WORK and self.before.get("child_pid"):
             self.log_name = os.path.basename(str(self.before.get("log") or ""))
-            return replace(self._judge(self._unseen_end()), pause_s=0.0)  # who starts us now does not want to wait
+            decision = self._judge(self._unseen_end())
+            if decision.action is Action.STOPPED:
+                self.say("the same command again starts it")
+            return replace(decision, pause_s=0.0)  # who starts us now does not want to wait
         next_try_at = self.before.get("next_try_at")
         if not isinstance(next_try_at, float):
             return Decision(Action.RESTART, "")
@@ -450,6 +454,9 @@ class _Supervising:
             point = self._point(needs_room_for_save=any(phrase in told for phrase in _NO_SPACE))
         except Cancelled:  # asked to stop since
             ended, point = replace(ended, asked=ended.asked or self.signals.first), Point()
+        if ended.step is None and point.is_untrained and not point.name and not self.is_empty_told:
+            self.is_empty_told = True
+            self.say(f"nothing was logged or saved in {self.directory}: what trains elsewhere is not looked after")
         self.standing, decision = decide(self.request.policy, self.standing, ended, point)
         return self._conclude(decision, ended, point)
 

@@ -197,6 +197,8 @@ def test_restarts_are_left_to_who_is_in_charge_of_them() -> None:
     _, decision = decide(Policy(restarts_by="torchrun"), Standing(), crash(code=1), AT_500)
     assert (decision.action, decision.exit_code) == (Action.GIVE_UP, 1)
     assert "torchrun is in charge of restarts" in decision.told
+    _, decision = decide(Policy(restarts_by="torchrun"), Standing(), crash(last_lines=("NCCL gave up",)), AT_500)
+    assert "last lines: NCCL gave up" in decision.told
     _, decision = decide(Policy(restarts_by="slurm"), Standing(), Ended(0, exit_code=0), AT_500)
     assert decision.action is Action.FINISHED
 

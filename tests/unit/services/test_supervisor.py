@@ -384,6 +384,30 @@ def test_what_a_crash_leaves_behind_is_ended_before_the_next_start(kept: Kept) -
     assert said.count("ended 1 process that it left behind") == 2
 
 
+def test_what_trains_elsewhere_is_told_and_what_goes_on_is_named(kept: Kept) -> None:
+    code, _, said = kept.run(training=("bash", "-c", "setsid sleep 1 & exit 0"))
+    assert code == 0
+    assert "1 process that it started goes on, not looked after: " in said
+    assert f"nothing was logged or saved in {kept.directory}: what trains elsewhere is not looked after" in said
+
+
+def test_a_stop_that_outlived_its_supervisor_is_told_once(kept: Kept) -> None:
+    training = ("bash", "-c", "trap '' TERM; echo up; sleep 300 & wait; wait")
+    first = kept.supervise(training=training)
+    log = kept.directory / "session_1.log"
+    wait_for(lambda: log.exists() and "up" in log.read_text(), "it did not come up")
+    pid = kept.wait_until_running()
+    first.terminate()
+    wait_for(lambda: read_fields(str(kept.directory))["state"] == "stopping", "it does not stop")
+    first.kill()
+    first.wait()
+    os.killpg(pid, signal.SIGKILL)
+    code, _, said = kept.run(training=training)
+    assert code == 1
+    assert "stopped by a signal before" in said
+    assert "the same command again starts it" in said
+
+
 def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
     code, _, said = kept.run("--stall-after", "1s", "--stall-grace", "0.2s", ends="hang@12,ok", steps="30")
     assert code == 0
@@ -426,6 +450,7 @@ def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
     code, _, said = kept.run(training=("bash", "-c", "no-such-program"))
     assert code == 1
     assert "exit code 127: it would end the same way again" in said
+    assert main(["status", str(kept.directory)]) == 1  # although there is no event yet
 
 
 def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: Kept) -> None:
