@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.files import (
     NO_LINKS,
     Content,
@@ -49,6 +50,21 @@ def copy_verified(source: str, target: str, on_bytes: Progress | None = None) ->
     if stat.S_ISDIR(os.lstat(source).st_mode):
         return _copy_tree(source, target, on_bytes)
     return _copy_file(source, target, on_bytes, follow=True)
+
+
+def are_same(a: str, b: str, on_bytes: Progress | None = None) -> bool:
+    """Whether two files have the same bytes, or two directories the same files. Raises OSError."""
+    if os.path.isdir(a) and os.path.isdir(b):
+        names = [[(entry.path, entry.is_file) for entry in tree_entries(folder)] for folder in (a, b)]
+        files = (path for path, is_file in names[0] if is_file)
+        return names[0] == names[1] and all(
+            are_same(os.path.join(a, path), os.path.join(b, path), on_bytes) for path in files
+        )
+    with open_regular(a) as one, open_regular(b) as other:
+        status, other_status = os.fstat(one.fileno()), os.fstat(other.fileno())
+        if os.path.samestat(status, other_status):
+            return True
+        return status.st_size == other_status.st_size and _is_same(one.fileno(), other.fileno(), on_bytes)
 
 
 def bytes_to_copy(source: str) -> int:

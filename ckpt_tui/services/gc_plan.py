@@ -15,7 +15,7 @@ from dataclasses import field
 from functools import partial
 from typing import Literal
 
-from ckpt_tui.errors import CkptError
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import check_entry, read_catalog
 from ckpt_tui.services.dead_temporaries import find_temporaries
@@ -112,7 +112,14 @@ def plan_gc(
             f"`ckpt-tui undo {run_word(directory)} --list` shows them.",
         )
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
-    copies = Copies(read_catalog(directory), {deed.number: deed.held for deed in history.deeds}, check)
+
+    def advance(num_bytes: int) -> None:
+        if is_cancelled is not None and is_cancelled():
+            raise Cancelled
+        if on_bytes is not None:
+            on_bytes(num_bytes)
+
+    copies = Copies(read_catalog(directory), {deed.number: deed.held for deed in history.deeds}, check, advance)
     warnings = list(notices)
     items, lost = _deed_items(
         directory, history, copies, numbers, warnings, older_than_s=older_than_s, keep=keep, every=every

@@ -1,16 +1,20 @@
 """Which of the checkpoints that lie aside are the only valid copy of their step: validated before anything is freed.
 
 A copy counts when it stays, is valid now, and is of the same step and the same session; a resume has to be able to
-start from it where one can from the other. What nobody could judge counts as an only copy.
+start from it where one can from the other. Other people's checkpoints do not tell their session: of a run that was
+rolled back and trained on, one may have the name and the step of another, and only the same bytes are a copy. What
+nobody could judge, or what a program with code in its checkpoints may need, counts as an only copy.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.copies import are_same
 from ckpt_tui.services.deeds import HeldFile
 from ckpt_tui.services.journal import FOLDER_NAME
 from ckpt_tui.services.registry import REGISTRY_NAME
@@ -18,7 +22,7 @@ from ckpt_tui.text import safe_text
 
 Check = Callable[[CatalogEntry], CatalogEntry]
 # Of no use to a training, whatever else may be got out of them.
-_BAD = frozenset({"damaged", "nonfinite", "unsafe", "not-a-checkpoint"})
+_BAD = frozenset({"damaged", "nonfinite", "not-a-checkpoint"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +38,22 @@ class OnlyCopy:
 class Copies:
     """The checkpoints of a directory and of the folders of its deeds, each validated when it is first asked for."""
 
-    def __init__(self, catalog: Catalog, held: Mapping[int, Sequence[HeldFile]], check: Check) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        held: Mapping[int, Sequence[HeldFile]],
+        check: Check,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
         self._directory = catalog.directory
         self._entries = catalog.entries
         self._held = held
         self._check = check
+        self._advance = advance
         self._checked: dict[str, CatalogEntry] = {}
         self._aside: dict[int, dict[str, CatalogEntry]] = {}
-        # Names of the run directory that were found valid, and that something is freed because of.
-        self.relied_on: dict[str, CatalogEntry] = {}
+        # Places, below the run directory, of what was found valid, and what something is freed because of.
+        self.relied_on: set[str] = set()
 
     def only_in(self, number: int, staying: Iterable[int]) -> list[OnlyCopy]:
         """What the folder of a deed has that neither the run directory nor the deeds `staying` have."""
@@ -73,18 +84,32 @@ class Copies:
         return None
 
     def _stands_in(self, entry: CatalogEntry, staying: Sequence[int]) -> bool:
-        for other in self._entries:
+        here = ((other.name, other) for other in self._entries)
+        aside = (
+            (f"{FOLDER_NAME}/{number}/{other.name}", other)
+            for number in staying
+            for other in self._aside_entries(number).values()
+        )
+        for place, other in chain(here, aside):
             if self._is_copy(entry, other):
-                self.relied_on[other.name] = other
+                self.relied_on.add(place)
                 return True
-        return any(self._is_copy(entry, other) for number in staying for other in self._aside_entries(number).values())
+        return False
 
     def _is_copy(self, entry: CatalogEntry, other: CatalogEntry) -> bool:
         if (other.step, other.session_id) != (entry.step, entry.session_id) or other.is_bad:
             return False
+        if not entry.session_id and not self._has_same_bytes(entry, other):
+            return False
         checked = self._judged(other)
         is_as_whole = checked.validity == "valid" or (checked.is_good and bool(self._judged(entry).lacks))
         return is_as_whole and (checked.can_resume or not entry.can_resume)
+
+    def _has_same_bytes(self, entry: CatalogEntry, other: CatalogEntry) -> bool:
+        try:
+            return are_same(entry.path, other.path, self._advance)
+        except OSError:
+            return False
 
     def _aside_entries(self, number: int) -> dict[str, CatalogEntry]:
         if number not in self._aside:

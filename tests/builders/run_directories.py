@@ -95,11 +95,12 @@ def torch_zip(state: object) -> bytes:
     _Pickler(pickled, storages).dump(state)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as out:
-        out.writestr("archive/data.pkl", pickled.getvalue())
-        out.writestr("archive/byteorder", "little")
+        # Without the time of day: the same state is the same bytes.
+        out.writestr(zipfile.ZipInfo("archive/data.pkl"), pickled.getvalue())
+        out.writestr(zipfile.ZipInfo("archive/byteorder"), "little")
         for number, data in enumerate(storages):
-            out.writestr(f"archive/data/{number}", data)
-        out.writestr("archive/version", "3\n")
+            out.writestr(zipfile.ZipInfo(f"archive/data/{number}"), data)
+        out.writestr(zipfile.ZipInfo("archive/version"), "3\n")
     return archive.getvalue()
 
 

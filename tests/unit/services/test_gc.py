@@ -537,3 +537,29 @@ def test_a_disk_that_stays_full_is_said(run: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(CkptError, match="No space left"):
         collect(plan_gc(str(run), [2]))
     assert "no longer there" in read_history(str(run)).deeds[1].why_not
+
+
+def test_another_branch_of_a_run_that_tells_no_sessions_is_no_copy(tmp_path: Path) -> None:
+    """Rolled back and trained on: the new checkpoint has the step and the name of the one that was set aside."""
+    run = run_directory(tmp_path / "run")
+    carry_out(plan_rollback(str(run), "300"))
+    aside = (run / "set_aside/1/rolling_step_000400.pt").read_bytes()
+    save(run / "rolling_step_000400.pt", 400, val_loss=2.1)
+    plan = plan_gc(str(run))
+    assert plan.is_empty
+    assert "nothing else here has" in plan.items[0].why
+    (run / "rolling_step_000400.pt").write_bytes(aside)
+    assert chosen(plan_gc(str(run))) == ["set_aside/1/"]
+
+
+def test_what_a_copy_in_another_deed_is_freed_for_has_to_be_there_still(tmp_path: Path) -> None:
+    run = run_directory(tmp_path / "run")
+    carry_out(plan_rollback(str(run), "300"))
+    shutil.copy2(run / "set_aside/1/rolling_step_000400.pt", run / "rolling_step_000400.pt")
+    carry_out(plan_rollback(str(run), "300"))
+    plan = plan_gc(str(run))
+    assert chosen(plan) == ["set_aside/1/"]  # for what the second one set aside
+    collect(plan_gc(str(run), [2]), force=True)
+    with pytest.raises(CkptError, match="set_aside/2/rolling_step_000400.pt is not what it was"):
+        collect(plan)
+    assert (run / "set_aside/1/rolling_step_000400.pt").exists()
