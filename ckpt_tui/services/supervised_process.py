@@ -79,10 +79,9 @@ class Training:
                 left = self.members()
                 _signal_each(left, number, lambda pid: True)
                 return bool(left)
-            if os.getpgid(self.pid) == self.pid:
-                os.killpg(self.pid, number)
-            else:
-                os.kill(self.pid, number)
+            deliver = os.killpg if os.getpgid(self.pid) == self.pid else os.kill
+            for one in (number, signal.SIGCONT):  # one that was halted (SIGSTOP) could not save
+                deliver(self.pid, one)
         except (ProcessLookupError, PermissionError):
             return False
         return True

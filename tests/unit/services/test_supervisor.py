@@ -20,7 +20,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
-from ckpt_tui.events.schema import Event, RunStart, Supervised
+from ckpt_tui.events.schema import Event, RunEnd, RunStart, Supervised
 from ckpt_tui.events.writer import process_started
 from ckpt_tui.services import start_lock, supervisor
 from ckpt_tui.services.supervised_process import MARK, marked, start
@@ -434,6 +434,18 @@ def test_a_limit_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["supervise", str(tmp_path / "run"), option, "--", "true"]) == 2
     assert f"Usage: {option.split('=')[0]}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_one_that_was_halted_gets_to_save_before_it_is_ended(kept: Kept) -> None:
+    process = kept.supervise("--stall-after", "1s", "--stall-grace", "20s", "--give-up-after", "1", steps="100000")
+    pid = kept.wait_until_running()
+    wait_for(lambda: kept.is_at(7), "it did not train")
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: kept.actions, "it is not ended", 20)
+    ended = next(event for event in kept.events if isinstance(event, RunEnd))
+    assert ended.status == "preempted"
+    process.terminate()
+    process.communicate(timeout=20)
 
 
 def test_a_program_that_is_not_there_is_told_at_once(kept: Kept) -> None:
