@@ -54,7 +54,8 @@ class BaseApp(App[None]):
         self._wear(self.look)
         self._saying: Timer | None = None
         self._said_on: KeyLine | None = None
-        self._ctrl_c_at = -SAID_FOR_S
+        self._ctrl_c_at = self._key_at = -SAID_FOR_S
+        self.quiet_s = SAID_FOR_S  # from the key before the newest one to that
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -153,8 +154,11 @@ class BaseApp(App[None]):
             self._said_on = None
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, Key) and self._said_on is not None:
-            self._hush()
+        if isinstance(event, Key):
+            now = time.monotonic()
+            self.quiet_s, self._key_at = now - self._key_at, now
+            if self._said_on is not None:
+                self._hush()
         await super().on_event(event)
 
     def action_redraw(self) -> None:

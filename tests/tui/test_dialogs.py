@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.screen import Screen
 from textual.widgets import Input
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import Settings
+from ckpt_tui.tui import base_app as base_app_module
 from ckpt_tui.tui.dialogs import resume as resume_module
 from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
 from ckpt_tui.tui.dialogs.error import ErrorDialog
@@ -233,7 +235,8 @@ async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(resume_module, "time", SimpleNamespace(monotonic=lambda: now))
+    for module in (resume_module, base_app_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     planned: list[dict[str, str]] = []
     dialog = resume_dialog(planned)
     app = ScreenApp(dialog)
@@ -252,6 +255,19 @@ async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is
             await pilot.press("enter")
             assert not app.has_ended
         assert "it starts when it is pressed once more" in seen_text(app)
+        now += 0.6
+        await pilot.press("e")
+        await settled(pilot)
+        await pilot.press("escape")
+        await settled(pilot)
+        now += 0.6
+        # All at once, as after a line that hung: the app hears Enter before the table has heard the first key.
+        for key in ("e", "enter"):
+            app.post_message(Key(key, None))
+        await settled(pilot)
+        assert not app.has_ended
+        await pilot.press("escape")
+        await settled(pilot)
         now += 0.6
         await pilot.press("enter")
         await pilot.pause()

@@ -22,6 +22,7 @@ from textual.widgets import Input
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.paragraphs import paragraph
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from ckpt_tui.services.resume import ResumePlan
 
 TYPED_FOR_S = 0.5  # from the last key to planning again
-# An Enter sooner than this after the last one, or after another plan came up, was meant for what was there before.
+# An Enter sooner than this after another key, or after another plan came up, was meant for what was there before: it
+# bounced, was held down or pasted, or a slow line brought it together with keys whose work is not done yet.
 CALM_S = 0.5
 _NARROW = 60
 _ALL_LEVELS = ("structure", "integrity", "numbers", "resume")
@@ -72,7 +74,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._said: tuple[str, str] | None = None  # of what is being typed
         self._soon: Timer | None = None
         self._edited: SettingRow | None = None
-        self._restless_at = 0.0  # when something went that an Enter may have been meant for
+        self._came_up_at = 0.0  # what is shown now
 
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
@@ -97,7 +99,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._show_plan()
 
     def on_screen_resume(self) -> None:
-        self._restless_at = time.monotonic()
+        self._came_up_at = time.monotonic()
 
     def to_copy(self) -> Copied | None:
         return Copied("command", self.plan.command_line)
@@ -262,7 +264,6 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         if self._soon is not None:
             self._soon.stop()
         self._edited = self._said = None
-        self._restless_at = time.monotonic()
         self._open("#editor", is_open=False)
         self.settings.focus()
         self._show_effect()
@@ -315,7 +316,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def work_done(self, group: str, result: Any) -> None:
         self.plan, self._problem, self._is_planning = result, None, False
-        self._restless_at = time.monotonic()
+        self._came_up_at = time.monotonic()
         self._show_plan()
 
     def work_failed(self, group: str, error: CkptError) -> None:
@@ -356,8 +357,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def action_start(self) -> None:
         """Start what is planned, unless that is being planned again or was refused."""
-        calm_s = time.monotonic() - self._restless_at
-        self._restless_at = time.monotonic()  # of a key that is held down, none starts it
+        calm_s = min(time.monotonic() - self._came_up_at, app_of(self).quiet_s)
         if self._is_planning or self._planned != (self.source, self.changes):
             return
         if self._refusals():
