@@ -28,7 +28,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import detached_child, files, logout
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
-from ckpt_tui.services.owner import Owner, owner_of, run_state
+from ckpt_tui.services.owner import Owner, held_by_another, owner_of, run_state
 from ckpt_tui.services.processes import restarter_of as restarter_of
 from ckpt_tui.services.start_lock import starting
 from ckpt_tui.services.start_progress import OnProgress, StartProgress, StartWatch, submitted_job
@@ -135,7 +135,7 @@ def start(
             record = {
                 "pid": process.pid, "pid_started": _started_at(process.pid), "host": socket.gethostname(),
                 "command": list(command), "cwd": cwd, "log": os.path.basename(log_path), "session": session,
-                "ts": time.time(), **(about or {}),
+                "ts": time.time(), "directory": os.path.realpath(directory), **(about or {}),
             }  # fmt: skip
             _order(process, directory, leaving.surviving(command), cwd, record, environment, log)
         finally:
@@ -303,7 +303,7 @@ def refuse_second(directory: str) -> None:
     """Raise CkptError when a training owns the directory already."""
     owner = owner_of(directory, run_state(directory))
     if owner is not None:
-        raise _runs_already(directory, owner)
+        raise held_by_another(directory, owner) or _runs_already(directory, owner)
     if (queued := in_the_queue(directory)) is not None:
         raise CkptError(
             "A job is in the queue already",

@@ -1,7 +1,7 @@
 """`launch.json`: what was started in a run directory from here, for everybody who asks what runs there.
 
-Written whole, before the program that it names begins to run (`services/detached.py`), so there is never a training
-that nobody knows of. It outlives that training: only pid and start time together say whether it still lives.
+Written whole, before the program that it names begins to run (`services/detached_child.py`), so there is never a
+training that nobody knows of. It outlives that training: only pid and start time together say whether it still lives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class LaunchRecord:
 
     launcher: python, torchrun, accelerate, sbatch ...; "" in records of older versions. log: the name of the file that
     its output goes to. changes: hyperparameters that a person changed, as typed. job: the number of a cluster's job
-    that the command has submitted, "" for none. by: who started it (resume, demo, supervise).
+    that the command has submitted, "" for none. by: who started it (resume, demo, supervise). directory: for which it
+    was written, which tells a copy.
     """
 
     pid: int
@@ -39,6 +40,7 @@ class LaunchRecord:
     changes: tuple[tuple[str, str], ...] = ()
     by: str = ""
     job: str = ""
+    directory: str = ""
 
 
 def read_record(directory: str) -> LaunchRecord | None:
@@ -56,6 +58,7 @@ def read_record(directory: str) -> LaunchRecord | None:
             step=step if isinstance(step, int) else None,
             changes=tuple((str(k), str(v)) for k, v in changes.items()) if isinstance(changes, dict) else (),
             by=str(fields.get("by") or ""), job=str(fields.get("job") or ""),
+            directory=str(fields.get("directory") or ""),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None

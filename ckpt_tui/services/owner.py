@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME as LAUNCH_FILE_NAME
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
@@ -71,16 +72,28 @@ def owners_of(directory: str, state: RunState | None = None) -> tuple[Owner, ...
     if supervisor is not None and supervisor.pid != os.getpid() and (supervisor.is_alive or _is_due(supervisor)):
         owners.append(Owner(supervisor.pid, supervisor.pid_started, supervisor.host, SUPERVISOR_FILE_NAME))
     launched = read_launch(directory)
-    if launched is not None and process_is_alive(launched.pid, launched.pid_started, launched.host):
+    if launched is not None and _is_alive_here(directory, launched):
         owners.append(launched)
     says_running = state is not None and state.phase in (Phase.RUNNING, Phase.STALLED)
-    if state is not None and says_running and state.pid > 0:
+    if state is not None and says_running and state.pid > 0 and not _is_of_another(directory, state):
         is_alive = process_is_alive(state.pid, state.pid_started, state.host)
         # On another host nobody can look, but it wrote just now; a trainer of ours would hold its lock there.
         if is_alive or (is_alive is None and not os.path.exists(os.path.join(directory, LOCK_NAME))):
             owners.append(Owner(state.pid, state.pid_started, state.host, LOG_NAME))
     seen: set[int] = set()
     return tuple(owner for owner in owners if owner.pid not in seen and not seen.add(owner.pid))  # type: ignore[func-returns-value]
+
+
+def held_by_another(directory: str, owner: Owner) -> CkptError | None:
+    """What to say where the lock is held, though the training that it names is gone; None of a training."""
+    if owner.told_by != LOCK_NAME or process_is_alive(owner.pid, owner.pid_started, owner.host) is not False:
+        return None
+    return CkptError(
+        "Somebody else is at work here",
+        f"{directory} is held, but the training that its lock names is gone: by another viewer's act, or by what that "
+        "training left behind",
+        f"Try again in a moment; `fuser -v {run_word(directory)}/{LOCK_NAME}` names who it is.",
+    )
 
 
 def _is_due(supervisor: Supervisor) -> bool:
@@ -90,6 +103,17 @@ def _is_due(supervisor: Supervisor) -> bool:
         and supervisor.next_try_at is not None
         and time.time() < supervisor.next_try_at + _LATE_S
     )
+
+
+def _is_alive_here(directory: str, launched: Owner) -> bool:
+    if not process_is_alive(launched.pid, launched.pid_started, launched.host):
+        return False
+    record = read_record(directory)
+    return record is not None and not is_of_another(directory, record.directory, record.pid)
+
+
+def _is_of_another(directory: str, state: RunState) -> bool:
+    return is_of_another(directory, state.launcher.get("directory"), state.pid)
 
 
 def read_launch(directory: str) -> Owner | None:

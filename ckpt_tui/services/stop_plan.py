@@ -17,6 +17,7 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import slurm
+from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
 from ckpt_tui.services.owner import Owner, owners_of
 from ckpt_tui.services.processes import (
@@ -97,7 +98,7 @@ def plan_stop(directory: str) -> StopPlan:
     directory = os.path.abspath(directory)
     state = state_now(directory)
     owners = owners_of(directory, state)
-    first = owners[0] if owners else _told_to_run_elsewhere(state)
+    first = owners[0] if owners else _told_to_run_elsewhere(directory, state)
     if first is None:
         queued = in_the_queue(directory)
         if queued is None:
@@ -217,9 +218,11 @@ def _with_risk(plan: StopPlan, state: RunState) -> StopPlan:
     )
 
 
-def _told_to_run_elsewhere(state: RunState | None) -> Owner | None:
+def _told_to_run_elsewhere(directory: str, state: RunState | None) -> Owner | None:
     """Its log goes on, and names a process of another host, of which nobody can know from here."""
     if state is None or state.phase not in (Phase.RUNNING, Phase.STALLED) or not state.host:
+        return None
+    if is_of_another(directory, state.launcher.get("directory"), 0):
         return None
     is_elsewhere = state.pid > 0 and process_is_alive(state.pid, state.pid_started, state.host) is None
     return Owner(state.pid, state.pid_started, state.host, LOG_NAME) if is_elsewhere else None
@@ -228,7 +231,9 @@ def _told_to_run_elsewhere(state: RunState | None) -> Owner | None:
 def in_the_queue(directory: str) -> StopPlan | None:
     """A job that was submitted from here and that tells nothing yet: it waits, or has just begun."""
     record = read_record(directory)
-    if record is None or not record.job or not (where := slurm.job_state(record.job)):
+    if record is None or is_of_another(directory, record.directory, 0):
+        return None  # a job of the directory that this is a copy of
+    if not record.job or not (where := slurm.job_state(record.job)):
         return None
     plan = StopPlan(directory, 0, record.host, LAUNCH_FILE_NAME, job=record.job)
     words = f"Job {record.job} is {safe_text(where.lower(), 30)} in the cluster's queue"

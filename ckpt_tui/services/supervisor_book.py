@@ -89,7 +89,7 @@ class Book:
         fields = {
             "pid": pid, "pid_started": pid_started, "host": socket.gethostname(), "command": list(command),
             "cwd": cwd, "log": log, "session": session, "ts": time.time(), "checkpoint": point.name,
-            "step": point.step, "by": "supervise",
+            "step": point.step, "by": "supervise", "directory": os.path.realpath(self.directory),
         }  # fmt: skip
         path = os.path.join(self.directory, LAUNCH_FILE_NAME)
         files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(self.directory))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 from ckpt_tui import text
 from ckpt_tui.records import dataclass
 from ckpt_tui.regular_file import open_regular
+from ckpt_tui.services.copied_record import is_of_another
 
 RECORD_NAME = "supervisor.json"
 LOCK_NAME = "supervisor.lock"
@@ -79,7 +81,10 @@ def read_supervisor(directory: str) -> Supervisor | None:
     try:
         with open_regular(os.path.join(directory, RECORD_NAME)) as file:
             fields = json.loads(file.read(_MAX_BYTES))
-        return _from_fields(fields)
+        found = _from_fields(fields)
+        if found.is_alive and is_of_another(directory, fields.get("directory"), found.pid):
+            return replace(found, is_alive=False)
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
@@ -105,6 +110,7 @@ def write_record(directory: str, fields: Mapping[str, object]) -> None:
     from ckpt_tui.services import files
 
     path = os.path.join(directory, RECORD_NAME)
+    fields = {**fields, "directory": os.path.realpath(directory)}  # tells the record from a copy of it
     files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(directory))
 
 

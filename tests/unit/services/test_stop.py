@@ -20,10 +20,12 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import stopping
+from ckpt_tui.services.owner import owner_of, owners_of, run_state
 from ckpt_tui.services.processes import is_wrapper, look_at, send
 from ckpt_tui.services.stop_plan import plan_stop
 from ckpt_tui.services.stop_record import asked, note_asked
 from ckpt_tui.services.stopping import StopProgress, kill, stop
+from ckpt_tui.services.supervisor_record import write_record
 from tests.builders.crashing import CHANGING, file_operations, killed_at
 from tests.builders.stand_ins import CATCHES, DIES, IGNORES, REPO, SAVES, StandIn, wait_for
 
@@ -411,3 +413,24 @@ def test_note_of_a_stop_is_of_one_process_on_one_host(tmp_path: Path) -> None:
     for broken in (b"", b"[]", b'{"asked": 3}', b'{"asked": [3]}', b'{"asked": [{"pid": 77}]}'):
         (tmp_path / "stop.json").write_bytes(broken)
         assert asked(str(tmp_path), 77, 1.0, "node-7") is None
+
+
+def test_a_copy_of_a_live_run_has_no_training_and_one_that_was_moved_keeps_it(tmp_path: Path, begin: Begin) -> None:
+    """What log, launch.json and supervisor.json of a copy name trains in the original: no stop of the copy ends it."""
+    trainer = begin(DIES)
+    run, copy, moved = (tmp_path / name for name in ("run", "copy", "moved"))
+    record = {"pid": trainer.pid, "pid_started": psutil.Process(trainer.pid).create_time(), "host": os.uname().nodename}
+    write_record(str(run), {**record, "state": "running"})
+    (run / "launch.json").write_text(json.dumps({**record, "directory": str(run), "job": "7"}))
+    shutil.copytree(run, copy)
+    assert {owner.told_by for owner in owners_of(str(run), run_state(str(run)))} == {"supervisor.json"}
+    assert owners_of(str(copy), run_state(str(copy))) == ()
+    with pytest.raises(CkptError, match="Not running"):
+        plan_stop(str(copy))
+    for name in ("supervisor.json", "launch.json"):
+        (run / name).unlink()
+        assert owner_of(str(run), run_state(str(run))) is not None
+    run.rename(moved)
+    run.mkdir()  # somebody begins another one under the old name
+    assert plan_stop(str(moved)).pid == trainer.pid
+    assert trainer.process.poll() is None
