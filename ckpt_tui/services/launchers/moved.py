@@ -36,7 +36,7 @@ def where_from(directory: str, told: object, cwd: str, split: Split) -> Moved:
     else:
         original = next((path for path in _paths(split.options, cwd) if _is_same_log(path, here)), "")
         home = original or here
-    if os.path.realpath(home) == here:
+    if os.path.realpath(home) == here or _is_one(home, here):
         return Moved()
     inside = os.path.relpath(home, os.path.realpath(cwd)) if cwd else ".."
     around = here[: -len(inside) - 1] if here.endswith(os.sep + inside) else ""
@@ -78,6 +78,14 @@ def _paths(words: Iterable[str], cwd: str) -> Iterable[str]:
         value = word.rpartition("=")[2]
         if value and "\0" not in value:
             yield os.path.realpath(os.path.join(cwd, value))
+
+
+def _is_one(home: str, here: str) -> bool:
+    """Whether both are the same directory, mounted twice."""
+    try:
+        return os.path.samefile(home, here)
+    except (OSError, ValueError):
+        return False
 
 
 def _is_same_log(path: str, here: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -47,7 +48,8 @@ class Marked:
 
     def end(self) -> None:
         for process in self.alive():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a signal was on its way to it
+                process.kill()
 
 
 @pytest.fixture
