@@ -29,6 +29,7 @@ from ckpt_tui.services.owner import Owner, owner_of
 from ckpt_tui.services.processes import descendants, look_at, send
 from ckpt_tui.services.stop_plan import StopPlan, plan_stop, state_now, why_it_cannot_hear
 from ckpt_tui.services.stop_record import asked, forget, note_asked
+from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
 from ckpt_tui.services.system import process_is_alive
 from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.text import duration, plural, run_word, safe_text
@@ -279,7 +280,11 @@ class _Wait:
         if plan.command[:1] == ("scancel",) and len(plan.command) == 2:  # it never began
             done = "is taken out of the cluster's queue" if has_ended else "is still in the cluster's queue"
             return replace(stopped, lost_steps=0, lost_s=0.0, sentences=(f"Job {plan.job} {done}.",))
-        return _in_words(_with_losses(stopped, plan.directory), plan, whys)
+        stopped = _with_losses(stopped, plan.directory)
+        only_supervisor = plan.told_by == SUPERVISOR_FILE_NAME and all(one.role == "supervisor" for one in plan.targets)
+        if has_ended and only_supervisor and not stopped.saved and not stopped.status:
+            return _between_two_sessions(stopped)
+        return _in_words(stopped, plan, whys)
 
 
 def _with_losses(stopped: Stopped, directory: str) -> Stopped:
@@ -304,6 +309,16 @@ def _with_losses(stopped: Stopped, directory: str) -> Stopped:
         stopped, lost_steps=risk.steps, lost_s=risk.seconds, checkpoint=risk.checkpoint or "",
         checkpoint_step=risk.checkpoint_step,
     )  # fmt: skip
+
+
+def _between_two_sessions(stopped: Stopped) -> Stopped:
+    """Of a supervisor that was waiting: what is to be trained again was lost before, by the crash."""
+    sentences = [f"The supervisor, process {stopped.pid}, ended in {duration(stopped.seconds)}: nothing trained."]
+    if stopped.checkpoint:
+        redone = f", and redoes {_steps_words(stopped)}" if stopped.lost_steps else ""
+        taken = f"{safe_text(stopped.checkpoint, 200)}, step {stopped.checkpoint_step:,}"
+        sentences.append(f"A resume takes {taken}{redone}.")
+    return replace(stopped, lost_steps=0, lost_s=0.0, sentences=tuple(sentences))
 
 
 def _in_words(stopped: Stopped, plan: StopPlan, whys: list[str]) -> Stopped:

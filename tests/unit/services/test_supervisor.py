@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,6 +192,18 @@ def test_a_second_interrupt_is_passed_on_as_well_and_a_pause_ends_at_once(kept: 
     waiting.terminate()
     assert waiting.wait(20) == 143
     assert time.monotonic() - began < 5
+
+
+def test_a_supervisor_that_is_stopped_in_a_pause_loses_nothing(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = kept.supervise("--pause", "1h", "--max-pause", "1h", ends="kill@12")
+    wait_for(lambda: read_fields(str(kept.directory)).get("state") == "waiting", "it does not wait")
+    reaped = threading.Thread(target=waiting.wait)
+    reaped.start()
+    assert main(["stop", str(kept.directory), "--yes"]) == 0
+    reaped.join()
+    shown = capsys.readouterr().out
+    assert f"The supervisor, process {waiting.pid}, ended in " in shown
+    assert "nothing trained.\nA resume takes rolling_step_000010.pt, step 10, and redoes 2 steps" in shown
 
 
 def test_diverged_is_left_alone(kept: Kept) -> None:
