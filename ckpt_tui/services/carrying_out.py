@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import journal
 from ckpt_tui.services.journal import FOLDER_NAME, Deed
-from ckpt_tui.services.owner import owner_of, run_state
+from ckpt_tui.services.owner import held_by_another, owner_of, run_state
 from ckpt_tui.services.plans import SPARE_BYTES, Outcome, Plan, space_words
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.restored_event import log_restored
@@ -34,7 +34,7 @@ def carry_out(
     _require_place(plan)
     owner = owner_of(plan.directory, run_state(plan.directory))
     if owner is not None and not force:
-        raise CkptError(
+        raise held_by_another(plan.directory, owner) or CkptError(
             "A training is running here",
             f"{owner.words} {'supervises' if owner.is_supervisor else 'is training in'} {plan.directory}"
             f" ({owner.told_by} says so)",

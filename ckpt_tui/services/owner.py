@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
@@ -21,7 +22,7 @@ from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.supervisor_record import RECORD_NAME as SUPERVISOR_FILE_NAME
 from ckpt_tui.services.supervisor_record import Supervisor, live_supervisor
 from ckpt_tui.services.system import LOCK_NAME, lock_owner, process_is_alive
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import run_word, safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.services.monitor import RunMonitor

@@ -164,6 +164,7 @@ class Acts:
         folder = folder_words(self._directory)
         if not await self._app.push_screen_wait(PlanDialog(plan, title=title, folder=folder)):
             return
+        await self._refuse_while_running()  # it was read for long, perhaps
         work = LongWork(title, "Copying, and reading back what was written.", 2 * plan.bytes_needed, can_leave=False)
         outcome = await self._work(
             work, lambda work: carry_out(plan, on_bytes=work.add, is_cancelled=work.is_cancelled)
@@ -316,6 +317,8 @@ def stopped_words(stopped: Stopped) -> str:
     took = f"ended in {duration(stopped.seconds)}"
     if stopped.saved:
         return f"Saved {safe_text(stopped.saved, 80)}, step {count(stopped.saved_step)}; {took}."
+    if not stopped.checkpoint or stopped.checkpoint_step != stopped.step:
+        return " ".join(stopped.sentences)  # of a job in a queue, or a supervisor between two sessions
     return f"It {took}, nothing is lost: {safe_text(stopped.checkpoint, 80)} holds its last step."
 
 

@@ -82,7 +82,7 @@ class PlanDialog(ConfirmDialog):
             rows.append(_marked(self._shown(plan.sentences[place], width), width, mark, role))
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in plan.warnings]
         if plan.steps:
-            back = "u takes it back." if plan.act not in ("undo", "redo") else "It can be taken back, too."
+            back = "u takes it back." if plan.act not in ("undo", "redo") else "it can be taken back, too."
             rows += [Content(""), line((f"Nothing is deleted; {back}", "dim"))]
         if len(plan.steps) > MOST_LISTED:
             rows += [Content(""), line(("Every file that changes:", "strong"))]

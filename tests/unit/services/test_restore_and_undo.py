@@ -303,6 +303,18 @@ class TestRefusals:
             carry_out(plan, force=True)
         assert plan_restore(str(directory)).is_empty
 
+    def test_another_viewer_that_holds_the_lock_of_a_dead_training_is_not_called_a_training(
+        self, tmp_path: Path
+    ) -> None:
+        directory = damaged_run(tmp_path / "run")
+        plan = plan_restore(str(directory))
+        gone = {"pid": 2**22 + 7, "pid_started": 1.0, "host": os.uname().nodename, "started_at": 0.0}
+        (directory / "trainer.lock").write_text(json.dumps(gone))
+        with open(directory / "trainer.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as `deed_lock.locked` does for the time of a copy
+            self.refused(directory, plan, "Somebody else is at work here")
+        carry_out(plan)
+
     def test_not_enough_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory = damaged_run(tmp_path / "run")
         usage = shutil.disk_usage(directory)
