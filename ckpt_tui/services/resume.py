@@ -136,6 +136,10 @@ def plan_resume(
     if validation.lacks:
         lacks = "; ".join(validation.lacks[:4])
         warnings.append(f"The resume is not exact: {safe_name(entry.name)} is incomplete: {safe_text(lacks, 500)}.")
+    elif choice.can_resume and not entry.can_resume:
+        warnings.append(
+            f"{safe_name(entry.name)} holds weights only: optimizer, schedule and random numbers would begin anew."
+        )
     elif not choice.can_resume:
         refusals.append(f"{safe_name(entry.name)} is {validation.verdict}: nothing can be resumed from it.")
 

@@ -20,6 +20,7 @@ from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services import command_line, files
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, Resume, Where
+from ckpt_tui.services.launchers.moved import renamed, where_from
 from ckpt_tui.services.launchers.recorded import head_now
 from ckpt_tui.services.launchers.spelling import set_setting, spelt_in
 from ckpt_tui.text import run_word, safe_text
@@ -27,17 +28,20 @@ from ckpt_tui.text import run_word, safe_text
 FILE_NAME = "resume_command.json"
 PLACES = ("checkpoint", "checkpoint_name", "step", "directory", "settings")
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
+_OF_A_SHELL = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>"})
 _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh"})
 _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """words: of the command, with `{checkpoint}` and others in them. cwd: where it runs."""
+    """words: of the command, with `{checkpoint}` and others in them. cwd: where it runs. home: the directory for which
+    it was kept, "" where nobody says."""
 
     words: tuple[str, ...]
     cwd: str
     is_kept: bool = False
+    home: str = ""
 
     @property
     def line(self) -> str:
@@ -66,25 +70,28 @@ def read_template(directory: str) -> Template | None:
     try:
         with open_regular(path) as file:
             fields = json.loads(file.read(_MAX_BYTES))
-        words, cwd = fields["command"], fields.get("cwd", "")
+        words, cwd, home = fields["command"], fields.get("cwd", ""), str(fields.get("directory") or "")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise from_os_error(error, path) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        words, cwd = None, ""
+        words, cwd, home = None, "", ""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise CkptError(
             "Not a command",
             f"{path} does not hold a command",
             f"Forget it: `ckpt-tui resume {run_word(directory)} --forget-command`.",
         )
-    return Template(tuple(words), cwd if isinstance(cwd, str) else "", is_kept=True)
+    return Template(tuple(words), cwd if isinstance(cwd, str) else "", is_kept=True, home=home)
 
 
 def keep_template(directory: str, template: Template) -> None:
     """Keep the command for the next resumes of a directory: whole or not at all."""
-    fields = {"command": list(template.words), "cwd": template.cwd, "ts": time.time()}
+    fields = {
+        "command": list(template.words), "cwd": template.cwd, "ts": time.time(),
+        "directory": os.path.realpath(directory),
+    }  # fmt: skip
     path = os.path.join(directory, FILE_NAME)
     try:
         files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(directory))
@@ -144,11 +151,17 @@ def build_template(template: Template, wanted: Resume, places: Sequence[str] = (
         (place for place in (template.cwd, *places) if place and os.path.exists(os.path.join(place, split.script))),
         template.cwd if os.path.isdir(template.cwd) else os.path.dirname(wanted.directory),
     )
+    moved = where_from(wanted.directory, template.home, template.cwd, split)
+    cwd = moved.cwd or cwd
+    options, said, elsewhere = renamed(split.options, moved, cwd, wanted.directory)
     head, notes, gone, not_known = head_now(split, Where(cwd))
     if not named & {"checkpoint", "checkpoint_name", "step", "directory"}:
         not_known.append("Which checkpoint the command takes is its own choice: it has no {checkpoint}.")
+    for_a_shell = [word for word in template.words if word in _OF_A_SHELL]
+    if for_a_shell:
+        said.append(f"{for_a_shell[0]} is an argument like any other here: no shell reads it. `sh -c '...'` would.")
     return Built(
-        "template", (*head, *split.options), cwd, {}, tuple(notes), tuple(not_known), (*gone, *missing),
+        "template", (*head, *options), cwd, {}, (*notes, *said), tuple(not_known), (*gone, *missing, *elsewhere),
         known_by="a command of your own", is_own=command_line.is_own_trainer(split.head),
     )  # fmt: skip
 

@@ -357,6 +357,8 @@ def test_loop_of_ones_own_goes_on_from_what_is_whole_but_not_exact(tmp_path: Pat
     assert "Passed over: rolling_step_000250.pt (step 250) is incomplete." in plan.sentences
     assert plan_resume(str(directory), "rolling_step_000250.pt").refusals
     assert plan_resume(str(directory), "rolling_step_000100.pt").refusals == ()
+    said = plan_resume(str(directory), "weights_300.pt").warnings
+    assert "weights_300.pt holds weights only: optimizer, schedule and random numbers would begin anew." in said
     assert taken_and_lost(directory) == ("rolling_step_000200.pt", 200)
     assert find_point(str(directory)).step == 200
     back = restore.plan_rollback(str(directory), "100")

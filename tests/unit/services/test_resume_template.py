@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.launch import launch
 from ckpt_tui.services.launchers.base import Resume
-from ckpt_tui.services.launchers.template import FILE_NAME, Template, build_template, parse_template
+from ckpt_tui.services.launchers.template import FILE_NAME, Template, build_template, keep_template, parse_template
 from ckpt_tui.services.resume import plan_resume
 from tests.builders.run_directories import damage, run_directory, torch_zip, training_state, write_log
 from tests.builders.trees import tree_of
@@ -190,3 +191,27 @@ def test_a_plan_that_does_not_hold_any_more_starts_nothing(
     assert (caught.value.hint, before.keys() - tree_of(directory).keys()) == ("Plan it again.", set())
     assert not (tmp_path / "seen").exists()
     assert not (directory / FILE_NAME).exists()
+
+
+def test_a_kept_command_in_a_copy_trains_in_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = run_directory(tmp_path / "run")
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    template = parse_template(f"{PYTHON} mine.py seen --out run {{step}}", str(tmp_path))
+    keep_template(str(directory), template)
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    assert plan_resume(str(directory)).command[-3:] == ("--out", "run", "400")
+    plan = plan_resume(str(copy))
+    assert plan.command[-3:] == ("--out", str(copy), "400")
+    assert f"Moved or copied since: {directory} is now {copy}." in plan.warnings
+    keep_template(str(directory), parse_template(f"{PYTHON} mine.py seen {{step}}", str(tmp_path)))
+    shutil.copy(directory / FILE_NAME, copy / FILE_NAME)
+    assert "it would train there, and not here" in plan_resume(str(copy)).refusals[0]
+
+
+def test_what_only_a_shell_would_understand_is_said(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run")
+    plan = plan_resume(str(directory), command=f"{PYTHON} -c pass {{checkpoint}} && echo done")
+    assert "&& is an argument like any other here: no shell reads it. `sh -c '...'` would." in plan.warnings
+    plan = plan_resume(str(directory), command=f"sh -c '{PYTHON} -c pass {{checkpoint}} && echo done'")
+    assert not [warning for warning in plan.warnings if "shell" in warning]
