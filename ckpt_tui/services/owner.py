@@ -125,8 +125,22 @@ def read_launch(directory: str) -> Owner | None:
 
 def run_monitor(directory: str) -> RunMonitor | None:
     """What has read the whole log of a directory, None when it has none."""
-    if not os.path.exists(os.path.join(directory, LOG_NAME)):
+    return _read(directory) if os.path.exists(os.path.join(directory, LOG_NAME)) else None
+
+
+def read_monitor(directory: str) -> RunMonitor | None:
+    """The same, also of another program's log."""
+    own = run_monitor(directory)
+    if own is not None:
+        return own
+    try:
+        monitor = _read(directory)
+    except (CkptError, OSError):
         return None
+    return monitor if monitor.state().num_events else None
+
+
+def _read(directory: str) -> RunMonitor:
     from ckpt_tui.services.monitor import RunMonitor
 
     monitor = RunMonitor(directory)

@@ -31,7 +31,7 @@ from ckpt_tui.services.launchers.template import (
     read_template,
 )
 from ckpt_tui.services.names import read_name
-from ckpt_tui.services.owner import owner_of, run_monitor
+from ckpt_tui.services.owner import owner_of, read_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
@@ -41,7 +41,6 @@ from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.model import Checkpoint
-    from ckpt_tui.services.monitor import RunMonitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def plan_resume(
     except OSError as error:
         raise from_os_error(error, directory, "list") from error
     template = parse_template(command, os.getcwd()) if command is not None else read_template(directory)
-    monitor = run_monitor(directory) or _foreign_monitor(directory)
+    monitor = read_monitor(directory)
     state = monitor.state() if monitor is not None else None
     owner = owner_of(directory, state)
     warnings = [] if owner else journal.recover(directory, lambda deed: log_restored(directory, deed))
@@ -232,20 +231,6 @@ def _build(
     from ckpt_tui.services.launchers.foreign import build_foreign
 
     return build_foreign(request, checkpoint)
-
-
-def _foreign_monitor(directory: str) -> RunMonitor | None:
-    """What has read another program's log, None where there is none."""
-    from ckpt_tui.services.monitor import RunMonitor
-
-    try:
-        monitor = RunMonitor(directory)
-        state = monitor.poll(budget_s=1.0)
-        while not monitor.is_caught_up:
-            state = monitor.poll(budget_s=1.0)
-    except (CkptError, OSError):
-        return None
-    return monitor if state.num_events else None
 
 
 def _recorded_start(state: RunState | None) -> RecordedStart | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
@@ -23,14 +22,11 @@ from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Resume
 from ckpt_tui.services.launchers.spelling import resume_way, with_resume
 from ckpt_tui.services.names import QUARANTINE_NAME
-from ckpt_tui.services.owner import run_monitor
+from ckpt_tui.services.owner import read_monitor
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervision import Point
 from ckpt_tui.services.supervisor_record import Supervisor, read_supervisor
 from ckpt_tui.text import plural, safe_text
-
-if TYPE_CHECKING:
-    from ckpt_tui.services.monitor import RunMonitor
 
 _MAX_TOLD = 4
 _PLACE = "{checkpoint}"
@@ -94,23 +90,6 @@ def supervised_before(directory: str) -> Supervisor | None:
         return None
     has_log = os.path.exists(os.path.join(directory, LOG_NAME))
     return None if has_log and SessionFollower(directory, ()).session > before.session else before
-
-
-def read_monitor(directory: str) -> RunMonitor | None:
-    """What has read the whole log of a directory, ours or another program's; None when it has none."""
-    from ckpt_tui.services.monitor import RunMonitor
-
-    own = run_monitor(directory)
-    if own is not None:
-        return own
-    try:
-        monitor = RunMonitor(directory)
-        state = monitor.poll(budget_s=1.0)
-        while not monitor.is_caught_up:
-            state = monitor.poll(budget_s=1.0)
-    except CkptError:
-        return None
-    return monitor if state.num_events else None
 
 
 def _newest_valid(

@@ -23,14 +23,14 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line, journal, supervised_process
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, owners_of, run_state
+from ckpt_tui.services.owner import Owner, owners_of, read_monitor, run_state
 from ckpt_tui.services.processes import restarter_of
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.start_lock import starting
 from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervised_session import LOOK_S, Care, Session
-from ckpt_tui.services.supervised_start import Start, find_point, read_monitor, resuming
+from ckpt_tui.services.supervised_start import Start, find_point, resuming
 from ckpt_tui.services.supervision import (
     MAX_LAST_LINES,
     Action,
