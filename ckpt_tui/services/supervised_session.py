@@ -200,6 +200,7 @@ class Session:
         else:
             # What hangs on may hold the GPU's memory, which the next start needs.
             killed = supervised_process.end_all(left, LEFT_OVER_S, lambda pid: pid in training.members())
+            killed += supervised_process.end_all(training.members(), 0.0, lambda pid: True)  # what those have started
             how = f", {len(killed)} of them by SIGKILL" if killed else ""
             self.say(f"ended {members} that it left behind{how}")
         return exit_code
