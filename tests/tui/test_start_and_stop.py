@@ -197,8 +197,10 @@ async def test_what_was_not_saved_is_a_dialog_and_not_a_word_that_goes(
 
 def test_what_came_of_a_stop_is_one_line() -> None:
     assert stopped_words(SAVED) == "Saved emergency_step_009378_20261121_021409.pt, step 9,378; ended in 1.2 s."
-    held = replace(SAVED, saved="", checkpoint="latest.pt")
+    held = replace(SAVED, saved="", checkpoint="latest.pt", checkpoint_step=SAVED.step or 0)
     assert "nothing is lost: latest.pt holds its last step" in stopped_words(held)
+    waiting = replace(held, checkpoint_step=9000, sentences=("Nothing trained.", "A resume takes latest.pt."))
+    assert stopped_words(waiting) == "Nothing trained. A resume takes latest.pt."
 
 
 # -- start ---------------------------------------------------------------------------------------------------------
