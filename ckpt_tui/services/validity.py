@@ -326,15 +326,19 @@ def _is_record(record: object) -> bool:
 
 def _save(records: _Records) -> bool:
     """Replace the cache file in one rename. A home that cannot be written only means that nothing is kept."""
+    global _loaded
     path = _cache_path()
     temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(json.dumps({"version": _VERSION, "records": records}).encode())
+            file.flush()
+            status = os.fstat(file.fileno())
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
             os.unlink(temporary)
         return False
+    _loaded = (path, (status.st_size, status.st_mtime_ns, status.st_ino), records)
     return True
