@@ -21,6 +21,7 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.events.writer import process_started
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line, journal, supervised_process
+from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.owner import Owner, owners_of, read_monitor, run_state
@@ -340,7 +341,12 @@ class _Supervising:
             )
 
         self.training = supervised_process.start(
-            start.command, cwd=request.cwd, log_path=path, mark=self.mark, environment=_environment(), record=record
+            start.command,
+            cwd=request.cwd,
+            log_path=path,
+            mark=self.mark,
+            environment=training_environment(start.command),
+            record=record,
         )
         self.say(f"started, process {self.training.pid}, {where}; output in {self.log_name}")
         if self.signals.asked:  # while it was being started
@@ -473,8 +479,3 @@ def _is_continued(before: Mapping[str, object], request: Request) -> bool:
     if before.get("command") != list(request.command):
         return False
     return before.get("state") in (*_AT_WORK, SupervisorState.WAITING)
-
-
-def _environment() -> dict[str, str]:
-    # Into a file Python writes in blocks: the last lines before a crash, which are those that count, would be lost.
-    return {"PYTHONUNBUFFERED": "1", **os.environ}

@@ -344,6 +344,27 @@ def test_who_begins_while_the_checkpoint_is_looked_for_is_taken_over(
         other.wait()
 
 
+def test_its_environment_is_that_of_any_training_that_is_started_from_here(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv = kept.directory.parent / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin" / "python").write_text("#!/bin/sh\nenv\n")
+    (venv / "bin" / "python").chmod(0o755)
+    monkeypatch.setenv("VIRTUAL_ENV", "/of/the/viewer")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    request = supervisor.Request(
+        str(kept.directory), (str(venv / "bin" / "python"),), str(kept.directory), Policy(), as_is=True
+    )
+    assert supervisor.supervise(request, lambda line: None).exit_code == 0
+    said = dict(line.partition("=")[::2] for line in (kept.directory / "session_1.log").read_text().splitlines())
+    assert said["VIRTUAL_ENV"] == str(venv)
+    assert said["PATH"].startswith(f"{venv}/bin:")
+    assert (said["PYTHONUNBUFFERED"], "COLUMNS" in said, MARK in said) == ("1", False, True)
+
+
 def test_a_start_waits_for_whoever_holds_the_directory(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_lock, "PATIENCE_S", 0.01)
     monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
