@@ -197,12 +197,18 @@ def _order(
         raise
     with open(process.told, "rb") as told:
         failure = told.read()
-    if not failure and process.poll() in (None, 0):
+    if not failure and (process.poll() in (None, 0) or _has_begun(directory, process.pid)):
         return
     process.wait()
     error = _failure(failure, command, cwd, directory)
     os.write(log, f"--- ckpt-tui: {error.message}\n".encode("utf-8", "replace"))
     raise error
+
+
+def _has_begun(directory: str, pid: int) -> bool:
+    """Whether it came to its record, the last thing before it becomes the training: that may have died since."""
+    record = read_record(directory)
+    return record is not None and record.pid == pid
 
 
 def _failure(failure: bytes, command: Sequence[str], cwd: str, directory: str) -> CkptError:

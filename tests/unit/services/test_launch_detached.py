@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.services import detached_child, logout
+from ckpt_tui.services import detached_child, launch, logout
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch import TrainingDiedError, launched_log, start
 from ckpt_tui.services.launch_record import read_record
@@ -298,3 +298,11 @@ def test_what_repeats_the_command_is_for_the_same_eyes_as_its_log(tmp_path: Path
             path.name: path.stat().st_mode & 0o777 for path in directory.iterdir() if b"sk-1234" in path.read_bytes()
         }
         assert made == dict.fromkeys(("launch.json", "session_1.log", "resume_command.json", "supervisor.json"), mode)
+
+
+def test_one_that_dies_before_anybody_looks_died_as_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch._Beginning, "poll", lambda process: process.wait())
+    command = [sys.executable, "-c", "print('no such GPU'); raise SystemExit(3)"]
+    with pytest.raises(TrainingDiedError, match=r"exit code 3.*no such GPU") as caught:
+        start(str(tmp_path), command, cwd=str(tmp_path), wait_s=10.0)
+    assert caught.value.exit_code == 3
