@@ -247,12 +247,14 @@ class _Supervising:
         if point.is_full:
             return self._try_later(point)
         start = self._how_to_start(point)
+        standing = self.standing
         try:
             # Looking for the checkpoint takes its time: whoever has begun here since was first.
             with starting(self.directory):
                 owner = self._owner()
                 session = self._start(start, point) if owner is None else None
         except OSError as error:
+            self.standing = standing
             if error.errno in NO_ROOM:
                 return self._try_later(replace(point, free_bytes=0))
             told = f"cannot start {text.safe_text(start.command[0], 200)}: {error.strerror or error}"
@@ -262,6 +264,7 @@ class _Supervising:
         except CkptError as error:  # an act on the directory, or another start
             if self._is_asked_for_now:
                 raise
+            self.standing = standing
             self._say_why_it_waits(error)
             return Decision(Action.RESTART, "", pause_s=LOOK_S)
         if owner is not None or session is None:
@@ -334,11 +337,21 @@ class _Supervising:
             # Durable before it runs. The mark is on record, too: what has it is found whatever happens next.
             told = f"process {pid} trains {where}"
             self.keep(SupervisorState.RUNNING, told, session=number, child_pid=pid, child_pid_started=pid_started)
-            if self.book.could_not_write:
-                raise OSError(errno.ENOSPC, self.book.could_not_write)
-            self.book.write_launch(
-                pid, pid_started, session=number, command=start.command, cwd=request.cwd, log=self.log_name, point=point
-            )
+            try:
+                if self.book.write_error is not None:
+                    raise self.book.write_error
+                self.book.write_launch(
+                    pid, pid_started, session=number, command=start.command, cwd=request.cwd, log=self.log_name,
+                    point=point,
+                )  # fmt: skip
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                raise CkptError(
+                    "Nothing was started",
+                    f"what runs has to be on record in {self.directory}, which cannot be written: {error.strerror}",
+                    "Make supervisor.json and launch.json there writable.",
+                ) from error
 
         self.training = supervised_process.start(
             start.command,

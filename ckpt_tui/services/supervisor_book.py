@@ -24,13 +24,13 @@ EVENT_ACTIONS = {
 class Book:
     """Of one supervisor. fixed: what its record holds from the beginning. say: tells a person.
 
-    could_not_write: why the newest record is not on the disk, "" when it is.
+    write_error: why the newest record is not on the disk, None when it is.
     """
 
     def __init__(self, directory: str, fixed: dict[str, object], say: Callable[[str], None]) -> None:
         self.directory = directory
         self.fields: dict[str, object] = {}
-        self.could_not_write = ""
+        self.write_error: OSError | None = None
         self._fixed = {
             "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
             "started_at": time.time(), **fixed,
@@ -49,12 +49,11 @@ class Book:
         try:
             write_record(self.directory, self.fields)
         except OSError as error:
-            reason = error.strerror or str(error)
-            if reason != self.could_not_write:
-                self._say(f"supervisor.json cannot be written: {reason}")
-            self.could_not_write = reason
+            if self.write_error is None or error.errno != self.write_error.errno:
+                self._say(f"supervisor.json cannot be written: {error.strerror or error}")
+            self.write_error = error
         else:
-            self.could_not_write = ""
+            self.write_error = None
 
     def decided(self, decision: Decision, standing: Standing, ended: Ended | None, point: Point) -> None:
         """To record and log, when nobody trains. A run without a log stays without."""

@@ -101,12 +101,15 @@ def actions(out: Path) -> list[str]:
     return [event.action for event in events(out) if isinstance(event, Supervised)]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_times_it_comes_out_the_same(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "layout"), [(0, "file"), (1, "file"), (2, "dir"), (3, "dir")])
+def test_killed_at_random_times_it_comes_out_the_same(tmp_path: Path, seed: int, layout: str) -> None:
     straight, kept = tmp_path / "straight", tmp_path / "kept"
-    subprocess.run([sys.executable, *trainer(straight, 1200)], env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
+    how = ("--checkpoint_format", layout)
+    subprocess.run(
+        [sys.executable, *trainer(straight, 1200), *how], env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True
+    )
     chance = random.Random(seed)
-    with Keeper(kept, [sys.executable, *trainer(kept, 1200)]) as supervised:
+    with Keeper(kept, [sys.executable, *trainer(kept, 1200), *how]) as supervised:
         for session in range(1, 4):
             pid = supervised.wait_for_step(session, 0)
             time.sleep(chance.uniform(0.0, 0.5))

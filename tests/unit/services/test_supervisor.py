@@ -344,6 +344,35 @@ def test_who_begins_while_the_checkpoint_is_looked_for_is_taken_over(
         other.wait()
 
 
+def test_a_record_that_cannot_be_written_is_told_as_that_and_waited_for(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
+    record = kept.directory / "launch.json"
+    record.mkdir()
+    request = supervisor.Request(
+        str(kept.directory), ("bash", "-c", "touch ran; exit 1"), str(kept.directory),
+        Policy(pause_s=0, same_step_limit=0, max_restarts=1), as_is=True,
+    )  # fmt: skip
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "restart 1 of 1" in line:
+            record.unlink()
+            record.mkdir()
+        elif "waits: Nothing was started" in line:
+            record.rmdir()
+
+    with pytest.raises(CkptError, match="cannot be written: Is a directory"):
+        supervisor.supervise(request, say)
+    assert not (kept.directory / "ran").exists()
+    record.rmdir()
+    assert supervisor.supervise(request, say).restarts == 1
+    assert sum("waits: Nothing was started" in line for line in said) == 1
+    assert not any("disk is full" in line for line in said)
+
+
 def test_its_environment_is_that_of_any_training_that_is_started_from_here(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
