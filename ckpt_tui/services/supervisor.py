@@ -7,7 +7,6 @@ by its pid and start time, with the counts of the one before. `supervisor.json` 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ckpt_tui import text
-from ckpt_tui.errors import Cancelled, CkptError, from_os_error
+from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.events.writer import process_started
 from ckpt_tui.records import dataclass
@@ -46,7 +45,8 @@ from ckpt_tui.services.supervision import (
     try_later,
 )
 from ckpt_tui.services.supervisor_book import Book
-from ckpt_tui.services.supervisor_record import LOCK_NAME, SupervisorState, read_fields
+from ckpt_tui.services.supervisor_lock import locked
+from ckpt_tui.services.supervisor_record import SupervisorState, read_fields
 from ckpt_tui.services.supervisor_signals import Signals
 from ckpt_tui.services.system import process_is_alive
 
@@ -92,7 +92,7 @@ def supervise(request: Request, say: Callable[[str], None]) -> Outcome:
     say: gets each thing that a person should know, as one line. To be called in the main thread.
     Raises CkptError when the directory has a supervisor, or when there is nothing that could be started.
     """
-    lock = _locked(request.directory)
+    lock = locked(request.directory)
     try:
         with _Supervising(request, say) as supervising:
             try:
@@ -103,36 +103,6 @@ def supervise(request: Request, say: Callable[[str], None]) -> Outcome:
                 raise
     finally:
         os.close(lock)
-
-
-def _locked(directory: str) -> int:
-    """A descriptor that holds the directory's supervisor lock for as long as it is open."""
-    path = os.path.join(directory, LOCK_NAME)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise from_os_error(error, path, "write to") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(descriptor)
-            fields = read_fields(directory)
-            who = f"process {fields.get('pid')} on {text.safe_text(fields.get('host') or 'this host', 60)}"
-            raise CkptError(
-                "Supervised already",
-                f"{who} supervises {directory}",
-                "`ckpt-tui supervise DIR --status` tells how it stands, `ckpt-tui stop DIR` ends it and the training.",
-            ) from error
-        # A file system without locks: what the record says has to do.
-        fields = read_fields(directory)
-        pid, started, host = fields.get("pid"), fields.get("pid_started"), fields.get("host")
-        if isinstance(pid, int) and isinstance(started, float) and process_is_alive(pid, started, str(host)):
-            os.close(descriptor)
-            raise CkptError(
-                "Supervised already", f"process {pid} supervises {directory}", "Stop that one first."
-            ) from None
-    return descriptor
 
 
 class _Supervising:

@@ -1,0 +1,42 @@
+"""One supervisor for a directory: the kernel's lock on `supervisor.lock`, held for as long as it is at work."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from ckpt_tui import text
+from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.services.supervisor_record import LOCK_NAME, read_fields
+from ckpt_tui.services.system import process_is_alive
+
+
+def locked(directory: str) -> int:
+    """A descriptor that holds the directory's supervisor lock for as long as it is open."""
+    path = os.path.join(directory, LOCK_NAME)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise from_os_error(error, path, "write to") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(descriptor)
+            fields = read_fields(directory)
+            who = f"process {fields.get('pid')} on {text.safe_text(fields.get('host') or 'this host', 60)}"
+            raise CkptError(
+                "Supervised already",
+                f"{who} supervises {directory}",
+                "`ckpt-tui supervise DIR --status` tells how it stands, `ckpt-tui stop DIR` ends it and the training.",
+            ) from error
+        # A file system without locks: what the record says has to do.
+        fields = read_fields(directory)
+        pid, started, host = fields.get("pid"), fields.get("pid_started"), fields.get("host")
+        if isinstance(pid, int) and isinstance(started, float) and process_is_alive(pid, started, str(host)):
+            os.close(descriptor)
+            raise CkptError(
+                "Supervised already", f"process {pid} supervises {directory}", "Stop that one first."
+            ) from None
+    return descriptor
