@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SAID_FOR_S = 6.0
 
+_AT_ONCE_S = 0.05  # from a key to the action that it is bound to
 _START_TAKES_S = 1.0
 INTERRUPTED = 130
 
@@ -55,7 +56,7 @@ class BaseApp(App[None]):
         self._saying: Timer | None = None
         self._said_on: KeyLine | None = None
         self._ctrl_c_at = self._key_at = -SAID_FOR_S
-        self.quiet_s = SAID_FOR_S  # from the key before the newest one to that
+        self._quiet_s = SAID_FOR_S  # before the newest key
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -156,10 +157,16 @@ class BaseApp(App[None]):
     async def on_event(self, event: Event) -> None:
         if isinstance(event, Key):
             now = time.monotonic()
-            self.quiet_s, self._key_at = now - self._key_at, now
+            self._quiet_s, self._key_at = now - self._key_at, now
             if self._said_on is not None:
                 self._hush()
         await super().on_event(event)
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long no key had come before the key, or the click, that an action is done for."""
+        since_s = time.monotonic() - self._key_at
+        return self._quiet_s if since_s < _AT_ONCE_S else since_s
 
     def action_redraw(self) -> None:
         """Send everything once more: another program wrote on the terminal."""
