@@ -233,6 +233,7 @@ def test_a_command_that_begins_anew_over_a_training_is_ended_before_it_saves_ove
     assert kept.actions == ["restart", "gave_up"]
 
 
+@pytest.mark.long
 def test_over_a_training_that_is_there_a_command_must_say_that_it_goes_on(kept: Kept) -> None:
     assert kept.run(steps="10")[0] == 0
     (kept.directory / "events.jsonl").unlink()  # what told that it goes on from its checkpoints by itself
@@ -471,6 +472,7 @@ def test_a_stop_that_outlived_its_supervisor_is_told_once(kept: Kept) -> None:
     assert "the same command again starts it" in said
 
 
+@pytest.mark.long
 def test_a_stall_is_ended_told_and_restarted(kept: Kept) -> None:
     code, _, said = kept.run("--stall-after", "1s", "--stall-grace", "0.2s", ends="hang@12,ok", steps="30")
     assert code == 0
