@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from ckpt_tui import text
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services.supervisor_record import LOCK_NAME, read_fields
 from ckpt_tui.services.system import process_is_alive
+
+PATIENCE_S = 1.0
 
 
 def locked(directory: str) -> int:
@@ -20,7 +23,7 @@ def locked(directory: str) -> int:
     except OSError as error:
         raise from_os_error(error, path, "write to") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor, directory)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(descriptor)
@@ -32,11 +35,33 @@ def locked(directory: str) -> int:
                 "`ckpt-tui supervise DIR --status` tells how it stands, `ckpt-tui stop DIR` ends it and the training.",
             ) from error
         # A file system without locks: what the record says has to do.
-        fields = read_fields(directory)
-        pid, started, host = fields.get("pid"), fields.get("pid_started"), fields.get("host")
-        if isinstance(pid, int) and isinstance(started, float) and process_is_alive(pid, started, str(host)):
+        pid = _living(directory)
+        if pid is not None:
             os.close(descriptor)
             raise CkptError(
                 "Supervised already", f"process {pid} supervises {directory}", "Stop that one first."
             ) from None
     return descriptor
+
+
+def _take(descriptor: int, directory: str) -> None:
+    """Lock it. What the last supervisor forked holds its lock, too, until it sees that it is alone: where nobody lives
+    whom the record names, that is waited for. Raises OSError as `flock` does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK or _living(directory) is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _living(directory: str) -> int | None:
+    """The supervisor that the record names, if it lives."""
+    fields = read_fields(directory)
+    pid, started, host = fields.get("pid"), fields.get("pid_started"), fields.get("host")
+    is_told = isinstance(pid, int) and isinstance(started, float)
+    return pid if is_told and process_is_alive(pid, started, str(host)) else None  # type: ignore[arg-type,return-value]
