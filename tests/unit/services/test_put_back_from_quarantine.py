@@ -101,14 +101,15 @@ def test_what_is_not_there_or_not_known_is_refused(run: Path) -> None:
     assert tree_of(run) == before
 
 
-def test_kill_at_any_file_operation_loses_nothing(run: Path, memory_path: Path) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_kill_at_any_file_operation_loses_nothing(run: Path, memory_path: Path, every: int) -> None:
     place = moved(run, "latest.pt")
     save(run / "latest.pt", 600)
     start = copied(run, memory_path / "start")
     directory = copied(start, memory_path / "run")
     operations = file_operations(partial(carry_out, plan_put_back(str(directory), [place])))
     after = tree_of(directory, without=GROWS)
-    for number in range(1, len(operations) + 1, 3):
+    for number in range(1, len(operations) + 1, every):
         directory = copied(start, memory_path / "run")
         before = tree_of(directory, without=GROWS)
         assert killed_at(number, partial(carry_out, plan_put_back(str(directory), [place])))

@@ -254,7 +254,8 @@ class TestWhatHappenedMeanwhile:
         assert (directory / "set_aside/notes").is_dir()
 
 
-def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(memory_path: Path) -> None:
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.long)])
+def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(memory_path: Path, every: int) -> None:
     start = memory_path / "start"
     three_deeds(start)
     for act, plan_it in (("undo", partial(plan_undo, to=2)), ("redo", plan_redo)):
@@ -264,7 +265,7 @@ def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(memory_path: Pat
         operations = file_operations(partial(carry_out, plan_it(str(directory))))
         told = [(event.path, event.source) for event in restored_events(directory) if event.extra["act"] == act]
         assert told
-        for number in range(1, len(operations) + 1, 5):
+        for number in range(1, len(operations) + 1, every):
             directory = copied(start, memory_path / "run")
             before, bytes_before = state_of(directory), contents(directory)
             plan = plan_it(str(directory))

@@ -7,6 +7,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from ckpt_tui.services import journal
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import collect, plan_gc
@@ -77,14 +79,17 @@ def test_names_of_any_bytes_are_undone(tmp_path: Path) -> None:
     assert not list((tmp_path / "set_aside").rglob("checkpoint*"))
 
 
-def test_gc_killed_at_every_file_operation_leaves_journals_and_nothing_outside_changed(memory_path: Path) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_gc_killed_at_file_operations_leaves_journals_and_nothing_outside_changed(
+    memory_path: Path, every: int
+) -> None:
     start = build(memory_path / "start")
     perform(start)
     directory = copied(start, memory_path / "run")
     outside = names_of(directory)
     operations = file_operations(partial(collect, plan_gc(str(directory), every=True), force=True))
     assert set(tree_of(directory / "set_aside/1")) == {"journal.json"}, "also the directories made for names in some"
-    for number in range(1, len(operations) + 1, 3):
+    for number in range(1, len(operations) + 1, every):
         directory = copied(start, memory_path / "run")
         held = tree_of(directory / "set_aside/1", without=["journal.json"])
         assert killed_at(number, partial(collect, plan_gc(str(directory), every=True), force=True))
