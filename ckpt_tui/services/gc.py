@@ -72,18 +72,23 @@ def _expect_as_planned(plan: GcPlan, chosen: Sequence[GcItem]) -> None:
     for path, content in plan.found:
         if not content.is_same(content_of(os.path.join(plan.directory, path))):
             raise _changed(safe_text(path))
+    if any(item.kind in ("quarantine", "temporary") for item in chosen):
+        _refuse_beside_a_training(plan.directory)
     for item in chosen:
         deed = journal.read_deed(plan.directory, item.number) if item.number is not None else None
         if item.number is not None and (
             deed is None or deed.state not in (journal.DONE, journal.CONFLICT, journal.COLLECTED)
         ):
             raise _changed(safe_text(item.name))
-        if item.kind in ("quarantine", "temporary") and owner_of(plan.directory, run_state(plan.directory)) is not None:
-            raise CkptError(
-                "A training is running here",
-                f"it was started in {plan.directory} since this was planned; nothing was freed",
-                "Plan it again: what the training does not use can be freed beside it.",
-            )
+
+
+def _refuse_beside_a_training(directory: str) -> None:
+    if owner_of(directory, run_state(directory)) is not None:
+        raise CkptError(
+            "A training is running here",
+            f"it was started in {directory} since this was planned; nothing was freed",
+            "Plan it again: what the training does not use can be freed beside it.",
+        )
 
 
 def _changed(what: str) -> CkptError:
