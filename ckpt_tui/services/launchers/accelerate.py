@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ckpt_tui.services.launchers.base import (
+    DEFAULT_PORT,
     Now,
     Taken,
     Where,
@@ -16,7 +17,7 @@ from ckpt_tui.services.launchers.base import (
     python_part,
     script_now,
     take_script,
-    with_option,
+    with_own_option,
 )
 
 # Options without a value; a test holds them against accelerate's own parser.
@@ -27,7 +28,6 @@ FLAGS = frozenset({
     "--tpu-cluster", "--no-tpu-cluster", "--tpu-use-sudo", "--downcast-bf16", "--fp8-use-autocast-during-eval",
     "--debug", "--use-xpu", "--ipex",
 })  # fmt: skip
-DEFAULT_PORT = 29500
 
 
 class Accelerate:
@@ -63,10 +63,7 @@ class Accelerate:
             port = number(option(found, "--main-process-port"), DEFAULT_PORT)
             if port and not is_free(port):
                 notes.append(f"Port {port} is in use on this host: accelerate takes a free one.")
-                found = with_option(found, "--main-process-port", "0")
-                if option(found, "--main-process-port") is None:
-                    at = len(found) - taken.num_script_words
-                    found = [*found[:at], "--main_process_port", "0", *found[at:]]
+                found = with_own_option(found, taken, "--main-process-port", "0")
         return Now(tuple(found), tuple(notes), tuple(missing), tuple(not_known))
 
 

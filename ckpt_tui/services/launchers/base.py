@@ -20,6 +20,7 @@ from ckpt_tui.records import dataclass
 
 PYTHON = re.compile(r"(python|pypy)[\d.]*")
 _PYTHON_VALUES = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+DEFAULT_PORT = 29500  # where the processes of one node meet: torch's, accelerate's and deepspeed's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,19 @@ def with_option(words: Sequence[str], name: str, value: str) -> list[str]:
         elif index + 1 < len(words):
             result[index + 1] = value
     return result
+
+
+def with_own_option(words: Sequence[str], taken: Taken, name: str, value: str) -> list[str]:
+    """The launcher's words with an option at a value: replaced where it stands, else put in before the script."""
+    if option(words, name) is not None:
+        return with_option(words, name, value)
+    return before_script(words, taken, "--" + name[2:].replace("-", "_"), value)
+
+
+def before_script(words: Sequence[str], taken: Taken, *more: str) -> list[str]:
+    """The launcher's words with some more behind its options."""
+    at = len(words) - taken.num_script_words
+    return [*words[:at], *more, *words[at:]]
 
 
 def after_interpreter(words: Sequence[str]) -> int | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ckpt_tui.services.launchers.base import (
+    DEFAULT_PORT,
     Now,
     Taken,
     Where,
@@ -16,7 +17,7 @@ from ckpt_tui.services.launchers.base import (
     python_part,
     script_now,
     take_script,
-    with_option,
+    with_own_option,
 )
 
 # Options without a value; a test holds them against deepspeed's own parser.
@@ -43,13 +44,9 @@ class Deepspeed:
             missing.append(f"deepspeed's host file {hosts} is not there (looked in {where.cwd})")
         if hosts is not None or os.path.isfile(_HOST_FILE):
             not_known.append("Whether the hosts in deepspeed's host file can be reached is not known.")
-        port = number(option(found, "--master-port"), 29500)
+        port = number(option(found, "--master-port"), DEFAULT_PORT)
         if not is_free(port):
             free = next((p for p in range(port + 1, port + 100) if is_free(p)), port)
             notes.append(f"Port {port} is in use on this host: deepspeed takes {free}.")
-            if option(found, "--master-port") is None:
-                at = len(found) - taken.num_script_words
-                found = [*found[:at], "--master_port", str(free), *found[at:]]
-            else:
-                found = with_option(found, "--master-port", str(free))
+            found = with_own_option(found, taken, "--master-port", str(free))
         return Now(tuple(found), tuple(notes), tuple(missing), tuple(not_known))

@@ -6,9 +6,11 @@ import socket
 from collections.abc import Sequence
 
 from ckpt_tui.services.launchers.base import (
+    DEFAULT_PORT,
     Now,
     Taken,
     Where,
+    before_script,
     is_free,
     number,
     option,
@@ -26,7 +28,6 @@ MODULES = ("torch.distributed.run", "torch.distributed.launch")
 FLAGS = frozenset({
     "-h", "--help", "--standalone", "-m", "--module", "--no-python", "--run-path", "--virtual-local-rank", "--use-env",
 })  # fmt: skip
-DEFAULT_PORT = 29500
 
 
 class Torchrun:
@@ -70,5 +71,4 @@ class Torchrun:
         if backend == "c10d" and endpoint is not None:
             return with_option(words, "--rdzv-endpoint", "localhost:0"), [note]
         kept = without(words, "--master-port", "--master-addr", "--rdzv-endpoint", "--rdzv-backend", "--rdzv-id")
-        at = len(kept) - taken.num_script_words
-        return [*kept[:at], "--standalone", *kept[at:]], [note]
+        return before_script(kept, taken, "--standalone"), [note]
