@@ -24,7 +24,7 @@ from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunEnd, RunStart, Supervised
 from ckpt_tui.events.writer import process_started
 from ckpt_tui.services import start_lock, supervisor
-from ckpt_tui.services.supervised_process import MARK, marked, start
+from ckpt_tui.services.supervised_process import MARK, marked
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
 from tests.builders.run_directories import damage
@@ -567,60 +567,3 @@ def test_detached_it_says_that_it_is_at_work_and_outlives_who_started_it(kept: K
     )  # fmt: skip
     assert again.returncode == 2
     assert "cannot start" in again.stderr
-
-
-def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
-    """Whoever is killed while it writes the record leaves a child that never becomes the training."""
-    ran = tmp_path / "ran"
-    pids = os.pipe()
-
-    def die(pid: int, pid_started: float) -> None:
-        os.write(pids[1], str(pid).encode())
-        os._exit(0)
-
-    child = os.fork()
-    if child == 0:
-        try:
-            start(
-                ["touch", str(ran)],
-                cwd=str(tmp_path),
-                log_path=str(tmp_path / "x.log"),
-                mark="m",
-                environment={},
-                record=die,
-            )
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    pid = int(os.read(pids[0], 20))
-    wait_for(lambda: not psutil.pid_exists(pid), "it stayed at the gate")
-    assert not ran.exists()
-    for descriptor in pids:
-        os.close(descriptor)
-
-
-def test_a_start_that_cannot_be_recorded_starts_nothing(tmp_path: Path) -> None:
-    def refuse(pid: int, pid_started: float) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        start(["touch", str(tmp_path / "ran")], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"), mark="m",
-              environment={}, record=refuse)  # fmt: skip
-    assert not (tmp_path / "ran").exists()
-
-
-def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(tmp_path: Path) -> None:
-    mark = f"test-{os.getpid()}"
-    training = start(
-        ["bash", "-c", "setsid sleep 300 & sleep 0.1; exit 4"], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"),
-        mark=mark, environment=os.environ, record=lambda pid, pid_started: None,
-    )  # fmt: skip
-    try:
-        wait_for(training.poll, "it did not end")
-        assert training.exit_code == 4
-        [left] = training.members()
-        assert MARK in psutil.Process(left).environ()
-    finally:
-        for pid in training.members():
-            os.kill(pid, signal.SIGKILL)
-        training.close()
