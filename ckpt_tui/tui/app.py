@@ -158,10 +158,12 @@ class CkptTuiApp(BaseApp):
 
     @property
     def overview(self) -> Any:
-        """The overview of the run that is shown, None when the list of runs is."""
+        """The overview of the run that is shown, None when the list of runs is, or when the app is closing."""
         if self.watched is None:
             return None
-        return self.screen_stack[1 if self.lists_runs else 0]
+        place = 1 if self.lists_runs else 0
+        stack = self.screen_stack  # the app empties it before it has read its last messages
+        return stack[place] if place < len(stack) else None
 
     @property
     def has_overview(self) -> bool:
@@ -186,16 +188,19 @@ class CkptTuiApp(BaseApp):
     # -- what the threads tell ----------------------------------------------------------------------------------
 
     def on_state_changed(self, message: StateChanged) -> None:
-        if self.watched is not None and self.watched.is_source_of(message):
-            self.watched.take_state(message, self.overview)
+        watched, overview = self.watched, self.overview
+        if watched is not None and overview is not None and watched.is_source_of(message):
+            watched.take_state(message, overview)
 
     def on_catalog_changed(self, message: CatalogChanged) -> None:
-        if self.watched is not None and self.watched.is_source_of(message):
-            self.watched.take_catalog(message, self.overview)
+        watched, overview = self.watched, self.overview
+        if watched is not None and overview is not None and watched.is_source_of(message):
+            watched.take_catalog(message, overview)
 
     def on_session_failed(self, message: SessionFailed) -> None:
-        if self.watched is not None and self.watched.is_source_of(message):
-            self.overview.show_failure(message.error)
+        watched, overview = self.watched, self.overview
+        if watched is not None and overview is not None and watched.is_source_of(message):
+            overview.show_failure(message.error)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR and event.worker.error is not None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import Marker, RunState
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.app import SCREENS, CkptTuiApp, screen_class
+from ckpt_tui.tui.messages import CatalogChanged, SessionFailed, StateChanged
 from ckpt_tui.tui.screens import help as help_screen
 from ckpt_tui.tui.widgets.chart import Chart
 from ckpt_tui.tui.widgets.lines_widget import LinesWidget
@@ -184,6 +186,31 @@ async def test_quits_at_once_in_the_middle_of_a_long_log(tmp_path: Path) -> None
         await pilot.press("q")
         await until(pilot, lambda: not app.is_running)
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("of_a_list", [False, True])
+async def test_what_its_threads_say_while_it_closes_is_not_heard(tmp_path: Path, of_a_list: bool) -> None:
+    """The app empties its screens first and reads its last messages then."""
+    app = app_of(running(), tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.state is not None and app.catalog is not None)
+        watched, close_all, num_heard = app.watched, app._close_all, 0
+        assert watched is not None
+        assert app.catalog is not None
+        assert app.state is not None
+        late = (CatalogChanged(app.catalog), StateChanged(app.state), SessionFailed(CkptError("gone")))
+
+        async def close_and_say() -> None:
+            nonlocal num_heard
+            await close_all()
+            app.lists_runs = of_a_list
+            for message in late:
+                message.source = watched
+                num_heard += watched.is_source_of(message)
+                await app._dispatch_message(message)
+
+        app._close_all = close_and_say  # type: ignore[method-assign]
+    assert num_heard == len(late), "its run was open still"
 
 
 def test_every_screen_of_the_registry_is_there() -> None:
