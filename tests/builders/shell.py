@@ -16,7 +16,7 @@ def cli(*arguments: str, expect: int = 0) -> Any:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     done = subprocess.run(
         [sys.executable, "-m", "ckpt_tui", *arguments[:at], "--json", *arguments[at:]],
-        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+        cwd="/", capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -24,7 +24,7 @@ def cli(*arguments: str, expect: int = 0) -> Any:
     return envelope["data"] if not envelope["errors"] else envelope["errors"][0]
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
@@ -45,4 +45,4 @@ def last_step(directory: Path, session: int) -> int:
 def fingerprint(directory: Path) -> str:
     """Of the state that the trainer itself would resume from."""
     command = [sys.executable, "-m", "trainer", "hash", str(directory)]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300, check=True).stdout

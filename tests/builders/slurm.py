@@ -85,7 +85,7 @@ def cluster() -> Iterator[dict[str, str]]:
 
 
 def _said(command: list[str], environment: dict[str, str]) -> str:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False).stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False).stdout
 
 
 def _wait(condition: object, what: str, timeout_s: float = 30.0) -> None:

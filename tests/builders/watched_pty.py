@@ -28,7 +28,7 @@ class WatchedPty:
         fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.received = b""
 
-    def read_until(self, *wanted: bytes, timeout_s: float = 20.0) -> bytes:
+    def read_until(self, *wanted: bytes, timeout_s: float = 120.0) -> bytes:
         """Everything received so far, once it holds all of `wanted`."""
         ends = time.monotonic() + timeout_s
         while not all(one in self.received for one in wanted):

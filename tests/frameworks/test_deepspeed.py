@@ -42,7 +42,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
     """The weights of every sample with ZeRO, as DeepSpeed puts them together."""
     out = tmp_path_factory.mktemp("truth") / "fp32.pt"
     program = [sys.executable, "-c", CONVERT, str(SAMPLES), str(out), *WITH_ZERO]
-    subprocess.run(program, check=True, capture_output=True, timeout=200)
+    subprocess.run(program, check=True, capture_output=True, timeout=300)
     found: dict[str, dict[str, torch.Tensor]] = torch.load(out, weights_only=False)
     return found
 

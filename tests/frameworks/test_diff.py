@@ -117,7 +117,7 @@ dist.destroy_process_group()
 
 
 def test_distributed_data_parallel_against_the_model_alone(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", _DDP, str(tmp_path)], check=True, timeout=120, env={**os.environ})
+    subprocess.run([sys.executable, "-c", _DDP, str(tmp_path)], check=True, timeout=300, env={**os.environ})
     found = diff(tmp_path / "plain.pt", tmp_path / "ddp.pt")
     assert found.prefix_b == "module."
     assert changes(found) == {"same": 7}

@@ -102,7 +102,7 @@ def test_a_trainers_output(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment,
             check=True,
-            timeout=120,
+            timeout=300,
         )
     import json
 

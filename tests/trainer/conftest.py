@@ -29,7 +29,7 @@ class Trainer:
 
     def run(self, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(out, *options), cwd=REPO, capture_output=True, text=True, timeout=120, check=False
+            self.command(out, *options), cwd=REPO, capture_output=True, text=True, timeout=300, check=False
         )
 
     def start(self, out: Path, *options: str) -> subprocess.Popen[str]:

@@ -76,7 +76,7 @@ class HeldWriting:
                 Path(f"/proc/self/fd/{fd}").readlink()
             ):
                 self.began.set()
-                assert self.go.wait(20)
+                assert self.go.wait(120)
                 if error is not None:
                     raise error
             return real(fd, data)
@@ -91,7 +91,7 @@ def test_what_is_overwritten_at_once_is_not_in_the_file(tmp_path: Path, monkeypa
         checkpoints.save(state, {"rolling"})
         overwrite(state, 99.0)
         state["model"].clear()
-        assert held.began.wait(20)
+        assert held.began.wait(120)
         assert checkpoints.last_step == -1
         held.go.set()
         checkpoints.wait()
@@ -165,7 +165,7 @@ def test_a_failure_in_the_background_comes_up_at_the_next_poll(tmp_path: Path, m
         checkpoints.save_now(state_at(1), {"rolling"}, "regular")
         held = HeldWriting(monkeypatch, OSError(errno.EROFS, "Read-only file system"))
         checkpoints.save(state_at(2), {"rolling"})
-        assert held.began.wait(20)
+        assert held.began.wait(120)
         checkpoints.poll()
         assert said == []
         held.go.set()
@@ -187,7 +187,7 @@ def test_the_next_save_waits_for_the_one_in_flight_and_says_so(tmp_path: Path, m
     log = EventWriter(tmp_path)
     with Checkpointer(tmp_path, log=log) as checkpoints:
         checkpoints.save(state_at(1), {"rolling"})
-        assert held.began.wait(20)
+        assert held.began.wait(120)
         checkpoints.save(state_at(2), {"rolling"})
     first, second = [event for event in events(tmp_path) if event.name == "checkpoint_saved"]
     assert first.stall_seconds < 0.25 < first.save_seconds
@@ -202,7 +202,7 @@ def test_an_emergency_waits_for_the_save_in_flight_but_not_for_its_backups(
     held = HeldWriting(monkeypatch)
     with Checkpointer(tmp_path) as checkpoints:
         checkpoints.save(state_at(1), {"rolling"})
-        assert held.began.wait(20)
+        assert held.began.wait(120)
         threading.Timer(0.2, held.go.set).start()
         name = checkpoints.save_now(state_at(2), {"emergency"})
         assert not (tmp_path / "rolling_last_backup.pt").exists()
@@ -224,7 +224,7 @@ checkpoints.save({{"step": 1, "model": {{"w": torch.ones(3_000_000)}}}}, {{"roll
     import subprocess
     import sys
 
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=90)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
     assert load(str(tmp_path / "rolling_step_000001.pt"), ("step",))["model"]["w"].sum() == 3_000_000
 
 
@@ -366,7 +366,7 @@ def test_an_interrupted_copy_leaves_no_thread_that_still_copies(monkeypatch: pyt
     def slow(*args: int) -> None:
         nonlocal num_running
         if threading.current_thread() is threading.main_thread():
-            assert begun.wait(10)
+            assert begun.wait(120)
             raise KeyboardInterrupt
         num_running += 1
         begun.set()

@@ -259,7 +259,7 @@ def sharded(size: int, mode: str, directory: Path, name: str) -> str:
         )
         for rank in range(size)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=90) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert outputs[0][0].strip(), outputs[0][1]
     return outputs[0][0].strip()
 

@@ -70,7 +70,7 @@ def ranks(mode: str, size: int, timeout_seconds: float) -> list[tuple[int, str]]
         )
         for rank in range(size)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=90)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
@@ -105,7 +105,7 @@ def test_a_hanging_rank_is_named_by_those_that_wait_and_ends_too() -> None:
 def test_a_rank_that_never_comes_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-c", RANK, "well", "3"], env=environment(0, 2, free_port()), text=True, capture_output=True,
-        timeout=60, check=False,
+        timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "UsageError: 2 processes were to meet" in done.stderr
@@ -123,4 +123,4 @@ def test_one_process_needs_no_torch_distributed() -> None:
         "assert world.agree([1, 2]) == [1, 2] and world.gather('x') == ['x'] and world.broadcast(3) == 3\n"
         "world.barrier(); world.at(1); world.close(); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=REPO, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=REPO, check=True, timeout=300)

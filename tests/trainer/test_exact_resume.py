@@ -366,7 +366,7 @@ def test_fresh_processes_come_to_the_same_bits(trainer: Trainer, tmp_path: Path)
     process = trainer.start(tmp_path / "run", *options, "--resume", "auto", "--print_seconds", "0")
     trainer.wait_for(process, "step 20/60")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
     done = trainer.run(tmp_path / "run", *options, "--resume", "auto")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -69,7 +69,7 @@ def make(directory: Path, *others: TrainerCallback, **settings: Any) -> tuple[Tr
 
 
 def kill_when_durable(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (path / "manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -104,7 +104,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "callback.train(trainer)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(out)], cwd=REPO, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, str(out)], cwd=REPO, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     return out

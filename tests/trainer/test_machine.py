@@ -41,7 +41,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip("needs a C compiler")
     directory = tmp_path_factory.mktemp("nvml")
     (directory / "nvml.c").write_text(NVML)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nvml.so", "nvml.c"], cwd=directory, check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nvml.so", "nvml.c"], cwd=directory, check=True, timeout=300)
     return ctypes.CDLL(str(directory / "nvml.so"))
 
 
@@ -60,7 +60,7 @@ def test_a_driver_that_does_not_answer_is_none(source: str, tmp_path: Path) -> N
     if compiler is None:
         pytest.skip("needs a C compiler")
     (tmp_path / "nvml.c").write_text(source)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nvml.so", "nvml.c"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "nvml.so", "nvml.c"], cwd=tmp_path, check=True, timeout=300)
     assert Gpus(ctypes.CDLL(str(tmp_path / "nvml.so"))).read() == []
 
 

@@ -71,7 +71,7 @@ def test_stopped_through_its_launcher_it_saves_and_is_over(launched: Launched, t
     [target] = plan.targets
     is_torchrun = target.pid == launched.pid and bool(below)
     assert target.role == ("torchrun" if is_torchrun else "training")
-    stopped = stop(str(directory), 60, plan=plan)
+    stopped = stop(str(directory), 300, plan=plan)
     assert stopped.has_ended, stopped
     assert (stopped.lost_steps, stopped.saved_step) == (0, stopped.step), stopped
     assert stopped.saved.startswith("emergency_")
@@ -114,12 +114,12 @@ def test_hugging_face_trainer_is_stopped(tmp_path: Path, which: str) -> None:
     launched = start(
         str(directory), command, cwd=str(REPO), wait_s=90.0 if which == "callback" else 0.0, environment=FRAMEWORKS
     )
-    wait_for(lambda: any(directory.glob("checkpoint-*/trainer_state.json")), "a checkpoint", timeout_s=90)
+    wait_for(lambda: any(directory.glob("checkpoint-*/trainer_state.json")), "a checkpoint", timeout_s=300)
     plan = plan_stop(str(directory))
     assert plan.pid == launched.pid
     assert plan.saves is (which == "callback"), plan
     assert bool(plan.warnings) is (which == "alone")
-    stopped = stop(str(directory), 60, plan=plan)
+    stopped = stop(str(directory), 300, plan=plan)
     assert stopped.has_ended
     if which == "callback":
         assert (stopped.saved, stopped.lost_steps) == (f"checkpoint-{stopped.step}", 0), stopped

@@ -49,7 +49,7 @@ def events(out: Path) -> list[Event]:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
@@ -82,7 +82,7 @@ class Keeper:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def ended(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate(timeout=300)
         return self.process.returncode, said
 
     def wait_for_step(self, session: int, step: int) -> int:

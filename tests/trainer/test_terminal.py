@@ -85,7 +85,7 @@ def test_narrow_and_wide_again_leaves_no_ghosts(driven: Terminal) -> None:
     driven.wait_for("saved 40")
     for columns, rows in ((40, 12), (120, 40), (60, 5), (80, 24)):
         driven.resize(columns, rows)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             time.sleep(0.3)
             screen = driven.screen().splitlines()
@@ -141,7 +141,7 @@ def test_one_of_several_processes_tells_of_all(capfd: pytest.CaptureFixture[str]
 
 def test_a_log_file_has_neither_carriage_returns_nor_escape_codes(tmp_path: Path) -> None:
     with open(tmp_path / "out.log", "wb") as log:
-        subprocess.run(command(tmp_path, 100), cwd=tmp_path, stdout=log, stderr=log, timeout=60, check=True)
+        subprocess.run(command(tmp_path, 100), cwd=tmp_path, stdout=log, stderr=log, timeout=300, check=True)
     text = (tmp_path / "out.log").read_bytes()
     assert b"\r" not in text
     assert b"\x1b" not in text
@@ -156,7 +156,7 @@ def test_a_log_file_has_neither_carriage_returns_nor_escape_codes(tmp_path: Path
 
 def test_every_told_step_where_that_is_asked_for(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path, 100, 0), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        command(tmp_path, 100, 0), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.count("/2000") == 10
 
@@ -166,7 +166,7 @@ def test_nobody_listens(redirection: str, tmp_path: Path) -> None:
     words = " ".join(command(tmp_path, 60, 0)).replace("print(", "")
     script = f"{words} {redirection} ; echo ended ${{PIPESTATUS[0]}} >&2"
     (tmp_path / "driver.py").write_text(DRIVER.replace('print("the end")', "").replace("print(", "str("))
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     assert "ended 0" in done.stderr
 
 
@@ -196,7 +196,7 @@ def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
         out = _outlet_on(terminal)
         done = threading.Thread(target=lambda: [out.write("x" * 100) for _ in range(1000)], daemon=True)
         done.start()
-        done.join(5)
+        done.join(120)
         assert not done.is_alive()
         termios.tcflow(terminal, termios.TCOON)
         out.flush()
@@ -274,6 +274,6 @@ def test_rich_is_loaded_on_a_terminal_only(tmp_path: Path) -> None:
         "print({'rich', 'torch', 'textual'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "set()"

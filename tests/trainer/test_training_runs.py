@@ -136,7 +136,7 @@ def test_a_signal_saves_stops_and_can_be_resumed_exactly(
     process = trainer.start(out)
     trainer.wait_for(process, "step 10/")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number, output
     found = events(out)
     assert (found[-1].name, found[-1].status) == ("run_end", status)
@@ -152,7 +152,7 @@ def test_sigusr1_saves_and_goes_on(trainer: Trainer, tmp_path: Path) -> None:
     process = trainer.start(tmp_path / "run")
     trainer.wait_for(process, "step 10/")
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert len(list((tmp_path / "run").glob("emergency_step_*.pt"))) == 1
 

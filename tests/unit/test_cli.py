@@ -131,7 +131,7 @@ def test_a_bug_is_allowed_to_look_like_one(fake_command) -> None:
 def test_output_that_cannot_be_written_is_no_traceback(tmp_path: Path, command: str, closed: str) -> None:
     program = f"{sys.executable} -m ckpt_tui {command} {closed}"
     done = subprocess.run(
-        ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode in ((2,) if "full" in closed else (0, 2))
     assert "Traceback" not in done.stderr + done.stdout

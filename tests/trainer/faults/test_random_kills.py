@@ -108,7 +108,7 @@ def test_fresh_processes_killed_at_random_times(corpus: Path, nursery: Nursery, 
         time.sleep(rng.uniform(0.0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert state_hash(run) == state_hash(straight)
     check_log(run)

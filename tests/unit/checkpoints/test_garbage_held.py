@@ -28,22 +28,22 @@ def test_overlapping_holders_in_threads_restore_it_once() -> None:
     def first() -> None:
         with GarbageHeld():
             first_is_in.set()
-            assert second_is_in.wait(5)
+            assert second_is_in.wait(120)
         seen.append(gc.isenabled())
         first_is_out.set()
 
     def second() -> None:
-        assert first_is_in.wait(5)
+        assert first_is_in.wait(120)
         with GarbageHeld():
             second_is_in.set()
-            assert first_is_out.wait(5)
+            assert first_is_out.wait(120)
             seen.append(gc.isenabled())
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert seen == [False, False]  # the second one still holds it when the first leaves
     assert gc.isenabled()
 
@@ -55,7 +55,7 @@ def test_many_threads_that_fail_leave_it_on(tmp_path: Path) -> None:
     said: list[str] = []
 
     def work() -> None:
-        start.wait(5)
+        start.wait(120)
         for _ in range(20):
             try:
                 open_checkpoint(path)
@@ -66,7 +66,7 @@ def test_many_threads_that_fail_leave_it_on(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert said == ["Damaged checkpoint"] * 160
     assert gc.isenabled()
 

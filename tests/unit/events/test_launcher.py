@@ -31,7 +31,7 @@ def started(directory: Path, *command: str, **environment: str) -> RunStart:
     """The `run_start` that a script of three lines writes when it is started like this."""
     (directory / "train.py").write_text(TINY.format(repo=str(REPO)))
     subprocess.run(
-        command, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, check=True, timeout=60,
+        command, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, check=True, timeout=300,
         capture_output=True,
     )  # fmt: skip
     event = decode((directory / "run" / "events.jsonl").read_bytes().splitlines()[0])

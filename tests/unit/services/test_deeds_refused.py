@@ -43,7 +43,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     def mount_it(path: Path, options: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=False, timeout=20)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=False, timeout=300)
         if done.returncode:
             pytest.skip("nothing can be mounted here")
         mounted.append(path)
@@ -51,7 +51,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     yield mount_it
     for path in reversed(mounted):
-        subprocess.run(["umount", str(path)], check=False, timeout=20)
+        subprocess.run(["umount", str(path)], check=False, timeout=300)
 
 
 def test_started_training_that_has_not_taken_its_lock_yet(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_read_only_file_system(tmp_path: Path, mount: Mount) -> None:
     run = damaged_run(small / "run")
     plan = plan_restore(str(run))
     before = tree_of(run)
-    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True, timeout=20)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True, timeout=300)
     with pytest.raises(CkptError, match="Read-only directory"):
         carry_out(plan)
     assert tree_of(run) == before
@@ -250,7 +250,7 @@ def test_two_viewers_at_once_do_it_once(tmp_path: Path) -> None:
             assert viewer.stdin is not None
             viewer.stdin.write("\n")
             viewer.stdin.flush()
-        said = sorted(viewer.communicate(timeout=60)[0].strip() for viewer in viewers)
+        said = sorted(viewer.communicate(timeout=300)[0].strip() for viewer in viewers)
     finally:
         for viewer in viewers:
             viewer.kill()

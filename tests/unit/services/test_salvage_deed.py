@@ -352,11 +352,11 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", _SLOWLY, "salvage", str(path), "-o", str(tmp_path / "out.pt")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while names_in(tmp_path) == ["x.pt"] and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    _, said = child.communicate(timeout=300)
     assert child.returncode == 130
     assert b"Traceback" not in said
     assert names_in(tmp_path) == ["x.pt"]

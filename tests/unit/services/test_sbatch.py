@@ -200,7 +200,7 @@ def test_job_of_a_real_slurm_is_resumed_by_another_job(tmp_path: Path) -> None:
     def ckpt_tui(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ckpt_tui", *arguments]
         return subprocess.run(
-            command, env=environment, cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+            command, env=environment, cwd=REPO, capture_output=True, text=True, timeout=300, check=False
         )
 
     def starts() -> list[RunStart]:
@@ -230,7 +230,7 @@ def test_job_of_a_real_slurm_is_resumed_by_another_job(tmp_path: Path) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.05)

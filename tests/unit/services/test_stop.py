@@ -56,7 +56,7 @@ def test_what_was_saved_is_told_as_it_happens_and_afterwards(tmp_path: Path, beg
     assert (plan.step, plan.checkpoint, plan.checkpoint_step, plan.at_risk_steps) == (7, "rolling_step_000004.pt", 4, 3)
     assert [(t.pid, t.role, t.process.on_sigterm) for t in plan.targets] == [(trainer.pid, "training", "caught")]
     told: list[StopProgress] = []
-    stopped = stop(directory, 20, plan=plan, on_progress=told.append)
+    stopped = stop(directory, 300, plan=plan, on_progress=told.append)
     assert [one.stage for one in told] == ["asked", "seen", "saved", "ending", "ended"]
     assert told[1].sentence == "It has seen SIGTERM at step 7: saves and stops."
     assert (stopped.has_ended, stopped.saved, stopped.saved_step) == (
@@ -91,7 +91,7 @@ def test_one_that_catches_it_and_is_not_ours_may_save_or_not(tmp_path: Path, beg
     assert plan.saves is None
     [warning] = plan.warnings
     assert warning.startswith("Whether it saves when it gets SIGTERM is not known. Unsaved, 3 steps")
-    stopped = stop(str(tmp_path / "run"), 20)
+    stopped = stop(str(tmp_path / "run"), 300)
     assert (stopped.has_ended, stopped.lost_steps, stopped.saved) == (True, 3, "")
 
 
@@ -128,7 +128,7 @@ def test_asked_again_it_gets_no_second_signal(tmp_path: Path, begin: Begin) -> N
     plan = plan_stop(directory)
     assert plan.asked_at is not None
     assert "was asked to save and end" in plan.sentences[0]
-    assert stop(directory, 20).saved_step == 7
+    assert stop(directory, 300).saved_step == 7
     assert trainer.has_said("signals 1")
 
 
@@ -137,7 +137,7 @@ def test_signal_of_somebody_else_is_not_sent_again(tmp_path: Path, begin: Begin)
     directory = str(tmp_path / "run")
     os.kill(trainer.pid, signal.SIGTERM)
     wait_for(lambda: plan_stop(directory).asked_at is not None, "its log does not tell")
-    assert stop(directory, 20).saved_step == 7
+    assert stop(directory, 300).saved_step == 7
     assert trainer.has_said("signals 1")
 
 
@@ -161,7 +161,7 @@ def test_interrupt_while_waiting_is_told_and_it_stops_all_the_same(tmp_path: Pat
     assert waiting.stderr is not None
     assert "Asked to save and end." in waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
-    said, _ = waiting.communicate(timeout=20)
+    said, _ = waiting.communicate(timeout=300)
     assert waiting.returncode == 130
     assert "It still stops" in said
     wait_for(lambda: trainer.process.poll() == 143, "it did not end")
@@ -173,7 +173,7 @@ def test_one_that_is_stopped_is_continued_so_that_it_can_save(tmp_path: Path, be
     wait_for(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_STOPPED, "not stopped")
     plan = plan_stop(str(tmp_path / "run"))
     assert "it is continued" in plan.warnings[0]
-    assert stop(str(tmp_path / "run"), 20).saved_step == 7
+    assert stop(str(tmp_path / "run"), 300).saved_step == 7
 
 
 # A parent in vfork waits in the kernel until its child has gone on: as one whose disk or GPU does not answer.
@@ -204,7 +204,7 @@ def test_one_that_is_stuck_in_the_kernel_is_told_as_such_and_waited_for(tmp_path
     stopped = stop(str(tmp_path), 0.1, plan=plan)
     assert not stopped.has_ended
     assert any("waits in the kernel" in sentence for sentence in stopped.sentences)
-    assert stop(str(tmp_path), 10).has_ended
+    assert stop(str(tmp_path), 300).has_ended
 
 
 def test_shell_that_waits_for_it_is_not_what_gets_the_signal(tmp_path: Path, begin: Begin) -> None:
@@ -216,7 +216,7 @@ def test_shell_that_waits_for_it_is_not_what_gets_the_signal(tmp_path: Path, beg
     [child] = psutil.Process(shell.pid).children()
     assert plan.pid == shell.pid
     assert [target.pid for target in plan.targets] == [child.pid]
-    assert stop(str(tmp_path / "run"), 20).has_ended
+    assert stop(str(tmp_path / "run"), 300).has_ended
     assert shell.has_said("after"), "the shell went on to its end"
 
 
@@ -227,7 +227,7 @@ def test_two_trainings_in_one_directory_are_both_asked(tmp_path: Path, begin: Be
     plan = plan_stop(str(tmp_path / "run"))
     assert {(t.pid, t.told_by) for t in plan.targets} == {(trainer.pid, "trainer.lock"), (other.pid, "launch.json")}
     assert all("says) gets SIGTERM" in sentence for sentence in plan.sentences[:2])
-    assert stop(str(tmp_path / "run"), 20).has_ended
+    assert stop(str(tmp_path / "run"), 300).has_ended
     wait_for(lambda: other.process.poll() is not None and trainer.process.poll() is not None, "one is left")
 
 
@@ -249,7 +249,7 @@ def test_number_that_came_again_after_the_plan_is_left_alone(tmp_path: Path, beg
     plan = plan_stop(str(tmp_path / "run"))
     trainer.process.kill()
     wait_for(lambda: look_at(trainer.pid) is None, "it did not end")
-    assert stop(str(tmp_path / "run"), 5, plan=plan).has_ended, "it ended meanwhile"
+    assert stop(str(tmp_path / "run"), 300, plan=plan).has_ended, "it ended meanwhile"
 
 
 def test_one_on_another_host_is_refused_with_what_to_do(tmp_path: Path, begin: Begin) -> None:
@@ -337,7 +337,7 @@ def test_supervisor_that_waits_for_its_next_start_is_what_is_asked(tmp_path: Pat
     plan = plan_stop(str(tmp_path / "run"))
     assert [(target.pid, target.role) for target in plan.targets] == [(supervisor.pid, "supervisor")]
     assert plan.sentences[-1] == "Nothing trains at the moment: it waits for the time of its next start."
-    assert stop(str(tmp_path / "run"), 20).has_ended
+    assert stop(str(tmp_path / "run"), 300).has_ended
 
 
 FOREIGN = """
@@ -361,7 +361,7 @@ def test_loop_of_somebody_else_that_names_no_process(tmp_path: Path, begin: Begi
     loop.record_launch(tmp_path / "run")
     plan = plan_stop(str(tmp_path / "run"))
     assert (plan.pid, plan.saves, plan.step) == (loop.pid, False, 4)
-    stopped = stop(str(tmp_path / "run"), 20)
+    stopped = stop(str(tmp_path / "run"), 300)
     assert stopped.has_ended
     assert stopped.sentences[1] == "Lost: 4 steps; there is no checkpoint."
 
@@ -393,7 +393,7 @@ def test_stop_that_is_killed_at_every_file_operation_is_repeated_and_signals_onc
         noted = asked(directory, trainer.pid, trainer.started)
         num_signalled += noted is not None and noted.is_sent
         try:
-            stopped = stop(directory, 20)
+            stopped = stop(directory, 300)
             assert (stopped.has_ended, stopped.lost_steps) == (True, 0), (number, operations[number - 1], stopped)
         except CkptError as error:
             if error.title != "Not running":  # it was asked by the one that was killed, and has ended

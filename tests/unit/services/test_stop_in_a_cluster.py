@@ -75,7 +75,7 @@ def test_training_on_a_node_is_asked_through_its_job(tmp_path: Path, cluster: Cl
     assert plan.command == ("scancel", "--signal=TERM", "4711.0")
     assert plan.refusals == ()
     assert plan.saves is True, "its lock is held, on this mount"
-    stopped = stop(str(tmp_path / "run"), 20, plan=plan)
+    stopped = stop(str(tmp_path / "run"), 300, plan=plan)
     assert (stopped.has_ended, stopped.saved_step, stopped.lost_steps) == (True, 7, 0)
     assert cluster.was_asked() == ["--signal=TERM 4711.0"]
 
@@ -102,7 +102,7 @@ def test_a_cluster_that_says_no_is_told(tmp_path: Path, cluster: Cluster, node: 
     cluster.runs(node.pid)
     cluster.program("scancel", "echo 'scancel: error: Access\033[31m denied' >&2; exit 1")
     with pytest.raises(CkptError, match="says no") as caught:
-        stop(str(tmp_path / "run"), 5)
+        stop(str(tmp_path / "run"), 300)
     assert "Access" in caught.value.message
     assert "\x1b" not in caught.value.message
     assert plan_stop(str(tmp_path / "run")).asked_at is None, "it was not asked"

@@ -28,7 +28,7 @@ A_MOMENT_S = 5.0  # on a busy machine; 0.1 otherwise
 
 def wait_until_it_reads(pid: int, name: str) -> None:
     """Until a process has had a file open for a moment: its reading has begun."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     num_seen = 0
     while num_seen < 20:
         assert time.monotonic() < deadline, "it did not come to it"
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_within_a_moment_and_shows_what_is_known(tmp_path: Path, as_
         wait_until_it_reads(process.pid, "b.safetensors")
         interrupted = time.monotonic()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=300)
         took = time.monotonic() - interrupted
     assert process.returncode == 130
     assert took < A_MOMENT_S
@@ -182,5 +182,5 @@ def test_ctrl_c_while_several_threads_read_one_file(tmp_path: Path) -> None:
         wait_until_it_reads(process.pid, "big.safetensors")
         interrupted = time.monotonic()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=300)
     assert (process.returncode, time.monotonic() - interrupted < A_MOMENT_S) == (130, True)
