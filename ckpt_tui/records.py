@@ -1,8 +1,9 @@
 """`dataclass` that costs a tenth to define: what starts in a blink has a hundred of them.
 
 The standard library compiles six methods for each class when it is defined, 0.6 ms of every start, for classes that
-often are never made. Here `__init__` is compiled when the first instance is made, and the rest are shared functions
-over an `attrgetter`. What comes out is a dataclass for `fields`, `replace`, `asdict` and `is_dataclass`.
+often are never made. Here `__init__` is compiled when many instances were made (until then a loop does its work:
+compiling costs what a hundred turns of the loop do), and the rest are shared functions over an `attrgetter`. What comes
+out is a dataclass for `fields`, `replace`, `asdict` and `is_dataclass`.
 
 Only what this project uses is there: positional fields with defaults, `frozen`, `slots`, `eq`, `repr`, and of a field
 `default_factory`, `repr`, `compare` and `hash`. `tests/unit/test_records.py` holds every class against the library's.
@@ -21,6 +22,7 @@ else:
     _A_FIELD = dataclasses.fields(dataclasses.make_dataclass("_Sample", ["x"]))[0]._field_type
     _MISSING = dataclasses.MISSING
     _set = object.__setattr__
+    _NUM_BEFORE_COMPILED = 50
 
     def dataclass(cls=None, /, *, frozen=False, slots=False, eq=True, repr=True):  # noqa: A002 - as the library's
         """As `dataclasses.dataclass`."""
@@ -41,7 +43,7 @@ else:
         get = _getter([name for name, one in every.items() if one.compare])
         own_dict = cls.__dict__
         if "__init__" not in own_dict:
-            cls.__init__ = _init_at_first_use(cls, every, frozen)
+            cls.__init__ = _init_until_compiled(cls, every, frozen)
         if has_repr and "__repr__" not in own_dict:
             cls.__repr__ = _repr
         if eq and "__eq__" not in own_dict:
@@ -95,13 +97,38 @@ else:
         again.__qualname__ = cls.__qualname__
         return again
 
-    def _init_at_first_use(cls, every, frozen):
-        def first_init(self, *args, **kwargs):
-            cls.__init__ = init = _compiled_init(every, frozen, hasattr(cls, "__post_init__"))
-            init.__qualname__ = f"{cls.__qualname__}.__init__"
-            init(self, *args, **kwargs)
+    def _init_until_compiled(cls, every, frozen):
+        names = tuple(name for name, one in every.items() if one.init)
+        allowed = frozenset(names)
+        required = frozenset(name for name in names if not _has_default(every[name]))
+        has_post_init = hasattr(cls, "__post_init__")
+        num_made = 0
 
-        return first_init
+        def init(self, *args, **kwargs):
+            nonlocal num_made
+            num_made += 1
+            given = dict(zip(names, args, strict=False))
+            is_right = len(args) <= len(names) and given.keys().isdisjoint(kwargs)
+            given.update(kwargs)
+            if num_made > _NUM_BEFORE_COMPILED or not (is_right and required <= given.keys() <= allowed):
+                # Of a wrong call, too: what is wrong with it is Python's to say.
+                cls.__init__ = compiled = _compiled_init(every, frozen, has_post_init)
+                compiled.__qualname__ = f"{cls.__qualname__}.__init__"
+                compiled(self, *args, **kwargs)
+                return
+            for name, one in every.items():
+                if name in given:
+                    value = given[name]
+                else:
+                    value = one.default if one.default_factory is _MISSING else one.default_factory()
+                _set(self, name, value)
+            if has_post_init:
+                self.__post_init__()
+
+        return init
+
+    def _has_default(one):
+        return one.default is not _MISSING or one.default_factory is not _MISSING
 
     def _compiled_init(every, frozen, has_post_init):
         known = {"_set": _set, "_missing": _MISSING}
