@@ -5,6 +5,7 @@ Each writes `up` to its output when it is ready for signals. DIRECTORY is argv[1
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -98,8 +99,10 @@ class StandIn:
         (directory / "launch.json").write_text(json.dumps(fields))
 
     def end(self) -> None:
-        for process in [*psutil.Process(self.pid).children(recursive=True)] if self.process.poll() is None else []:
-            process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # a thread of the test may have waited for it just now
+            for process in psutil.Process(self.pid).children(recursive=True) if self.process.poll() is None else []:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
