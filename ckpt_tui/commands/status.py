@@ -1,9 +1,10 @@
 """Is the run fine? Its state on one screen: progress, what is at risk, why it ended and what that cost.
 
 Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
-1: crashed, failed or diverged; 2: stalled, or it could not be judged (nothing there, not a log). Of a directory that
-holds several runs: a line each, and 1 if any of them is 1, else 2 if any is 2. With --fail-on also 1 while an alert of
-that kind holds, in any of them: for a script or a cron job that is to tell somebody.
+1: crashed, failed or diverged; 2: stalled, silent (as the copy of a run that goes on elsewhere is), or it could not be
+judged (nothing there, not a log). Of a directory that holds several runs: a line each, and 1 if any of them is 1, else
+2 if any is 2. With --fail-on also 1 while an alert of that kind holds, in any of them: for a script or a cron job that
+is to tell somebody.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
     return {
         "state": state.phase.value,
         "reason": state.reason,
+        "trains_in": state.trains_in or None,
         "name": state.name,
         "step": state.step,
         "total_steps": state.total_steps or None,

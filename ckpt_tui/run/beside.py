@@ -12,10 +12,11 @@ from ckpt_tui.run.state import Save
 class Beside:
     """As far as somebody looked.
 
-    is_process_alive: of the last session's process, None when it cannot be known. invalid_checkpoints: names known to
-    be damaged. existing_names: what is in the run directory, None when nobody looked. usual_pause_s: a silence that
-    this run may have come back from before, though the events so far do not tell of it. found_checkpoints: files that
-    a resume may take, of which the log may not tell: it was cut, or its trainer tells of no saves.
+    is_process_alive: of the last session's process, None when it cannot be known. trains_in: where that process trains,
+    of a directory that is a copy of it; else "". invalid_checkpoints: names known to be damaged. existing_names: what
+    is in the run directory, None when nobody looked. usual_pause_s: a silence that this run may have come back from
+    before, though the events so far do not tell of it. found_checkpoints: files that a resume may take, of which the
+    log may not tell: it was cut, or its trainer tells of no saves.
     """
 
     is_process_alive: bool | None = None
@@ -23,6 +24,7 @@ class Beside:
     existing_names: Collection[str] | None = None
     usual_pause_s: float = 0.0
     found_checkpoints: tuple[Save, ...] = ()
+    trains_in: str = ""
 
 
 NOTHING = Beside()

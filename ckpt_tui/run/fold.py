@@ -467,6 +467,13 @@ class RunFold:
         last = self._folded.sessions[-1]
         return last.pid, last.pid_started, last.host
 
+    @property
+    def home(self) -> str:
+        """The directory that the last session wrote to, "" where it did not tell: this one, but of a copy."""
+        start = self._folded.start
+        home = start.launcher.get("directory") if start is not None else None
+        return home if isinstance(home, str) else ""
+
     def state(self, now: float, beside: Beside = NOTHING) -> RunState:
         """Everything that is known at `now`, Unix seconds."""
         if self._pending:

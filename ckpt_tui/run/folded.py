@@ -152,6 +152,7 @@ class Folded:
             phase, why = health.judge_phase(
                 silence_s, self._rhythm(beside.usual_pause_s), beside.is_process_alive, is_foreign=self.is_foreign,
                 is_at_end=self.start is not None and 0 < self.start.total_steps <= last.last_step,
+                trains_in=beside.trains_in,
             )  # fmt: skip
             if phase is Phase.SILENT and reason and self._ends_in_an_error():
                 phase, why = Phase.FAILED, reason
@@ -187,7 +188,8 @@ class Folded:
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
             start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
             config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
-            launcher=start.launcher, steps_per_s=1 / recent_pace if recent_pace else None,
+            launcher=start.launcher, trains_in=beside.trains_in if phase is Phase.SILENT else "",
+            steps_per_s=1 / recent_pace if recent_pace else None,
             seconds_per_step=health.with_pauses(paces, self.pause_s / trained) or recent_pace or None,
             tokens_per_s=self._tokens_per_s(), eta=eta,
             last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,

@@ -44,12 +44,16 @@ def judge_phase(
     *,
     is_foreign: bool = False,
     is_at_end: bool = False,
+    trains_in: str = "",
 ) -> tuple[Phase, str]:
     """The phase of a session that has not said its end, and why it is thought so.
 
     is_foreign: told by a log that never says which process writes it, nor when it ends, and that may be written in
     blocks hours apart: nobody can say that it crashed or stalled. is_at_end: its last step was reached.
+    trains_in: the directory of its live process, where this one is a copy.
     """
+    if trains_in:
+        return Phase.SILENT, f"nobody trains in this copy; the training that its log tells of goes on in {trains_in}"
     if is_foreign and is_process_alive is None:
         if is_at_end and silence_s > END_PATIENCE_S:
             return Phase.FINISHED, "its last step was reached"

@@ -21,7 +21,7 @@ class Phase(StrEnum):
     WAITING = "waiting"  # no event yet
     RUNNING = "running"
     STALLED = "stalled"  # alive, but silent for long by its own rhythm
-    SILENT = "silent"  # another's log, that says nothing more and never said which process writes it
+    SILENT = "silent"  # a log that says nothing more: another's, of a process that it never named, or a live run's copy
     CRASHED = "crashed"  # gone without a word
     INTERRUPTED = "interrupted"
     PREEMPTED = "preempted"
@@ -225,6 +225,7 @@ class RunState:
     argv: tuple[str, ...] = ()
     cwd: str = ""
     launcher: Mapping[str, object] = field(default_factory=dict)  # as `RunStart.launcher`
+    trains_in: str = ""  # of a copy: the directory in which the process that its log names trains
     versions: Mapping[str, str] = field(default_factory=dict)
     steps_per_s: float | None = None
     # What an estimate counts with: the recent pace, and what evaluation and saving have cost a step so far.

@@ -112,7 +112,7 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
 def _risk_spans(state: RunState) -> list[Span]:
     spans: list[Span] = []
     at_risk = state.at_risk
-    if at_risk is not None and not state.phase.is_over:
+    if at_risk is not None and not state.phase.is_over and not state.trains_in:
         # No time is told where nobody knows the pace.
         seconds = f", {text.duration(at_risk.seconds)}" if at_risk.seconds > 0 or not at_risk.steps else ""
         words = f"at risk {text.plural(at_risk.steps, text.safe_text(state.step_unit, 10))}{seconds}"

@@ -15,7 +15,7 @@ silence too, where the process is known only from a session start found by bisec
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
@@ -49,9 +49,12 @@ class NewestPart:
         self._first_ts: float | None = None
         self._are_saves_known = True
 
-    @property
     def last_process(self) -> tuple[int, float, str]:
         return self._fold.last_process()
+
+    @property
+    def home(self) -> str:
+        return self._fold.home
 
     def poll(self) -> bool:
         """Follow the end of the log. False when it is no longer the log that was looked at."""
@@ -192,12 +195,12 @@ def glance(path: str, now: float, *, tail_bytes: int = 0, long_log_bytes: int = 
             newest = Newest(source.path, around.directory, tail_bytes)
         except OSError:
             return RunState(now, around.directory)
-        return _with_files(newest.state, now, around, newest.last_process)
+        return _with_files(newest, now, around)
     if hasattr(source, "is_foreign"):
         from ckpt_tui.services.foreign_newest import ForeignNewest, is_long
 
         if is_long(source) and (end := ForeignNewest(path, around.directory)).is_known:
-            return _with_files(end.state, now, around, end.last_process)
+            return _with_files(end, now, around)
     return _read_from_start(source, around, now)
 
 
@@ -213,21 +216,19 @@ def _read_from_start(source: EventSource, around: Surroundings, now: float) -> R
         left -= LONG_LOG_BYTES if before is None else getattr(source, "position", before) - before or LONG_LOG_BYTES
     if not is_whole:
         return nothing_known(now, around.directory)
-    return _with_files(fold.state, now, around, fold.last_process())
+    return _with_files(fold, now, around)
 
 
-def _with_files(
-    state_at: Callable[[float, Beside], RunState], now: float, around: Surroundings, process: tuple[int, float, str]
-) -> RunState:
+def _with_files(told: RunFold | NewestPart, now: float, around: Surroundings) -> RunState:
     """The state, judged by what is known of the checkpoint files."""
     from ckpt_tui.services.known_files import known_files
 
-    beside = around.beside(now, process)
-    state = state_at(now, beside)
+    beside = around.beside(now, told.last_process(), told.home)
+    state = told.state(now, beside)
     files = known_files(around.directory, state, beside.existing_names)
     if files is None:
         return state
-    return state_at(now, replace(beside, invalid_checkpoints=files.invalid, found_checkpoints=files.found))
+    return told.state(now, replace(beside, invalid_checkpoints=files.invalid, found_checkpoints=files.found))
 
 
 def _size(path: str) -> int:

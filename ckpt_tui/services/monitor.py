@@ -151,7 +151,7 @@ class RunMonitor:
         return state
 
     def _state(self, now: float) -> RunState:
-        state = self._fold.state(now, self._beside(now, self._fold.last_process()))
+        state = self._fold.state(now, self._beside(now, self._fold))
         torn = self._source.unfinished
         if torn is None or not state.phase.is_over or not self.is_caught_up:
             return state
@@ -160,9 +160,9 @@ class RunMonitor:
             return replace(state, bad_lines=BadLines(1, torn.offset, torn.reason))
         return replace(state, bad_lines=replace(bad, count=bad.count + 1))
 
-    def _beside(self, now: float, process: tuple[int, float, str]) -> Beside:
+    def _beside(self, now: float, told: RunFold | NewestPart) -> Beside:
         return replace(
-            self._around.beside(now, process), invalid_checkpoints=self.invalid_checkpoints,
+            self._around.beside(now, told.last_process(), told.home), invalid_checkpoints=self.invalid_checkpoints,
             found_checkpoints=self.found_checkpoints, usual_pause_s=self._own_pause_s(now),
         )  # fmt: skip
 
@@ -178,7 +178,7 @@ class RunMonitor:
         from ckpt_tui.services.glance import nothing_known, with_curves_before
 
         if newest.is_known:
-            state = newest.state(now, self._beside(now, newest.last_process))
+            state = newest.state(now, self._beside(now, newest))
         else:
             state = nothing_known(now, self.directory)
         notices = (*self._fold.notices, *state.notices)

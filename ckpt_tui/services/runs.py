@@ -127,7 +127,7 @@ PHASE_ORDER = (
 
 def summarize(place: Place, state: RunState) -> RunSummary:
     """The one line of a run."""
-    risk = state.at_risk
+    risk = state.at_risk if not state.trains_in else None
     return RunSummary(
         path=place.path, name=place.name, title=state.name, phase=state.phase, reason=state.reason, step=state.step,
         total_steps=state.total_steps, last_loss=state.last_loss, best_value=state.best_value,

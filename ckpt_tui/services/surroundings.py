@@ -10,6 +10,7 @@ from ckpt_tui.run.beside import Beside
 from ckpt_tui.services.system import lock_owner, process_is_alive
 
 ALIVE_EVERY_S = 1.0
+COPY_EVERY_S = 10.0  # of a copy only: it looks through all processes
 
 
 def run_directory(path: str) -> str:
@@ -27,10 +28,15 @@ class Surroundings:
         self._places: tuple[tuple[tuple[str, int], ...], frozenset[str]] | None = None
         self._alive: bool | None = None
         self._alive_asked: tuple[float, int, float] | None = None
+        self._own_home = directory  # as the log has it: with links resolved
+        self._copy_asked: tuple[float, str, int, bool] | None = None
 
-    def beside(self, now: float, process: tuple[int, float, str]) -> Beside:
-        """process: pid, its start time and host of the run's last session."""
-        return Beside(is_process_alive=self.is_alive(now, *process), existing_names=self.names())
+    def beside(self, now: float, process: tuple[int, float, str], home: str = "") -> Beside:
+        """process: pid, its start time and host of the run's last session. home: the directory that it wrote to, as
+        the log says."""
+        is_alive = self.is_alive(now, *process)
+        trains_in = home if is_alive and home and self._is_of_another(now, home, process[0]) else ""
+        return Beside(is_process_alive=is_alive, existing_names=self.names(), trains_in=trains_in)
 
     def names(self) -> frozenset[str] | None:
         """What is in the directory, the same object while it has not changed; None when it cannot be listed."""
@@ -58,6 +64,18 @@ class Surroundings:
             self._places = (stamp, names.union(inside))
         return self._places[1]
 
+    def _is_of_another(self, now: float, home: str, pid: int) -> bool:
+        """Whether this is a copy of where that live process trains."""
+        if home == self._own_home or _is_same(home, self.directory):
+            self._own_home = home
+            return False
+        asked = self._copy_asked
+        if asked is None or asked[1:3] != (home, pid) or not 0 <= now - asked[0] < COPY_EVERY_S:
+            from ckpt_tui.services.copied_record import is_of_another
+
+            asked = self._copy_asked = (now, home, pid, is_of_another(self.directory, home, pid))
+        return asked[3]
+
     def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
         """Whether that process lives; None when nobody can know."""
         asked = self._alive_asked
@@ -67,3 +85,10 @@ class Surroundings:
                 alive = True  # a lock is let go when its owner dies, whatever host it is on
             self._alive, self._alive_asked = alive, (now, pid, pid_started)
         return self._alive
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
