@@ -15,6 +15,7 @@ import socket
 import stat
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from ckpt_tui.events.writer import process_started
@@ -22,6 +23,9 @@ from trainer.errors import UsageError
 
 LOCK_NAME = "trainer.lock"
 _PATIENCE_SECONDS = 0.2
+# Who is no trainer holds it for a moment only: a watch that looks, a start that makes sure that it is alone, a trainer
+# that dies. On a machine that is busy such a moment may be long, and a training that does not start is lost time.
+_MOMENT_SECONDS = 10.0
 # How long another one that started in the same instant has to write its name over ours, without kernel locks.
 _SETTLE_SECONDS = 0.1
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
@@ -40,7 +44,7 @@ class DirectoryLock:
         self._is_by_content = False
         try:
             try:
-                is_ours = _lock(self._fd) and self._lock_directory(directory)
+                is_ours = _lock(self._fd, lambda: _is_owned(_content(self._fd))) and self._lock_directory(directory)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise UsageError(f"{directory}/{LOCK_NAME} cannot be locked: {error.strerror}") from error
@@ -80,7 +84,7 @@ class DirectoryLock:
         while its owner lives. False when somebody else has it."""
         try:
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            return _lock(self._directory_fd)
+            return _lock(self._directory_fd, lambda: False)
         except OSError:
             return True
 
@@ -138,14 +142,15 @@ def _open(path: str) -> int:
     raise UsageError(f"{path} is not a file: a trainer keeps its lock under this name. Move it away.")
 
 
-def _lock(fd: int) -> bool:
-    """Take the lock. A watch looks at it for microseconds at every tick: only who holds it for long owns it."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def _lock(fd: int, is_owned: Callable[[], bool]) -> bool:
+    """Take the lock; False when a trainer has it. is_owned: whether one says so; nobody else has it for long."""
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            waited = time.monotonic() - began
+            if waited >= _MOMENT_SECONDS or (waited >= _PATIENCE_SECONDS and is_owned()):
                 return False
             time.sleep(0.005)
         else:
@@ -158,6 +163,11 @@ def _content(fd: int) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _is_owned(fields: dict[str, Any]) -> bool:
+    """Whether a lock file names a trainer that lives, as far as can be known here."""
+    return _runs_here(fields) or fields.get("host") not in (None, socket.gethostname())
 
 
 def _runs_here(fields: dict[str, Any]) -> bool:

@@ -10,12 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.events.writer import process_started
+from trainer.checkpoint import lock as lock_module
 from trainer.checkpoint.lock import LOCK_NAME, DirectoryLock
 from trainer.errors import UsageError
 
@@ -98,6 +100,18 @@ def test_a_dead_owners_lock_is_not_in_the_way(tmp_path: Path) -> None:
     child.kill()
     child.communicate()
     DirectoryLock(str(tmp_path)).release()
+
+
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_who_only_looks_keeps_no_training_from_starting(tmp_path: Path, is_directory: bool) -> None:
+    """A watch, or a second `resume` that finds itself second, holds it for as long as its process waits for a core."""
+    write_owner(tmp_path, pid_started=1.0)  # the training before, which has ended
+    looking = os.open(tmp_path if is_directory else tmp_path / LOCK_NAME, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    moment = threading.Timer(0.6, os.close, [looking])
+    moment.start()
+    DirectoryLock(str(tmp_path)).release()
+    moment.join()
 
 
 FORKS = """
@@ -183,6 +197,7 @@ def test_a_lock_that_is_no_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_that_may_only_be_read_still_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "_MOMENT_SECONDS", 0.3)
     write_owner(tmp_path, pid=1)
     open_ = os.open
 
@@ -219,8 +234,11 @@ def test_a_lock_that_was_refused_leaves_no_file_open(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_lock_file_that_was_removed_lets_no_second_trainer_in(tmp_path: Path) -> None:
+def test_a_lock_file_that_was_removed_lets_no_second_trainer_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`rm trainer.lock`, because it looks forgotten: its owner lives."""
+    monkeypatch.setattr(lock_module, "_MOMENT_SECONDS", 0.3)
     lock = DirectoryLock(str(tmp_path))
     (tmp_path / LOCK_NAME).unlink()
     with pytest.raises(UsageError, match="Another process trains"):
