@@ -53,7 +53,7 @@ def judge_phase(
     trains_in: the directory of its live process, where this one is a copy.
     """
     if trains_in:
-        return Phase.SILENT, f"nobody trains in this copy; the training that its log tells of goes on in {trains_in}"
+        return Phase.SILENT, f"nobody trains here: it is a copy of {trains_in}, which trains on"
     if is_foreign and is_process_alive is None:
         if is_at_end and silence_s > END_PATIENCE_S:
             return Phase.FINISHED, "its last step was reached"

@@ -79,7 +79,7 @@ def test_a_copy_says_where_its_training_goes_on(
     capsys.readouterr()
     assert main(["status", str(copy)]) == 2
     told = capsys.readouterr().out
-    assert f"goes on in {run}" in told.replace("\n  ", " ").replace("\n", " ")
+    assert f"is a copy of {run}, which" in told.replace("\n  ", " ").replace("\n", " ")
     assert "running" not in told
     assert "at risk" not in told
     assert main(["stop", str(copy), "--yes"]) == 2
