@@ -5,18 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import files
 from ckpt_tui.services.deed_record import FOLDER_NAME
 from ckpt_tui.services.launch_record import read_record
-from ckpt_tui.services.system import process_is_alive
+from ckpt_tui.services.system import lock_owner, process_is_alive
 from ckpt_tui.text import run_word
 
 LOCK_NAME = "trainer.lock"
 _LOCK_PATIENCE_S = 0.15
+# Who is no trainer and changes no files holds a lock for a moment: a look whether a trainer lives, a start, a process
+# that dies. On a busy machine such a moment is long.
+MOMENT_S = 2.0
 _MAX_ATTEMPTS = 20
 
 
@@ -33,7 +36,7 @@ def locked(directory: str, *, force: bool = False) -> Iterator[None]:
     descriptors = []
     is_ours = False
     try:
-        lock = _lock(os.path.join(directory, LOCK_NAME), os.O_RDONLY)
+        lock = _lock(os.path.join(directory, LOCK_NAME), os.O_RDONLY, lambda: _is_trained_in(directory))
         if isinstance(lock, int):
             descriptors.append(lock)
         elif lock is BlockingIOError and not force:
@@ -50,7 +53,7 @@ def locked(directory: str, *, force: bool = False) -> Iterator[None]:
             raise CkptError(
                 "Another viewer is at work", f"it is changing files in {directory} right now", "Try again in a moment."
             )
-        held = _lock(directory, os.O_RDONLY | os.O_DIRECTORY)
+        held = _lock(directory, os.O_RDONLY | os.O_DIRECTORY, lambda: force or _is_started_in(directory))
         if isinstance(held, int):
             descriptors.append(held)
         if not force:
@@ -68,7 +71,7 @@ def locked(directory: str, *, force: bool = False) -> Iterator[None]:
 def _refuse_started(directory: str, *, is_held: bool) -> None:
     """A training that has been started and has not taken its lock yet; nobody can start one once we hold ours."""
     record = read_record(directory)
-    is_alive = record is not None and process_is_alive(record.pid, record.pid_started, record.host)
+    is_alive = _is_started_in(directory)
     if is_held or is_alive:
         who = f"process {record.pid} was started" if record is not None and is_alive else "somebody holds it"
         raise CkptError(
@@ -76,6 +79,17 @@ def _refuse_started(directory: str, *, is_held: bool) -> None:
             f"{who} in {directory}",
             f"Stop it first (`ckpt-tui stop {run_word(directory)}`), or say --force if you know better.",
         )
+
+
+def _is_trained_in(directory: str) -> bool:
+    """Whether the trainer lives that the lock names, as far as can be known here."""
+    owner = lock_owner(directory)
+    return owner is not None and process_is_alive(owner.pid, owner.pid_started, owner.host) is not False
+
+
+def _is_started_in(directory: str) -> bool:
+    record = read_record(directory)
+    return record is not None and bool(process_is_alive(record.pid, record.pid_started, record.host))
 
 
 def _lock_folder(root: str) -> int | type[BlockingIOError] | None:
@@ -92,7 +106,7 @@ def _lock_folder(root: str) -> int | type[BlockingIOError] | None:
             ) from error
         except OSError as error:
             raise from_os_error(error, root, "write to") from error
-        lock = _lock(root, os.O_RDONLY | os.O_DIRECTORY)
+        lock = _lock(root, os.O_RDONLY | os.O_DIRECTORY, lambda: False)
         if not isinstance(lock, int):
             return lock
         try:
@@ -104,19 +118,22 @@ def _lock_folder(root: str) -> int | type[BlockingIOError] | None:
     return BlockingIOError
 
 
-def _lock(path: str, flags: int) -> int | type[BlockingIOError] | None:
-    """A descriptor that holds the lock; BlockingIOError when somebody else does; None where there is none to take."""
+def _lock(path: str, flags: int, is_owned: Callable[[], bool]) -> int | type[BlockingIOError] | None:
+    """A descriptor that holds the lock; BlockingIOError when somebody else does; None where there is none to take.
+
+    is_owned: whether who holds it will go on doing so.
+    """
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Every look whether a trainer lives holds the lock for microseconds; a trainer holds it for life.
-            if time.monotonic() < deadline:
+            waited_s = time.monotonic() - began
+            if waited_s < _LOCK_PATIENCE_S or (waited_s < MOMENT_S and not is_owned()):
                 time.sleep(0.01)
                 continue
             os.close(descriptor)

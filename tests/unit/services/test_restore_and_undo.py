@@ -374,15 +374,15 @@ class TestRefusals:
                 plan_it(str(tmp_path / "nowhere"))
 
 
-def test_acts_killed_at_every_file_operation_lose_nothing(tmp_path: Path) -> None:
+def test_acts_killed_at_every_file_operation_lose_nothing(memory_path: Path) -> None:
     """Each act, really killed before each file operation; then the next plan completes or cancels it, and says so."""
-    original = with_registry(damaged_run(tmp_path / "original"))
-    rolled_back = tmp_path / "rolled_back"
+    original = with_registry(damaged_run(memory_path / "original"))
+    rolled_back = memory_path / "rolled_back"
     shutil.copytree(original, rolled_back)
     carry_out(plan_rollback(str(rolled_back), "200"))
     acts = ((original, plan_restore), (original, partial(plan_rollback, to="200")), (rolled_back, plan_undo))
     for start, plan_it in acts:
-        directory = copied(start, tmp_path / "run")
+        directory = copied(start, memory_path / "run")
         before = tree_of(directory, without=GROWS)
         checkpoints = {data for name, data in tree_of(directory).items() if name.endswith(".pt")}
         operations = file_operations(partial(carry_out, plan_it(str(directory))))
@@ -390,7 +390,7 @@ def test_acts_killed_at_every_file_operation_lose_nothing(tmp_path: Path) -> Non
         num_logged = len(restored_events(directory))
         for number, operation in enumerate(operations, start=1):
             where = f"{plan_it}, operation {number} ({operation})"
-            directory = copied(start, tmp_path / "run")
+            directory = copied(start, memory_path / "run")
             assert killed_at(number, partial(carry_out, plan_it(str(directory)))), where
             now = tree_of(directory, without=GROWS)
             assert {data for name, data in now.items() if name.endswith(".pt")} <= checkpoints, f"torn: {where}"
