@@ -1,11 +1,11 @@
 """Independent copies of checkpoints, files and directories: every byte written anew, on the device, and read back.
 
 A copy is made where redundancy is the point: a backup put in place of a damaged file must not die of the same bad
-sector as the only other one. So the kernel copies by `sendfile`, which writes. A reflink (FICLONE) shares the extents
+sector as the only other one. So the bytes are read and written (`file_copy.py`). A reflink (FICLONE) shares the extents
 on the device, and so may `copy_file_range`, which is what `cp` uses, wherever reflinks are (XFS, Btrfs, some NFS):
 there that is a second name for the same sectors, no second copy.
 
-Memory is bounded (two windows for the comparison), whatever the size.
+Memory is bounded (a few windows), whatever the size.
 """
 
 from __future__ import annotations
@@ -13,30 +13,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 from ckpt_tui.regular_file import open_regular
-from ckpt_tui.services.files import (
-    NO_LINKS,
-    Content,
-    content_of,
-    make_directory,
-    remove_if_there,
-    sync_directory,
-    tree_entries,
-    write_all,
-)
+from ckpt_tui.services.file_copy import NotCopiedError as NotCopiedError
+from ckpt_tui.services.file_copy import Progress, copy_file
+from ckpt_tui.services.files import NO_LINKS, Content, content_of, make_directory, sync_directory, tree_entries
 
-CHUNK_BYTES = 8 << 20
-_HAND_OVER_BYTES = 32 << 20
 _WINDOW_BYTES = 1 << 20
-_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-
-Progress = Callable[[int], None]
-
-
-class NotCopiedError(OSError):
-    """Something in a checkpoint that is neither file nor directory, and has no copy."""
 
 
 def copy_verified(source: str, target: str, on_bytes: Progress | None = None) -> Content:
@@ -49,7 +32,7 @@ def copy_verified(source: str, target: str, on_bytes: Progress | None = None) ->
     """
     if stat.S_ISDIR(os.lstat(source).st_mode):
         return _copy_tree(source, target, on_bytes)
-    return _copy_file(source, target, on_bytes, follow=True)
+    return copy_file(source, target, on_bytes, follow=True)
 
 
 def are_same(a: str, b: str, on_bytes: Progress | None = None) -> bool:
@@ -110,7 +93,7 @@ def _link_file(source: str, target: str, on_bytes: Progress | None) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        _copy_file(source, target, on_bytes, follow=False)
+        copy_file(source, target, on_bytes, follow=False)
 
 
 def _copy_tree(source: str, target: str, on_bytes: Progress | None) -> Content:
@@ -124,7 +107,7 @@ def _copy_tree(source: str, target: str, on_bytes: Progress | None) -> Content:
             os.mkdir(inner)
             folders.append(entry.path)
         else:
-            _copy_file(os.path.join(source, entry.path), inner, on_bytes, follow=False)
+            copy_file(os.path.join(source, entry.path), inner, on_bytes, follow=False)
     _finish_folders(source, target, folders)
     if before is None or not before.is_same(content_of(source)):
         raise OSError(errno.EBUSY, "it was written while it was copied", source)
@@ -143,68 +126,6 @@ def _finish_folders(source: str, target: str, folders: list[str]) -> None:
         os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
         sync_directory(made)
     sync_directory(os.path.dirname(target))
-
-
-def _copy_file(source: str, target: str, on_bytes: Progress | None, *, follow: bool) -> Content:
-    # Not to wait for ever for the other end of a pipe that has taken the place of a file.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    incoming = os.open(source, flags)
-    try:
-        before = os.fstat(incoming)
-        if not stat.S_ISREG(before.st_mode):
-            raise NotCopiedError(errno.EINVAL, "it is no file, and has no copy", source)
-        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IMODE(before.st_mode))
-        try:
-            _send(incoming, descriptor, on_bytes)
-            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))  # whatever the umask says
-            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-            os.fsync(descriptor)
-            # Out of the page cache, so that reading back asks the device where the system lets it.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            is_same = _is_same(incoming, descriptor, on_bytes)
-            after = os.fstat(incoming)
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise OSError(errno.EBUSY, "it was written while it was copied", source)
-            if not is_same:
-                raise OSError(errno.EIO, "what was written does not read back the same", target)
-            status = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            remove_if_there(target)
-        raise
-    finally:
-        os.close(incoming)
-    return Content(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _send(source: int, target: int, on_bytes: Progress | None) -> None:
-    """All bytes of `source` into `target`, and as they come on to the device."""
-    done, handed_over, is_by_kernel = 0, 0, True
-    while True:
-        if is_by_kernel:
-            try:
-                num_bytes = os.sendfile(target, source, done, CHUNK_BYTES)
-            except OSError as error:
-                if error.errno not in _NO_SENDFILE:
-                    raise
-                is_by_kernel = False
-                continue
-        else:
-            chunk = os.pread(source, _WINDOW_BYTES, done)
-            write_all(target, chunk)
-            num_bytes = len(chunk)
-        if not num_bytes:
-            return
-        done += num_bytes
-        if done - handed_over >= _HAND_OVER_BYTES:
-            # Lets the device begin with it, so that the flush at the end does not wait for all of it.
-            os.posix_fadvise(target, handed_over, done - handed_over, os.POSIX_FADV_DONTNEED)
-            handed_over = done
-        if on_bytes is not None:
-            on_bytes(num_bytes)
 
 
 def _is_same(a: int, b: int, on_bytes: Progress | None) -> bool:

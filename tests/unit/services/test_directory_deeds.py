@@ -17,7 +17,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import copies, files, journal
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import Deed, Move
-from tests.builders.crashing import CHANGING, failing_at, file_operations, killed_at
+from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.trees import tree_of
 
 Tree = dict[str, bytes | None]
@@ -327,17 +327,6 @@ def test_bytes_that_read_back_otherwise_are_noticed(tmp_path: Path, monkeypatch:
         copies.copy_verified(str(source), str(target))
     assert spoiled
     assert not target.exists()
-
-
-def test_a_file_system_without_sendfile_copies_all_the_same(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(os.urandom(3_000_001))
-    operations = file_operations(lambda: copies.copy_verified(str(source), str(target)))
-    target.unlink()
-    number = operations.index("sendfile") + 1
-    with failing_at(number, OSError(errno.EINVAL, "no sendfile here"), calls_of=CHANGING):
-        copies.copy_verified(str(source), str(target))
-    assert target.read_bytes() == source.read_bytes()
 
 
 def test_names_of_any_bytes_and_at_any_depth_come_through_the_journal(tmp_path: Path) -> None:
