@@ -51,7 +51,7 @@ def assert_nothing_hostile(app: App[Any]) -> None:
         assert "‮" not in text
 
 
-async def settled(pilot: Pilot[Any], deadline_s: float = 10.0) -> None:
+async def settled(pilot: Pilot[Any], deadline_s: float = 60.0) -> None:
     """Wait until no worker runs and every message has been handled."""
     ends = time.monotonic() + deadline_s
     await pilot.pause()
@@ -62,7 +62,7 @@ async def settled(pilot: Pilot[Any], deadline_s: float = 10.0) -> None:
     await pilot.pause()
 
 
-async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 10.0) -> None:
+async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 60.0) -> None:
     """Wait until `holds()`; fails after the deadline."""
     ends = time.monotonic() + deadline_s
     while not holds():

@@ -11,6 +11,12 @@ from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.errors import CkptError
 from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.inspect_text import derive
+from tests.builders import quiet_pilot
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet_pilot.use(monkeypatch)
 
 
 @pytest.fixture
