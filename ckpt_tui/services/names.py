@@ -17,6 +17,8 @@ ROLLING_BACKUP_NAME = "rolling_last_backup.pt"
 BEST_NAME = "best_model.pt"
 # Where the trainer moves what is proven to be bad; not a place of checkpoints.
 QUARANTINE_NAME = "quarantine"
+# Where deeds keep what they replaced, each in a folder of its number.
+SET_ASIDE_NAME = "set_aside"
 
 # For a name: the files that may stand in for it, the best one first.
 BACKUPS = {
@@ -35,7 +37,9 @@ _OWN = re.compile(
     re.VERBOSE,
 )
 _DIRECTORY = re.compile(
-    r"(?:checkpoint|ckpt|step|global_?step|epoch|iter)[-_=]?\d+|recovery_checkpoint|.*epoch=\d+.*\.ckpt", re.IGNORECASE
+    r"(?:checkpoint|ckpt|step|global_?step|epoch|iter)[-_=]?\d+|recovery_checkpoint"
+    r"|.*epoch=\d+.*\.ckpt|last(?:-v\d+)?\.ckpt",  # Lightning's, of strategies that shard
+    re.IGNORECASE,
 )
 _STEP = re.compile(r"(?:^|[^a-z])(?:global_?)?(?:step|iter|checkpoint|ckpt)[s=_-]*(\d+)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|[^a-z])epoch[=_-]*(\d+)", re.IGNORECASE)

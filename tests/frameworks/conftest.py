@@ -28,3 +28,15 @@ def one(saved: Path, tmp_path: Path) -> Path:
 def two(tmp_path: Path) -> Path:
     """The same for the checkpoint of two ranks."""
     return Path(shutil.copytree(SAMPLE, tmp_path / "two"))
+
+
+@pytest.fixture(scope="session")
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("torch_extensions")
+
+
+@pytest.fixture
+def deepspeed_starts(_compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed in processes of their own, which compile an operation at the first start: once for all tests."""
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(_compiled))

@@ -343,6 +343,7 @@ def test_a_flipped_bit_is_found_and_names_the_partition(copy: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("deepspeed_starts")
 def test_the_samples_are_what_their_script_makes(tmp_path: Path) -> None:
     for name in ("zero0", "zero3_two_ranks"):
         make_deepspeed.make(tmp_path / name, name)

@@ -1,6 +1,7 @@
 """Makes `deepspeed/`: a small training at every ZeRO stage, of one process and of two, as DeepSpeed saves it.
 
-DeepSpeed compiles an operation at its first start, which takes a minute, so that the results are committed:
+DeepSpeed compiles an operation at its first start, which takes minutes where the machine is busy, so that the
+results are committed:
 .venv/bin/python -m tests.samples.make_deepspeed [DIRECTORY]
 """
 
@@ -87,8 +88,12 @@ def make(directory: Path, name: str) -> None:
         )
         for rank in range(num_ranks)
     ]  # fmt: skip
-    for process in ranks:
-        process.wait(timeout=200)  # the exit code says nothing: DeepSpeed's threads abort now and then at the end
+    try:
+        for process in ranks:
+            process.wait(timeout=1800)  # the exit code says nothing: DeepSpeed's threads abort now and then at the end
+    finally:
+        for process in ranks:
+            process.kill()
     for script in directory.glob("*.py"):
         script.unlink()
 

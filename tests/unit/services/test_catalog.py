@@ -108,6 +108,14 @@ def test_names_of_other_people_are_understood(
     assert (facts.kind, facts.step, facts.epoch, facts.backup_of) == (kind, step, epoch, backup_of)
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "last-v2.ckpt"])
+def test_lightnings_last_is_the_newest_also_where_it_is_a_directory(name: str) -> None:
+    for is_directory in (False, True):
+        facts = read_name(name, is_directory=is_directory)
+        assert facts is not None
+        assert facts.kind == "latest"
+
+
 def test_data_that_only_ends_like_a_checkpoint_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(os.urandom(5000))
     assert read_catalog(str(tmp_path)).entries == ()
@@ -236,6 +244,77 @@ class TestRememberedValidity:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self.checked, paths))
         assert all(validity.recall(str(path)) is not None for path in paths)
+
+    def test_many_are_written_together_and_known_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 3600.0)
+        paths = [tmp_path / f"epoch_{number}.pt" for number in range(6)]
+        for path in paths:
+            save(path, 1)
+            let_age(path)
+        self.checked(paths[0])
+        written = validity.cache_file().stat()
+        with validity.written_together():
+            for path in paths[1:4]:
+                self.checked(path)
+                assert validity.recall(str(path)) is not None
+            assert validity.check(str(paths[1]), ("structure",)).asked == validity.LEVELS, "the one that knows more"
+            validity.check_now(str(paths[1]), ("structure",))
+            assert validity.check(str(paths[1])).asked == validity.LEVELS, "is not replaced by one that knows less"
+            assert os.path.samestat(validity.cache_file().stat(), written), "nothing is written so far"
+            self.checked_elsewhere(paths[4])
+            assert validity.recall(str(paths[4])) is not None, "what another process wrote is seen"
+        self.forget_what_is_loaded(monkeypatch)
+        assert [path.name for path in paths if validity.recall(str(path)) is not None] == [
+            path.name for path in paths[:5]
+        ]
+
+    def checked_elsewhere(self, path: Path) -> None:
+        child = os.fork()
+        if child == 0:
+            validity._num_gathering = 0
+            validity._gathered.clear()
+            os._exit(0 if self.checked(path).verdict == "valid" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    def forget_what_is_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not validity._gathered
+        monkeypatch.setattr(validity, "_loaded", None)
+
+    def test_together_is_written_also_while_it_goes_on_and_when_it_is_cut_off(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paths = [tmp_path / f"epoch_{number}.pt" for number in range(2)]
+        for path in paths:
+            save(path, 1)
+            let_age(path)
+        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 0.0)
+        with validity.written_together():
+            self.checked(paths[0])
+            assert not validity._gathered, "it was long enough ago"
+        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 3600.0)
+        with pytest.raises(KeyboardInterrupt), validity.written_together():
+            self.checked(paths[1])
+            raise KeyboardInterrupt
+        self.forget_what_is_loaded(monkeypatch)
+        assert all(validity.recall(str(path)) is not None for path in paths)
+
+    def test_what_is_set_aside_is_known_by_the_name_that_it_had(self, tmp_path: Path) -> None:
+        path, aside = tmp_path / "rolling_step_000001.pt", tmp_path / "set_aside" / "1" / "rolling_step_000001.pt"
+        save(path, 1)
+        let_age(path)
+        self.checked(path)
+        aside.parent.mkdir(parents=True)
+        path.rename(aside)
+        assert validity.recall(str(aside)) is not None
+        damage(aside)
+        assert validity.recall(str(aside)) is None, "it was written while it lay there"
+        other = tmp_path / "set_aside" / "2" / "rolling_step_000002.pt"
+        other.parent.mkdir()
+        aside.rename(other)
+        let_age(other)
+        self.checked(other)
+        other.rename(tmp_path / "rolling_step_000003.pt")
+        assert validity.recall(str(tmp_path / "rolling_step_000003.pt")) is None, "another name says another step"
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 9, "records": {}}', b"\xff\xfe" * 50])
     def test_corrupt_cache_is_ignored_and_replaced(self, tmp_path: Path, content: bytes) -> None:
