@@ -1,8 +1,9 @@
 """Free the space of what restore, rollback and undo set aside, and of what crashes left behind: the one command that
 deletes, and only when asked.
 
-Without numbers: every deed, but nothing that is the only valid copy of its step. With numbers: these deeds, whatever
-they hold. What could replace a file is validated before it is freed. `ckpt-tui undo DIR --list` shows the deeds.
+File by file: what has a valid copy that stays goes, and what is damaged; the only valid copy of a step stays, and what
+would free nothing. With numbers of deeds: all that these hold, whatever it is. The plan says of each file what it is
+and why it goes or stays. `ckpt-tui undo DIR --list` shows the deeds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table, terminal_width
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.gc import GcItem, GcPlan
+    from ckpt_tui.services.gc import GcFile, GcPlan
+    from ckpt_tui.services.gc_words import GcRow
 
 EXAMPLES = (
     "ckpt-tui gc runs/gpt --dry-run",
@@ -29,6 +30,8 @@ EXAMPLES = (
     "ckpt-tui gc runs/gpt --quarantine --yes",
 )
 
+_NARROW = 60
+_INDENT, _WHY_INDENT = "  ", "       "
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.gc import collect, plan_gc
 
-    numbers = [_number(word) for word in args.deeds]
+    numbers = [_number(word, args.directory) for word in args.deeds]
     older_than_s = _seconds(args.older_than) if args.older_than is not None else None
     if args.keep < 0:
         raise CkptError("Usage", "--keep takes a number of deeds", "For instance --keep 2.")
@@ -84,10 +87,11 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     )
 
 
-def _number(word: str) -> int:
+def _number(word: str, directory: str) -> int:
     digits = word.rstrip("/").removeprefix("set_aside/")
     if not digits.isdecimal() or len(digits) > 9:
-        raise CkptError("Usage", f"{text.safe_text(word, 60)} is not the number of a deed", "For instance: gc DIR 3.")
+        listing = f"ckpt-tui undo {text.run_word(directory)} --list"
+        raise CkptError("Usage", f"{text.safe_text(word, 60)} is not the number of a deed", f"`{listing}` shows them.")
     return int(digits)
 
 
@@ -108,7 +112,7 @@ def _plan_data(plan: GcPlan) -> dict[str, object]:
             {
                 "kind": item.kind, "name": item.name, "number": item.number, "act": item.act, "at": item.at,
                 "bytes": item.size_bytes, "frees": item.freed_bytes, "chosen": item.is_chosen, "why": item.why,
-                "paths": list(item.paths),
+                "paths": list(item.paths), "files": [_file_data(file) for file in item.files],
             }
             for item in plan.items
         ],
@@ -117,6 +121,15 @@ def _plan_data(plan: GcPlan) -> dict[str, object]:
         "warnings": list(plan.warnings),
         "refusals": list(plan.refusals),
         "no_undo": list(plan.no_undo),
+        "less_undo": [{"number": number, "without": list(names)} for number, names in plan.less_undo.items()],
+    }  # fmt: skip
+
+
+def _file_data(file: GcFile) -> dict[str, object]:
+    return {
+        "name": file.name, "path": file.place, "bytes": file.size_bytes, "is_directory": file.is_directory,
+        "step": file.step, "validity": file.validity or None, "chosen": file.is_chosen, "why": file.why,
+        "copy": file.copy or None, "only_copy": file.is_only,
     }  # fmt: skip
 
 
@@ -128,30 +141,35 @@ def _plan_lines(plan: GcPlan, style: Style, *, is_dry_run: bool) -> Iterator[str
 
 
 def _item_lines(plan: GcPlan, style: Style) -> Iterator[str]:
-    if not plan.items:
+    """A heading for each deed, and under it each of its files; the rest under one more."""
+    from ckpt_tui.services.gc_words import rows_of
+
+    rows = rows_of(plan)
+    is_narrow = style.width is not None and style.width < _NARROW
+    columns = [Column(""), Column("", shrink=True, keep="end"), Column("", "right")]
+    if not is_narrow:
+        columns.insert(2, Column("", "right"))
+    cells: list[list[Cell]] = []
+    for row in rows:
+        mark: Cell = (style.glyph("✖", "x"), "warn") if row.is_chosen else (style.glyph("·", "-"), "dim")
+        cells.append([mark, row.name, row.size] if is_narrow else [mark, row.name, row.step, row.size])
+    heading = ""
+    for row, line in zip(rows, table(columns, cells, style, _INDENT), strict=True):
+        if row.heading != heading:
+            heading = row.heading
+            yield from sentence_lines([heading], (), style)
+        if row.name:
+            yield from _row_lines(row, line, style, is_narrow=is_narrow)
+
+
+def _row_lines(row: GcRow, line: str, style: Style, *, is_narrow: bool) -> Iterator[str]:
+    """Its cells, and why behind them; under them where the line has no room for all of it."""
+    why = f"{row.step}, {row.why}" if is_narrow and row.step else row.why
+    role = "plain" if row.is_chosen else "dim"
+    told = text.cell_width(re.sub(r"\x1b\[[0-9;]*m", "", line)) + 2 + text.cell_width(why)
+    if style.width is None or told <= style.width:
+        yield f"{line}  {style.paint(why, role)}"
         return
-    now = time.time()
-    columns = [
-        Column(""), Column("name", shrink=True, keep="end"), Column("act", leaves=2), Column("age", "right", leaves=3),
-        Column("size", "right", leaves=1), Column("frees", "right"),
-    ]  # fmt: skip
-    yield from table(columns, [_row(item, now, style) for item in plan.items], style)
-    reasons: dict[str, list[str]] = {}
-    for item in plan.items:
-        if item.why:
-            reasons.setdefault(item.why, []).append(text.safe_text(item.name))
-    for why, names in reasons.items():
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        yield from sentence_lines([f"{listed} {'stays' if len(names) == 1 else 'stay'}: {why}."], (), style)
-
-
-def _row(item: GcItem, now: float, style: Style) -> list[Cell]:
-    mark: Cell = (style.glyph("✖", "x"), "warn") if item.is_chosen else (style.glyph("·", "-"), "dim")
-    return [
-        mark,
-        text.safe_text(item.name),
-        item.act or item.kind,
-        text.short_age(now - item.at),
-        text.size(item.size_bytes),
-        text.size(item.freed_bytes) if item.is_chosen else "stays",
-    ]
+    yield line
+    beside = Style(max(style.width - len(_WHY_INDENT), 20), style.colour, style.unicode)
+    yield from (f"{_WHY_INDENT}{style.paint(said, role)}" for said in sentence_lines([why], (), beside))

@@ -22,7 +22,7 @@ INCOMING_NAME = "incoming"
 MAX_JOURNAL_BYTES = 16 * 1024 * 1024
 
 INTENT, PREPARED, MOVED, DONE, CONFLICT = "intent", "prepared", "moved", "done", "conflict"
-COLLECTED = "collected"  # what it had set aside was freed by gc, or is being freed: it cannot be taken back any more
+COLLECTED = "collected"  # all that it had set aside was freed by gc, or is being freed
 
 _BYTES_MARK = "\0"
 
@@ -64,10 +64,22 @@ class LogEntry(msgspec.Struct):
     step: int = 0
 
 
+class Freed(msgspec.Struct):
+    """Something that lay aside and that gc has freed, or is about to: told before it goes. why: why it could go;
+    copy: where a copy of its training state lay at that time, below the run directory, or ""."""
+
+    name: str
+    at: float
+    why: str = ""
+    copy: str = ""
+
+
 class Deed(msgspec.Struct):
     """One act on a run directory, as its journal tells it.
 
     takes_back: the deeds that an undo takes back, or the undo that a redo does; `undoes` is the newest of them.
+    freed: by name, what gc took of what it had set aside; collected_at: when it did so last. folder_inode: of its
+    folder: in a copy of the run directory it is another one; 0 in journals of earlier versions.
     """
 
     number: int
@@ -85,6 +97,8 @@ class Deed(msgspec.Struct):
     version: int = 1
     takes_back: list[int] = []
     collected_at: float = 0.0
+    freed: list[Freed] = []
+    folder_inode: int = 0
 
 
 def folder_of(directory: str, number: int) -> str:
@@ -189,6 +203,7 @@ def _with_names(deed: Deed, convert: Callable[[str], str]) -> Deed:
         ],
         log=[replace(entry, path=convert(entry.path), source=convert(entry.source)) for entry in deed.log],
         conflicts=[convert(name) for name in deed.conflicts],
+        freed=[replace(one, name=convert(one.name), copy=convert(one.copy)) for one in deed.freed],
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from ckpt_tui.errors import from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import journal
-from ckpt_tui.services.deed_record import INCOMING_NAME, JOURNAL_NAME, is_unwritten_journal, names_in
+from ckpt_tui.services.deed_record import INCOMING_NAME, JOURNAL_NAME, Freed, is_unwritten_journal, names_in
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, folder_of
 from ckpt_tui.services.reachable import needed_for, why_gone
@@ -39,7 +39,7 @@ class PastDeed:
     holds. takes_back: which deeds an undo takes back, or which undo a redo does. can_undo: `undo` can take it back,
     by itself or with those after it; can_redo: `undo --redo` would do it again now; why_not: why neither, or "".
     needs: the places of what is put back then, below the run directory. strangers: names in its folder that its
-    journal does not know.
+    journal does not know. freed: what gc took of what it had set aside, and is not there any more.
     """
 
     number: int
@@ -57,6 +57,7 @@ class PastDeed:
     collected_at: float | None = None
     strangers: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    freed: tuple[Freed, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -146,7 +147,7 @@ def _past(directory: str, found: Whereabouts, deed: Deed, redo: int | None) -> P
     state: DeedState = "done"
     if deed.state in (journal.INTENT, journal.PREPARED, journal.MOVED):
         state = "interrupted"
-    elif deed.collected_at:
+    elif deed.state == journal.COLLECTED:
         state = "collected"
     elif undone_by is not None:
         state = "undone"
@@ -154,13 +155,16 @@ def _past(directory: str, found: Whereabouts, deed: Deed, redo: int | None) -> P
         state = "conflict"
     why_not = _why_not(directory, found, deed, state, redo)
     needed = needed_for(found, deed.number) if deed.number in found.standing or deed.number == redo else []
+    held = held_files(directory, deed)
+    there = {file.name for file in held}
     return PastDeed(
-        deed.number, deed.act, deed.started_at, state, tuple(deed.sentences), held_files(directory, deed),
+        deed.number, deed.act, deed.started_at, state, tuple(deed.sentences), held,
         undone_by=undone_by, takes_back=taken_back(deed), conflicts=tuple(deed.conflicts),
         can_undo=not why_not and deed.number in found.standing, can_redo=not why_not and deed.number == redo,
         why_not=why_not, collected_at=deed.collected_at or None,
         strangers=strangers_in(directory, deed.number, deed),
         needs=tuple(traced.place for traced in needed if traced.place is not None),
+        freed=tuple(one for one in deed.freed if one.name not in there),
     )  # fmt: skip
 
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import journal
+from ckpt_tui.services.deed_record import Freed
 from ckpt_tui.services.durable import sync_directory
 from ckpt_tui.services.files import content_of
-from ckpt_tui.services.gc_plan import GcItem as GcItem
+from ckpt_tui.services.gc_items import GcFile as GcFile
+from ckpt_tui.services.gc_items import GcItem as GcItem
 from ckpt_tui.services.gc_plan import GcPlan as GcPlan
 from ckpt_tui.services.gc_plan import plan_gc as plan_gc
 from ckpt_tui.services.journal import FOLDER_NAME
@@ -28,17 +30,24 @@ from ckpt_tui.text import plural, run_word, safe_text, size
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What gc did."""
+    """What gc did. num_freed: of the things that the plan chose; is_whole: all of them."""
 
     directory: str
     freed_bytes: int
     num_freed: int
     sentences: tuple[str, ...]
+    is_whole: bool = True
 
 
-def collect(plan: GcPlan, *, force: bool = False, is_cancelled: Callable[[], bool] | None = None) -> Collected:
-    """Free what `plan` chose. Raises CkptError, with nothing freed when it does not fit any more; Cancelled between
-    two things."""
+def collect(
+    plan: GcPlan,
+    *,
+    force: bool = False,
+    on_bytes: Callable[[int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Collected:
+    """Free what `plan` chose. Raises CkptError, with nothing freed when it does not fit any more; Cancelled before the
+    first thing. Cancelled later it ends between two things, and says what is freed by then."""
     if plan.is_empty:
         raise CkptError("Nothing to free", " ".join(plan.sentences))
     directory = plan.directory
@@ -51,20 +60,30 @@ def collect(plan: GcPlan, *, force: bool = False, is_cancelled: Callable[[], boo
     root = os.path.join(directory, FOLDER_NAME)
     if os.path.islink(root):
         raise CkptError("Not a directory", f"{root} is a link; nothing was freed", "Put the directory in its place.")
-    num_freed = 0
+    done: list[GcItem] = []
     # A live training is no reason to wait: it does not use what lies aside, and the rest is asked of below.
     with journal.locked(directory, force=True):
         chosen = [item for item in plan.items if item.is_chosen]
         _expect_as_planned(plan, chosen)
         for item in chosen:
             if is_cancelled is not None and is_cancelled():
-                raise Cancelled
+                if not done:
+                    raise Cancelled
+                break
             try:
                 _free(directory, item)
             except OSError as error:
-                raise _stopped(error, item, num_freed, directory) from error
-            num_freed += 1
-    return Collected(directory, plan.freed_bytes, num_freed, (f"Freed {size(plan.freed_bytes)}.", *plan.afterwards))
+                raise _stopped(error, item, len(done), directory) from error
+            done.append(item)
+            if on_bytes is not None:
+                on_bytes(item.freed_bytes)
+    if len(done) == len(chosen):
+        return Collected(directory, plan.freed_bytes, len(done), (f"Freed {size(plan.freed_bytes)}.", *plan.afterwards))
+    freed_bytes = sum(item.freed_bytes for item in done)  # alone: what shares its bytes with the rest is not free yet
+    said = (
+        f"Freed {size(freed_bytes)}, then ended: {', '.join(item.name for item in chosen[len(done) :])} is as it was."
+    )
+    return Collected(directory, freed_bytes, len(done), (said,), is_whole=False)
 
 
 def _expect_as_planned(plan: GcPlan, chosen: Sequence[GcItem]) -> None:
@@ -100,13 +119,13 @@ def _changed(what: str) -> CkptError:
 
 
 def _free(directory: str, item: GcItem) -> None:
-    if item.kind == "deed":
+    if item.files:
         assert item.number is not None
         deed = journal.read_deed(directory, item.number)
         assert deed is not None
-        # From here on it cannot be taken back, whatever becomes of its files.
-        deed.state, deed.collected_at = journal.COLLECTED, time.time()
-        _mark(directory, deed, item.paths)
+        # From here on they cannot be had back, whatever becomes of them.
+        if _tell(deed, item):
+            _mark(directory, deed, item.paths)
     for path in item.paths:
         remove(directory, path)
     parents = {os.path.dirname(path) for path in item.paths}
@@ -116,6 +135,20 @@ def _free(directory: str, item: GcItem) -> None:
         # The directories of names that had some, made for them by the deed.
         for parent in sorted(parents, key=len, reverse=True):
             remove_empty_parents(directory, parent, f"{FOLDER_NAME}/{item.number}")
+
+
+def _tell(deed: journal.Deed, item: GcItem) -> bool:
+    """Write into `deed` what goes; whether that is more than it says already, from a gc that was interrupted."""
+    now = time.time()
+    known = {one.name for one in deed.freed}
+    going = [file for file in item.files if file.is_chosen]
+    deed.freed += [Freed(file.name, now, file.why, file.copy) for file in going if file.name not in known]
+    is_all = len(going) == len(item.files)
+    is_told = known.issuperset(file.name for file in going) and (deed.state == journal.COLLECTED or not is_all)
+    deed.collected_at = now
+    if is_all:
+        deed.state = journal.COLLECTED
+    return not is_told
 
 
 def _mark(directory: str, deed: journal.Deed, paths: Sequence[str]) -> None:

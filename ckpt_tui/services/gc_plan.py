@@ -1,61 +1,31 @@
 """What gc would free, and what it would cost: a plan for a person to read.
 
-What each deed, the quarantine and leftovers of crashes hold, how many bytes really become free, what stays and why,
-and what `undo` cannot bring back afterwards. By default whatever is the only valid copy of its step stays; what could
-take its place is validated first. Nothing is named that our journals, the trainer's notes or the names of temporary
-files do not vouch for, and beside a live training nothing that it uses.
+File by file what goes, what stays, and why; how many bytes really become free; and what `undo` cannot bring back
+afterwards. By default whatever is the only valid copy of its step stays (`gc_choice.py`); what could take its place is
+validated first. Beside a live training nothing is named that it uses.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
-from typing import Literal
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import check_entry, read_catalog
-from ckpt_tui.services.dead_temporaries import find_temporaries
-from ckpt_tui.services.deed_record import INCOMING_NAME, is_unwritten_journal, names_in
-from ckpt_tui.services.deeds import History, PastDeed, read_history
+from ckpt_tui.services.deeds import History, read_history
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.free_space import bytes_freed, bytes_staying
+from ckpt_tui.services.gc_choice import Choice, Wanted, choose, only_copy_words
+from ckpt_tui.services.gc_items import GcItem, deed_item, other_items
 from ckpt_tui.services.interrupted import begin
-from ckpt_tui.services.journal import FOLDER_NAME
-from ckpt_tui.services.names import QUARANTINE_NAME
-from ckpt_tui.services.only_copies import Copies, OnlyCopy
+from ckpt_tui.services.only_copies import BAD, Copies
 from ckpt_tui.services.owner import owner_of, run_state
-from ckpt_tui.services.quarantine import read_about, read_quarantine
-from ckpt_tui.services.system import process_is_alive
-from ckpt_tui.services.unlinking import leads_elsewhere
 from ckpt_tui.text import plural, run_word, safe_text, size
 
-Kind = Literal["deed", "quarantine", "leftover", "temporary"]
-_RUNNING = "a training is running here"
-_BEHIND_LINK = "it lies behind a link, and may be anybody's"
-
-
-@dataclass(frozen=True, slots=True)
-class GcItem:
-    """One thing that could be freed. name: its path below the run directory; number: of the deed, None for others.
-
-    size_bytes: what it takes; freed_bytes: what becomes free when it goes alone. is_chosen: it is to go. why: why it
-    stays, or what a person should know of it. paths: what is removed, below the run directory.
-    """
-
-    kind: Kind
-    name: str
-    at: float
-    size_bytes: int
-    freed_bytes: int
-    is_chosen: bool
-    why: str = ""
-    number: int | None = None
-    act: str = ""
-    paths: tuple[str, ...] = ()
+_MAX_NAMES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +33,8 @@ class GcPlan:
     """What gc would free, for a person to read before it is done.
 
     freed_bytes: of all that is chosen together. refusals: why it is not done at all without `--force`.
-    no_undo: numbers of deeds that `undo` cannot take back, or do again, afterwards, and can now; afterwards: in words.
+    no_undo: numbers of deeds that `undo` cannot take back, or do again, afterwards, and can now; less_undo: by number
+    of those of which it brings back only a part, the names that it leaves out; afterwards: both in words.
     """
 
     directory: str
@@ -73,6 +44,7 @@ class GcPlan:
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     no_undo: tuple[int, ...] = ()
+    less_undo: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     afterwards: tuple[str, ...] = ()
     found: tuple[tuple[str, Content], ...] = field(default=(), repr=False)
 
@@ -120,177 +92,101 @@ def plan_gc(
             on_bytes(num_bytes)
 
     copies = Copies(read_catalog(directory), {deed.number: deed.held for deed in history.deeds}, check, advance)
-    warnings = list(notices)
-    items, lost = _deed_items(
-        directory, history, copies, numbers, warnings, older_than_s=older_than_s, keep=keep, every=every
-    )
+    choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every))
+    items = [_item_of(directory, choice) for choice in choices]
     if not numbers:
-        items += _leftovers(directory, history)
-        items += _quarantine_items(directory, older_than_s=older_than_s, is_chosen=quarantine, is_owned=is_owned)
-        items += [
-            _item(directory, "temporary", [one.place], one.at, not one.why_not, one.why_not)
-            for one in find_temporaries(directory, state, is_owned=is_owned)
-        ]
-    chosen = [item for item in items if item.is_chosen]
-    places = [path for item in chosen for path in item.paths]
+        items += other_items(
+            directory, history, state, quarantine=quarantine, older_than_s=older_than_s, is_owned=is_owned
+        )
+    going = [file for item in items for file in item.files if file.is_chosen]
     refusals = []
-    if any(only.is_valid for only in lost) and copies.newest_valid() is None:
+    if any(file.is_good for file in going) and copies.newest_valid() is None:
         refusals.append("No valid checkpoint would be left in this directory: it frees the last one.")
-    no_undo = _no_undo(history, {item.number for item in chosen if item.number is not None})
-    afterwards = tuple(_undo_words(history, no_undo))
+    places = [path for item in items if item.is_chosen for path in item.paths]
+    no_undo, less_undo = _without(history, set(places))
+    afterwards = tuple(_undo_words(history, no_undo, less_undo))
     paths = [os.path.join(directory, path) for path in places]
     freed, staying = bytes_freed(paths), bytes_staying(paths)
-    watched = [*places, *copies.relied_on] if chosen else []
+    watched = [*places, *dict.fromkeys(file.copy for file in going if file.copy)]
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]
     return GcPlan(
-        directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)), tuple(warnings),
-        tuple(refusals), tuple(no_undo), afterwards,
+        directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)),
+        (*notices, *_warnings(directory, choices)), tuple(refusals), tuple(no_undo), less_undo, afterwards,
         tuple((path, content) for path, content in contents if content is not None),
     )  # fmt: skip
 
 
-def _deed_items(
-    directory: str,
-    history: History,
-    copies: Copies,
-    numbers: Sequence[int],
-    warnings: list[str],
-    *,
-    older_than_s: float | None,
-    keep: int,
-    every: bool,
-) -> tuple[list[GcItem], list[OnlyCopy]]:
-    """Each deed that holds something, the oldest first, and the only copies among what is chosen."""
-    items: list[GcItem] = []
-    lost: list[OnlyCopy] = []
-    holding = [deed for deed in history.deeds if deed.held]
-    newest = {deed.number for deed in holding[len(holding) - keep :]} if keep else set()
-    staying = {deed.number for deed in holding}
-    for deed in holding:
-        is_behind_link = any(leads_elsewhere(directory, file.place) for file in deed.held)
-        why = _BEHIND_LINK if is_behind_link else _why_kept(deed, numbers, newest, older_than_s)
-        is_rest = deed.state == "collected"  # of a gc that was interrupted
-        only: list[OnlyCopy] = []
-        if not why:
-            only = copies.only_in(deed.number, staying)
-            if only and not (every or numbers):
-                listed = ", ".join(one.why for one in only[:3]) + (
-                    f" and {len(only) - 3} more" if len(only) > 3 else ""
-                )
-                why = f"nothing else here has {listed}"
-        item = _item(
-            directory, "leftover" if is_rest else "deed", [file.place for file in deed.held], deed.at, not why, why,
-            name=f"{FOLDER_NAME}/{deed.number}/", number=deed.number, act=deed.act,
-        )  # fmt: skip
-        if item.is_chosen:
-            staying.discard(deed.number)
-            lost += only
-            if only:
-                listed = ", ".join(one.why for one in only[:6])
-                listed += f" and {len(only) - 6} more" if len(only) > 6 else ""
-                warnings.append(f"Nothing else here has what is freed with {item.name}: {listed}.")
-        warnings += [f"{safe_text(name)} is not of ckpt-tui, and stays." for name in deed.strangers if item.is_chosen]
-        items.append(item)
-    return items, lost
-
-
-def _why_kept(deed: PastDeed, numbers: Sequence[int], newest: set[int], older_than_s: float | None) -> str:
-    if deed.state == "unreadable":
-        return "its journal cannot be read: what it holds is not known"
-    if deed.state == "interrupted":
-        return "it is not finished"
-    if numbers:
-        return "" if deed.number in numbers else "not named"
-    if deed.number in newest:
-        return "among the newest, which --keep keeps"
-    if older_than_s is not None and time.time() - deed.at < older_than_s:
-        return "not old enough"
-    return ""
-
-
-def _leftovers(directory: str, history: History) -> list[GcItem]:
-    """What crashes left in the folders of deeds that are over: copies on their way in, journals cut off."""
-    items = []
-    for deed in history.deeds:
-        if deed.state in ("unreadable", "interrupted") or deed.conflicts:
-            continue
-        folder = f"{FOLDER_NAME}/{deed.number}"
-        for name in names_in(os.path.join(directory, folder)):
-            pid = name.rpartition("-")[2]
-            is_cut_off = is_unwritten_journal(name) and pid.isdecimal() and process_is_alive(int(pid), 0.0, "") is False
-            if (name == INCOMING_NAME or is_cut_off) and not leads_elsewhere(directory, f"{folder}/{name}"):
-                items.append(_item(directory, "leftover", [f"{folder}/{name}"], deed.at, True, number=deed.number))
-    for name in names_in(os.path.join(directory, QUARANTINE_NAME)):
-        place = f"{QUARANTINE_NAME}/{name}"
-        told = read_about(os.path.join(directory, place)) if name.endswith(".json") else None
-        checkpoint = str(told.get("to") or "") if told is not None else ""
-        if told is not None and os.path.dirname(checkpoint) == QUARANTINE_NAME:
-            # The note is durable before its checkpoint comes: alone it is of one that never came, or is gone.
-            was = os.path.join(directory, str(told.get("path") or "."))
-            is_alone = not os.path.lexists(os.path.join(directory, checkpoint)) and not os.path.lexists(was)
-            if is_alone and not leads_elsewhere(directory, place):
-                items.append(_item(directory, "leftover", [place], 0.0, True))
-    return items
-
-
-def _quarantine_items(directory: str, *, older_than_s: float | None, is_chosen: bool, is_owned: bool) -> list[GcItem]:
-    items = []
-    for one in read_quarantine(directory):
-        why = "" if is_chosen else "only with --quarantine"
-        if is_chosen and is_owned:
-            why = _RUNNING
-        elif is_chosen and leads_elsewhere(directory, one.place):
-            why = _BEHIND_LINK
-        elif is_chosen and not one.about:
-            why = "the trainer did not put it there: nothing says what it is"
-        elif is_chosen and older_than_s is not None and time.time() - one.at < older_than_s:
-            why = "not old enough"
-        # Its note goes last: never a checkpoint there without one.
-        places = [one.place, *([one.about] if one.about else [])]
-        items.append(_item(directory, "quarantine", places, one.at, not why, why, name=one.place))
-    return items
-
-
-def _item(
-    directory: str,
-    kind: Kind,
-    paths: Sequence[str],
-    at: float,
-    is_chosen: bool,
-    why: str = "",
-    *,
-    name: str = "",
-    number: int | None = None,
-    act: str = "",
-) -> GcItem:
-    contents = [content_of(os.path.join(directory, path)) for path in paths]
-    size_bytes = sum(content.size_bytes for content in contents if content is not None)
-    newest_s = max((content.mtime_ns / 1e9 for content in contents if content is not None), default=0.0)
-    return GcItem(
-        kind, name or paths[0], at or newest_s, size_bytes, bytes_freed(os.path.join(directory, p) for p in paths),
-        is_chosen, why, number, act, tuple(paths),
+def _item_of(directory: str, choice: Choice) -> GcItem:
+    deed, why = choice.deed, choice.why
+    if not why:
+        only = [file for file in choice.files if file.is_only and not file.is_chosen]
+        why = f"nothing else here has {only_copy_words(only, 3)}" if only else ""
+        why = why or next((file.why for file in choice.files if not file.is_chosen), "")
+    return deed_item(
+        directory, deed.number, deed.act, deed.at, choice.files, why, is_rest=deed.state == "collected"
     )  # fmt: skip
 
 
-def _no_undo(history: History, freed: set[int]) -> list[int]:
-    """Which deeds could be taken back, or done again, and need what lies in the folders that are freed."""
-    prefixes = tuple(f"{FOLDER_NAME}/{number}/" for number in freed)
-    return [
-        deed.number
-        for deed in history.deeds
-        if (deed.can_undo or deed.can_redo) and any(place.startswith(prefixes) for place in deed.needs)
-    ]
+def _warnings(directory: str, choices: Sequence[Choice]) -> list[str]:
+    """What a person has to know of what goes, and would not look for."""
+    said = []
+    for choice in choices:
+        number = f"set_aside/{choice.deed.number}/"
+        lost = [file for file in choice.files if file.is_chosen and file.is_only and file.validity not in BAD]
+        if lost:
+            said.append(f"Nothing else here has what is freed with {number}: {only_copy_words(lost, _MAX_NAMES)}.")
+        if any(file.is_chosen for file in choice.files):
+            said += [f"{safe_text(name)} is not of ckpt-tui, and stays." for name in choice.deed.strangers]
+    broken = [
+        file for choice in choices for file in choice.files
+        if file.is_chosen and file.is_only and file.validity == "damaged" and file.step is not None
+    ]  # fmt: skip
+    if broken:
+        file, rest = broken[0], len(broken) - 1
+        what = f"{safe_text(file.place, 120)}{f' and {rest} more' if rest else ''}"
+        salvage = f"`ckpt-tui salvage {run_word(os.path.join(directory, file.place))} -o OUT`"
+        step = f"step {file.step:,}" if not rest else "their steps"
+        said.append(
+            f"Nothing valid here has {step} of {what}, damaged: {salvage} could still get out what is whole of it."
+        )
+    return said
 
 
-def _undo_words(history: History, no_undo: Iterable[int]) -> list[str]:
-    numbers = set(no_undo)
-    undone = [str(deed.number) for deed in history.deeds if deed.number in numbers and deed.can_undo]
-    redone = [str(n) for deed in history.deeds if deed.number in numbers and deed.can_redo for n in deed.takes_back]
+def _without(history: History, freed: set[str]) -> tuple[list[int], dict[int, tuple[str, ...]]]:
+    """Which deeds could be taken back, or done again, and cannot when the places `freed` are gone; and which then
+    only in part: without these names."""
+    no_undo: list[int] = []
+    less_undo: dict[int, tuple[str, ...]] = {}
+    for deed in history.deeds:
+        gone = [place for place in deed.needs if place in freed]
+        if not gone or not (deed.can_undo or deed.can_redo):
+            continue
+        there = [place for place in deed.needs if os.path.lexists(os.path.join(history.directory, place))]
+        if set(there) <= freed:
+            no_undo.append(deed.number)
+        else:
+            less_undo[deed.number] = tuple(place.split("/", 2)[2] for place in gone)
+    return no_undo, less_undo
+
+
+def _undo_words(history: History, no_undo: Sequence[int], less_undo: Mapping[int, tuple[str, ...]]) -> list[str]:
+    by_number = {deed.number: deed for deed in history.deeds}
+    undone = [str(number) for number in no_undo if by_number[number].can_undo]
+    redone = [str(n) for number in no_undo if by_number[number].can_redo for n in by_number[number].takes_back]
     said = []
     if undone:
         said.append(f"Then `undo` cannot bring back what {_numbered(undone)} changed.")
     if redone:
         said.append(f"Then `undo --redo` cannot do {_numbered(sorted(redone))} again.")
+    for number, names in less_undo.items():
+        deed = by_number[number]
+        listed = ", ".join(safe_text(name, 120) for name in names[:_MAX_NAMES])
+        listed += f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        if deed.can_undo:
+            said.append(f"Then `undo` takes {_numbered([str(number)])} back without {listed}.")
+        else:
+            again = _numbered(sorted(map(str, deed.takes_back)))
+            said.append(f"Then `undo --redo` does {again} again without {listed}.")
     return said
 
 
@@ -300,26 +196,35 @@ def _numbered(numbers: Sequence[str]) -> str:
     return f"deeds {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
+_PARTS = {
+    "deed": ("{} that was set aside", "{} that were set aside", "file"),
+    "quarantine": ("{} in quarantine", "{} in quarantine", "checkpoint"),
+    "leftover": ("{} of a crash", "{} of crashes", "leftover"),
+    "temporary": ("{} of a process that is gone", "{} of processes that are gone", "temporary file"),
+}
+
+
 def _sentences(items: Sequence[GcItem], freed: int, staying: int, afterwards: Sequence[str]) -> list[str]:
-    chosen = [item for item in items if item.is_chosen]
-    kept = [item for item in items if not item.is_chosen]
-    kept_bytes = sum(item.size_bytes for item in kept)
-    stays = f" {plural(len(kept), 'thing')} of {size(kept_bytes)} {'stays' if len(kept) == 1 else 'stay'}."
-    if not chosen:
-        if not items:
-            return ["There is nothing to free: nothing lies aside, and no crash left anything."]
-        return [f"Nothing is freed.{stays}"]
-    by_kind = {
-        "deed": "what {} set aside", "quarantine": "{} in quarantine", "leftover": "{} of a crash",
-        "temporary": "{} of processes that are gone",
-    }  # fmt: skip
-    nouns = {"deed": "deed", "quarantine": "checkpoint", "leftover": "leftover", "temporary": "temporary file"}
-    parts = [
-        words.format(plural(number, nouns[kind]))
-        for kind, words in by_kind.items()
-        if (number := sum(item.kind == kind for item in chosen))
-    ]
-    said = [f"Removes {', '.join(parts)}: {size(freed)} become free.{stays if kept else ''}"]
+    if not items:
+        return ["There is nothing to free: nothing lies aside, and no crash left anything."]
+    stays = _stays_words(items)
+    if not any(item.is_chosen for item in items):
+        return [f"Nothing is freed. {stays}"]
+    parts = []
+    for kind, (one, several, noun) in _PARTS.items():
+        chosen = [item for item in items if item.kind == kind and item.is_chosen]
+        number = sum(len(item.paths) if item.files else 1 for item in chosen)
+        if number:
+            parts.append((one if number == 1 else several).format(plural(number, noun)))
+    said = [f"Removes {', '.join(parts)}: {size(freed)} become free.{' ' if stays else ''}{stays}"]
     if staying:
         said.append(f"{size(staying)} stay on the disk: the same bytes have other names, too (hard links).")
     return [*said, *afterwards, "This deletes, and cannot be undone."]
+
+
+def _stays_words(items: Sequence[GcItem]) -> str:
+    sizes = [file.size_bytes for item in items for file in item.files if not file.is_chosen]
+    sizes += [item.size_bytes for item in items if not item.files and not item.is_chosen]
+    return (
+        f"{plural(len(sizes), 'file')} of {size(sum(sizes))} {'stays' if len(sizes) == 1 else 'stay'}." if sizes else ""
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
+from ckpt_tui.services.deed_record import Freed
 from ckpt_tui.services.files import content_of
-from ckpt_tui.services.journal import FOLDER_NAME
+from ckpt_tui.services.journal import COLLECTED, FOLDER_NAME
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.whereabouts import Traced, Whereabouts, is_same, names_of
 from ckpt_tui.text import safe_text
@@ -33,17 +33,17 @@ def needed_for(found: Whereabouts, number: int) -> list[Traced]:
 
 
 def why_gone(directory: str, found: Whereabouts, number: int) -> str:
-    """Why a deed cannot be taken back, "" when it can: something of what is needed was freed, or all of it is gone.
+    """Why a deed cannot be taken back, "" when it can: all of what is needed is gone, by gc or by somebody's hand.
 
-    A part that is gone by somebody's hand does not keep the rest from being put back.
+    A part that is gone does not keep the rest from being put back.
     """
     needed = needed_for(found, number)
     missing = [traced for traced in needed if not lies_there(directory, traced)]
-    freed = _freed_folders(found, missing)
-    if freed:
-        return f"what {', '.join(f'{FOLDER_NAME}/{folder}/' for folder in freed)} held was freed by gc"
     if not missing or len(missing) < len(needed):
         return ""
+    folders = sorted({folder_number(traced.place) or 0 for traced in missing if freed_by_gc(found, traced) is not None})
+    if folders:
+        return f"what {', '.join(f'{FOLDER_NAME}/{folder}/' for folder in folders)} held was freed by gc"
     if all(folder_number(traced.place) is None for traced in missing):
         return "what it had displaced was put back since, and written over"
     places = sorted(safe_text(traced.place, 120) for traced in missing if traced.place is not None)
@@ -52,16 +52,25 @@ def why_gone(directory: str, found: Whereabouts, number: int) -> str:
 
 
 def is_freed(directory: str, found: Whereabouts, number: int) -> bool:
-    """Whether gc freed something that is needed to take a deed back."""
-    return bool(_freed_folders(found, [one for one in needed_for(found, number) if not lies_there(directory, one)]))
+    """Whether a deed cannot be taken back because gc freed what is needed for it."""
+    needed = needed_for(found, number)
+    return bool(why_gone(directory, found, number)) and any(freed_by_gc(found, traced) is not None for traced in needed)
+
+
+def freed_by_gc(found: Whereabouts, traced: Traced) -> Freed | None:
+    """What the journals say of gc having freed it, None when they say nothing. It may lie there all the same, where
+    that gc was interrupted."""
+    number = folder_number(traced.place)
+    deed = found.deeds.get(number) if number is not None else None
+    if deed is None or traced.place is None:
+        return None
+    name = traced.place.split("/", 2)[2]
+    if deed.state == COLLECTED and not deed.freed:  # a journal of an earlier version: all of it went
+        return Freed(name, deed.collected_at)
+    return next((one for one in deed.freed if one.name == name), None)
 
 
 def folder_number(place: str | None) -> int | None:
     """Of which deed's folder a place is, None when it is of none."""
     parts = (place or "").split("/")
     return int(parts[1]) if len(parts) > 2 and parts[0] == FOLDER_NAME and parts[1].isdecimal() else None
-
-
-def _freed_folders(found: Whereabouts, missing: Sequence[Traced]) -> list[int]:
-    folders = {number for traced in missing if (number := folder_number(traced.place)) is not None}
-    return sorted(number for number in folders if number in found.deeds and found.deeds[number].collected_at)

@@ -8,6 +8,7 @@ what a redo puts back. Where everything lies now follows from the journals (`whe
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +23,7 @@ from ckpt_tui.services.held import look_at
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
 from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
-from ckpt_tui.services.reachable import folder_number, is_freed, lies_there, why_gone
+from ckpt_tui.services.reachable import folder_number, freed_by_gc, is_freed, lies_there, why_gone
 from ckpt_tui.services.registry import REGISTRY_NAME, stored_lineage
 from ckpt_tui.services.whereabouts import REDO, UNDO, Traced, Whereabouts, is_same, names_of, taken_back, trace
 from ckpt_tui.text import plural, run_word
@@ -150,6 +151,7 @@ def _plan(
     put_back: list[str] = []
     leave: list[str] = []
     written_since: list[str] = []
+    missing: list[str] = []  # what became of each that does not come back
     sources: dict[str, Traced] = {}
     for name, traced in reversed(wanted.items()):
         if name == REGISTRY_NAME:
@@ -169,9 +171,7 @@ def _plan(
         elif traced.place == name and is_ours:
             continue  # an undo that met somebody else's file put it back already
         elif not lies_there(directory, traced):
-            is_aside = traced.place is not None and folder_number(traced.place) is not None
-            where = f"{safe_name(traced.place or '')} is no longer there" if is_aside else "What was there is gone"
-            warnings.append(f"{where}: {safe_name(name)} stays as it is.")
+            missing.append(_missing_words(found, name, traced, is_there=now is not None))
         else:
             assert traced.place is not None
             kept = content_of(os.path.join(directory, traced.place))
@@ -195,6 +195,12 @@ def _plan(
         on_bytes=on_bytes, is_cancelled=is_cancelled,
     )  # fmt: skip
     warnings += [held.doubt for held in looked.values() if held.doubt]
+    if missing:
+        # The old registry would tell of what does not come back, and of its score. It is made of what does instead.
+        registry = None
+        warnings += missing[:_MAX_NAMES]
+        if len(missing) > _MAX_NAMES:
+            warnings.append(f"So it is with {len(missing) - _MAX_NAMES} more.")
     plan = assemble(
         act, directory, catalog, moves, sentences, warnings,
         why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
@@ -202,6 +208,20 @@ def _plan(
         held={place: held.entry for place, held in looked.items() if held.entry is not None},
     )  # fmt: skip
     return _with_cost(plan, catalog)
+
+
+def _missing_words(found: Whereabouts, name: str, traced: Traced, *, is_there: bool) -> str:
+    """What became of something that cannot be put back, and what that means for its name."""
+    stays = f"{safe_name(name)} {'stays as it is' if is_there else 'does not come back'}"
+    if folder_number(traced.place) is None:
+        return f"What was there is gone: {stays}."
+    place = safe_name(traced.place or "")
+    freed = freed_by_gc(found, traced)
+    if freed is None:
+        return f"{place} is no longer there: {stays}."
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(freed.at)) if freed.at else "once"
+    copy = f"; {safe_name(freed.copy)} had a copy of it then" if freed.copy else ""
+    return f"{place} was freed by gc at {at}{copy}: {stays}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,29 +1,27 @@
-"""gc frees only what it was asked for, says what that costs, and is whole or plainly told where it is interrupted."""
+"""What a plan of gc chooses, file by file: only what it was asked for, and it says what each is and why."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import random
-import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.cli import main
-from ckpt_tui.errors import Cancelled, CkptError
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.deeds import read_history
-from ckpt_tui.services.gc import GcPlan, collect, plan_gc
-from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
-from ckpt_tui.services.undo import plan_redo, plan_undo
+from ckpt_tui.services.gc import collect, plan_gc
+from ckpt_tui.services.restore import carry_out, plan_rollback
+from ckpt_tui.services.undo import plan_undo
 from ckpt_tui.text import size
-from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.run_directories import damage, let_age, run_directory, save
+from tests.builders.set_aside import chosen, copied, files_of, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
 from tests.unit.services.test_undo_of_any_depth import random_plan, three_deeds, trained
 
@@ -46,27 +44,6 @@ def run(made: Path, tmp_path: Path) -> Path:
     return copied(made, tmp_path / "run")
 
 
-def copied(start: Path, directory: Path) -> Path:
-    """With the hard links that a run has."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    known: dict[int, Path] = {}
-    for path in sorted(start.rglob("*")):
-        new = directory / path.relative_to(start)
-        if path.is_dir():
-            new.mkdir()
-        elif path.stat().st_ino in known:
-            os.link(known[path.stat().st_ino], new)
-        else:
-            shutil.copy2(path, new)
-            known[path.stat().st_ino] = new
-    return directory
-
-
-def chosen(plan: GcPlan) -> list[str]:
-    return [item.name for item in plan.items if item.is_chosen]
-
-
 def disk_bytes(directory: Path) -> int:
     files = {path.stat().st_ino: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
     return sum(files.values())
@@ -81,12 +58,62 @@ class TestPlan:
         before = tree_of(run)
         plan = plan_gc(str(run))
         assert tree_of(run) == before
-        assert chosen(plan) == ["set_aside/1/", "set_aside/4/"]
-        (stays,) = [item for item in plan.items if not item.is_chosen]
-        assert stays.why.startswith("nothing else here has latest.pt (step 400)")
-        assert plan.no_undo == (1, 4)
+        files = files_of(plan)
+        assert {place: (file.is_chosen, file.why, file.copy) for place, file in files.items()} == {
+            "set_aside/1/latest.pt": (True, "damaged", ""),
+            "set_aside/1/registry.json": (True, "only a list of the others", ""),
+            "set_aside/2/latest.pt": (False, "the only copy", ""),
+            "set_aside/2/rolling_step_000400.pt": (True, "has a copy", "set_aside/2/latest.pt"),
+            "set_aside/2/rolling_last_backup.pt": (True, "has a copy", "set_aside/2/latest.pt"),
+            "set_aside/2/registry.json": (False, "`undo` needs it", ""),
+            "set_aside/4/best_model.pt": (True, "has a copy", "rolling_step_000200.pt"),
+            "set_aside/4/latest.pt": (
+                False,
+                "frees nothing, hard link of rolling_step_000200.pt",
+                "rolling_step_000200.pt",
+            ),
+            "set_aside/4/registry.json": (False, "`undo` needs it", ""),
+        }
+        assert going(plan) == {place for place, file in files.items() if file.is_chosen}
+        assert plan.items[1].why == "nothing else here has latest.pt (step 400)"
+        assert (plan.no_undo, plan.less_undo) == (
+            (1,),
+            {2: ("rolling_step_000400.pt", "rolling_last_backup.pt"), 4: ("best_model.pt",)},
+        )
         assert "Then `undo` cannot bring back what deed 1 changed." in plan.sentences
-        assert "Then `undo --redo` cannot do deed 3 again." in plan.sentences
+        assert "Then `undo --redo` does deed 3 again without best_model.pt." in plan.sentences
+
+    def test_what_it_says_of_undo_is_what_undo_then_says(self, run: Path) -> None:
+        collect(plan_gc(str(run)))
+        deeds = {deed.number: deed for deed in read_history(str(run)).deeds}
+        assert [(deeds[n].state, deeds[n].can_undo, deeds[n].can_redo) for n in (1, 2, 4)] == [
+            ("collected", False, False), ("done", True, False), ("done", False, True)
+        ]  # fmt: skip
+        assert [(one.name, one.copy) for one in deeds[2].freed] == [
+            ("rolling_step_000400.pt", "set_aside/2/latest.pt"), ("rolling_last_backup.pt", "set_aside/2/latest.pt")
+        ]  # fmt: skip
+        assert plan_gc(str(run)).is_empty, "once is enough"
+        undo_says_truly(run)
+        assert read_catalog(str(run)).resume_would_take == "latest.pt"
+
+    def test_a_hard_link_of_the_run_goes_once_the_run_has_it_no_more_and_a_copy_stays(self, run: Path) -> None:
+        assert not files_of(plan_gc(str(run)))["set_aside/4/latest.pt"].is_chosen
+        (run / "rolling_step_000200.pt").unlink()  # by the training's retention
+        file = files_of(plan_gc(str(run)))["set_aside/4/latest.pt"]
+        assert (file.is_chosen, file.copy) == (True, "best_model_previous.pt")
+
+    def test_damage_of_which_nothing_valid_has_the_step_is_said_with_the_way_to_salvage_it(self, run: Path) -> None:
+        assert not plan_gc(str(run)).warnings
+        for place in (
+            "set_aside/2/latest.pt",
+            "set_aside/2/rolling_step_000400.pt",
+            "set_aside/2/rolling_last_backup.pt",
+        ):
+            (run / place).unlink()
+        plan = plan_gc(str(run))
+        file = files_of(plan)["set_aside/1/latest.pt"]
+        assert (file.is_chosen, file.is_only, file.why) == (True, True, "damaged, no other of its step")
+        assert any(f"ckpt-tui salvage {run}/set_aside/1/latest.pt -o OUT" in warning for warning in plan.warnings)
 
     def test_bytes_are_those_that_the_disk_gets_back(self, run: Path) -> None:
         for select in (plan_gc, partial(plan_gc, every=True)):
@@ -119,14 +146,16 @@ class TestPlan:
     def test_deeds_by_number_age_and_count(self, run: Path) -> None:
         assert chosen(plan_gc(str(run), [2])) == ["set_aside/2/"]
         assert any("Nothing else here has what is freed" in warning for warning in plan_gc(str(run), [2]).warnings)
-        assert chosen(plan_gc(str(run), keep=1)) == ["set_aside/1/"]
+        assert chosen(plan_gc(str(run), keep=2)) == ["set_aside/1/"]
         assert chosen(plan_gc(str(run), keep=9)) == []
         assert chosen(plan_gc(str(run), older_than_s=3600)) == []
         assert chosen(plan_gc(str(run), every=True)) == ["set_aside/1/", "set_aside/2/", "set_aside/4/"]
         with pytest.raises(CkptError, match="No such deed"):
             plan_gc(str(run), [7])
 
-    def test_of_two_that_are_aside_the_newer_one_stays(self, tmp_path: Path) -> None:
+    def test_of_several_that_are_aside_one_stays_of_the_newest_deed_and_the_name_that_says_most(
+        self, tmp_path: Path
+    ) -> None:
         directory = run_directory(tmp_path / "run")
         carry_out(plan_rollback(str(directory), "300"))
         data = (directory / "set_aside/1/rolling_step_000400.pt").read_bytes()
@@ -136,12 +165,16 @@ class TestPlan:
         assert deed is not None
         deed.moves.append(journal.Move("rolling_step_000400.pt", "remove"))
         journal.write_deed(str(directory), deed)
-        assert chosen(plan_gc(str(directory))) == ["set_aside/1/"]
+        at_400 = [file for file in files_of(plan_gc(str(directory))).values() if file.step == 400]
+        assert {file.place for file in at_400 if not file.is_chosen} == {"set_aside/2/rolling_step_000400.pt"}
+        assert {file.place for file in at_400 if file.is_chosen} == {
+            "set_aside/1/latest.pt", "set_aside/1/rolling_step_000400.pt", "set_aside/1/rolling_last_backup.pt"
+        }  # fmt: skip
 
     @pytest.mark.parametrize("how", ["damaged", "another session", "weights only", "gone"])
     def test_only_a_valid_copy_of_the_same_session_counts(self, run: Path, how: str) -> None:
         aside = run / "set_aside/4/best_model.pt"  # of step 200, as rolling_step_000200.pt and best_model_previous.pt
-        assert "set_aside/4/" in chosen(plan_gc(str(run)))
+        assert "set_aside/4/best_model.pt" in going(plan_gc(str(run)))
         data = aside.read_bytes()
         aside.unlink()
         aside.write_bytes(data)
@@ -167,7 +200,7 @@ class TestPlan:
             good.write_bytes(torch_zip({"model": training_state(200)["model"], "step": 200}))
         (run / "set_aside/4/latest.pt").unlink()
         plan = plan_gc(str(run))
-        assert "set_aside/4/" not in chosen(plan), plan.items
+        assert "set_aside/4/best_model.pt" not in going(plan), plan.items
 
     def test_last_valid_checkpoint_of_a_directory_needs_force(self, run: Path) -> None:
         for path in run.glob("*.pt"):
@@ -309,159 +342,24 @@ class TestQuarantine:
         assert [path.name for path in (quarantined / "quarantine").iterdir()] == ["mine.pt"]
 
 
-class TestBesideOthers:
-    def test_deeds_are_freed_beside_a_live_training_and_the_quarantine_is_not(self, run: Path) -> None:
-        (run / "quarantine").mkdir()
-        (run / "quarantine/latest_x.pt").write_bytes(b"bad")
-        (run / "trainer.lock").write_text("{}")
-        with open(run / "trainer.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            plan = plan_gc(str(run), quarantine=True)
-            assert chosen(plan) == ["set_aside/1/", "set_aside/4/"]
-            assert [item.why for item in plan.items if item.kind == "quarantine"] == ["a training is running here"]
-            collect(plan)
-        assert not (run / "set_aside/1/latest.pt").exists()
-
-    def test_refused_while_another_viewer_is_at_work(self, run: Path) -> None:
-        plan = plan_gc(str(run))
-        before = tree_of(run)
-        with journal.locked(str(run)), pytest.raises(CkptError, match="Another viewer"):
-            collect(plan)
-        assert tree_of(run) == before
-
-    @pytest.mark.parametrize("what", ["aside", "stands in", "undone since"])
-    def test_plan_that_does_not_fit_any_more_frees_nothing(self, run: Path, what: str) -> None:
-        plan = plan_gc(str(run))
-        if what == "aside":
-            (run / "set_aside/4/best_model.pt").write_bytes(b"changed")
-        elif what == "stands in":
-            (run / "rolling_step_000200.pt").unlink()  # by the training's retention
-        else:
-            carry_out(plan_redo(str(run)))
-        before = tree_of(run)
-        with pytest.raises(CkptError, match="has changed"):
-            collect(plan)
-        assert tree_of(run) == before
-
-
-def test_cancelled_plans_and_deeds_leave_everything(run: Path) -> None:
-    before = tree_of(run)
-    for plan_it in (plan_gc, partial(plan_undo, to=1), plan_redo):
-        with pytest.raises(Cancelled):
-            plan_it(str(run), is_cancelled=lambda: True)
-    with pytest.raises(Cancelled):
-        collect(plan_gc(str(run)), is_cancelled=lambda: True)
-    assert tree_of(run) == before
-
-
-class TestInterrupted:
-    def outside(self, directory: Path) -> dict[str, bytes | None]:
-        return tree_of(directory, without=["set_aside"])
-
-    def held(self, directory: Path) -> dict[int, dict[str, bytes | None]]:
-        aside = directory / "set_aside"
-        return {int(path.name): tree_of(path, without=["journal.json"]) for path in sorted(aside.iterdir())}
-
-    def is_told(self, directory: Path, before: dict[int, dict[str, bytes | None]]) -> None:
-        """Each deed still has everything, or says that it cannot be taken back."""
-        for number, files in self.held(directory).items():
-            deed = journal.read_deed(str(directory), number)
-            assert deed is not None
-            whole = {name: data for name, data in files.items() if ".tmp-" not in name}
-            assert whole == before[number] or deed.state == journal.COLLECTED, number
-            assert set(whole.items()) <= set(before[number].items()), "no file is torn"
-
-    def says_freed(self, directory: Path) -> None:
-        try:
-            plan = plan_undo(str(directory))
-        except CkptError as error:
-            said = error.message
-        else:
-            assert plan.is_empty
-            said = plan.sentences[0]
-        assert "freed by gc" in said
-
-    def test_kill_at_every_file_operation(self, made: Path, memory_path: Path) -> None:
-        directory = copied(made, memory_path / "run")
-        before, outside = self.held(directory), self.outside(directory)
-        operations = file_operations(partial(collect, plan_gc(str(directory), every=True)))
-        after = self.held(directory)
-        assert operations.count("unlink") == 9
-        undoable = 0
-        for number, operation in enumerate(operations, start=1):
-            directory = copied(made, memory_path / "run")
-            assert killed_at(number, partial(collect, plan_gc(str(directory), every=True))), operation
-            self.is_told(directory, before)
-            assert self.outside(directory) == outside
-            history = read_history(str(directory))
-            for deed in history.deeds:
-                assert deed.can_undo or deed.can_redo or deed.why_not, (operation, deed)
-            if history.next_undo is not None:
-                undoable += 1
-                assert plan_undo(str(directory)).takes_back == (history.next_undo,)
-            else:
-                self.says_freed(directory)
-            rest = plan_gc(str(directory), every=True)
-            if not rest.is_empty:
-                collect(rest)
-            assert {n: set(files) for n, files in self.held(directory).items()} == {
-                n: set(files) for n, files in after.items()
-            }, f"the next gc frees the rest: {operation}"
-        assert 0 < undoable < len(operations)
-
-    @pytest.mark.parametrize("forever", [False, True])
-    def test_error_at_every_file_operation(self, made: Path, memory_path: Path, forever: bool) -> None:
-        directory = copied(made, memory_path / "run")
-        before, outside = self.held(directory), self.outside(directory)
-        total = len(file_operations(partial(collect, plan_gc(str(directory), every=True))))
-        num_failed = 0
-        for number in range(1, total + 1, 5 if forever else 2):
-            directory = copied(made, memory_path / "run")
-            plan = plan_gc(str(directory), every=True)
-            with failing_at(number, OSError(errno.EIO, os.strerror(errno.EIO)), forever=forever):
-                try:
-                    collect(plan)
-                except CkptError as error:
-                    num_failed += 1
-                    said = error
-            assert said.title
-            assert said.hint
-            self.is_told(directory, before)
-            assert self.outside(directory) == outside
-            assert not plan_gc(str(directory), every=True).is_empty or number > total - 4
-        assert num_failed >= (total - 2) // (5 if forever else 2)
-
-
-def test_after_gc_undo_says_what_is_gone_and_goes_beyond_it(run: Path) -> None:
-    damaged = (run / "set_aside/1/latest.pt").read_bytes()
-    collect(plan_gc(str(run), [2]))
-    with pytest.raises(CkptError, match=r"Cannot be taken back.*what set_aside/2/ held was freed by gc") as caught:
-        plan_undo(str(run))
-    assert "--to 1" in caught.value.hint
-    plan = plan_undo(str(run), to=1)
-    assert any("no longer there" in warning for warning in plan.warnings)
-    carry_out(plan)
-    assert (run / "latest.pt").read_bytes() == damaged
-
-
-def test_after_everything_is_freed_there_is_nothing_to_undo_and_new_deeds_work(run: Path) -> None:
-    collect(plan_gc(str(run), every=True))
-    plan = plan_undo(str(run))
-    assert plan.is_empty
-    assert "freed by gc" in plan.sentences[0]
-    damage(run / "latest.pt")
-    let_age(run / "latest.pt")
-    outcome = carry_out(plan_restore(str(run), ["latest.pt"]))
-    assert outcome.number == 5, "numbers are never used again"
-    carry_out(plan_undo(str(run)))
-    assert [deed.state for deed in read_history(str(run)).deeds][:2] == ["collected", "collected"]
+def test_another_branch_of_a_run_that_tells_no_sessions_is_no_copy(tmp_path: Path) -> None:
+    """Rolled back and trained on: the new checkpoint has the step and the name of the one that was set aside."""
+    run = run_directory(tmp_path / "run")
+    carry_out(plan_rollback(str(run), "300"))
+    aside = (run / "set_aside/1/rolling_step_000400.pt").read_bytes()
+    save(run / "rolling_step_000400.pt", 400, val_loss=2.1)
+    plan = plan_gc(str(run))
+    assert not files_of(plan)["set_aside/1/latest.pt"].is_chosen
+    assert "nothing else here has" in plan.items[0].why
+    (run / "rolling_step_000400.pt").write_bytes(aside)
+    assert files_of(plan_gc(str(run)))["set_aside/1/latest.pt"].copy == "rolling_step_000400.pt"
 
 
 def test_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["gc", str(run), "--json", "--dry-run"]) == 0
     data = json.loads(capsys.readouterr().out)["data"]
-    assert [(item["number"], item["chosen"]) for item in data["items"]] == [(1, True), (2, False), (4, True)]
+    assert [(item["number"], item["chosen"]) for item in data["items"]] == [(1, True), (2, True), (4, True)]
     assert main(["gc", str(run), "set_aside/2", "--yes", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["data"]
     assert (data["done"], data["num_freed"]) == (True, 1)
@@ -496,6 +394,7 @@ def test_no_step_is_lost_by_default_in_any_history(memory_path: Path, seed: int)
             if not plan.is_empty:
                 collect(plan)
             assert valid_steps(directory) == before
+            undo_says_truly(copied(directory, memory_path / "undone"))
         else:
             try:
                 acted = random_plan(what, directory, chance, [])
@@ -506,60 +405,3 @@ def test_no_step_is_lost_by_default_in_any_history(memory_path: Path, seed: int)
     if read_history(str(directory)).size_bytes:
         collect(plan_gc(str(directory), every=True), force=True)
     assert read_history(str(directory)).size_bytes == 0
-
-
-def valid_steps(directory: Path) -> set[int | None]:
-    folders = [directory, *(directory / "set_aside").glob("[0-9]*")]
-    entries = [entry for folder in folders for entry in read_catalog(str(folder), check="full").entries]
-    return {entry.step for entry in entries if entry.validity == "valid"}
-
-
-def test_on_a_full_disk_what_goes_makes_the_room_to_say_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_deed, plan = journal.write_deed, plan_gc(str(run), [2])
-    (paths,) = [item.paths for item in plan.items if item.is_chosen]
-
-    def full(directory: str, deed: journal.Deed) -> None:
-        if all((run / path).exists() for path in paths):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_deed(directory, deed)
-
-    monkeypatch.setattr(journal, "write_deed", full)
-    collect(plan)
-    assert not [path for path in paths if (run / path).exists()]
-    assert read_history(str(run)).deeds[1].state == "collected"
-
-
-def test_a_disk_that_stays_full_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(directory: str, deed: journal.Deed) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(journal, "write_deed", full)
-    with pytest.raises(CkptError, match="No space left"):
-        collect(plan_gc(str(run), [2]))
-    assert "no longer there" in read_history(str(run)).deeds[1].why_not
-
-
-def test_another_branch_of_a_run_that_tells_no_sessions_is_no_copy(tmp_path: Path) -> None:
-    """Rolled back and trained on: the new checkpoint has the step and the name of the one that was set aside."""
-    run = run_directory(tmp_path / "run")
-    carry_out(plan_rollback(str(run), "300"))
-    aside = (run / "set_aside/1/rolling_step_000400.pt").read_bytes()
-    save(run / "rolling_step_000400.pt", 400, val_loss=2.1)
-    plan = plan_gc(str(run))
-    assert plan.is_empty
-    assert "nothing else here has" in plan.items[0].why
-    (run / "rolling_step_000400.pt").write_bytes(aside)
-    assert chosen(plan_gc(str(run))) == ["set_aside/1/"]
-
-
-def test_what_a_copy_in_another_deed_is_freed_for_has_to_be_there_still(tmp_path: Path) -> None:
-    run = run_directory(tmp_path / "run")
-    carry_out(plan_rollback(str(run), "300"))
-    shutil.copy2(run / "set_aside/1/rolling_step_000400.pt", run / "rolling_step_000400.pt")
-    carry_out(plan_rollback(str(run), "300"))
-    plan = plan_gc(str(run))
-    assert chosen(plan) == ["set_aside/1/"]  # for what the second one set aside
-    collect(plan_gc(str(run), [2]), force=True)
-    with pytest.raises(CkptError, match=r"set_aside/2/rolling_step_000400\.pt is not what it was"):
-        collect(plan)
-    assert (run / "set_aside/1/rolling_step_000400.pt").exists()

@@ -1,0 +1,93 @@
+"""The lines of a plan of gc: under a heading for each deed what goes, what stays, and why, the same on every screen.
+
+Names are safe to print. Where very many files of one deed have the same said of them, the first are named and the rest
+counted; the plan's JSON has them all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from ckpt_tui.records import dataclass
+from ckpt_tui.services.gc_items import GcFile, GcItem
+from ckpt_tui.services.gc_plan import GcPlan
+from ckpt_tui.text import plural, safe_text, short_age, size
+
+MOST_ALIKE = 6
+_HEADINGS = {"leftover": "left by a crash", "temporary": "of processes that are gone", "quarantine": "in quarantine"}
+
+
+@dataclass(frozen=True, slots=True)
+class GcRow:
+    """One line. heading: under which it stands; name, step, size, why: its cells; name is "" where the heading says
+    it all."""
+
+    heading: str
+    is_chosen: bool
+    name: str
+    step: str = ""
+    size: str = ""
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """What is beside the name, for a line of its own."""
+        return ", ".join(part for part in (self.step, self.why) if part)
+
+
+def rows_of(plan: GcPlan, now: float | None = None) -> list[GcRow]:
+    """Every line of a plan: what goes first, within each deed."""
+    now = time.time() if now is None else now
+    rows: list[GcRow] = []
+    for item in plan.items:
+        if item.files:
+            rows += _deed_rows(item, now)
+    others = [item for item in plan.items if not item.files]
+    for kind, words in _HEADINGS.items():
+        for item in sorted((one for one in others if one.kind == kind), key=lambda one: not one.is_chosen):
+            why = item.why or ("half written" if kind != "quarantine" else "the trainer found it bad")
+            name = safe_text(item.name.removeprefix("quarantine/") if kind == "quarantine" else item.name)
+            told = _told(item.is_chosen, why)
+            rows.append(GcRow(f"{words}:", item.is_chosen, name, "", size(item.size_bytes), told))
+    return rows
+
+
+def _deed_rows(item: GcItem, now: float) -> Iterator[GcRow]:
+    act = "rest of an interrupted gc" if item.kind == "leftover" else f"{safe_text(item.act, 20)}, {_ago(item.at, now)}"
+    heading = f"{item.name}  {act}: {plural(len(item.files), 'file')}, {size(item.size_bytes)}"
+    if item.is_chosen:
+        yield from _file_rows(f"{heading}; {size(item.freed_bytes)} become free", item.files)
+    elif len({file.why for file in item.files}) == 1 and len(item.files) > 1:
+        yield GcRow(f"{heading}; all of it stays: {item.files[0].why}", False, "")
+    else:
+        yield from _file_rows(f"{heading}; all of it stays", item.files)
+
+
+def _file_rows(heading: str, files: Sequence[GcFile]) -> Iterator[GcRow]:
+    ordered = sorted(files, key=lambda file: not file.is_chosen)
+    while ordered:
+        alike = [one for one in ordered if _said(one) == _said(ordered[0])]
+        ordered = [one for one in ordered if _said(one) != _said(ordered[0])]
+        shown = alike if len(alike) <= MOST_ALIKE + 1 else alike[:MOST_ALIKE]
+        for file in shown:
+            step = f"step {file.step:,}" if file.step is not None else ""
+            name = safe_text(file.name) + ("/" if file.is_directory else "")
+            why = f"copy in {safe_text(file.copy)}" if file.is_chosen and file.copy else safe_text(file.why)
+            yield GcRow(heading, file.is_chosen, name, step, size(file.size_bytes), _told(file.is_chosen, why))
+        if rest := alike[len(shown) :]:
+            total = size(sum(file.size_bytes for file in rest))
+            why = _told(rest[0].is_chosen, safe_text(rest[0].why))
+            yield GcRow(heading, rest[0].is_chosen, f"and {len(rest)} more", "", total, why)
+
+
+def _told(is_chosen: bool, why: str) -> str:
+    return f"goes: {why}" if is_chosen else f"stays: {why}"
+
+
+def _said(file: GcFile) -> tuple[bool, str]:
+    return file.is_chosen, file.why
+
+
+def _ago(at: float, now: float) -> str:
+    return f"{short_age(now - at)} ago"
