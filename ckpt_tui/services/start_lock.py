@@ -16,8 +16,9 @@ from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import journal
 from ckpt_tui.text import run_word
 
-# A start holds it for some hundredths of a second; who waits so long for one is told who won.
-PATIENCE_S = 3.0
+# A start holds it for some hundredths of a second, a second on a busy machine; who waits so long is told who won.
+PATIENCE_S = 10.0
+_DEED_PATIENCE_S = 1.0  # an act lasts; the lock of a viewer that was killed does not
 _FILE_NAME = ".start.lock"
 
 
@@ -97,7 +98,7 @@ def _refuse_deeds(directory: str) -> None:
     except OSError:
         return
     try:
-        is_free = _flock(descriptor, 0.15, fcntl.LOCK_SH)
+        is_free = _flock(descriptor, _DEED_PATIENCE_S, fcntl.LOCK_SH)
     except OSError:
         is_free = True
     finally:

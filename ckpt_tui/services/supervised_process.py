@@ -27,6 +27,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _GO = b"g"
 _FIRST_FREE_DESCRIPTOR = 10
+_EXEC_S = 5.0  # that a process may take to become another program
+_ENDS_OR_IS_THE_KERNELS = 0x4 | 0x200000  # PF_EXITING, PF_KTHREAD
 
 
 class Training:
@@ -193,13 +195,36 @@ def marked(mark: str) -> Iterator[int]:
     for entry in entries:
         if not entry.isdigit():
             continue
-        try:
-            with open(f"/proc/{entry}/environ", "rb", buffering=0) as file:
-                # Of a zombie it is empty.
-                if wanted in (file.read(1 << 20) or b"").split(b"\0"):
-                    yield int(entry)
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            if wanted in _environment(entry).split(b"\0"):
+                yield int(entry)
+
+
+def _environment(entry: str) -> bytes:
+    """Of a process; empty when it has ended. While it becomes another program it has none, for as long as it waits for
+    a core; that it is seen then must not make it one of somebody else's."""
+    deadline = time.monotonic() + _EXEC_S
+    while not (environment := _read(f"/proc/{entry}/environ")):
+        if not _becomes_another(entry) or time.monotonic() > deadline:
+            return _read(f"/proc/{entry}/environ")  # it may have become it since
+        time.sleep(0.001)
+    return environment
+
+
+def _becomes_another(entry: str) -> bool:
+    """Whether a process without an environment is in the midst of exec; neither an ended one nor one of the kernel's,
+    and not one that was given none. Fields as of proc(5)."""
+    fields = _read(f"/proc/{entry}/stat").rpartition(b")")[2].split()
+    try:
+        state, flags, environment_end = fields[0], int(fields[6]), int(fields[48])
+    except (ValueError, IndexError):
+        return False
+    return state not in (b"Z", b"X") and not flags & _ENDS_OR_IS_THE_KERNELS and environment_end == 0
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(1 << 20) or b""
 
 
 def end_all(pids: Sequence[int], patience_s: float, is_member: Callable[[int], bool]) -> list[int]:

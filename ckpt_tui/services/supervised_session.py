@@ -17,7 +17,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import supervised_process
 from ckpt_tui.services.memory_kills import counted, memory_words
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, owners_of
+from ckpt_tui.services.owner import Owner, held_by_another, owners_of
 from ckpt_tui.services.processes import send
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.stall_watch import StallWatch, Work, evidence, work_of
@@ -35,13 +35,15 @@ LEFT_OVER_S = 10.0  # that processes of a training that has ended get to end, to
 @dataclass(frozen=True, slots=True)
 class Care:
     """How a session is looked after. stall_after_s: None for the run's own rhythm. must_go_on_from: the checkpoint that
-    it is to go on from although nobody knows whether it will; None where that is known."""
+    it is to go on from although nobody knows whether it will; None where that is known. was_asked: it was asked to save
+    and end before it was taken over."""
 
     watches_stall: bool = False
     stall_after_s: float | None = None
     grace_s: float = 60.0
     shows: bool = False
     must_go_on_from: Point | None = None
+    was_asked: bool = False
 
 
 class Session:
@@ -95,7 +97,7 @@ class Session:
             has_news = self.follower.poll()
             if self._begins_anew():
                 break
-            if stall is not None and not self.signals.asked:
+            if stall is not None and not self._is_asked:
                 has_sign, has_output = has_news or has_output, False
                 self._silent_s = stall.look(now, has_sign=has_sign, work=self._work, rhythm=self.follower.rhythm)
                 if self._silent_s is not None:
@@ -113,6 +115,10 @@ class Session:
             step=self.follower.step, asked=self.signals.first, silent_s=self._silent_s, memory=memory,
             last_lines=last_lines, anew=self._anew,
         )  # fmt: skip
+
+    @property
+    def _is_asked(self) -> bool:
+        return self.care.was_asked or bool(self.signals.asked)
 
     def close(self) -> None:
         self.training.close()
@@ -192,7 +198,7 @@ class Session:
         if not left:
             return exit_code
         members = text.plural(len(left), "process", "processes")
-        if self.signals.asked:
+        if self._is_asked:
             self._wait_for_members()  # a shell ends at once, and what it started saves
         elif exit_code == 0:
             pids = ", ".join(map(str, left[:8]))
@@ -207,7 +213,14 @@ class Session:
 
     def _goes_on(self) -> Owner | None:
         """A training that outlives the process that was started."""
-        owner = next((owner for owner in owners_of(self.directory) if not owner.is_supervisor), None)
+        owner = next(
+            (
+                one
+                for one in owners_of(self.directory)
+                if not one.is_supervisor and not held_by_another(self.directory, one)
+            ),
+            None,
+        )
         pid, pid_started, host = self.follower.pid, self.follower.pid_started, self.follower.host
         if owner is None and pid > 0 and not self.follower.status and process_is_alive(pid, pid_started, host):
             return Owner(pid, pid_started, host, LOG_NAME)

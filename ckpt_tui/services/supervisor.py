@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,14 +16,11 @@ from dataclasses import replace
 from ckpt_tui import text
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.schema import LOG_NAME
-from ckpt_tui.events.writer import process_started
 from ckpt_tui.records import dataclass
-from ckpt_tui.services import command_line, journal, supervised_process
+from ckpt_tui.services import command_line, journal, supervised_process, taking_over
 from ckpt_tui.services.child_environment import training_environment
-from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, owners_of, read_monitor, run_state
-from ckpt_tui.services.processes import restarter_of
+from ckpt_tui.services.owner import Owner, read_monitor
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.start_lock import starting
@@ -32,7 +28,6 @@ from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervised_session import LOOK_S, Care, Session
 from ckpt_tui.services.supervised_start import Start, find_point, resuming
 from ckpt_tui.services.supervision import (
-    MAX_LAST_LINES,
     Action,
     Decision,
     Ended,
@@ -48,7 +43,6 @@ from ckpt_tui.services.supervisor_book import Book
 from ckpt_tui.services.supervisor_lock import locked
 from ckpt_tui.services.supervisor_record import SupervisorState, read_fields
 from ckpt_tui.services.supervisor_signals import Signals
-from ckpt_tui.services.system import process_is_alive
 
 MAX_WAITS = 300  # of LOOK_S each, for who changes names in the directory
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -169,15 +163,14 @@ class _Supervising:
 
     def _begin(self) -> Decision:
         """Take over what runs, judge what ended while nobody looked, or start at once."""
-        owner = self._owner()
+        owner = taking_over.who_trains(self.directory)
         if owner is not None:
             return self._take_over(owner)
         if self.before.get("state") in _AT_WORK and self.before.get("child_pid"):
             self.log_name = os.path.basename(str(self.before.get("log") or ""))
-            decision = self._judge(self._unseen_end())
-            if decision.action is Action.STOPPED:
-                self.say("the same command again starts it")
-            return replace(decision, pause_s=0.0)  # who starts us now does not want to wait
+            ended = taking_over.unseen_end(self.directory, self.before, self.log_name)
+            self.step = ended.step
+            return replace(self._judge_of_before(ended), pause_s=0.0)  # who starts us now does not want to wait
         next_try_at = self.before.get("next_try_at")
         if not isinstance(next_try_at, float):
             return Decision(Action.RESTART, "")
@@ -198,7 +191,7 @@ class _Supervising:
 
     def _one_session(self) -> Decision:
         """Start the training, unless one runs already, and stay until its end."""
-        owner = self._owner()
+        owner = taking_over.who_trains(self.directory)
         if owner is not None:
             return self._take_over(owner)
         try:
@@ -221,7 +214,9 @@ class _Supervising:
         try:
             # Looking for the checkpoint takes its time: whoever has begun here since was first.
             with starting(self.directory):
-                owner = self._owner()
+                owner = taking_over.who_trains(self.directory)
+                if owner is None and (held := taking_over.held(self.directory)) is not None:
+                    raise held
                 session = self._start(start, point) if owner is None else None
         except OSError as error:
             self.standing = standing
@@ -294,7 +289,7 @@ class _Supervising:
         return start
 
     def _start(self, start: Start, point: Point) -> Session:
-        number = self._session_number()
+        number = taking_over.next_session(self.directory)
         self.log_name = f"session_{number}.log"
         path = os.path.join(self.directory, self.log_name)
         request = self.request
@@ -343,6 +338,7 @@ class _Supervising:
         care = Care(
             watches_stall=request.watches_stall, stall_after_s=request.stall_after_s, grace_s=request.grace_s,
             shows=request.show_on >= 0, must_go_on_from=must_go_on_from,
+            was_asked=bool(taking_over.asked_before(self.before)),
         )  # fmt: skip
 
         def on_stopping() -> None:
@@ -361,80 +357,35 @@ class _Supervising:
         self.step = ended.step if ended.step is not None else self.step
         return replace(ended, is_own=command_line.is_own_trainer(self.request.command))
 
-    def _session_number(self) -> int:
-        if os.path.exists(os.path.join(self.directory, LOG_NAME)):
-            return SessionFollower(self.directory, ()).session + 1
-        names = [name for name in os.listdir(self.directory) if name.startswith("session_") and name.endswith(".log")]
-        numbers = [int(name[8:-4]) for name in names if name[8:-4].isdigit() and len(name) < 22]
-        return max(numbers, default=0) + 1
-
     # A training that others started, or the supervisor before.
-
-    def _owner(self) -> Owner | None:
-        """Who trains here; also one that only its log tells of, which takes reading all of that."""
-        for reads_log in (False, True):
-            state = run_state(self.directory) if reads_log else None
-            owners = [owner for owner in owners_of(self.directory, state) if not owner.is_supervisor]
-            if owners:
-                return owners[0]
-        return None
 
     def _take_over(self, owner: Owner) -> Decision:
         """Look after a training that runs already."""
-        if owner.pid <= 0 or process_is_alive(owner.pid, owner.pid_started, owner.host) is not True:
-            is_here = not owner.host or owner.host == socket.gethostname()
-            where = "elsewhere" if is_here else f"on {text.safe_text(owner.host, 60)}"
-            raise CkptError(
-                "A training runs here that cannot be looked after",
-                f"{owner.told_by} of {self.directory} says that it runs {where}",
-                "Run supervise on that host, or stop it there first.",
-            )
-        self.mark = str(self.before.get("mark") or self.mark)
-        pid, pid_started = self._outermost(owner)
-        self.training = Training(pid, pid_started, is_child=False, mark=self.mark)
-        follower = SessionFollower(self.directory, {owner.pid, pid})
-        launched = read_record(self.directory)
-        self.log_name = launched.log if launched is not None else ""
+        taken = taking_over.take_over(self.directory, owner, self.before, self.mark)
+        if taken is None:  # it was dying when it was seen
+            return self._begin() if self.is_first else self._one_session()
+        self.training, self.mark, self.log_name = taken.training, taken.training.mark, taken.log_name
         tail = OutputTail(os.path.join(self.directory, self.log_name or "session.log"), self.request.show_on)
         tail.begin = 0
         self.is_first = False
         if self.standing.durable_step is None:
-            state = run_state(self.directory)
-            newest = max((save.step for save in state.saves), default=-1) if state is not None else -1
-            self.standing = replace(self.standing, durable_step=newest)
-        told = f"took over process {pid}, which trains here already ({owner.told_by} says so)"
-        self.keep(SupervisorState.RUNNING, told, session=follower.session)
-        self.say(told)
-        return self._judge(self._look_after(self._session(self.training, follower, tail)))
-
-    def _outermost(self, owner: Owner) -> tuple[int, float]:
-        """The torchrun, or the shell, that it runs under: what the supervisor before had started, or what would start
-        it again at its end."""
-        pid, pid_started = self.before.get("child_pid"), self.before.get("child_pid_started")
-        is_told = isinstance(pid, int) and pid > 0 and isinstance(pid_started, float)
-        if is_told and process_is_alive(pid, pid_started, ""):  # type: ignore[arg-type]
-            return pid, pid_started  # type: ignore[return-value]
-        restarter = restarter_of(owner.pid)
-        if restarter is not None:
-            return restarter, process_started(restarter)
-        return owner.pid, owner.pid_started
-
-    def _unseen_end(self) -> Ended:
-        """Of a training that ended while there was no supervisor."""
-        there = SessionFollower(self.directory, ())
-        session = self.before.get("session")
-        is_of_it = isinstance(session, int) and there.session >= session and there.is_started
-        told = SessionFollower(self.directory, {there.pid} if is_of_it else ())
-        self.step = told.step if is_of_it else None
-        tail = OutputTail(os.path.join(self.directory, self.log_name), -1)
-        tail.begin = 0
-        return Ended(
-            at=time.time(), status=told.status if is_of_it else "", reason=told.reason if is_of_it else "",
-            step=self.step, last_lines=tail.last_lines(MAX_LAST_LINES),
-            asked="a signal before" if self.before.get("state") == SupervisorState.STOPPING else "",
-        )  # fmt: skip
+            self.standing = replace(self.standing, durable_step=taking_over.newest_saved_step(self.directory))
+        asked = taking_over.asked_before(self.before)
+        state = SupervisorState.STOPPING if asked else SupervisorState.RUNNING
+        self.keep(state, taken.told, session=taken.follower.session)
+        self.say(taken.told)
+        ended = self._look_after(self._session(self.training, taken.follower, tail))
+        return self._judge_of_before(replace(ended, asked=ended.asked or asked))
 
     # What is done after an end.
+
+    def _judge_of_before(self, ended: Ended) -> Decision:
+        """Of a training that another supervisor started, or nobody: what that one was asked counts once."""
+        self.before = {}
+        decision = self._judge(ended)
+        if decision.action is Action.STOPPED and not self.signals.asked:
+            self.say("the same command again starts it")
+        return decision
 
     def _judge(self, ended: Ended) -> Decision:
         """What the rules say of an end."""

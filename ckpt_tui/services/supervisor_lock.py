@@ -12,7 +12,7 @@ from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services.supervisor_record import LOCK_NAME, read_fields
 from ckpt_tui.services.system import process_is_alive
 
-PATIENCE_S = 1.0
+PATIENCE_S = 10.0  # on a busy machine
 
 
 def locked(directory: str) -> int:

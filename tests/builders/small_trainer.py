@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--step-s", type=float, default=0.002)
     parser.add_argument("--save-s", type=float, default=0.0)
     parser.add_argument("--ends", default="ok")
+    parser.add_argument("--waits-for", type=Path, help="a file, without which it does not come beyond step 20")
     args = parser.parse_args()
     directory: Path = args.directory
     lock = os.open(directory / "trainer.lock", os.O_RDWR | os.O_CREAT)
@@ -63,6 +64,8 @@ def main() -> int:
 
     for step in range(newest + 1, args.steps + 1):
         time.sleep(args.step_s)
+        while args.waits_for is not None and step == 21 and not asked and not args.waits_for.exists():
+            time.sleep(0.005)
         log.step(step, loss=1.0 / step)
         if step % 5 == 0:
             checkpoint(step)

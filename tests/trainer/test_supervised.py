@@ -16,7 +16,7 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunEnd, RunStart, Supervised
-from ckpt_tui.services.supervised_process import marked
+from tests.builders.marked import end_marked
 from tests.builders.training import corpus_in
 
 pytestmark = pytest.mark.long
@@ -73,8 +73,7 @@ class Keeper:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
-        for pid in marked(self.record.get("mark", "none")):
-            os.kill(pid, signal.SIGKILL)
+        end_marked(self.record.get("mark", "none"))
 
     @property
     def record(self) -> dict[str, str]:

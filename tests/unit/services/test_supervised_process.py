@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ckpt_tui.services.supervised_process import MARK, start
+from ckpt_tui.services.supervised_process import MARK, marked, start
+from tests.builders.marked import end_marked
 from tests.builders.shell import wait_for
 
 
@@ -65,6 +66,20 @@ def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(
         [left] = training.members()
         assert MARK in psutil.Process(left).environ()
     finally:
-        for pid in training.members():
-            os.kill(pid, signal.SIGKILL)
         training.close()
+        end_marked(mark)
+
+
+def test_a_process_is_found_also_while_it_becomes_another_program(tmp_path: Path) -> None:
+    """It has no environment then: it was missed in some of a hundred looks, and counted as ended."""
+    again = tmp_path / "again.sh"
+    again.write_text('#!/bin/sh\nexec "$0"\n')
+    again.chmod(0o755)
+    mark = f"test-again-{os.getpid()}"
+    process = subprocess.Popen([again], env={**os.environ, MARK: mark})
+    try:
+        assert [list(marked(mark)) for _ in range(150)] == [[process.pid]] * 150
+    finally:
+        process.kill()
+        process.wait()
+    assert list(marked(mark)) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ckpt_tui.services.supervised_process import marked
 from ckpt_tui.services.supervision import Policy
 from ckpt_tui.services.supervisor_record import read_fields, read_supervisor
 from tests.builders.crashing import file_operations, killed_at
+from tests.builders.marked import end_marked
 from tests.builders.shell import wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -37,8 +37,7 @@ def keep_alive(directory: Path) -> supervisor.Outcome:
 
 
 def end_all(directory: Path) -> None:
-    for pid in list(marked(str(read_fields(str(directory)).get("mark") or "none"))):
-        os.kill(pid, 9)
+    end_marked(str(read_fields(str(directory)).get("mark") or "none"))
 
 
 def kill_at_each(directory: Path, numbers: range, when: str) -> None:
