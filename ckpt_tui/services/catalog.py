@@ -156,17 +156,18 @@ def read_catalog(
     settings: Mapping[str, object] = {}
     untold: list[Lineage] = []  # of sessions that the registry knows nothing of; as in trainer/checkpoint/registry.py
     told = {entry.session_id for entry in registry.values()}
-    for name, facts, status in _scan(directory):
-        entry, hyperparameters, lineage = _describe(directory, name, facts, status, registry.get(name))
-        if entry is None:
-            continue
-        settings = hyperparameters or settings
-        untold += [lineage] if lineage is not None and lineage[-1].id not in told else []
-        if check != "remembered":
-            entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
-        entries.append(entry)
-        content = _manifest_status(entry.path) or status
-        inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
+    with validity.written_together():
+        for name, facts, status in _scan(directory):
+            entry, hyperparameters, lineage = _describe(directory, name, facts, status, registry.get(name))
+            if entry is None:
+                continue
+            settings = hyperparameters or settings
+            untold += [lineage] if lineage is not None and lineage[-1].id not in told else []
+            if check != "remembered":
+                entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
+            entries.append(entry)
+            content = _manifest_status(entry.path) or status
+            inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
     entries = _relate(entries, list(inodes.values()))
     entries = _branched(directory, entries, untold)
     taken = first_candidate(entries)

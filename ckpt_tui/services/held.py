@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import CatalogEntry, check_entry, read_catalog
 from ckpt_tui.services.files import Content, content_of
+from ckpt_tui.services.validity import written_together
 from ckpt_tui.text import safe_text, size
 
 
@@ -34,15 +35,17 @@ def look_at(
     """
     catalogs: dict[str, dict[str, CatalogEntry]] = {}
     found = {}
-    for place, content, was in wanted:
-        folder, _, name = place.rpartition("/")
-        if folder not in catalogs:
-            catalogs[folder] = {entry.name: entry for entry in read_catalog(os.path.join(directory, folder)).entries}
-        entry = catalogs[folder].get(name)
-        if entry is not None:
-            # What is remembered of a file goes by its name: set aside it has another one, and is looked at again.
-            entry = check_entry(entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
-        found[place] = Held(entry, _doubt(directory, place, content, was, entry))
+    with written_together():
+        for place, content, was in wanted:
+            folder, _, name = place.rpartition("/")
+            if folder not in catalogs:
+                inside = read_catalog(os.path.join(directory, folder)).entries
+                catalogs[folder] = {entry.name: entry for entry in inside}
+            entry = catalogs[folder].get(name)
+            if entry is not None:
+                # What is remembered of a file goes by its name: set aside it has another one, and is looked at again.
+                entry = check_entry(entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
+            found[place] = Held(entry, _doubt(directory, place, content, was, entry))
     return found
 
 

@@ -17,8 +17,6 @@ ROLLING_BACKUP_NAME = "rolling_last_backup.pt"
 BEST_NAME = "best_model.pt"
 # Where the trainer moves what is proven to be bad; not a place of checkpoints.
 QUARANTINE_NAME = "quarantine"
-# Where deeds keep what they replaced, each in a folder of its number.
-SET_ASIDE_NAME = "set_aside"
 
 # For a name: the files that may stand in for it, the best one first.
 BACKUPS = {

@@ -42,7 +42,11 @@ _Record = dict[str, Any]
 _Records = dict[str, _Record]
 
 _VERSION = 2
+_WRITE_EVERY_S = 2.0  # what a kill may cost of a long look at many
 _thread_lock = threading.Lock()
+_gathered: _Records = {}  # by `written_together`, and not on disk yet
+_num_gathering = 0
+_written_at = 0.0
 _loaded: tuple[str, tuple[int, int, int], _Records] | None = None
 _bad_directories: tuple[_Records, frozenset[str]] | None = None  # made of these records
 
@@ -85,7 +89,7 @@ def recall(path: str) -> Validation | None:
         return None
     key = os.path.realpath(path)
     records = _load()
-    record = records.get(key)
+    record = _gathered.get(key) or records.get(key)
     if record is None or tuple(record["identity"]) != now:
         record = _of_another_name(records, key, now)
     return _validation(record, path) if record is not None else None
@@ -135,7 +139,7 @@ def _of_another_name(records: _Records, key: str, now: tuple[int, ...]) -> _Reco
     if _says_step(key):
         return None
     wanted = list(now)
-    for other, record in records.items():
+    for other, record in (*_gathered.items(), *records.items()):
         if record["identity"] == wanted and os.path.dirname(other) == directory and not _says_step(other):
             return record
     return None
@@ -155,17 +159,35 @@ def remember(validation: Validation) -> bool:
     now = identity(path)
     if now is None or _may_have_changed_since(path, now, time.time_ns() - int(validation.seconds * 1e9)):
         return False
-    with _only_writer():
-        return _keep(validation, os.path.realpath(path), now)
+    key, record = os.path.realpath(path), _record(validation, now)
+    with _thread_lock:
+        if _knows_more(_gathered.get(key) or _load().get(key), record):
+            return True
+        _gathered[key] = record
+        is_soon = max(validation.seconds, time.monotonic() - _written_at) < _WRITE_EVERY_S
+        is_waiting = _num_gathering > 0 and is_soon
+    return is_waiting or _write_gathered()
 
 
-def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
-    records = dict(_load())
-    old = records.pop(key, None)
-    if old is not None and old["identity"] == list(now) and len(old["asked"]) > len(validation.asked):
-        return True
-    records[key] = {
-        "identity": list(now),
+@contextmanager
+def written_together() -> Iterator[None]:
+    """What is remembered within is written at the end, and about every other second until then, and not each time: that
+    replaces the whole cache, of thousands of records. This process knows it at once."""
+    global _num_gathering, _written_at
+    with _thread_lock:
+        _num_gathering += 1
+        _written_at = time.monotonic() if _num_gathering == 1 else _written_at
+    try:
+        yield
+    finally:
+        with _thread_lock:
+            _num_gathering -= 1
+        _write_gathered()
+
+
+def _record(validation: Validation, identity: tuple[int, ...]) -> _Record:
+    return {
+        "identity": list(identity),
         "checked_at": time.time(),
         "verdict": str(validation.verdict),
         "levels": {str(level): str(word) for level, word in validation.levels.items()},
@@ -181,10 +203,28 @@ def _keep(validation: Validation, key: str, now: tuple[int, ...]) -> bool:
         "asked": list(validation.asked),
         "digest": validation.digest,
     }
-    if len(records) > MAX_RECORDS:
-        newest = sorted(records.items(), key=lambda item: float(item[1]["checked_at"]))[-MAX_RECORDS:]
-        records = dict(newest)
-    return _save(records)
+
+
+def _knows_more(old: _Record | None, record: _Record) -> bool:
+    return old is not None and old["identity"] == record["identity"] and len(old["asked"]) > len(record["asked"])
+
+
+def _write_gathered() -> bool:
+    """Add what was gathered to the records on disk; False where they cannot be written, and nothing is kept."""
+    global _written_at
+    if not _gathered:
+        return True
+    with _only_writer():
+        records = dict(_load())
+        for key, record in _gathered.items():
+            old = records.pop(key, None)
+            records[key] = old if old is not None and _knows_more(old, record) else record
+        if len(records) > MAX_RECORDS:
+            newest = sorted(records.items(), key=lambda item: float(item[1]["checked_at"]))[-MAX_RECORDS:]
+            records = dict(newest)
+        _gathered.clear()  # written or not: whoever cannot write it now cannot in two seconds
+        _written_at = time.monotonic()
+        return _save(records)
 
 
 def check(
