@@ -35,7 +35,8 @@ for step in range(1, 8):
     if step == 4:
         save("rolling_step_000004.pt", 4)
 """
-# A trainer of ours, as far as a stop can see: holds the lock, tells of the signal, saves, tells its end.
+# A trainer of ours, as far as a stop can see: holds the lock, tells of the signal, saves (once there is the file that
+# it was told of), tells its end.
 SAVES = (
     """
 from trainer.checkpoint.lock import DirectoryLock
@@ -47,11 +48,12 @@ lock = DirectoryLock(sys.argv[1])
 asked = []
 signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
 print("up", flush=True)
-seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+may_save = sys.argv[2] if len(sys.argv) > 2 else directory  # a file
 while not asked:
     time.sleep(0.005)
 log.emit(SignalReceived(step=7, signal="SIGTERM", action="saves and stops"))
-time.sleep(seconds)
+while not os.path.exists(may_save):
+    time.sleep(0.005)
 print("signals", len(asked), flush=True)
 save("emergency_step_000007_20260101_101010.pt", 7)
 log.end("preempted", "SIGTERM, saved", step=7)

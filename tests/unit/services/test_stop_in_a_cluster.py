@@ -62,7 +62,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def node(tmp_path: Path) -> Iterator[StandIn]:
     """A trainer on a node of the cluster, in step 0 of job 4711."""
     environment = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
-    one = StandIn(ELSEWHERE + SAVES, tmp_path / "run", "0.1", environment=environment)
+    one = StandIn(ELSEWHERE + SAVES, tmp_path / "run", environment=environment)
     threading.Thread(target=one.process.wait, daemon=True).start()
     yield one
     one.end()
