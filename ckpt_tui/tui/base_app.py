@@ -19,22 +19,22 @@ from rich.color import ColorSystem
 from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.app import App
 from textual.binding import Binding
-from textual.events import Event, Key
+from textual.events import Event, InputEvent, Key, MouseDown, Paste
 from textual.timer import Timer
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.settings import Settings
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import keys, terminal, theme
 from ckpt_tui.tui.wire import Encoded, Wire
 
 if TYPE_CHECKING:
+    from textual.widget import Widget
+
     from ckpt_tui.tui.copying import Copied
-    from ckpt_tui.tui.widgets.key_line import KeyLine
 
 SAID_FOR_S = 6.0
 
-_AT_ONCE_S = 0.05  # from a key to the action that it is bound to
 _START_TAKES_S = 1.0
 INTERRUPTED = 130
 
@@ -54,9 +54,11 @@ class BaseApp(App[None]):
             super().__init__(ansi_color=True if self.look.ansi else None)
         self._wear(self.look)
         self._saying: Timer | None = None
-        self._said_on: KeyLine | None = None
+        self._said_on: Widget | None = None
         self._ctrl_c_at = self._key_at = -SAID_FOR_S
-        self._quiet_s = SAID_FOR_S  # before the newest key
+        # When the newest key or click was pressed, which may be long before it is acted on; and for how long no key
+        # had come before it.
+        self.pressed_at, self.quiet_s = -SAID_FOR_S, SAID_FOR_S
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -104,11 +106,11 @@ class BaseApp(App[None]):
 
     def get_driver_class(self) -> Any:
         found = super().get_driver_class()
-        if found.__name__ != "LinuxDriver":
+        if found.__name__ not in ("LinuxDriver", "WebDriver"):
             return found
-        from ckpt_tui.tui.driver import TerminalDriver
+        from ckpt_tui.tui.driver import InOrder, TerminalDriver
 
-        return TerminalDriver
+        return TerminalDriver if found.__name__ == "LinuxDriver" else type("WebDriver", (InOrder, found), {})
 
     def _build_driver(self, *args: Any, **kwargs: Any) -> Any:
         driver: Any = super()._build_driver(*args, **kwargs)
@@ -132,17 +134,18 @@ class BaseApp(App[None]):
             renderable = Encoded(text) if text or cursor != self._previous_cursor_position else None
         super()._display(screen, renderable)
 
-    def say(self, words: str) -> None:
-        """A word about what was done, on the last line of the screen for a while: a line, and no toast over facts."""
+    def say(self, words: str, role: str = "accent") -> None:
+        """A word about what was done, on the last line of the screen or in a dialog's frame for a while: a line, and
+        no toast over facts."""
         from ckpt_tui.tui.widgets.key_line import KeyLine
 
-        found = self.screen.query(KeyLine)
-        if not found:
+        found = [*self.screen.query(KeyLine), *self.screen.query(".dialog")]
+        if not found:  # Textual's own
             self.notify(words, markup=False, timeout=SAID_FOR_S)
             return
         self._hush()
-        self._said_on = found.first()
-        self._said_on.say(words, "accent")
+        self._said_on = found[0]
+        _say_on(found[0], words, role)
         self._saying = self.set_timer(SAID_FOR_S, self._hush)
 
     def _hush(self) -> None:
@@ -151,22 +154,19 @@ class BaseApp(App[None]):
             self._saying.stop()
             self._saying = None
         if self._said_on is not None:
-            self._said_on.say("")
+            _say_on(self._said_on, "")
             self._said_on = None
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, Key):
-            now = time.monotonic()
-            self._quiet_s, self._key_at = now - self._key_at, now
-            if self._said_on is not None:
-                self._hush()
+        if isinstance(event, (Key, MouseDown)) and not event.is_forwarded:
+            self.pressed_at, self.quiet_s = event.time, event.time - self._key_at
+            if isinstance(event, Key):
+                self._key_at = event.time
+                if self._said_on is not None:
+                    self._hush()
+        if isinstance(event, (InputEvent, Paste)) and not self.screen_stack:
+            return  # the app is closing: Textual has emptied its screens, and would end with a traceback
         await super().on_event(event)
-
-    @property
-    def quiet_s(self) -> float:
-        """For how long no key had come before the key, or the click, that an action is done for."""
-        since_s = time.monotonic() - self._key_at
-        return self._quiet_s if since_s < _AT_ONCE_S else since_s
 
     def action_redraw(self) -> None:
         """Send everything once more: another program wrote on the terminal."""
@@ -269,6 +269,19 @@ class BaseApp(App[None]):
                 if forget is not None:
                     forget()
         self.say(f"Theme: {self.look.palette}. To keep it: theme in `ckpt-tui config`.")
+
+
+def _say_on(where: Widget, words: str, role: str = "") -> None:
+    """On a line of keys, or in the frame of a dialog, which has room for the first half of a long one."""
+    from ckpt_tui.tui.styled import line
+    from ckpt_tui.tui.widgets.key_line import KeyLine
+
+    if isinstance(where, KeyLine):
+        where.say(words, role)
+    elif where.is_attached:
+        room = max(where.size.width - 4, 8)
+        told = words if cell_width(words) <= room else words.partition(": ")[0]
+        where.border_subtitle = line((fit(safe_text(told, 500), room).rstrip(), role)) if words else None
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """Keys from a terminal, none of them lost.
 
+Textual hands a key to what has the focus when it comes, however many before it are still on their way: of `e5e-4`
+in one packet the digits reached the list and not the field that `e` opens, as keys of their own. Here each is handed
+over when what the one before led to is done.
+
 A terminal sends the same bytes for Alt+e as for Escape and then e. Textual takes what comes within 0.1 s of an Escape
 (on a busy machine or a slow line: much later) for one key with Alt, which means nothing here: both were lost, and of
 Escape and Enter only the Enter was left, which starts what a person wanted to leave. Here it is two keys. And Textual
@@ -8,10 +12,12 @@ ends with a traceback at a byte that is not UTF-8 (an old mouse protocol, a Lati
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import time
 from codecs import getincrementaldecoder
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +28,11 @@ from textual.drivers.linux_driver import LinuxDriver
 
 if TYPE_CHECKING:
     from textual.message import Message
+    from textual.message_pump import MessagePump
 
 ESCAPE = "\x1b"
 PASTE_ENDS_S = 1.0  # a paste of which nothing more came: a broken line shall not take every key from then on
+PATIENCE_S = 10.0  # with an action that does not end
 _BEGIN_SEQUENCES = "[O" + ESCAPE
 # A word back or forth, or deleted: what fields understand, and people have in their fingers.
 _ALT_IN_FIELDS = "bf\x7f"
@@ -112,8 +120,83 @@ def alt_keys_of(keymap: Mapping[str, str]) -> frozenset[str]:
     )
 
 
-class TerminalDriver(LinuxDriver):
-    """Textual's, but for how it reads."""
+class InOrder:
+    """Mixed into a driver: hands the app what was typed, each key when what the one before did is done."""
+
+    _app: Any
+    _loop: asyncio.AbstractEventLoop
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._typed: deque[Message] = deque()
+        self._handing_over: asyncio.Task[None] | None = None
+
+    def send_message(self, message: Message) -> None:
+        if isinstance(message, (events.InputEvent, events.Paste)):
+            self._loop.call_soon_threadsafe(self.take, message)
+        else:
+            super().send_message(message)  # type: ignore[misc]
+
+    def take(self, event: Message) -> None:
+        """In the app's own thread."""
+        self._typed.append(event)
+        if self._handing_over is None or self._handing_over.done():
+            self._handing_over = self._loop.create_task(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        while self._typed:
+            event = self._typed.popleft()
+            self._app.post_message(event)
+            if not isinstance(event, events.MouseEvent):
+                await settled(self._app)
+
+
+async def settled(app: Any) -> None:
+    """Until what a key has led to is done: its action, the messages of that, the screen and the focus that came of it.
+
+    The first round brings the key to its action, the second what that posted to those who hear it. What came up with a
+    focus of its own, or gave it to another, is waited for, too.
+    """
+    from textual.app import ScreenError
+
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await _turn(app)  # the key is now where it belongs
+            num_rounds = 0
+            while True:
+                screen, focused = app.screen, app.focused
+                # From the inside out: what each has told those around it is with them when it is their turn.
+                for pump in (focused or screen).ancestors_with_self:
+                    await _turn(pump)
+                num_rounds += 1
+                if num_rounds > 1 and (screen, focused) == (app.screen, app.focused):
+                    return
+    except (TimeoutError, ScreenError):
+        return  # something hangs: the next key may be the one that leaves it
+
+
+async def _turn(pump: MessagePump) -> None:
+    """Until it has handled what it has been told so far, or is no more."""
+    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(_: object = None) -> None:
+        if not turn.done():
+            turn.set_result(None)
+
+    if not pump.call_later(end):
+        return
+    task = pump._task
+    if task is not None:
+        task.add_done_callback(end)
+    try:
+        await turn
+    finally:
+        if task is not None:
+            task.remove_done_callback(end)
+
+
+class TerminalDriver(InOrder, LinuxDriver):
+    """Textual's, but for how it reads, and how it hands over."""
 
     def run_input_thread(self) -> None:
         app: Any = self._app

@@ -40,6 +40,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
     Key("act.redo", "R", "redo", "Acts", "redo", "Do again what was taken back last", is_act=True),
     Key("act.history", "U", "history", "Acts", "deeds", "What was done here, to take back or do again", is_act=True),
+    Key("act.gc", "F", "gc", "Acts", "free space", "Free space of what lies aside; shows all of it first", is_act=True),
     Key("checkpoint.inspect", "i", "inspect", "Checkpoint", "inspect",
         "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
@@ -237,10 +238,25 @@ MOMENT_KEYS: tuple[Key, ...] = (
     Key("moment.down", "down,j", "scroll_body(1)", "Moment", "down", "Later lines"),
 )  # fmt: skip
 
+# All of them before the filter's own, which has the focus.
+METRIC_KEYS: tuple[Key, ...] = (
+    Key("metric.show", "enter", "show", "Metric", "show", "Show it in the main chart", in_footer=True,
+        has_priority=True),
+    Key("metric.pin", "M", "pin", "Metric", "pin", "Pin it under the chart, or unpin it", in_footer=True,
+        has_priority=True),
+    Key("metric.up", "up", "move(-1)", "Metric", "up", "The metric above", has_priority=True),
+    Key("metric.down", "down", "move(1)", "Metric", "down", "The metric below", has_priority=True),
+    Key("metric.page_up", "pageup", "move(-10)", "Metric", "page up", "Ten up", has_priority=True),
+    Key("metric.page_down", "pagedown", "move(10)", "Metric", "page down", "Ten down", has_priority=True),
+    Key("metric.leave", "escape", "leave", "Metric", "leave", "Change nothing", in_footer=True, has_priority=True),
+)  # fmt: skip
+
 HISTORY_KEYS: tuple[Key, ...] = (
     Key("history.undo", "u", "undo", "Deeds", "take it back", "Take it back, with all that was done after it",
         is_act=True, in_footer=True),
     Key("history.redo", "r", "redo", "Deeds", "redo", "Do again what was taken back last", is_act=True,
+        in_footer=True),
+    Key("history.gc", "F", "gc", "Deeds", "free space", "Show what could be freed, file by file, and ask", is_act=True,
         in_footer=True),
     Key("history.leave", "escape", "leave", "Deeds", "leave", "Back to where you were", in_footer=True),
 )  # fmt: skip
@@ -272,6 +288,7 @@ TABLES: Mapping[str, tuple[Key, ...]] = {
     "resume": RESUME_KEYS,
     "history": HISTORY_KEYS,
     "moment": MOMENT_KEYS,
+    "metric": METRIC_KEYS,
     "dialog": DIALOG_KEYS,
     "app": APP_KEYS,
     "list": LIST_KEYS,
@@ -325,7 +342,7 @@ def key_words(key: str) -> str:
 def table_name(screen: object) -> str:
     """What a screen is called in TABLES."""
     name = type(screen).__name__
-    for end in ("Screen", "Dialog"):
+    for end in ("Screen", "Dialog", "Picker"):
         name = name.removesuffix(end)
     return name.lower()
 

@@ -26,8 +26,8 @@ from ckpt_tui.tui.widgets.key_line import _is_needed, fitting
 from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
 # Dialogs that share the rows of `dialog`; what they bind besides moves the focus among their buttons.
-_DIALOGS = {"ConfirmDialog", "PlanDialog", "ErrorDialog", "PickDialog", "StopDialog", "WorkingDialog"}
-_OWN_KEYS = _DIALOGS | {"MetricPicker", "MomentDialog"}
+_DIALOGS = {"ConfirmDialog", "GcDialog", "PlanDialog", "ErrorDialog", "PickDialog", "StopDialog", "WorkingDialog"}
+_OWN_KEYS = _DIALOGS | {"MetricPicker", "MomentDialog"}  # their rows, and those of a dialog
 
 
 def screen_classes() -> Iterator[type[Screen[Any]]]:
@@ -76,6 +76,15 @@ def test_what_a_dialog_binds_can_be_moved_to_other_keys(found: type[Screen[Any]]
     assert "dialog.leave" in {one.id for one in own}
 
 
+@pytest.mark.parametrize("name", ["MetricPicker", "MomentDialog"])
+def test_what_a_dialog_with_keys_of_its_own_binds_is_its_table(name: str) -> None:
+    found = next(one for one in CLASSES if one.__name__ == name)
+    own = [one for one in bindings(found) if not one.action.startswith("app.")]
+    assert {(one.id, one.key, one.action) for one in own} == {
+        (k.id, k.key, k.action) for k in keys.TABLES[name_of(found)]
+    }
+
+
 def test_what_the_apps_and_the_lists_bind_is_the_table() -> None:
     assert [one.id for one in bindings(CkptTuiApp)] == [key.id for key in keys.APP_KEYS]
     assert [one.id for one in bindings(VirtualList)] == [key.id for key in keys.LIST_KEYS]
@@ -96,6 +105,11 @@ _MEANT = {
     ("dialog.page_down", "list.page_down"),
     ("dialog.page_up", "list.page_up"),
     ("help.leave", "app.help"),
+    ("metric.down", "list.down"),
+    ("metric.page_down", "list.page_down"),
+    ("metric.page_up", "list.page_up"),
+    ("metric.show", "list.open"),
+    ("metric.up", "list.up"),
     ("moment.down", "list.down"),
     ("moment.go", "list.first"),
     ("moment.leave", "list.open"),

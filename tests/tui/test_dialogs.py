@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from textual import _time as textual_time
 from textual.events import Key
 from textual.screen import Screen
 from textual.widgets import Input
@@ -237,6 +238,7 @@ async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is
     now = 100.0
     for module in (resume_module, base_app_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(textual_time, "get_time", lambda: now)  # when a key was pressed
     planned: list[dict[str, str]] = []
     dialog = resume_dialog(planned)
     app = ScreenApp(dialog)

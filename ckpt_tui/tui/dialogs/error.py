@@ -91,5 +91,5 @@ class ErrorDialog(ModalScreen[str | None]):
 
     @on(Button.Pressed, "#copy")
     def action_copy(self) -> None:
-        said = app_of(self).copy(copied_error(self.error))
-        self.query_one("#hint", Words).update(line((said.partition(":")[0], "good")))
+        app = app_of(self)
+        app.say(app.copy(copied_error(self.error)))

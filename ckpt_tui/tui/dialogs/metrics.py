@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
+from textual.dom import DOMNode
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
@@ -16,6 +17,7 @@ from ckpt_tui.run.metrics import MACHINE, Metric, metrics_of
 from ckpt_tui.run.state import RunState, Series
 from ckpt_tui.text import cell_width, metric, plural, safe_text
 from ckpt_tui.tui import keys, plot
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.plot import NamedCurve
 from ckpt_tui.tui.points import extent_of
 from ckpt_tui.tui.scale import XScale, y_scale
@@ -27,7 +29,6 @@ from ckpt_tui.tui.widgets.words import Words
 from ckpt_tui.tui.y_range import range_of
 
 SPARK_WIDTH = 20
-PIN_KEY = "M"
 _MAX_NAME_WIDTH = 40
 _MOST_ROWS = 14
 _OTHER_LINES = 9  # of the dialog: border, title, filter, head of the list, hint, and what is between them
@@ -97,35 +98,33 @@ def _value(series: Series | None, scale: float, *, is_exact: bool = True) -> str
     return metric(series.last * scale) if is_exact else f"{series.last * scale:.3g}"
 
 
+def _pressed(node: DOMNode, name: str) -> str:
+    """What a row of METRIC_KEYS is pressed with, as this person has it."""
+    row = next(row for row in keys.METRIC_KEYS if row.id == f"metric.{name}")
+    return app_of(node).settings.keymap.get(row.id, row.key)
+
+
 class _Filter(SteadyInput):
     """The filter takes no notice of case, so that a capital M is free for pinning."""
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
-        return key != PIN_KEY and super().check_consume_key(key, character)
+        return key not in _pressed(self, "pin").split(",") and super().check_consume_key(key, character)
 
 
 class MetricPicker(ModalScreen[str | None]):
-    """Ends with the name of the metric to show, or None. `M` pins without ending."""
+    """Ends with the name of the metric to show, or None. `M` pins without ending, where something can be pinned."""
 
     CSS_PATH = "dialogs.tcss"
     AUTO_FOCUS = "#metric_filter"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Back", id="metrics.leave", tooltip="Change nothing"),
-        Binding("up", "move(-1)", "Up", show=False, priority=True),
-        Binding("down", "move(1)", "Down", show=False, priority=True),
-        Binding("pageup", "move(-10)", "Page up", show=False, priority=True),
-        Binding("pagedown", "move(10)", "Page down", show=False, priority=True),
-        Binding(PIN_KEY, "pin", "Pin", show=False, priority=True),
-        *keys.dialog_bindings(),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*keys.bindings_of(keys.METRIC_KEYS), *keys.dialog_bindings()]
 
     def __init__(
         self,
         state: RunState,
         *,
         shown: str,
-        pins: Callable[[], Collection[str]],
-        toggle_pin: Callable[[str], object],
+        pins: Callable[[], Collection[str]] = tuple,
+        toggle_pin: Callable[[str], object] | None = None,
         unicode: bool = True,
     ) -> None:
         super().__init__()
@@ -167,27 +166,25 @@ class MetricPicker(ModalScreen[str | None]):
         return self.query_one(VirtualList)
 
     def _hint(self) -> str:
-        if self.app.size.width < 60:
-            return "Enter shows, M pins, Esc"
-        pins = plural(len(self._pins()), "pin")
-        return f"Enter shows, M pins under the chart ({pins}), Esc goes back"
+        show, pin, leave = (keys.key_words(_pressed(self, name).split(",")[0]) for name in ("show", "pin", "leave"))
+        is_narrow = self.app.size.width < 60
+        told = [f"{show} shows", f"{leave} leaves" if is_narrow else f"{leave} goes back"]
+        if self._toggle_pin is not None:
+            pins = plural(len(self._pins()), "pin")
+            told.insert(1, f"{pin} pins" if is_narrow else f"{pin} pins under the chart ({pins})")
+        return ", ".join(told)
 
     @on(Input.Changed)
     def _filter(self, message: Input.Changed) -> None:
         message.stop()
         self._list.set_rows(matching(self._metrics, message.value), keep_cursor=not message.value)
 
-    @on(Input.Submitted)
-    def _submitted(self, message: Input.Submitted) -> None:
-        message.stop()
-        self._choose()
-
     @on(VirtualList.Selected)
     def _selected(self, message: VirtualList.Selected) -> None:
         message.stop()
-        self._choose()
+        self.action_show()
 
-    def _choose(self) -> None:
+    def action_show(self) -> None:
         row = self._list.cursor_row
         if row is not None:
             self.dismiss(row.name)
@@ -197,7 +194,7 @@ class MetricPicker(ModalScreen[str | None]):
 
     def action_pin(self) -> None:
         row = self._list.cursor_row
-        if row is not None:
+        if row is not None and self._toggle_pin is not None:
             self._toggle_pin(row.name)
             self._list.refresh()
             self.query_one("#metric_hint", Words).update(line((self._hint(), "dim")))

@@ -357,7 +357,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def action_start(self) -> None:
         """Start what is planned, unless that is being planned again or was refused."""
-        calm_s = min(time.monotonic() - self._came_up_at, app_of(self).quiet_s)
+        app = app_of(self)
+        calm_s = min(app.pressed_at - self._came_up_at, app.quiet_s)
         if self._is_planning or self._planned != (self.source, self.changes):
             return
         if self._refusals():

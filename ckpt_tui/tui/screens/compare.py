@@ -23,6 +23,7 @@ from ckpt_tui.run.epochs import epochs_of
 from ckpt_tui.run.metrics import Metric
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui import compare_rows, keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.compare_rows import Compared
 from ckpt_tui.tui.legend import legend
 from ckpt_tui.tui.plot import NamedCurve
@@ -262,7 +263,7 @@ class CompareScreen(ChartActions, Screen[None]):
 
         metrics = comparison.metrics_to_compare(self.states)
         if not metrics:
-            self.app.notify("There is no metric yet.", markup=False, timeout=3)
+            app_of(self).say("There is no metric yet.")
             return
         # Of every metric the curve of the first run that has it: enough to choose by.
         series = {}
@@ -270,10 +271,7 @@ class CompareScreen(ChartActions, Screen[None]):
             assert metric.train is not None
             series[metric.train] = next(s.series[metric.train] for s in self.states if metric.train in s.series)
         state = replace(self.states[0], series=series)
-        picker = MetricPicker(
-            state, shown=self.metric.name if self.metric else "", pins=tuple, toggle_pin=lambda name: False,
-            unicode=self.chart.unicode,
-        )  # fmt: skip
+        picker = MetricPicker(state, shown=self.metric.name if self.metric else "", unicode=self.chart.unicode)
         self.app.push_screen(picker, self._picked)
 
     def _picked(self, name: str | None) -> None:

@@ -23,6 +23,7 @@ from ckpt_tui.checkpoints.model import Finding, GlobalRef, Severity, TensorInfo
 from ckpt_tui.errors import CkptError
 from ckpt_tui.text import duration
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied, copied_error
 from ckpt_tui.tui.judgement import sorted_by_severity
 from ckpt_tui.tui.screens import inspect_rows as rows
@@ -436,7 +437,7 @@ class InspectScreen(WorkScreen[None]):
             return
         tensor = tensor_of(self._list(self.view).cursor_row)
         if tensor is None:
-            self.notify("Statistics are those of one tensor: go to one (n lists them all).", timeout=5, markup=False)
+            app_of(self).say("Statistics are those of one tensor: go to one (n lists them all).")
             return
         if not self._detail.begin(tensor):
             return

@@ -188,7 +188,7 @@ class RunsScreen(Screen[None]):
         settings = self.cockpit.settings
         if others and not self._is_seen:
             words = run_rows.broken_parts(others, time.time(), unicode=self.cockpit.look.unicode)[0][0]
-            self.app.notify(f"{words}.", severity="error", markup=False)
+            self.cockpit.say(f"{words}.", "error")
         if self._alerting is None:
             from ckpt_tui.tui.alerting import BrokenRuns
 
@@ -270,7 +270,7 @@ class RunsScreen(Screen[None]):
         if len(paths) < 2 and summary is not None and summary.path not in paths:
             paths.append(summary.path)
         if len(paths) < 2:
-            self.app.notify("Space marks the runs to compare, two or more.", markup=False, timeout=3)
+            self.cockpit.say("Space marks the runs to compare, two or more.")
             return
         self.cockpit.open_screen("compare", paths, [self.name_of(path) for path in paths])
 
@@ -309,7 +309,7 @@ class RunsScreen(Screen[None]):
         if summary.path in self.marked:
             self.marked.remove(summary.path)
         elif len(self.marked) >= MAX_COMPARED:
-            self.app.notify(f"{plural(MAX_COMPARED, 'run')} at most are compared.", markup=False, timeout=3)
+            self.cockpit.say(f"{plural(MAX_COMPARED, 'run')} at most are compared.")
             return
         else:
             self.marked.append(summary.path)

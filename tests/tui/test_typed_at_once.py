@@ -1,0 +1,128 @@
+"""What comes in one packet, from fast hands, a slow line or a paste: each key is done before the next is heard."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Input
+
+from ckpt_tui.tui.app import CkptTuiApp, screen_class
+from ckpt_tui.tui.dialogs import resume as resume_module
+from ckpt_tui.tui.dialogs.metrics import MetricPicker
+from ckpt_tui.tui.driver import InOrder, KeysParser
+from tests.builders.run_states import FixedMonitor, crashed
+from tests.builders.screen_app import ScreenApp, settled, until
+from tests.tui.test_dialogs import resume_dialog
+
+ENV = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
+PASTED = "\x1b[200~{}\x1b[201~"
+
+
+class Terminal(InOrder):
+    """The hand-over of the real driver, with what a terminal sends."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__()
+        self._app = app
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, text: str) -> None:
+        """All of it at once."""
+        parser = KeysParser()
+        for event in [*parser.feed(text), *(parser._time_out() if parser._awaiting.timeout is not None else ())]:
+            event.set_sender(self._app)
+            self.send_message(event)
+
+    async def typed(self, pilot: Any, text: str) -> None:
+        self.send(text)
+        await asyncio.sleep(0)
+        await until(pilot, lambda: self._handing_over is not None and self._handing_over.done(), 60.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("e3e-4\r", {"lr": "3e-4"}),
+        ("e3e-4\rjj\x1b[A\x1b[Ae5e-5\r", {"lr": "5e-5"}),
+        (f"e{PASTED.format('2e-4')}\r", {"lr": "2e-4"}),
+        ("/eval\re500\r", {"eval_freq": "500"}),
+        ("/eval\x1bge9e-4\r", {"lr": "9e-4"}),
+        ("e1\x1be2\x1b", {}),
+        ("e1e-4\r/batch\re64\r", {"lr": "1e-4", "batch_size": "64"}),
+    ],
+)
+async def test_a_value_typed_with_the_key_that_opens_its_field(text: str, changes: dict[str, str]) -> None:
+    dialog = resume_dialog([])
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await Terminal(app).typed(pilot, text)
+        assert dialog.changes == changes
+        await settled(pilot)
+        assert not app.has_ended
+
+
+async def test_a_whole_resume_in_one_packet_does_not_start_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialog = resume_dialog([])
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await Terminal(app).typed(pilot, "e3e-4\r\r\r")
+        assert not app.has_ended, "an Enter that came with the value is not one that was meant for the start"
+        monkeypatch.setattr(resume_module, "CALM_S", 0.0)
+        await until(pilot, lambda: not dialog.is_working("plan"))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.has_ended)
+        assert app.result.command_line.endswith("--lr 3e-4")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "screens"),
+    [
+        ("m\x1be", ["events"]),
+        ("m\x1b[B\x1bA", ["advice"]),
+        ("A\x1ba\x1b?\x1bm\x1bee", ["events"]),
+    ],
+)
+async def test_a_key_after_one_that_leaves(text: str, screens: list[str], tmp_path: Path) -> None:
+    app = app_on(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.overview is not None and app.overview.state is not None)
+        terminal = Terminal(app)
+        await terminal.typed(pilot, text)
+        assert [type(one) for one in app.screen_stack[1:]] == [screen_class(name) for name in screens]
+        await terminal.typed(pilot, "\x1b")
+        assert len(app.screen_stack) == 1
+
+
+async def test_a_filter_gets_every_letter_and_a_capital_pins(tmp_path: Path) -> None:
+    app = app_on(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.overview is not None and app.overview.state is not None)
+        terminal = Terminal(app)
+        await terminal.typed(pilot, "mlosM")
+        assert isinstance(app.screen, MetricPicker)
+        assert app.screen.query_one(Input).value == "los"
+        assert tuple(app.overview.chart.pins) == ("loss",)
+        await terminal.typed(pilot, "\x1be/restored")
+        assert app.screen.query_one("#filter", Input).value == "restored"
+
+
+async def test_what_ends_with_the_app_is_no_error(tmp_path: Path) -> None:
+    app = app_on(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.overview is not None)
+        terminal = Terminal(app)
+        terminal.send("eqjjj\x1bq" + "q" * 20)
+        await asyncio.sleep(0)
+        handing_over = terminal._handing_over
+        assert handing_over is not None
+    await asyncio.wait_for(handing_over, 60.0)
+
+
+def app_on(directory: Path) -> CkptTuiApp:
+    monitor: Any = FixedMonitor(crashed(), str(directory))
+    return CkptTuiApp(str(directory), monitor=monitor, env=ENV)
