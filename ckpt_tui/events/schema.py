@@ -136,6 +136,12 @@ class CheckpointRestored(Event, frozen=True, kw_only=True):
     by: str = ""  # trainer or viewer
     why: str = ""
 
+    @property
+    def act(self) -> str:
+        """What a person did with it: restore, rollback, undo or redo. A trainer only restores."""
+        act = self.extra.get("act")
+        return act if act in ("rollback", "undo", "redo") else "restore"
+
 
 class CheckpointRemoved(Event, frozen=True, kw_only=True):
     name: ClassVar[str] = "checkpoint_removed"

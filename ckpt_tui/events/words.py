@@ -52,9 +52,7 @@ def words_of(event: Event) -> tuple[str, str]:
             kept = f"; kept {event.kept}" if event.kept else ""
             return f"{event.path}: {event.stage}: {event.error}{kept}", "error"
         case CheckpointRestored():
-            if event.path == event.source:  # newer ones were set aside, and it is the newest now
-                return f"{event.path}, step {event.step:,}, by {event.by}: {event.why}", "good"
-            return f"{event.path} from {event.source} by {event.by}: {event.why}", "good"
+            return _restored(event), "good" if event.act == "restore" else "warning"
         case CheckpointRemoved():
             return f"{event.path}: {event.reason}", "info"
         case CheckpointQuarantined():
@@ -86,6 +84,15 @@ def words_of(event: Event) -> tuple[str, str]:
         case Unknown():
             return ", ".join(f"{k} {text.safe_text(v, 60)}" for k, v in list(event.extra.items())[:4]), "info"
     return "", "info"
+
+
+def _restored(event: CheckpointRestored) -> str:
+    """`restored latest.pt from latest_backup.pt by viewer: damaged`, `rolled back: latest.pt from ... by viewer`."""
+    # Its own name: newer ones were set aside, and it is the newest now.
+    what = f"{event.path} from {event.source}" if event.path != event.source else f"{event.path}, step {event.step:,},"
+    if event.act == "restore":
+        return f"restored {what} by {event.by}: {event.why}"
+    return f"{event.why or event.act}: {what} by {event.by}"
 
 
 def _saved(event: CheckpointSaved) -> str:

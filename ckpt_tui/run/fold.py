@@ -395,7 +395,7 @@ class RunFold:
         self._folded.put_back(event.path, event.source)
         if event.path.removesuffix(".pt") == "best_model":
             self._folded.best_again(event.step)
-        self._mark("restore", event.step, event.ts, session.number, event.path)
+        self._mark(event.act, event.step, event.ts, session.number, event.path)
 
     def _new_best(self, event: Best, session: SessionRecord) -> None:
         self._folded.best = event

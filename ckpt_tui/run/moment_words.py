@@ -11,9 +11,9 @@ from ckpt_tui.text import cell_width, count, duration, fit, metric, plural, safe
 
 _EVENTS = {
     "save": "saved", "best": "best", "save_failed": "a save failed", "crash": "crashed", "stop": "stopped",
-    "signal": "signal", "resume": "resumed", "restore": "restored", "config": "settings changed",
-    "nonfinite": "not finite", "error": "error", "finish": "finished",
-    "restart": "restarted by the supervisor", "gave_up": "the supervisor gave up",
+    "signal": "signal", "resume": "resumed", "restore": "restored", "rollback": "rolled back", "undo": "undone",
+    "redo": "done again", "config": "settings changed", "nonfinite": "not finite", "error": "error",
+    "finish": "finished", "restart": "restarted by the supervisor", "gave_up": "the supervisor gave up",
 }  # fmt: skip
 
 
@@ -34,9 +34,7 @@ def moment_lines(told: Moment, *, unicode: bool = True, width: int = 80) -> list
         where.append(("   extremes of these steps", "dim"))
     lines: list[Line] = [tuple(where)]
     if told.continued_from is not None:
-        lines.append(
-            ((f"A branch that was given up: the run went on from step {count(told.continued_from)}.", "warn"),)
-        )
+        lines.append(((f"An abandoned branch: the run went on from step {count(told.continued_from)}.", "warn"),))
     lines += [(), *_table(told.metrics, unicode, width), ()]
     lines.append(_event("before it", told.event_before, told))
     lines.append(_event("after it", told.event_after, told))

@@ -68,6 +68,11 @@ PLAIN_GLYPHS = str.maketrans(
         "━": "-",
         "↑": "^",
         "↓": "v",
+        "↻": ">",
+        "↺": "<",
+        "⇤": "b",
+        "↶": "u",
+        "↷": "d",
     }
     | dict.fromkeys("█▉▊▋▌", "#")
     | dict.fromkeys("▍▎▏", ".")

@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.events.codec import encode
+from ckpt_tui.events.codec import decode, encode
 from ckpt_tui.events.schema import CheckpointSaved, ErrorRaised, RunStart, Step, Unknown
+from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.moment import moment
+from ckpt_tui.run.moment_words import moment_lines
+from ckpt_tui.tui.legend import _happened
+from ckpt_tui.tui.scale import XScale
 from ckpt_tui.tui.screens.events import EventsScreen, event_cells, event_detail
 from ckpt_tui.tui.screens.line_search import Search
 from ckpt_tui.tui.screens.log import LogScreen, printed_text
+from ckpt_tui.tui.widgets.event_lane import MARKS, lane
+from ckpt_tui.tui.widgets.feed import words_of as words_of_line
+from ckpt_tui.tui.wire import plain_character
+from tests.builders.event_logs import LogText
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
+MARKS_OF = {glyph: (kind, role) for kind, (glyph, _, role, _) in MARKS.items()}
 TS = 1_763_690_000.0
 HOSTILE = "[/closing]\x1b[2J\x1b]52;c;aGk=\x07‮\x00"
 
@@ -106,8 +116,11 @@ async def test_a_log_that_is_replaced_is_read_again_and_said(log_path: Path) -> 
         assert "7 " in seen(app)[3]
 
 
-async def test_lines_that_vanish_while_they_are_drawn_are_empty(log_path: Path) -> None:
+async def test_lines_that_vanish_while_they_are_drawn_are_empty(
+    log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scan in its thread finds the file replaced before the screen has heard of it."""
+    monkeypatch.setattr("ckpt_tui.tui.screens.lines.POLL_INTERVAL_S", 3600.0)  # or it finds them again
     app = ScreenApp(EventsScreen(str(log_path)))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -246,6 +259,7 @@ async def test_in_a_large_log_only_the_whole_word_is_looked_for(
     log_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ckpt_tui.tui.screens.lines.AT_ONCE_BYTES", 100)
+    monkeypatch.setattr("ckpt_tui.tui.screens.lines.TYPING_PAUSE_S", 3600.0)  # this types without one
     app = ScreenApp(EventsScreen(str(log_path)))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
@@ -275,3 +289,45 @@ async def test_lines_drawn_before_the_search_is_over_are_those_before_it(log_pat
         screen.line_list.refresh()
         await pilot.pause()
         assert "loss 2.500" not in seen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("act", "why", "glyph", "words", "feed_words"),
+    [
+        ("restore", "damaged", "↺", "restored latest.pt from old.pt by viewer: damaged", "restored"),
+        ("rollback", "rolled back", "⇤", "rolled back: latest.pt from old.pt by viewer", "rolled back"),
+        ("undo", "undo of a rollback", "↶", "undo of a rollback: latest.pt from old.pt by viewer", "undone"),
+        ("redo", "redo of a rollback", "↷", "redo of a rollback: latest.pt from old.pt by viewer", "done again"),
+        (["undo", {}], "\x1b[2J", "↺", "restored latest.pt from old.pt by viewer: \\x1b[2J", "restored"),
+    ],
+)
+def test_a_rollback_is_told_as_one_wherever_events_are(
+    act: object, why: str, glyph: str, words: str, feed_words: str
+) -> None:
+    """In the raw events, on the lane, with the cursor on it, in the feed, and at `what happened`."""
+    log = LogText()
+    log.add("run_start", total_steps=50)
+    for number in range(1, 20):
+        log.add("step", number, loss=1.0)
+    fields = {"path": "latest.pt", "source": "old.pt", "by": "viewer", "why": why, "act": act, "deed": 1}
+    line = log.add("checkpoint_restored", 10, **fields)
+    kind, role = MARKS_OF[glyph]
+    assert event_cells(line)[-2:] == (("checkpoint_restored", role), f"{glyph} {words}")
+    fold = RunFold()
+    fold.apply_all([decode(one) for one in log.lines])
+    state = fold.state(log.ts)
+    assert [mark.kind for mark in state.markers if mark.step == 10] == [kind]
+    x = XScale("step", 0, 20, 20)
+    assert (glyph, role) in lane(state.markers, x)
+    assert any(part.startswith(f"  {glyph} {kind}") for part, _ in _happened(state.markers, x, x.cell(10.0) or 0, True))
+    assert words_of_line(state.feed[-1]) == words
+    told = moment(state, 12)
+    assert told is not None
+    assert feed_words in "".join(part for one in moment_lines(told) for part, _ in one)
+
+
+def test_no_two_marks_of_the_lane_look_alike() -> None:
+    assert len({one[0] for one in MARKS.values()}) == len({one[3] for one in MARKS.values()}) == len(MARKS)
+    acts = [MARKS[kind] for kind in ("restore", "rollback", "undo", "redo")]
+    assert len({plain for _, plain, _, _ in acts}) == 4
+    assert all(plain_character(glyph) == plain for glyph, plain, _, _ in acts)

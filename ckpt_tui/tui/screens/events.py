@@ -17,6 +17,7 @@ from ckpt_tui.events.schema import (
     COMMON_FIELDS,
     LOG_NAME,
     BadLine,
+    CheckpointRestored,
     CheckpointSaved,
     Event,
     LostWork,
@@ -32,6 +33,7 @@ from ckpt_tui.tui.screens.line_search import Place, Search, count_kinds
 from ckpt_tui.tui.screens.lines import LinesScreen, text_lines
 from ckpt_tui.tui.screens.work import ByteProgress, worker_is_cancelled
 from ckpt_tui.tui.styled import line, lines
+from ckpt_tui.tui.widgets.event_lane import MARKS
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
 COLUMNS = (
@@ -50,7 +52,6 @@ _EVENT_ROLES = {
     "error": "error",
     "nonfinite": "error",
     "signal": "warning",
-    "checkpoint_restored": "warning",
     "checkpoint_removed": "dim",
     "checkpoint_quarantined": "warning",
     "lost_work": "error",
@@ -128,7 +129,7 @@ def event_cells(text: bytes, *, is_partial: bool = False) -> tuple[Cell, ...]:
             return ("", "", "", ("being written", "dim"), (_escaped(event.start), "dim"))
         return ("", "", "", ("✖ bad line", "error"), (f"{event.reason}: {_escaped(event.start)}", "error"))
     name = event_name(event)
-    role = _EVENT_ROLES.get(name, "")
+    role = MARKS[event.act][2] if isinstance(event, CheckpointRestored) else _EVENT_ROLES.get(name, "")
     return (clock(event.ts), str(event.session), count(event.step), (name, role), fields_text(event))
 
 
@@ -145,6 +146,8 @@ def fields_text(event: Event) -> str:
 
     In words where its many fields say less than they do; the detail has them all.
     """
+    if isinstance(event, CheckpointRestored):  # a restore and a rollback are two things
+        return safe_text(f"{MARKS[event.act][0]} {words_of(event)[0]}", 1000)
     if isinstance(event, _IN_WORDS) and (words := words_of(event)[0]):
         return safe_text(words, 1000)
     # Metrics come first: they are what a step line is read for.

@@ -24,9 +24,8 @@ def columns(time_width: int = _TIME) -> tuple[Column, ...]:
 _ROLES = {"good": "good", "warning": "warning", "error": "error"}
 # The text of an event holds what it holds; a line among others has to say what it is, too.
 _VERBS = {
-    "checkpoint_saved": "saved ", "checkpoint_removed": "removed ", "checkpoint_restored": "restored ",
-    "checkpoint_failed": "save failed: ", "best": "best ", "nonfinite": "not finite: ", "advice": "advice: ",
-    "error": "error: ",
+    "checkpoint_saved": "saved ", "checkpoint_removed": "removed ", "checkpoint_failed": "save failed: ",
+    "best": "best ", "nonfinite": "not finite: ", "advice": "advice: ", "error": "error: ",
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_an_abandoned_spike_is_dealt_with() -> None:
     live = moment(running(series={"loss": both}), 290)
     assert live is not None
     assert (live.continued_from, live.metrics[0].at) == (None, 2.0)
-    assert "given up: the run went on from step 200" in text(moment_lines(told))
+    assert "An abandoned branch: the run went on from step 200" in text(moment_lines(told))
 
 
 def test_the_way_back_is_from_before_on_the_same_branch_and_good() -> None:
