@@ -107,7 +107,7 @@ def _cells(row: Mapping[str, Any], now: float) -> tuple[str, ...]:
         for word, holds in (
             ("unreadable", row["step"] is None), ("backup", row["is_backup"]),
             ("best", row["is_best"] and row["kind"] != "best"),
-            ("left behind", row["is_abandoned"]), ("pinned", row["is_pinned"]),
+            ("abandoned", row["is_abandoned"]), ("pinned", row["is_pinned"]),
             (row["format"], row["format"] not in ("file", "")),
         )
         if holds

@@ -168,7 +168,7 @@ def _row(entry: CatalogEntry, now: float, style: Style, is_wide: bool) -> list[C
             ("best", entry.is_best),
             (f"backup of {text.safe_text(entry.backup_of)}", entry.backup_of is not None),
             ("removed next", entry.removed_next),
-            ("left behind", entry.is_abandoned),
+            ("abandoned", entry.is_abandoned),
         )
         if holds
     ]

@@ -62,7 +62,7 @@ def branch_warning(catalog: Catalog, entry: CatalogEntry) -> list[str]:
         return []
     if entry.session_id:
         return [
-            f"Newer checkpoints stay here ({len(newer)}), left behind: from now on `auto` takes none of them. To go on "
+            f"Newer checkpoints stay here ({len(newer)}), abandoned: from now on `auto` takes none of them. To go on "
             f"from one later, name it: --resume {safe_name(newer[0].name)}."
         ]
     return [

@@ -267,7 +267,7 @@ def test_what_was_left_behind_is_said_by_list_watch_and_trainer(
     )
     state = run_state(directory)
     assert state is not None
-    assert {row.name for row in rows_of(state, catalog) if "left behind" in row.note} == left
+    assert {row.name for row in rows_of(state, catalog) if "abandoned" in row.note} == left
     registry = Registry(directory)
     registry.sync()
     assert {row["path"] for row in facts_of_checkpoints(registry) if row["is_abandoned"]} == left

@@ -115,9 +115,9 @@ def test_the_list_says_what_each_checkpoint_is(run: Path) -> None:
     assert kinds[:-1] == ["latest", "rolling", "best"]
     row = {line.split()[0]: line for line in told if line.startswith(" ")}
     assert row["rolling_step_000025.pt"].split()[1:5] == ["25", "0", "4.750", "3.750"]
-    assert "left behind" in row["rolling_step_000030.pt"]
-    assert "left behind" in row["rolling_step_000040.pt"]
-    assert "left behind" not in row["rolling_step_000020.pt"]
+    assert "abandoned" in row["rolling_step_000030.pt"]
+    assert "abandoned" in row["rolling_step_000040.pt"]
+    assert "abandoned" not in row["rolling_step_000020.pt"]
     assert "pinned" in row["rolling_step_000010.pt"]
     assert "unreadable" in row["rolling_step_000007.pt"]
     assert "backup" in row["rolling_last_backup.pt"]

@@ -245,7 +245,7 @@ def test_an_explicit_older_one_leaves_the_later_ones_behind(run: Path) -> None:
     assert [name for name, _ in source.left] == [
         "latest.pt", "rolling_last_backup.pt", "rolling_step_000180.pt", "latest_backup.pt", "rolling_step_000120.pt",
     ]  # fmt: skip
-    assert source.sentences()[-1].startswith("left behind, kept, and not taken by `--resume auto` from now on: latest")
+    assert source.sentences()[-1].startswith("abandoned, kept, and not taken by `--resume auto` from now on: latest")
     # It died before it saved anything: what it was told to start from is still where the run is.
     assert found(run).name == "rolling_step_000060.pt"
     session(run, steps=(90,))
@@ -279,7 +279,7 @@ def test_without_the_registry_the_log_knows_a_choice_that_saved_nothing(run: Pat
 def test_branches_that_were_left_are_not_taken_even_when_nothing_else_is_good(run: Path) -> None:
     session(run, "rolling_step_000060.pt")
     flip(run / "rolling_step_000060.pt")
-    with pytest.raises(UsageError, match=r"on a branch that was left: latest.pt.*name it: --resume latest.pt") as error:
+    with pytest.raises(UsageError, match=r"on an abandoned branch: latest.pt.*name it: --resume latest.pt") as error:
         found(run)
     assert "rolling_step_000060.pt: the checksum of its record" in str(error.value)
     assert "ckpt-tui salvage" in str(error.value)
@@ -329,7 +329,7 @@ def test_another_runs_checkpoint_begins_a_lineage_of_its_own(run: Path, tmp_path
     ]  # fmt: skip
     assert any("is of another run: its history stays there, nothing is copied" in line for line in source.sentences())
     # Everything here is of the branch that was left; nothing is on the new one yet.
-    with pytest.raises(UsageError, match="on a branch that was left"):
+    with pytest.raises(UsageError, match="on an abandoned branch"):
         found(run)
     session(run, str(other / "latest.pt"), steps=(510,))
     assert found(run).step == 510

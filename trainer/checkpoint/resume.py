@@ -103,7 +103,7 @@ class Source:
         if self.left:
             some = ", ".join(f"{name} (step {step})" for name, step in self.left[:_MANY])
             more = f" and {len(self.left) - _MANY} more" if len(self.left) > _MANY else ""
-            told.append(f"left behind, kept, and not taken by `--resume auto` from now on: {some}{more}")
+            told.append(f"abandoned, kept, and not taken by `--resume auto` from now on: {some}{more}")
         return told
 
 
@@ -268,7 +268,7 @@ def _nothing_words(directory: str, wanted: str, rejected: list[Rejected], abando
     words += "".join(f"\n  {one.name}: {one.why}" for one in rejected)
     if abandoned:
         some = ", ".join(abandoned[:_MANY]) + (f" and {len(abandoned) - _MANY} more" if len(abandoned) > _MANY else "")
-        words += f"\n  on a branch that was left: {some}. To go on from one of them, name it: --resume {abandoned[0]}"
+        words += f"\n  on an abandoned branch: {some}. To go on from one of them, name it: --resume {abandoned[0]}"
     if any(one.damage for one in rejected):
         path = os.path.join(directory, next(one.name for one in rejected if one.damage))
         words += f"\n  What is whole in a damaged one can be had: ckpt-tui salvage {path} -o salvaged.pt"

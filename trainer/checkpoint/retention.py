@@ -57,7 +57,7 @@ def judged(
         newest = {name.name for name in on_the_way[-keep:]}
         for name in pool:
             why_it_stays = (
-                "on a branch that was left" if name not in on_the_way
+                "on an abandoned branch" if name not in on_the_way
                 else rule if name.name in newest
                 else f"pinned by {name.name}.keep" if name.name in pinned
                 else "in use" if name.name in protected

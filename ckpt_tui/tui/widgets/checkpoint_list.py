@@ -24,7 +24,7 @@ _PLAIN = str.maketrans({
 # In order of what a person wants to know first: (long, short).
 RESUME = ("resume takes it", "resume")
 REMOVED_NEXT = ("removed next", "goes next")
-LEFT_BEHIND = ("left behind", "left")
+ABANDONED = ("abandoned", "abandoned")
 
 Note = tuple[str, str]
 
@@ -109,7 +109,7 @@ def rows_of(
 
 
 def _group(row: CheckpointRow) -> tuple[int | None, bool]:
-    return row.step, LEFT_BEHIND in row.notes
+    return row.step, ABANDONED in row.notes
 
 
 def _from_entry(entry: CatalogEntry, marked: str | None) -> CheckpointRow:
@@ -123,7 +123,7 @@ def _from_entry(entry: CatalogEntry, marked: str | None) -> CheckpointRow:
     if entry.removed_next:
         notes.append(REMOVED_NEXT)
     if entry.is_abandoned:
-        notes.append(LEFT_BEHIND)
+        notes.append(ABANDONED)
     if entry.is_backup or entry.backup_of:
         is_previous = "previous" in entry.name
         short = "previous" if is_previous else "backup"
@@ -150,7 +150,7 @@ def cells_of(row: CheckpointRow, now: float, note_width: int = 1000) -> tuple[Ce
     """note_width: cells for the note; without any the glyph says what a resume takes."""
     takes = RESUME in row.notes
     glyph = KIND_GLYPHS.get(row.kind, "●")
-    if row.kind == "best" and (LEFT_BEHIND in row.notes or "previous" in row.name):
+    if row.kind == "best" and (ABANDONED in row.notes or "previous" in row.name):
         glyph = "☆"  # no longer
     mark = "+" if row.is_marked else "↻" if takes and not note_width else glyph
     validity: Cell
