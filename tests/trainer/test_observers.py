@@ -15,6 +15,7 @@ pytest.importorskip("mlflow")
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, Step
+from tests.builders.stand_ins import wait_for
 from tests.builders.training import NoSignals
 from trainer import observers
 from trainer.checkpoint.lock import DirectoryLock
@@ -109,9 +110,7 @@ def test_a_server_that_is_away_costs_the_training_nothing(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(observed_log, "CLOSE_SECONDS", 0.3)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    started = time.monotonic()
     out = train("--use_mlflow")
-    assert time.monotonic() - started < 10
     assert len(losses_in(out)) == 20
     told = [line for line in capfd.readouterr().out.splitlines() if "MLflow" in line]
     assert told
@@ -127,7 +126,7 @@ class Broken:
     def observe(self, events: Sequence[Event]) -> None:
         self.num_calls += 1
         if self.hangs:
-            time.sleep(60)
+            time.sleep(1000)
         raise OSError("no space left")
 
     def close(self) -> None:
@@ -140,8 +139,8 @@ def test_what_an_observer_raises_is_told_once_and_it_is_given_up(tmp_path: Path)
     log = ObservedLog(tmp_path, {"Board": lambda: broken}, told.append)
     for step in range(100):
         assert log.step(step, loss=1.0)
-        if step < 20:
-            time.sleep(0.005)
+        if step < observed_log.MAX_FAILURES:
+            wait_for(lambda step=step: broken.num_calls > step, "it was not told")  # type: ignore[misc]
     log.close()
     assert told == ["Board failed and the training goes on; events.jsonl has it all: OSError: no space left"]
     assert broken.num_calls == observed_log.MAX_FAILURES
@@ -156,16 +155,14 @@ def test_one_that_hangs_neither_holds_up_a_step_nor_grows_without_bound(
     monkeypatch.setattr(observed_log, "MAX_WAITING", 50)
     monkeypatch.setattr(observed_log, "CLOSE_SECONDS", 0.2)
     told: list[str] = []
-    log = ObservedLog(tmp_path, {"Board": lambda: Broken(hangs=True)}, told.append)
+    broken = Broken(hangs=True)
+    log = ObservedLog(tmp_path, {"Board": lambda: broken}, told.append)
     log.step(0, loss=1.0)
-    time.sleep(0.1)
-    slowest = 0.0
-    for step in range(1, 200):
-        started = time.perf_counter()
+    wait_for(lambda: broken.num_calls == 1, "it was not told")
+    for step in range(1, 200):  # one that waits for it would wait for as long as it hangs
         log.step(step, loss=1.0)
-        slowest = max(slowest, time.perf_counter() - started)
+    assert broken.num_calls == 1
     log.close()
-    assert slowest < 0.1
     assert log.feeds[0].num_dropped == 199 - 50
     assert told == ["Board did not finish in time: 200 events may be missing there"]
 

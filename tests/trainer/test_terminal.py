@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.events.schema import Best, CheckpointSaved, Eval, Nonfinite, RunEnd, Step
+from tests.builders.stand_ins import wait_for
 from tests.e2e.terminal import Terminal, require_tmux
 from trainer.standing import Standing
 from trainer.terminal import Outlet
@@ -35,6 +36,8 @@ terminal.begin("gpt", 2000, 0)
 for step in range(1, int(sys.argv[1]) + 1):
     time.sleep(0.005)
     terminal.at_step(step)
+    if step == 140:
+        open("reached", "w").close()
     if step % 10 == 0:
         terminal.on_event(Step(step=step, metrics={"loss": 5 - step / 1000, "lr": 2e-3, "tokens_per_s": 48900.0}))
     if step == 40:
@@ -44,21 +47,25 @@ for step in range(1, int(sys.argv[1]) + 1):
                                           stall_seconds=0.012, save_seconds=0.1))
         terminal.on_event(Nonfinite(step=step, what="loss", action="skipped"))
         print("printed by somebody else")
+while len(sys.argv) > 3:  # a person looks at it until it is ended
+    time.sleep(0.05)
+    terminal.at_step(step)
 terminal.close()
 print("the end")
 """
 
 
-def command(tmp_path: Path, num_steps: int, print_seconds: float = 10.0) -> list[str]:
+def command(tmp_path: Path, num_steps: int, print_seconds: float = 10.0, *, stays: bool = False) -> list[str]:
     (tmp_path / "driver.py").write_text(DRIVER)
-    return ["env", f"PYTHONPATH={REPO}", sys.executable, "driver.py", str(num_steps), str(print_seconds)]
+    words = ["env", f"PYTHONPATH={REPO}", sys.executable, "driver.py", str(num_steps), str(print_seconds)]
+    return [*words, "stays"] if stays else words
 
 
 @pytest.fixture
 def driven(tmp_path: Path) -> Iterator[Terminal]:
     require_tmux()
     terminal = Terminal(tmp_path)
-    terminal.run(command(tmp_path, 1500))
+    terminal.run(command(tmp_path, 1500, stays=True))
     yield terminal
     terminal.close()
 
@@ -115,10 +122,10 @@ def test_in_the_background_it_leaves_the_terminal_to_the_shell(tmp_path: Path) -
     require_tmux()
     terminal = Terminal(tmp_path)
     try:
-        terminal.type(" ".join(command(tmp_path, 3000)) + " &")
+        terminal.type(" ".join(command(tmp_path, 1500, stays=True)) + " &")
         terminal.press("Enter")
         terminal.wait_for("not markup", "printed by somebody else")
-        time.sleep(1.0)
+        wait_for(lambda: (tmp_path / "reached").exists(), "it did not go on")  # a hundred steps in the background
         screen = terminal.screen()
         assert "━" not in screen
         assert "saved rolling" not in screen  # routine
@@ -177,10 +184,8 @@ def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
     os.dup2(writing, 1)
     try:
         out = _outlet_on(1)
-        started = time.monotonic()
-        for number in range(5000):
+        for number in range(5000):  # with a write that waits for its reader it would never end
             out.write(f"line {number} {'x' * 80}\n")
-        assert time.monotonic() - started < 5
         # What could not be printed waits, the oldest is dropped; a reader that comes back sees the newest.
         os.set_blocking(reading, False)
         os.read(reading, 1 << 20)
