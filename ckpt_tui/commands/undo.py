@@ -28,7 +28,6 @@ EXAMPLES = (
     "ckpt-tui undo runs/gpt --redo",
 )
 
-_MAX_NAMES = 6
 _ROLES = {"done": "good", "undone": "dim", "collected": "dim"}
 _GLYPHS = {"done": ("✓", "ok"), "undone": ("↶", "<"), "collected": ("·", "-")}
 
@@ -123,21 +122,14 @@ def _deed_lines(deed: PastDeed, style: Style) -> Iterator[str]:
     notes = list(deed.sentences[:1])
     if deed.why_not and deed.act != "redo":
         notes.append(f"{deed.why_not[0].upper()}{deed.why_not[1:]}.")
-    if deed.freed and deed.state != "collected":
-        notes.append(freed_words(deed))
+    if deed.freed_words:
+        notes.append(deed.freed_words)
     if deed.conflicts:
         names = ", ".join(text.safe_text(name, 120) for name in deed.conflicts)
         notes.append(f"It met what it did not know (another's file, or a copy), and left it alone: {names}.")
     notes += [f"{name} is not of ckpt-tui, and is left alone." for name in deed.strangers[:3]]
     for line in sentence_lines(notes, (), _narrower(style)):
         yield style.paint(f"     {line}", "dim")
-
-
-def freed_words(deed: PastDeed) -> str:
-    """Of a deed of which gc freed a part."""
-    names = ", ".join(text.safe_text(one.name, 120) for one in deed.freed[:_MAX_NAMES])
-    more = f" and {len(deed.freed) - _MAX_NAMES} more" if len(deed.freed) > _MAX_NAMES else ""
-    return f"gc freed {names}{more} of it: that does not come back."
 
 
 def _narrower(style: Style) -> Style:

@@ -17,7 +17,9 @@ from ckpt_tui.services.journal import FOLDER_NAME, Deed, folder_of
 from ckpt_tui.services.reachable import needed_for, why_gone
 from ckpt_tui.services.undo import why_no_redo
 from ckpt_tui.services.whereabouts import REDO, UNDO, Whereabouts, taken_back, trace
+from ckpt_tui.text import safe_text
 
+_MAX_NAMES = 6
 DeedState = Literal["done", "undone", "interrupted", "conflict", "collected", "unreadable"]
 
 
@@ -62,6 +64,15 @@ class PastDeed:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.held)
+
+    @property
+    def freed_words(self) -> str:
+        """Of a deed of which gc freed a part: which, "" for others."""
+        if not self.freed or self.state == "collected":
+            return ""
+        names = ", ".join(safe_text(one.name, 120) for one in self.freed[:_MAX_NAMES])
+        more = f" and {len(self.freed) - _MAX_NAMES} more" if len(self.freed) > _MAX_NAMES else ""
+        return f"gc freed {names}{more} of it: that does not come back."
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,13 @@ def rows_of(plan: GcPlan, now: float | None = None) -> list[GcRow]:
 
 def _deed_rows(item: GcItem, now: float) -> Iterator[GcRow]:
     act = "rest of an interrupted gc" if item.kind == "leftover" else f"{safe_text(item.act, 20)}, {_ago(item.at, now)}"
-    heading = f"{item.name}  {act}: {plural(len(item.files), 'file')}, {size(item.size_bytes)}"
+    heading = f"{item.name} {act}: {plural(len(item.files), 'file')} of {size(item.size_bytes)}"
     if item.is_chosen:
-        yield from _file_rows(f"{heading}; {size(item.freed_bytes)} become free", item.files)
+        yield from _file_rows(f"{heading}; frees {size(item.freed_bytes)}", item.files)
     elif len({file.why for file in item.files}) == 1 and len(item.files) > 1:
-        yield GcRow(f"{heading}; all of it stays: {item.files[0].why}", False, "")
+        yield GcRow(f"{heading}; all stays: {item.files[0].why}", False, "")
     else:
-        yield from _file_rows(f"{heading}; all of it stays", item.files)
+        yield from _file_rows(f"{heading}; all stays", item.files)
 
 
 def _file_rows(heading: str, files: Sequence[GcFile]) -> Iterator[GcRow]:

@@ -135,8 +135,29 @@ class Acts:
         what, number = chosen
         if what == "redo":
             await self.redo()
+        elif what == "gc":
+            await self.gc()
         else:
             await self.undo(None if number == history.next_undo else number)
+
+    async def gc(self) -> None:
+        """Free what lies aside, after a person has read what, and why the rest stays. Beside a running training too:
+        it does not use what lies aside."""
+        from ckpt_tui.services.gc import collect, plan_gc
+        from ckpt_tui.tui.dialogs.gc import GcDialog
+        from ckpt_tui.tui.long_work import LongWork
+
+        plan = await self._planned(
+            "Free space", lambda work: plan_gc(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
+        )
+        if not await self._app.push_screen_wait(GcDialog(plan)):
+            return
+        work = LongWork("Free space", "Removing what the plan named.", plan.freed_bytes, can_leave=False)
+        work.hint = "Esc ends it: what is gone by then stays gone"
+        collected = await self._work(
+            work, lambda work: collect(plan, on_bytes=work.add, is_cancelled=work.is_cancelled)
+        )
+        self._say(" ".join(collected.sentences))
 
     async def undo(self, to: int | None = None) -> None:
         """Take the newest deed back, or all of them down to number `to`."""

@@ -1,6 +1,6 @@
 """What was done to a run directory, the newest first: what each deed still holds, and the way back and forth.
 
-Nothing is freed from here: what could be is said with the command that asks for it.
+What could be freed of it is shown, file by file, before anything is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from ckpt_tui.text import plural, run_word, safe_text, size
+from ckpt_tui.text import plural, safe_text, size
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.dialogs.confirm import text_width
 from ckpt_tui.tui.facts import clock_words
@@ -28,7 +29,7 @@ from ckpt_tui.tui.widgets.words import Words
 if TYPE_CHECKING:
     from ckpt_tui.services.deeds import History, PastDeed
 
-Chosen = tuple[Literal["undo", "redo"], int]
+Chosen = tuple[Literal["undo", "redo", "gc"], int]
 
 _COLUMNS = (
     Column("", 3, align="right"),
@@ -49,7 +50,8 @@ _MOST_ROWS, _DETAIL_LINES = 8, 5
 
 
 class HistoryDialog(ModalScreen["Chosen | None"]):
-    """Ends with what shall be taken back or done again, as `plan_undo` and `plan_redo` mean it, or None."""
+    """Ends with what shall be taken back or done again, as `plan_undo` and `plan_redo` mean it, that space shall be
+    freed, or None."""
 
     CSS_PATH = "dialogs.tcss"
     VERTICAL_BREAKPOINTS = [(0, "-short"), (18, "-tall")]  # noqa: RUF012 - Textual's way
@@ -115,9 +117,11 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
             rows += [paragraph(sentence, width) for sentence in deed.sentences if not sentence.startswith("Needs ")]
             if deed.why_not:
                 rows.append(paragraph(deed.why_not, width, "warning", mark="▲ "))
+            if deed.freed_words:
+                rows.append(paragraph(deed.freed_words, width, "warning", mark="▲ "))
         if history.size_bytes:
-            command = f"ckpt-tui gc {run_word(history.directory)}"
-            rows.append(paragraph(f"`{command}` shows what it would free of it, and asks.", width, "dim"))
+            key = keys.key_words(app_of(self).settings.keymap.get("history.gc", "F").split(",")[0])
+            rows.append(paragraph(f"{key} shows what could be freed of it, and asks.", width, "dim"))
         return lines(*rows)
 
     def to_copy(self) -> Copied | None:
@@ -128,6 +132,8 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
             return self.deed is not None and self.deed.can_undo
         if action == "redo":
             return self._history.next_redo is not None
+        if action == "gc":
+            return bool(self._history.size_bytes)
         return True
 
     @on(VirtualList.Selected)
@@ -139,6 +145,10 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
     def action_redo(self) -> None:
         if self._history.next_redo is not None:
             self.dismiss(("redo", self._history.next_redo))
+
+    def action_gc(self) -> None:
+        if self._history.size_bytes:
+            self.dismiss(("gc", 0))
 
     def action_leave(self) -> None:
         self.dismiss(None)

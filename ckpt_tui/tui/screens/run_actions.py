@@ -210,6 +210,9 @@ class RunActions:
     def action_history(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.history)
 
+    def action_gc(self) -> None:
+        self.cockpit.acts.start(self.cockpit.acts.gc)
+
     def action_stop(self) -> None:
         self.cockpit.acts.start(self.cockpit.acts.stop)
 
