@@ -3,7 +3,9 @@
 - Hugging Face's Trainer (`get_last_checkpoint`): the directory `checkpoint-N` with the highest N.
 - Lightning (`ckpt_path="last"`): of `last.ckpt`, `last-v1.ckpt` ... the one that was written last.
 - DeepSpeed: the tag in the file `latest`. Megatron-LM: the number in `latest_checkpointed_iteration.txt`.
-- accelerate (`load_state()` with automatic names): the directory `checkpoint_N` with the highest N, which is no step.
+- accelerate (`load_state()` with automatic names): the entry of `checkpoints/` with the highest number in its name,
+  which is no step. An entry without a number ends it, and with `total_limit` it deletes by that number: so nothing of
+  ours may lie there.
 - Ultralytics and most others: a file called `last` or `latest`, or the highest step.
 
 So beyond setting aside what is newer, a pointer is written anew, and what is called `last` becomes a copy.
@@ -14,15 +16,45 @@ from __future__ import annotations
 import os
 import re
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services.catalog import Catalog, CatalogEntry
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.plans import safe_name
+from ckpt_tui.text import run_word, safe_text
 
 POINTER_NAME, MEGATRON_POINTER_NAME = "latest", "latest_checkpointed_iteration.txt"
 _MAX_POINTER_BYTES = 4096
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d{1,18})")
+_OF_ACCELERATE = "random_states_0.pkl"  # in each of its checkpoints
 _MEGATRON = re.compile(r"iter_0*(\d{1,18})")
+
+
+def why_nothing_beside(directory: str) -> str:
+    """Why nothing of ours may lie in `directory`, in a sentence; "" where it may."""
+    path = os.path.abspath(directory)
+    if os.path.basename(path) != "checkpoints":
+        return ""
+    try:
+        inside = [name for name in os.listdir(path) if name.startswith("checkpoint_")]
+    except OSError:
+        return ""
+    if not any(os.path.exists(os.path.join(path, name, _OF_ACCELERATE)) for name in inside):
+        return ""
+    return (
+        f"accelerate takes everything in {safe_text(path, 1000)} for its checkpoints: with anything else beside them "
+        "it fails to load, or deletes by number."
+    )
+
+
+def require_room_beside(directory: str) -> None:
+    """Raise CkptError where a deed's folder would lie among what another program counts and deletes."""
+    if why := why_nothing_beside(directory):
+        above = os.path.dirname(os.path.abspath(directory))
+        raise CkptError(
+            "Not in this directory", f"{why} Nothing was changed.",
+            f"Give the directory above: {run_word(above)}; the checkpoints are called checkpoints/... there.",
+        )  # fmt: skip
 
 
 def place_of(name: str) -> str:

@@ -20,6 +20,7 @@ from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_c
 from ckpt_tui.services.files import content_of, tree_entries
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
+from ckpt_tui.services.newest_rules import require_room_beside
 from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
@@ -61,6 +62,7 @@ def plan_restore(
         return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     directory, notices = begin(directory)
+    require_room_beside(directory)
     catalog = read_catalog(directory)
     registry = {entry.name: entry.step for entry in read_registry(directory)}
     targets = _with_backups(catalog)

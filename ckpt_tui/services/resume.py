@@ -31,6 +31,7 @@ from ckpt_tui.services.launchers.template import (
     read_template,
 )
 from ckpt_tui.services.names import read_name
+from ckpt_tui.services.newest_rules import why_nothing_beside
 from ckpt_tui.services.owner import owner_of, read_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
@@ -132,6 +133,8 @@ def plan_resume(
     refusals = []
     if owner is not None:
         refusals.append(f"A training is running here already ({owner.words}, {owner.told_by} says so).")
+    if why := why_nothing_beside(directory):  # its output and the record of the start would lie there
+        refusals.append(f"{why} Give the directory above.")
     if validation.lacks:
         lacks = "; ".join(validation.lacks[:4])
         warnings.append(f"The resume is not exact: {safe_name(entry.name)} is incomplete: {safe_text(lacks, 500)}.")

@@ -20,7 +20,7 @@ from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_c
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
-from ckpt_tui.services.newest_rules import called_last, numbered_after, place_of, pointer_moves
+from ckpt_tui.services.newest_rules import called_last, numbered_after, place_of, pointer_moves, require_room_beside
 from ckpt_tui.services.plans import SPARE_BYTES, Plan, assemble, checked_words, copy_move, safe_name, set_aside_move
 from ckpt_tui.services.registry import stored_lineage
 from ckpt_tui.services.targets import Check, find_targets, first_good, is_outside
@@ -43,6 +43,7 @@ def plan_rollback(
     """
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     directory, notices = begin(directory)
+    require_room_beside(directory)
     catalog = read_catalog(directory)
     target = first_good(find_targets(directory, catalog, to), check)
     _require_good(target, catalog)

@@ -296,6 +296,8 @@ class TestAccelerate:
         act("undo", str(project), "--redo")
         assert self.train(project, 0, is_resumed=True)[-1] == branch[2]
         # It counts what lies beside its checkpoints, too, and deletes by that: nothing of ours may lie there.
+        error = cli("rollback", str(project / "checkpoints"), "--to", "checkpoint_1", "--yes", expect=2)
+        assert "accelerate takes everything" in error["message"]
         self.train(project, 2, first=3, is_resumed=True)
         assert sorted(os.listdir(project / "checkpoints")) == [f"checkpoint_{number}" for number in range(1, 5)]
 

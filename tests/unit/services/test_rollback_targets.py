@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ckpt_tui.events.schema import CheckpointRestored
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.owner import run_state
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback, plan_undo
+from ckpt_tui.services.resume import plan_resume
 from tests.builders.distributed import deepspeed
 from tests.builders.frameworks import accelerate, hf_trainer, write_json
 from tests.builders.run_directories import damage, run_directory, save
@@ -301,6 +303,28 @@ class TestOtherPeoplesLayouts:
             accelerate(tmp_path / f"checkpoint_{number}")
         carry_out(plan_rollback(str(tmp_path), "checkpoint_9"))
         assert sorted(os.listdir(tmp_path)) == ["checkpoint_8", "checkpoint_9", "set_aside"]
+
+    def test_nothing_of_ours_comes_among_what_accelerate_counts_and_deletes(self, tmp_path: Path) -> None:
+        place = tmp_path / "project" / "checkpoints"
+        for number in (0, 1, 2):
+            (place / f"checkpoint_{number}").mkdir(parents=True)
+            accelerate(place / f"checkpoint_{number}")
+        before = tree_of(place)
+        for plan in (partial(plan_rollback, to="checkpoint_1"), plan_restore):
+            with pytest.raises(CkptError, match="accelerate takes everything in") as caught:
+                plan(str(place))
+            assert caught.value.hint.startswith(f"Give the directory above: {place.parent};")
+        refusals = plan_resume(str(place), "auto", command="python train.py {checkpoint}").refusals
+        assert any("accelerate takes everything in" in refusal for refusal in refusals)
+        assert tree_of(place) == before
+        carry_out(plan_rollback(str(place.parent), "checkpoints/checkpoint_1"))
+        assert sorted(os.listdir(place)) == ["checkpoint_0", "checkpoint_1"]
+        carry_out(plan_undo(str(place.parent)))
+        assert tree_of(place) == before
+        # What only has such names is no business of accelerate's.
+        for path in place.rglob("random_states_*"):
+            path.unlink()
+        assert not plan_rollback(str(place), "checkpoint_1").is_empty
 
     def test_behind_a_link_is_refused(self, tmp_path: Path) -> None:
         run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
