@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ import psutil
 import pytest
 
 from ckpt_tui.services.processes import look_at
-from tests.builders.shell import cli, last_step, wait_for
+from ckpt_tui.tui.dialogs.resume import CALM_S
+from tests.builders.shell import cli, events, last_step, wait_for
 from tests.builders.watched_pty import WatchedPty
 from tests.e2e.terminal import Terminal, require_tmux
 
@@ -47,11 +49,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer = subprocess.Popen(
             [sys.executable, "-m", "trainer", "--out", str(directory), *options], cwd=REPO, stdout=log, stderr=log
         )
-    wait_for(lambda: last_step(directory, 1) > 60 or trainer.poll() is not None, "60 steps of training")
+    wait_for(lambda: _has_saved(directory) or trainer.poll() is not None, "60 steps of training and a checkpoint")
     assert trainer.poll() is None, (directory.parent / "out.log").read_text()
     trainer.kill()
     trainer.wait()
     return directory
+
+
+def _has_saved(directory: Path) -> bool:
+    """Saves are written beside the training: the step alone does not tell of one."""
+    return last_step(directory, 1) > 60 and any(event["event"] == "checkpoint_saved" for event in events(directory))
 
 
 @pytest.fixture
@@ -96,8 +103,10 @@ def test_terminal_that_closes_while_resume_waits(run: Path, session: int) -> Non
         os.execve("/bin/sh", ["sh", "-c", line], ENVIRONMENT)
     printed = b""
     # `It trains` comes later: it is hung up in the middle of the waiting, too.
-    while b"has started" not in printed:
-        printed += os.read(terminal, 4096)
+    with contextlib.suppress(OSError):  # it has ended: what it printed says why
+        while b"has started" not in printed:
+            printed += os.read(terminal, 4096)
+    assert b"has started" in printed, printed[-3000:]
     children = [child.pid for child in psutil.Process(shell).children(recursive=True)]
     os.close(terminal)
     os.waitpid(shell, 0)
@@ -114,9 +123,19 @@ def test_terminal_that_closes_under_a_watch_that_started_it(run: Path, session: 
     watch.read_until(b"crashed") if session == 2 else watch.read_until(b"preempted")
     watch.write(b"r")
     watch.read_until(b"max_steps")
-    while not (run / "launch.json").exists() or (run / "launch.json").read_bytes() == before:
+
+    def is_launched() -> bool:
+        return (run / "launch.json").exists() and (run / "launch.json").read_bytes() != before
+
+    ends = time.monotonic() + 120
+    while not is_launched() and time.monotonic() < ends:
+        # As a person who reads it: Enter in haste starts nothing, nor does one that is pressed all the time.
+        watch.read_for(4 * CALM_S)
         watch.write(b"\r")
-        watch.read_for(0.3)
+        seen = time.monotonic()
+        while not is_launched() and time.monotonic() < seen + 5:
+            watch.read_for(0.05)
+    assert is_launched(), watch.received[-3000:]
     os.close(watch.descriptor)
     os.waitpid(watch.pid, 0)
     wait_for(lambda: last_step(run, session) > 0, "its first step")
@@ -185,7 +204,7 @@ def sshd(tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.long
-def test_ssh_connection_that_is_cut(run: Path, session: int, sshd: list[str], tmp_path: Path) -> None:
+def test_ssh_connection_that_is_cut(run: Path, sshd: list[str], session: int, tmp_path: Path) -> None:
     pid_file, start = tmp_path / "shell.pid", tmp_path / "start.sh"
     start.write_text(
         f"echo $$ > {pid_file}\ncd {REPO}\n{sys.executable} -m ckpt_tui resume {run} --yes --no-wait\nsleep 600\n"

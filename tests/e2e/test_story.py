@@ -174,13 +174,14 @@ def test_train_watch_kill_restore_resume(
 
         # Roll back to an earlier checkpoint of the list, which says so before the key is pressed, and take it back.
         terminal.press("End", "Up")
-        screen = terminal.wait_for("roll back to")
-        found = re.search(r"roll back to (?:step )?([\d,]+)", screen)
-        assert found is not None, screen
-        step = int(found[1].replace(",", ""))
+        terminal.wait_for("roll back to")
         files = contents(run)
         terminal.press("b")
-        terminal.wait_for(f"Roll back to step {step:,}", "Given up:", "y yes")
+        screen = terminal.wait_for("Roll back to step", "Given up:", "y yes")
+        found = re.search(r"Roll back to step ([\d,]+)", screen)
+        assert found is not None, screen
+        step = int(found[1].replace(",", ""))
+        assert f"b roll back to step {step:,} " in screen  # what the key said before, behind the dialog
         terminal.press("y")
         terminal.wait_for("Rolled back. u takes it back.")
         assert step_of(run / "latest.pt") == step
