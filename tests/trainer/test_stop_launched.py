@@ -42,7 +42,7 @@ def launched(request: pytest.FixtureRequest, trainer: Trainer, tmp_path: Path) -
     # torchrun and accelerate start the interpreter themselves.
     command = [*words, *(command[1:] if request.param in ("torchrun", "accelerate") else command)]
     (tmp_path / "run").mkdir()
-    one = start(str(tmp_path / "run"), command, cwd=str(REPO), wait_s=90.0, environment=FRAMEWORKS)
+    one = start(str(tmp_path / "run"), command, cwd=str(REPO), wait_s=300.0, environment=FRAMEWORKS)
     below = descendants(one.pid)
     yield one
     for pid, started in [(one.pid, one.pid_started), *below]:
@@ -112,7 +112,7 @@ def test_hugging_face_trainer_is_stopped(tmp_path: Path, which: str) -> None:
     directory.mkdir()
     command = [sys.executable, "-c", HUGGING_FACE, str(directory), which]
     launched = start(
-        str(directory), command, cwd=str(REPO), wait_s=90.0 if which == "callback" else 0.0, environment=FRAMEWORKS
+        str(directory), command, cwd=str(REPO), wait_s=300.0 if which == "callback" else 0.0, environment=FRAMEWORKS
     )
     wait_for(lambda: any(directory.glob("checkpoint-*/trainer_state.json")), "a checkpoint", timeout_s=300)
     plan = plan_stop(str(directory))

@@ -128,7 +128,9 @@ def test_stop_ends_what_torchrun_would_start_again(tmp_path: Path) -> None:
         )  # fmt: skip
     try:
         wait_for(lambda: "up" in output.read_text(), "the training did not come up")
-        pid = int((tmp_path / "child.pid").read_text())
+        told = tmp_path / "child.pid"
+        wait_for(lambda: told.exists() and told.read_text() != "", "its pid was not told")
+        pid = int(told.read_text())
         rank = {"pid": pid, "pid_started": psutil.Process(pid).create_time(), "host": os.uname().nodename}
         (tmp_path / "launch.json").write_text(json.dumps({**rank, "log": "x", "command": []}))
         assert restarter_of(pid) == torchrun.pid
@@ -166,7 +168,7 @@ def test_death_at_once_is_told_with_its_last_lines(tmp_path: Path) -> None:
     (tmp_path / "session_1.log").write_text("an older line\n")
     code = "import sys; print('torch is\\x1b[31m missing'); sys.exit(3)"
     with pytest.raises(CkptError, match="ended at once") as caught:
-        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=10)
+        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=300)
     assert "exit code 3" in caught.value.message
     assert "torch is\\x1b[31m missing" in caught.value.message
     assert "an older line" not in caught.value.message

@@ -23,7 +23,7 @@ from tests.builders.crashing import CHANGING, file_operations, killed_at
 from tests.builders.run_directories import run_directory
 
 REPO = Path(__file__).parents[3]
-SLEEPS = "import time\nprint('up', flush=True)\ntime.sleep(120)\n"
+SLEEPS = "import time\nprint('up', flush=True)\ntime.sleep(1_000)\n"
 
 
 class Marked:
@@ -39,12 +39,26 @@ class Marked:
         found = []
         for process in psutil.process_iter():
             try:
-                words = process.cmdline()
-                if self.word in words and "time.sleep" in " ".join(words) and process.status() != psutil.STATUS_ZOMBIE:
+                if self.is_one(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
         return found
+
+    def is_one(self, words: list[str]) -> bool:
+        return self.word in words and "time.sleep" in " ".join(words)
+
+    def is_settled(self, directory: Path) -> bool:
+        """No process that has yet to become a training, or to end, is left over from a start in `directory`: none that
+        writes to its log, while it becomes another program also without a command line."""
+        for process in psutil.process_iter():
+            try:
+                output = Path(f"/proc/{process.pid}/fd/1").readlink()
+                if output.is_relative_to(directory) and not self.is_one(process.cmdline()):
+                    return False
+            except (psutil.Error, OSError):
+                continue
+        return True
 
     def end(self) -> None:
         """Kill them all and wait until each is gone: one that is dying has no command line left and still counts."""
@@ -76,20 +90,6 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def is_settled(directory: Path) -> bool:
-    """No process that has yet to become a training is left over from a start in `directory`."""
-    name = "detached_child.py"
-    for process in psutil.process_iter():
-        try:
-            if any(word.endswith(name) for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                files = {Path(f"/proc/{process.pid}/fd/{fd}") for fd in (1,)}
-                if any(str(file.readlink()).startswith(str(directory)) for file in files):
-                    return False
-        except (psutil.Error, OSError):
-            continue
-    return True
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_viewer_killed_at_every_file_operation_leaves_no_training_that_nobody_knows_of(
     tmp_path: Path, marked: Marked, when: str
@@ -102,6 +102,7 @@ def test_viewer_killed_at_every_file_operation_leaves_no_training_that_nobody_kn
     counted = tmp_path / "counted"
     counted.mkdir()
     operations = file_operations(lambda: begin(counted), calls_of=calls_of)
+    wait_for(lambda: marked.is_settled(counted), "it did not become the training")
     marked.end()
     assert {"open", "write", "pipe2", "close"} <= set(operations), operations
     num_running = 0
@@ -109,7 +110,7 @@ def test_viewer_killed_at_every_file_operation_leaves_no_training_that_nobody_kn
         directory = tmp_path / f"killed-{number}"
         directory.mkdir()
         killed_at(number, lambda directory=directory: begin(directory), when=when, calls_of=calls_of)  # type: ignore[misc]
-        wait_for(lambda directory=directory: is_settled(directory), "the child neither began nor ended")  # type: ignore[misc]
+        wait_for(lambda directory=directory: marked.is_settled(directory), "the child neither began nor ended")  # type: ignore[misc]
         alive = marked.alive()
         owner = running(str(directory))
         assert [process.pid for process in alive] == ([owner.pid] if owner is not None else []), operations[number - 1]
@@ -119,6 +120,7 @@ def test_viewer_killed_at_every_file_operation_leaves_no_training_that_nobody_kn
                 begin(directory)
             marked.end()
         begin(directory)  # nothing that is left behind keeps the next one away
+        wait_for(lambda directory=directory: marked.is_settled(directory), "it did not become the training")  # type: ignore[misc]
         assert len(marked.alive()) == 1
         marked.end()
     assert 0 < num_running < len(operations), "of both: starts that went through and starts that never were"
@@ -159,6 +161,7 @@ def test_of_starts_at_the_same_moment_one_goes_through(tmp_path: Path, marked: M
     assert sorted(words[0] for words in said) == ["refused"] * 3 + ["started"], said
     assert {words[1] for words in said if words[0] == "refused"} == {"A training is running here already\n"}
     [pid] = [int(words[1]) for words in said if words[0] == "started"]
+    wait_for(lambda: marked.is_settled(directory), "it did not become the training")
     assert [process.pid for process in marked.alive()] == [pid]
     assert json.loads((directory / "launch.json").read_text())["pid"] == pid
 

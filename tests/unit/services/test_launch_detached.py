@@ -51,7 +51,7 @@ os.umask(0o027)
 os.set_inheritable(os.open("/etc/hostname", os.O_RDONLY), True)
 os.environ.update({"COLUMNS": "43", "LINES": "12", "TEXTUAL": "debug", "CKPT_TUI_CONFIG": "x", "MINE": "kept\\udc80"})
 directory, cwd, *command = sys.argv[1:]
-start(directory, command, cwd=cwd, wait_s=10.0, environment={"ADDED": "1"})
+start(directory, command, cwd=cwd, wait_s=300.0, environment={"ADDED": "1"})
 """
 
 
@@ -129,26 +129,35 @@ def told_by(stages: list[StartProgress]) -> list[str]:
 
 
 TRAINS = """
-import sys, time
+import os, sys, time
 from trainer.checkpoint.lock import DirectoryLock
 from ckpt_tui.events.writer import EventWriter
-time.sleep(0.1)
+def wait_until_told(stage):
+    while not os.path.exists(f"{sys.argv[1]}/told {stage}"):
+        time.sleep(0.01)
+wait_until_told("started")
 lock = DirectoryLock(sys.argv[1])
-time.sleep(0.1)
+wait_until_told("locked")
 log = EventWriter(sys.argv[1])
 log.start(config={}, total_steps=10, start_step=4, resumed_from={"path": "latest.pt"})
-time.sleep(0.1)
+wait_until_told("begun")
 log.step(5, loss=1.0)
-time.sleep(0.1)
+wait_until_told("stepping")
 """
 
 
 def test_how_far_it_comes_is_told(tmp_path: Path) -> None:
     told: list[StartProgress] = []
+
+    def tell(progress: StartProgress) -> None:
+        if not told or told[-1].stage != progress.stage:  # once a second it is told again
+            told.append(progress)
+        (tmp_path / f"told {progress.stage}").touch()
+
     about = {"by": "resume", "launcher": "python", "checkpoint": "latest.pt", "step": 4, "changes": {"lr": "1e-4"}}
     launched = start(
-        str(tmp_path), [sys.executable, "-c", TRAINS, str(tmp_path)], cwd=str(REPO), session=3, wait_s=20.0,
-        about=about, on_progress=told.append,
+        str(tmp_path), [sys.executable, "-c", TRAINS, str(tmp_path)], cwd=str(REPO), session=3, wait_s=300.0,
+        about=about, on_progress=tell,
     )  # fmt: skip
     assert told_by(told) == ["started", "locked", "begun", "stepping"]
     assert told[2].sentence == "Session 1 begins from latest.pt at step 4."
@@ -173,7 +182,7 @@ def test_waiting_ends_when_it_is_cancelled_and_the_training_goes_on(tmp_path: Pa
 
 
 def test_command_that_submits_a_job_is_not_a_failure_and_its_number_is_kept(tmp_path: Path) -> None:
-    launched = start(str(tmp_path), ["echo", "Submitted batch job 4711"], cwd=str(tmp_path), wait_s=20.0)
+    launched = start(str(tmp_path), ["echo", "Submitted batch job 4711"], cwd=str(tmp_path), wait_s=300.0)
     assert (launched.stage, launched.job, launched.exit_code) == ("submitted", "4711", 0)
     record = read_record(str(tmp_path))
     assert record is not None
@@ -193,7 +202,7 @@ def test_command_that_submits_a_job_is_not_a_failure_and_its_number_is_kept(tmp_
 )
 def test_death_is_told_with_its_reason(tmp_path: Path, code: str, words: str) -> None:
     with pytest.raises(TrainingDiedError) as caught:
-        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=20.0)
+        start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=300.0)
     assert words in caught.value.message
     assert "session_1.log" in caught.value.hint
 
@@ -275,10 +284,10 @@ def test_output_that_is_shown_is_that_of_the_newest_start(tmp_path: Path) -> Non
     (tmp_path / "session_1.log").write_text("one")
     assert newest_output(directory, 1) == f"{directory}/session_1.log"
     with pytest.raises(TrainingDiedError):
-        start(directory, [sys.executable, "-c", "1 / 0"], cwd=directory, session=2, wait_s=20.0)
+        start(directory, [sys.executable, "-c", "1 / 0"], cwd=directory, session=2, wait_s=300.0)
     assert newest_output(directory, 1) == f"{directory}/session_2.log", "its log never told of it"
     assert newest_output(directory, 3) is None, "a session that was started elsewhere has its output elsewhere"
-    start(directory, ["echo", "Submitted batch job 8"], cwd=directory, session=3, wait_s=20.0)
+    start(directory, ["echo", "Submitted batch job 8"], cwd=directory, session=3, wait_s=300.0)
     (tmp_path / "slurm-8.out").write_text("job")
     assert newest_output(directory, 2) == f"{directory}/slurm-8.out"
 
@@ -291,7 +300,7 @@ def test_what_repeats_the_command_is_for_the_same_eyes_as_its_log(tmp_path: Path
         directory.mkdir()
         (directory / "events.jsonl").touch()
         (directory / "events.jsonl").chmod(mode)
-        start(str(directory), command, cwd=str(tmp_path), wait_s=10.0)
+        start(str(directory), command, cwd=str(tmp_path), wait_s=300.0)
         keep_template(str(directory), Template(tuple(command), str(tmp_path)))
         write_record(str(directory), {"command": command})
         made = {
@@ -304,5 +313,5 @@ def test_one_that_dies_before_anybody_looks_died_as_a_training(tmp_path: Path, m
     monkeypatch.setattr(launch._Beginning, "poll", lambda process: process.wait())
     command = [sys.executable, "-c", "print('no such GPU'); raise SystemExit(3)"]
     with pytest.raises(TrainingDiedError, match=r"exit code 3.*no such GPU") as caught:
-        start(str(tmp_path), command, cwd=str(tmp_path), wait_s=10.0)
+        start(str(tmp_path), command, cwd=str(tmp_path), wait_s=300.0)
     assert caught.value.exit_code == 3

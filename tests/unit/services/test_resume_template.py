@@ -122,7 +122,7 @@ def test_it_is_kept_once_it_has_started_and_used_until_forgotten(
     assert tree_of(directory) == before, "--dry-run keeps nothing"
     plan = plan_resume(str(directory), "auto", {"lr": "1e-4"}, command=text)
     assert (plan.launcher, plan.refusals) == ("template", ())
-    launched = launch(plan, wait_s=20)
+    launched = launch(plan, wait_s=300)
     assert launched.exit_code == 0
     assert (tmp_path / "seen").read_text() == "latest.pt 400 --lr 0.0001"
     # The next one needs not be told, wherever the person is.
@@ -146,7 +146,7 @@ def test_one_that_does_not_start_is_not_kept(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mine.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CkptError):
-        launch(plan_resume(str(directory), command=f"{PYTHON} mine.py {{checkpoint}}"), wait_s=20)
+        launch(plan_resume(str(directory), command=f"{PYTHON} mine.py {{checkpoint}}"), wait_s=300)
     assert not (directory / FILE_NAME).exists()
 
 
@@ -187,7 +187,7 @@ def test_a_plan_that_does_not_hold_any_more_starts_nothing(
         (directory / "rolling_step_000500.pt").write_bytes(torch_zip(training_state(500)))
     before = tree_of(directory)
     with pytest.raises(CkptError, match="The directory has changed") as caught:
-        launch(plan, wait_s=20)
+        launch(plan, wait_s=300)
     assert (caught.value.hint, before.keys() - tree_of(directory).keys()) == ("Plan it again.", set())
     assert not (tmp_path / "seen").exists()
     assert not (directory / FILE_NAME).exists()

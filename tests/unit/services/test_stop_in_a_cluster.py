@@ -127,7 +127,7 @@ def test_job_that_waits_is_taken_out_of_the_queue_and_keeps_a_second_one_away(
     cluster.runs(None, "PENDING")
     directory = tmp_path / "run"
     directory.mkdir()
-    assert start(str(directory), ["echo", "Submitted batch job 12"], cwd=str(tmp_path), wait_s=20.0).job == "12"
+    assert start(str(directory), ["echo", "Submitted batch job 12"], cwd=str(tmp_path), wait_s=300.0).job == "12"
     with pytest.raises(CkptError, match="in the queue already"):
         start(str(directory), ["echo", "Submitted batch job 13"], cwd=str(tmp_path))
     assert main(["stop", str(directory), "--yes", "--json"]) == 0
