@@ -374,4 +374,4 @@ def test_a_rollback_that_only_sets_aside_is_seen_on_the_watch(tmp_path: Path) ->
     carry_out(plan)
     state = run_state(str(run))
     assert state is not None
-    assert [(mark.kind, mark.step) for mark in state.markers if mark.kind == "restore"] == [("restore", 300)]
+    assert [(mark.kind, mark.step) for mark in state.markers if mark.kind == "rollback"] == [("rollback", 300)]
