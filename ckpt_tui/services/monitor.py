@@ -37,6 +37,18 @@ WAKING_S = 60.0
 READ_BYTES = CHUNK_BYTES // 4  # at a time: what comes of it stays in the processor's cache
 
 
+LogMark = tuple[int, int, int]  # device, inode, how far it was read
+
+
+def log_mark(path: str, position: int) -> LogMark | None:
+    """Which file a log is, and how far it was read; None where it is shorter than that, or gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, position) if status.st_size >= position else None
+
+
 class RunMonitor:
     """Polls a run. `poll()` gives the state and takes about its budget, however long the log is.
 
@@ -141,6 +153,18 @@ class RunMonitor:
 
     def _is_behind_the_start_of_the_newest(self) -> bool:
         return self._newest is not None and getattr(self._source, "position", 0) >= self._newest.start
+
+    def rest(self) -> LogMark | None:
+        """Let go of the log for as long as nobody asks; the next poll takes up where the last one ended, if it is given
+        the same log. None where it had better begin anew: what was read is soon read again, or not ours."""
+        source = self._source
+        if type(source) is not JsonlSource or not self.is_caught_up or source.position < LONG_LOG_BYTES:
+            return None
+        source.let_go()
+        self.invalid_checkpoints, self.found_checkpoints = (), ()
+        self._around = Surroundings(self.directory)  # whether its process lives is asked anew
+        self._looked_at = self._woke_at = self._slept_s = 0.0  # that nobody looked is no sleep of the machine
+        return log_mark(source.path, source.position)
 
     def state(self) -> RunState:
         """The state now, without reading the log."""

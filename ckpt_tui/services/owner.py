@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
@@ -25,7 +26,7 @@ from ckpt_tui.services.system import LOCK_NAME, lock_owner, process_is_alive
 from ckpt_tui.text import run_word, safe_text
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.monitor import RunMonitor
+    from ckpt_tui.services.monitor import LogMark, RunMonitor
 
 _LATE_S = 60.0  # that a start on another host may be late: it looks for a checkpoint first
 
@@ -143,7 +144,7 @@ def read_monitor(directory: str) -> RunMonitor | None:
 def _read(directory: str) -> RunMonitor:
     from ckpt_tui.services.monitor import RunMonitor
 
-    monitor = RunMonitor(directory)
+    monitor = _kept_monitor(directory) or RunMonitor(directory)
     monitor.poll(budget_s=1.0)
     while not monitor.is_caught_up:
         monitor.poll(budget_s=1.0)
@@ -151,6 +152,40 @@ def _read(directory: str) -> RunMonitor:
 
 
 def run_state(directory: str) -> RunState | None:
-    """What the log of a directory tells, None when it has none."""
+    """What the log of a directory tells, None when it has none.
+
+    Of a long one only what is new is read when the same directory was asked about before: the act asks again what its
+    plan did, and 10^7 lines take 18 s.
+    """
     monitor = run_monitor(directory)
-    return monitor.state() if monitor is not None else None
+    if monitor is None:
+        return None
+    state = monitor.state()
+    keep_monitor(directory, monitor)
+    return state
+
+
+# One, for who asks next: nobody else has it meanwhile, and a second one would be as large again.
+_kept: list[tuple[str, LogMark, RunMonitor]] = []
+_keeping = Lock()
+
+
+def keep_monitor(directory: str, monitor: RunMonitor) -> None:
+    """Let who asks next about a directory go on from what `monitor` has read, which the caller is done with."""
+    mark = monitor.rest()
+    if mark is not None:
+        with _keeping:
+            _kept[:] = [(os.path.realpath(directory), mark, monitor)]
+
+
+def _kept_monitor(directory: str) -> RunMonitor | None:
+    """What has read the log of a directory before, if that is still the same file and no shorter."""
+    with _keeping:
+        kept = _kept.pop() if _kept else None
+    if kept is None:
+        return None
+    from ckpt_tui.services.monitor import log_mark
+
+    path, mark, monitor = kept
+    is_same = path == os.path.realpath(directory) and mark == log_mark(os.path.join(path, LOG_NAME), mark[2])
+    return monitor if is_same else None

@@ -126,7 +126,7 @@ class JsonlSource:
                     if events:  # what comes of the other file is another batch
                         os.close(opened)
                         return self._batch(events, notices, size + 1)
-                self._let_go()
+                self.let_go()
                 self._held = opened
             facts = os.fstat(self._held)
             if not stat.S_ISREG(facts.st_mode):
@@ -135,7 +135,7 @@ class JsonlSource:
             left, size = self._read(self._held, left, events, blocks)
         except OSError as error:
             notices += self._cannot_read(error)
-            self._let_go()
+            self.let_go()
         else:
             if self._trouble:
                 notices.append("the log can be read again")
@@ -169,14 +169,15 @@ class JsonlSource:
             events.append(torn)
             self._pieces, self._num_piece_bytes, self._skipped = [], 0, None
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Close the log; the next poll opens it again, and takes up where this one ended if it is still the same."""
         if self._held >= 0:
             held, self._held = self._held, -1
             with suppress(OSError):
                 os.close(held)
 
     def __del__(self) -> None:
-        self._let_go()
+        self.let_go()
 
     def _cannot_read(self, error: OSError) -> tuple[str, ...]:
         trouble = (
