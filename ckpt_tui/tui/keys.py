@@ -40,7 +40,7 @@ OVERVIEW_KEYS: tuple[Key, ...] = (
     Key("act.undo", "u", "undo", "Acts", "undo", "Take the last restore or rollback back", is_act=True),
     Key("act.redo", "R", "redo", "Acts", "redo", "Do again what was taken back last", is_act=True),
     Key("act.history", "U", "history", "Acts", "deeds", "What was done here, to take back or do again", is_act=True),
-    Key("act.gc", "F", "gc", "Acts", "free space", "Free space of what lies aside; shows all of it first", is_act=True),
+    Key("act.gc", "F", "gc", "Acts", "free space", "Free what lies aside; shows all of it first", is_act=True),
     Key("checkpoint.inspect", "i", "inspect", "Checkpoint", "inspect",
         "What is in the checkpoint at the cursor", in_footer=True),
     Key("checkpoint.validate", "v", "validate", "Checkpoint", "validate",
