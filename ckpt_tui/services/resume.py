@@ -32,7 +32,7 @@ from ckpt_tui.services.launchers.template import (
 )
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.newest_rules import why_nothing_beside
-from ckpt_tui.services.owner import owner_of, read_monitor
+from ckpt_tui.services.owner import keep_monitor, owner_of, read_monitor
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
@@ -163,6 +163,8 @@ def plan_resume(
         overrides.ask_trainer(split_command(built.command), built.cwd)
 
     cost = resume_cost(choice, monitor, state, catalog.entries, {**recorded, **wanted}, wanted)
+    if monitor is not None:
+        keep_monitor(directory, monitor)  # the start asks again who trains
     plan = ResumePlan(
         directory=directory, checkpoint_name=entry.name, checkpoint_path=entry.path, step=entry.step or 0,
         validation=validation, command=built.command, command_line=command_line.quoted(built.command), cwd=built.cwd,

@@ -13,9 +13,11 @@ import pytest
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.services import monitor, owner
 from ckpt_tui.services.gc import collect, plan_gc
+from ckpt_tui.services.launch import refuse_second
 from ckpt_tui.services.monitor import read_run
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.restore import carry_out, plan_rollback
+from ckpt_tui.services.resume import plan_resume
 from ckpt_tui.sources.jsonl import JsonlSource
 from tests.builders.run_directories import save, write_log
 
@@ -63,6 +65,12 @@ def test_an_act_folds_no_more_than_its_plan_did(run: Path, read_bytes: list[int]
     read_bytes.clear()
     collect(plan_gc(str(run), every=True), force=True)
     assert sum(read_bytes) < 2000, "gc begins where the act ended: at the line that it wrote itself"
+
+
+def test_a_start_folds_no_more_than_its_plan_did(run: Path, read_bytes: list[int]) -> None:
+    plan_resume(str(run))
+    refuse_second(str(run))
+    assert sum(read_bytes) <= (run / "events.jsonl").stat().st_size
 
 
 def test_only_what_is_new_is_read_and_a_training_that_began_is_seen(run: Path, read_bytes: list[int]) -> None:
