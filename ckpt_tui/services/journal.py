@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from ckpt_tui.errors import Cancelled, CkptError, from_os_error
-from ckpt_tui.services import copies, files
+from ckpt_tui.services import copied_deed, copies, files
 from ckpt_tui.services.deed_lock import LOCK_NAME as LOCK_NAME
 from ckpt_tui.services.deed_lock import locked as locked
 from ckpt_tui.services.deed_record import COLLECTED as COLLECTED
@@ -45,7 +45,7 @@ from ckpt_tui.services.deed_record import read_deeds as read_deeds
 from ckpt_tui.services.deed_record import unfinished as unfinished
 from ckpt_tui.services.deed_record import when as when
 from ckpt_tui.services.deed_record import write_deed as write_deed
-from ckpt_tui.services.files import content_of
+from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.renames import Places, incoming_path, put_in_place, take_back
 from ckpt_tui.services.unlinking import leads_elsewhere
 from ckpt_tui.text import safe_text
@@ -84,6 +84,7 @@ def perform(
         deed.pid, deed.host = os.getpid(), socket.gethostname()
         try:
             files.make_directory(folder_of(directory, deed.number))
+            deed.folder_inode = os.lstat(folder_of(directory, deed.number)).st_ino
             write_deed(directory, deed)
             _prepare(directory, deed, advance)
             advance(0)
@@ -171,20 +172,34 @@ def recover(directory: str, finish: Callable[[Deed], None]) -> list[str]:
                         f"The {deed.act} of {when(deed)} was interrupted before it changed anything: cleaned up."
                     )
                     continue
-                if deed.state == PREPARED:
-                    _apply(directory, deed)
-                if deed.conflicts:
-                    _finish(directory, deed, finish, state=CONFLICT)
-                    said.append(
-                        f"The {deed.act} of {when(deed)} was interrupted, and since then somebody wrote "
-                        f"{', '.join(deed.conflicts)}: left alone. What it moved is in {FOLDER_NAME}/{deed.number}/."
-                    )
-                else:
-                    _finish(directory, deed, finish)
-                    said.append(f"The {deed.act} of {when(deed)} was interrupted: now completed.")
+                said.append(_complete(directory, deed, finish))
             except OSError as error:
                 raise from_os_error(error, directory, "complete an interrupted deed in") from error
     return said
+
+
+def _complete(directory: str, deed: Deed, finish: Callable[[Deed], None]) -> str:
+    """Do what is left of a deed that is prepared or moved, and say it."""
+    is_copied = deed.state == PREPARED and copied_deed.is_copied(directory, deed)
+    if is_copied:
+        known = copied_deed.known_again(_places(directory, deed))
+        if known is None:
+            deed.conflicts = [deed.moves[0].target]
+            _finish(directory, deed, finish, state=CONFLICT)
+            return copied_deed.left_words(deed)
+        deed.moves = known
+    if deed.state == PREPARED:
+        _apply(directory, deed)
+    if deed.conflicts:
+        _finish(directory, deed, finish, state=CONFLICT)
+        return (
+            f"The {deed.act} of {when(deed)} was interrupted, and since then somebody wrote "
+            f"{', '.join(deed.conflicts)}: left alone. What it moved is in {FOLDER_NAME}/{deed.number}/."
+        )
+    _finish(directory, deed, finish)
+    if is_copied:
+        return copied_deed.completed_words(deed)
+    return f"The {deed.act} of {when(deed)} was interrupted: now completed."
 
 
 def _prepare(directory: str, deed: Deed, on_bytes: Callable[[int], None]) -> None:
@@ -276,9 +291,11 @@ def _finish(directory: str, deed: Deed, finish: Callable[[Deed], None], state: s
 def _cancel(directory: str, deed: Deed) -> None:
     """Remove the folder of a deed that changed nothing: only copies of our own making are in it."""
     folder = folder_of(directory, deed.number)
+    # A copy may have been taken in the midst of it, and its journal be older than its files.
+    is_old = copied_deed.is_alike if copied_deed.is_copied(directory, deed) else Content.is_same
     for places in _places(directory, deed):
         lies_ready = incoming_path(folder, places.move)
-        is_old_there = places.move.before is not None and places.move.before.is_same(content_of(lies_ready))
+        is_old_there = places.move.before is not None and is_old(places.move.before, content_of(lies_ready))
         if is_old_there or os.path.lexists(places.kept):
             raise OSError(errno.ENOTEMPTY, f"{safe_text(places.move.target, 200)} is still set aside", folder)
     _remove_own(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.services.copied_deed import is_alike
 from ckpt_tui.services.files import Content
 from ckpt_tui.services.journal import COLLECTED, CONFLICT, DONE, FOLDER_NAME, MOVED, Deed, Move
 
@@ -67,9 +68,7 @@ class Whereabouts:
 
 def is_same(content: Content, other: Content | None) -> bool:
     """Whether it is the same content, also in a copy of the whole run directory (`cp -a`), where inodes differ."""
-    if other is None or content.inode == other.inode or content.is_directory != other.is_directory:
-        return content.is_same(other)
-    return (content.size_bytes, content.mtime_ns) == (other.size_bytes, other.mtime_ns)
+    return is_alike(content, other)
 
 
 def taken_back(deed: Deed) -> tuple[int, ...]:
