@@ -72,7 +72,7 @@ def test_the_process_and_the_machine_are_measured() -> None:
     told = machine.read(7)
     assert told.step == 7
     assert told.cpu_percent is not None
-    assert 5 < told.cpu_percent < 100.0 * (os.cpu_count() or 1) + 50
+    assert 0 < told.cpu_percent < 100.0 * (os.cpu_count() or 1) + 50
     assert told.rss_bytes is not None
     assert told.memory_used_bytes is not None
     assert told.memory_total_bytes is not None

@@ -46,7 +46,8 @@ def start(directory: Path) -> subprocess.Popen[str]:
 
 
 def events(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "runs/mine/events.jsonl").read_bytes().splitlines()]
+    """The whole lines of the log, which may be being written."""
+    return [json.loads(line) for line in (directory / "runs/mine/events.jsonl").read_bytes().split(b"\n")[:-1]]
 
 
 def wait_for_step(process: subprocess.Popen[str], directory: Path, step: int) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,23 +18,25 @@ from ckpt_tui.commands import several
 from ckpt_tui.events import codec, schema
 from ckpt_tui.output import Style
 from ckpt_tui.run.state import Phase
-from ckpt_tui.services.runs import Runs, RunSummary
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch
 from tests.builders.run_states import NOW
 
 Captured = pytest.CaptureFixture[str]
 
 
-def make_run(directory: Path, *, ended: str = "finished", num_steps: int = 10, ago_s: float = 100.0) -> Path:
+def make_run(
+    directory: Path, *, ended: str = "finished", num_steps: int = 10, ago_s: float = 100.0, every_s: float = 1.0
+) -> Path:
     directory.mkdir(parents=True)
-    ts = time.time() - ago_s - num_steps
+    ts = time.time() - ago_s - num_steps * every_s
     events: list[schema.Event] = [
         schema.RunStart(seq=1, ts=ts, session=1, run_name="gpt", total_steps=20, pid=os.getpid(),
                         host=os.uname().nodename),
-        *(schema.Step(seq=at + 1, ts=ts + at, session=1, step=at, metrics={"loss": 3.0 / at})
+        *(schema.Step(seq=at + 1, ts=ts + at * every_s, session=1, step=at, metrics={"loss": 3.0 / at})
           for at in range(1, num_steps + 1)),
     ]  # fmt: skip
     if ended:
-        end = schema.RunEnd(seq=num_steps + 2, ts=ts + num_steps, session=1, step=num_steps, status=ended)
+        end = schema.RunEnd(seq=num_steps + 2, ts=ts + num_steps * every_s, session=1, step=num_steps, status=ended)
         events.append(end)
     (directory / schema.LOG_NAME).write_bytes(b"".join(map(codec.encode, events)))
     return directory
@@ -94,7 +95,8 @@ def test_watch_ends_when_all_have_ended(tmp_path: Path, capsys: Captured) -> Non
 
 def test_watch_tells_what_changes_a_line_each(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
-    live = make_run(tmp_path / "b", ended="", ago_s=0) / schema.LOG_NAME
+    # Its steps take so long that it is not silent until the watch has started, on any machine.
+    live = make_run(tmp_path / "b", ended="", ago_s=0, every_s=100) / schema.LOG_NAME
     command = [sys.executable, "-m", "ckpt_tui", "watch", str(tmp_path), "--plain", "--interval", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
@@ -110,24 +112,25 @@ def test_watch_tells_what_changes_a_line_each(tmp_path: Path) -> None:
 
 
 def test_a_command_is_told_of_runs_that_break_while_they_are_watched(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--on-alert` of a directory of runs ran nothing with `--plain`, and said nothing of it."""
     runs, told = tmp_path / "runs", tmp_path / "told"
     make_run(runs / "before", ended="failed")
-    live = [make_run(runs / name, ended="", ago_s=0) / schema.LOG_NAME for name in ("b", "c")]
+    live = [make_run(runs / name, ended="", ago_s=0, every_s=100) / schema.LOG_NAME for name in ("b", "c")]
+    read_all = several._read_all
 
-    def end() -> None:
-        time.sleep(0.5)
-        for log in live:
+    def read(watch: RunsWatch) -> Runs:
+        seen = read_all(watch)
+        for log in live:  # once, after the watch has seen them alive
             with log.open("ab") as file:
                 file.write(codec.encode(schema.RunEnd(seq=12, ts=time.time(), session=1, step=10, status="failed")))
+        live.clear()
+        return seen
 
-    thread = threading.Thread(target=end)
-    thread.start()
+    monkeypatch.setattr(several, "_read_all", read)
     command = f'echo "$CKPT_TUI_ALERT_KIND $CKPT_TUI_ALERT_DIRECTORY" >> {told}; exit 3'
     assert main(["watch", str(runs), "--plain", "--interval", "0.1", "--on-alert", command]) == 0
-    thread.join()
     assert sorted(told.read_text().splitlines()) == [f"failed {runs / name}" for name in ("b", "c")]
     assert "The command of --on-alert ended with exit code 3." in capfd.readouterr().err
 
