@@ -223,7 +223,7 @@ RESUME_KEYS: tuple[Key, ...] = (
     Key("resume.reset", "backspace,delete", "reset", "Resume", "reset", "As recorded: take the change back",
         in_footer=True),
     Key("resume.filter", "slash", "filter", "Resume", "filter", "Only settings that hold these words", in_footer=True),
-    Key("resume.command", "m", "command", "Resume", "command", "The whole command, or the table again; c copies it",
+    Key("resume.command", "m", "command", "Resume", "command", "The whole command or the table; there e types your own",
         in_footer=True),
     Key("resume.only_changed", "o", "only_changed", "Resume", "changed", "Only what is changed, or all",
         in_footer=True),

@@ -16,6 +16,7 @@ from textual.widgets import Input
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
+from ckpt_tui.services.launchers.template import Template
 from ckpt_tui.settings import Settings
 from ckpt_tui.tui import base_app as base_app_module
 from ckpt_tui.tui.dialogs import resume as resume_module
@@ -24,6 +25,7 @@ from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.pick import PickDialog
 from ckpt_tui.tui.dialogs.plan import PlanDialog
 from ckpt_tui.tui.dialogs.resume import ResumeDialog
+from ckpt_tui.tui.setting_rows import as_template, setting_rows, with_command
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
@@ -70,6 +72,8 @@ class Resume:
     refusals: tuple[str, ...] = ()
     source: str = "auto"
     launcher: str = ""
+    command: tuple[str, ...] = ("python", "-m", "trainer", "--out", "/run", "--resume", "rolling_step_009250.pt")
+    template: Any = None
 
 
 RECORDED = {"lr": 6e-4, "batch_size": 32, "n_layer": 4, "betas": [0.9, 0.95], "eval_freq": 250}
@@ -399,6 +403,87 @@ async def test_what_was_typed_and_taken_back_in_haste_is_not_what_starts() -> No
         assert "--lr" not in app.result.command_line  # type: ignore[attr-defined]
 
 
+OWN = "sh run.sh {checkpoint} {settings}"
+
+
+@pytest.mark.parametrize(("size", "through"), [((80, 24), "row"), ((80, 24), "m"), ((40, 12), "row"), ((40, 12), "m")])
+async def test_a_command_of_ones_own_is_typed_judged_and_shown_as_what_will_run(
+    size: tuple[int, int], through: str
+) -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned, warnings=("A warning. " * 30,))
+    plan = dialog._replan
+    assert plan is not None
+
+    def replan(changes: Mapping[str, str]) -> Any:
+        command = changes.get("(command)")
+        if command is None:
+            return plan(changes)
+        planned.append(dict(changes))
+        line = command.replace("{checkpoint}", "/run/r.pt").replace("{settings}", "--lr 1e-4")
+        return replace(dialog.plan, command_line=line, template=Template(tuple(command.split()), "/"))  # type: ignore[type-var]
+
+    dialog._replan = replan
+    app = ScreenApp(dialog)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        if through == "row":
+            dialog.settings.cursor = next(i for i, row in enumerate(dialog.settings.rows) if row.key == "(command)")
+            await pilot.press("e")
+        else:
+            await pilot.press("m", "e")
+        field = dialog.query_one("#editor_value", Input)
+        assert field.value == "python -m trainer --out /run --resume {checkpoint_name}"
+        for typed, said in (
+            ("sh 'x", "✖ it cannot be read: No closing"), ("sh {chekpoint}", "✖ {chekpoint} is no place. Did you"),
+            ("sh run.sh", "▲ no {checkpoint} in it"), (OWN, "kept for the next resumes"),
+        ):  # fmt: skip
+            field.value = typed
+            await pilot.pause()
+            assert said in seen_text(app)
+        assert not any("chekpoint" in one.get("(command)", "") for one in planned), "what cannot be is not planned"
+        await until(pilot, lambda: "$ sh run.sh /run/r.pt --lr 1e-4" in seen_text(app))
+        assert dialog.virtual_size.height <= size[1]
+        await pilot.press("enter")
+        await settled(pilot)
+        assert dialog.changes == {"(command)": OWN}
+        if through == "m":
+            await pilot.press("m")
+            await settled(pilot)
+        if size == (80, 24):
+            assert "The command is your own, and will be kept" in seen_text(app)
+            assert "of your own, kept here" in seen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.has_ended)
+        assert app.result.command_line == "sh run.sh /run/r.pt --lr 1e-4"  # type: ignore[attr-defined]
+
+
+async def test_what_is_typed_of_a_command_is_taken_back_like_a_setting() -> None:
+    planned: list[dict[str, str]] = []
+    dialog = resume_dialog(planned)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await change(pilot, dialog, "(command)", OWN)
+        assert dialog.changes == {"(command)": OWN}
+        await change(pilot, dialog, "(command)", "python -m trainer --out /run --resume {checkpoint_name}")
+        assert dialog.changes == {}
+        await change(pilot, dialog, "(command)", OWN)
+        await pilot.press("backspace")
+        await settled(pilot)
+        assert (dialog.changes, planned[-1]) == ({}, {})
+
+
+def test_where_no_command_is_known_its_row_is_the_first() -> None:
+    rows = setting_rows(RECORDED, {})
+    assert with_command(rows, "", {}, is_needed=True)[0].key == "(command)"
+    assert with_command(rows, "", {}, words="lr") == rows
+    assert [row.key for row in with_command(rows, "", {}, words="comm")[:4]][-1] == "(command)"
+    assert as_template(["a b", "/r/x.pt", "x.pt", "{y}"], "/r/x.pt", "x.pt") == (
+        "'a b' {checkpoint} {checkpoint_name} '{{y}}'"
+    )
+
+
 async def test_many_settings_are_filtered_and_those_that_changed_are_shown_alone() -> None:
     planned: list[dict[str, str]] = []
     dialog = resume_dialog(planned)
@@ -416,14 +501,15 @@ async def test_many_settings_are_filtered_and_those_that_changed_are_shown_alone
         assert not app.has_ended, "Enter ends the typing first"
         await change(pilot, dialog, "batch_size", "16")
         await pilot.press("escape")
-        await until(pilot, lambda: len(shown()) == len(RECORDED))
+        await until(pilot, lambda: shown()[-3:] == ["(command)", "betas", "n_layer"])
+        assert len(shown()) == len(RECORDED) + 1
         await change(pilot, dialog, "lr", "1e-4")
         await pilot.press("o")
         await until(pilot, lambda: shown() == ["lr", "batch_size"])
         await pilot.press("X")
         await until(pilot, lambda: planned[-1] == {} and "nothing is changed yet" in seen_text(app))
         await pilot.press("o")
-        await until(pilot, lambda: len(shown()) == len(RECORDED))
+        await until(pilot, lambda: len(shown()) == len(RECORDED) + 1)
 
 
 async def test_the_checkpoint_is_chosen_and_the_whole_command_read_and_copied() -> None:

@@ -117,12 +117,17 @@ def forget_template(directory: str) -> str | None:
     return line
 
 
+def named_places(template: Template) -> set[str]:
+    """What its `{...}` name."""
+    return {match[1] for word in template.words for match in _PLACE.finditer(word) if match[1]}
+
+
 def build_template(template: Template, wanted: Resume, places: Sequence[str] = ()) -> Built:
     """The command with everything in its place. places: directories to look for the script in, after its own.
 
     Raises CkptError for a place that nobody knows.
     """
-    named = {match[1] for word in template.words for match in _PLACE.finditer(word) if match[1]}
+    named = named_places(template)
     values = {
         "checkpoint": wanted.path, "checkpoint_name": wanted.name, "directory": wanted.directory,
         "step": str(wanted.step) if wanted.step is not None else "",

@@ -20,14 +20,25 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import cell_width, fit, safe_text
+from ckpt_tui.text import cell_width, fit, run_word, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.judgement import effect_role, verdict_words
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen
-from ckpt_tui.tui.setting_rows import COLUMNS, SettingRow, judged, setting_cells, setting_rows, without_said
+from ckpt_tui.tui.setting_rows import (
+    COLUMNS,
+    COMMAND,
+    SettingRow,
+    as_template,
+    judged,
+    judged_command,
+    setting_cells,
+    setting_rows,
+    with_command,
+    without_said,
+)
 from ckpt_tui.tui.styled import line, lines, parts_width
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.key_line import KeyLine
@@ -51,6 +62,8 @@ Replan = Callable[[Mapping[str, str]], "ResumePlan"]
 class ResumeDialog(WorkScreen["ResumePlan | None"]):
     """Ends with the plan to start, or None. `replan` makes a plan from changed settings, as typed; it may be slow.
 
+    A command of the person's own is typed as a setting is, and stands among the changes under COMMAND.
+
     row: the checkpoint that a person was at in the list, to be chosen from here.
     """
 
@@ -64,6 +77,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.plan = plan
         self.changes: dict[str, str] = {}
         self.source = plan.source
+        self._command = _command_of(plan)
         self._sources = list(dict.fromkeys([plan.source, "auto", "latest", "best", *([row] if row else [])]))
         self._replan = replan
         self._planned: tuple[str, dict[str, str]] = (plan.source, {})  # what `plan` was made of
@@ -119,7 +133,11 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def _rows(self) -> list[SettingRow]:
         words = self.query_one("#filter", Input).value if self.is_mounted else ""
-        return setting_rows(self._recorded, self.changes, words=words, only_changed=self._only_changed)
+        rows = setting_rows(self._recorded, self.changes, words=words, only_changed=self._only_changed)
+        is_needed = not self._command
+        return with_command(
+            rows, self._command, self.changes, words=words, only_changed=self._only_changed, is_needed=is_needed
+        )
 
     @property
     def _recorded(self) -> Mapping[str, object]:
@@ -165,6 +183,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in self._refusals()]
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings]
         rows += [paragraph(hint, width, mark="-> ") for hint in getattr(self.plan, "hints", ())]
+        if template := getattr(self.plan, "template", None):
+            forget = f"`ckpt-tui resume {run_word(self.directory)} --forget-command` lets it go."
+            kept = f"is kept for this directory; {forget}" if template.is_kept else "will be kept for the next resumes."
+            rows.append(paragraph(f"The command is your own, and {kept}", width))
         rows += [paragraph(one, width) for one in without_said(self.plan.sentences, self._planned[1])]
         self.query_one("#sentences_text", Words).update(lines(*rows))
 
@@ -194,6 +216,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             content = line(("✖ It cannot be started as it is: see above.", "error"))
         elif row is None:
             content = Content("")
+        elif row.key == COMMAND:
+            content = line(("The command that starts it: yours instead, with {checkpoint} and {settings} in it", "dim"))
         else:
             content = line((self._in_short(row.effect.explanation, row), effect_role(row.effect.value)))
         self.show("effect", content)
@@ -217,6 +241,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def action_edit(self) -> None:
         """Edit the setting under the cursor. (Enter never comes here: a click on the row does.)"""
         row = self.settings.cursor_row
+        if self.has_class("-whole-command"):
+            row = with_command([], self._command, self.changes)[0]
         if row is None or self.is_editing:
             return
         self._was_refused = False
@@ -225,10 +251,12 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             return
         self._edited = row
         self.query_one("#editor_hint", Words).update(line(("Enter takes it, Esc leaves it", "dim")))
-        self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"  {summary(row.recorded, 40)} -> "))
+        was = "" if row.key == COMMAND else f"  {summary(row.recorded, 40)}"
+        self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"{was} -> "))
         self._open("#editor")
+        self.set_class(row.key == COMMAND, "-edits-command")
         field = self.query_one("#editor_value", Input)
-        field.value = row.new if row.new is not None else summary(row.recorded, 200)
+        field.value = row.new if row.new is not None else _as_recorded(row)
         field.cursor_position = len(field.value)
         field.focus()
         self.refresh_bindings()
@@ -239,7 +267,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         if row is None or not self.is_editing:
             return
         value = self.query_one("#editor_value", Input).value
-        self._said = judged(row, value, self._recorded)
+        if row.key == COMMAND:
+            self._said = judged_command(value, self._command, self._recorded)
+        else:
+            self._said = judged(row, value, self._recorded)
         self._show_effect()
         if self._soon is not None:
             self._soon.stop()
@@ -249,7 +280,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     def _with(self, row: SettingRow, value: str) -> dict[str, str]:
         """The changes with this one; none where it is what was recorded."""
         changes = {key: text for key, text in self.changes.items() if key != row.key}
-        if value.strip() not in ("", summary(row.recorded, 200)):
+        if value.strip() not in ("", _as_recorded(row)):
             changes[row.key] = value.strip()
         return changes
 
@@ -265,7 +296,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             self._soon.stop()
         self._edited = self._said = None
         self._open("#editor", is_open=False)
-        self.settings.focus()
+        self.set_class(False, "-edits-command")
+        (self.query_one("#command") if self.has_class("-whole-command") else self.settings).focus()
         self._show_effect()
         self.refresh_bindings()
 
@@ -299,7 +331,9 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             return self._replan(changes)
         from ckpt_tui.services.resume import plan_resume
 
-        return plan_resume(self.directory, source, changes, on_bytes=progress.add)
+        settings = {key: text for key, text in changes.items() if key != COMMAND}
+        command = changes.get(COMMAND)
+        return plan_resume(self.directory, source, settings, command=command, on_bytes=progress.add)
 
     def action_reset(self) -> None:
         row = self.settings.cursor_row
@@ -384,3 +418,16 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         else:
             self.cancel_work("plan")
             self.dismiss(None)
+
+
+def _command_of(plan: ResumePlan) -> str:
+    """What a command of a person's own begins as: the one that is kept, or what would run; "" where none is known."""
+    template = getattr(plan, "template", None)
+    if template is not None:
+        return str(template.line)
+    return as_template(plan.command, plan.checkpoint_path, plan.checkpoint_name) if plan.command else ""
+
+
+def _as_recorded(row: SettingRow) -> str:
+    """What stands in the field of a row that is not changed."""
+    return str(row.recorded) if row.key == COMMAND else summary(row.recorded, 200)
