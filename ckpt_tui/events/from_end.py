@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ckpt_tui.regular_file import open_regular
 
@@ -12,9 +12,10 @@ WINDOW_BYTES = 1 << 18
 MAX_LINE_BYTES = 16 << 20
 
 
-def lines_from_end(path: str, max_bytes: int) -> Iterator[bytes]:
+def lines_from_end(path: str, max_bytes: int, marks: Sequence[bytes] = ()) -> Iterator[bytes]:
     """Lines without their newlines, the last one first, from at most the last `max_bytes` of the file.
 
+    marks: only lines in which one of them is; where none is for long, the lines are not even taken apart.
     Empty lines are left out, and the one that the limit cuts. Yields nothing when the file cannot be read.
     """
     try:
@@ -25,12 +26,18 @@ def lines_from_end(path: str, max_bytes: int) -> Iterator[bytes]:
             while end > limit:
                 begin = max(end - WINDOW_BYTES, limit)
                 file.seek(begin)
-                lines = (file.read(end - begin) + rest).split(b"\n")
-                # The first one may begin further back.
+                window = file.read(end - begin) + rest
+                is_meant = _is_meant(window, marks)
+                lines = window.split(b"\n") if is_meant else [window.partition(b"\n")[0]]
+                # The first one may begin further back, and with it a mark that is cut here.
                 rest = lines[0] if len(lines[0]) <= MAX_LINE_BYTES else b""
-                yield from (line for line in reversed(lines[1:]) if line.strip())
+                yield from (line for line in reversed(lines[1:]) if line.strip() and _is_meant(line, marks))
                 end = begin
-            if limit == 0 and rest.strip():
+            if limit == 0 and rest.strip() and _is_meant(rest, marks):
                 yield rest
     except OSError:
         return
+
+
+def _is_meant(text: bytes, marks: Sequence[bytes]) -> bool:
+    return not marks or any(mark in text for mark in marks)

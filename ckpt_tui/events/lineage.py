@@ -112,9 +112,7 @@ def lineage_in_log(path: str, max_bytes: int = MAX_LOG_BYTES) -> Lineage | None:
     from ckpt_tui.events.schema import CheckpointSaved, Event, RunStart
 
     saved: set[int] = set()
-    for line in lines_from_end(path, max_bytes):
-        if b'"lineage"' not in line and b'"checkpoint_saved"' not in line:
-            continue
+    for line in lines_from_end(path, max_bytes, (b'"lineage"', b'"checkpoint_saved"')):
         event = decode(line)
         if isinstance(event, CheckpointSaved):
             saved.add(event.session)

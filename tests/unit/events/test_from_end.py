@@ -18,6 +18,8 @@ def test_the_lines_of_any_file_newest_first(window: int, tmp_path: Path, monkeyp
         lines = [bytes(chance.choices(b"abc ", k=chance.randint(0, 9))) for _ in range(chance.randint(0, 12))]
         path.write_bytes(b"\n".join(lines))
         assert list(lines_from_end(str(path), 1 << 20)) == [line for line in reversed(lines) if line.strip()]
+        marked = [line for line in reversed(lines) if b"cab" in line or b" a" in line]
+        assert list(lines_from_end(str(path), 1 << 20, (b"cab", b" a"))) == marked
 
 
 def test_no_more_than_the_limit_is_read_and_a_line_that_it_cuts_is_left_out(tmp_path: Path) -> None:
