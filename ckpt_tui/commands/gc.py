@@ -136,6 +136,10 @@ def _file_data(file: GcFile) -> dict[str, object]:
 def _plan_lines(plan: GcPlan, style: Style, *, is_dry_run: bool) -> Iterator[str]:
     yield from _item_lines(plan, style)
     yield from sentence_lines(plan.sentences, [*plan.warnings, *plan.refusals], style)
+    kept = [item.number for item in plan.items if any(file.is_only and not file.is_chosen for file in item.files)]
+    if plan.is_empty and kept:
+        command = f"`ckpt-tui gc {text.run_word(plan.directory)} {kept[0]}`"
+        yield from sentence_lines([f"{command} frees a deed with all that it holds, only copies too."], (), style)
     if not plan.is_empty and is_dry_run:
         yield style.paint("Nothing was changed (--dry-run).", "dim")
 

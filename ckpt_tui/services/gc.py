@@ -78,11 +78,10 @@ def collect(
             if on_bytes is not None:
                 on_bytes(item.freed_bytes)
     if len(done) == len(chosen):
-        return Collected(directory, plan.freed_bytes, len(done), (f"Freed {size(plan.freed_bytes)}.", *plan.afterwards))
+        afterwards = (sentence.replace("Then ", "Now ", 1) for sentence in plan.afterwards)
+        return Collected(directory, plan.freed_bytes, len(done), (f"Freed {size(plan.freed_bytes)}.", *afterwards))
     freed_bytes = sum(item.freed_bytes for item in done)  # alone: what shares its bytes with the rest is not free yet
-    said = (
-        f"Freed {size(freed_bytes)}, then ended: {', '.join(item.name for item in chosen[len(done) :])} is as it was."
-    )
+    said = f"Freed {size(freed_bytes)}, then ended; not begun: {', '.join(item.name for item in chosen[len(done) :])}."
     return Collected(directory, freed_bytes, len(done), (said,), is_whole=False)
 
 

@@ -18,7 +18,7 @@ from ckpt_tui.services.catalog import check_entry, read_catalog
 from ckpt_tui.services.deeds import History, read_history
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.free_space import bytes_freed, bytes_staying
-from ckpt_tui.services.gc_choice import Choice, Wanted, choose, only_copy_words
+from ckpt_tui.services.gc_choice import Choice, Wanted, choose, is_aside, only_copy_words
 from ckpt_tui.services.gc_items import GcItem, deed_item, other_items
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.only_copies import BAD, Copies
@@ -108,10 +108,11 @@ def plan_gc(
     paths = [os.path.join(directory, path) for path in places]
     freed, staying = bytes_freed(paths), bytes_staying(paths)
     watched = [*places, *dict.fromkeys(file.copy for file in going if file.copy)]
+    warnings = (*notices, *_warnings(directory, choices, is_owned=is_owned))
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]
     return GcPlan(
         directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)),
-        (*notices, *_warnings(directory, choices)), tuple(refusals), tuple(no_undo), less_undo, afterwards,
+        warnings, tuple(refusals), tuple(no_undo), less_undo, afterwards,
         tuple((path, content) for path, content in contents if content is not None),
     )  # fmt: skip
 
@@ -127,7 +128,7 @@ def _item_of(directory: str, choice: Choice) -> GcItem:
     )  # fmt: skip
 
 
-def _warnings(directory: str, choices: Sequence[Choice]) -> list[str]:
+def _warnings(directory: str, choices: Sequence[Choice], *, is_owned: bool) -> list[str]:
     """What a person has to know of what goes, and would not look for."""
     said = []
     for choice in choices:
@@ -137,6 +138,15 @@ def _warnings(directory: str, choices: Sequence[Choice]) -> list[str]:
             said.append(f"Nothing else here has what is freed with {number}: {only_copy_words(lost, _MAX_NAMES)}.")
         if any(file.is_chosen for file in choice.files):
             said += [f"{safe_text(name)} is not of ckpt-tui, and stays." for name in choice.deed.strangers]
+    in_run = [
+        file for choice in choices for file in choice.files
+        if file.is_chosen and file.copy and not is_aside(file.copy)
+    ]  # fmt: skip
+    if is_owned and in_run:
+        said.append(
+            "A training is running here, which replaces and removes checkpoints of its own: it may remove "
+            f"{safe_text(in_run[0].copy, 120)}, the copy of what goes, later."
+        )
     broken = [
         file for choice in choices for file in choice.files
         if file.is_chosen and file.is_only and file.validity == "damaged" and file.step is not None

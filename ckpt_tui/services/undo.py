@@ -151,7 +151,7 @@ def _plan(
     put_back: list[str] = []
     leave: list[str] = []
     written_since: list[str] = []
-    missing: list[str] = []  # what became of each that does not come back
+    missing: dict[str, Traced] = {}
     sources: dict[str, Traced] = {}
     for name, traced in reversed(wanted.items()):
         if name == REGISTRY_NAME:
@@ -171,7 +171,7 @@ def _plan(
         elif traced.place == name and is_ours:
             continue  # an undo that met somebody else's file put it back already
         elif not lies_there(directory, traced):
-            missing.append(_missing_words(found, name, traced, is_there=now is not None))
+            missing[name] = traced
         else:
             assert traced.place is not None
             kept = content_of(os.path.join(directory, traced.place))
@@ -198,9 +198,7 @@ def _plan(
     if missing:
         # The old registry would tell of what does not come back, and of its score. It is made of what does instead.
         registry = None
-        warnings += missing[:_MAX_NAMES]
-        if len(missing) > _MAX_NAMES:
-            warnings.append(f"So it is with {len(missing) - _MAX_NAMES} more.")
+        warnings += _missing_words(directory, found, missing)
     plan = assemble(
         act, directory, catalog, moves, sentences, warnings,
         why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
@@ -210,18 +208,33 @@ def _plan(
     return _with_cost(plan, catalog)
 
 
-def _missing_words(found: Whereabouts, name: str, traced: Traced, *, is_there: bool) -> str:
-    """What became of something that cannot be put back, and what that means for its name."""
-    stays = f"{safe_name(name)} {'stays as it is' if is_there else 'does not come back'}"
-    if folder_number(traced.place) is None:
-        return f"What was there is gone: {stays}."
-    place = safe_name(traced.place or "")
-    freed = freed_by_gc(found, traced)
-    if freed is None:
-        return f"{place} is no longer there: {stays}."
-    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(freed.at)) if freed.at else "once"
-    copy = f"; {safe_name(freed.copy)} had a copy of it then" if freed.copy else ""
-    return f"{place} was freed by gc at {at}{copy}: {stays}."
+def _missing_words(directory: str, found: Whereabouts, missing: dict[str, Traced]) -> list[str]:
+    """What became of that which cannot be put back, and what that means for its names."""
+    freed = {name: told for name, traced in missing.items() if (told := freed_by_gc(found, traced)) is not None}
+    said = []
+    for name, traced in missing.items():
+        if name not in freed:
+            is_aside = folder_number(traced.place) is not None
+            where = f"{safe_name(traced.place or '')} is no longer there" if is_aside else "What was there is gone"
+            said.append(f"{where}: {safe_name(name)} {_ends(directory, [name])}.")
+    by_end: dict[tuple[str, bool], list[str]] = {}
+    for name, told in freed.items():
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(told.at)) if told.at else "some time"
+        by_end.setdefault((at, os.path.lexists(os.path.join(directory, name))), []).append(name)
+    for (at, _), names in by_end.items():
+        copies = sorted({safe_name(freed[name].copy) for name in names if freed[name].copy})
+        had = f"; {_listed(copies)} had a copy then" if copies else ""
+        said.append(
+            f"Freed by gc at {at}: {_listed([safe_name(name) for name in names])} {_ends(directory, names)}{had}."
+        )
+    return said
+
+
+def _ends(directory: str, names: Sequence[str]) -> str:
+    is_one = len(names) == 1
+    if os.path.lexists(os.path.join(directory, names[0])):
+        return "stays as it is" if is_one else "stay as they are"
+    return "does not come back" if is_one else "do not come back"
 
 
 def _listed(names: Sequence[str]) -> str:

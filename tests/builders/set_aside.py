@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -66,11 +67,10 @@ def undo_says_truly(directory: Path) -> None:
         if step.action == "put back" and step.target != "registry.json":
             assert after[step.target] == before[step.source]
     for warning in plan.warnings:
-        name, _, says = warning.rpartition(": ")[2].partition(" ")
-        if says == "does not come back.":
-            assert name not in after
-        elif says == "stays as it is.":
-            assert after[name] == before[name]
+        told = re.match(r"Freed by gc at [\d-]+ [\d:]+: (.*) (do(?:es)? not come back|stays? as)", warning)
+        for name in told[1].split(", ") if told is not None else ():
+            assert name in after if told[2].startswith("stay") else name not in after, warning
+            assert after.get(name) == before.get(name)
 
 
 def valid_steps(directory: Path) -> set[int | None]:
