@@ -159,7 +159,7 @@ class CkptTuiApp(BaseApp):
     @property
     def overview(self) -> Any:
         """The overview of the run that is shown, None when the list of runs is, or when the app is closing."""
-        if self.watched is None:
+        if self.watched is None or self.is_closing:
             return None
         place = 1 if self.lists_runs else 0
         stack = self.screen_stack  # the app empties it before it has read its last messages

@@ -59,6 +59,7 @@ class BaseApp(App[None]):
         # When the newest key or click was pressed, which may be long before it is acted on; and for how long no key
         # had come before it.
         self.pressed_at, self.quiet_s = -SAID_FOR_S, SAID_FOR_S
+        self.is_closing = False  # its screens are being taken apart
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -178,9 +179,14 @@ class BaseApp(App[None]):
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
 
+    async def _shutdown(self) -> None:
+        self.is_closing = True
+        await super()._shutdown()
+
     def _handle_exception(self, error: Exception) -> None:
-        """While the watch is left screens that were just opening fail: their parts are gone. Nobody shall see that."""
-        if not self._exit:
+        """While the watch is left screens that were just opening fail: their parts are gone, or go one by one. Nobody
+        shall see that."""
+        if not (self._exit or self.is_closing):
             super()._handle_exception(error)
 
     def action_help_quit(self) -> None:

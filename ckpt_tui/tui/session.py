@@ -106,6 +106,7 @@ class CatalogReader:
         self._asked = threading.Event()
         self._hurry = threading.Event()
         self._stopped = False
+        self.is_at_work = False  # it was asked, or looks
         self._is_full = False
         self._is_unsettled = False
         self._stamp: tuple[int, int] | None = None
@@ -115,6 +116,7 @@ class CatalogReader:
         """Look again soon. full: every level of validation, where that is not too much to read unasked."""
         self._is_full = self._is_full or full
         self._asked.set()
+        self.is_at_work = True  # said last: who has looked since takes it back only where nobody asked
         if full:
             self._hurry.set()
         if self._thread is None and not self._stopped:
@@ -148,6 +150,7 @@ class CatalogReader:
                 )
             except Exception as error:  # noqa: BLE001 - a bug in reading a file is said, and never ends the watch
                 self._tell(SessionFailed(CkptError("A bug in ckpt-tui", f"{type(error).__name__}: {error}")))
+            self.is_at_work = self._asked.is_set()
             self._hurry.wait(CATALOG_INTERVAL_S)
             self._hurry.clear()
 

@@ -80,7 +80,7 @@ async def _pause(pilot: Pilot[Any], delay: float | None = None) -> None:
         await until_quiet(pilot.app)
 
 
-async def _wait_for_screen(pilot: Pilot[Any], timeout: float = LONGEST_S) -> bool:  # noqa: ASYNC109 - Textual's name
+async def _wait_for_screen(pilot: Pilot[Any], timeout: float = LONGEST_S) -> bool:
     await until_quiet(pilot.app)
     return pilot.app._exception is None
 

@@ -51,6 +51,37 @@ def assert_nothing_hostile(app: App[Any]) -> None:
         assert "‮" not in text
 
 
+def is_at_work(app: App[Any]) -> bool:
+    """Whether something is still to come by itself: a worker, a look at the files, a timer of less than a second.
+
+    What an act waits for is a person's answer, and logs are followed for ever.
+    """
+    workers = [worker for worker in app.workers if worker.is_running]
+    if any(worker.group not in ("follow", "runs", "compare", "act") for worker in workers):
+        return True
+    screen: Any = app.screen
+    name = type(screen).__name__
+    if any(worker.group == "act" for worker in workers) and name in ("OverviewScreen", "RunsScreen", "WorkingDialog"):
+        return True
+    if name == "RunsScreen" and (screen.runs is None or not screen.runs.is_whole):
+        return True
+    if name == "CompareScreen" and not (
+        screen.reads and all(read.error or read.progress == 1.0 for read in screen.reads)
+    ):
+        return True
+    watched = getattr(app, "watched", None)
+    if watched is not None and not watched.catalog_reader._stopped and _is_looked_at(watched):
+        return True
+    timers = {*app._timers, *screen._timers}
+    return any(
+        timer._repeat == 0 and timer._interval < 1.0 and timer._task and not timer._task.done() for timer in timers
+    )
+
+
+def _is_looked_at(watched: Any) -> bool:
+    return watched.state is None or watched.catalog is None or watched.catalog_reader.is_at_work
+
+
 async def settled(pilot: Pilot[Any], deadline_s: float = 60.0) -> None:
     """Wait until no worker runs and every message has been handled."""
     ends = time.monotonic() + deadline_s

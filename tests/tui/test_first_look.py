@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -26,7 +25,7 @@ class SlowMonitor(FixedMonitor):
     def poll(self, budget_s: float = 0.05) -> RunState:
         self.num_at_once += 1
         assert self.num_at_once == 1, "asked by two threads at a time"
-        self.may_answer.wait(10)
+        assert self.may_answer.wait(120)
         self.num_at_once -= 1
         return super().poll(budget_s)
 
@@ -38,13 +37,14 @@ def test_a_state_that_is_there_is_taken_once() -> None:
     assert look.take() is None
 
 
-@pytest.mark.parametrize(("is_start", "longest_s"), [(True, first_look.LONGEST_WAIT_S), (False, 0.2)])
-def test_a_disk_that_sleeps_keeps_nobody(is_start: bool, longest_s: float) -> None:
+@pytest.mark.parametrize("is_start", [True, False])
+def test_a_disk_that_sleeps_keeps_nobody(is_start: bool) -> None:
+    """It comes back while the disk has not answered yet; for how long it waits is written down."""
+    assert 0 < first_look.LONGEST_PAUSE_S < first_look.LONGEST_WAIT_S <= 0.25
     monitor = SlowMonitor(running())
     look = FirstLook(monitor)
-    started = time.monotonic()
     assert look.state_soon(is_start=is_start) is None
-    assert time.monotonic() - started < longest_s + 1.0
+    assert monitor.num_at_once == 1, "the disk sleeps still"
     monitor.may_answer.set()
     assert look.take() == running()
 
@@ -59,10 +59,10 @@ def test_who_follows_waits_for_the_first_look_and_begins_with_it() -> None:
         kwargs={"interval_s": 0.01, "first": look.take, "is_cancelled": lambda: len(told) > 0},
     )
     thread.start()
-    time.sleep(0.05)
+    thread.join(0.05)
     assert told == []
     monitor.may_answer.set()
-    thread.join(10)
+    thread.join(120)
     assert len(told) == 1
     assert monitor.num_polls == 1, "what was polled first is what is told"
 

@@ -199,13 +199,13 @@ async def test_the_screen_lives_while_a_file_is_opened_and_esc_leaves_it(monkeyp
     go = threading.Event()
 
     def slow(path: str) -> None:
-        assert go.wait(10)
+        assert go.wait(120)
 
     monkeypatch.setattr(inspect_module, "open_for_inspection", slow)
     app = ScreenApp(InspectScreen("/run/slow.pt"))
     try:
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: "ms    Esc leaves it" in seen_text(app))
+            await until(pilot, lambda: "opening ..." in seen_text(app) and "s    Esc leaves it" in seen_text(app))
             for key in ("n", "z", "slash", "t"):
                 await pilot.press(key)
             assert "opening ..." in seen_text(app)

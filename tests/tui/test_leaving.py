@@ -36,7 +36,7 @@ def is_raw(terminal: WatchedPty) -> bool:
 
 def ended(terminal: WatchedPty) -> int:
     """Its exit code, when it ends by itself."""
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 120
     while time.monotonic() < ends:
         terminal.read_for(0.02)
         pid, status = os.waitpid(terminal.pid, os.WNOHANG)
@@ -49,7 +49,7 @@ def ended(terminal: WatchedPty) -> int:
 
 def assert_shown(terminal: WatchedPty, words: bytes) -> None:
     """Drawn anew: what changes only is sent in pieces."""
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 120
     while words not in terminal.received:
         assert time.monotonic() < ends, terminal.received[-2000:]
         terminal.write(b"\x0c")
@@ -79,7 +79,7 @@ def test_ctrl_z_gives_the_shell_back_and_fg_comes_back(watch: WatchedPty) -> Non
     assert not is_raw(watch)
     before = len(watch.received)
     os.kill(watch.pid, signal.SIGCONT)
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 120
     while b"finished" not in watch.received[before:]:
         assert time.monotonic() < ends
         watch.read_for(0.05)

@@ -18,6 +18,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from ckpt_tui.tui.app import SCREENS, CkptTuiApp
+from tests.builders.screen_app import is_at_work
 from tests.tui import scenes
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -124,17 +125,12 @@ def _run_lengths(line: str) -> str:
     return " ".join(f"{length}{char}" for length, char in runs)
 
 
-async def at_rest(pilot: Pilot[Any], deadline_s: float = 20.0) -> None:
-    """Until the screen has stayed the same for a third of a second and no worker but the log's is at work."""
+async def at_rest(pilot: Pilot[Any], deadline_s: float = 120.0) -> None:
+    """Until nothing is still to come by itself, and the screen stays the same."""
     ends, before, same = time.monotonic() + deadline_s, "", 0
-    while same < 8:
-        await pilot.pause(0.05)
+    while same < 3:
+        await pilot.pause(0.03)
         now = drawing(pilot.app)
-        # An act waits for a person's answer, and logs are followed for ever.
-        busy = any(
-            worker.is_running and worker.group not in ("follow", "runs", "compare", "act")
-            for worker in pilot.app.workers
-        )
-        same = same + 1 if now == before and not busy else 0
+        same = same + 1 if now == before and not is_at_work(pilot.app) else 0
         before = now
         assert time.monotonic() < ends, f"the screen never came to rest:\n{now}"

@@ -61,7 +61,7 @@ class Waiting:
         self.calls += 1
         for sentence in self._told:
             on_progress(StopProgress("seen", 0.0, sentence))
-        for _ in range(2000):
+        for _ in range(12_000):
             if self.go_on.wait(0.01) or is_cancelled():
                 break
         self.ended.set()

@@ -168,11 +168,11 @@ def test_components_of_a_sparse_tensor_are_below_it_and_counted_once() -> None:
 def test_many_tied_tensors_cost_no_more_than_others() -> None:
     tied = [tensor_info(f"m.{i}.w", storage="data/0") for i in range(20_000)]
     weights = Weights(tied)
-    started = time.perf_counter()
+    started = time.thread_time()
     for i in range(2_000):
         assert weights.of(f"m.{i}").num_elements == 128 * 64
     assert weights.of("m").num_elements == 128 * 64
-    assert time.perf_counter() - started < 1.0, "a search through all repeats for each row takes 10 s"
+    assert time.thread_time() - started < 5.0, "a search through all repeats for each row takes 10 s"
 
 
 def test_branches_are_sorted_side_by_side_and_what_is_open_stays_open() -> None:

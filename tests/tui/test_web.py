@@ -36,7 +36,7 @@ class Visitor:
         os.set_blocking(process.stdout.fileno(), False)
         self.raw = b""
 
-    def read_until(self, *wanted: bytes, timeout_s: float = 20.0) -> bytes:
+    def read_until(self, *wanted: bytes, timeout_s: float = 120.0) -> bytes:
         assert self.process.stdout is not None
         ends = time.monotonic() + timeout_s
         while not all(one in self.raw for one in wanted):
@@ -50,7 +50,7 @@ class Visitor:
 
     def leave(self) -> int:
         self._send(b"M", b'{"type": "quit"}')
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=120)
 
     def _send(self, letter: bytes, payload: bytes) -> None:
         assert self.process.stdin is not None
