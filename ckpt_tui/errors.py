@@ -46,8 +46,12 @@ def from_os_error(error: OSError, path: object, doing: str = "read") -> CkptErro
             "Run as the user who owns it, or ask for read access to the file and its directory.",
         )
     if isinstance(error, IsADirectoryError):
+        from ckpt_tui.text import run_word
+
         return CkptError(
-            "A directory", f"{where} is a directory, a file was expected", "Name a file in it: `ckpt-tui list DIR`."
+            "A directory",
+            f"{where} is a directory, a file was expected",
+            f"Name a file in it: `ckpt-tui list {run_word(where)}`.",
         )
     if isinstance(error, NotADirectoryError):
         return CkptError(

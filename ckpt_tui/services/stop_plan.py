@@ -260,9 +260,8 @@ def _elsewhere(plan: StopPlan, state: RunState | None) -> StopPlan:
         refusal = f"{words}: no signal from here reaches it."
     else:
         refusal = f"{plan.told_by} is held, and does not say by which process."
-        hint = (
-            "`fuser -v DIR/trainer.lock` on the host where it runs names it; `kill -TERM PID` asks it to save and end."
-        )
+        lock = run_word(os.path.join(plan.directory, LOCK_NAME))
+        hint = f"`fuser -v {lock}` on the host where it runs names it; `kill -TERM PID` asks it to save and end."
     return replace(plan, refusals=(refusal,), hint=hint)
 
 

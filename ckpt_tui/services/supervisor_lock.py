@@ -28,11 +28,13 @@ def locked(directory: str) -> int:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(descriptor)
             fields = read_fields(directory)
+            word = text.run_word(directory)
             who = f"process {fields.get('pid')} on {text.safe_text(fields.get('host') or 'this host', 60)}"
             raise CkptError(
                 "Supervised already",
                 f"{who} supervises {directory}",
-                "`ckpt-tui supervise DIR --status` tells how it stands, `ckpt-tui stop DIR` ends it and the training.",
+                f"`ckpt-tui supervise {word} --status` tells how it stands, `ckpt-tui stop {word}` ends it and the "
+                "training.",
             ) from error
         # A file system without locks: what the record says has to do.
         pid = _living(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ async def test_deeds_are_told_newest_first_with_what_they_hold(run: str, size: t
         await pilot.press("down", "u")
         await settled(pilot)
         assert app.result == ("undo", 1)
+
+
+@pytest.mark.parametrize("size", [(40, 12), (80, 24)])
+async def test_an_interrupted_deed_is_not_told_as_one_that_was_done(run: str, size: tuple[int, int]) -> None:
+    carry_out(plan_restore(run))
+    history = read_history(run)
+    broken_off = replace(history.deeds[-1], state="interrupted", why_not="it was interrupted: the next act cleans up")
+    app = ScreenApp(HistoryDialog(replace(history, deeds=(broken_off,)), broken_off.at + 5))
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        text = seen_text(app)
+        assert text.index("▲ it was interrupted") < text.index("What it was to do") < text.index("· ")
+        assert text.count("▲ it was interrupted") == 1
 
 
 async def test_nothing_was_done_is_said(run: str) -> None:

@@ -14,7 +14,7 @@ from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, Resume, Split, Where
 from ckpt_tui.services.launchers.moved import renamed, where_from
 from ckpt_tui.services.launchers.spelling import ResumeWay, resume_way, set_setting, with_resume
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import run_word, safe_text, shell_word
 
 # Of what was recorded, what a new start gets again. The others say where it ran, or are made by the launcher.
 _SET_AGAIN: tuple[str, ...] = (
@@ -146,7 +146,8 @@ def not_its_choice(way: ResumeWay, wanted: Resume) -> list[str]:
     if not way.is_own_choice or wanted.is_automatic:
         return []
     name = safe_text(wanted.name, 200)
-    back = f"make {name} the newest first, with `ckpt-tui rollback DIR --to {name}`, and resume without --from"
+    rollback = f"ckpt-tui rollback {run_word(wanted.directory)} --to {shell_word(wanted.name)}"
+    back = f"make {name} the newest first, with `{rollback}`, and resume without --from"
     return [f"the script takes the checkpoint that it finds, not one that it is told: {back}"]
 
 

@@ -114,9 +114,13 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
         rows: list[Content] = []
         if deed is not None:
             rows += [Content("")]
-            rows += [paragraph(sentence, width) for sentence in deed.sentences if not sentence.startswith("Needs ")]
-            if deed.why_not:
-                rows.append(paragraph(deed.why_not, width, "warning", mark="▲ "))
+            why_not = [paragraph(deed.why_not, width, "warning", mark="▲ ")] if deed.why_not else []
+            if is_open := deed.state in ("interrupted", "conflict"):  # its plan is not what was done
+                rows += [*why_not, paragraph("What it was to do, of which some may be done:", width)]
+            told = [sentence for sentence in deed.sentences if not sentence.startswith("Needs ")]
+            role, mark = ("dim", "· ") if is_open else ("", "")
+            rows += [paragraph(sentence, width, role, mark=mark) for sentence in told]
+            rows += why_not if not is_open else []
             if deed.freed_words:
                 rows.append(paragraph(deed.freed_words, width, "warning", mark="▲ "))
         if history.size_bytes:
