@@ -1,7 +1,8 @@
 """Keep a training alive: start it, and after a crash start it again from the newest valid checkpoint.
 
 Runs in the foreground with the training's output, which is kept in session_N.log as well; --detach leaves it at work
-and comes back. Without COMMAND the one that was supervised here before, or that the log recorded, is taken.
+and comes back. Without COMMAND the one that was supervised here before is taken, with its options, or else the one
+that the log recorded.
 Our trainer gets `--resume auto`, any other command what is known of how it resumes; {checkpoint} in COMMAND stands for
 the path of the newest valid checkpoint, and is left out with its option while there is none.
 
@@ -11,7 +12,7 @@ Not restarted: what finished, what a person stopped, what diverged (but with --r
 slurm, kubernetes or systemd restarts itself. Given up: too many restarts within a day, the same step again and again
 without a new checkpoint, nothing valid to resume from.
 Exit code 0: the training finished; 1: given up; 2: it could not be begun; of a training that was stopped its own, as a
-rule 128 + the signal.
+rule 128 + the signal. --json prints an object a line: one for each change ("done": false), at last one of the end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from ckpt_tui.text import plural, safe_text, shell_word
 if TYPE_CHECKING:
     from ckpt_tui.services.supervision import Policy
     from ckpt_tui.services.supervisor import Outcome
+    from ckpt_tui.services.supervisor_record import Supervisor
 
 EXAMPLES = (
     "ckpt-tui supervise runs/gpt -- python -m trainer --out runs/gpt --max_steps 20000",
@@ -47,6 +49,13 @@ OUTPUT_NAME = "supervisor.log"
 _DETACHED = (
     f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); from ckpt_tui.cli import main; sys.exit(main())"
 )
+Settings = Mapping[str, str | int | bool | None]
+# How it is kept alive: what was not said is as it was here before, where COMMAND is, too; else this.
+_SETTINGS: Settings = {
+    "pause": "5s", "max_pause": "10m", "max_restarts": 10, "within": "24h", "give_up_after": 3,
+    "restart_diverged": False, "restarts_by": "auto", "stall_after": "", "stall_grace": "60s", "seed": None,
+    "as_is": False,
+}  # fmt: skip
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
 _MAX_SPAN_S = 365 * 86400.0
@@ -54,28 +63,28 @@ _MAX_SPAN_S = 365 * 86400.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("--pause", metavar="TIME", default="5s", help="before the first restart, then twice that (5s)")
-    parser.add_argument("--max-pause", metavar="TIME", default="10m", help="longest pause (10m)")
+    parser.add_argument("--pause", metavar="TIME", help="before the first restart, then twice that (5s)")
+    parser.add_argument("--max-pause", metavar="TIME", help="longest pause (10m)")
     parser.add_argument(
-        "--max-restarts", metavar="N", type=int, default=10, help="at most so many --within a time; 0: no limit (10)"
+        "--max-restarts", metavar="N", type=int, help="at most so many --within a time; 0: no limit (10)"
     )
-    parser.add_argument("--within", metavar="TIME", default="24h", help="the time that --max-restarts is for (24h)")
+    parser.add_argument("--within", metavar="TIME", help="the time that --max-restarts is for (24h)")
     parser.add_argument(
-        "--give-up-after", metavar="N", type=int, default=3,
+        "--give-up-after", metavar="N", type=int,
         help="ends at the same step without a new checkpoint; 0: never (3)",
     )  # fmt: skip
     parser.add_argument("--restart-diverged", action="store_true", help="also after it has diverged")
     parser.add_argument(
-        "--restarts-by", metavar="WHO", default="auto",
-        help="supervise, or who else is in charge of restarts (torchrun, slurm ...); auto: found out",
+        "--restarts-by", metavar="WHO",
+        help="supervise, or who else is in charge of restarts (torchrun, slurm ...); auto: found out (auto)",
     )  # fmt: skip
     parser.add_argument(
-        "--stall-after", metavar="TIME", default="",
+        "--stall-after", metavar="TIME",
         help="end and restart it after such a silence (15m), or `auto`: by its own rhythm; twice, with auto four times"
-        " that while it computes",
+        " that while it computes; never (never)",
     )  # fmt: skip
-    parser.add_argument("--stall-grace", metavar="TIME", default="60s", help="from SIGTERM to SIGKILL then (60s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=None, help="of what the pauses waver by (20 %%)")
+    parser.add_argument("--stall-grace", metavar="TIME", help="from SIGTERM to SIGKILL then (60s)")
+    parser.add_argument("--seed", metavar="N", type=int, help="of what the pauses waver by, 20 %%")
     parser.add_argument("--as-is", action="store_true", help="COMMAND goes on from its newest checkpoint by itself")
     parser.add_argument("--detach", action="store_true", help="leave it at work, and come back")
     parser.add_argument("--quiet", action="store_true", help="the training's output goes to its file only")
@@ -103,21 +112,22 @@ def _take_command(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if args.status:
         return _status(args, out)
+    from ckpt_tui.services import command_line
     from ckpt_tui.services.output_tail import Talk
     from ckpt_tui.services.restart_authority import OURS, in_charge, is_submission
-    from ckpt_tui.services.supervision import Policy
     from ckpt_tui.services.supervisor import Request, supervise
 
     directory = str(Path(args.directory).absolute())
-    policy = Policy(
-        pause_s=_seconds("--pause", args.pause), max_pause_s=_seconds("--max-pause", args.max_pause),
-        max_restarts=_count("--max-restarts", args.max_restarts), within_s=_seconds("--within", args.within, 1.0),
-        same_step_limit=_count("--give-up-after", args.give_up_after), restart_diverged=args.restart_diverged,
-        seed=args.seed if args.seed is not None else _own_seed(directory),
-    )  # fmt: skip
-    stall_after_s = _seconds("--stall-after", args.stall_after, 1.0) if args.stall_after not in ("", "auto") else None
-    grace_s = _seconds("--stall-grace", args.stall_grace)
-    command, cwd = _command(directory, args.training, out)
+    said = _said(args)
+    _policy({**_SETTINGS, **said}, directory)  # what is wrong with it is said before anything is looked for
+    command, cwd, before = _command(directory, args.training)
+    settings = {**_SETTINGS, **(_remembered(before.settings) if before is not None else {}), **said}
+    policy, stall_after_s, grace_s = _policy(settings, directory)
+    kept = {name: value for name, value in settings.items() if value != _SETTINGS[name]}
+    if not args.training:
+        where = "As recorded" if before is None else "As supervised before"
+        options = f", with {safe_text(' '.join(_options(kept)), 500)}" if kept else ""
+        out.note(f"{where}: {safe_text(command_line.quoted(command), 2000)}{options}")
     if is_submission(command):
         raise CkptError(
             "Left to the scheduler",
@@ -128,8 +138,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if not args.dry_run:
         _make_directory(directory)
         if args.detach:
-            return _detach(args, directory, command, cwd)
-    if args.restarts_by == "auto":
+            return _detach(args, directory, command, cwd, kept)
+    restarts_by, as_is = str(settings["restarts_by"]), bool(settings["as_is"])
+    if restarts_by == "auto":
         authority = in_charge(command, os.environ)
         if authority is not None:
             policy = replace(policy, restarts_by=authority.name)
@@ -137,21 +148,27 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
                 f"Restarts are left to {authority.name} ({safe_text(authority.why, 200)}): supervise starts it once,"
                 " looks after it and records. --restarts-by supervise takes them over."
             )
-    elif args.restarts_by != OURS:
-        policy = replace(policy, restarts_by=safe_text(args.restarts_by, 40))
+    elif restarts_by != OURS:
+        policy = replace(policy, restarts_by=safe_text(restarts_by, 40))
     if args.dry_run:
-        return _planned(directory, command, cwd, policy, as_is=args.as_is)
+        return _planned(directory, command, cwd, policy, as_is=as_is)
     request = Request(
         directory=directory, command=tuple(command), cwd=cwd, policy=policy,
-        as_is=args.as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
-        watches_stall=bool(args.stall_after), stall_after_s=stall_after_s, grace_s=grace_s,
+        as_is=as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
+        watches_stall=settings["stall_after"] not in ("", "never"), stall_after_s=stall_after_s, grace_s=grace_s,
+        settings=kept,
     )  # fmt: skip
 
-    talk = Talk(2)
+    talk, changes = Talk(2), Talk(1 if out.as_json else -1)
+
+    def tell_change(record: Mapping[str, object]) -> None:
+        changes.say(out.envelope(_change(directory, record)))
+
     try:
-        outcome = supervise(request, talk.say)
+        outcome = supervise(request, talk.say, on_change=tell_change if out.as_json else None)
     finally:
         talk.close()
+        changes.close()
     return CommandResult(
         data=_data(directory, outcome), view=lambda style: _lines(outcome, style), exit_code=outcome.exit_code
     )
@@ -191,25 +208,62 @@ def _status(args: argparse.Namespace, out: Output) -> CommandResult:
     return status.run(args, out)
 
 
-def _command(directory: str, given: Sequence[str], out: Output) -> tuple[list[str], str]:
-    """The training's command and where it runs: as given, as supervised before, or as recorded."""
+def _command(directory: str, given: Sequence[str]) -> tuple[list[str], str, Supervisor | None]:
+    """The training's command and where it runs: as given, as the supervisor before had it (that one), or as
+    recorded."""
     if given:
-        return list(given), str(Path.cwd())
+        return list(given), str(Path.cwd()), None
     from ckpt_tui.services import command_line
     from ckpt_tui.services.supervised_start import supervised_before
 
     before = supervised_before(directory)
     if before is not None and Path(before.cwd).is_dir():
-        words, command, cwd = "As supervised before", list(before.command), before.cwd
-    else:
-        from ckpt_tui.services.resume import plan_resume
+        return list(before.command), before.cwd, before
+    from ckpt_tui.services.resume import plan_resume
 
-        plan = plan_resume(directory)
-        words, command, cwd = "As recorded", list(plan.command), plan.cwd
-        if command_line.is_own_trainer(command):
-            command = command_line.set_option(command, "resume", "auto", recorded="")
-    out.note(f"{words}: {safe_text(command_line.quoted(command), 2000)}")
-    return command, cwd
+    plan = plan_resume(directory)
+    command = list(plan.command)
+    if command_line.is_own_trainer(command):
+        command = command_line.set_option(command, "resume", "auto", recorded="")
+    return command, plan.cwd, None
+
+
+def _policy(settings: Settings, directory: str) -> tuple[Policy, float | None, float]:
+    """Of `settings` what the rules go by, how long a silence may be (None: by its own rhythm, or it is not watched),
+    and how long it may take to end then."""
+    from ckpt_tui.services.supervision import Policy
+
+    def seconds(name: str, at_least_s: float = 0.0) -> float:
+        return _seconds(f"--{name.replace('_', '-')}", str(settings[name]), at_least_s)
+
+    seed = settings["seed"]
+    policy = Policy(
+        pause_s=seconds("pause"), max_pause_s=seconds("max_pause"),
+        max_restarts=_count("--max-restarts", settings["max_restarts"]), within_s=seconds("within", 1.0),
+        same_step_limit=_count("--give-up-after", settings["give_up_after"]),
+        restart_diverged=bool(settings["restart_diverged"]),
+        seed=seed if isinstance(seed, int) else _own_seed(directory),
+    )  # fmt: skip
+    stall_after_s = seconds("stall_after", 1.0) if settings["stall_after"] not in ("", "auto", "never") else None
+    return policy, stall_after_s, seconds("stall_grace")
+
+
+def _said(args: argparse.Namespace) -> Settings:
+    """What the command line says of how it is kept alive."""
+    found = {name: getattr(args, name) for name in _SETTINGS}
+    return {name: value for name, value in found.items() if value is not None and value is not False}
+
+
+def _remembered(settings: Mapping[str, object]) -> Settings:
+    """What the record of the supervisor before tells of it, as far as it is of the right kind."""
+    kinds = {name: int if name == "seed" else type(usual) for name, usual in _SETTINGS.items()}
+    return {name: value for name, kind in kinds.items() if type(value := settings.get(name)) is kind}
+
+
+def _options(settings: Settings) -> list[str]:
+    """As words of a command line."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in settings}
+    return [flag if settings[name] is True else f"{flag}={settings[name]}" for name, flag in flags.items()]
 
 
 def _need_program(program: str, cwd: str) -> None:
@@ -232,18 +286,19 @@ def _make_directory(directory: str) -> None:
         raise from_os_error(error, directory, "make") from error
 
 
-def _detach(args: argparse.Namespace, directory: str, command: Sequence[str], cwd: str) -> CommandResult:
+def _detach(
+    args: argparse.Namespace,
+    directory: str,
+    command: Sequence[str],
+    cwd: str,
+    kept: Settings,
+) -> CommandResult:
     """Start the same supervisor in a session of its own, and wait until it says that it is at work."""
     from ckpt_tui.services.supervisor_detached import start_detached
 
-    options = ["--quiet"]
-    for name in ("pause", "max_pause", "max_restarts", "within", "give_up_after", "restarts_by", "stall_after",
-                 "stall_grace", "seed"):  # fmt: skip
-        value = getattr(args, name)
-        if value not in (None, ""):
-            options.append(f"--{name.replace('_', '-')}={value}")
-    options += [f"--{name.replace('_', '-')}" for name in ("restart_diverged", "as_is") if getattr(args, name)]
-    words = [sys.executable, "-P", "-c", _DETACHED, "supervise", directory, *options, "--", *command]
+    words = [
+        sys.executable, "-P", "-c", _DETACHED, "supervise", directory, "--quiet", *_options(kept), "--", *command,
+    ]  # fmt: skip
     started = start_detached(directory, words, cwd=cwd, log_name=OUTPUT_NAME)
     data: dict[str, object] = {
         "directory": directory, "state": str(started.state), "pid": started.pid, "told": started.told,
@@ -270,7 +325,14 @@ def _data(directory: str, outcome: Outcome) -> dict[str, object]:
         "exit_code": outcome.exit_code,
         "ends": list(outcome.ends),
         "log": outcome.log,
+        "done": True,
     }
+
+
+def _change(directory: str, record: Mapping[str, object]) -> dict[str, object]:
+    """One change, while it is at work."""
+    names = ("state", "since", "told", "restarts", "session", "child_pid", "next_try_at", "last_exit", "log")
+    return {"directory": directory, **{name: record.get(name) for name in names}, "done": False}
 
 
 def _lines(outcome: Outcome, style: Style) -> Iterator[str]:
@@ -280,8 +342,8 @@ def _lines(outcome: Outcome, style: Style) -> Iterator[str]:
     yield style.paint(f"{style.glyph(fancy, plain)} {outcome.state.value}{restarts}", role)
 
 
-def _count(option: str, given: int) -> int:
-    if given < 0:
+def _count(option: str, given: object) -> int:
+    if not isinstance(given, int) or given < 0:
         raise CkptError("Usage", f"{option} {given} is no number of times", "0 is for no limit.")
     return given
 

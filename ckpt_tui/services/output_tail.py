@@ -13,6 +13,7 @@ import re
 import select
 import stat
 import time
+from collections import deque
 
 from ckpt_tui import text
 
@@ -81,20 +82,30 @@ def _without_waiting(descriptor: int) -> int:
 
 
 class Talk:
-    """Lines for a person that wait until they are taken, the newest ones at least."""
+    """Lines for a person or a program that wait until they are taken, the newest ones at least, and each one whole."""
 
     def __init__(self, descriptor: int) -> None:
         self._outlet = Outlet(descriptor)
-        self._pending = b""
+        self._begun = b""  # the rest of a line that was taken in part
+        self._waiting: deque[bytes] = deque()
 
     def say(self, line: str) -> None:
-        self._pending = (self._pending + line.encode("utf-8", "replace") + b"\n")[-_CHUNK_BYTES:]
-        self._pending = self._pending[self._outlet.write(self._pending) :]
+        self._waiting.append(line.encode("utf-8", "replace") + b"\n")
+        while len(self._waiting) > 1 and sum(map(len, self._waiting)) > _CHUNK_BYTES:
+            self._waiting.popleft()
+        self._write()
+
+    def _write(self) -> None:
+        while self._begun or self._waiting:
+            line = self._begun or self._waiting.popleft()
+            self._begun = line[self._outlet.write(line) :]
+            if self._begun:
+                return
 
     def close(self) -> None:
         deadline = time.monotonic() + _LAST_S
-        while self._pending and self._outlet.wait(deadline - time.monotonic()):
-            self._pending = self._pending[self._outlet.write(self._pending) :]
+        while (self._begun or self._waiting) and self._outlet.wait(deadline - time.monotonic()):
+            self._write()
         self._outlet.close()
 
 

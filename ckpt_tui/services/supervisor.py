@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 
 from ckpt_tui import text
 from ckpt_tui.errors import Cancelled, CkptError
@@ -54,7 +54,8 @@ _AT_WORK = (SupervisorState.RUNNING, SupervisorState.STOPPING)
 class Request:
     """What to keep alive, and how. command: the training's, as a person gave it; as_is: it goes on from its newest
     checkpoint by itself. show_on: a descriptor that gets its output besides the file, -1 for none. watches_stall,
-    stall_after_s: None for the run's own rhythm. grace_s: between SIGTERM and SIGKILL for one that has stalled."""
+    stall_after_s: None for the run's own rhythm. grace_s: between SIGTERM and SIGKILL for one that has stalled.
+    settings: what of this a person said, to be remembered."""
 
     directory: str
     command: tuple[str, ...]
@@ -65,6 +66,7 @@ class Request:
     watches_stall: bool = False
     stall_after_s: float | None = None
     grace_s: float = 60.0
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +82,18 @@ class Outcome:
     log: str
 
 
-def supervise(request: Request, say: Callable[[str], None]) -> Outcome:
+def supervise(
+    request: Request, say: Callable[[str], None], on_change: Callable[[Mapping[str, object]], None] | None = None
+) -> Outcome:
     """Keep the training of a directory alive until it finishes, is stopped, or is given up.
 
-    say: gets each thing that a person should know, as one line. To be called in the main thread.
+    say: gets each thing that a person should know, as one line. on_change: gets the record at each change. To be called
+    in the main thread.
     Raises CkptError when the directory has a supervisor, or when there is nothing that could be started.
     """
     lock = locked(request.directory)
     try:
-        with _Supervising(request, say) as supervising:
+        with _Supervising(request, say, on_change) as supervising:
             try:
                 return supervising.run()
             except CkptError as error:
@@ -102,7 +107,12 @@ def supervise(request: Request, say: Callable[[str], None]) -> Outcome:
 class _Supervising:
     """One supervisor at work."""
 
-    def __init__(self, request: Request, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        say: Callable[[str], None],
+        on_change: Callable[[Mapping[str, object]], None] | None,
+    ) -> None:
         self.request = request
         self._say_line = say
         self.directory = request.directory
@@ -121,9 +131,9 @@ class _Supervising:
         self.standing = standing_of(self.before.get("standing"))
         fixed: dict[str, object] = {
             "max_restarts": request.policy.max_restarts, "command": list(request.command), "cwd": request.cwd,
-            "restarts_by": request.policy.restarts_by,
+            "restarts_by": request.policy.restarts_by, "settings": dict(request.settings),
         }  # fmt: skip
-        self.book = Book(self.directory, fixed, self.say)
+        self.book = Book(self.directory, fixed, self.say, on_change)
 
     def __enter__(self) -> _Supervising:
         self.signals.__enter__()
@@ -175,8 +185,13 @@ class _Supervising:
         if not isinstance(next_try_at, float):
             return Decision(Action.RESTART, "")
         self.say(f"goes on after {text.plural(self.standing.restarts, 'restart')}")
-        left_s = max(next_try_at - time.time(), 0.0)
-        return Decision(Action.RESTART, "", pause_s=min(left_s, self.request.policy.max_pause_s))
+        left_s = min(max(next_try_at - time.time(), 0.0), self.request.policy.max_pause_s)
+        # Who asks meanwhile is told of this one, and not that the one before is gone.
+        told = {name: self.before[name] for name in ("session", "last_exit", "last_exit_at") if name in self.before}
+        self.log_name = os.path.basename(str(self.before.get("log") or ""))
+        next_at = time.time() + left_s
+        self.keep(SupervisorState.WAITING, str(self.before.get("told") or ""), **told, next_try_at=next_at)
+        return Decision(Action.RESTART, "", pause_s=left_s)
 
     def _pause(self, seconds: float) -> bool:
         """Wait; False when a person asked to stop."""
@@ -203,8 +218,8 @@ class _Supervising:
                 raise CkptError(
                     "Nothing to resume from",
                     f"{self.directory}: {point.why_none}",
-                    "It is not started over from step 0 over a training that is there: `ckpt-tui list DIR`, "
-                    "`ckpt-tui salvage`, or another directory.",
+                    "It is not started over from step 0 over a training that is there: "
+                    f"`ckpt-tui list {text.run_word(self.directory)}`, `ckpt-tui salvage`, or another directory.",
                 )
             return self._conclude(nothing_to_resume(point), None, point)
         if point.is_full:

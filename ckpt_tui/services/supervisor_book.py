@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from ckpt_tui.events.schema import LOG_NAME, Supervised
@@ -22,12 +22,19 @@ EVENT_ACTIONS = {
 
 
 class Book:
-    """Of one supervisor. fixed: what its record holds from the beginning. say: tells a person.
+    """Of one supervisor. fixed: what its record holds from the beginning. say: tells a person. on_change: gets the
+    record at each change.
 
     write_error: why the newest record is not on the disk, None when it is.
     """
 
-    def __init__(self, directory: str, fixed: dict[str, object], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        fixed: dict[str, object],
+        say: Callable[[str], None],
+        on_change: Callable[[Mapping[str, object]], None] | None = None,
+    ) -> None:
         self.directory = directory
         self.fields: dict[str, object] = {}
         self.write_error: OSError | None = None
@@ -36,6 +43,7 @@ class Book:
             "started_at": time.time(), **fixed,
         }  # fmt: skip
         self._say = say
+        self._on_change = on_change
 
     def keep(self, state: SupervisorState, told: str, standing: Standing, **more: object) -> None:
         """Write the record. A disk that takes nothing must not end the supervisor: it is said once."""
@@ -54,6 +62,8 @@ class Book:
             self.write_error = error
         else:
             self.write_error = None
+        if self._on_change is not None:
+            self._on_change(self.fields)
 
     def decided(self, decision: Decision, standing: Standing, ended: Ended | None, point: Point) -> None:
         """To record and log, when nobody trains. A run without a log stays without."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from enum import StrEnum
 
 from ckpt_tui import text
@@ -47,6 +47,7 @@ class Supervisor:
     last_exit: how the training ended last ("exit code 1", "killed by SIGKILL"), "" before the first end.
     child_pid, child_pid_started: the training that it looks after, 0 while there is none.
     restarts_by: who else restarts the training ("torchrun", "slurm"), "" where this supervisor does.
+    settings: limits and such that were not the usual ones, by the names of their options.
     """
 
     pid: int
@@ -69,6 +70,7 @@ class Supervisor:
     cwd: str = ""
     log: str = ""
     restarts_by: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def is_in_charge(self) -> bool:
@@ -156,6 +158,7 @@ def _from_fields(fields: dict[str, object]) -> Supervisor:
         command=tuple(str(word) for word in command) if isinstance(command, list) else (),
         cwd=str(fields.get("cwd") or ""), log=str(fields.get("log") or ""),
         restarts_by=str(fields.get("restarts_by") or ""),
+        settings=settings if isinstance(settings := fields.get("settings"), dict) else {},
     )  # fmt: skip
 
 

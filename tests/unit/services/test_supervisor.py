@@ -134,9 +134,14 @@ def test_it_is_restarted_after_each_kind_of_crash_until_it_finishes(kept: Kept) 
     assert (supervisor.state, supervisor.restarts, supervisor.is_in_charge) == ("finished", 2, False)
 
 
-def test_as_json_stdout_is_one_object_and_the_talk_is_beside_it(kept: Kept) -> None:
+def test_as_json_stdout_has_an_object_for_each_change_and_the_talk_is_beside_it(kept: Kept) -> None:
     code, shown, said = kept.run("--json", ends="error@3")
-    told = json.loads(shown)
+    *changes, told = (json.loads(line) for line in shown.splitlines())
+    assert {(change["schema"], change["data"]["done"]) for change in changes} == {("ckpt-tui/supervise/1", False)}
+    states = [change["data"]["state"] for change in changes]
+    assert states == ["running", "waiting", "running", "waiting", "running", "gave up"]
+    assert [change["data"]["restarts"] for change in changes] == [0, 0, 1, 1, 2, 2]
+    assert all(change["data"]["child_pid"] for change in changes[::2])
     assert (code, told["schema"], told["ok"]) == (1, "ckpt-tui/supervise/1", False)
     data = told["data"]
     assert (data["state"], data["restarts"], data["step"], len(data["ends"])) == ("gave up", 2, 3, 3)
@@ -202,6 +207,31 @@ def test_a_supervisor_that_is_stopped_in_a_pause_loses_nothing(kept: Kept, capsy
     shown = capsys.readouterr().out
     assert f"The supervisor, process {waiting.pid}, ended in " in shown
     assert "nothing trained.\nA resume takes rolling_step_000010.pt, step 10, and redoes 2 steps" in shown
+
+
+def test_without_a_command_it_goes_on_as_before_with_what_was_asked_for_then(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--pause", "1h", "--max-pause", "2h", "--as-is", "--give-up-after", "7", "--stall-after", "auto")
+    first = kept.supervise(*asked, ends="kill@12")
+    wait_for(lambda: read_fields(str(kept.directory)).get("state") == "waiting", "it does not wait")
+    first.kill()
+    first.wait()
+    assert main(["supervise", str(kept.directory), "--dry-run", "--max-restarts", "0"]) == 0
+    said = capsys.readouterr().err
+    assert "As supervised before: " in said
+    options = "--pause=1h --max-pause=2h --max-restarts=0 --give-up-after=7 --stall-after=auto --as-is"
+    assert f", with {options}" in said.replace("\n", " ").replace("  ", " ")
+    second = subprocess.Popen(
+        [*SUPERVISE, str(kept.directory)], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    kept.started.append(second)
+    wait_for(lambda: second.poll() is not None or live_supervisor(str(kept.directory)) is not None, "it is not there")
+    second.terminate()
+    assert second.wait(120) == 143, second.communicate()
+    settings = {"pause": "1h", "max_pause": "2h", "as_is": True, "give_up_after": 7, "stall_after": "auto"}
+    assert read_fields(str(kept.directory))["settings"] == settings
 
 
 def test_diverged_is_left_alone(kept: Kept) -> None:
