@@ -13,11 +13,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import comparing, inspecting, reading, salvaging, starting, training, validating, watching
+from tests.bench import acting, comparing, inspecting, reading, salvaging, starting, training, validating, watching
 from tests.bench.measure import REPO, Row
 from tests.bench.reference_files import ReferenceFiles
 
-PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "watching", "training", "starting")
+PARTS = ("reading", "validating", "comparing", "inspecting", "salvaging", "acting", "watching", "training", "starting")
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
         "comparing": lambda: comparing.rows(files, options.repeats),
         "inspecting": lambda: inspecting.rows(files, options.repeats),
         "salvaging": lambda: salvaging.rows(files, options.repeats),
+        "acting": lambda: acting.rows(files, options.repeats),
         "watching": lambda: watching.rows(files, options.repeats),
         "training": lambda: training.rows(options.repeats, options.files),
         "starting": lambda: starting.rows(options.repeats, options.files),
