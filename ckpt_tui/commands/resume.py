@@ -54,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--forget-command", action="store_true", help="no longer use the command that is kept, and end")
     add_confirm_arguments(parser)
+    parser.add_argument(
+        "--force", action="store_true",
+        help="even if a training may still run on another host that cannot be asked; never beside one seen to live",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
@@ -65,7 +69,9 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
         return _forget(args)
     changes = parse_assignments(args.settings)
     with out.progress("checking") as progress:
-        plan = plan_resume(args.directory, args.source, changes, command=args.command, on_bytes=progress.advance)
+        plan = plan_resume(
+            args.directory, args.source, changes, command=args.command, force=args.force, on_bytes=progress.advance
+        )
     data = _plan_data(plan)
     if args.dry_run:
         return CommandResult(

@@ -28,7 +28,7 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import detached_child, files, logout
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
-from ckpt_tui.services.owner import Owner, held_by_another, owner_of, run_state
+from ckpt_tui.services.owner import Owner, held_by_another, owners_of, run_state, unsure_words
 from ckpt_tui.services.processes import restarter_of as restarter_of
 from ckpt_tui.services.start_lock import starting
 from ckpt_tui.services.start_progress import OnProgress, StartProgress, StartWatch, submitted_job
@@ -93,7 +93,7 @@ def launch(
     launched = start(
         plan.directory, plan.command, cwd=plan.cwd, session=plan.session, wait_s=wait_s, about=about,
         environment=plan.environment, prepare=lambda: prepare(plan), on_progress=on_progress,
-        is_cancelled=is_cancelled,
+        is_cancelled=is_cancelled, force=plan.is_forced,
     )  # fmt: skip
     try:
         keep_command(plan)
@@ -114,18 +114,19 @@ def start(
     prepare: Callable[[], None] | None = None,
     on_progress: OnProgress | None = None,
     is_cancelled: Callable[[], bool] | None = None,
+    force: bool = False,
 ) -> Launched:
     """Start any command as the training of `directory`; the same promises and refusals as `launch`.
 
     about: what `launch.json` tells besides. environment: variables that the command needs beyond the person's own.
-    prepare: what has to be done before it, once nobody else can start one.
+    prepare: what has to be done before it, once nobody else can start one. force: as of `plan_resume`.
     """
     directory = os.path.abspath(directory)
-    refuse_second(directory)
+    refuse_second(directory, force=force)
     log_path = os.path.join(directory, f"session_{session}.log")
     leaving = logout.look()
     with starting(directory) as lock:
-        refuse_second(directory)  # who was first has written it by now
+        refuse_second(directory, force=force)  # who was first has written it by now
         if prepare is not None:
             prepare()
         log, begin = _open_log(log_path, command, cwd)
@@ -305,9 +306,12 @@ def _in_words(launched: Launched, warnings: tuple[str, ...]) -> Launched:
     return replace(launched, sentences=(sentence,), warnings=warnings)
 
 
-def refuse_second(directory: str) -> None:
-    """Raise CkptError when a training owns the directory already."""
-    owner = owner_of(directory, run_state(directory))
+def refuse_second(directory: str, *, force: bool = False) -> None:
+    """Raise CkptError when a training owns the directory already. force: only one that is seen to live."""
+    owners = owners_of(directory, run_state(directory))
+    owner = next((owner for owner in owners if owner.is_sure or not force), None)
+    if owner is not None and not owner.is_sure:
+        raise CkptError("A training may be running here", unsure_words(directory, owner))
     if owner is not None:
         raise held_by_another(directory, owner) or _runs_already(directory, owner)
     if (queued := in_the_queue(directory)) is not None:

@@ -53,6 +53,20 @@ class Owner:
     def is_supervisor(self) -> bool:
         return self.told_by == SUPERVISOR_FILE_NAME
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is seen to live: its lock is held, or it is on this host. Of one on another host without a lock
+        only what was written a while ago tells, and it may have died since."""
+        return self.told_by == LOCK_NAME or self.host in ("", socket.gethostname())
+
+
+def unsure_words(directory: str, owner: Owner) -> str:
+    """Why a training that nobody can see from here is in the way, and what to say where a person knows better."""
+    return (
+        f"A training may be running here still ({owner.words}, {owner.told_by} says so); from here nobody can look. "
+        f"Where it is known to have ended: `ckpt-tui resume {run_word(directory)} --force`."
+    )
+
 
 def owner_of(directory: str, state: RunState | None = None) -> Owner | None:
     """The live training of a directory, None when there is none that we can see.

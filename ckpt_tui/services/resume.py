@@ -32,7 +32,7 @@ from ckpt_tui.services.launchers.template import (
 )
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.newest_rules import why_nothing_beside
-from ckpt_tui.services.owner import keep_monitor, owner_of, read_monitor
+from ckpt_tui.services.owner import keep_monitor, owners_of, read_monitor, unsure_words
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
@@ -59,6 +59,7 @@ class ResumePlan:
     hyperparameters: as recorded, before the changes. session: the number that the new session will have.
     source: what was asked for, as `plan_resume` takes it. template: a command of a person's own that it is made of.
     files: to be written into the directory before it starts. found: the checkpoints that were there, by their paths.
+    is_forced: a person knows that what may train on another host does not.
     refusals: why it cannot be started; `launch` refuses as long as there is one. warnings: read these first.
     """
 
@@ -91,6 +92,7 @@ class ResumePlan:
     files: tuple[PlannedFile, ...] = ()
     template: Template | None = None
     found: Mapping[str, Content | None] = field(default_factory=dict, repr=False)
+    is_forced: bool = False
 
 
 def plan_resume(
@@ -99,6 +101,7 @@ def plan_resume(
     changes: Mapping[str, str] | None = None,
     *,
     command: str | None = None,
+    force: bool = False,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> ResumePlan:
@@ -106,6 +109,7 @@ def plan_resume(
 
     changes: hyperparameters to set, as typed by a person (`{"lr": "3e-4"}`). command: a command of the person's own,
     with `{checkpoint}` and other places; without it the one that is kept for the directory, then the recorded one.
+    force: also where a training may run on another host, which nobody can tell; never beside one that is seen to live.
     Raises CkptError when there is nothing to resume from, and for a setting or a place in the command that cannot be.
     """
     directory = os.path.abspath(directory)
@@ -116,8 +120,14 @@ def plan_resume(
     template = parse_template(command, os.getcwd()) if command is not None else read_template(directory)
     monitor = read_monitor(directory)
     state = monitor.state() if monitor is not None else None
-    owner = owner_of(directory, state)
-    warnings = [] if owner else journal.recover(directory, lambda deed: log_restored(directory, deed))
+    owners = owners_of(directory, state)
+    owner = next((owner for owner in owners if owner.is_sure), None)
+    unsure = next((owner for owner in owners if not owner.is_sure), None)
+    warnings = (
+        []
+        if owner or (unsure and not force)
+        else journal.recover(directory, lambda deed: log_restored(directory, deed))
+    )
     catalog = read_catalog(directory)
     found = _contents(catalog)
     start = _recorded_start(state)
@@ -133,6 +143,13 @@ def plan_resume(
     refusals = []
     if owner is not None:
         refusals.append(f"A training is running here already ({owner.words}, {owner.told_by} says so).")
+    elif unsure is not None and not force:
+        refusals.append(unsure_words(directory, unsure))
+    elif unsure is not None:
+        warnings.append(
+            f"{unsure.words[:1].upper()}{unsure.words[1:]} may be training here ({unsure.told_by} says so): --force "
+            "says that it is not. Two trainings in one directory overwrite each other's checkpoints."
+        )
     if why := why_nothing_beside(directory):  # its output and the record of the start would lie there
         refusals.append(f"{why} Give the directory above.")
     if validation.lacks:
@@ -172,7 +189,7 @@ def plan_resume(
         redone_s=cost.redone_s, new_s=cost.new_s, total_steps=cost.total_steps, hyperparameters=recorded,
         refusals=tuple(refusals), session=session, source=source, launcher=built.launcher,
         environment=built.environment, not_known=built.not_known, known_by=built.known_by, hints=built.hints,
-        files=built.files, template=template, found=found,
+        files=built.files, template=template, found=found, is_forced=force,
     )  # fmt: skip
     warnings += branch_warning(catalog, entry)
     if plan.total_steps and plan.step >= plan.total_steps:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.run.health import MIN_FAR_BEYOND_S
 from ckpt_tui.services.owner import Owner, owner_of, run_state
+from ckpt_tui.services.supervisor_record import write_record
 from tests.builders.run_directories import save
 
 
@@ -73,3 +78,42 @@ def test_a_supervisor_elsewhere_counts_until_its_next_start_is_overdue(
     (tmp_path / "supervisor.json").write_text(json.dumps(said))
     found = owner(tmp_path)
     assert (found is not None and found.is_supervisor) == is_there
+
+
+def test_a_person_who_knows_that_its_host_is_dead_can_resume_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_of_another_host(tmp_path, ago_s=1)
+    ran = tmp_path / "ran"
+    words = ["resume", str(tmp_path), "--yes", "--command", f"touch {ran} {{checkpoint}}", "--wait", "60"]
+    assert main(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "A training may be running here still (process 77 on node3, events.jsonl says so)" in said
+    assert f"resume {tmp_path} --force" in said
+    assert main([*words, "--force"]) == 0
+    assert ran.exists()
+    assert "--force says that it is not" in " ".join(capsys.readouterr().out.split())
+
+
+def test_force_never_joins_one_that_is_seen_to_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_of_another_host(tmp_path, ago_s=1)
+    ran = tmp_path / "ran"
+    words = ["resume", str(tmp_path), "--yes", "--force", "--command", f"touch {ran} {{checkpoint}}"]
+    lock = os.open(tmp_path / "trainer.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, b'{"pid": 77, "pid_started": 1.0, "host": "node3"}')
+    assert main(words) == 2, "its lock is held: on a network mount by another host"
+    os.close(lock)
+    (tmp_path / "trainer.lock").unlink()
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        write_record(str(tmp_path), {
+            "pid": child.pid, "pid_started": psutil.Process(child.pid).create_time(), "host": os.uname().nodename,
+            "state": "waiting",
+        })  # fmt: skip
+        assert main(words) == 2, "a supervisor of this host is in charge"
+    finally:
+        child.kill()
+        child.wait()
+    assert "A training is running here already" in " ".join(capsys.readouterr().err.split())
+    assert not ran.exists()
