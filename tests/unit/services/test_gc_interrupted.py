@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 from functools import partial
@@ -20,7 +21,7 @@ from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.run_directories import damage, let_age, run_directory
-from tests.builders.set_aside import chosen, copied, undo_says_truly, valid_steps
+from tests.builders.set_aside import chosen, copied, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
 from tests.unit.services.test_undo_of_any_depth import three_deeds
 
@@ -242,3 +243,22 @@ def test_what_a_copy_in_another_deed_is_freed_for_has_to_be_there_still(tmp_path
     with pytest.raises(CkptError, match=r"set_aside/2/rolling_step_000400\.pt is not what it was"):
         collect(plan)
     assert (run / "set_aside/1/rolling_step_000400.pt").exists()
+
+
+def test_undo_of_what_gc_freed_in_part_does_not_bring_the_score_of_a_best_back_that_is_gone(run: Path) -> None:
+    """With the score of a best that is no longer there, no later best would ever be one."""
+    registry = run / "registry.json"
+    registry.write_text(json.dumps({"version": 1, "checkpoints": [], "best": {"metric": "val_loss", "value": 1.5}}))
+    shutil.copy2(run / "best_model.pt", run / "best_of_all.pt")  # the copy for which the other may go
+    carry_out(plan_rollback(str(run), "200"))
+    told = json.loads(registry.read_text())
+    (number,) = [one.number for one in read_history(str(run)).deeds if one.can_undo and one.number > 4]
+    (run / f"set_aside/{number}/best_of_all.pt").rename(run / "best_of_all.pt")
+    best = run / f"set_aside/{number}/best_model.pt"
+    plan = plan_gc(str(run))
+    assert best.relative_to(run).as_posix() in going(plan)
+    collect(plan)
+    undo = plan_undo(str(run))
+    carry_out(undo)
+    assert any("best_model.pt stays as it is" in warning for warning in undo.warnings)
+    assert json.loads(registry.read_text())["best"] == told["best"] != {"metric": "val_loss", "value": 1.5}
