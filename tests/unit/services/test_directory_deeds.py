@@ -75,18 +75,18 @@ def names_of(directory: Path) -> dict[str, Tree | bytes]:
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
+def memory_path(memory_path: Path) -> Iterator[Path]:
     """In memory where there is such a place: what is flushed thousands of times here need not come to a disk."""
     if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
+        yield memory_path
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ckpt-tui-tests-") as place:
         yield Path(place)
 
 
 @pytest.fixture
-def before_and_after(tmp_path: Path) -> tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]:
-    directory = build(tmp_path / "model")
+def before_and_after(memory_path: Path) -> tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]:
+    directory = build(memory_path / "model")
     before = names_of(directory)
     perform(directory)
     return before, names_of(directory)
@@ -100,8 +100,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def test_deed_does_what_its_moves_say(tmp_path: Path, way: str) -> None:
-    directory = build(tmp_path / "run")
+def test_deed_does_what_its_moves_say(memory_path: Path, way: str) -> None:
+    directory = build(memory_path / "run")
     before = tree_of(directory)
     deed = perform(directory)
     backup = tree_of(directory / "latest_backup")
@@ -120,8 +120,8 @@ def test_deed_does_what_its_moves_say(tmp_path: Path, way: str) -> None:
     assert recover(directory) == []
 
 
-def test_modes_and_times_of_everything_are_kept(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_modes_and_times_of_everything_are_kept(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     backup = directory / "latest_backup"
     (backup / "model.pt").chmod(0o640)
     (backup / "parts").chmod(0o750)
@@ -137,13 +137,13 @@ def test_modes_and_times_of_everything_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_kill_at_every_file_operation_is_completed_or_cancelled(
-    tmp_path: Path, way: str, when: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
+    memory_path: Path, way: str, when: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
 ) -> None:
     before, after = before_and_after
-    total = len(file_operations(partial(perform, build(tmp_path / "counting"))))
+    total = len(file_operations(partial(perform, build(memory_path / "counting"))))
     outcomes = set()
     for number in range(1, total + 1):
-        directory = build(tmp_path / "run")
+        directory = build(memory_path / "run")
         assert killed_at(number, partial(perform, directory), when=when), number
         for name, content in names_of(directory).items():
             assert content in (before.get(name), after.get(name)), f"{name} is torn by a kill at {number}"
@@ -166,13 +166,13 @@ def test_kill_at_every_file_operation_is_completed_or_cancelled(
 
 @pytest.mark.long
 def test_kill_during_the_recovery_is_recovered_too(
-    tmp_path: Path, way: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
+    memory_path: Path, way: str, before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]]
 ) -> None:
-    total = len(file_operations(partial(perform, build(tmp_path / "counting"))))
+    total = len(file_operations(partial(perform, build(memory_path / "counting"))))
     for first in range(2, total + 1, 19):
         second = 1
         while True:
-            directory = build(tmp_path / "run")
+            directory = build(memory_path / "run")
             killed_at(first, partial(perform, directory))
             if not killed_at(second, partial(recover, directory)):
                 break
@@ -191,16 +191,16 @@ def test_kill_during_the_recovery_is_recovered_too(
     ],
 )
 def test_error_at_every_file_operation_changes_nothing_or_is_completed_later(
-    tmp_path: Path,
+    memory_path: Path,
     way: str,
     code: int,
     forever: bool,
     before_and_after: tuple[dict[str, Tree | bytes], dict[str, Tree | bytes]],
 ) -> None:
     before, after = before_and_after
-    total = len(file_operations(partial(perform, build(tmp_path / "counting"))))
+    total = len(file_operations(partial(perform, build(memory_path / "counting"))))
     for number in range(1, total + 1):
-        directory = build(tmp_path / "run")
+        directory = build(memory_path / "run")
         said = ""
         with failing_at(number, OSError(code, os.strerror(code)), forever=forever):
             try:
@@ -216,8 +216,8 @@ def test_error_at_every_file_operation_changes_nothing_or_is_completed_later(
         assert names_of(directory) in (before, after), number
 
 
-def test_exchange_that_fails_in_the_middle_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = build(tmp_path / "run")
+def test_exchange_that_fails_in_the_middle_is_taken_back(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = build(memory_path / "run")
     before = names_of(directory)
     exchange, calls = files.exchange, [0]
 
@@ -234,7 +234,7 @@ def test_exchange_that_fails_in_the_middle_is_taken_back(tmp_path: Path, monkeyp
     assert not (directory / "set_aside").exists()
 
 
-def test_write_into_a_directory_since_the_plan_is_noticed(tmp_path: Path) -> None:
+def test_write_into_a_directory_since_the_plan_is_noticed(memory_path: Path) -> None:
     def in_place(directory: Path) -> None:
         with open(directory / "latest" / "parts" / "0.distcp", "r+b") as file:
             file.write(b"other")
@@ -245,7 +245,7 @@ def test_write_into_a_directory_since_the_plan_is_noticed(tmp_path: Path) -> Non
         lambda directory: (directory / "latest" / "model.pt").unlink(),
         lambda directory: (directory / "latest" / "parts" / "empty").rmdir(),
     ):
-        directory = build(tmp_path / "run")
+        directory = build(memory_path / "run")
         deed = new_deed(directory)
         change(directory)
         now = tree_of(directory)
@@ -254,8 +254,8 @@ def test_write_into_a_directory_since_the_plan_is_noticed(tmp_path: Path) -> Non
         assert tree_of(directory) == now
 
 
-def test_source_that_changed_since_the_plan_is_noticed(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_source_that_changed_since_the_plan_is_noticed(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     deed = new_deed(directory)
     deed.moves[0].source_was = content_of(str(directory / "latest_backup"))
     (directory / "latest_backup" / "model.pt").write_bytes(b"another training's")
@@ -263,8 +263,8 @@ def test_source_that_changed_since_the_plan_is_noticed(tmp_path: Path) -> None:
         journal.perform(str(directory), deed, finish=lambda deed: None)
 
 
-def test_source_that_is_written_while_it_is_copied_is_no_copy(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_source_that_is_written_while_it_is_copied_is_no_copy(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     before = names_of(directory)
     grown: list[int] = []
 
@@ -279,8 +279,8 @@ def test_source_that_is_written_while_it_is_copied_is_no_copy(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_directory_with_something_that_has_no_copy_is_refused(tmp_path: Path, kind: str) -> None:
-    directory = build(tmp_path / "run")
+def test_a_directory_with_something_that_has_no_copy_is_refused(memory_path: Path, kind: str) -> None:
+    directory = build(memory_path / "run")
     odd = directory / "latest_backup" / "parts" / "odd"
     odd.symlink_to(directory / "pointer") if kind == "link" else os.mkfifo(odd)
     before = set(os.listdir(directory))
@@ -294,9 +294,11 @@ def test_a_directory_with_something_that_has_no_copy_is_refused(tmp_path: Path, 
     assert os.path.lexists(directory / "set_aside/1/latest_backup/parts/odd")
 
 
-def test_too_many_and_too_deep_is_refused_and_never_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_and_too_deep_is_refused_and_never_followed(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "MAX_TREE_ENTRIES", 50)
-    many = tmp_path / "many"
+    many = memory_path / "many"
     many.mkdir()
     for number in range(60):
         (many / str(number)).write_bytes(b"")
@@ -305,14 +307,14 @@ def test_too_many_and_too_deep_is_refused_and_never_followed(tmp_path: Path, mon
     found = content_of(str(many))
     assert found is not None
     assert found.tree == ""
-    deep = tmp_path / "deep"
+    deep = memory_path / "deep"
     deep.joinpath(*["d"] * 40).mkdir(parents=True)
     with pytest.raises(files.TooLargeTreeError, match="directories deep"):
         copies.bytes_to_copy(str(deep))
 
 
-def test_bytes_that_read_back_otherwise_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+def test_bytes_that_read_back_otherwise_are_noticed(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = memory_path / "source", memory_path / "target"
     source.write_bytes(b"weights" * 400_000)
     posix_fadvise, spoiled = os.posix_fadvise, []
 
@@ -329,8 +331,8 @@ def test_bytes_that_read_back_otherwise_are_noticed(tmp_path: Path, monkeypatch:
     assert not target.exists()
 
 
-def test_names_of_any_bytes_and_at_any_depth_come_through_the_journal(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
+def test_names_of_any_bytes_and_at_any_depth_come_through_the_journal(memory_path: Path) -> None:
+    directory = memory_path / "run"
     hostile = [b"line\nbreak", b"esc\x1b[31m", b"not utf-8 \xff\xfe", b'quote"\\', "käse".encode()]
     for name in hostile:
         inside = directory / "inner" / os.fsdecode(name)

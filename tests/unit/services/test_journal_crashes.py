@@ -71,13 +71,13 @@ def recover(directory: Path) -> list[str]:
     return journal.recover(str(directory), lambda deed: None)
 
 
-def number_of_operations(tmp_path: Path) -> int:
-    directory = build(tmp_path / "counting")
+def number_of_operations(memory_path: Path) -> int:
+    directory = build(memory_path / "counting")
     return len(file_operations(partial(perform, directory)))
 
 
-def test_deed_does_what_its_moves_say_and_sets_the_rest_aside(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_deed_does_what_its_moves_say_and_sets_the_rest_aside(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     finished: list[int] = []
     deed = perform(directory, finished)
     assert files_of(directory) == AFTER
@@ -89,13 +89,14 @@ def test_deed_does_what_its_moves_say_and_sets_the_rest_aside(tmp_path: Path) ->
     assert (directory / "latest.pt").stat().st_ino != (directory / "latest_backup.pt").stat().st_ino
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_kill_at_every_file_operation_leaves_every_file_whole_and_is_recovered(tmp_path: Path, when: str) -> None:
-    total = number_of_operations(tmp_path)
+# What lies there after an operation is what lies there before the next one: to die there is the same death twice.
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.long)])
+def test_kill_at_every_file_operation_leaves_every_file_whole_and_is_recovered(memory_path: Path, when: str) -> None:
+    total = number_of_operations(memory_path)
     assert total > 25
     outcomes = set()
     for number in range(1, total + 1):
-        directory = build(tmp_path / "run")
+        directory = build(memory_path / "run")
         assert killed_at(number, partial(perform, directory), when=when), number
         now = files_of(directory)
         assert set(now.values()) <= KNOWN_BYTES, f"a torn file after a kill {when} operation {number}"
@@ -113,12 +114,13 @@ def test_kill_at_every_file_operation_leaves_every_file_whole_and_is_recovered(t
     assert outcomes == {"completed", "cancelled"}
 
 
-def test_kill_during_the_recovery_is_recovered_too(tmp_path: Path) -> None:
-    total = number_of_operations(tmp_path)
-    for first in range(1, total + 1, 9):
+@pytest.mark.parametrize("every", [19, pytest.param(9, marks=pytest.mark.long)])
+def test_kill_during_the_recovery_is_recovered_too(memory_path: Path, every: int) -> None:
+    total = number_of_operations(memory_path)
+    for first in range(1, total + 1, every):
         second = 1
         while True:
-            directory = build(tmp_path / "run")
+            directory = build(memory_path / "run")
             killed_at(first, partial(perform, directory))
             if not killed_at(second, partial(recover, directory)):
                 break
@@ -127,14 +129,21 @@ def test_kill_during_the_recovery_is_recovered_too(tmp_path: Path) -> None:
             second += 1
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("forever", [False, True])
+@pytest.mark.parametrize(
+    ("code", "forever"),
+    [
+        (errno.ENOSPC, True),
+        (errno.EIO, False),
+        pytest.param(errno.ENOSPC, False, marks=pytest.mark.long),
+        pytest.param(errno.EIO, True, marks=pytest.mark.long),
+    ],
+)
 def test_error_at_every_file_operation_changes_nothing_or_is_completed_later(
-    tmp_path: Path, code: int, forever: bool
+    memory_path: Path, code: int, forever: bool
 ) -> None:
-    total = number_of_operations(tmp_path)
+    total = number_of_operations(memory_path)
     for number in range(1, total + 1):
-        directory = build(tmp_path / "run")
+        directory = build(memory_path / "run")
         with failing_at(number, OSError(code, os.strerror(code)), forever=forever):
             try:
                 perform(directory)
@@ -152,11 +161,13 @@ def test_error_at_every_file_operation_changes_nothing_or_is_completed_later(
         assert files_of(directory) in (FILES, AFTER), number
 
 
-def test_file_written_by_somebody_else_since_the_crash_is_left_alone(tmp_path: Path) -> None:
-    total = number_of_operations(tmp_path)
+# Every fourth of them: before, between and after the renames.
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
+def test_file_written_by_somebody_else_since_the_crash_is_left_alone(memory_path: Path, every: int) -> None:
+    total = number_of_operations(memory_path)
     seen = 0
-    for number in range(1, total + 1):
-        directory = build(tmp_path / "run")
+    for number in range(1, total + 1, every):
+        directory = build(memory_path / "run")
         killed_at(number, partial(perform, directory))
         (directory / "fresh").write_bytes(b"a trainer went on and wrote a new latest")
         (directory / "fresh").replace(directory / "latest.pt")
@@ -166,17 +177,17 @@ def test_file_written_by_somebody_else_since_the_crash_is_left_alone(tmp_path: P
     assert seen > 0
 
 
-def test_second_viewer_is_refused_while_one_is_at_work(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_second_viewer_is_refused_while_one_is_at_work(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     with journal.locked(str(directory)), pytest.raises(CkptError, match="Another viewer"):
         perform(directory)
     assert files_of(directory) == FILES
 
 
-def test_held_trainer_lock_refuses_and_force_goes_on(tmp_path: Path) -> None:
+def test_held_trainer_lock_refuses_and_force_goes_on(memory_path: Path) -> None:
     import fcntl
 
-    directory = build(tmp_path / "run")
+    directory = build(memory_path / "run")
     (directory / "trainer.lock").write_text("{}")
     before = tree_of(directory)
     with open(directory / "trainer.lock") as lock:
@@ -188,8 +199,8 @@ def test_held_trainer_lock_refuses_and_force_goes_on(tmp_path: Path) -> None:
     assert (directory / "latest.pt").read_bytes() == AFTER["latest.pt"]
 
 
-def test_plan_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_plan_that_no_longer_fits_is_refused(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     deed = new_deed(directory)
     (directory / "latest.pt").write_bytes(b"newer")
     before = tree_of(directory)
@@ -198,8 +209,8 @@ def test_plan_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
     assert {name: data for name, data in tree_of(directory).items() if name != "set_aside"} == before
 
 
-def test_journal_that_names_files_outside_is_not_ours(tmp_path: Path) -> None:
-    directory = build(tmp_path / "run")
+def test_journal_that_names_files_outside_is_not_ours(memory_path: Path) -> None:
+    directory = build(memory_path / "run")
     perform(directory)
     path = directory / "set_aside" / "1" / "journal.json"
     path.write_bytes(
