@@ -19,7 +19,7 @@ from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import slurm
 from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
-from ckpt_tui.services.owner import Owner, owners_of
+from ckpt_tui.services.owner import Owner, held_by_another, owners_of
 from ckpt_tui.services.processes import (
     CAUGHT,
     DEFAULT,
@@ -40,6 +40,7 @@ from ckpt_tui.text import duration, plural, run_word, safe_text
 
 # torchrun kills what it passed a SIGTERM on to after so many seconds (its --shutdown-timeout).
 TORCHRUN_PATIENCE_S = 30.0
+_ENDING_S = 2.0  # how long a process that can be looked at no more may still hold its lock
 
 Role = Literal["training", "torchrun", "supervisor"]
 
@@ -97,7 +98,7 @@ def plan_stop(directory: str) -> StopPlan:
     """Find who trains in `directory`, and how it is asked to save and end. CkptError when nothing runs there."""
     directory = os.path.abspath(directory)
     state = state_now(directory)
-    owners = owners_of(directory, state)
+    owners = _settled(directory, state, owners_of(directory, state))
     first = owners[0] if owners else _told_to_run_elsewhere(directory, state)
     if first is None:
         queued = in_the_queue(directory)
@@ -109,6 +110,8 @@ def plan_stop(directory: str) -> StopPlan:
         plan = _with_risk(plan, state)
     here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.pid, owner.pid_started, owner.host)]
     if not here:
+        if (held := held_by_another(directory, first)) is not None:
+            raise held
         return _elsewhere(plan, state)
     supervisor = live_supervisor(directory)
     children = ((supervisor.child_pid, supervisor.child_pid_started),) if supervisor and supervisor.is_alive else ()
@@ -125,6 +128,16 @@ def plan_stop(directory: str) -> StopPlan:
     return _in_words(
         replace(plan, pid=trainer.pid, pid_started=trainer.pid_started, host=trainer.host, told_by=trainer.told_by)
     )
+
+
+def _settled(directory: str, state: RunState | None, owners: tuple[Owner, ...]) -> tuple[Owner, ...]:
+    """The owners once no process of this host is in the midst of its end: it can be gone for who looks at processes
+    while its lock is still held."""
+    ends = time.monotonic() + _ENDING_S
+    while time.monotonic() < ends and any(held_by_another(directory, owner) is not None for owner in owners):
+        time.sleep(0.02)
+        owners = owners_of(directory, state)
+    return owners
 
 
 def state_now(directory: str) -> RunState | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services import stopping
+from ckpt_tui.services import stop_plan, stopping
 from ckpt_tui.services.owner import owner_of, owners_of, run_state
 from ckpt_tui.services.processes import is_wrapper, look_at, send
 from ckpt_tui.services.stop_plan import plan_stop
@@ -370,6 +372,24 @@ def test_loop_of_somebody_else_that_names_no_process(tmp_path: Path, begin: Begi
     stopped = stop(str(tmp_path / "run"), 300)
     assert stopped.has_ended
     assert stopped.sentences[1] == "Lost: 4 steps; there is no checkpoint."
+
+
+def test_one_that_ends_just_now_is_not_running_and_is_not_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process lets its lock go some moments after it can be looked at for the last time."""
+    lock = tmp_path / "trainer.lock"
+    lock.write_text(json.dumps({"pid": os.getpid(), "pid_started": 1.0, "host": socket.gethostname()}))
+    descriptor = os.open(lock, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    monkeypatch.setattr(stop_plan, "_ENDING_S", 0.05)
+    with pytest.raises(CkptError, match="Somebody else is at work here"):
+        plan_stop(str(tmp_path))
+    monkeypatch.setattr(stop_plan, "_ENDING_S", 300.0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(descriptor, fcntl.LOCK_UN))
+    with pytest.raises(CkptError, match="Not running"):
+        plan_stop(str(tmp_path))
+    os.close(descriptor)
 
 
 @pytest.mark.long
