@@ -43,6 +43,9 @@ def _plan_data(plan: Plan) -> dict[str, object]:
             {"action": s.action, "source": s.source, "target": s.target, "bytes": s.size_bytes, "replaces": s.replaces}
             for s in plan.steps
         ],
+        "sources": [
+            {"name": s.name, "step": s.step, "validity": s.validity, "levels": dict(s.levels)} for s in plan.sources
+        ],
         "sentences": list(plan.sentences),
         "warnings": list(plan.warnings),
         "steps_given_up": plan.steps_given_up,

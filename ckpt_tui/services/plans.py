@@ -13,13 +13,14 @@ from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
-from ckpt_tui.services import names, validity
+from ckpt_tui.services import names
 from ckpt_tui.services.branches import fork_step, run_lineage
 from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, first_candidate
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.registry import REGISTRY_NAME, changed_registry, new_registry, stored_lineage
+from ckpt_tui.services.sources import CheckedSource, checked_source
 from ckpt_tui.text import duration, plural, run_word, safe_text, size
 
 # Left free on the device besides the copies: journals, and the log that a trainer goes on writing.
@@ -51,7 +52,8 @@ class Plan:
     sentences: what is copied where, what is set aside, what is given up. warnings: what a person should think about,
     and what was found unfinished. A plan without steps (`is_empty`) has nothing to do, and its sentences say why.
     takes_back: the numbers of the deeds that an undo takes back, the newest first, or of the undo that a redo does;
-    undoes: the first of them. resume_takes: what `--resume auto` starts from afterwards.
+    undoes: the first of them. sources: what is put in place, as far as it was checked. resume_takes: what
+    `--resume auto` starts from afterwards.
     """
 
     act: Act
@@ -68,6 +70,7 @@ class Plan:
     moves: tuple[Move, ...] = field(default=(), repr=False)
     log: tuple[LogEntry, ...] = field(default=(), repr=False)
     takes_back: tuple[int, ...] = ()
+    sources: tuple[CheckedSource, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -100,12 +103,14 @@ def assemble(
     registry: Move | None = None,
     held: Mapping[str, CatalogEntry] | None = None,
     lineage: Lineage | None = None,
+    sources: Sequence[CatalogEntry] = (),
 ) -> Plan:
     """The plan of some moves, with all that follows from them: registry, log, cost, space, what a resume then takes.
 
     target: what a rollback goes back to. takes_back: the deeds that an undo takes back. registry: the move that gives
     the registry's very bytes back; without one it follows the other moves. held: by its path, what is known of a
     source that does not lie among the checkpoints. lineage: the branch that the run goes over to, None when it stays.
+    sources: what was validated to be put in place.
     """
     held = held or {}
     # A name that is set aside and gets a copy in the same deed is one move, not two.
@@ -148,7 +153,7 @@ def assemble(
         undoes=takes_back[0] if takes_back else None, resume_takes=after[0] if after else None,
         resume_step=after[1] if after else None,
         moves=(*moves, *([registry] if registry is not None and moves else [])), log=tuple(log),
-        takes_back=tuple(takes_back),
+        takes_back=tuple(takes_back), sources=tuple(dict.fromkeys(map(checked_source, sources))),
     )  # fmt: skip
 
 
@@ -297,23 +302,6 @@ def copy_move(directory: str, source: CatalogEntry, target: str) -> Move:
 def set_aside_move(directory: str, entry: CatalogEntry) -> Move:
     """A checkpoint only leaves for the deed's folder."""
     return Move(entry.name, "remove", before=content_of(os.path.join(directory, entry.name)))
-
-
-def checked_words(entry: CatalogEntry) -> str:
-    """How far the validation of a source went: a person goes by it when damage is why they are here."""
-    levels = ("structure", "integrity", "numbers", "resume")
-    known = validity.recall(entry.path)
-    if known is not None:  # a level may hold above one that could not be checked: most directories have no checksums
-        held = tuple(level for level in levels if known.levels.get(level) == "pass")
-    else:
-        held = levels[: levels.index(entry.level) + 1] if entry.level in levels else ()
-    rest = tuple(level for level in levels if level not in held)
-    if not rest:
-        return f"{safe_name(entry.name)} holds at every level: {', '.join(held)}."
-    return (
-        f"{safe_name(entry.name)} was checked for {', '.join(held) or 'nothing'}; "
-        f"{', '.join(rest)} could not be checked."
-    )
 
 
 def _owner_warning(directory: str, state: RunState | None) -> list[str]:

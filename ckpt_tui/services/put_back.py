@@ -87,7 +87,15 @@ def plan_put_back(
     if replaced:
         sentences.append(f"Set aside, not deleted: the present {', '.join(replaced)}.")
     return assemble(
-        "restore", directory, catalog, moves, sentences, warnings, why="put back from quarantine", held=held
+        "restore",
+        directory,
+        catalog,
+        moves,
+        sentences,
+        warnings,
+        why="put back from quarantine",
+        held=held,
+        sources=list(held.values()),
     )
 
 

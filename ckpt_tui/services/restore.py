@@ -24,10 +24,11 @@ from ckpt_tui.services.newest_rules import require_room_beside
 from ckpt_tui.services.plans import Outcome as Outcome
 from ckpt_tui.services.plans import Plan as Plan
 from ckpt_tui.services.plans import PlannedMove as PlannedMove
-from ckpt_tui.services.plans import assemble, checked_words, copy_move, safe_name
+from ckpt_tui.services.plans import assemble, copy_move, safe_name
 from ckpt_tui.services.put_back import place_in_quarantine, plan_put_back
 from ckpt_tui.services.registry import read_registry
 from ckpt_tui.services.rollback import plan_rollback as plan_rollback
+from ckpt_tui.services.sources import checked_words, step_words
 from ckpt_tui.services.targets import first_valid, not_here, plain_name
 from ckpt_tui.services.undo import plan_undo as plan_undo
 from ckpt_tui.text import run_word, safe_text
@@ -77,6 +78,7 @@ def plan_restore(
         else:
             chosen.append((name, None))
     moves: list[Move] = []
+    sources: list[CatalogEntry] = []
     sentences: list[str] = []
     warnings = list(notices)
     told: set[str] = set()
@@ -137,11 +139,12 @@ def plan_restore(
             moves.append(Move(name, "link", before=content_of(os.path.join(directory, name)), source=made.target))
             continue
         sentences.append(
-            f"{safe_name(source.name)} ({_step_words(source)}, {source.validity}) is copied to {safe_name(name)}."
+            f"{safe_name(source.name)} ({step_words(source)}, {source.validity}) is copied to {safe_name(name)}."
         )
         if checked_words(source) not in sentences:
             sentences.append(checked_words(source))
         moves.append(copy_move(directory, source, name))
+        sources.append(source)
     replaced = [safe_name(move.target) for move in moves if move.before is not None]
     if replaced:
         sentences.append(f"Set aside, not deleted: the present {', '.join(replaced)}.")
@@ -162,7 +165,9 @@ def plan_restore(
         )
     # What a resume takes now goes by what was found just now, and not by what was known before.
     catalog = replace(catalog, entries=tuple(looked_at.get(entry.name, entry) for entry in catalog.entries))
-    return assemble("restore", directory, catalog, moves, sentences, warnings, why="damaged or missing")
+    return assemble(
+        "restore", directory, catalog, moves, sentences, warnings, why="damaged or missing", sources=sources
+    )
 
 
 def _with_backups(catalog: Catalog) -> list[str]:
@@ -220,7 +225,3 @@ def _stand_ins(catalog: Catalog, name: str, step: int | None) -> list[CatalogEnt
         and os.path.isdir(e.path) == (name != names.LATEST_NAME)
     ]  # fmt: skip
     return same_step + [backup for backup in backups if backup not in same_step]
-
-
-def _step_words(entry: CatalogEntry) -> str:
-    return f"step {entry.step:,}" if entry.step is not None else "step not known"

@@ -21,8 +21,9 @@ from ckpt_tui.services.files import content_of
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.newest_rules import called_last, numbered_after, place_of, pointer_moves, require_room_beside
-from ckpt_tui.services.plans import SPARE_BYTES, Plan, assemble, checked_words, copy_move, safe_name, set_aside_move
+from ckpt_tui.services.plans import SPARE_BYTES, Plan, assemble, copy_move, safe_name, set_aside_move
 from ckpt_tui.services.registry import stored_lineage
+from ckpt_tui.services.sources import checked_words, step_words
 from ckpt_tui.services.targets import Check, find_targets, first_good, is_outside
 from ckpt_tui.text import plural, run_word, safe_text, size
 
@@ -59,7 +60,7 @@ def plan_rollback(
         held[target.path] = target
         moves.append(copy_move(directory, target, inside))
         sentences.append(
-            f"{safe_name(target.path)} ({_step_words(target)}, {target.validity}) is copied to {safe_name(inside)}."
+            f"{safe_name(target.path)} ({step_words(target)}, {target.validity}) is copied to {safe_name(inside)}."
         )
         target = replace(target, name=inside, is_abandoned=False)
     elif target.is_abandoned:
@@ -88,7 +89,7 @@ def plan_rollback(
         for last in (called := called_last(catalog, target))[:1]:
             moves.append(copy_move(directory, source, last.name))
             sentences.append(
-                f"{safe_name(source.name)} ({_step_words(source)}, {source.validity}) is copied to "
+                f"{safe_name(source.name)} ({step_words(source)}, {source.validity}) is copied to "
                 f"{safe_name(last.name)}, which is taken for the newest."
             )
             replaced.add(last.name)
@@ -108,7 +109,7 @@ def plan_rollback(
         sentences = [f"Nothing to do: a resume starts from {at} already."]
     return assemble(
         "rollback", directory, catalog, moves, sentences, warnings, why="rolled back", target=target, lineage=lineage,
-        held=held,
+        held=held, sources=[target],
     )  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def _as_latest(
     file. A reflink would be no better than the name: it shares the sectors, too. Without room for a copy: one name
     more, and a warning.
     """
-    name, words = safe_name(target.name), _step_words(target)
+    name, words = safe_name(target.name), step_words(target)
     gone = {entry.name for entry in newer}
     another = next(
         (
@@ -255,7 +256,3 @@ def _keep_a_best(
 def _listed(entries: Sequence[CatalogEntry]) -> str:
     listed = ", ".join(safe_name(entry.name) for entry in entries[:_MAX_LISTED])
     return listed + (f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else "")
-
-
-def _step_words(entry: CatalogEntry) -> str:
-    return f"step {entry.step:,}" if entry.step is not None else "step not told"

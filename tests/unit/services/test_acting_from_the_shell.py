@@ -161,3 +161,13 @@ class TestDemo:
         assert main(["demo", "--dir", str(tmp_path), "--no-watch"]) == 2
         assert "not empty" in capsys.readouterr().err
         assert tree_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", [["restore"], ["rollback", "--to", "400"]])
+def test_how_far_a_source_was_checked_is_in_the_plan_for_scripts(
+    damaged: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert main([command[0], str(damaged), *command[1:], "--dry-run", "--json"]) == 0
+    (source,) = json.loads(capsys.readouterr().out)["data"]["sources"]
+    assert (source["name"], source["step"], source["validity"]) == ("rolling_step_000400.pt", 400, "valid")
+    assert source["levels"] == dict.fromkeys(("structure", "integrity", "numbers", "resume"), "pass")
