@@ -135,6 +135,16 @@ class BaseApp(App[None]):
             renderable = Encoded(text) if text or cursor != self._previous_cursor_position else None
         super()._display(screen, renderable)
 
+    def _get_screen(self, screen: Any) -> Any:
+        """Give a screen its classes by size before it is arranged; Textual does after, and all of it jumps."""
+        found, mounted = super()._get_screen(screen)
+        if not found.is_attached or not found.stack_updates:
+            for dimension, axis in zip(self.size, ("HORIZONTAL_BREAKPOINTS", "VERTICAL_BREAKPOINTS"), strict=True):
+                own = getattr(found, axis)
+                points = getattr(self, axis) if own is None else own
+                found.add_class(*found._get_breakpoint_classes(dimension, points or []))
+        return found, mounted
+
     def say(self, words: str, role: str = "accent") -> None:
         """A word about what was done, on the last line of the screen or in a dialog's frame for a while: a line, and
         no toast over facts."""
