@@ -31,7 +31,7 @@ EXAMPLES = (
 )
 
 _NARROW = 60
-_INDENT, _WHY_INDENT = "  ", "       "
+_WHY_INDENT = "     "
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -158,7 +158,7 @@ def _item_lines(plan: GcPlan, style: Style) -> Iterator[str]:
         mark: Cell = (style.glyph("✖", "x"), "warn") if row.is_chosen else (style.glyph("·", "-"), "dim")
         cells.append([mark, row.name, row.size] if is_narrow else [mark, row.name, row.step, row.size])
     heading = ""
-    for row, line in zip(rows, table(columns, cells, style, _INDENT), strict=True):
+    for row, line in zip(rows, table(columns, cells, style), strict=True):
         if row.heading != heading:
             heading = row.heading
             yield from sentence_lines([heading], (), style)

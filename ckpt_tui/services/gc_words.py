@@ -73,8 +73,9 @@ def _file_rows(heading: str, files: Sequence[GcFile]) -> Iterator[GcRow]:
         for file in shown:
             step = f"step {file.step:,}" if file.step is not None else ""
             name = safe_text(file.name) + ("/" if file.is_directory else "")
-            why = f"copy in {safe_text(file.copy)}" if file.is_chosen and file.copy else safe_text(file.why)
-            yield GcRow(heading, file.is_chosen, name, step, size(file.size_bytes), _told(file.is_chosen, why))
+            has_copy = file.is_chosen and file.copy
+            told = f"goes, copy: {safe_text(file.copy)}" if has_copy else _told(file.is_chosen, safe_text(file.why))
+            yield GcRow(heading, file.is_chosen, name, step, size(file.size_bytes), told)
         if rest := alike[len(shown) :]:
             total = size(sum(file.size_bytes for file in rest))
             why = _told(rest[0].is_chosen, safe_text(rest[0].why))

@@ -45,8 +45,8 @@ def test_every_file_is_told_with_its_size_and_why(run: str, width: int) -> None:
     for item in plan.items:
         for file in item.files:
             assert file.name[-width // 3 :] in words
-            assert ("goes: " if file.is_chosen else "stays: ") in words
-            why = f"copy in {file.copy}" if file.is_chosen and file.copy else file.why
+            assert ("goes" if file.is_chosen else "stays: ") in words
+            why = f"copy: {file.copy}" if file.is_chosen and file.copy else file.why
             assert why.replace(" ", "") in words.replace(" ", "")  # a long name is broken where there is little room
     assert words.index("This deletes, and cannot be undone") < words.index("Then `undo`") < words.index("set_aside/1/")
 

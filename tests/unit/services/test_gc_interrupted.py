@@ -119,8 +119,8 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("only_in_part", "every"),
         [
-            (False, 5),
-            (True, 4),
+            (False, 7),
+            (True, 7),
             pytest.param(False, 1, marks=pytest.mark.long),
             pytest.param(True, 1, marks=pytest.mark.long),
         ],
