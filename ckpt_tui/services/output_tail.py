@@ -16,8 +16,8 @@ import time
 from collections import deque
 
 from ckpt_tui import text
+from ckpt_tui.services.last_lines import last_lines
 
-TAIL_BYTES = 16 * 1024
 MAX_BEHIND_BYTES = 16 << 20  # who is further behind than that is not shown what is in between
 _CHUNK_BYTES = 1 << 16
 _PIECE_BYTES = 4096  # what a pipe that is writable takes at once
@@ -175,16 +175,8 @@ class OutputTail:
         return left_out + _CONTROLS.sub(_as_shown, chunk[: len(chunk) - len(self._broken_off)])
 
     def last_lines(self, number: int) -> tuple[str, ...]:
-        """What it wrote last, without what a progress bar wrote over."""
-        try:
-            with open(self.path, "rb") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(self.begin, end - TAIL_BYTES))
-                written = file.read(TAIL_BYTES).decode("utf-8", "replace")
-        except OSError:
-            return ()
-        lines = (line.rstrip().rpartition("\r")[2].strip() for line in written.split("\n"))
-        return tuple([line for line in lines if line][-number:])
+        """What it wrote last, as it was seen."""
+        return tuple(line.strip() for line in last_lines(self.path, self.begin, number))
 
     def close(self) -> None:
         self._outlet.close()

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME, ErrorRaised, Event, RunEnd, RunStart, Step
 from ckpt_tui.records import dataclass
+from ckpt_tui.services.last_lines import last_lines, read_tail
 from ckpt_tui.services.system import lock_owner
 from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.text import duration, safe_text
 
-_TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 12
 _TELL_EVERY_S = 1.0
 _RANK = re.compile(r"^\[(?:rank|default)?\d+\]:\s?")
@@ -50,7 +50,7 @@ class TrainingDiedError(CkptError):
         self.exit_code = exit_code
         self.seconds = seconds
         self.log_path = log_path
-        self.lines = last_lines(log_path, begin)
+        self.lines = tuple(safe_text(line, 400) for line in last_lines(log_path, begin, _TAIL_LINES))
         self.reason = reason_in(self.lines)
         why = self.reason or (f"its last lines: {' | '.join(self.lines)}" if self.lines else "it has written nothing")
         super().__init__(
@@ -118,13 +118,6 @@ def ending_words(exit_code: int) -> str:
     return f"exit code {exit_code}{meaning}"
 
 
-def last_lines(path: str, begin: int) -> tuple[str, ...]:
-    """What was written last from the byte `begin` on; each line safe for a terminal."""
-    written = _tail(path, begin).decode("utf-8", "replace")
-    lines = (line.rstrip().rpartition("\r")[2] for line in written.split("\n"))
-    return tuple(safe_text(line, 400) for line in [line for line in lines if line.strip()][-_TAIL_LINES:])
-
-
 def reason_in(lines: tuple[str, ...]) -> str:
     """The line that says why: the last exception of a traceback, else the last line that calls itself an error."""
     stripped = [_RANK.sub("", line) for line in lines]
@@ -140,15 +133,5 @@ def reason_in(lines: tuple[str, ...]) -> str:
 
 def submitted_job(path: str, begin: int) -> str:
     """The number of the job that `sbatch` says it has submitted, "" for none."""
-    found = _JOB.findall(_tail(path, begin))
+    found = _JOB.findall(read_tail(path, begin))
     return found[-1].decode() if found else ""
-
-
-def _tail(path: str, begin: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(begin, end - _TAIL_BYTES))
-            return file.read(_TAIL_BYTES)
-    except OSError:
-        return b""
