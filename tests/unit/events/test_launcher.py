@@ -60,7 +60,7 @@ def test_plain_python_tells_its_own_command_and_few_variables(tmp_path: Path) ->
     ("name", "options"),
     [
         ("torchrun", ["torchrun", "--standalone", "--nproc_per_node", "2"]),
-        ("torchrun", ["-m", "torch.distributed.run", "--nproc_per_node=1"]),
+        pytest.param("torchrun", ["-m", "torch.distributed.run", "--nproc_per_node=1"], marks=pytest.mark.long),
         ("accelerate", ["accelerate", "launch", "--cpu", "--num_processes", "1"]),
     ],
 )

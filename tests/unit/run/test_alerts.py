@@ -40,7 +40,9 @@ def alerts_of(simulation: Simulation, kinds: tuple[str, ...] = KINDS) -> list[Al
 OF_A_HEALTHY_RUN = tuple(kind for kind in KINDS if kind != "crash")
 
 
-@pytest.mark.parametrize("first", range(0, 200, 20))
+@pytest.mark.parametrize(
+    "first", [*range(0, 80, 20), *(pytest.param(first, marks=pytest.mark.long) for first in range(80, 200, 20))]
+)
 def test_two_hundred_healthy_trainings_raise_no_alert(first: int) -> None:
     """Nor do those of the seeds up to 999: measured 2026-11-21, see `test_rate_of_false_alarms`."""
     for seed in range(first, first + 20):
