@@ -13,6 +13,7 @@ from ckpt_tui.services.owner import held_by_another, owner_of, run_state
 from ckpt_tui.services.plans import SPARE_BYTES, Outcome, Plan, space_words
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.restored_event import log_restored
+from ckpt_tui.services.since_planned import require_place
 from ckpt_tui.text import plural, run_word, safe_text, size
 
 
@@ -65,17 +66,9 @@ def carry_out(
 def _require_place(plan: Plan) -> None:
     """Permission, one file system, and space for the copies, found out before anything is written."""
     directory = plan.directory
-    if not os.path.isdir(directory):
-        raise CkptError("Not found", f"{directory} is gone since this was planned", "Was it moved, or deleted?")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise CkptError(
-            "Read-only directory", f"may not write to {directory}; nothing was changed", "Run as the user who owns it."
-        )
-    folder = os.path.join(directory, FOLDER_NAME)
-    if os.path.islink(folder):
-        raise CkptError("Not a directory", f"{folder} is a link; files are set aside inside the run directory only")
+    require_place(directory)
     try:
-        _require_one_device(plan, folder)
+        _require_one_device(plan, os.path.join(directory, FOLDER_NAME))
         free_bytes = shutil.disk_usage(directory).free
     except OSError as error:
         raise from_os_error(error, error.filename or directory, "look at the free space of") from error

@@ -17,15 +17,17 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services import journal
 from ckpt_tui.services.deed_record import Freed
 from ckpt_tui.services.durable import sync_directory
-from ckpt_tui.services.files import content_of
 from ckpt_tui.services.gc_items import GcFile as GcFile
 from ckpt_tui.services.gc_items import GcItem as GcItem
 from ckpt_tui.services.gc_plan import GcPlan as GcPlan
 from ckpt_tui.services.gc_plan import plan_gc as plan_gc
 from ckpt_tui.services.journal import FOLDER_NAME
 from ckpt_tui.services.owner import owner_of, run_state
+from ckpt_tui.services.since_planned import has_changed, is_as_planned, require_place
 from ckpt_tui.services.unlinking import remove, remove_empty_parents
 from ckpt_tui.text import plural, run_word, safe_text, size
+
+_NOTHING = "nothing was freed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,7 @@ def collect(
     directory = plan.directory
     if plan.refusals and not force:
         raise CkptError("Not freed", f"{directory}: {' '.join(plan.refusals)}", "Say --force if you know better.")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise CkptError(
-            "Read-only directory", f"may not write to {directory}; nothing was freed", "Run as the user who owns it."
-        )
-    root = os.path.join(directory, FOLDER_NAME)
-    if os.path.islink(root):
-        raise CkptError("Not a directory", f"{root} is a link; nothing was freed", "Put the directory in its place.")
+    require_place(directory, _NOTHING)
     done: list[GcItem] = []
     # A live training is no reason to wait: it does not use what lies aside, and the rest is asked of below.
     with journal.locked(directory, force=True):
@@ -88,8 +84,8 @@ def collect(
 def _expect_as_planned(plan: GcPlan, chosen: Sequence[GcItem]) -> None:
     """Raise CkptError when anything that is freed, or that is the reason why it may be, is not what it was."""
     for path, content in plan.found:
-        if not content.is_same(content_of(os.path.join(plan.directory, path))):
-            raise _changed(safe_text(path))
+        if not is_as_planned(os.path.join(plan.directory, path), content):
+            raise has_changed([path], _NOTHING)
     if any(item.kind in ("quarantine", "temporary") for item in chosen):
         _refuse_beside_a_training(plan.directory)
     for item in chosen:
@@ -97,7 +93,7 @@ def _expect_as_planned(plan: GcPlan, chosen: Sequence[GcItem]) -> None:
         if item.number is not None and (
             deed is None or deed.state not in (journal.DONE, journal.CONFLICT, journal.COLLECTED)
         ):
-            raise _changed(safe_text(item.name))
+            raise has_changed([item.name], _NOTHING)
 
 
 def _refuse_beside_a_training(directory: str) -> None:
@@ -107,14 +103,6 @@ def _refuse_beside_a_training(directory: str) -> None:
             f"it was started in {directory} since this was planned; nothing was freed",
             "Plan it again: what the training does not use can be freed beside it.",
         )
-
-
-def _changed(what: str) -> CkptError:
-    return CkptError(
-        "The directory has changed",
-        f"{what} is not what it was when this was planned; nothing was freed",
-        "Plan again.",
-    )
 
 
 def _free(directory: str, item: GcItem) -> None:

@@ -47,6 +47,7 @@ from ckpt_tui.services.deed_record import when as when
 from ckpt_tui.services.deed_record import write_deed as write_deed
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.renames import Places, incoming_path, put_in_place, take_back
+from ckpt_tui.services.since_planned import has_changed, is_as_planned
 from ckpt_tui.services.unlinking import leads_elsewhere
 from ckpt_tui.text import safe_text
 
@@ -104,7 +105,7 @@ def perform(
         if deed.conflicts:  # somebody wrote while the copies were made
             written, deed.conflicts = deed.conflicts, []
             _back_out(directory, deed)
-            raise _changed(written[0])
+            raise has_changed(written)
         try:
             _finish(directory, deed, finish)
         except OSError as error:
@@ -114,28 +115,19 @@ def perform(
 
 def _expect_unchanged(directory: str, move: Move) -> None:
     """Raises CkptError when a name that changes, or what it is to become, is not what was planned with."""
-    now = content_of(os.path.join(directory, move.target))
-    if (move.before is None and now is not None) or (move.before is not None and not move.before.is_same(now)):
-        raise _changed(move.target)
+    if not is_as_planned(os.path.join(directory, move.target), move.before):
+        raise has_changed([move.target])
     lies_at = move.source_path(directory)
     source_was = move.after if move.how == "rename" else move.source_was
-    now = content_of(lies_at if move.how == "rename" else os.path.realpath(lies_at))
-    if source_was is not None and not source_was.is_same(now):
-        raise _changed(move.source or move.outside)
+    lies_at = lies_at if move.how == "rename" else os.path.realpath(lies_at)
+    if source_was is not None and not is_as_planned(lies_at, source_was):
+        raise has_changed([move.source or move.outside])
     if move.target.split("/")[0] in _RESERVED:
         raise CkptError(
             "Cannot be set aside",
             f"{safe_text(move.target, 200)} has a name that every deed uses itself; nothing was changed",
             "Give it another name.",
         )
-
-
-def _changed(name: str) -> CkptError:
-    return CkptError(
-        "The directory has changed",
-        f"{safe_text(name, 200)} is not what it was when this was planned; nothing was changed",
-        "Plan it again.",
-    )
 
 
 def _back_out(directory: str, deed: Deed) -> None:

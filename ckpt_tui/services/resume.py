@@ -38,6 +38,7 @@ from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
 from ckpt_tui.services.resume_cost import resume_cost
 from ckpt_tui.services.resume_words import branch_warning, resume_sentences
+from ckpt_tui.services.since_planned import has_changed
 from ckpt_tui.text import safe_text
 
 if TYPE_CHECKING:
@@ -207,13 +208,7 @@ def prepare(plan: ResumePlan) -> None:
     now = _contents(read_catalog(plan.directory), plan.checkpoint_path)
     if plan.found and now != plan.found:
         other = sorted(path for path in {*now, *plan.found} if now.get(path) != plan.found.get(path))
-        first = safe_name(os.path.relpath(other[0], plan.directory))
-        changed = f"{first} has changed" if len(other) == 1 else f"{first} and {len(other) - 1:,} more have changed"
-        raise CkptError(
-            "The directory has changed",
-            f"{changed} since this was planned; nothing was started",
-            "Plan it again.",
-        )
+        raise has_changed([os.path.relpath(path, plan.directory) for path in other], "nothing was started")
     for planned in plan.files:
         path = os.path.join(plan.directory, planned.name)
         try:
