@@ -353,6 +353,7 @@ class LinesScreen(WorkScreen[None]):
             self._marked = self.visible_lines.found or array("Q")
             self.search, self._is_looking = Search(), False
             self.cancel_work("scan")
+            self._progress = ""
             self.visible_lines.found = None
             self._num_scanned = len(self.log_lines)
             self.line_list.rows_changed(self.visible_lines, from_index=0)
@@ -404,6 +405,8 @@ class LinesScreen(WorkScreen[None]):
             self._show_facts()
         elif self.is_working("go"):
             self.cancel_work("go")
+            self._progress = ""
+            self._show_facts()
         elif self.query_one("#detail").display:
             self.action_detail()
         else:

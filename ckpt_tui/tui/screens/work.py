@@ -8,7 +8,7 @@ goes wrong is shown in place, in words; nothing in a file can end the viewer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from textual.binding import BindingType
@@ -81,6 +81,7 @@ class WorkScreen(Screen[ScreenResult]):
     BINDINGS: ClassVar[list[BindingType]] = []
     AUTO_FOCUS = ""
     problem: CkptError | None = None  # why it has nothing to show
+    _newest: Mapping[str, Worker[object]] = {}  # by its group
 
     def show(self, widget_id: str, content: Content) -> None:
         """Put `content` into a static of fixed height. Nothing is laid out anew, and nothing sent if it is the same."""
@@ -96,7 +97,8 @@ class WorkScreen(Screen[ScreenResult]):
         def run() -> object:  # Textual makes a repr() of what it is to run, and of a checkpoint that is 250 MB
             return work()
 
-        self.run_worker(run, name=group, group=group, thread=True, exclusive=True, exit_on_error=False)
+        newest = self.run_worker(run, name=group, group=group, thread=True, exclusive=True, exit_on_error=False)
+        self._newest = {**self._newest, group: newest}
 
     def cancel_work(self, group: str) -> bool:
         """Stop the work of a group; False when none was running."""
@@ -110,13 +112,18 @@ class WorkScreen(Screen[ScreenResult]):
 
     def _workers_of(self, group: str) -> list[Worker[Any]]:
         return [
-            worker for worker in self.workers if worker.node is self and worker.group == group and worker.is_running
+            worker
+            for worker in self.workers
+            if worker.node is self and worker.group == group and worker.is_running and not worker.is_cancelled
         ]
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         event.stop()
         worker = event.worker
         if worker.node is not self or not self.is_attached:
+            return
+        # What was found before it was told to stop, or to begin anew, is not what is asked for now.
+        if worker.is_cancelled or self._newest.get(worker.group) is not worker:
             return
         if event.state is WorkerState.SUCCESS:
             self.work_done(worker.group, worker.result)
@@ -125,7 +132,8 @@ class WorkScreen(Screen[ScreenResult]):
 
     def on_work_progress(self, message: WorkProgress) -> None:
         message.stop()
-        self.work_progress(message.group, message.text)
+        if self.is_working(message.group):  # else its last word would stay
+            self.work_progress(message.group, message.text)
 
     def work_done(self, group: str, result: Any) -> None:
         raise NotImplementedError
