@@ -37,7 +37,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("deeds", metavar="N", nargs="*", help="number of a deed to free, whatever it holds")
+    parser.add_argument("deeds", metavar="N", nargs="*", default=[], help="number of a deed to free, whatever it holds")
     parser.add_argument("--older-than", metavar="AGE", help="only what is older: 90m, 12h, 7d, 2w")
     parser.add_argument("--keep", metavar="N", type=int, default=0, help="keep the newest N deeds")
     parser.add_argument("--quarantine", action="store_true", help="also what the trainer moved to quarantine/")
@@ -146,7 +146,7 @@ def _plan_lines(plan: GcPlan, style: Style, *, is_dry_run: bool) -> Iterator[str
 
 def _item_lines(plan: GcPlan, style: Style) -> Iterator[str]:
     """A heading for each deed, and under it each of its files; the rest under one more."""
-    from ckpt_tui.services.gc_words import rows_of
+    from ckpt_tui.services.gc_words import NAME_CELLS, rows_of
 
     rows = rows_of(plan)
     is_narrow = style.width is not None and style.width < _NARROW
@@ -156,7 +156,9 @@ def _item_lines(plan: GcPlan, style: Style) -> Iterator[str]:
     cells: list[list[Cell]] = []
     for row in rows:
         mark: Cell = (style.glyph("✖", "x"), "warn") if row.is_chosen else (style.glyph("·", "-"), "dim")
-        cells.append([mark, row.name, row.size] if is_narrow else [mark, row.name, row.step, row.size])
+        is_long = style.width is not None and text.cell_width(row.name) > NAME_CELLS
+        name = text.fit(row.name, NAME_CELLS, "left", "end") if is_long else row.name
+        cells.append([mark, name, row.size] if is_narrow else [mark, name, row.step, row.size])
     heading = ""
     for row, line in zip(rows, table(columns, cells, style), strict=True):
         if row.heading != heading:

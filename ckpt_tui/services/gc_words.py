@@ -15,6 +15,7 @@ from ckpt_tui.services.gc_plan import GcPlan
 from ckpt_tui.text import plural, safe_text, short_age, size
 
 MOST_ALIKE = 6
+NAME_CELLS = 44  # a longer name leaves the others their place, and keeps its end
 _HEADINGS = {"leftover": "left by a crash", "temporary": "of processes that are gone", "quarantine": "in quarantine"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,15 @@ async def test_hostile_names_stay_text() -> None:
         assert "[/x]" in seen_text(app)
 
 
-async def test_enter_changes_nothing_and_yes_frees_what_the_dialog_told(run: str) -> None:
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_enter_changes_nothing_and_yes_frees_what_the_dialog_told(
+    run: str, is_running: bool, request: pytest.FixtureRequest
+) -> None:
+    if is_running:  # it does not use what lies aside
+        (Path(run) / "trainer.lock").write_text("{}")
+        lock = open(Path(run) / "trainer.lock")  # noqa: SIM115 - held to the end of the test
+        request.addfinalizer(lock.close)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     before = tree_of(Path(run))
     plan = plan_gc(run)
     app = CkptTuiApp(run, monitor=FixedMonitor(crashed(), run), interval_s=0.02, env=ENV)

@@ -60,13 +60,16 @@ class GcDialog(ConfirmDialog):
 
 def _file_lines(rows: Sequence[GcRow], width: int) -> list[Content]:
     """Each file on a line under its heading; why on the next one where it has no room."""
+    from ckpt_tui.services.gc_words import NAME_CELLS
+
     found: list[Content] = []
     step_width = max((cell_width(row.step) for row in rows), default=0)
     size_width = max((cell_width(row.size) for row in rows), default=0)
     beside = 2 + (2 + step_width if step_width else 0) + 2 + size_width
     has_steps = width - beside >= _LEAST_NAME + 8
     beside -= 0 if has_steps or not step_width else 2 + step_width
-    name_width = min(max((cell_width(row.name) for row in rows), default=0), max(width - beside, _LEAST_NAME))
+    longest = min(max((cell_width(row.name) for row in rows), default=0), NAME_CELLS)
+    name_width = min(longest, max(width - beside, _LEAST_NAME))
     heading = ""
     for row in rows:
         if row.heading != heading:
