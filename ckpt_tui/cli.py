@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of the tree. Its module has `add_arguments(parser)`, `run(args, out)` and `EXAMPLES`."""
+    """One row of the tree. Its module has `add_arguments(parser)`, `run(args, out)` and `EXAMPLES`, and `JSON_OBJECTS`
+    where --json is not one object."""
 
     name: str
     summary: str
@@ -62,11 +63,32 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+_SOURCE_WIDTH = 108  # a line of a description that has room for more than the next word was ended on purpose
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Knows the terminal's width without `shutil`, which argparse would import for every argument added: 3 ms."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=terminal_width() - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """In the terminal's width, each line that was begun on purpose on a line of its own; examples stay whole."""
+        if text.startswith("examples:"):
+            return text
+        import textwrap
+
+        thoughts = [""]
+        for line in text.splitlines():
+            first_word = line.partition(" ")[0]
+            has_room = len(thoughts[-1].rpartition("\n")[2]) + 1 + len(first_word) <= _SOURCE_WIDTH
+            if not line or not thoughts[-1] or has_room:
+                thoughts.append(line)
+            else:
+                thoughts[-1] += f"\n{line}"
+        return "\n".join(
+            textwrap.fill(thought.replace("\n", " "), width, break_on_hyphens=False) for thought in thoughts[1:]
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,7 +125,8 @@ def build_parser(commands: Sequence[Command] = ()) -> Parser:
             formatter_class=_Formatter,
         )
         module.add_arguments(subparser)
-        subparser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+        how_many = getattr(module, "JSON_OBJECTS", "one JSON object")
+        subparser.add_argument("--json", action="store_true", help=f"print {how_many}, for scripts")
         subparser.set_defaults(run=module.run)
     return parser
 
@@ -154,6 +177,8 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         sys.stderr.write(overview())
         return ExitCode.TROUBLE
+    if arguments[0] == "help" and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         sys.stdout.flush()

@@ -24,7 +24,9 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="file to restore, or the backup to put in place")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="file to restore, or the backup to put in place"
+    )
     add_act_arguments(parser)
 
 

@@ -43,6 +43,7 @@ EXAMPLES = (
     "ckpt-tui supervise runs/gpt --max-restarts 3 --pause 1m -- torchrun --nproc_per_node 8 train.py",
     "ckpt-tui supervise runs/gpt --status",
 )
+JSON_OBJECTS = "a JSON object a line"
 
 OUTPUT_NAME = "supervisor.log"
 # Not by `-m`: it runs where the training does, and a `queue.py` that lies there would be taken for Python's.

@@ -22,6 +22,7 @@ EXAMPLES = (
     "ckpt-tui tail runs/gpt -f --json",
     "ckpt-tui tail runs/gpt --bad -n 100",
 )
+JSON_OBJECTS = "a JSON object a line"
 
 _POLL_S = 0.25
 _ROLES = {"good": "good", "warning": "warn", "error": "bad", "info": "plain"}

@@ -37,6 +37,7 @@ EXAMPLES = (
     "ckpt-tui watch runs/gpt --bell --on-alert 'ntfy publish gpt \"$CKPT_TUI_ALERT_TITLE\"'",
     "ckpt-tui watch runs/gpt --plain --exit-on error",
 )
+JSON_OBJECTS = "a JSON object a line"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="print lines instead of opening the screen")
     parser.add_argument("--once", action="store_true", help="with --plain: print the facts once and end")
     parser.add_argument("--readonly", action="store_true", help="take every act away: only look")
-    parser.add_argument("--interval", metavar="SECONDS", type=float, default=None, help="time between looks (1.0)")
+    parser.add_argument("--interval", metavar="S", type=float, default=None, help="seconds between looks (1)")
     parser.add_argument(
         "--slow-link", action="store_true", help="send less: a picture every 5 s, and no tracking of the mouse"
     )

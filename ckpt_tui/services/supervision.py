@@ -325,7 +325,7 @@ def _room_words(point: Point) -> str:
 def _earlier(point: Point) -> str:
     from_where = f"before step {point.step:,}" if point.step else "EARLIER"
     return (
-        f"go back further (`ckpt-tui rollback DIR --to`, a checkpoint {from_where}) and change a setting, "
+        f"go back further (`ckpt-tui rollback`, to a checkpoint {from_where}) and change a setting, "
         "or say --restart-diverged"
     )
 

@@ -149,3 +149,22 @@ def test_the_end_of_the_process_looks_for_no_garbage() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
+def test_help_of_every_command_fits_the_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["help", command])
+    assert exit_info.value.code == 0
+    words, _, examples = capsys.readouterr().out.partition("\nexamples:\n")
+    assert examples
+    assert [line for line in words.splitlines() if len(line) > 79] == []
+
+
+@pytest.mark.parametrize("command", ["gc", "restore"])
+def test_what_may_be_left_out_is_not_asked_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command]) == 2
+    assert "error: Usage: the following arguments are required: DIR\n" in capsys.readouterr().err
