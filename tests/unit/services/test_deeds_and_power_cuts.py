@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.services import files, journal
+from ckpt_tui.services import copied_deed, files, journal
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.journal import Deed, Move
 from tests.builders.trees import tree_of
@@ -25,6 +25,7 @@ def known_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
         return other is not None and (self.is_directory, self.size_bytes) == (other.is_directory, other.size_bytes)
 
     monkeypatch.setattr(Content, "is_same", is_same)
+    monkeypatch.setattr(copied_deed, "is_copied", lambda directory, deed: False)  # nor is it a copy: a cut keeps inodes
     # The layer sees what goes through `os`; two renames are the weaker way anyhow.
     monkeypatch.setattr(files, "exchange", lambda a, b: False)
 
