@@ -37,7 +37,8 @@ class ScreenApp(BaseApp):
 
 def seen(app: App[Any]) -> list[str]:
     """The lines on the screen, as text."""
-    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()]
+    # A screen that has just come up has no line yet.
+    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()] or [""]
 
 
 def seen_text(app: App[Any]) -> str:

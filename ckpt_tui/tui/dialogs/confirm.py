@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.geometry import Size
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Button
 
@@ -22,9 +23,11 @@ from ckpt_tui.tui.styled import line
 from ckpt_tui.tui.widgets.words import Words
 
 
-def text_width(columns: int) -> int:
-    """Of the text in a dialog on a terminal of so many columns: dialogs.tcss says how wide it is, and its frame."""
-    return max(min(columns * 9 // 10, 90) - 7, 20)
+def text_width(terminal: Size) -> int:
+    """Of the text in a dialog: dialogs.tcss says how wide it is, its frame, and its bar where there is more to read."""
+    if terminal.height < _SHORT:
+        return max(min(terminal.width, 90) - 5, 20)
+    return max(min(terminal.width * 9 // 10, 90) - 7, 20)
 
 
 # Of dialogs.tcss: the lines of a dialog that are not its body, and from which height on it has all of them.
@@ -73,7 +76,7 @@ class ConfirmDialog(ModalScreen[bool]):
         return Copied("text", f"{self._title_text}\n{text}")
 
     def on_resize(self) -> None:
-        self.query_one("#body_text", Words).update(self.body(text_width(self.app.size.width)))
+        self.query_one("#body_text", Words).update(self.body(text_width(self.app.size)))
         leave_room(self)
 
     def on_mount(self) -> None:
@@ -85,7 +88,7 @@ class ConfirmDialog(ModalScreen[bool]):
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             with VerticalScroll(classes="dialog-body", can_focus=False):
-                yield Words(self.body(text_width(self.app.size.width)), id="body_text")
+                yield Words(self.body(text_width(self.app.size)), id="body_text")
             with Horizontal(classes="dialog-buttons"):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:

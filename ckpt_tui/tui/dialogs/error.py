@@ -60,7 +60,7 @@ class ErrorDialog(ModalScreen[str | None]):
                 yield Words(line((hint, "dim")), classes="dialog-hint", id="hint")
 
     def _body(self) -> Content:
-        width = text_width(self.app.size.width)
+        width = text_width(self.app.size)
         rows = [paragraph(self.error.message, width)] if self.error.message else []
         if self.error.hint:
             rows += [Content(""), paragraph(self.error.hint, width, mark="-> ")]

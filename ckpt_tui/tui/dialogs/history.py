@@ -106,7 +106,7 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
 
     @on(VirtualList.Moved)
     def _show(self) -> None:
-        self.query_one("#body_text", Words).update(self._body(text_width(self.app.size.width)))
+        self.query_one("#body_text", Words).update(self._body(text_width(self.app.size)))
         self.refresh_bindings()
 
     def _body(self, width: int) -> Content:

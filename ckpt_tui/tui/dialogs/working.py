@@ -108,7 +108,7 @@ class WorkingDialog(ModalScreen[None]):
 
     def _set_height(self) -> None:
         lines = self.query_one("#work_lines", WorkLines)
-        width = text_width(self.app.size.width)
+        width = text_width(self.app.size)
         height = len(lines.lines_now(width, 0))
         if isinstance(self.work, Stages):  # more is to come: it does not jump with each line
             height = max(height, 5)
