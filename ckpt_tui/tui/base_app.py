@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.color import ColorSystem
 from textual._compositor import ChopsUpdate, LayoutUpdate
+from textual._context import active_message_pump
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.events import Event, InputEvent, Key, MouseDown, Paste
+from textual.screen import Screen
 from textual.timer import Timer
 
 from ckpt_tui.errors import CkptError
@@ -188,6 +191,21 @@ class BaseApp(App[None]):
     def get_key_display(self, binding: Binding) -> str:
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
+
+    def pop_screen(self) -> AwaitComplete:
+        """A screen that closes itself closes nothing but itself, and only once.
+
+        Textual closes whatever is on top: at a second Enter or click in the same packet the screen below the dialog,
+        which ended the app where that was the first one; and of two dialogs the wrong one.
+        """
+        asking, stack = active_message_pump.get(None), self._screen_stack
+        if not isinstance(asking, Screen) or not stack or asking is stack[-1]:
+            return super().pop_screen()
+        if asking not in stack[1:]:
+            return AwaitComplete()
+        stack.remove(asking)
+        asking._pop_result_callback()
+        return AwaitComplete(self._replace_screen(asking)).call_next(self)
 
     async def _shutdown(self) -> None:
         self.is_closing = True
