@@ -39,7 +39,7 @@ from ckpt_tui.services.resume_choice import Choice, choose
 from ckpt_tui.services.resume_cost import resume_cost
 from ckpt_tui.services.resume_words import branch_warning, resume_sentences
 from ckpt_tui.services.since_planned import has_changed
-from ckpt_tui.text import safe_text
+from ckpt_tui.text import run_word, safe_text
 
 if TYPE_CHECKING:
     from ckpt_tui.checkpoints.model import Checkpoint
@@ -132,7 +132,7 @@ def plan_resume(
     catalog = read_catalog(directory)
     found = _contents(catalog)
     start = _recorded_start(state)
-    choice = choose(catalog, source, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    choice = choose(catalog, source, is_live=owner is not None, on_bytes=on_bytes, is_cancelled=is_cancelled)
     entry, validation = choice.entry, choice.validation
     found.setdefault(entry.path, content_of(os.path.realpath(entry.path)))
     checkpoint = _opened(entry)
@@ -143,7 +143,10 @@ def plan_resume(
     recorded = {**told, **trained_with} if is_foreign else {**trained_with, **told}
     refusals = []
     if owner is not None:
-        refusals.append(f"A training is running here already ({owner.words}, {owner.told_by} says so).")
+        refusals.append(
+            f"A training is running here already ({owner.words}, {owner.told_by} says so): `ckpt-tui stop "
+            f"{run_word(directory)}` asks it to save and end."
+        )
     elif unsure is not None and not force:
         refusals.append(unsure_words(directory, unsure))
     elif unsure is not None:

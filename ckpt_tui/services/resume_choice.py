@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 from ckpt_tui.checkpoints.validate import Validation
@@ -12,6 +14,9 @@ from ckpt_tui.services.catalog import Catalog, CatalogEntry, resume_order
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.targets import find_targets
 from ckpt_tui.text import run_word
+
+_FRESH_S = 5.0
+_LOOK_AGAIN_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +36,19 @@ def choose(
     catalog: Catalog,
     source: str,
     *,
+    is_live: bool = False,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Choice:
     """Choose by `source`: auto, latest, best, a step, a name in the directory, or a path. Raises CkptError, Cancelled.
 
-    One that lacks a part that an exact resume needs is chosen where none is valid.
+    One that lacks a part that an exact resume needs is chosen where none is valid. is_live: a training saves here.
     """
+    num_looks = 3 if is_live else 1
     if source != "auto":
         choices: list[Choice] = []
         for entry in find_targets(catalog.directory, catalog, source):
-            choice = Choice(entry, validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled))
+            choice = Choice(entry, _checked(entry, num_looks, on_bytes, is_cancelled))
             if choice.can_resume:
                 return choice
             choices.append(choice)
@@ -54,7 +61,7 @@ def choose(
             continue
         if entry.is_weights_only and not entry.is_bad:
             continue
-        validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
+        validation = _checked(entry, num_looks, on_bytes, is_cancelled)
         if validation.verdict == "valid" and entry.step is not None:
             return Choice(entry, validation, tuple(passed_over))
         if second is None and entry.step is not None and validation.lacks:
@@ -69,6 +76,29 @@ def choose(
         f"{catalog.directory}: {reasons}",
         f"Look: `ckpt-tui list {where}`, `ckpt-tui validate {where}`.",
     )
+
+
+def _checked(
+    entry: CatalogEntry,
+    num_looks: int,
+    on_bytes: Callable[[int], None] | None,
+    is_cancelled: Callable[[], bool] | None,
+) -> Validation:
+    """Its validation. Of a live run a file has its name before log and registry tell of it, and looks damaged for that
+    moment: what was written just now is looked at again."""
+    for _ in range(num_looks - 1):
+        validation = validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
+        if validation.verdict == "valid" or validation.lacks or not _is_fresh(entry.path):
+            return validation
+        time.sleep(_LOOK_AGAIN_S)
+    return validity.check(entry.path, on_bytes=on_bytes, is_cancelled=is_cancelled)
+
+
+def _is_fresh(path: str) -> bool:
+    try:
+        return abs(time.time() - os.stat(path).st_mtime) < _FRESH_S
+    except OSError:
+        return False
 
 
 def passed_over_words(row: tuple[CatalogEntry, str]) -> str:
