@@ -103,6 +103,7 @@ class Session:
                 if self._silent_s is not None:
                     self._end_stalled(self._silent_s)
                     break
+        self._tell_of_signals()  # of those that came while it was told of others, too
         exit_code = self._wait_for_the_rest()
         tail.pump(is_last=True)
         self.follower.poll()

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ckpt_tui.services.processes import look_at
 from ckpt_tui.services.supervised_process import MARK, marked, start
 from tests.builders.marked import end_marked
 from tests.builders.shell import wait_for
@@ -38,7 +39,7 @@ def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     pid = int(os.read(pids[0], 20))
-    wait_for(lambda: not psutil.pid_exists(pid), "it stayed at the gate")
+    wait_for(lambda: look_at(pid) is None, "it stayed at the gate")  # a zombie, where nobody waits for orphans
     assert not ran.exists()
     for descriptor in pids:
         os.close(descriptor)

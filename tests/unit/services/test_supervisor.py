@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ckpt_tui.cli import main
@@ -24,6 +23,7 @@ from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event, RunEnd, RunStart, Supervised
 from ckpt_tui.events.writer import process_started
 from ckpt_tui.services import start_lock, supervisor
+from ckpt_tui.services.processes import look_at
 from ckpt_tui.services.supervised_process import MARK, marked
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
@@ -35,6 +35,18 @@ TRAINER = (sys.executable, "-m", "tests.builders.small_trainer")
 SUPERVISE = (sys.executable, "-m", "ckpt_tui", "supervise")
 QUICK = ("--pause", "0.05s", "--max-pause", "0.2s")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+# Ends at the second interrupt.
+COUNTS = """
+import signal, sys, time
+n = []
+signal.signal(2, lambda *_: (n.append(1), print("heard", len(n), flush=True)))
+print("up", flush=True)
+while len(n) < 2:
+    time.sleep(0.01)
+sys.exit(5)
+"""
 
 
 def wait_for(condition: Callable[[], object], what: str, patience_s: float = 120.0) -> None:
@@ -178,15 +190,14 @@ def test_a_stop_that_did_not_come_through_us_is_one_too(kept: Kept) -> None:
 
 
 def test_a_second_interrupt_is_passed_on_as_well_and_a_pause_ends_at_once(kept: Kept) -> None:
-    counts = "import signal, sys, time\nn = []\nsignal.signal(2, lambda *_: n.append(1))\nprint('up')\n" \
-             "while len(n) < 2: time.sleep(0.01)\nsys.exit(5)"  # fmt: skip
-    process = kept.supervise(training=(sys.executable, "-c", counts))
+    process = kept.supervise(training=(sys.executable, "-c", COUNTS))
     log = kept.directory / "session_1.log"
     wait_for(lambda: log.exists() and "up" in log.read_text(), "it did not come up")
     for state in ("running", "stopping"):
         wait_for(
             lambda state=state: json.loads((kept.directory / "supervisor.json").read_text())["state"] == state, state
         )
+        wait_for(lambda state=state: state == "running" or "heard 1" in log.read_text(), "it did not hear")  # type: ignore[misc]
         process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 5
@@ -195,6 +206,33 @@ def test_a_second_interrupt_is_passed_on_as_well_and_a_pause_ends_at_once(kept: 
     wait_for(lambda: "waiting" in (kept.directory / "supervisor.json").read_text(), "it does not wait")
     waiting.terminate()
     assert waiting.wait(300) == 143  # and not in an hour
+
+
+def test_an_interrupt_that_ends_it_while_another_one_is_told_is_told_too(kept: Kept) -> None:
+    log = kept.directory / "session_1.log"
+    request = supervisor.Request(
+        str(kept.directory), (sys.executable, "-c", COUNTS), str(kept.directory), Policy(), as_is=True
+    )
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "SIGINT passed on to the training" in line:
+            pid = int(read_fields(str(kept.directory))["child_pid"])  # type: ignore[call-overload]
+            wait_for(lambda: "heard 1" in log.read_text(), "the first one did not come to it")  # else they are one
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_for(lambda: look_at(pid) is None, "the second one did not end it")
+
+    def interrupt() -> None:
+        wait_for(lambda: log.exists() and "up" in log.read_text(), "it did not come up")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    person = threading.Thread(target=interrupt)
+    person.start()
+    outcome = supervisor.supervise(request, say)
+    person.join()
+    assert (outcome.state, outcome.exit_code) == ("stopped", 5)
+    assert any("SIGINT passed on again" in line for line in said)
 
 
 def test_a_supervisor_that_is_stopped_in_a_pause_loses_nothing(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +321,7 @@ def test_a_supervisor_that_is_killed_leaves_the_training_and_the_next_one_takes_
     pid = kept.wait_until_running()
     first.kill()
     first.wait()
-    assert psutil.pid_exists(pid)
+    assert look_at(pid) is not None
     supervisor = read_supervisor(str(kept.directory))
     assert supervisor is not None
     assert supervisor.is_alive is False
@@ -312,7 +350,7 @@ def test_what_ended_while_nobody_looked_is_judged_by_its_log(kept: Kept, ends: s
     pid = kept.wait_until_running()
     first.kill()
     first.wait()
-    wait_for(lambda: not psutil.pid_exists(pid), "the training did not end")
+    wait_for(lambda: look_at(pid) is None, "the training did not end")
     code, _, said = kept.run(**options)
     assert code == 0
     assert words in said
@@ -642,7 +680,7 @@ def test_detached_it_says_that_it_is_at_work_and_is_stopped_like_any_other(kept:
     assert data["state"] == "running"
     assert os.getsid(data["pid"]) == data["pid"]
     assert main(["stop", str(kept.directory), "--yes"]) == 0
-    assert not psutil.pid_exists(data["child_pid"])
+    assert look_at(data["child_pid"]) is None
 
 
 @pytest.mark.long
