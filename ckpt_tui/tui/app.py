@@ -120,6 +120,7 @@ class CkptTuiApp(BaseApp):
         self.stylesheet = ParsedOnce(variables=self.get_css_variables())
         self.readonly = readonly or self.settings.readonly
         self.interval_s = self.settings.tick_s if interval_s is None else interval_s
+        self._run_screen: Screen[Any] | None = None  # of a run of the list
         self.watched: RunSession | None = None if self.lists_runs else RunSession(self, path, monitor=monitor)
 
     @property
@@ -161,9 +162,10 @@ class CkptTuiApp(BaseApp):
         """The overview of the run that is shown, None when the list of runs is, or when the app is closing."""
         if self.watched is None or self.is_closing:
             return None
-        place = 1 if self.lists_runs else 0
         stack = self.screen_stack  # the app empties it before it has read its last messages
-        return stack[place] if place < len(stack) else None
+        if not self.lists_runs:
+            return stack[0] if stack else None
+        return self._run_screen if self._run_screen in stack else None  # what was opened sooner may lie between
 
     @property
     def has_overview(self) -> bool:
@@ -215,12 +217,14 @@ class CkptTuiApp(BaseApp):
         if self.watched is not None:
             return
         try:
-            self.watched = RunSession(self, path)
+            watched = self.watched = RunSession(self, path)
         except CkptError as error:
             self.show_error(error)
             return
-        await self.push_screen(screen_class("overview")())
-        self.watched.start()
+        self._run_screen = screen_class("overview")()
+        await self.push_screen(self._run_screen)
+        if self.watched is watched:  # else it was left while it opened
+            watched.start()
 
     async def close_run(self) -> None:
         """Back to the list of runs."""

@@ -6,6 +6,7 @@ still say then is not heard.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from textual.worker import Worker, get_current_worker
@@ -95,7 +96,8 @@ class RunSession:
             if isinstance(message, StateChanged) and not self._app.is_served:
                 message.supervised = supervised(self.directory, message.state.now)
             message.source = self
-            self._app.post_message(message)
+            with contextlib.suppress(RuntimeError):  # the app has ended since it was asked
+                self._app.post_message(message)
 
     # -- in the app's own thread --------------------------------------------------------------------------------
 

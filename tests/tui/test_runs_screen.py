@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.runs import Runs, RunSummary
@@ -15,7 +17,7 @@ from ckpt_tui.settings import Settings
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import palette, run_rows
 from ckpt_tui.tui.app import CkptTuiApp
-from ckpt_tui.tui.messages import StateChanged
+from ckpt_tui.tui.messages import SessionFailed, StateChanged
 from ckpt_tui.tui.screens.runs import RunsChanged, RunsScreen
 from ckpt_tui.tui.widgets.virtual_list import GUTTER, MARGIN, lay_out
 from tests.builders.run_states import NOW
@@ -159,6 +161,52 @@ async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
         assert not any(worker.group == "follow" and worker.is_running for worker in app.workers)
         await pilot.press("question_mark")
         await until(pilot, lambda: "Only runs that hold these words" in seen_text(app))
+
+
+async def test_a_run_that_is_left_while_it_opens_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "first")
+    make_run(tmp_path / "second")
+    app = CkptTuiApp(str(tmp_path), interval_s=3600, env=ENV)
+    push_screen = app.push_screen
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.screen.run_list.rows) == 2)  # type: ignore[attr-defined]
+
+        async def push_and_leave(screen: Any) -> None:
+            await push_screen(screen)
+            await app.close_run()
+
+        monkeypatch.setattr(app, "push_screen", push_and_leave)
+        await app.open_run(str(tmp_path / "first"))
+        assert app.watched is None
+        assert isinstance(app.screen, RunsScreen)
+        assert not any(worker.group == "follow" for worker in app.workers)
+
+
+async def test_a_run_that_opens_over_the_help_is_told_its_state_and_not_the_help(tmp_path: Path) -> None:
+    """Enter and ? in one packet: the help comes first."""
+    make_run(tmp_path / "first")
+    make_run(tmp_path / "second")
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.screen.run_list.rows) == 2)  # type: ignore[attr-defined]
+        app.action_help()
+        await app.open_run(str(tmp_path / "first"))
+        await until(pilot, lambda: app.state is not None)
+        assert [type(screen).__name__ for screen in app.screen_stack] == ["RunsScreen", "HelpScreen", "OverviewScreen"]
+        assert app.overview is app.screen
+
+
+def test_what_a_thread_says_after_the_end_is_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "first")
+    app = CkptTuiApp(str(tmp_path / "first"), env=ENV)
+
+    def ended(message: object) -> bool:
+        raise RuntimeError("Event loop is closed")
+
+    monkeypatch.setattr(app, "post_message", ended)
+    app.run_open._post(SessionFailed(CkptError("late")))
 
 
 async def test_filters_sorts_and_follows_what_comes_and_goes(tmp_path: Path) -> None:
