@@ -200,18 +200,17 @@ class Acts:
         running = asyncio.ensure_future((_in_daemon_thread if work.can_leave else _in_thread)(lambda: do(work)))
         try:
             await asyncio.wait({running}, timeout=SHOWN_AFTER_S)
-            if not running.done():
-                await self._show_work(work, running)
+            was_left = not running.done() and await self._show_work(work, running)
         except asyncio.CancelledError:
             work.cancel()  # the viewer is left: what is being copied is taken back before it ends
             raise
-        if not running.done():
+        if was_left:  # what it came to in that moment is no more than what comes of one that goes on
             running.add_done_callback(_forget)
             raise Cancelled
         return running.result()
 
-    async def _show_work(self, work: LongWork | Stages, running: asyncio.Future[T]) -> None:
-        """Until it has ended, or was left where that may be."""
+    async def _show_work(self, work: LongWork | Stages, running: asyncio.Future[T]) -> bool:
+        """Until it has ended, or was left where that may be: True then."""
         from ckpt_tui.tui.dialogs.working import WorkingDialog
 
         dialog = WorkingDialog(work)
@@ -226,6 +225,7 @@ class Acts:
             left.cancel()
             dialog.finish()
         await dialog.closed.wait()
+        return work.can_leave and dialog.left.is_set()
 
     async def resume(self, source: str = "auto", *, row: str = "") -> None:
         """source: as `plan_resume` takes it. row: the checkpoint that a person was at, to be chosen in the dialog."""
