@@ -37,7 +37,7 @@ from ckpt_tui.text import duration, plural, run_word, safe_text
 _POLL_S = 0.03
 _TELL_EVERY_S = 1.0
 _ASK_CLUSTER_EVERY_S = 2.0
-KILL_PATIENCE_S = 10.0
+KILL_PATIENCE_S = 30.0  # much memory takes long to give back
 UNSURE_S = 15.0  # a trainer of ours tells of a signal at the end of its step
 
 OnProgress = Callable[["StopProgress"], None]

@@ -72,7 +72,7 @@ def test_follow_tells_what_another_process_appends(tmp_path: Path) -> None:
     path.write_bytes(b"".join(log.lines[:10]))
     command = [sys.executable, "-m", "ckpt_tui", "tail", str(tmp_path), "-n", "2", "-f", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tail:
-        give_up = threading.Timer(20.0, tail.kill)
+        give_up = threading.Timer(300.0, tail.kill)
         give_up.start()
         try:
             assert tail.stdout is not None
