@@ -77,7 +77,9 @@ async def do_something(app: Any, pilot: Any, chance: random.Random) -> None:
         await pilot.resize_terminal(*chance.choice(SIZES))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 38, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 38))])
+@pytest.mark.parametrize(
+    "seed", [1, 2, 38, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 40) if seed != 38)]
+)
 async def test_a_monkey_ends_and_changes_nothing(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
     kind = ("crashed", "runs", "inspect", "running", "diff")[seed % 5]
