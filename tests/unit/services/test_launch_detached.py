@@ -142,7 +142,7 @@ log = EventWriter(sys.argv[1])
 log.start(config={}, total_steps=10, start_step=4, resumed_from={"path": "latest.pt"})
 wait_until_told("begun")
 log.step(5, loss=1.0)
-wait_until_told("stepping")
+wait_until_told("looked at")
 """
 
 
@@ -159,6 +159,7 @@ def test_how_far_it_comes_is_told(tmp_path: Path) -> None:
         str(tmp_path), [sys.executable, "-c", TRAINS, str(tmp_path)], cwd=str(REPO), session=3, wait_s=300.0,
         about=about, on_progress=tell,
     )  # fmt: skip
+    (tmp_path / "told looked at").touch()
     assert told_by(told) == ["started", "locked", "begun", "stepping"]
     assert told[2].sentence == "Session 1 begins from latest.pt at step 4."
     assert (launched.stage, launched.step, launched.exit_code) == ("stepping", 5, None)
