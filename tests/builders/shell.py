@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +42,30 @@ def events(directory: Path) -> list[dict[str, Any]]:
 
 def last_step(directory: Path, session: int) -> int:
     return max((e["step"] for e in events(directory) if e["event"] == "step" and e["session"] == session), default=0)
+
+
+def hold_between_saves(pid: int, directory: Path) -> None:
+    """Stop the training (SIGSTOP) where no save is at work, which a thread does.
+
+    Between a save's rename and its backup a file that is damaged has no copy yet, and nothing is to be restored from.
+    """
+
+    def stands_between_saves() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: process_state(pid) == "T", "the training to stand still")
+        saved = {str(event["path"]) for event in events(directory) if event["event"] == "checkpoint_saved"}
+        rolling = {path.name for path in directory.glob("rolling_step_*")}
+        if rolling and rolling <= saved and not list(directory.glob(".tmp-*")):
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_for(stands_between_saves, "a moment without a save")
+
+
+def process_state(pid: int) -> str:
+    """In the letters of /proc."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def fingerprint(directory: Path) -> str:

@@ -34,7 +34,7 @@ class Terminal:
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(
             ["tmux", "-L", self.socket, "-f", "/dev/null", *arguments],
-            capture_output=True, text=True, timeout=20, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"},
         )  # fmt: skip
         assert done.returncode == 0, f"tmux {arguments}: {done.stderr}"
@@ -57,7 +57,7 @@ class Terminal:
     def screen(self) -> str:
         return self._tmux("capture-pane", "-p")
 
-    def wait_for(self, *wanted: str, timeout_s: float = 30.0) -> str:
+    def wait_for(self, *wanted: str, timeout_s: float = 180.0) -> str:
         """The first screen that shows all of `wanted`; fails with the last screen when the time is over."""
         deadline = time.monotonic() + timeout_s
         screen = self.screen()
@@ -71,7 +71,7 @@ class Terminal:
     def is_cursor_visible(self) -> bool:
         return self._tmux("display-message", "-p", "#{cursor_flag}").strip() == "1"
 
-    def wait_gone(self, unwanted: str, timeout_s: float = 30.0) -> str:
+    def wait_gone(self, unwanted: str, timeout_s: float = 180.0) -> str:
         """The first screen that no longer shows `unwanted`."""
         deadline = time.monotonic() + timeout_s
         screen = self.screen()
@@ -90,4 +90,4 @@ class Terminal:
         return self._tmux("show-buffer")
 
     def close(self) -> None:
-        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True, check=False, timeout=20)
+        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True, check=False, timeout=120)

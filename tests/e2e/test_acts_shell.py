@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.run_directories import damage
-from tests.builders.shell import cli, events, fingerprint, last_step, wait_for
+from tests.builders.shell import cli, events, fingerprint, hold_between_saves, last_step, wait_for
 from tests.builders.trees import tree_of
 
 pytest.importorskip("torch")
@@ -38,6 +38,7 @@ def crashed(tmp_path: Path) -> Iterator[Path]:
         )
     wait_for(lambda: last_step(directory, 1) > 90 or trainer.poll() is not None, "90 steps of training")
     assert trainer.poll() is None, (tmp_path / "out.log").read_text()
+    hold_between_saves(trainer.pid, directory)
     trainer.kill()
     trainer.wait()
     damage(directory / "latest.pt")

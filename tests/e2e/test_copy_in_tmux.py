@@ -25,7 +25,7 @@ def test_what_is_copied_can_be_pasted_in_tmux(tmp_path: Path) -> None:
         terminal.wait_for("run_end", "Esc back")
         terminal.press("c")
         terminal.wait_for("Copied the line")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while "run_end" not in (pasted := terminal.buffers()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert "run_end" in pasted

@@ -146,7 +146,7 @@ def test_terminal_that_closes_under_a_watch_that_started_it(run: Path, session: 
 def test_of_two_resumes_at_once_one_starts(run: Path, session: int) -> None:
     command = [*RESUME, str(run), "--yes", "--wait", "60", "--json"]
     both = [subprocess.Popen(command, cwd=REPO, text=True, stdout=subprocess.PIPE) for _ in range(2)]
-    told = sorted(((one.communicate(timeout=120)[0], one.returncode) for one in both), key=lambda pair: pair[1])
+    told = sorted(((one.communicate(timeout=300)[0], one.returncode) for one in both), key=lambda pair: pair[1])
     assert [code for _, code in told] == [0, 2], told
     data, refusal = (json.loads(text) for text, _ in told)
     assert "running here already" in refusal["errors"][0]["title"] + refusal["errors"][0]["message"], refusal
@@ -193,7 +193,7 @@ def sshd(tmp_path: Path) -> Iterator[list[str]]:
     with (tmp_path / "sshd.log").open("wb") as log:
         server = subprocess.Popen([path, "-D", "-e", "-f", config], stderr=log)
     try:
-        wait_for(lambda: b"listening" in (tmp_path / "sshd.log").read_bytes(), "sshd", timeout_s=20)
+        wait_for(lambda: b"listening" in (tmp_path / "sshd.log").read_bytes(), "sshd", timeout_s=120)
         yield [
             "ssh", "-tt", "-i", str(tmp_path / "user"), "-p", str(port), "-o", "StrictHostKeyChecking=no",
             "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "root@127.0.0.1",

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.tui.dialogs.resume import CALM_S
+from tests.builders.shell import hold_between_saves
 from tests.e2e.terminal import Terminal, require_tmux
 
 CKPT_TUI = Path(sys.executable).with_name("ckpt-tui")
@@ -43,7 +44,7 @@ def newest_step(run: Path) -> int:
     return max((int(str(event["step"])) for event in events(run)), default=0)
 
 
-def wait_until(condition, timeout_s: float = 60.0, what: str = "") -> None:
+def wait_until(condition, timeout_s: float = 300.0, what: str = "") -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
@@ -109,6 +110,7 @@ def test_train_watch_kill_restore_resume(
 
         # Kill it without a word between two saves, and break the file that a resume would like best.
         wait_until(lambda: 60 <= newest_step(run) % 200 <= 120, what="between two saves")
+        hold_between_saves(training.pid, run)
         training.send_signal(signal.SIGKILL)
         training.wait()
         last_step = newest_step(run)
@@ -181,7 +183,8 @@ def test_train_watch_kill_restore_resume(
         found = re.search(r"Roll back to step ([\d,]+)", screen)
         assert found is not None, screen
         step = int(found[1].replace(",", ""))
-        assert f"b roll back to step {step:,} " in screen  # what the key said before, behind the dialog
+        # What the key said before, on the last line, which no dialog covers.
+        assert re.search(rf"b (roll )?back to {step:,} ", screen.rstrip().rpartition("\n")[2]), screen
         terminal.press("y")
         terminal.wait_for("Rolled back. u takes it back.")
         assert step_of(run / "latest.pt") == step
@@ -223,7 +226,7 @@ def test_train_watch_kill_restore_resume(
         assert data["state"] == "running"
         assert data["lost"]["steps"] > 0
         stopped = subprocess.run(
-            [CKPT_TUI, "stop", run, "--yes"], capture_output=True, text=True, check=False, timeout=60
+            [CKPT_TUI, "stop", run, "--yes"], capture_output=True, text=True, check=False, timeout=300
         )
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         assert events(run)[-1]["event"] == "run_end"
