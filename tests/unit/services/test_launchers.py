@@ -192,7 +192,7 @@ def test_script_that_resumed_by_itself_is_started_as_it_was(tmp_path: Path) -> N
     # One that a person chose would silently not be taken.
     (missing,) = build_recorded(start, wanted(tmp_path, is_automatic=False)).missing
     assert "takes the checkpoint that it finds" in missing
-    assert "rollback DIR --to latest.pt" in missing
+    assert f"rollback {tmp_path} --to latest.pt" in missing
 
 
 @pytest.mark.parametrize(
