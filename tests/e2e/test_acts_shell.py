@@ -38,9 +38,11 @@ def crashed(tmp_path: Path) -> Iterator[Path]:
         )
     wait_for(lambda: last_step(directory, 1) > 90 or trainer.poll() is not None, "90 steps of training")
     assert trainer.poll() is None, (tmp_path / "out.log").read_text()
-    hold_between_saves(trainer.pid, directory)
-    trainer.kill()
-    trainer.wait()
+    try:
+        hold_between_saves(trainer.pid, directory)
+    finally:
+        trainer.kill()
+        trainer.wait()
     damage(directory / "latest.pt")
     yield directory
     for name in ("launch.json", "trainer.lock"):
