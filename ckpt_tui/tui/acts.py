@@ -45,6 +45,7 @@ class Acts:
         if any(worker.group == "act" and worker.is_running for worker in self._app.workers):
             self._say("The last act is still at work: try again when it has ended.")
             return
+        app_of(self._app).expect_screen()
         self._app.run_worker(self._guard(act), group="act", exclusive=False, exit_on_error=False)
 
     async def _guard(self, act: Callable[[], object]) -> None:
@@ -63,6 +64,7 @@ class Acts:
             if wanted == "output":
                 self._app.open_screen("log", log_path)  # type: ignore[attr-defined]
         finally:
+            app_of(self._app).came_up()
             self._done()
 
     async def _refuse_while_running(self) -> None:

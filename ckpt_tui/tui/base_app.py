@@ -63,6 +63,7 @@ class BaseApp(App[None]):
         # had come before it.
         self.pressed_at, self.quiet_s = -SAID_FOR_S, SAID_FOR_S
         self.is_closing = False  # its screens are being taken apart
+        self.coming: asyncio.Future[None] | None = None  # a screen that what was pressed last brings up, in a moment
         self.wire = Wire(is_plain=not self.look.unicode)
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
@@ -191,6 +192,22 @@ class BaseApp(App[None]):
     def get_key_display(self, binding: Binding) -> str:
         """A key as the footer writes it: words and characters, no glyphs that a font may lack."""
         return binding.key_display or keys.key_words(binding.key)
+
+    def expect_screen(self) -> asyncio.Future[None]:
+        """Keys wait for it (tui/driver.py) until it comes up, or `came_up` says that none does."""
+        self.came_up()
+        self.coming = asyncio.get_running_loop().create_future()
+        return self.coming
+
+    def came_up(self) -> None:
+        coming, self.coming = self.coming, None
+        if coming is not None and not coming.done():
+            coming.set_result(None)
+
+    def push_screen(self, *args: Any, **kwargs: Any) -> Any:
+        pushed = super().push_screen(*args, **kwargs)
+        self.came_up()
+        return pushed
 
     def pop_screen(self) -> AwaitComplete:
         """A screen that closes itself closes nothing but itself, and only once.

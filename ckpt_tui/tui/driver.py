@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ESCAPE = "\x1b"
 PASTE_ENDS_S = 1.0  # a paste of which nothing more came: a broken line shall not take every key from then on
 PATIENCE_S = 10.0  # with an action that does not end
+COMES_UP_WITHIN_S = 2.0  # what an act shows first; on a disk that hangs a person can leave
 _BEGIN_SEQUENCES = "[O" + ESCAPE
 # A word back or forth, or deleted: what fields understand, and people have in their fingers.
 _ALT_IN_FIELDS = "bf\x7f"
@@ -147,7 +148,7 @@ class InOrder:
         while self._typed:
             event = self._typed.popleft()
             self._app.post_message(event)
-            if not isinstance(event, events.MouseEvent):
+            if not isinstance(event, events.MouseEvent) or isinstance(event, events.MouseUp):
                 await settled(self._app)
 
 
@@ -155,7 +156,8 @@ async def settled(app: Any) -> None:
     """Until what a key has led to is done: its action, the messages of that, the screen and the focus that came of it.
 
     The first round brings the key to its action, the second what that posted to those who hear it. What came up with a
-    focus of its own, or gave it to another, is waited for, too.
+    focus of its own, or gave it to another, is waited for, too, and so is the first that an act shows: while it looks
+    at the files, an Enter for its dialog would open what lies below.
     """
     from textual.app import ScreenError
 
@@ -168,6 +170,10 @@ async def settled(app: Any) -> None:
                 # From the inside out: what each has told those around it is with them when it is their turn.
                 for pump in (focused or screen).ancestors_with_self:
                     await _turn(pump)
+                if (coming := getattr(app, "coming", None)) is not None:
+                    await asyncio.wait({coming}, timeout=COMES_UP_WITHIN_S)
+                    app.coming = None if app.coming is coming else app.coming
+                    num_rounds = 0
                 num_rounds += 1
                 if num_rounds > 1 and (screen, focused) == (app.screen, app.focused):
                     return

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input
 
+from ckpt_tui.services import deeds
 from ckpt_tui.tui.app import CkptTuiApp, screen_class
 from ckpt_tui.tui.dialogs import resume as resume_module
+from ckpt_tui.tui.dialogs.history import HistoryDialog
 from ckpt_tui.tui.dialogs.metrics import MetricPicker
 from ckpt_tui.tui.driver import InOrder, KeysParser
 from tests.builders.run_states import FixedMonitor, crashed
@@ -96,6 +100,61 @@ async def test_a_key_after_one_that_leaves(text: str, screens: list[str], tmp_pa
         assert [type(one) for one in app.screen_stack[1:]] == [screen_class(name) for name in screens]
         await terminal.typed(pilot, "\x1b")
         assert len(app.screen_stack) == 1
+
+
+@pytest.mark.parametrize("keys", ["U\r", "UM\x1b", "U\x1b"])
+async def test_a_key_for_the_dialog_that_an_act_is_about_to_show(
+    keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it still looked at the files, Enter opened what lies below, and `q` ended the app."""
+    app = app_on(tmp_path)
+    heard: list[tuple[str, str]] = []
+    on_event = HistoryDialog.on_event
+
+    async def hear(self: HistoryDialog, event: Any) -> None:
+        if isinstance(event, Key):
+            heard.append((type(self).__name__, event.key))
+        await on_event(self, event)
+
+    monkeypatch.setattr(HistoryDialog, "on_event", hear)
+    monkeypatch.setattr("ckpt_tui.tui.driver.COMES_UP_WITHIN_S", 60.0)
+    monkeypatch.setattr("ckpt_tui.tui.acts.SHOWN_AFTER_S", 60.0)
+    may_end = threading.Event()
+    monkeypatch.setattr("ckpt_tui.services.deeds.read_history", slow(may_end, deeds.read_history))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.overview is not None and app.overview.state is not None)
+        terminal = Terminal(app)
+        terminal.send(keys)
+        await until(pilot, lambda: any(worker.group == "act" for worker in app.workers))
+        assert len(app.screen_stack) == 1
+        may_end.set()
+        await until(pilot, lambda: terminal._handing_over is not None and terminal._handing_over.done(), 60.0)
+        assert [name for name, _ in heard] == ["HistoryDialog"] * len(heard)
+        assert len(heard) == len(keys) - 1, "nothing came to what lies below"
+
+
+def slow(may_end: threading.Event, do: Any) -> Any:
+    def wait_and_do(*args: Any) -> Any:
+        may_end.wait(60.0)
+        return do(*args)
+
+    return wait_and_do
+
+
+async def test_a_click_is_done_before_what_is_typed_after_it() -> None:
+    dialog = resume_dialog([])
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        rows = dialog.settings.region
+        at = f"{rows.x + 4};{rows.y + 2}"
+        await Terminal(app).typed(pilot, f"\x1b[<0;{at}M\x1b[<0;{at}m\x1b[<0;{at}M\x1b[<0;{at}m")
+        assert dialog.is_editing
+        await Terminal(app).typed(pilot, "\x1b")
+        row = dialog.settings.cursor_row
+        await Terminal(app).typed(pilot, f"\x1b[<0;{at}M\x1b[<0;{at}m57\r")
+        assert row is not None
+        assert dialog.changes == {row.key: "57"}, "not all came into the field that the click opened"
 
 
 async def test_a_filter_gets_every_letter_and_a_capital_pins(tmp_path: Path) -> None:
