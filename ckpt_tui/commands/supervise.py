@@ -114,11 +114,13 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     if args.status:
         return _status(args, out)
     from ckpt_tui.services import command_line
+    from ckpt_tui.services.newest_rules import require_room_beside
     from ckpt_tui.services.output_tail import Talk
     from ckpt_tui.services.restart_authority import OURS, in_charge, is_submission
     from ckpt_tui.services.supervisor import Request, supervise
 
     directory = str(Path(args.directory).absolute())
+    require_room_beside(directory)  # its record and its output lie in the directory
     said = _said(args)
     _policy({**_SETTINGS, **said}, directory)  # what is wrong with it is said before anything is looked for
     command, cwd, before = _command(directory, args.training)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
+from tests.builders.frameworks import accelerate
 from tests.builders.run_directories import damage, run_directory
 from tests.builders.trees import tree_of
 
@@ -53,3 +54,16 @@ def test_what_would_be_refused_is_said_and_ends_with_1(tmp_path: Path, capsys: p
         damage(checkpoint)
     nothing = planned(capsys, directory, *OWN, str(directory), code=1)
     assert "Nothing to resume from" in str(nothing["refusals"])
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_nothing_is_kept_among_what_accelerate_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    place = tmp_path / "checkpoints"
+    (place / "checkpoint_0").mkdir(parents=True)
+    accelerate(place / "checkpoint_0")
+    before = tree_of(tmp_path)
+    assert main(["supervise", str(place), *options, "--", sys.executable, "-c", "pass"]) == 2
+    assert "accelerate takes everything in" in capsys.readouterr().err
+    assert tree_of(tmp_path) == before
