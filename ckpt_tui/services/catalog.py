@@ -238,14 +238,16 @@ def check_entry(
     entry: CatalogEntry,
     *,
     full: bool = True,
+    max_age_s: float | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> CatalogEntry:
-    """The entry with its validity looked up or found out, at every level or at structure only."""
+    """The entry with its validity looked up or found out, at every level or at structure only. max_age_s: as
+    `validity.check`."""
     from ckpt_tui.checkpoints.validate import LEVELS
 
     levels = tuple(LEVELS) if full else ("structure",)
-    found = validity.check(entry.path, levels, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    found = validity.check(entry.path, levels, max_age_s=max_age_s, on_bytes=on_bytes, is_cancelled=is_cancelled)
     return _judged(entry, found)
 
 

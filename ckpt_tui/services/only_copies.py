@@ -2,20 +2,25 @@
 
 A copy counts when it stays, is valid now, and is of the same step and the same session; a resume has to be able to
 start from it where one can from the other. Other people's checkpoints do not tell their session: of a run that was
-rolled back and trained on, one may have the name and the step of another, and only the same bytes are a copy. What
-nobody could judge, or what a program with code in its checkpoints may need, counts as an only copy.
+rolled back and trained on, one may have the name and the step of another, and only the same bytes are a copy. So it is
+with names that the trainer does not give: a person may have edited it, or salvaged it in part. A symbolic link is no
+copy of what it leads to. What nobody could judge, or what a program with code in its checkpoints may need, counts as an
+only copy.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
 from ckpt_tui.services.copies import are_same
 from ckpt_tui.services.deeds import HeldFile
+from ckpt_tui.services.files import tree_entries
 from ckpt_tui.services.journal import FOLDER_NAME
+from ckpt_tui.services.names import read_name
 
 Check = Callable[[CatalogEntry], CatalogEntry]
 # Of no use to a training, whatever else may be got out of them.
@@ -39,6 +44,7 @@ class Copies:
         self._advance = advance
         self._checked: dict[str, CatalogEntry] = {}
         self._compared: dict[tuple[str, str], bool] = {}
+        self._lying: dict[str, bool] = {}
         self._aside: dict[int, dict[str, CatalogEntry]] = {}
 
     def entry(self, number: int, name: str) -> CatalogEntry | None:
@@ -77,23 +83,44 @@ class Copies:
     def newest_valid(self) -> CatalogEntry | None:
         """The first in the order of a resume that is valid now, among those in the run directory."""
         for entry in resume_order(self._entries):
-            if entry.can_resume and (checked := self.judged(entry)).is_good:
+            if entry.can_resume and self._lies_there(entry, entry.name) and (checked := self.judged(entry)).is_good:
                 return checked
         return None
 
     def _elsewhere(self, entry: CatalogEntry, staying: Collection[str]) -> Iterator[tuple[str, CatalogEntry]]:
         for other in self._entries:
-            yield other.name, other
+            if self._lies_there(other, other.name):
+                yield other.name, other
         for number in self._held:
             for name, other in self._aside_entries(number).items():
                 place = f"{FOLDER_NAME}/{number}/{name}"
-                if place in staying and other is not entry:
+                if place in staying and other is not entry and self._lies_there(other, place):
                     yield place, other
+
+    def _lies_there(self, entry: CatalogEntry, place: str) -> bool:
+        """Whether its bytes lie at its own place, or outside the run directory, and not at another place in it, to
+        which a link leads, and which may go."""
+        if place not in self._lying:
+            run = os.path.realpath(self._directory)
+            own = os.path.join(run, place)
+            paths = [entry.path]
+            try:
+                if os.path.isdir(entry.path):
+                    inside = tree_entries(os.path.realpath(entry.path))
+                    paths += [os.path.join(entry.path, e.path) for e in inside if stat.S_ISLNK(e.status.st_mode)]
+                found = [os.path.realpath(path) for path in paths]
+                self._lying[place] = all(
+                    path == own or path.startswith(own + os.sep) or not path.startswith(run + os.sep) for path in found
+                )
+            except OSError:
+                self._lying[place] = False
+        return self._lying[place]
 
     def _is_copy(self, entry: CatalogEntry, other: CatalogEntry) -> bool:
         if (other.step, other.session_id) != (entry.step, entry.session_id) or other.is_bad:
             return False
-        if not entry.session_id and not self._has_same_bytes(entry, other):
+        is_told = bool(entry.session_id) and _is_own(entry) and _is_own(other)
+        if not is_told and not self._has_same_bytes(entry, other):
             return False
         checked = self.judged(other)
         is_as_whole = checked.validity == "valid" or (checked.is_good and bool(self.judged(entry).lacks))
@@ -114,3 +141,9 @@ class Copies:
             names = {file.name for file in self._held.get(number, ())}
             self._aside[number] = {e.name: e for e in read_catalog(folder).entries if e.name in names}
         return self._aside[number]
+
+
+def _is_own(entry: CatalogEntry) -> bool:
+    """Whether the trainer gives that name, so that what it says of itself is what the trainer saved."""
+    facts = read_name(os.path.basename(entry.name), is_directory=os.path.isdir(entry.path))
+    return facts is not None and facts.is_own

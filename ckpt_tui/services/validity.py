@@ -82,8 +82,8 @@ def _directory_identity(path: str, status: os.stat_result) -> tuple[int, ...] | 
     return (total, newest, status.st_ino, num_files, mixed)
 
 
-def recall(path: str) -> Validation | None:
-    """What validation found the last time, if the content is still the same."""
+def recall(path: str, max_age_s: float | None = None) -> Validation | None:
+    """What validation found the last time, if the content is still the same. max_age_s: as `check`."""
     now = identity(path)
     if now is None:
         return None
@@ -92,7 +92,25 @@ def recall(path: str) -> Validation | None:
     record = _gathered.get(key) or records.get(key)
     if record is None or tuple(record["identity"]) != now:
         record = _of_another_name(records, key, now)
+    if record is not None and max_age_s is not None and not _is_of_late(path, record, max_age_s):
+        return None
     return _validation(record, path) if record is not None else None
+
+
+def _is_of_late(path: str, record: _Record, max_age_s: float) -> bool:
+    """Whether it was validated in the last `max_age_s` seconds, and nothing of it was touched since: nobody can set the
+    time of the last change (ctime) back."""
+    checked_at, age_s = float(record["checked_at"]), time.time() - float(record["checked_at"])
+    if not 0 <= age_s < max_age_s:
+        return False
+    paths = [path]
+    for folder, folders, names in os.walk(path):
+        paths += [os.path.join(folder, name) for name in (*folders, *names)]
+    try:
+        changed_ns = max(os.stat(inner).st_ctime_ns for inner in paths)
+        return changed_ns < (checked_at - float(record["seconds"])) * 1e9 - _CLOCK_TICK_NS
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
 
 
 def directories_with_bad() -> frozenset[str]:
@@ -231,12 +249,17 @@ def check(
     path: str,
     levels: Sequence[str] = LEVELS,
     *,
+    max_age_s: float | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Validation:
-    """Validate `path` at `levels`, or recall it if that was done and the content is still the same."""
+    """Validate `path` at `levels`, or recall it if that was done and the content is still the same.
+
+    max_age_s: recall nothing older, and nothing that was touched since and had its times set back: a disk forgets, and
+    size and time stay as they were.
+    """
     expected = expected_of(path)
-    known = recall(path)
+    known = recall(path, max_age_s)
     if known is not None and covers(known, levels, expected.digest):
         return known
     return check_now(path, levels, expected=expected, on_bytes=on_bytes, is_cancelled=is_cancelled)

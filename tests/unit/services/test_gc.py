@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services import journal
+from ckpt_tui.services import journal, validity
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import collect, plan_gc
@@ -201,6 +202,51 @@ class TestPlan:
         (run / "set_aside/4/latest.pt").unlink()
         plan = plan_gc(str(run))
         assert "set_aside/4/best_model.pt" not in going(plan), plan.items
+
+    def test_a_symbolic_link_is_no_copy_of_what_it_leads_to(self, tmp_path: Path) -> None:
+        run = run_directory(tmp_path / "run")
+        carry_out(plan_rollback(str(run), "300"))
+        (run / "good.pt").symlink_to("set_aside/1/latest.pt")
+        assert read_catalog(str(run)).entry("good.pt") is not None
+        staying = [file.place for file in files_of(plan_gc(str(run))).values() if not file.is_chosen]
+        assert staying == ["set_aside/1/latest.pt"]
+        for path in run.glob("*.pt"):
+            if not path.is_symlink():
+                path.unlink()
+        assert plan_gc(str(run), [1]).refusals, "what the link leads to is the last one"
+
+    @pytest.mark.parametrize("how", ["whole", "damaged, its time set back", "decayed for a day", "edited by a person"])
+    def test_a_copy_is_valid_now_and_what_the_trainer_saved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        run = run_directory(tmp_path / "run")
+        carry_out(plan_rollback(str(run), "300"))
+        name = "latest_edited.pt" if how == "edited by a person" else "rolling_step_000400.pt"
+        save(run / name, 400, val_loss=0.123)
+        for folder in (run, run / "set_aside/1"):
+            rows = [
+                {"path": path.name, "kind": "latest", "step": 400, "bytes": path.stat().st_size,
+                 "mtime": path.stat().st_mtime, "session": 1, "session_id": "one"}
+                for path in (folder.glob("*.pt") if folder != run else [run / name])
+            ]  # fmt: skip
+            (folder / "registry.json").write_text(json.dumps({"version": 1, "checkpoints": rows}))
+        let_age(run / "set_aside/1/registry.json")
+        at_400 = {f"set_aside/1/{name}" for name in ("latest.pt", "rolling_step_000400.pt", "rolling_last_backup.pt")}
+        if how != "edited by a person":
+            assert at_400 <= going(plan_gc(str(run)))
+        if how in ("damaged, its time set back", "decayed for a day"):
+            times = (run / name).stat()
+            damage(run / name)
+            os.utime(run / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+            known = validity.recall(str(run / name))
+            assert known is not None
+            assert known.verdict == "valid", "by its size and its time"
+        if how == "decayed for a day":
+            later = time.time() + 86400
+            monkeypatch.setattr(time, "time", lambda: later)  # nothing tells of it, not even the time of its change
+            monkeypatch.setattr(validity, "_CLOCK_TICK_NS", -(10**15))
+        assert (at_400 <= going(plan_gc(str(run)))) == (how == "whole")
+        assert len(at_400 - going(plan_gc(str(run)))) == (how != "whole")
 
     def test_last_valid_checkpoint_of_a_directory_needs_force(self, run: Path) -> None:
         for path in run.glob("*.pt"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.services import journal
+from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from tests.builders.crashing import file_operations, killed_at
@@ -39,6 +40,18 @@ def test_each_directory_is_chosen_as_one(made: Path, tmp_path: Path) -> None:
         assert (run / file.place).exists() != file.is_chosen, file
     assert valid_steps(run) == steps
     undo_says_truly(run)
+
+
+def test_a_directory_of_links_is_no_copy_of_what_they_lead_to(made: Path, tmp_path: Path) -> None:
+    run = copied(made, tmp_path / "run")
+    (only,) = (file for file in files_of(plan_gc(str(run))).values() if file.is_only and not file.is_chosen)
+    (run / "epoch_00001").mkdir()
+    for path in (run / only.place).iterdir():
+        (run / "epoch_00001" / path.name).symlink_to(path)
+    entry = read_catalog(str(run)).entry("epoch_00001")
+    assert entry is not None
+    assert entry.step == only.step
+    assert not files_of(plan_gc(str(run)))[only.place].is_chosen
 
 
 @pytest.mark.long
