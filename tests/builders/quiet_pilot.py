@@ -22,11 +22,12 @@ LONGEST_S = 120.0
 
 
 async def until_quiet(app: App[Any]) -> None:
-    """Wait until nobody in the app has anything to do."""
+    """Wait until nobody in the app has anything to do. Fails when that never comes: something draws for ever."""
     loop: Any = asyncio.get_running_loop()
     ends = time.monotonic() + LONGEST_S
     waits_since: float | None = None
-    while app._running and not app._exit and time.monotonic() < ends:
+    while app._running and not app._exit:
+        assert time.monotonic() < ends, f"the app has been at work for {LONGEST_S:.0f} s"
         await asyncio.sleep(0)
         if loop._ready:
             waits_since = None  # somebody is at work
