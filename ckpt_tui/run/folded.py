@@ -27,6 +27,7 @@ from ckpt_tui.run.state import (
     Save,
     Series,
     Session,
+    Trained,
 )  # fmt: skip
 from ckpt_tui.run.timeline import SessionRecord
 
@@ -162,7 +163,8 @@ class Folded:
         told_pace = self._told_pace() if self.is_foreign else 0.0
         recent_pace = health.median(self._paces()) or last.seconds_per_step or pace or told_pace
         candidates = self._find_candidates(beside)
-        at_risk = self._at_risk(candidates, step, last.seconds_per_step or pace, is_over=phase.is_over)
+        last_trained = last.trained(last.seconds_per_step or pace)
+        at_risk = self._at_risk(candidates, step, last_trained, is_over=phase.is_over)
         if told_pace and not (last.seconds_per_step or pace):
             at_risk = replace(at_risk, seconds=at_risk.steps * told_pace)
         is_lost = phase.is_over and phase is not Phase.FINISHED
@@ -196,6 +198,7 @@ class Folded:
             best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
             best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,
             best_step=best.step if best else None, best_is_within_noise=self.best_is_within_noise, at_risk=at_risk,
+            trained=last_trained,
             lost=timeline.lost_so_far(self.sessions, self.retrained, lost_now),
             saves_that_fit=self.disk.saves_that_fit if self.disk else None,
             free_bytes=self.disk.free_bytes if self.disk else None,
@@ -299,14 +302,13 @@ class Folded:
         told = self.save_of_name.get(found.path)
         return told is None or (found.step > told.step and found.ts > told.ts + FOUND_LATER_S)
 
-    def _at_risk(self, candidates: list[tuple[str, Save]], step: int, pace: float, *, is_over: bool) -> AtRisk:
-        last = self.sessions[-1]
+    def _at_risk(self, candidates: list[tuple[str, Save]], step: int, trained: Trained, *, is_over: bool) -> AtRisk:
         # A file from beyond the last line is of another branch while it trains; where it is over, a resume takes it.
         newest = next((item for item in reversed(candidates) if item[1].step <= step or is_over), None)
         if newest is None:
-            return AtRisk(step, last.seconds_after(0, pace), None)
+            return AtRisk(step, trained.seconds_after(0), None)
         name, save = newest
-        return AtRisk(max(step - save.step, 0), last.seconds_after(save.step, pace), name, save.step, save.ts)
+        return AtRisk(max(step - save.step, 0), trained.seconds_after(save.step), name, save.step, save.ts)
 
     def _frozen_sessions(self, phase: Phase, reason: str, lost_now: Lost) -> tuple[Session, ...]:
         *before, last = self.sessions

@@ -7,6 +7,7 @@ split from the fold so that a reader of the state need not know how it came abou
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
@@ -203,6 +204,36 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """When a session reached which step: what its steps took.
+
+    marks: (step, seconds of training since its first), from its first step event to its last; none where there is none.
+    """
+
+    marks: tuple[tuple[int, float], ...]
+    last_step: int
+    pace: float  # seconds a step, where no time was told
+
+    def seconds_after(self, step: int) -> float:
+        """How long its steps above `step` took: exact where `step` is marked, between marks in proportion.
+
+        Before its first and after its last step event, where no time was told, by the pace.
+        """
+        if not self.marks:
+            return max(self.last_step - step, 0) * self.pace
+        (first_step, _), (last_logged_step, net_s) = self.marks[0], self.marks[-1]
+        after_log_s = max(self.last_step - max(step, last_logged_step), 0) * self.pace
+        if step >= last_logged_step:
+            return after_log_s
+        if step < first_step:
+            return net_s + (first_step - step) * self.pace + after_log_s
+        index = bisect_right(self.marks, step, key=lambda mark: mark[0]) - 1
+        (low, low_s), (high, high_s) = self.marks[index], self.marks[index + 1]
+        at_s = low_s + (high_s - low_s) * (step - low) / (high - low) if high > low else low_s
+        return max(net_s - at_s, 0.0) + after_log_s
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """Everything a front end shows of a run. `now` is the moment it was judged at, Unix seconds."""
 
@@ -239,6 +270,7 @@ class RunState:
     best_step: int | None = None
     best_is_within_noise: bool = False  # no better than the one before it by more than evaluations waver
     at_risk: AtRisk | None = None
+    trained: Trained | None = None  # of the last session
     lost: Lost = field(default_factory=Lost)
     saves_that_fit: int | None = None
     free_bytes: int | None = None

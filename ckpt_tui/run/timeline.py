@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import Failures
-from ckpt_tui.run.state import Lost, Phase, RunState, Session
+from ckpt_tui.run.state import Lost, Phase, RunState, Session, Trained
 from ckpt_tui.save_interval import is_failure
 
 END_PHASES = {
@@ -90,24 +90,15 @@ class SessionRecord:
             if len(self.marks) > MAX_MARKS:
                 del self.marks[1::2]
 
-    def seconds_after(self, step: int, pace: float) -> float:
-        """How long its steps above `step` took: exact where `step` is marked, between marks in proportion.
-
-        Before its first and after its last step event, where no time was told, at `pace` seconds a step.
-        """
+    def trained(self, pace: float) -> Trained:
         if self.first_step is None:
-            return max(self.last_step - step, 0) * pace
-        after_log_s = max(self.last_step - max(step, self.last_logged_step), 0) * pace
-        if step >= self.last_logged_step:
-            return after_log_s
-        if step < self.first_step:
-            return self.net_s + (self.first_step - step) * pace + after_log_s
+            return Trained((), self.last_step, pace)
         later = self.marks[bisect_right(self.marks, self.first_step, key=lambda mark: mark[0]) :]
-        marks = [(self.first_step, 0.0), *later, (self.last_logged_step, self.net_s)]
-        index = bisect_right(marks, step, key=lambda mark: mark[0]) - 1
-        (low, low_s), (high, high_s) = marks[index], marks[index + 1]
-        at_s = low_s + (high_s - low_s) * (step - low) / (high - low) if high > low else low_s
-        return max(self.net_s - at_s, 0.0) + after_log_s
+        marks = ((self.first_step, 0.0), *later, (self.last_logged_step, self.net_s))
+        return Trained(marks, self.last_step, pace)
+
+    def seconds_after(self, step: int, pace: float) -> float:
+        return self.trained(pace).seconds_after(step)
 
     def go_back(self, step: int, pace: float) -> float:
         """It trains again from `step` on; the seconds that this wastes."""
@@ -211,10 +202,12 @@ class ResumeOutlook:
 
 def seconds_above(state: RunState, step: int) -> float | None:
     """How long the steps above `step` took to train, which is what it takes to train them again; None when nobody
-    knows the pace. Exact for the checkpoint that a resume takes."""
+    knows the pace. As the header and the lanes say it as soon as `step` is what a resume takes."""
     pace, risk = state.seconds_per_step, state.at_risk
     if step >= state.step:
         return 0.0 if pace else None
+    if state.trained is not None and state.trained.pace:
+        return state.trained.seconds_after(step)
     if risk is None or step > risk.checkpoint_step or not (pace or risk.seconds):
         return (state.step - step) * pace if pace else None
     return risk.seconds + (risk.checkpoint_step - step) * (pace or 0.0)

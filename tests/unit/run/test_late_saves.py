@@ -9,6 +9,7 @@ from ckpt_tui.run.alerts import chosen
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.timeline import seconds_above
 from tests.builders.event_logs import LogText
 
 PACE = 0.5
@@ -169,3 +170,21 @@ def test_saves_that_go_on_to_fail_are_one_alert_that_says_since_when_there_is_no
     (over,) = folded(log).alerts
     assert (over.is_over, over.also) == (True, ())
     assert chosen([over], {"no_save"}) == ()
+
+
+def test_a_step_to_go_back_to_costs_what_the_lanes_say_once_it_is_done() -> None:
+    """A plan said 9.0 s, by the pace, of what the lanes then called 9.4 s."""
+    log = LogText()
+    log.add("run_start", total_steps=1000)
+    train(log, 1, 100, saves=(100,))
+    log.ts += 60.0  # something else was at work, between two saves
+    train(log, 101, 300, saves=(200, 300))
+    train(log, 301, 330)
+    fold = RunFold()
+    fold.apply_all([decode(line) for line in log.lines])
+    before = fold.state(log.ts, Beside(is_process_alive=False))
+    for step, seconds in ((300, 30 * PACE), (200, 130 * PACE), (100, 230 * PACE + 60.0)):
+        kept = frozenset(f"rolling_step_{kept:06d}.pt" for kept in (100, 200, 300) if kept <= step)
+        after = fold.state(log.ts, Beside(is_process_alive=False, existing_names=kept))
+        assert after.at_risk is not None
+        assert seconds_above(before, step) == after.at_risk.seconds == after.lost.seconds == pytest.approx(seconds)
