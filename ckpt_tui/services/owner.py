@@ -129,7 +129,7 @@ def _is_alive_here(directory: str, launched: Owner) -> bool:
 
 
 def _is_of_another(directory: str, state: RunState) -> bool:
-    return is_of_another(directory, state.launcher.get("directory"), state.pid)
+    return is_of_another(directory, state.launcher.get("directory"), state.pid, state.host)
 
 
 def read_launch(directory: str) -> Owner | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from ckpt_tui.records import dataclass
@@ -215,6 +217,49 @@ def who_writes_in(directory: str) -> list[Process]:
         except OSError:
             continue  # another user's, or gone
     return sorted(found, key=lambda one: one.pid)
+
+
+def writes_in(pid: int, directory: str) -> bool:
+    """Whether a process has a file in `directory` open for writing by a path that is the same file here, too."""
+    entry, root = Path(f"/proc/{pid}"), os.path.realpath(directory) + os.sep
+    return any(_is_written(entry, one, root) and _is_so_named(entry / "fd" / one) for one in _descriptors(entry))
+
+
+def writes_files_of(pid: int, directory: str) -> bool:
+    """Whether a process has a file that lies in `directory` open for writing, by whatever path it knows it: that of a
+    process in a container is its own."""
+    try:
+        device = os.stat(directory).st_dev
+        with os.scandir(directory) as names:
+            inodes = {name.inode() for name in names}
+    except OSError:
+        return False
+    entry = Path(f"/proc/{pid}")
+    return any(_is_written_of(entry / "fd" / one, device, inodes) for one in _descriptors(entry))
+
+
+def _descriptors(entry: Path) -> list[str]:
+    try:
+        return os.listdir(entry / "fd")
+    except OSError:
+        return []  # another user's, or gone
+
+
+def _is_so_named(link: Path) -> bool:
+    try:
+        return os.path.samefile(link, os.readlink(link))
+    except OSError:
+        return False
+
+
+def _is_written_of(link: Path, device: int, inodes: Collection[int]) -> bool:
+    try:
+        if not os.lstat(link).st_mode & 0o200:
+            return False
+        file = os.stat(link)
+    except OSError:
+        return False
+    return stat.S_ISREG(file.st_mode) and file.st_dev == device and file.st_ino in inodes
 
 
 def _is_written(entry: Path, descriptor: str, root: str) -> bool:

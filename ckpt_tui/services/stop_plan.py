@@ -235,7 +235,7 @@ def _told_to_run_elsewhere(directory: str, state: RunState | None) -> Owner | No
     """Its log goes on, and names a process of another host, of which nobody can know from here."""
     if state is None or state.phase not in (Phase.RUNNING, Phase.STALLED) or not state.host:
         return None
-    if is_of_another(directory, state.launcher.get("directory"), 0):
+    if is_of_another(directory, state.launcher.get("directory"), 0, state.host):
         return None
     is_elsewhere = state.pid > 0 and process_is_alive(state.pid, state.pid_started, state.host) is None
     return Owner(state.pid, state.pid_started, state.host, LOG_NAME) if is_elsewhere else None

@@ -10,7 +10,7 @@ from ckpt_tui.run.beside import Beside
 from ckpt_tui.services.system import lock_owner, process_is_alive
 
 ALIVE_EVERY_S = 1.0
-COPY_EVERY_S = 10.0  # of a copy only: it looks through all processes
+COPY_EVERY_S = 10.0  # of a copy only: it looks through all that a process has open
 
 
 def run_directory(path: str) -> str:
@@ -35,7 +35,7 @@ class Surroundings:
         """process: pid, its start time and host of the run's last session. home: the directory that it wrote to, as
         the log says."""
         is_alive = self.is_alive(now, *process)
-        trains_in = home if is_alive and home and self._is_of_another(now, home, process[0]) else ""
+        trains_in = home if is_alive and home and self._is_of_another(now, home, process[0], process[2]) else ""
         return Beside(is_process_alive=is_alive, existing_names=self.names(), trains_in=trains_in)
 
     def names(self) -> frozenset[str] | None:
@@ -64,7 +64,7 @@ class Surroundings:
             self._places = (stamp, names.union(inside))
         return self._places[1]
 
-    def _is_of_another(self, now: float, home: str, pid: int) -> bool:
+    def _is_of_another(self, now: float, home: str, pid: int, host: str) -> bool:
         """Whether this is a copy of where that live process trains."""
         if home == self._own_home or _is_same(home, self.directory):
             self._own_home = home
@@ -73,7 +73,8 @@ class Surroundings:
         if asked is None or asked[1:3] != (home, pid) or not 0 <= now - asked[0] < COPY_EVERY_S:
             from ckpt_tui.services.copied_record import is_of_another
 
-            asked = self._copy_asked = (now, home, pid, is_of_another(self.directory, home, pid))
+            is_of_it = is_of_another(self.directory, home, pid, host)
+            asked = self._copy_asked = (now, home, pid, is_of_it)
         return asked[3]
 
     def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import glance as glance_module
 from ckpt_tui.services import monitor as monitor_module
+from ckpt_tui.services import processes
 from ckpt_tui.services.glance import glance
 from ckpt_tui.services.monitor import RunMonitor, read_run
+from ckpt_tui.services.owner import owner_of
 from ckpt_tui.services.runs import read_runs
 
 TRAINS = """
@@ -110,3 +118,52 @@ def test_a_run_that_was_moved_while_it_trains_is_running(tmp_path: Path, begin: 
     assert read_run(str(moved)).phase in LIVE
     run.mkdir()  # another one begins under the old name
     assert read_run(str(moved)).phase in LIVE
+
+
+def test_a_run_that_its_process_knows_by_another_path_is_running(tmp_path: Path, begin: Begin) -> None:
+    """As that of a container is seen from its host, where the container's path is another directory."""
+    run, here = tmp_path / "run", tmp_path / "here"
+    begin(run, 5)
+    here.mkdir()
+    os.link(run / LOG_NAME, here / LOG_NAME)
+    (run / LOG_NAME).unlink()
+    assert read_run(str(here)).phase in LIVE
+    assert owner_of(str(here), read_run(str(here))) is not None
+
+
+def test_a_copy_by_hard_links_is_a_copy(tmp_path: Path, begin: Begin) -> None:
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    begin(run, 5)
+    shutil.copytree(run, copy, copy_function=os.link)
+    assert read_run(str(run)).phase in LIVE
+    assert read_run(str(copy)).phase is Phase.SILENT
+
+
+def test_where_a_process_cannot_be_looked_into_the_log_of_its_directory_tells_a_copy(
+    tmp_path: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of another user."""
+    monkeypatch.setattr(processes, "_descriptors", lambda entry: [])
+    run, moved, copy = tmp_path / "run", tmp_path / "moved", tmp_path / "copy"
+    begin(run, 5)
+    shutil.copytree(run, copy)
+    assert read_run(str(copy)).phase is Phase.SILENT
+    run.rename(moved)
+    end(begin(run, 1))  # another one under the old name
+    assert read_run(str(moved)).phase in LIVE
+
+
+def test_a_directory_whose_lock_is_held_is_no_copy(tmp_path: Path, begin: Begin) -> None:
+    """A container has a name and paths of its own; its lock is seen from the host."""
+    run, here = tmp_path / "run", tmp_path / "here"
+    end(begin(run, 5))
+    shutil.copytree(run, here)
+    log = here / LOG_NAME
+    log.write_text(log.read_text().replace(f'"host":"{socket.gethostname()}"', '"host":"box7"'))
+    pid = read_run(str(here)).pid
+    with open(here / "trainer.lock", "w") as lock:
+        json.dump({"pid": pid, "pid_started": time.time(), "host": "box7"}, lock)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read_run(str(here)).phase in LIVE
+    assert read_run(str(here)).trains_in == ""
