@@ -15,6 +15,8 @@ from ckpt_tui.services.deed_record import FOLDER_NAME, INCOMING_NAME, Deed, Move
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.renames import Places
 
+_SECOND_NS = 1_000_000_000
+
 
 def is_copied(directory: str, deed: Deed) -> bool:
     """Whether the folder of a deed is not the one that it made. Deeds of earlier versions do not tell."""
@@ -27,7 +29,13 @@ def is_alike(content: Content | None, other: Content | None) -> bool:
         return False
     if content.inode == other.inode or content.is_directory != other.is_directory:
         return content.is_same(other)
-    return (content.size_bytes, content.mtime_ns) == (other.size_bytes, other.mtime_ns)
+    return content.size_bytes == other.size_bytes and _is_same_time(content.mtime_ns, other.mtime_ns)
+
+
+def _is_same_time(a_ns: int, b_ns: int) -> bool:
+    """`tar` and some file systems keep whole seconds."""
+    is_cut = 0 in (a_ns % _SECOND_NS, b_ns % _SECOND_NS)
+    return a_ns == b_ns or (is_cut and a_ns // _SECOND_NS == b_ns // _SECOND_NS)
 
 
 def known_again(places: Sequence[Places]) -> list[Move] | None:
@@ -75,4 +83,14 @@ def left_words(deed: Deed) -> str:
         "cannot be told here: `cp -r` keeps no times (`cp -a` does), or somebody wrote here since. Left alone: what it "
         f"had set aside is in {folder}/, what it was to bring in {folder}/{INCOMING_NAME}/. The next act on the "
         "original completes it: copy that again afterwards."
+    )
+
+
+def older_words(deed: Deed) -> str:
+    """What it is, and where everything lies, of one whose journal is older than its files."""
+    folder = f"{FOLDER_NAME}/{deed.number}"
+    return (
+        f"The {deed.act} of {when(deed)} was at work while this copy of the directory was taken: its journal here is "
+        f"older than its files. Left alone: what it had set aside is in {folder}/, what it was to bring may be in "
+        f"{folder}/{INCOMING_NAME}/. Copy the original again, or restore from what is here."
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import CatalogEntry, check_entry, read_catalog
+from ckpt_tui.services.copied_deed import is_alike
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.validity import written_together
 from ckpt_tui.text import safe_text, size
@@ -58,7 +59,7 @@ def _doubt(directory: str, place: str, content: Content, was: str, entry: Catalo
                 f"{said} changed while it lay aside: it had {size(content.size_bytes)}, now it has "
                 f"{size(now.size_bytes)}" + (f" and is {entry.validity}." if entry is not None else ".")
             )
-        if now.mtime_ns != content.mtime_ns:
+        if not is_alike(content, now):
             then = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now.mtime_ns / 1e9))
             return f"{said} was written while it lay aside, at {then}" + (
                 f"; it is {entry.validity}." if entry is not None else "."

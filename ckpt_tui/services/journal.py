@@ -158,6 +158,11 @@ def recover(directory: str, finish: Callable[[Deed], None]) -> list[str]:
     with locked(directory):
         for deed in unfinished(directory):
             try:
+                if deed.state == INTENT and _name_aside(directory, deed):
+                    deed.conflicts = [deed.moves[0].target]
+                    _finish(directory, deed, finish, state=CONFLICT)
+                    said.append(copied_deed.older_words(deed))
+                    continue
                 if deed.state == INTENT:
                     _cancel(directory, deed)
                     said.append(
@@ -283,17 +288,25 @@ def _finish(directory: str, deed: Deed, finish: Callable[[Deed], None], state: s
 def _cancel(directory: str, deed: Deed) -> None:
     """Remove the folder of a deed that changed nothing: only copies of our own making are in it."""
     folder = folder_of(directory, deed.number)
+    if name := _name_aside(directory, deed):
+        raise OSError(errno.ENOTEMPTY, f"{safe_text(name, 200)} is still set aside", folder)
+    _remove_own(folder)
+    for inside, _, _ in os.walk(folder, topdown=False):
+        _remove_empty(inside)
+    files.sync_directory(directory)
+
+
+def _name_aside(directory: str, deed: Deed) -> str:
+    """The name of something that lies in the folder of a deed and is no copy of our own making, or ""."""
+    folder = folder_of(directory, deed.number)
     # A copy may have been taken in the midst of it, and its journal be older than its files.
     is_old = copied_deed.is_alike if copied_deed.is_copied(directory, deed) else Content.is_same
     for places in _places(directory, deed):
         lies_ready = incoming_path(folder, places.move)
         is_old_there = places.move.before is not None and is_old(places.move.before, content_of(lies_ready))
         if is_old_there or os.path.lexists(places.kept):
-            raise OSError(errno.ENOTEMPTY, f"{safe_text(places.move.target, 200)} is still set aside", folder)
-    _remove_own(folder)
-    for inside, _, _ in os.walk(folder, topdown=False):
-        _remove_empty(inside)
-    files.sync_directory(directory)
+            return places.move.target
+    return ""
 
 
 def _remove_own(folder: str, but: str = "") -> None:

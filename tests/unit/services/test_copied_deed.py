@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tui.services import journal
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback, plan_undo
@@ -95,6 +96,51 @@ def test_a_copy_without_its_times_is_left_alone_and_said_to_be_one(tmp_path: Pat
             assert [deed.state for deed in read_history(str(copy)).deeds] == ["conflict"]
             assert begin(str(copy))[1] == [], "it is said once"
     assert num_told > 1
+
+
+def test_a_directory_that_tar_moved_is_completed(tmp_path: Path) -> None:
+    """Which keeps the times to the second."""
+    start = trained(tmp_path / "start")
+    before = checkpoints_of(start)
+    whole = cp("-a", start, tmp_path / "whole")
+    numbers = renames(ACTS["rollback"], whole)
+    run, moved = start, tmp_path / "moved"
+    for number in numbers[len(numbers) // 3 :]:
+        run = cp("-a", start, tmp_path / f"run{number}")
+        killed_at(number, partial(carry_out, ACTS["rollback"](run)))
+        if checkpoints_of(run) not in (before, checkpoints_of(whole)):
+            break
+    assert checkpoints_of(run) not in (before, checkpoints_of(whole))
+    moved.mkdir()
+    subprocess.run(f"tar -C {run} -cf - . | tar -C {moved} -xf -", shell=True, check=True, timeout=60)
+    _, said = begin(str(moved))
+    assert "now completed here" in said[0]
+    assert checkpoints_of(moved) == checkpoints_of(whole)
+    again = tmp_path / "again"
+    again.mkdir()
+    subprocess.run(f"tar -C {moved} -cf - . | tar -C {again} -xf -", shell=True, check=True, timeout=60)
+    plan = plan_undo(str(again))
+    assert not any("was written" in warning or "were written" in warning for warning in plan.warnings), plan.warnings
+    carry_out(plan)
+    assert checkpoints_of(again) == before
+
+
+def test_a_copy_whose_journal_is_older_than_its_files_is_left_alone_and_refuses_nothing(tmp_path: Path) -> None:
+    start = trained(tmp_path / "start")
+    numbers = renames(ACTS["rollback"], cp("-a", start, tmp_path / "whole"))
+    run = cp("-a", start, tmp_path / "run")
+    killed_at(numbers[len(numbers) // 2], partial(carry_out, ACTS["rollback"](run)))
+    copy = cp("-a", run, tmp_path / "copy")
+    deed = journal.read_deed(str(copy), 1)
+    assert deed is not None
+    deed.state = journal.INTENT
+    journal.write_deed(str(copy), deed)
+    held = {name: data for name, data in tree_of(copy).items() if not name.endswith("journal.json")}
+    _, said = begin(str(copy))
+    assert "its journal here is older than its files" in said[0]
+    assert tree_of(copy).items() >= held.items(), "nothing was removed, and nothing changed its name"
+    assert begin(str(copy))[1] == [], "it is said once"
+    carry_out(plan_rollback(str(copy), "200"))
 
 
 @pytest.mark.long
