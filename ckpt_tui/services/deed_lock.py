@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import files
+from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.deed_record import FOLDER_NAME
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.system import lock_owner, process_is_alive
@@ -89,7 +90,9 @@ def _is_trained_in(directory: str) -> bool:
 
 def _is_started_in(directory: str) -> bool:
     record = read_record(directory)
-    return record is not None and bool(process_is_alive(record.pid, record.pid_started, record.host))
+    if record is None or not process_is_alive(record.pid, record.pid_started, record.host):
+        return False
+    return not is_of_another(directory, record.directory, record.pid, record.host)
 
 
 def _lock_folder(root: str) -> int | type[BlockingIOError] | None:

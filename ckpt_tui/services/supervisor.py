@@ -118,6 +118,7 @@ class _Supervising:
         self.directory = request.directory
         self.signals = Signals(self._pass_on)
         self.training: Training | None = None
+        self.asked_training: Training | None = None  # the one that a signal was passed on to last
         self.ends: list[str] = []
         self.step: int | None = None
         self.log_name = ""
@@ -154,7 +155,13 @@ class _Supervising:
 
     def _pass_on(self, number: int) -> None:
         if self.training is not None:
+            self.asked_training = self.training
             self.training.send(number)
+
+    def _pass_on_what_came_before(self) -> None:
+        """What was asked while there was no training that could be told, or not yet this one."""
+        if self.signals.asked and self.asked_training is not self.training:
+            self._pass_on(self.signals.asked[0])
 
     # The course of things.
 
@@ -342,8 +349,7 @@ class _Supervising:
             record=record,
         )
         self.say(f"started, process {self.training.pid}, {where}; output in {self.log_name}")
-        if self.signals.asked:  # while it was being started
-            self._pass_on(self.signals.asked[0])
+        self._pass_on_what_came_before()
         return self._session(self.training, follower, tail, None if start.is_known or not point.name else point)
 
     def _session(
@@ -389,6 +395,7 @@ class _Supervising:
         state = SupervisorState.STOPPING if asked else SupervisorState.RUNNING
         self.keep(state, taken.told, session=taken.follower.session)
         self.say(taken.told)
+        self._pass_on_what_came_before()
         ended = self._look_after(self._session(self.training, taken.follower, tail))
         return self._judge_of_before(replace(ended, asked=ended.asked or asked))
 

@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.events.writer import process_started
 from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.services import deed_lock, processes
 from ckpt_tui.services import glance as glance_module
 from ckpt_tui.services import monitor as monitor_module
-from ckpt_tui.services import processes
 from ckpt_tui.services.glance import glance
 from ckpt_tui.services.monitor import RunMonitor, read_run
 from ckpt_tui.services.owner import owner_of
@@ -151,6 +153,19 @@ def test_where_a_process_cannot_be_looked_into_the_log_of_its_directory_tells_a_
     run.rename(moved)
     end(begin(run, 1))  # another one under the old name
     assert read_run(str(moved)).phase in LIVE
+
+
+def test_acts_on_a_copy_are_not_refused_for_what_was_started_in_the_original(tmp_path: Path, begin: Begin) -> None:
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    begin(run, 5)
+    pid = read_run(str(run)).pid
+    started = {"pid": pid, "pid_started": process_started(pid), "host": socket.gethostname(), "directory": str(run)}
+    (run / "launch.json").write_text(json.dumps(started))
+    shutil.copytree(run, copy)
+    with pytest.raises(CkptError, match=f"process {pid} was started"), deed_lock.locked(str(run)):
+        pass
+    with deed_lock.locked(str(copy)):
+        pass
 
 
 def test_a_directory_whose_lock_is_held_is_no_copy(tmp_path: Path, begin: Begin) -> None:

@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -16,7 +17,8 @@ from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import RunStart
 from ckpt_tui.events.writer import process_started
-from ckpt_tui.services import start_lock, supervisor
+from ckpt_tui.services import start_lock, supervisor, taking_over
+from ckpt_tui.services.owner import Owner
 from ckpt_tui.services.processes import look_at
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
@@ -159,6 +161,32 @@ def test_who_begins_while_the_checkpoint_is_looked_for_is_taken_over(
     for other in others:
         other.kill()
         other.wait()
+
+
+def test_a_signal_that_comes_while_it_is_found_reaches_what_is_taken_over(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = subprocess.Popen(["sleep", "300"])
+    begun = {"pid": other.pid, "pid_started": process_started(other.pid), "host": socket.gethostname()}
+    (kept.directory / "launch.json").write_text(json.dumps(begun))
+    find = taking_over.who_trains
+
+    def find_asked(directory: str) -> Owner | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return find(directory)
+
+    monkeypatch.setattr(taking_over, "who_trains", find_asked)
+    too_late = threading.Timer(30, other.kill)
+    too_late.start()
+    request = supervisor.Request(str(kept.directory), ("false",), str(kept.directory), Policy(), as_is=True)
+    said: list[str] = []
+    try:
+        outcome = supervisor.supervise(request, said.append)
+    finally:
+        too_late.cancel()
+        other.kill()
+    assert other.wait() == -signal.SIGTERM, said
+    assert outcome.state == "stopped"
 
 
 def test_a_record_that_cannot_be_written_is_told_as_that_and_waited_for(
