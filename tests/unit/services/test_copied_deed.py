@@ -116,9 +116,11 @@ def test_a_directory_that_tar_moved_is_completed(tmp_path: Path) -> None:
     _, said = begin(str(moved))
     assert "now completed here" in said[0]
     assert checkpoints_of(moved) == checkpoints_of(whole)
+    carry_out(plan_undo(str(moved)))
+    assert checkpoints_of(moved) == before
     again = tmp_path / "again"
     again.mkdir()
-    subprocess.run(f"tar -C {moved} -cf - . | tar -C {again} -xf -", shell=True, check=True, timeout=60)
+    subprocess.run(f"tar -C {whole} -cf - . | tar -C {again} -xf -", shell=True, check=True, timeout=60)
     plan = plan_undo(str(again))
     assert not any("while it lay aside" in warning or "written since" in warning for warning in plan.warnings), (
         plan.warnings
