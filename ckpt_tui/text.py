@@ -137,6 +137,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours // 24}d {hours % 24}h"
 
 
+def elapsed(seconds: float) -> str:
+    """How long something is over, as `duration` writes it, but never more than it is: as clocks count."""
+    unit = 3600 if seconds >= 48 * 3600 else 60 if seconds >= 3600 else 1 if seconds >= 9.95 else 0
+    return duration(seconds // unit * unit if unit else seconds)
+
+
 def short_age(seconds: float | None) -> str:
     """Age in one unit, at most four cells: `9 s`, `3 m`, `6 h`, `12 d`."""
     if seconds is None or seconds != seconds:

@@ -59,16 +59,16 @@ def judge_phase(
             return Phase.FINISHED, "its last step was reached"
         if silence_s <= max(START_PATIENCE_S, rhythm.stalled_after_s):
             return Phase.RUNNING, ""
-        return Phase.SILENT, f"nothing written for {text.duration(silence_s)}; its log does not tell whether it ended"
+        return Phase.SILENT, f"nothing written for {text.elapsed(silence_s)}; its log does not tell whether it ended"
     if is_process_alive is False:
         return Phase.CRASHED, "the process is gone without a word"
     if is_process_alive is None and silence_s > rhythm.gone_after_s:
         return Phase.CRASHED, (
-            f"silent for {text.duration(silence_s)}, far beyond its own rhythm; its process cannot be seen from here"
+            f"silent for {text.elapsed(silence_s)}, far beyond its own rhythm; its process cannot be seen from here"
         )
     if silence_s > rhythm.stalled_after_s:
         usual = text.duration(rhythm.stalled_after_s)
-        return Phase.STALLED, f"silent for {text.duration(silence_s)}; {usual} would be usual at most"
+        return Phase.STALLED, f"silent for {text.elapsed(silence_s)}; {usual} would be usual at most"
     return Phase.RUNNING, ""
 
 

@@ -71,9 +71,7 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
     name = text.safe_text(state.name or Path(state.directory).absolute().name or "run", 40)
     words = f"{phase_glyph(phase, unicode)} {phase_word(phase)}"
     if phase.is_over and state.last_ts is not None:
-        words += (
-            f" {clock_time(state.last_ts, now=state.now)}, {text.duration(max(state.now - state.last_ts, 0.0))} ago"
-        )
+        words += f" {clock_time(state.last_ts, now=state.now)}, {text.elapsed(max(state.now - state.last_ts, 0.0))} ago"
     first: list[Span] = [(name, "bold"), (words, phase_role(phase))]
     if phase is Phase.WAITING:
         return [(*first, ("no event yet", "dim"))]

@@ -12,7 +12,7 @@ from itertools import product
 
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Phase, RunState, Save
-from ckpt_tui.text import cell_width, count, duration, metric, plural, safe_text, short_age, short_count
+from ckpt_tui.text import cell_width, count, duration, elapsed, metric, plural, safe_text, short_age, short_count
 
 Part = tuple[str, str]  # text, role
 _OWN_NAME = re.compile(r"\b(rolling|emergency)_step_0*(\d{1,18})(?:_\d{8}_\d{6})?(?:\.pt)?(?![\w.])")
@@ -59,7 +59,7 @@ def ago_words(seconds: float) -> str:
         return "just now"
     if seconds < 3600:
         return f"{int(seconds // 60)} min ago"
-    return f"{duration(seconds // 60 * 60)} ago"
+    return f"{elapsed(seconds)} ago"
 
 
 def progress_variants(state: RunState) -> list[list[Part]]:

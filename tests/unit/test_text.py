@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_tui import text
+from ckpt_tui.tui import facts
 
 
 @given(st.text(max_size=400), st.integers(1, 300))
@@ -66,6 +67,17 @@ def test_size(num_bytes: float, expected: str) -> None:
 )  # fmt: skip
 def test_duration(seconds: float | None, expected: str) -> None:
     assert text.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.5, "500 ms"), (6.5, "6.5 s"), (59.7, "59 s"), (3599.6, "59m 59s"), (55_960, "15h 32m"), (262_000, "3d 0h")],
+)
+def test_elapsed_is_what_a_clock_has_counted(seconds: float, expected: str) -> None:
+    """The header said 15h 32m ago where the line below it was silent for 15h 33m."""
+    assert text.elapsed(seconds) == expected
+    if seconds >= 3600:
+        assert facts.ago_words(seconds) == f"{expected} ago"
 
 
 @pytest.mark.parametrize(
