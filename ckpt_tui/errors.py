@@ -16,6 +16,7 @@ _WHAT_TO_DO = {
     errno.EFBIG: "The limit on a file's size is too low: see `ulimit -f`, or give a place on another file system.",
     errno.EROFS: "The file system is read-only: give another place.",
     errno.ENAMETOOLONG: "The name is too long: give a shorter one.",
+    errno.EBUSY: "Something else is using it: try again once that is done.",
     errno.ELOOP: "Its symbolic links lead in a circle: `ls -l` shows them.",
 }
 

@@ -45,7 +45,7 @@ def copy_file(source: str, target: str, on_bytes: Progress | None, *, follow: bo
             raise NotCopiedError(errno.EINVAL, "it is no file, and has no copy", source)
         descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IMODE(before.st_mode))
         try:
-            checksums = _send(incoming, descriptor, before.st_size, on_bytes)
+            checksums = _send(incoming, source, descriptor, before.st_size, on_bytes)
             os.fchmod(descriptor, stat.S_IMODE(before.st_mode))  # whatever the umask says
             os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
             os.fsync(descriptor)
@@ -67,8 +67,8 @@ def copy_file(source: str, target: str, on_bytes: Progress | None, *, follow: bo
     return Content(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _send(source: int, target: int, file_bytes: int, on_bytes: Progress | None) -> Sequence[int]:
-    """All bytes of `source` into `target`; the checksums of its windows."""
+def _send(source: int, path: str, target: int, file_bytes: int, on_bytes: Progress | None) -> Sequence[int]:
+    """All bytes of `source`, the file at `path`, into `target`; the checksums of its windows."""
     from isal import isal_zlib
 
     checksums = array("I")
@@ -76,7 +76,10 @@ def _send(source: int, target: int, file_bytes: int, on_bytes: Progress | None) 
     with _Writer(target, is_large=file_bytes > WINDOW_BYTES) as writer:
         while True:
             buffer = writer.free_buffer()
-            num_bytes = _fill(source, buffer, position, WINDOW_BYTES)
+            try:
+                num_bytes = _fill(source, buffer, position, WINDOW_BYTES)
+            except OSError as error:  # which does not say by itself that it was reading that failed
+                raise OSError(error.errno, error.strerror, path) from error
             if not num_bytes:
                 return checksums
             checksums.append(isal_zlib.crc32(buffer[:num_bytes]))

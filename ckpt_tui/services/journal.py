@@ -93,7 +93,7 @@ def perform(
             write_deed(directory, deed)
         except OSError as error:
             _back_out(directory, deed)
-            raise _refused(error, directory) from error
+            raise _refused(error, directory, deed) from error
         except BaseException:  # cancelled, or Ctrl-C: nothing has its new name yet
             _back_out(directory, deed)
             raise
@@ -101,7 +101,7 @@ def perform(
             _apply(directory, deed)
         except OSError as error:
             _back_out(directory, deed)
-            raise _refused(error, directory) from error
+            raise _refused(error, directory, deed) from error
         if deed.conflicts:  # somebody wrote while the copies were made
             written, deed.conflicts = deed.conflicts, []
             _back_out(directory, deed)
@@ -325,10 +325,13 @@ def _remove_empty(path: str) -> None:
             raise
 
 
-def _refused(error: OSError, directory: str) -> CkptError:
+def _refused(error: OSError, directory: str, deed: Deed) -> CkptError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CkptError(
             "The disk is full", f"no room to work in {directory}; nothing was changed", "Free some space first."
         )
-    said = from_os_error(error, error.filename or directory, "write to")
+    read = [move.source_path(directory) for move in deed.moves if move.how == "copy"]
+    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    is_source = any(where == path or where.startswith(f"{path}/") for path in read)
+    said = from_os_error(error, where or directory, "read" if is_source else "write to")
     return CkptError(said.title, f"{said.message}; nothing was changed", said.hint)

@@ -220,6 +220,30 @@ def test_source_that_changed_between_plan_and_deed(tmp_path: Path) -> None:
     assert tree_of(run) == before
 
 
+@pytest.mark.parametrize("accident", ["unreadable", "written meanwhile"])
+def test_source_that_cannot_be_copied_is_what_the_words_are_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    run = damaged_run(tmp_path / "run")
+    plan, real = plan_restore(str(run), ["latest.pt"]), os.preadv
+    source = str(run / plan.steps[0].source)
+    before = tree_of(run)
+
+    def read(descriptor: int, buffers: list[memoryview], position: int) -> int:
+        if os.path.realpath(f"/proc/self/fd/{descriptor}") == source:
+            if accident == "unreadable":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))  # as the system says it: of no name
+            os.utime(source)
+        return real(descriptor, buffers, position)
+
+    monkeypatch.setattr(os, "preadv", read)
+    with pytest.raises(CkptError, match="Cannot read") as told:
+        carry_out(plan)
+    assert told.value.message.startswith(f"{source}: ")
+    assert ("failing" in told.value.hint) == (accident == "unreadable")
+    assert tree_of(run) == before
+
+
 def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_link(*args: object, **kwargs: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
