@@ -1,7 +1,8 @@
 """Which files of the deeds' folders gc frees: those that have a valid copy which stays, and those of no use.
 
 What nothing else here has stays, unless it was asked for by number or with all. What would free nothing stays, too:
-a name of bytes that have another name which stays takes no space, and `undo` can still bring it back.
+a name of bytes that have another name which stays takes no space, nor does a symbolic link, and `undo` can still bring
+it back.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _file(
 
 
 def _without_what_frees_nothing(directory: str, choices: Sequence[Choice], copies: Copies) -> list[Choice]:
-    """The same without names whose bytes all have names that stay: hard links."""
+    """The same without names whose bytes all have names that stay: hard links; and without symbolic links."""
     inodes = {
         file.place: _inodes(os.path.join(directory, file.place))
         for choice in choices
@@ -145,10 +146,17 @@ def _without_what_frees_nothing(directory: str, choices: Sequence[Choice], copie
     going = Counter(inode for found in inodes.values() for inode, _ in found)
 
     def frees_nothing(file: GcFile) -> bool:
+        if file.is_chosen and is_link(file):
+            return True
         found = inodes.get(file.place)
         return bool(found) and all(going[inode] < num_links for inode, num_links in found or ())
 
+    def is_link(file: GcFile) -> bool:
+        return os.path.islink(os.path.join(directory, file.place))
+
     def kept(file: GcFile) -> GcFile:
+        if is_link(file):
+            return replace(file, is_chosen=False, why="frees nothing, a symbolic link")
         other = "" if file.is_directory else copies.name_of(inodes[file.place][0][0])
         return replace(file, is_chosen=False, why=f"frees nothing, hard link of {other or 'another name'}")
 

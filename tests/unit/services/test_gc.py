@@ -215,6 +215,22 @@ class TestPlan:
                 path.unlink()
         assert plan_gc(str(run), [1]).refusals, "what the link leads to is the last one"
 
+    def test_a_symbolic_link_that_was_set_aside_stays_for_undo(self, tmp_path: Path) -> None:
+        """Lightning's `last.ckpt`, with `save_last="link"`."""
+        for step in (100, 200):
+            save(tmp_path / f"step={step}.ckpt", step)
+        (tmp_path / "last.ckpt").symlink_to("step=200.ckpt")
+        before = tree_of(tmp_path)
+        carry_out(plan_rollback(str(tmp_path), "100"))
+        plan = plan_gc(str(tmp_path))
+        assert plan.is_empty
+        assert [(file.name, file.why) for file in files_of(plan).values()] == [
+            ("last.ckpt", "frees nothing, a symbolic link"), ("step=200.ckpt", "the only copy")
+        ]  # fmt: skip
+        assert going(plan_gc(str(tmp_path), [1])) == {"set_aside/1/last.ckpt", "set_aside/1/step=200.ckpt"}
+        carry_out(plan_undo(str(tmp_path)))
+        assert {name: data for name, data in tree_of(tmp_path).items() if "set_aside" not in name} == before
+
     @pytest.mark.parametrize("how", ["whole", "damaged, its time set back", "decayed for a day", "edited by a person"])
     def test_a_copy_is_valid_now_and_what_the_trainer_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
