@@ -217,11 +217,11 @@ def _command(directory: str, given: Sequence[str]) -> tuple[list[str], str, Supe
     if given:
         return list(given), str(Path.cwd()), None
     from ckpt_tui.services import command_line
-    from ckpt_tui.services.supervised_start import supervised_before
+    from ckpt_tui.services.supervised_start import command_before, supervised_before
 
     before = supervised_before(directory)
     if before is not None and Path(before.cwd).is_dir():
-        return list(before.command), before.cwd, before
+        return *command_before(directory, before), before
     from ckpt_tui.services.resume import plan_resume
 
     plan = plan_resume(directory)

@@ -20,13 +20,14 @@ from ckpt_tui.services.damage import found_checkpoints
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Resume
+from ckpt_tui.services.launchers.moved import Moved, renamed, where_from
 from ckpt_tui.services.launchers.spelling import resume_way, with_resume
 from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.owner import read_monitor
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervision import Point
-from ckpt_tui.services.supervisor_record import Supervisor, read_supervisor
-from ckpt_tui.text import plural, safe_text
+from ckpt_tui.services.supervisor_record import Supervisor, read_fields, read_supervisor
+from ckpt_tui.text import plural, run_word, safe_text
 
 _MAX_TOLD = 4
 _PLACE = "{checkpoint}"
@@ -90,6 +91,27 @@ def supervised_before(directory: str) -> Supervisor | None:
         return None
     has_log = os.path.exists(os.path.join(directory, LOG_NAME))
     return None if has_log and SessionFollower(directory, ()).session > before.session else before
+
+
+def command_before(directory: str, before: Supervisor) -> tuple[list[str], str]:
+    """The command of the supervisor before, and where it runs; of a directory that was moved or copied since with its
+    new place. Raises CkptError where the command does not name the old one: it would train there."""
+    words, cwd = list(before.command), before.cwd
+    moved = where_from(directory, read_fields(directory).get("directory"), cwd, split_command(words))
+    if not moved.home:
+        return words, cwd
+    home, at = os.path.realpath(moved.home), os.path.realpath(cwd)
+    if at == home or at.startswith(home + os.sep):
+        moved = Moved(moved.home, directory + at[len(home) :])
+    words, _, missing = renamed(words, moved, moved.cwd or cwd, directory)
+    if missing:
+        raise CkptError(
+            "Moved or copied",
+            f"{directory} was supervised as {safe_text(moved.home, 300)}, and the command of then does not name that: "
+            "it would train there, and not here",
+            f"Say the command: `ckpt-tui supervise {run_word(directory)} -- COMMAND`.",
+        )
+    return words, moved.cwd or cwd
 
 
 def _newest_valid(

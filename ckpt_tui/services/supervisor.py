@@ -19,6 +19,7 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line, journal, supervised_process, taking_over
 from ckpt_tui.services.child_environment import training_environment
+from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.owner import Owner, read_monitor
 from ckpt_tui.services.restored_event import log_restored
@@ -129,6 +130,8 @@ class _Supervising:
         before = read_fields(self.directory)
         # One that was killed at its work is gone on with; one that came to its end is not.
         self.before = before if _is_continued(before, request) else {}
+        if is_of_another(self.directory, before.get("directory"), 0):
+            self.before = {}  # what runs with its mark is of the directory that this is a copy of
         self.standing = standing_of(self.before.get("standing"))
         fixed: dict[str, object] = {
             "max_restarts": request.policy.max_restarts, "command": list(request.command), "cwd": request.cwd,

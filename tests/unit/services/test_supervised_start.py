@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.schema import CheckpointSaved
 from ckpt_tui.events.writer import EventWriter
 from ckpt_tui.services import supervised_start
-from ckpt_tui.services.supervised_start import find_point, resuming, supervised_before
+from ckpt_tui.services.supervised_start import command_before, find_point, resuming, supervised_before
 from ckpt_tui.services.supervision import Point
+from ckpt_tui.services.supervisor_record import write_record
 from tests.builders.run_directories import damage, save
 
 AT_500 = Point(name="checkpoint-500", step=500)
@@ -142,3 +145,32 @@ def test_the_command_of_the_supervisor_before_holds_until_others_start_a_trainin
     (tmp_path / "launch.json").unlink()
     run_of(tmp_path, reached=2)  # by hand
     assert supervised_before(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_the_command_before_trains_in_the_copy_or_where_it_was_moved(tmp_path: Path, is_moved: bool) -> None:
+    run, here = tmp_path / "run", tmp_path / "here"
+    run.mkdir()
+    run_of(run, reached=2)
+    fields: dict[str, object] = {
+        "pid": 1, "pid_started": 1.0, "host": "here", "state": "finished", "since": 100.0, "session": 1,
+    }  # fmt: skip
+
+    def command_of(*words: str, cwd: Path) -> tuple[list[str], str]:
+        before = supervised_before(str(here))
+        assert before is not None
+        return command_before(str(here), replace(before, command=words, cwd=str(cwd)))
+
+    write_record(str(run), {**fields, "command": ["python", "train.py"], "cwd": str(tmp_path)})
+    if is_moved:
+        run.rename(here)
+    else:
+        shutil.copytree(run, here)
+    for told, said in (
+        (("train", "--out", str(run)), ("train", "--out", str(here))),
+        (("train", "--out=run/sub"), ("train", f"--out={here}/sub")),
+    ):
+        assert command_of(*told, cwd=tmp_path) == (list(said), str(tmp_path))
+    assert command_of("./train", "--out", ".", cwd=run) == (["./train", "--out", "."], str(here))
+    with pytest.raises(CkptError, match="it would train there, and not here"):
+        command_of("train", cwd=tmp_path)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from ckpt_tui.services import start_lock, supervisor, taking_over
 from ckpt_tui.services.owner import Owner
 from ckpt_tui.services.processes import look_at
 from ckpt_tui.services.supervision import Point, Policy
-from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor
+from ckpt_tui.services.supervisor_record import live_supervisor, read_fields, read_supervisor, write_record
 from tests.builders.supervised_runs import ENVIRONMENT, SUPERVISE, Kept, wait_for
 from tests.builders.supervised_runs import kept as kept
 
@@ -187,6 +188,20 @@ def test_a_signal_that_comes_while_it_is_found_reaches_what_is_taken_over(
         other.kill()
     assert other.wait() == -signal.SIGTERM, said
     assert outcome.state == "stopped"
+
+
+def test_what_a_copy_tells_of_its_original_is_not_gone_on_with(kept: Kept) -> None:
+    fields = {
+        "pid": 2**22 - 1, "pid_started": 1.0, "host": socket.gethostname(), "command": ["true"], "state": "running",
+        "child_pid": 2**22 - 2, "child_pid_started": 1.0, "mark": "m", "session": 1, "standing": {},
+    }  # fmt: skip
+    copy = kept.directory.parent / "copy"
+    write_record(str(kept.directory), fields)
+    shutil.copytree(kept.directory, copy)
+    for directory, is_own in ((copy, False), (kept.directory, True)):
+        request = supervisor.Request(str(directory), ("true",), str(directory), Policy(pause_s=0), as_is=True)
+        outcome = supervisor.supervise(request, lambda line: None)
+        assert (outcome.state, len(outcome.ends)) == ("finished", 1 + is_own)
 
 
 def test_a_record_that_cannot_be_written_is_told_as_that_and_waited_for(
