@@ -80,7 +80,7 @@ def _send(source: int, path: str, target: int, file_bytes: int, on_bytes: Progre
                 num_bytes = _fill(source, buffer, position, WINDOW_BYTES)
             except OSError as error:  # which does not say by itself that it was reading that failed
                 raise OSError(error.errno, error.strerror, path) from error
-            if not num_bytes:
+            if not num_bytes or position > file_bytes:  # one that is written on is no whole source, and may never end
                 return checksums
             checksums.append(isal_zlib.crc32(buffer[:num_bytes]))
             writer.write(buffer[:num_bytes], position)

@@ -156,6 +156,22 @@ def test_a_source_that_is_written_meanwhile_has_no_copy(source: Path, calls_befo
     assert not target.exists()
 
 
+def test_a_source_that_is_written_on_and_on_does_not_fill_the_disk(source: Path) -> None:
+    told: list[int] = []
+
+    def write_on(num_bytes: int) -> None:
+        told.append(num_bytes)
+        if len(told) < 40:
+            with source.open("ab") as file:
+                file.write(bytes(num_bytes))
+
+    before = source.stat().st_size
+    with pytest.raises(OSError, match="it was written while it was copied"):
+        copy_verified(str(source), str(source.with_name("target")), write_on)
+    assert sum(told) <= before + 2 * WINDOW_BYTES
+    assert no_thread_is_left()
+
+
 @pytest.mark.parametrize("name", ["pwrite", "preadv"])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_an_error_on_the_way_leaves_no_copy_and_no_thread(
