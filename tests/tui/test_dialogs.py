@@ -535,6 +535,31 @@ async def test_the_checkpoint_is_chosen_and_the_whole_command_read_and_copied() 
         assert not app.has_ended
 
 
+@pytest.mark.parametrize("size", [(80, 24), (40, 12)])
+async def test_from_the_whole_command_nothing_is_refused_without_a_word(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enter did nothing there, and nothing said why; nor was a warning to be seen."""
+    monkeypatch.setattr(resume_module, "CALM_S", 1e9)  # any Enter is one in haste
+    dialog = resume_dialog([], warnings=("No shell reads it.",))
+    app = ScreenApp(dialog)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.press("m")
+        await until(pilot, lambda: "▲ No shell reads it." in seen_text(app))
+        await pilot.press("enter")  # at once
+        await until(pilot, lambda: "Enter came in haste" in seen_text(app))
+        await pilot.press("m")
+        await change(pilot, dialog, "n_layer", "6")
+        await until(pilot, lambda: not dialog.is_working("plan"))
+        await pilot.press("m")
+        await until(pilot, lambda: dialog.has_class("-whole-command") and "✖ n_layer: 4" in seen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "✖ It cannot be started as it is" in seen_text(app))
+        assert "n_layer: 4" in seen_text(app)
+        assert not dialog.has_class("-whole-command")
+
+
 async def test_esc_leaves_the_field_first_and_a_click_edits() -> None:
     planned: list[dict[str, str]] = []
     dialog = resume_dialog(planned)

@@ -214,6 +214,10 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             content = line((f"planning again with the change ... {progress}", "accent"))
         elif self._was_refused:
             content = line(("✖ It cannot be started as it is: see above.", "error"))
+        elif self.has_class("-whole-command"):  # what is against it, of which the rest stands above the table
+            told = [*((f"✖ {one}", "error") for one in self._refusals())]
+            told += [(f"▲ {one}", "warning") for one in self.plan.warnings]
+            content = line(told[0]) if told else Content("")
         elif row is None:
             content = Content("")
         elif row.key == COMMAND:
@@ -250,7 +254,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             self.show("effect", line(("Only single values can be changed here.", "warning")))
             return
         self._edited = row
-        self.query_one("#editor_hint", Words).update(line(("Enter takes it, Esc leaves it", "dim")))
+        hint = "Enter takes it" if row.key == COMMAND else "Enter takes it, Esc leaves it"  # a command wants the room
+        self.query_one("#editor_hint", Words).update(line((hint, "dim")))
         was = "" if row.key == COMMAND else f"  {summary(row.recorded, 40)}"
         self.query_one("#editor_label", Words).update(line((row.key, "strong"), f"{was} -> "))
         self._open("#editor")
@@ -386,6 +391,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         """The whole command, or the table again."""
         self.toggle_class("-whole-command")
         (self.query_one("#command") if self.has_class("-whole-command") else self.settings).focus()
+        self._show_effect()
 
     # -- ending -------------------------------------------------------------------------------------------------
 
@@ -397,6 +403,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
             return
         if self._refusals():
             self._was_refused = True
+            if self.has_class("-whole-command"):  # why stands above the table
+                self.action_command()
             self._show_effect()
         elif calm_s < CALM_S:
             self.show("effect", line(("Enter came in haste: it starts when it is pressed once more.", "accent")))
