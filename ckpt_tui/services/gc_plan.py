@@ -23,10 +23,10 @@ from ckpt_tui.services.gc_items import GcItem, deed_item, other_items
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.only_copies import BAD, Copies
 from ckpt_tui.services.owner import owner_of, run_state
+from ckpt_tui.services.validity import ACT_AGE_S
 from ckpt_tui.text import plural, run_word, safe_text, size
 
 _MAX_NAMES = 6
-_MAX_AGE_S = 3600.0  # of a validation that something is freed for: long enough for a look at the plan, and the deed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def plan_gc(
             f"{', '.join(map(str, unknown))} in {directory}",
             f"`ckpt-tui undo {run_word(directory)} --list` shows them.",
         )
-    check = partial(check_entry, max_age_s=_MAX_AGE_S, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    check = partial(check_entry, max_age_s=ACT_AGE_S, on_bytes=on_bytes, is_cancelled=is_cancelled)
 
     def advance(num_bytes: int) -> None:
         if is_cancelled is not None and is_cancelled():

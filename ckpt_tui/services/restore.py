@@ -31,6 +31,7 @@ from ckpt_tui.services.rollback import plan_rollback as plan_rollback
 from ckpt_tui.services.sources import checked_words, step_words
 from ckpt_tui.services.targets import first_valid, not_here, plain_name
 from ckpt_tui.services.undo import plan_undo as plan_undo
+from ckpt_tui.services.validity import ACT_AGE_S
 from ckpt_tui.text import run_word, safe_text
 
 Progress = Callable[[int], None]
@@ -62,6 +63,7 @@ def plan_restore(
             )
         return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
+    check_now = partial(check, max_age_s=ACT_AGE_S)  # a disk forgets, and size and time stay as they were
     directory, notices = begin(directory)
     require_room_beside(directory)
     catalog = read_catalog(directory)
@@ -88,7 +90,7 @@ def plan_restore(
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
-            looked_at[name] = entry = check(entry)
+            looked_at[name] = entry = check_now(entry) if names_wanted else check(entry)
         if asked is None and entry is not None and not entry.is_bad:
             if names_wanted:
                 sentences.append(f"{safe_name(name)} is {entry.validity}: nothing to restore.")
@@ -107,7 +109,7 @@ def plan_restore(
             continue
         step = registry.get(name) if entry is None or entry.step is None else entry.step
         candidates = [asked] if asked is not None else _stand_ins(catalog, name, step)
-        source, rejected = first_valid(candidates, check)
+        source, rejected = first_valid(candidates, check_now)
         state = "missing" if entry is None else entry.validity if entry.is_bad else "to be replaced"
         if source is None:
             why = "; ".join(rejected) or "it has no backup"

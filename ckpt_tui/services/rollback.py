@@ -25,6 +25,7 @@ from ckpt_tui.services.plans import SPARE_BYTES, Plan, assemble, copy_move, safe
 from ckpt_tui.services.registry import stored_lineage
 from ckpt_tui.services.sources import checked_words, step_words
 from ckpt_tui.services.targets import Check, find_targets, first_good, is_outside
+from ckpt_tui.services.validity import ACT_AGE_S
 from ckpt_tui.text import plural, run_word, safe_text, size
 
 _MAX_LISTED = 6
@@ -46,7 +47,7 @@ def plan_rollback(
     directory, notices = begin(directory)
     require_room_beside(directory)
     catalog = read_catalog(directory)
-    target = first_good(find_targets(directory, catalog, to), check)
+    target = first_good(find_targets(directory, catalog, to), partial(check, max_age_s=ACT_AGE_S))
     _require_good(target, catalog)
     sentences, warnings = [checked_words(target)], list(notices)
     is_own = _has_own_layout(catalog) or (not catalog.entries and _is_own_form(target))

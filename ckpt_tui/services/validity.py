@@ -30,6 +30,8 @@ MAX_FINDINGS = 12  # kept of each; a person reads the first ones
 MAX_CACHE_BYTES = 64 * 1024 * 1024
 MAX_FILES_OF_DIRECTORY = 20_000
 NOT_CHECKED = "not-checked"
+# Of a validation that something is freed or put in place for: long enough for a look at the plan, and the deed.
+ACT_AGE_S = 3600.0
 
 # File times move in ticks of the kernel's clock: a file written less than a tick before it was read may be
 # written again without its time changing.

@@ -14,6 +14,7 @@ import pytest
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointRestored
+from ckpt_tui.services import validity
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback, plan_undo
 from tests.builders.crashing import file_operations, killed_at
@@ -410,3 +411,22 @@ def copied(start: Path, directory: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(start, directory)
     return directory
+
+
+@pytest.mark.parametrize("act", ["restore", "rollback"])
+def test_what_is_put_in_place_is_valid_now_and_not_only_by_what_is_remembered(tmp_path: Path, act: str) -> None:
+    run = damaged_run(tmp_path / "run")
+
+    def planned() -> Plan:
+        return plan_restore(str(run), ["latest.pt"]) if act == "restore" else plan_rollback(str(run), "300")
+
+    source = run / planned().sources[0].name
+    times = source.stat()
+    damage(source)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    known = validity.recall(str(source))
+    assert known is not None
+    assert known.verdict == "valid", "by its size and its time"
+    found = planned()
+    assert found.sources[0].name != source.name, "another one of its step"
+    assert all(step.source != source.name for step in found.steps)
