@@ -5,6 +5,7 @@ The command stands among them, in a row of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -125,6 +126,11 @@ def as_template(command: Sequence[str], path: str, name: str) -> str:
     for place in places.values():
         text = text.replace(f"'{place}'", place)
     return text
+
+
+def plain_places(text: str) -> str:
+    """A command as a person writes it: a place that is a word of its own needs no quotes."""
+    return re.sub(r"(?<!\S)'(\{[\w.-]+\})'(?!\S)", r"\1", text)
 
 
 def judged(row: SettingRow, text: str, recorded: Mapping[str, object]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from textual.widgets import Input
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
+from ckpt_tui.services import command_line
 from ckpt_tui.services.launchers.template import Template
 from ckpt_tui.settings import Settings
 from ckpt_tui.tui import base_app as base_app_module
@@ -25,7 +27,7 @@ from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.pick import PickDialog
 from ckpt_tui.tui.dialogs.plan import PlanDialog
 from ckpt_tui.tui.dialogs.resume import ResumeDialog
-from ckpt_tui.tui.setting_rows import as_template, setting_rows, with_command
+from ckpt_tui.tui.setting_rows import as_template, plain_places, setting_rows, with_command
 from tests.builders.checkpoints_by_hand import HOSTILE_NAMES
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 
@@ -591,3 +593,13 @@ async def test_hostile_plans_stay_text_at_every_size(size: tuple[int, int]) -> N
         ConfirmDialog(texts[0], texts, yes_label=texts[1]),
     ):
         await ended_with(screen, "escape", size=size)
+
+
+def test_a_command_that_is_kept_is_shown_as_it_was_typed() -> None:
+    nested = command_line.quoted(["sh", "-c", "echo '{step}' '{run name}'", "{checkpoint}", "{{x}}"])
+    assert plain_places(nested).endswith(" {checkpoint} '{{x}}'")
+    assert shlex.split(plain_places(nested)) == shlex.split(nested)
+    kept = "./go.sh '{checkpoint}' '--lr {lr}' {settings}"
+    assert plain_places(kept) == "./go.sh {checkpoint} '--lr {lr}' {settings}"
+        plain_places("./go.sh '{checkpoint}' '--lr {lr}' {settings}") == "./go.sh {checkpoint} '--lr {lr}' {settings}"
+    )

@@ -34,6 +34,7 @@ from ckpt_tui.tui.setting_rows import (
     as_template,
     judged,
     judged_command,
+    plain_places,
     setting_cells,
     setting_rows,
     with_command,
@@ -432,7 +433,7 @@ def _command_of(plan: ResumePlan) -> str:
     """What a command of a person's own begins as: the one that is kept, or what would run; "" where none is known."""
     template = getattr(plan, "template", None)
     if template is not None:
-        return str(template.line)
+        return plain_places(str(template.line))
     return as_template(plan.command, plan.checkpoint_path, plan.checkpoint_name) if plan.command else ""
 
 
