@@ -95,9 +95,10 @@ async def settled(pilot: Pilot[Any], deadline_s: float = 60.0) -> None:
 
 
 async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 60.0) -> None:
-    """Wait until `holds()`; fails after the deadline."""
+    """Wait until `holds()`, and then until what came with it is done, too; fails after the deadline."""
     ends = time.monotonic() + deadline_s
     while not holds():
         assert time.monotonic() < ends, "did not come true:\n" + seen_text(pilot.app)
         await pilot.pause()
         await asyncio.sleep(0.005)
+    await pilot.pause()

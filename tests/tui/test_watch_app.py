@@ -69,7 +69,7 @@ async def test_the_crash_banner_appears_with_the_next_keys(tmp_path: Path) -> No
         app.monitor.current = crashed()  # type: ignore[attr-defined]
         await until(pilot, lambda: "✖ crashed" in seen_text(app))
         await until(pilot, lambda: "Lost 127 steps" in seen_text(app))
-        assert "e last events" in seen_text(app)
+        await until(pilot, lambda: "e last events" in seen_text(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60), (40, 12), (20, 6), (3, 2)])
