@@ -601,5 +601,3 @@ def test_a_command_that_is_kept_is_shown_as_it_was_typed() -> None:
     assert shlex.split(plain_places(nested)) == shlex.split(nested)
     kept = "./go.sh '{checkpoint}' '--lr {lr}' {settings}"
     assert plain_places(kept) == "./go.sh {checkpoint} '--lr {lr}' {settings}"
-        plain_places("./go.sh '{checkpoint}' '--lr {lr}' {settings}") == "./go.sh {checkpoint} '--lr {lr}' {settings}"
-    )
