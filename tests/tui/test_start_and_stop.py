@@ -23,9 +23,9 @@ from ckpt_tui.tui.dialogs.error import ErrorDialog
 from ckpt_tui.tui.dialogs.stop import StopDialog
 from ckpt_tui.tui.dialogs.working import WorkingDialog, WorkLines
 from ckpt_tui.tui.long_work import Stages
+from tests.builders.dialogs import RECORDED, Resume
 from tests.builders.run_states import FixedMonitor, crashed, running
 from tests.builders.screen_app import ScreenApp, seen, seen_text, settled, until
-from tests.tui.test_dialogs import RECORDED, Resume
 
 ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
 PLAN = StopPlan(

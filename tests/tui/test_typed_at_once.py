@@ -17,9 +17,9 @@ from ckpt_tui.tui.dialogs import resume as resume_module
 from ckpt_tui.tui.dialogs.history import HistoryDialog
 from ckpt_tui.tui.dialogs.metrics import MetricPicker
 from ckpt_tui.tui.driver import InOrder, KeysParser
+from tests.builders.dialogs import resume_dialog
 from tests.builders.run_states import FixedMonitor, crashed
 from tests.builders.screen_app import ScreenApp, settled, until
-from tests.tui.test_dialogs import resume_dialog
 
 ENV = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
 PASTED = "\x1b[200~{}\x1b[201~"

@@ -24,7 +24,7 @@ from ckpt_tui.text import size
 from tests.builders.run_directories import damage, let_age, run_directory, save
 from tests.builders.set_aside import chosen, copied, files_of, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import random_plan, three_deeds, trained
+from tests.unit.services.test_undo_of_any_depth import four_deeds, random_plan, trained
 
 DEAD = 2**22 + 1
 LONG_AGO = 1_700_000_000
@@ -32,12 +32,7 @@ LONG_AGO = 1_700_000_000
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four deeds: a restore, two rollbacks, and an undo of the second one; of what the first set aside there is a copy,
-    what the second one did is the only one of step 400."""
-    directory = tmp_path_factory.mktemp("made") / "run"
-    three_deeds(directory)
-    carry_out(plan_undo(str(directory)))
-    return directory
+    return four_deeds(tmp_path_factory.mktemp("made") / "run")
 
 
 @pytest.fixture

@@ -23,17 +23,12 @@ from tests.builders.crashing import failing_at, file_operations, killed_at
 from tests.builders.run_directories import damage, let_age, run_directory
 from tests.builders.set_aside import chosen, copied, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import three_deeds
+from tests.unit.services.test_undo_of_any_depth import four_deeds
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four deeds: a restore, two rollbacks, and an undo of the second one; of what the first set aside there is a copy,
-    what the second one did is the only one of step 400."""
-    directory = tmp_path_factory.mktemp("made") / "run"
-    three_deeds(directory)
-    carry_out(plan_undo(str(directory)))
-    return directory
+    return four_deeds(tmp_path_factory.mktemp("made") / "run")
 
 
 @pytest.fixture

@@ -233,28 +233,35 @@ def test_a_record_that_cannot_be_written_is_told_as_that_and_waited_for(
     assert not any("disk is full" in line for line in said)
 
 
-def test_a_start_waits_for_whoever_holds_the_directory(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_lock, "PATIENCE_S", 0.01)
-    monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
-    descriptor = os.open(kept.directory, os.O_RDONLY)
+def waits_of_a_restart(kept: Kept, held: int) -> tuple[supervisor.Request, list[str]]:
+    """What a supervisor says it waits for while `held`, a descriptor, is locked from its first restart on until then;
+    and what it was asked."""
     request = supervisor.Request(
         str(kept.directory), ("bash", "-c", "touch ran; exit 1"), str(kept.directory),
         Policy(pause_s=0, same_step_limit=0, max_restarts=1), as_is=True,
     )  # fmt: skip
-    said: list[str] = []
+    waits: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
         if "restart 1 of 1" in line:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        elif "waits: Somebody is at work here" in line:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        elif "waits: " in line:
+            waits.append(line.split("waits: ")[1].partition(":")[0])
+            fcntl.flock(held, fcntl.LOCK_UN)
 
     assert supervisor.supervise(request, say).restarts == 1
-    assert sum("waits: " in line for line in said) == 1
+    return request, waits
+
+
+def test_a_start_waits_for_whoever_holds_the_directory(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_lock, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
+    descriptor = os.open(kept.directory, os.O_RDONLY)
+    request, waits = waits_of_a_restart(kept, descriptor)
+    assert waits == ["Somebody is at work here"]
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(CkptError, match="another process holds the lock"):
-        supervisor.supervise(request, said.append)  # a person waits for this one
+        supervisor.supervise(request, waits.append)  # a person waits for this one
     os.close(descriptor)
 
 
@@ -310,35 +317,6 @@ def test_a_start_waits_for_an_act_that_holds_the_lock_of_a_training_that_has_end
     monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
     lock = kept.directory / "trainer.lock"
     lock.write_text(json.dumps({"pid": os.getpid(), "pid_started": 1.0, "host": socket.gethostname()}))
-    descriptor = os.open(lock, os.O_RDONLY)
-    request = supervisor.Request(
-        str(kept.directory), ("bash", "-c", "touch ran; exit 1"), str(kept.directory),
-        Policy(pause_s=0, same_step_limit=0, max_restarts=1), as_is=True,
-    )  # fmt: skip
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line)
-        if "restart 1 of 1" in line:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        elif "waits: " in line:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-    assert supervisor.supervise(request, say).restarts == 1
-    assert [line.split("waits: ")[1].partition(":")[0] for line in said if "waits: " in line] == [
-        "Somebody else is at work here"
-    ]
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(CkptError, match="Somebody else is at work here"):
-        supervisor.supervise(request, said.append)  # a person waits for this one
-    os.close(descriptor)
-
-
-def test_one_that_dies_while_it_is_taken_over_is_no_training(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was killed lives on for a while, and longer when it has much memory."""
-    dying = supervisor.taking_over.Owner(os.getpid(), 1.0, socket.gethostname(), "launch.json")
-    seen = [dying]
-    monkeypatch.setattr(supervisor.taking_over, "who_trains", lambda directory: seen.pop() if seen else None)
-    request = supervisor.Request(str(kept.directory), ("touch", "ran"), str(kept.directory), Policy(), as_is=True)
-    assert supervisor.supervise(request, lambda line: None).state == "finished"
-    assert (kept.directory / "ran").exists()
+    with open(lock) as held:
+        _, waits = waits_of_a_restart(kept, held.fileno())
+    assert waits == ["Somebody else is at work here"]

@@ -65,6 +65,14 @@ def three_deeds(directory: Path) -> list[dict[str, tuple[str, int, int]]]:
     return states
 
 
+def four_deeds(directory: Path) -> Path:
+    """A restore, two rollbacks, and an undo of the second one; of what the first set aside there is a copy, what the
+    second one did is the only one of step 400."""
+    three_deeds(directory)
+    carry_out(plan_undo(str(directory)))
+    return directory
+
+
 def restored_events(directory: Path) -> Iterator[CheckpointRestored]:
     for event in map(decode, (directory / "events.jsonl").read_bytes().splitlines()):
         if isinstance(event, CheckpointRestored):
