@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SAID_FOR_S = 6.0
 
 _START_TAKES_S = 1.0
+_PICTURE_TAKES_S = 0.3
 INTERRUPTED = 130
 
 
@@ -65,6 +66,7 @@ class BaseApp(App[None]):
         self.is_closing = False  # its screens are being taken apart
         self.coming: asyncio.Future[None] | None = None  # a screen that what was pressed last brings up, in a moment
         self.wire = Wire(is_plain=not self.look.unicode)
+        self._is_shown = threading.Event()
         self.animation_level = "none"
         self._disable_tooltips = True  # nothing here has one: a widget less in every screen
         if self.settings.keymap:
@@ -138,6 +140,13 @@ class BaseApp(App[None]):
             cursor = screen.outer_size.clamp_offset(self.cursor_position)
             renderable = Encoded(text) if text or cursor != self._previous_cursor_position else None
         super()._display(screen, renderable)
+        if is_sent and renderable is not None:
+            self._is_shown.set()
+
+    def wait_for_picture(self) -> None:
+        """In a thread: until the first picture was sent, but not for long: who has no terminal sends none."""
+        if not self.is_headless:
+            self._is_shown.wait(_PICTURE_TAKES_S)
 
     def _get_screen(self, screen: Any) -> Any:
         """Give a screen its classes by size before it is arranged; Textual does after, and all of it jumps."""

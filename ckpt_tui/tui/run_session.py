@@ -87,6 +87,7 @@ class RunSession:
             self.monitor,
             self._post,
             first=self.first_look.take,
+            wait_for_picture=self._app.wait_for_picture,
             interval_s=self._app.interval_s,
             is_cancelled=lambda: self._is_closed or worker.is_cancelled or not self._app.is_running,
         )

@@ -63,13 +63,15 @@ def follow(
     *,
     interval_s: float,
     first: Callable[[], RunState | None] = lambda: None,
+    wait_for_picture: Callable[[], object] = lambda: None,
     is_cancelled: Callable[[], bool],
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Poll `monitor` until cancelled. A log that cannot be read is told of once and tried again every tick.
 
-    first: gives what a poll gave that was made already (tui/first_look.py).
+    first: gives what a poll gave that was made already (tui/first_look.py). wait_for_picture: returns when it is
+    shown, or soon: the rest of a long log, read beside it, would take half of the time from it.
     """
     shown: object = None
     failed = ""
@@ -90,8 +92,10 @@ def follow(
             progress = None if monitor.is_caught_up else monitor.progress
             looks = what_shows(state, progress)
             if looks != shown or failed:
-                shown, failed = looks, ""
+                is_first, shown, failed = shown is None, looks, ""
                 post(StateChanged(state, progress))
+                if is_first:
+                    wait_for_picture()
         while waits and (left_s := ends - clock()) > 0 and not is_cancelled():
             sleep(min(left_s, LOOK_SLICE_S))
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 
 import pytest
+from textual.screen import Screen
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.run.state import RunState
-from ckpt_tui.tui import first_look
+from ckpt_tui.tui import base_app, first_look
 from ckpt_tui.tui.first_look import FirstLook
 from ckpt_tui.tui.session import follow
 from tests.builders.run_states import FixedMonitor, running
+from tests.builders.screen_app import ScreenApp
 
 
 class SlowMonitor(FixedMonitor):
@@ -65,6 +67,30 @@ def test_who_follows_waits_for_the_first_look_and_begins_with_it() -> None:
     thread.join(120)
     assert len(told) == 1
     assert monitor.num_polls == 1, "what was polled first is what is told"
+
+
+def test_the_rest_of_a_long_log_waits_for_the_first_picture() -> None:
+    """Read beside it, it takes half of the interpreter from it: 50 ms of a start."""
+    monitor = FixedMonitor(running())
+    monitor.is_caught_up = False
+    num_polls_at_picture: list[int] = []
+    look = FirstLook(monitor)
+    follow(
+        monitor, lambda message: None, interval_s=0.0, first=look.take,
+        wait_for_picture=lambda: num_polls_at_picture.append(monitor.num_polls),
+        is_cancelled=lambda: monitor.num_polls >= 4,
+    )  # fmt: skip
+    assert num_polls_at_picture == [1], "once, and nothing but the first look was taken before"
+
+
+@pytest.mark.parametrize("is_headless", [True, False])
+def test_the_first_picture_is_not_waited_for_where_none_is_sent(
+    monkeypatch: pytest.MonkeyPatch, is_headless: bool
+) -> None:
+    monkeypatch.setattr(base_app, "_PICTURE_TAKES_S", 1e9 if is_headless else 0.01)
+    app = ScreenApp(Screen())
+    monkeypatch.setattr(type(app), "is_headless", is_headless)
+    app.wait_for_picture()
 
 
 def test_an_error_is_raised_where_it_is_taken() -> None:
