@@ -45,9 +45,6 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
     """The first screen. The app gives it every new state; it keeps nothing that is not on the screen."""
 
     CSS_PATH = "overview.tcss"
-    # Arranged by arithmetic (arrangement.py): classes by size would style every widget once more, 3 ms of the start.
-    HORIZONTAL_BREAKPOINTS = []  # noqa: RUF012 - Textual's way
-    VERTICAL_BREAKPOINTS = []  # noqa: RUF012
     AUTO_FOCUS = "#checkpoints"
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.OVERVIEW_KEYS)
 
