@@ -16,7 +16,8 @@ from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style
 from ckpt_tui.records import dataclass
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.catalog import Catalog, CatalogEntry
+    from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.services.catalog_entries import CatalogEntry
 
 EXAMPLES = ("ckpt-tui list runs/gpt", "ckpt-tui list runs/gpt --check full", "ckpt-tui list runs/gpt --json")
 

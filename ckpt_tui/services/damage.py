@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Alert, Phase, RunState, Save
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, first_candidate, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, first_candidate, read_catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry, check_entry
 from ckpt_tui.services.known_files import KnownFiles, known_files, read_known_files
 from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.services.surroundings import Surroundings

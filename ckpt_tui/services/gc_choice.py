@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ckpt_tui.records import dataclass
-from ckpt_tui.services.catalog import CatalogEntry
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.deeds import HeldFile, History, PastDeed
 from ckpt_tui.services.files import tree_entries
 from ckpt_tui.services.gc_items import BEHIND_LINK, GcFile

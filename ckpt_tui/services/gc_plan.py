@@ -14,7 +14,8 @@ from functools import partial
 
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.records import dataclass
-from ckpt_tui.services.catalog import check_entry, read_catalog
+from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog_entries import check_entry
 from ckpt_tui.services.deeds import History, read_history
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.free_space import bytes_freed, bytes_staying

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from ckpt_tui.records import dataclass
-from ckpt_tui.services.catalog import CatalogEntry, check_entry, read_catalog
+from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry, check_entry
 from ckpt_tui.services.copied_deed import is_alike
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.validity import written_together

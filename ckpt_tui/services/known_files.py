@@ -17,7 +17,7 @@ from ckpt_tui.run.state import Phase, RunState, Save
 from ckpt_tui.services import validity
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.catalog import CatalogEntry
+    from ckpt_tui.services.catalog_entries import CatalogEntry
 
 MAX_REMEMBERED = 1000  # directories
 

@@ -17,7 +17,8 @@ import os
 import re
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.services.catalog import Catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.plans import safe_name

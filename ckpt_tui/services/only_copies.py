@@ -15,7 +15,8 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, read_catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.copies import are_same
 from ckpt_tui.services.deeds import HeldFile
 from ckpt_tui.services.files import tree_entries

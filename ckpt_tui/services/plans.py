@@ -15,7 +15,8 @@ from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import fork_step, run_lineage
-from ckpt_tui.services.catalog import UNCHECKED, Catalog, CatalogEntry, first_candidate
+from ckpt_tui.services.catalog import Catalog, first_candidate
+from ckpt_tui.services.catalog_entries import UNCHECKED, CatalogEntry
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import LogEntry, Move
 from ckpt_tui.services.owner import owner_of, run_state

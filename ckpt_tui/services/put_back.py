@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services.catalog import CatalogEntry, check_entry, read_catalog
+from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry, check_entry
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move
 from ckpt_tui.services.names import QUARANTINE_NAME

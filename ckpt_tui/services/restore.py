@@ -16,7 +16,8 @@ from functools import partial
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import names
 from ckpt_tui.services.carrying_out import carry_out as carry_out
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, read_catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry, check_entry
 from ckpt_tui.services.files import content_of, tree_entries
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move

@@ -18,7 +18,8 @@ from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services import command_line, files, journal, overrides
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog
+from ckpt_tui.services.catalog import Catalog, read_catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.launchers import split_command
 from ckpt_tui.services.launchers.base import Built, PlannedFile, Resume

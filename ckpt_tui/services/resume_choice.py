@@ -10,7 +10,8 @@ from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import validity
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, resume_order
+from ckpt_tui.services.catalog import Catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.targets import find_targets
 from ckpt_tui.text import run_word

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
-from ckpt_tui.services.catalog import CatalogEntry
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.damage import found_checkpoints
 from ckpt_tui.services.resume_choice import Choice
 

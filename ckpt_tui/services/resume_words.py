@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui.checkpoints.hparams import Effect
 from ckpt_tui.services import validity
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, resume_order
+from ckpt_tui.services.catalog import Catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.overrides import value_text
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.resume_choice import Choice, passed_over_words

@@ -16,7 +16,8 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events.lineage import UNTOLD, Lineage, is_on
 from ckpt_tui.services import names
 from ckpt_tui.services.branches import lineage_of_path, run_lineage
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, check_entry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, read_catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry, check_entry
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import Move

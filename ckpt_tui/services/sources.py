@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckpt_tui.checkpoints.validate import LEVELS
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import validity
-from ckpt_tui.services.catalog import CatalogEntry
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.text import safe_text
 
 

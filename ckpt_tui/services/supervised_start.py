@@ -15,7 +15,8 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.run.timeline import seconds_above
 from ckpt_tui.services import command_line, validity
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, read_catalog, resume_order
+from ckpt_tui.services.catalog import Catalog, read_catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.damage import found_checkpoints
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.launchers import split_command

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import names
-from ckpt_tui.services.catalog import Catalog, CatalogEntry, entry_at, resume_order
+from ckpt_tui.services.catalog import Catalog, resume_order
+from ckpt_tui.services.catalog_entries import CatalogEntry, entry_at
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.text import safe_text
 

@@ -20,7 +20,8 @@ from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.catalog import Catalog, CatalogEntry
+    from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.services.catalog_entries import CatalogEntry
     from ckpt_tui.tui.row_acts import RowAct
 
 MAX_DAMAGES = 2

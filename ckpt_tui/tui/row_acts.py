@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
-from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.services.catalog import Catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.text import count, plural, safe_text
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from ckpt_tui.run.state import Alert, AtRisk, BadLines, Eta, FeedLine, Lost, Marker, Phase, RunState, Save, Session
 from ckpt_tui.run.wording import reason_sentence
-from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.services.catalog import Catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui.news import alert_news, damage_news, keys_news, log_news
 from ckpt_tui.tui.scale import XScale

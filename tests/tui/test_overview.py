@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckpt_tui.run.state import BadLines, RunState
-from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.services.catalog import Catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.settings import Settings
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.screens.overview import OverviewScreen

@@ -165,6 +165,7 @@ asyncio.run(main())
 _NOT_LOADED = (
     "numpy", "torch", "psutil", "isal", "ml_dtypes", "yaml", "tomllib", "sqlite3", "pydoc", "unittest",
     "multiprocessing", "urllib.request", "ckpt_tui.checkpoints", "ckpt_tui.services.catalog",
+    "ckpt_tui.services.catalog_entries",
     "ckpt_tui.services.restore", "ckpt_tui.services.resume", "ckpt_tui.run.advice", "ckpt_tui.tui.palette",
     "ckpt_tui.tui.dialogs", "ckpt_tui.tui.screens.help", "ckpt_tui.tui.screens.inspect", "ckpt_tui.tui.screens.diff",
     "ckpt_tui.tui.screens.validate", "ckpt_tui.tui.screens.events", "ckpt_tui.tui.screens.runs",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ckpt_tui.run.state import Phase
-from ckpt_tui.services.catalog import Catalog, CatalogEntry
+from ckpt_tui.services.catalog import Catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.tui import row_acts
 from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.dialogs.pick import PickDialog

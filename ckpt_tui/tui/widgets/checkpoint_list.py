@@ -12,7 +12,8 @@ from ckpt_tui.text import cell_width, count, metric, plural, short_age, short_co
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
 
 if TYPE_CHECKING:
-    from ckpt_tui.services.catalog import Catalog, CatalogEntry
+    from ckpt_tui.services.catalog import Catalog
+    from ckpt_tui.services.catalog_entries import CatalogEntry
 
 KIND, STEP, EPOCH, LOSS, SIZE, AGE, VALIDITY, NOTE, NAME = range(9)
 STEP_WIDTH, MAX_STEP_WIDTH = 7, 13

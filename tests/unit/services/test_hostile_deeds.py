@@ -11,7 +11,8 @@ import pytest
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
 from ckpt_tui.services.carrying_out import carry_out
-from ckpt_tui.services.catalog import CatalogEntry, read_catalog
+from ckpt_tui.services.catalog import read_catalog
+from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.gc import plan_gc
