@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import sub
 from typing import Any
 
-from ckpt_tui.events.blocks import Column, StepBlock, StepRow, Told
+from ckpt_tui.events.blocks import Column, StepBlock, Told
 from ckpt_tui.events.codec import NONFINITE
 from ckpt_tui.events.schema import (
     BadLine,
@@ -37,7 +37,7 @@ from ckpt_tui.events.schema import (
     Supervised,
     System,
 )  # fmt: skip
-from ckpt_tui.run import feed, timeline
+from ckpt_tui.run import feed, sessions, timeline
 from ckpt_tui.run.alerts import LOSS_NAMES, RATE_NAMES
 from ckpt_tui.run.beside import NOTHING, Beside
 from ckpt_tui.run.config_changes import changed_settings
@@ -45,7 +45,6 @@ from ckpt_tui.run.folded import MAX_SAVES, Folded
 from ckpt_tui.run.series import SeriesBuilder
 from ckpt_tui.run.state import (
     BadLines,
-    Lost,
     Marker,
     Phase,
     RunState,
@@ -55,7 +54,6 @@ from ckpt_tui.run.state import (
 from ckpt_tui.run.step_columns import Columns, Row, columns_of
 from ckpt_tui.run.timeline import SessionRecord
 
-MAX_SESSION_GAP = 1000  # sessions that may be missing from a log between two lines
 MAX_METRICS = 256
 MAX_GPUS = 16
 BLOCK_STEPS = 4096
@@ -117,19 +115,19 @@ class RunFold:
     def _take_rows(self, rows: Sequence[Row], columns: Columns) -> None:
         """Steps as they follow each other, split where the session changes or steps go back."""
         self._folded.num_events += len(rows)
-        sessions, steps, ts = [row.session for row in rows], [row.step for row in rows], [row.ts for row in rows]
+        numbers, steps, ts = [row.session for row in rows], [row.step for row in rows], [row.ts for row in rows]
         first, last = rows[0].seq, rows[-1].seq
         if last - first == len(rows) - 1 and (first == self.last_seq + 1 or not self.last_seq) and first > 0:
             self.last_seq = last
         else:
             self._count_missing([row.seq for row in rows])
-        if _is_plain(sessions, steps):
+        if _is_plain(numbers, steps):
             self._take_steps(rows, steps, ts, columns(0, len(rows)))
             return
         start = 0
         for index in range(1, len(rows) + 1):
             if (
-                index == len(rows) or sessions[index] != sessions[index - 1] or steps[index] < steps[index - 1]
+                index == len(rows) or numbers[index] != numbers[index - 1] or steps[index] < steps[index - 1]
             ):  # fmt: skip
                 self._take_steps(rows[start:index], steps[start:index], ts[start:index], columns(start, index))
                 start = index
@@ -142,16 +140,16 @@ class RunFold:
 
     def _take_steps(self, block: Sequence[Row], steps: list[int], ts: list[float], columns: Iterable[Column]) -> None:
         """Steps of one session that rise."""
-        if self._is_of_another_process(block[0]):
-            self._tell_of_another_process(block[0].session)
+        if sessions.is_of_another_process(self._folded, block[0]):
+            sessions.tell_of_another_process(self._folded, block[0].session)
             return  # neither a branch of this session nor a new one: its curve would be a zigzag
-        session = self._session_of(block[0], steps[0] - 1)
+        session = sessions.session_of(self._folded, block[0], steps[0] - 1)
         if session.first_step is None:
             session.first_step, session.first_step_ts = steps[0], ts[0]
             session.last_step_ts = session.stretch_ts = ts[0]
-            self._continue_from(session, steps[0] - 1)
+            sessions.continue_from(self._folded, session, steps[0] - 1)
         elif steps[0] < session.last_logged_step:
-            self._go_back(session, steps[0] - 1, ts[0])
+            sessions.go_back(self._folded, session, steps[0] - 1, ts[0])
         self._folded.paused(ts[0] - session.last_ts)
         if max(map(sub, ts[1:], ts), default=0.0) > self._folded.longest_pause_s:
             self._folded.paused(*map(sub, ts[1:], ts))
@@ -214,79 +212,7 @@ class RunFold:
         if name in WATCHED_NAMES:
             self._folded.alarms.add_metric(name, steps, ts, column)
 
-    # Sessions.
-
-    def _session_of(self, event: Event | StepRow, start_step: int) -> SessionRecord:
-        """The record of an event's session; a session whose start the log does not tell begins here."""
-        if self._folded.sessions:
-            last = self._folded.sessions[-1]
-            begins_one = (
-                event.session != last.number if isinstance(event, Step | StepRow) else event.session > last.number
-            )
-            if not begins_one or event.session <= 0 or getattr(event, "by", "") == "viewer":
-                return last
-            if event.session > last.number + MAX_SESSION_GAP:
-                return last  # a number that went wrong: sessions count on
-        return self._begin_session(event, max(start_step, 0))
-
-    def _is_of_another_process(self, row: Row) -> bool:
-        """Whether a step is of a session that another one followed: its process goes on, and two write one log."""
-        last = self._folded.sessions[-1] if self._folded.sessions else None
-        if last is None or not 0 < row.session < last.number:
-            return False
-        return any(record.number == row.session for record in self._folded.sessions)
-
-    def _tell_of_another_process(self, session: int) -> None:
-        last = self._folded.sessions[-1].number
-        notice = f"session {session} went on after session {last} began: two trainings write this log"
-        if notice not in self.notices:
-            self.notices.append(notice)
-
-    def _begin_session(self, event: Event | StepRow, start_step: int) -> SessionRecord:
-        if self._folded.sessions and self._folded.sessions[-1].phase is Phase.RUNNING:
-            before = self._folded.sessions[-1]
-            before.phase, before.reason = Phase.CRASHED, "the next session began without its end"
-            self._mark("crash", before.last_step, before.last_ts, before.number, "crashed")
-        if self._folded.sessions:
-            before = self._folded.sessions[-1]
-            self._folded.alarms.session_ended(
-                before.phase, before.number, before.reason, before.last_step, before.last_ts
-            )
-        record = SessionRecord(event.session, start_step, event.ts, start_step, event.ts)
-        self._folded.add_session(record)
-        self._folded.recent.clear()
-        self._folded.alarms.end_session()
-        self._folded.alarms.begin_session(record.number)
-        return record
-
-    def _continue_from(self, session: SessionRecord, step: int) -> None:
-        """What earlier sessions trained above `step` is trained again."""
-        if len(self._folded.sessions) < 2 or self._folded.sessions[-1] is not session:
-            return
-        self._folded.leave_after(step)
-        session.retrained_steps = max(session.retrained_steps, session.reached_before - max(step, 0))
-        lost, lost_s = timeline.lose_after(self._folded.sessions[:-1], max(step, 0), self._folded.pace())
-        if lost > 0:
-            was = self._folded.retrained
-            self._folded.retrained = Lost(was.steps + lost, was.seconds + lost_s)
-            self._folded.num_session_changes += 1
-            for builder in self._folded.series.values():
-                builder.abandon_after(step)
-
-    def _go_back(self, session: SessionRecord, step: int, ts: float) -> None:
-        """Steps went back without a new session: a roll-back in the loop."""
-        lost = session.last_step - max(step, 0)
-        self._folded.leave_after(step)
-        wasted_s = session.go_back(step, self._folded.pace())
-        was = self._folded.retrained
-        self._folded.retrained = Lost(was.steps + lost, was.seconds + wasted_s)
-        for builder in self._folded.series.values():
-            builder.abandon_after(step)
-        self._folded.alarms.begin_session(session.number)
-        self._mark("resume", step, ts, session.number, f"went back to step {step:,}")
-        self._folded.recent.clear()
-
-    # Everything else.
+    # What each other event means.
 
     def _apply_other(self, event: Event | BadLine) -> None:
         if isinstance(event, BadLine):
@@ -302,15 +228,15 @@ class RunFold:
         )
         if is_of_training:
             self._seen(event.ts)
-        if isinstance(event, RunStart) and event.extra.get("source") and self._knows_session(event.session):
+        if isinstance(event, RunStart) and event.extra.get("source") and sessions.is_last(self._folded, event.session):
             self._folded.start = event  # another's log tells its totals when it comes to them
             return
         if isinstance(event, RunStart):
-            self._forget_what_came_before(event)
-            session = self._begin_session(event, max(event.start_step, 0))
+            sessions.forget_what_came_before(self._folded, event)
+            session = sessions.begin_session(self._folded, event, max(event.start_step, 0))
             self._run_start(event, session)
         else:
-            session = self._session_of(event, event.step)
+            session = sessions.session_of(self._folded, event, event.step)
             if is_of_training:  # what a person did to the files afterwards is no sign of life
                 self._folded.paused(event.ts - session.last_ts, is_explained=isinstance(event, PAUSES))
                 session.last_ts = event.ts
@@ -323,29 +249,20 @@ class RunFold:
         if line is not None:
             self._folded.feed.append(line)
 
-    def _knows_session(self, number: int) -> bool:
-        return bool(self._folded.sessions) and self._folded.sessions[-1].number == number
-
-    def _forget_what_came_before(self, event: RunStart) -> None:
-        """A session of which something was told before its start is one session, and not two."""
-        last = self._folded.sessions[-1] if self._folded.sessions else None
-        if last is not None and last.number == event.session and not last.is_started and last.first_step is None:
-            self._folded.sessions.pop()
-
     def _run_start(self, event: RunStart, session: SessionRecord) -> None:
         before, self._folded.start = self._folded.start, event
         if before is not None and before.config != event.config:
             changes = changed_settings(before.config, event.config)
             if changes:
-                self._mark("config", max(event.start_step, 0), event.ts, session.number, changes)
+                self._folded.mark("config", max(event.start_step, 0), event.ts, session.number, changes)
         self._folded.alarms.steps_per_epoch = event.steps_per_epoch
         session.is_started = True
         session.pid, session.pid_started, session.host = event.pid, event.pid_started, event.host
         path = (event.resumed_from or {}).get("path")
         session.resumed_from = path if isinstance(path, str) else None
         if len(self._folded.sessions) > 1:
-            self._continue_from(session, session.start_step)
-            self._mark("resume", session.start_step, event.ts, session.number, f"session {session.number}")
+            sessions.continue_from(self._folded, session, session.start_step)
+            self._folded.mark("resume", session.start_step, event.ts, session.number, f"session {session.number}")
 
     def _eval(self, event: Eval, session: SessionRecord) -> None:
         self._folded.pause_s += max(event.seconds or 0.0, 0.0)
@@ -368,24 +285,15 @@ class RunFold:
         if not session.save_steps or session.save_steps[-1] != event.step:
             session.save_steps.append(event.step)
             del session.save_steps[:-MAX_SAVES]
-            session.mark(event.step, self._net_s_at(session, event.step))
+            session.mark(event.step, sessions.net_s_at(self._folded, session, event.step))
             for builder in self._folded.series.values():
                 builder.cut_after(event.step)
         self._folded.pause_s += max(event.stall_seconds or 0.0, 0.0)
-        self._mark("save", event.step, event.ts, session.number, event.kind or event.path)
+        self._folded.mark("save", event.step, event.ts, session.number, event.kind or event.path)
         self._folded.alarms.saved()
 
-    def _net_s_at(self, session: SessionRecord, step: int) -> float:
-        """When the session reached `step`. A save is told of after it is durable: later steps are there already."""
-        recent = self._folded.recent
-        since = [ts for reached, ts in reversed(recent) if reached >= step]
-        seconds = sum(max(later - earlier, 0.0) for later, earlier in pairwise(since))
-        if since and len(since) == recent.maxlen:  # it was longer ago than the steps that are remembered
-            seconds += (recent[0][0] - step) * (session.seconds_per_step or 0.0)
-        return max(session.net_s - seconds, 0.0)
-
     def _save_failed(self, event: CheckpointFailed, session: SessionRecord) -> None:
-        self._mark("save_failed", event.step, event.ts, session.number, event.stage)
+        self._folded.mark("save_failed", event.step, event.ts, session.number, event.stage)
         self._folded.alarms.save_failed(event)
 
     def _removed(self, event: CheckpointRemoved | CheckpointQuarantined, session: SessionRecord) -> None:
@@ -395,7 +303,7 @@ class RunFold:
         self._folded.put_back(event.path, event.source)
         if event.path.removesuffix(".pt") == "best_model":
             self._folded.best_again(event.step)
-        self._mark(event.act, event.step, event.ts, session.number, event.path)
+        self._folded.mark(event.act, event.step, event.ts, session.number, event.path)
 
     def _new_best(self, event: Best, session: SessionRecord) -> None:
         self._folded.best = event
@@ -405,16 +313,16 @@ class RunFold:
             event.metric, event.value, event.previous
         )
         label = f"{event.metric}, {WITHIN_NOISE}" if is_luck else event.metric
-        self._mark("best", event.step, event.ts, session.number, label)
+        self._folded.mark("best", event.step, event.ts, session.number, label)
 
     def _nonfinite(self, event: Nonfinite, session: SessionRecord) -> None:
-        self._mark("nonfinite", event.step, event.ts, session.number, event.what)
+        self._folded.mark("nonfinite", event.step, event.ts, session.number, event.what)
         if event.rolled_back_to is not None and 0 <= event.rolled_back_to < session.last_step:
-            self._go_back(session, event.rolled_back_to, event.ts)
+            sessions.go_back(self._folded, session, event.rolled_back_to, event.ts)
         self._folded.alarms.nonfinite(event)
 
     def _signal(self, event: SignalReceived, session: SessionRecord) -> None:
-        self._mark("signal", event.step, event.ts, session.number, event.signal)
+        self._folded.mark("signal", event.step, event.ts, session.number, event.signal)
 
     def _disk_told(self, event: Disk, session: SessionRecord) -> None:
         self._folded.disk = event
@@ -429,7 +337,7 @@ class RunFold:
 
     def _error(self, event: ErrorRaised, session: SessionRecord) -> None:
         session.reason = f"{event.type}: {event.message}" if event.type else event.message
-        self._mark("error", event.step, event.ts, session.number, event.type)
+        self._folded.mark("error", event.step, event.ts, session.number, event.type)
 
     def _advised(self, event: SaveAdvice, session: SessionRecord) -> None:
         self._folded.advice = event
@@ -441,14 +349,11 @@ class RunFold:
         session.phase = timeline.END_PHASES.get(event.status, Phase.FAILED)
         session.reason = event.reason or session.reason
         kind = "finish" if session.phase is Phase.FINISHED else "stop"
-        self._mark(kind, session.last_step, event.ts, session.number, event.status)
+        self._folded.mark(kind, session.last_step, event.ts, session.number, event.status)
 
     def _supervised(self, event: Supervised, session: SessionRecord) -> None:
         if event.action in SUPERVISOR_MARKS:
-            self._mark(event.action, session.last_step, event.ts, session.number, event.told)
-
-    def _mark(self, kind: str, step: int, ts: float, session: int, label: str) -> None:
-        self._folded.markers.append(Marker(kind, step, ts, session, label))
+            self._folded.mark(event.action, session.last_step, event.ts, session.number, event.told)
 
     def _seen(self, ts: float) -> None:
         if self._folded.start_ts is None:

@@ -113,6 +113,9 @@ class Folded:
             seconds, steps = seconds + last.net_s, steps + last.last_logged_step - (last.first_step or 0)
         return seconds / steps if steps > 0 else 0.0
 
+    def mark(self, kind: str, step: int, ts: float, session: int, label: str) -> None:
+        self.markers.append(Marker(kind, step, ts, session, label))
+
     def add_save(self, save: Save) -> None:
         if len(self.saves) == MAX_SAVES:  # the names of the oldest go with it
             oldest = self.saves[0]
