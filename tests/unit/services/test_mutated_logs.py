@@ -46,7 +46,9 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     lines=st.one_of(st.permutations(LINES), st.just(LINES)), edits=edits,
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=5), alive=st.sampled_from([True, False, None]),
