@@ -129,7 +129,7 @@ def _file_data(file: GcFile) -> dict[str, object]:
     return {
         "name": file.name, "path": file.place, "bytes": file.size_bytes, "is_directory": file.is_directory,
         "step": file.step, "validity": file.validity or None, "chosen": file.is_chosen, "why": file.why,
-        "copy": file.copy or None, "only_copy": file.is_only,
+        "copy": file.copy or None, "only_copy": file.is_only, "passing_copy": file.passing or None,
     }  # fmt: skip
 
 

@@ -116,7 +116,10 @@ def _judged_checkpoint(
     if checked.validity in BAD:
         return _file(file, checked, is_chosen=True, why=checked.validity.replace("-", " "))
     said = "the only copy" if checked.validity == "valid" else f"the only one, {checked.validity.replace('-', ' ')}"
-    return _file(file, checked, is_chosen=wanted.takes_only_copies, why=said, is_only=True)
+    passing, why = copies.passing_copy_of(entry)
+    said = f"the only copy that stays: {why} {safe_text(passing, 120)}" if passing else said
+    judged = _file(file, checked, is_chosen=wanted.takes_only_copies, why=said, is_only=True)
+    return replace(judged, passing=passing)
 
 
 def _least_wanted_first(file: HeldFile, entry: CatalogEntry | None) -> tuple[bool, int, int, str]:

@@ -36,7 +36,8 @@ class GcFile:
     name: what it was called; place: where it lies, below the run directory. step, validity: what validation says of
     it, None and "" where nobody looked. is_chosen: it is to go. why: why it goes, or why it stays, in a few words.
     copy: where a valid copy of its training state stays, below the run directory, or "". is_only: nothing else here
-    has what it holds; is_good: and a training could go on from it.
+    that stays has what it holds; passing: where there is a copy that does not; is_good: and a training could go on
+    from it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class GcFile:
     copy: str = ""
     is_only: bool = False
     is_good: bool = False
+    passing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ckpt_tui.services.free_space import bytes_freed, bytes_staying
 from ckpt_tui.services.gc_choice import Choice, Wanted, choose, is_aside, only_copy_words
 from ckpt_tui.services.gc_items import GcItem, deed_item, other_items
 from ckpt_tui.services.interrupted import begin
+from ckpt_tui.services.lasting import Lasting
 from ckpt_tui.services.only_copies import BAD, Copies
 from ckpt_tui.services.owner import owner_of, run_state
 from ckpt_tui.services.validity import ACT_AGE_S
@@ -37,6 +38,7 @@ class GcPlan:
     freed_bytes: of all that is chosen together. refusals: why it is not done at all without `--force`.
     no_undo: numbers of deeds that `undo` cannot take back, or do again, afterwards, and can now; less_undo: by number
     of those of which it brings back only a part, the names that it leaves out; afterwards: both in words.
+    trusts_run: something goes because the run directory, in which nothing trained, has a copy of it.
     """
 
     directory: str
@@ -49,6 +51,7 @@ class GcPlan:
     less_undo: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     afterwards: tuple[str, ...] = ()
     found: tuple[tuple[str, Content], ...] = field(default=(), repr=False)
+    trusts_run: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -93,7 +96,9 @@ def plan_gc(
         if on_bytes is not None:
             on_bytes(num_bytes)
 
-    copies = Copies(read_catalog(directory), {deed.number: deed.held for deed in history.deeds}, check, advance)
+    lasting = Lasting(directory, state, is_owned=is_owned)
+    held = {deed.number: deed.held for deed in history.deeds}
+    copies = Copies(read_catalog(directory), held, check, advance, lasting.why_not)
     choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every))
     items = [_item_of(directory, choice) for choice in choices]
     if not numbers:
@@ -110,12 +115,13 @@ def plan_gc(
     paths = [os.path.join(directory, path) for path in places]
     freed, staying = bytes_freed(paths), bytes_staying(paths)
     watched = [*places, *dict.fromkeys(file.copy for file in going if file.copy)]
-    warnings = (*notices, *_warnings(directory, choices, is_owned=is_owned))
+    warnings = (*notices, *_warnings(directory, choices))
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]
     return GcPlan(
         directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)),
         warnings, tuple(refusals), tuple(no_undo), less_undo, afterwards,
         tuple((path, content) for path, content in contents if content is not None),
+        trusts_run=not is_owned and any(file.copy and not is_aside(file.copy) for file in going),
     )  # fmt: skip
 
 
@@ -123,32 +129,27 @@ def _item_of(directory: str, choice: Choice) -> GcItem:
     deed, why = choice.deed, choice.why
     if not why:
         only = [file for file in choice.files if file.is_only and not file.is_chosen]
-        why = f"nothing else here has {only_copy_words(only, 3)}" if only else ""
+        stays = " that stays" if any(file.passing for file in only) else ""
+        why = f"nothing else here{stays} has {only_copy_words(only, 3)}" if only else ""
         why = why or next((file.why for file in choice.files if not file.is_chosen), "")
     return deed_item(
         directory, deed.number, deed.act, deed.at, choice.files, why, is_rest=deed.state == "collected"
     )  # fmt: skip
 
 
-def _warnings(directory: str, choices: Sequence[Choice], *, is_owned: bool) -> list[str]:
+def _warnings(directory: str, choices: Sequence[Choice]) -> list[str]:
     """What a person has to know of what goes, and would not look for."""
     said = []
     for choice in choices:
         number = f"set_aside/{choice.deed.number}/"
         lost = [file for file in choice.files if file.is_chosen and file.is_only and file.validity not in BAD]
         if lost:
-            said.append(f"Nothing else here has what is freed with {number}: {only_copy_words(lost, _MAX_NAMES)}.")
+            stays = " that stays" if any(file.passing for file in lost) else ""
+            said.append(
+                f"Nothing else here{stays} has what is freed with {number}: {only_copy_words(lost, _MAX_NAMES)}."
+            )
         if any(file.is_chosen for file in choice.files):
             said += [f"{safe_text(name)} is not of ckpt-tui, and stays." for name in choice.deed.strangers]
-    in_run = [
-        file for choice in choices for file in choice.files
-        if file.is_chosen and file.copy and not is_aside(file.copy)
-    ]  # fmt: skip
-    if is_owned and in_run:
-        said.append(
-            "A training is running here, which replaces and removes checkpoints of its own: it may remove "
-            f"{safe_text(in_run[0].copy, 120)}, the copy of what goes, later."
-        )
     broken = [
         file for choice in choices for file in choice.files
         if file.is_chosen and file.is_only and file.validity == "damaged" and file.step is not None

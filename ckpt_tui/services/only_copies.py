@@ -1,11 +1,11 @@
 """Which of the checkpoints that lie aside have a valid copy that stays: validated before anything is freed.
 
-A copy counts when it stays, is valid now, and is of the same step and the same session; a resume has to be able to
-start from it where one can from the other. Other people's checkpoints do not tell their session: of a run that was
-rolled back and trained on, one may have the name and the step of another, and only the same bytes are a copy. So it is
-with names that the trainer does not give: a person may have edited it, or salvaged it in part. A symbolic link is no
-copy of what it leads to. What nobody could judge, or what a program with code in its checkpoints may need, counts as an
-only copy.
+A copy counts when it stays, also when the training goes on (`lasting.py`), is valid now, and is of the same step and
+the same session; a resume has to be able to start from it where one can from the other. Other people's checkpoints do
+not tell their session: of a run that was rolled back and trained on, one may have the name and the step of another, and
+only the same bytes are a copy. So it is with names that the trainer does not give: a person may have edited it, or
+salvaged it in part. A symbolic link is no copy of what it leads to. What nobody could judge, or what a program with
+code in its checkpoints may need, counts as an only copy.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ class Copies:
         held: Mapping[int, Sequence[HeldFile]],
         check: Check,
         advance: Callable[[int], None] | None = None,
+        why_passing: Callable[[CatalogEntry], str] = lambda _: "",
     ) -> None:
+        """why_passing: of one in the run directory, why it will not stay there, "" where it will."""
         self._directory = catalog.directory
         self._entries = catalog.entries
         self._held = held
         self._check = check
         self._advance = advance
+        self._why_passing = why_passing
         self._checked: dict[str, CatalogEntry] = {}
         self._compared: dict[tuple[str, str], bool] = {}
         self._lying: dict[str, bool] = {}
@@ -59,11 +62,23 @@ class Copies:
         return self._checked[entry.path]
 
     def copy_of(self, entry: CatalogEntry, staying: Collection[str]) -> str:
-        """Where a valid copy of `entry` lies, below the run directory: there, or among the places `staying` of what
-        lies aside. "" when there is none."""
+        """Where a valid copy of `entry` lies that stays, below the run directory: there, or among the places `staying`
+        of what lies aside. "" when there is none."""
         if entry.step is None:
             return ""
-        return next((place for place, other in self._elsewhere(entry, staying) if self._is_copy(entry, other)), "")
+        others = self._elsewhere(entry, staying)
+        return next(
+            (place for place, other in others if not self._passes(other, place) and self._is_copy(entry, other)), ""
+        )
+
+    def passing_copy_of(self, entry: CatalogEntry) -> tuple[str, str]:
+        """Where a valid copy lies that will not stay, and why (`retention removes`); "" where there is none."""
+        if entry.step is None:
+            return "", ""
+        others = (
+            (place, why, other) for place, other in self._elsewhere(entry, ()) if (why := self._passes(other, place))
+        )
+        return next(((place, why) for place, why, other in others if self._is_copy(entry, other)), ("", ""))
 
     def has_step(self, entry: CatalogEntry, staying: Collection[str]) -> bool:
         """Whether something valid of its step stays, whoever made it: for what is of no use itself."""
@@ -97,6 +112,9 @@ class Copies:
                 place = f"{FOLDER_NAME}/{number}/{name}"
                 if place in staying and other is not entry and self._lies_there(other, place):
                     yield place, other
+
+    def _passes(self, entry: CatalogEntry, place: str) -> str:
+        return "" if place.startswith(f"{FOLDER_NAME}/") else self._why_passing(entry)
 
     def _lies_there(self, entry: CatalogEntry, place: str) -> bool:
         """Whether its bytes lie at its own place, or outside the run directory, and not at another place in it, to

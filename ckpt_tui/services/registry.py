@@ -59,6 +59,16 @@ def stored_lineage(directory: str) -> Lineage | None:
     return read_lineage(raw.get(_LINEAGE)) if raw is not None else None
 
 
+def stored_policy(directory: str) -> Mapping[str, object] | None:
+    """By which rules the run's checkpoints are kept, as the registry in `directory` has it; None where there is no
+    registry of our trainer, {} where it does not say."""
+    raw = _load(directory)
+    if raw is None:
+        return None
+    policy = raw.get("policy")
+    return policy if isinstance(policy, dict) else {}
+
+
 def changed_registry(
     directory: str,
     removed: frozenset[str],
