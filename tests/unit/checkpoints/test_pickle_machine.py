@@ -71,7 +71,7 @@ def _decodes_or_says(data: bytes) -> None:
         pass
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     _decodes_or_says(data)
@@ -85,7 +85,7 @@ def _honest_pickle() -> bytes:
         return archive.read("archive/data.pkl")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes(data: st.DataObject) -> None:
     raw = bytearray(_HONEST)

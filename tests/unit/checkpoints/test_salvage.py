@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.checkpoints.limits import DEFAULT_LIMITS
@@ -191,9 +191,7 @@ def test_damage_anywhere_never_changes_what_comes_out(
     assert num_whole > 0
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_whatever_the_damage_what_comes_out_is_what_went_in(
     whole: bytes, truth: dict[tuple[object, ...], object], tmp_path: Path, data: st.DataObject

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.events.blocks import BlockDecoder, StepBlock, Told
@@ -68,9 +68,7 @@ def state_of(path: Path, sizes: list[int], *, in_blocks: bool) -> RunState:
     return fold.state(200.0, Beside(is_process_alive=True))
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=150)
 @given(lines=texts, sizes=st.lists(st.integers(1, 4000), max_size=6))
 def test_blocks_fold_to_the_same_state_as_single_lines(lines: list[bytes], sizes: list[int], tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"

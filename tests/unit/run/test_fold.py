@@ -97,7 +97,7 @@ def test_phase_by_silence_and_process(silence_s: float, alive: bool | None, phas
     assert fold.state(1000 + 899 * 3.22 + silence_s, Beside(is_process_alive=alive)).phase is phase
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 1674), max_size=12))
 def test_any_partition_into_batches_gives_the_same_state(cuts: list[int]) -> None:
     events = [decode(line) for line in worked_example().lines]

@@ -14,7 +14,7 @@ from ckpt_tui.run.series import MAX_BUCKETS, SeriesBuilder
 numbers = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=300)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(numbers, st.integers(1, 97), st.integers(1, 40))
 def test_minimum_and_maximum_survive(values: list[float], size: int, repeat: int) -> None:
     values = values * repeat

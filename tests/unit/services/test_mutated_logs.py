@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tui.run.beside import Beside
@@ -46,9 +46,7 @@ edits = st.lists(
 )
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=80)
 @given(
     lines=st.one_of(st.permutations(LINES), st.just(LINES)), edits=edits,
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=5), alive=st.sampled_from([True, False, None]),
