@@ -208,12 +208,7 @@ class TensorboardSource:
                         begins = len(data) - HEADER_BYTES
                     else:
                         break
-                events.append(
-                    BadLine(
-                        reason="a damaged record", start=data[at : at + 200], num_bytes=begins - at,
-                        offset=file.offset + at,
-                    )
-                )  # fmt: skip
+                events.append(_damaged(data, at, begins, file.offset))
                 at = begins
                 continue
             end = at + HEADER_BYTES + length + FOOTER_BYTES
@@ -227,12 +222,7 @@ class TensorboardSource:
             if event is not None:
                 self._take(file, event)
             elif length <= MAX_MESSAGE_BYTES:
-                events.append(
-                    BadLine(
-                        reason="a damaged record", start=data[at : at + 200], num_bytes=end - at,
-                        offset=file.offset + at,
-                    )
-                )  # fmt: skip
+                events.append(_damaged(data, at, end, file.offset))
             at = end
         file.offset += at
         return at
@@ -277,6 +267,14 @@ class TensorboardSource:
     def _counts_from_zero(path: str) -> bool:
         """Lightning's step is the number of the batch that was trained last; its settings lie beside the file."""
         return os.path.exists(os.path.join(os.path.dirname(path), "hparams.yaml"))
+
+
+def _damaged(data: bytes, begins: int, ends: int, data_offset: int) -> BadLine:
+    """What stands between two places of `data`, which was read from that offset on."""
+    return BadLine(
+        reason="a damaged record", start=data[begins : begins + 200], num_bytes=ends - begins,
+        offset=data_offset + begins,
+    )  # fmt: skip
 
 
 def event_files(path: str) -> list[str]:

@@ -34,6 +34,7 @@ from ckpt_tui.tui.wire import Encoded, Wire
 if TYPE_CHECKING:
     from textual.widget import Widget
 
+    from ckpt_tui.tui.app import CkptTuiApp
     from ckpt_tui.tui.copying import Copied
 
 SAID_FOR_S = 6.0
@@ -368,3 +369,12 @@ def app_of(node: Any) -> BaseApp:
     """The app of a widget or screen, as what it is."""
     app: BaseApp = node.app
     return app
+
+
+class OfTheWatch:
+    """A screen, or what serves one, whose app is the watch."""
+
+    @property
+    def cockpit(self) -> CkptTuiApp:
+        app: Any = self
+        return app.app  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from textual.content import Content
 
 from ckpt_tui.text import count, safe_text
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import OfTheWatch
 from ckpt_tui.tui.keymap import keys_of
 from ckpt_tui.tui.keys import Key
 
@@ -109,13 +110,8 @@ def commands_of_step(app: CkptTuiApp, step: int) -> Iterator[Command]:
             )  # fmt: skip
 
 
-class RunCommands(Provider):
+class RunCommands(OfTheWatch, Provider):
     """What Textual's palette asks."""
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     async def discover(self) -> Hits:
         for command in commands(self.cockpit):

@@ -5,7 +5,7 @@ Made anew while it is open when the run has saved or ended again; the words stay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -16,6 +16,7 @@ from textual.screen import Screen
 from ckpt_tui.run.state import RunState
 from ckpt_tui.text import cell_width, duration, fit, percent, plural
 from ckpt_tui.tui import keys
+from ckpt_tui.tui.base_app import OfTheWatch
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.styled import Part, line, lines
 from ckpt_tui.tui.widgets.key_line import KeyLine
@@ -24,7 +25,6 @@ from ckpt_tui.tui.widgets.words import Words
 
 if TYPE_CHECKING:
     from ckpt_tui.run.advice import Advice
-    from ckpt_tui.tui.app import CkptTuiApp
 
 LOOK_INTERVAL_S = 2.0
 MAX_FAILURES = 10
@@ -110,7 +110,7 @@ def failure_rows(advice: Advice, width: int) -> list[Row]:
     return rows
 
 
-class AdviceScreen(Screen[None]):
+class AdviceScreen(OfTheWatch, Screen[None]):
     """Opened over the overview."""
 
     CSS = """
@@ -125,11 +125,6 @@ class AdviceScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._shown: object = None
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     def compose(self) -> ComposeResult:
         yield RuleLine(unicode=self.cockpit.look.unicode, id="advice_rule")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -12,14 +12,12 @@ from ckpt_tui.run.state import Alert
 from ckpt_tui.text import count, plural, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.alerting import Alerting
+from ckpt_tui.tui.base_app import OfTheWatch
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.facts import Part, clock_words
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column, VirtualList
-
-if TYPE_CHECKING:
-    from ckpt_tui.tui.app import CkptTuiApp
 
 COLUMNS = (
     Column("", 9),
@@ -82,7 +80,7 @@ class _Lines(LinesWidget):
         return self._told[:height]
 
 
-class AlertsScreen(Screen[None]):
+class AlertsScreen(OfTheWatch, Screen[None]):
     """Opened over the overview; shows what comes while it is open."""
 
     CSS = """
@@ -94,11 +92,6 @@ class AlertsScreen(Screen[None]):
     """
     AUTO_FOCUS = "#alerts"
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings_of(keys.ALERTS_KEYS)
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     @property
     def alerting(self) -> Alerting:

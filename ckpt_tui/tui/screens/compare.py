@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -23,7 +23,7 @@ from ckpt_tui.run.epochs import epochs_of
 from ckpt_tui.run.metrics import Metric
 from ckpt_tui.run.state import RunState
 from ckpt_tui.tui import compare_rows, keys
-from ckpt_tui.tui.base_app import app_of
+from ckpt_tui.tui.base_app import OfTheWatch, app_of
 from ckpt_tui.tui.compare_rows import Compared
 from ckpt_tui.tui.legend import legend
 from ckpt_tui.tui.plot import NamedCurve
@@ -39,7 +39,6 @@ from ckpt_tui.tui.widgets.virtual_list import VirtualList
 
 if TYPE_CHECKING:
     from ckpt_tui.services.monitor import RunMonitor
-    from ckpt_tui.tui.app import CkptTuiApp
 
 SLICE_S = 0.2
 SHOW_EVERY_S = 0.5  # while the logs are being read
@@ -83,7 +82,7 @@ class FactsTable(LinesWidget):
         return compare_rows.fact_lines(self._runs, width, unicode=self._unicode)[:height]
 
 
-class CompareScreen(ChartActions, Screen[None]):
+class CompareScreen(OfTheWatch, ChartActions, Screen[None]):
     """Compares the runs at `paths`, called `names`. Two to eight of them."""
 
     CSS = """
@@ -114,11 +113,6 @@ class CompareScreen(ChartActions, Screen[None]):
         self._configs: list[Mapping[str, object]] = []
         self._settings: list[Setting] = []
         self._differing: list[Setting] = []
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     def compose(self) -> ComposeResult:
         unicode = self.cockpit.look.unicode

@@ -33,7 +33,6 @@ from ckpt_tui.tui.widgets.session_lanes import SessionLanes
 
 if TYPE_CHECKING:
     from ckpt_tui.services.catalog import Catalog
-    from ckpt_tui.tui.app import CkptTuiApp
     from ckpt_tui.tui.supervised import Supervised
     from ckpt_tui.tui.widgets.session_list import SessionList
     from ckpt_tui.tui.widgets.virtual_list import VirtualList
@@ -65,11 +64,6 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
         self._progress: float | None = None
         self._failure: CkptError | None = None
         self.supervised: Supervised | None = None
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     # -- layout -------------------------------------------------------------------------------------------------
 

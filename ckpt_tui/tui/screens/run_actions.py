@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui.base_app import OfTheWatch
 from ckpt_tui.tui.keys import OVERVIEW_KEYS, Key, key_words
 
 if TYPE_CHECKING:
     from ckpt_tui.run.state import RunState
     from ckpt_tui.services.catalog import Catalog
-    from ckpt_tui.tui.app import CkptTuiApp
     from ckpt_tui.tui.row_acts import RowAct
     from ckpt_tui.tui.supervised import Supervised
     from ckpt_tui.tui.widgets.checkpoint_list import CheckpointList, CheckpointRow
     from ckpt_tui.tui.widgets.key_line import KeyLine
 
 
-class RunActions:
+class RunActions(OfTheWatch):
     """Mixed into the overview; it says which run, which list and which checkpoint is meant."""
 
     state: RunState | None
@@ -34,10 +34,6 @@ class RunActions:
     @property
     def shows_checkpoints(self) -> bool:
         """Whether the list is to be seen."""
-        raise NotImplementedError
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
         raise NotImplementedError
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ckpt_tui.tui.base_app import OfTheWatch
 
-class RunListActions:
+
+class RunListActions(OfTheWatch):
     """Mixed into the overview, before what moves the chart's cursor: Esc hides the cursor first, and then goes back."""
 
-    cockpit: Any
     chart: Any
 
     async def action_hide_cursor(self) -> None:

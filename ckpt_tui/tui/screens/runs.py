@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult, ScreenStackError
@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
 from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
+from ckpt_tui.tui.base_app import OfTheWatch
 from ckpt_tui.tui.copying import Copied
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.run_rows import SORTS, RunRow
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from ckpt_tui.tui.alerting import BrokenRuns
-    from ckpt_tui.tui.app import CkptTuiApp
 
 COVERED_INTERVAL_S = 5.0
 SLICE_S = 0.2
@@ -69,7 +69,7 @@ class RunsHeader(LinesWidget):
         return run_rows.header_lines(self._root, self._counts, self._news, width)[:height]
 
 
-class RunsScreen(Screen[None]):
+class RunsScreen(OfTheWatch, Screen[None]):
     """The first screen where a directory holds several runs."""
 
     CSS = """
@@ -96,11 +96,6 @@ class RunsScreen(Screen[None]):
         self._by_path: dict[str, RunSummary] = {}
         self._alerting: BrokenRuns | None = None
         self._filter: Input | None = None
-
-    @property
-    def cockpit(self) -> CkptTuiApp:
-        app: Any = self.app
-        return app  # type: ignore[no-any-return]
 
     @property
     def _is_seen(self) -> bool:

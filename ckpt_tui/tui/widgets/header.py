@@ -16,7 +16,7 @@ from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
 from ckpt_tui.tui.news import News, end_news
 from ckpt_tui.tui.supervised import Supervised
-from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget
+from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget, cut
 
 MAX_LINES = 10
 MIN_TWO_LINES = 60
@@ -211,12 +211,12 @@ def _first_line(state: RunState, width: int, progress: float | None, unicode: bo
     if progress is not None:
         reading = reading_words(progress)
         if used + 2 + cell_width(reading[0]) <= width:
-            return _cut([*parts, ("  ", ""), reading], width), True
-        return _cut(parts, width), False
+            return cut([*parts, ("  ", ""), reading], width), True
+        return cut(parts, width), False
     bar_width = min(width - used - 3, 60)
     if bar_width >= 8 and state.total_steps > 0:
         parts += [("  ", ""), *progress_bar(state.step / state.total_steps, bar_width, unicode)]
-    return _cut(parts, width), False
+    return cut(parts, width), False
 
 
 def progress_bar(fraction: float, width: int, unicode: bool) -> list[Part]:
@@ -230,19 +230,7 @@ def progress_bar(fraction: float, width: int, unicode: bool) -> list[Part]:
 
 def _line(parts: Sequence[Part], room: int) -> Cells:
     """`parts` indented by one, cut where the room ends."""
-    return ((" ", ""), *_cut(parts, room))
-
-
-def _cut(parts: Sequence[Part], room: int) -> Cells:
-    cells: list[Part] = []
-    for text, role in parts:
-        have = cell_width(text)
-        if have > room:
-            cells.append((fit(text, room), role))
-            break
-        cells.append((text, role))
-        room -= have
-    return tuple(cells)
+    return ((" ", ""), *cut(parts, room))
 
 
 def key_at(lines: Sequence[Cells], x: int, y: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.segment import Segment
 from rich.style import Style
@@ -72,6 +72,19 @@ class LinesWidget(Widget):
 
 def _safe(text: str) -> str:
     return text if text.isprintable() else safe_text(text, 4000)
+
+
+def cut(parts: Iterable[tuple[str, str]], room: int) -> Cells:
+    """`parts` in `room` cells, cut with an ellipsis where they are wider."""
+    kept: list[tuple[str, str]] = []
+    for text, role in parts:
+        have = cell_width(text)
+        if have > room:
+            kept.append((fit(text, room), role))
+            break
+        kept.append((text, role))
+        room -= have
+    return tuple(kept)
 
 
 def rule(

@@ -9,7 +9,7 @@ from ckpt_tui.run.state import Phase, RunState, Session
 from ckpt_tui.run.timeline import resume_outlook
 from ckpt_tui.text import cell_width, count, duration, fit, plural, short_count
 from ckpt_tui.tui.facts import checkpoint_words, phase_words
-from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget, rule
+from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget, cut, rule
 
 # part -> (glyph, without unicode, role)
 PARTS = {
@@ -179,7 +179,7 @@ def lane_lines(state: RunState, width: int, height: int, *, unicode: bool = True
         cells += [(fit(words[0][0], phase_width), words[0][1]), (f"  {words[1][0]:>{step_width}}", words[1][1])]
         for text, role in words[2:]:
             cells += [("  ", ""), (text, role)]
-        lines.append(_cut(cells, width))
+        lines.append(cut(cells, width))
     return lines[:height]
 
 
@@ -223,16 +223,3 @@ def _drawn(bar: Sequence[str], unicode: bool) -> Words:
         else:
             runs.append((char, role))
     return runs
-
-
-def _cut(cells: Words, width: int) -> Cells:
-    """`cells` in `width`, cut with an ellipsis where they are wider."""
-    kept: Words = []
-    for text, role in cells:
-        have = cell_width(text)
-        if have > width:
-            kept.append((fit(text, width), role))
-            break
-        kept.append((text, role))
-        width -= have
-    return tuple(kept)
