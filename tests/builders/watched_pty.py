@@ -23,15 +23,16 @@ class WatchedPty:
     ) -> None:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
+            # By the child: it may be up before we run again.
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
             os.chdir(cwd)
             os.execve(sys.executable, [sys.executable, "-m", "ckpt_tui", *command], dict(env))
-        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.received = b""
 
-    def read_until(self, *wanted: bytes, timeout_s: float = 120.0) -> bytes:
-        """Everything received so far, once it holds all of `wanted`."""
+    def read_until(self, *wanted: bytes, since: int = 0, timeout_s: float = 180.0) -> bytes:
+        """Everything received so far, once it holds all of `wanted` from byte `since` on."""
         ends = time.monotonic() + timeout_s
-        while not all(one in self.received for one in wanted):
+        while not all(one in self.received[since:] for one in wanted):
             assert time.monotonic() < ends, f"never came: {wanted}\n{self.received[-3000:]!r}"
             self.read_for(0.05)
         return self.received
@@ -52,7 +53,7 @@ class WatchedPty:
 
     def end(self) -> int:
         """Leave it with q; killed when it does not go. Its exit code."""
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 180
         try:
             self.write(b"q")
             while time.monotonic() < ends:

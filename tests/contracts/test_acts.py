@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,16 +193,17 @@ def _on_a_terminal(argv: list[str], cwd: Path, keys: bytes | None, columns: int 
     if keys is not None:
         terminal.read_until(b"[y/N] ")
         terminal.write(keys)
-    deadline = time.monotonic() + 30
-    while (ended := os.waitpid(terminal.pid, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(terminal.pid, signal.SIGKILL)
-        if not terminal.read_for(0.05):
-            time.sleep(0.01)
-    terminal.read_for(0.05)
+    while select.select([terminal.descriptor], [], [], 300)[0]:
+        try:
+            terminal.received += os.read(terminal.descriptor, 65536)
+        except OSError:  # nobody has the other end any more
+            break
+    else:
+        os.kill(terminal.pid, signal.SIGKILL)
+    _, ended = os.waitpid(terminal.pid, 0)
     os.close(terminal.descriptor)
     printed = terminal.received.decode("utf-8", "replace").replace("\r\n", "\n")
-    return os.waitstatus_to_exitcode(ended[1]), printed
+    return os.waitstatus_to_exitcode(ended), printed
 
 
 @pytest.mark.parametrize(("keys", "code"), [(b"n\r", 1), (b"\r", 1), (b"\x04", 1), (b"\x03", 130)])

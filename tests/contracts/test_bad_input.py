@@ -202,7 +202,7 @@ def test_no_permission_is_exit_2_and_says_so(command: str, arguments: list[str],
     filled = [argument.format(path=locked_place / name) for argument in arguments]
     done = subprocess.run(
         [sys.executable, "-c", _AS_NOBODY, command, *filled],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

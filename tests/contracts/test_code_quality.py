@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 )
 def test_code_is_clean(command: list[str]) -> None:
     done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
