@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders.crashing import CHANGING, LOOKING, failing_at
+from tests.builders.held import Hold, hold_here
 
 REPO = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """code: as of Popen.returncode. seconds: that it lived. output: what it printed."""
+    """code: as of Popen.returncode. cpu_seconds: that it used. output: what it printed."""
 
     code: int
-    seconds: float
+    cpu_seconds: float
     output: str
 
     @property
@@ -41,7 +42,7 @@ class Ended:
 
     @property
     def was_killed(self) -> bool:
-        return self.code == -signal.SIGKILL
+        return self.code in (-signal.SIGKILL, -signal.SIGPROF)
 
 
 class Nursery:
@@ -55,45 +56,57 @@ class Nursery:
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
+        self.pid = 0  # of the trainer that runs
 
-    def run(self, argv: Sequence[str], kill_after_s: float | None = None, **limits: int) -> Ended:
+    def run(self, argv: Sequence[str], kill_after_cpu_s: float | None = None, **limits: int) -> Ended:
         """A trainer with these arguments, to its end or until it is killed."""
-        self.start(argv, kill_after_s, **limits)
+        self.start(argv, kill_after_cpu_s, **limits)
         return self.finish()
 
-    def start(self, argv: Sequence[str], kill_after_s: float | None = None, **limits: int) -> None:
+    def start(
+        self, argv: Sequence[str], kill_after_cpu_s: float | None = None, hold: Hold | None = None, **limits: int
+    ) -> None:
         """One at a time; `finish` waits for it.
 
+        kill_after_cpu_s: by the kernel, once it has used so much: where it is by then does not hang on what else runs.
+        hold: where it stops until it is told to go on.
         limits: user (its number), file_bytes (of any one file), clock (a seed: the time of day jumps by years from call
         to call), fail_at, error and forever: as of `failing_at`, of the operations below --out; num_operations of what
         ended tells how many there were.
         """
+        self.end_what_runs()
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._output.write_text("")
-        self._process.stdin.write(json.dumps([list(argv), kill_after_s, str(self._output), limits]) + "\n")
+        told = {"kill_after_cpu_s": kill_after_cpu_s, "hold": hold.told if hold is not None else None, **limits}
+        self._process.stdin.write(json.dumps([list(argv), str(self._output), told]) + "\n")
         self._process.stdin.flush()
-
-    def wait_for(self, words: str) -> None:
-        """Until what is running has printed `words`."""
-        for _ in range(3000):
-            if words in self._output.read_text():
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"{words!r} did not come:\n{self._output.read_text()}")
+        self.pid = int(self._process.stdout.readline())
 
     def finish(self) -> Ended:
         assert self._process.stdout is not None
-        code, seconds = json.loads(self._process.stdout.readline())
-        return Ended(code, seconds, self._output.read_text())
+        code, cpu_seconds = json.loads(self._process.stdout.readline())
+        self.pid = 0
+        return Ended(code, cpu_seconds, self._output.read_text())
 
     def close(self) -> None:
+        self.end_what_runs()
         self._process.kill()
         self._process.communicate()
 
+    def end_what_runs(self) -> None:
+        """After a test that failed before it waited for its trainer's end."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.finish()
 
-def _train(argv: list[str], output: str, limits: dict[str, int]) -> None:
+
+def _train(argv: list[str], output: str, limits: dict[str, Any]) -> None:
     """In the child."""
     from trainer.__main__ import main
+
+    if limits["hold"] is not None:
+        hold_here(limits["hold"])
 
     if "file_bytes" in limits:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))
@@ -106,6 +119,8 @@ def _train(argv: list[str], output: str, limits: dict[str, int]) -> None:
     os.dup2(fd, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["trainer", *argv]
+    if limits["kill_after_cpu_s"] is not None:  # to the kernel, SIGPROF is as SIGKILL where nobody handles it
+        signal.setitimer(signal.ITIMER_PROF, max(limits["kill_after_cpu_s"], 1e-6))
     if "clock" in limits:
         _unhinge_the_clock(limits["clock"])
     code = 1
@@ -155,16 +170,13 @@ def _serve() -> None:
     _warm_up()
     print("ready", flush=True)
     for line in sys.stdin:
-        argv, kill_after_s, output, limits = json.loads(line)
-        started = time.monotonic()
+        argv, output, limits = json.loads(line)
         child = os.fork()
         if child == 0:
             _train(argv, output, limits)
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
-            os.kill(child, signal.SIGKILL)  # ours until we wait for it, also when it is at its end
-        _, status = os.waitpid(child, 0)
-        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
+        print(child, flush=True)
+        _, status, used = os.wait4(child, 0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
 
 
 if __name__ == "__main__":

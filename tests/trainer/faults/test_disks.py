@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointSaved, Event
+from tests.builders.held import Hold
 from tests.trainer.faults.nursery import Nursery
 from tests.trainer.faults.test_random_kills import TRAINING, check_directory, state_hash
 from trainer.checkpoint.checkpointer import Checkpointer
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
 NOBODY = 65534
+SAVED = "checkpoint_saved 1"  # a moment in the midst of a training
 Mount = Callable[[str], Path]
 
 
@@ -137,32 +140,61 @@ def test_a_filesystem_that_turns_read_only_is_told_and_survived(
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no ext4 in a file here")
     try:
-        device = subprocess.run(["findmnt", "-no", "SOURCE", str(disk)], capture_output=True, text=True, check=True)
-        trigger = Path("/sys/fs/ext4") / Path(device.stdout.strip()).name / "trigger_fs_error"
-        if not trigger.exists():
+        trigger = Path("/sys/fs/ext4") / Path(device_of(disk)).name / "trigger_fs_error"
+        if not os.access(trigger, os.W_OK):
             pytest.skip("this kernel cannot be asked for an error of ext4")
         run = disk / "run"
-        nursery.start(command(run, corpus))
-        nursery.wait_for("saved ")
-        trigger.write_text("a test wants it read-only")  # as ext4 itself does when it finds a bad block of its own
+        hold = Hold(tmp_path, SAVED)
+        nursery.start(command(run, corpus), hold=hold)
+        hold.wait()
+        try:
+            trigger.write_text("a test wants it read-only")  # as ext4 itself does when it finds a bad block of its own
+        except OSError as error:
+            pytest.skip(f"this kernel cannot be asked for an error of ext4: {error.strerror}")
+        hold.go_on()
         ended = nursery.finish()
         assert ended.code == 1, ended.output
-        assert "Read-only file system" in ended.output
+        # By kernel: nothing can be written, or the journal was given up.
+        assert "Read-only file system" in ended.output or "Input/output error" in ended.output
         assert "Traceback" not in ended.output
         # What was told to be durable. A save whose directory could not be flushed may still be seen until the disk is
         # mounted again: nobody was told that it is safe.
         promised = max(event.step for event in events(run, "checkpoint_saved") if isinstance(event, CheckpointSaved))
         assert durable_step_of_a_copy(run, tmp_path) >= promised > 0
     finally:
-        subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+        nursery.end_what_runs()  # a test that failed may have left it on the disk
+        is_free = unmounted(disk)
+    if not is_free:
+        pytest.skip("somebody else of this machine looks into the disk, which cannot be mounted again")
     subprocess.run(["fsck.ext4", "-fy", str(image)], check=False, capture_output=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"it could be mounted once, and now cannot: {done.stderr.strip()}")
     try:
         assert durable_step(run) >= promised
         assert nursery.run(command(run, corpus)).code == 0
         assert state_hash(run) == undisturbed
     finally:
-        subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+        nursery.end_what_runs()
+        unmounted(disk)
+
+
+def device_of(place: Path) -> str:
+    """What is mounted there."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next(fields[0] for fields in mounts if fields[1] == str(place))
+
+
+def unmounted(place: Path) -> bool:
+    """Take a disk away; whether it is really gone: whoever walks through all files of a machine is in it for a moment,
+    and where that does not end the name goes, and the disk when nobody is in it any more."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode == 0:
+            return True
+        time.sleep(0.1)
+    subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+    return False
 
 
 def durable_step_of_a_copy(run: Path, tmp_path: Path) -> int:
@@ -175,12 +207,14 @@ def test_a_run_directory_that_goes_away_in_the_middle(
     nursery: Nursery, corpus: Path, tmp_path: Path, undisturbed: str, what: str
 ) -> None:
     run = tmp_path / "run"
-    nursery.start(command(run, corpus))
-    nursery.wait_for("saved ")
+    hold = Hold(tmp_path, SAVED)
+    nursery.start(command(run, corpus), hold=hold)
+    hold.wait()
     if what == "deleted":
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(run)
     else:
         run.rename(tmp_path / "elsewhere")
+    hold.go_on()
     ended = nursery.finish()
     assert "Traceback" not in ended.output
     if what == "renamed":
@@ -205,9 +239,12 @@ def test_a_directory_that_may_not_be_written_any_more(nursery: Nursery, corpus: 
         arguments = command(run, Path(open_to_all) / corpus.name)
         assert nursery.run([*arguments, "--max_steps", "6"], user=NOBODY).code == 0
         arguments += ["--max_steps", "16"]
-        nursery.start(arguments, user=NOBODY)
-        nursery.wait_for("saved ")
+        hold = Hold(Path(open_to_all), SAVED)
+        hold.open_to_all()
+        nursery.start(arguments, hold=hold, user=NOBODY)
+        hold.wait()
         run.chmod(0o755)
+        hold.go_on()
         ended = nursery.finish()
         assert ended.code == 1, ended.output
         assert "Permission denied" in ended.output

@@ -68,7 +68,7 @@ def killed_again_and_again(
     command = ["--out", str(run), "--data", str(corpus), *training, "--resume", "auto"]
     for _ in range(num_kills):
         # From before the first line to some saves later; so short that it does not come to its end at once.
-        ended = nursery.run(command, kill_after_s=rng.uniform(0.0, 0.2 * whole.seconds * 48 / num_steps))
+        ended = nursery.run(command, kill_after_cpu_s=rng.uniform(0.0, 0.2 * whole.cpu_seconds * 48 / num_steps))
         assert ended.was_killed or ended.code == 0, ended.output
         num_killed += ended.was_killed
     last = nursery.run(command)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.held import Hold
 from tests.trainer.faults.nursery import Ended, Nursery
 from tests.trainer.faults.states import is_of_its_step, state_at
 from tests.trainer.faults.test_random_kills import TRAINING, check_directory, check_log, state_hash
@@ -105,8 +106,9 @@ def test_a_second_trainer_is_refused_and_the_first_not_disturbed(
 ) -> None:
     straight, run = scratch / "straight", scratch / "run"
     assert nursery.run(command(straight, corpus)).code == 0
-    nursery.start(command(run, corpus))
-    nursery.wait_for("saved ")
+    hold = Hold(scratch, "checkpoint_saved 1")
+    nursery.start(command(run, corpus), hold=hold)
+    hold.wait()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         assert main(command(run, corpus)) == 2
@@ -116,6 +118,7 @@ def test_a_second_trainer_is_refused_and_the_first_not_disturbed(
     told = capsys.readouterr().err
     assert told.startswith("trainer: Another process trains in")
     assert told.count("\n") == 1
+    hold.go_on()
     assert nursery.finish().code == 0
     assert state_hash(run) == state_hash(straight)
     assert check_log(run) == 1
