@@ -60,9 +60,9 @@ class PlainAlerts:
         return self._new.take(state.alerts, num_events=state.num_events)
 
     def ends_at(self, state: RunState) -> bool:
-        from ckpt_tui.run.alerts import chosen
+        from ckpt_tui.run.alerts import asked_alerts, chosen
 
-        return bool(self._which) and bool(chosen(state.alerts, self._which))
+        return bool(self._which) and bool(chosen(asked_alerts(state), self._which))
 
     def close(self) -> None:
         close(self._alerting)

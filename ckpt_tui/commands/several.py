@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ckpt_tui import text
-from ckpt_tui.commands.status import EXIT_CODES, MAX_DAMAGE_LINES
+from ckpt_tui.commands.status import EXIT_CODES, MAX_DAMAGE_LINES, next_start_data
 from ckpt_tui.output import Cell, Column, CommandResult, ExitCode, Output, Style, table
 from ckpt_tui.run import wording
 from ckpt_tui.run.state import Alert, Phase
@@ -114,11 +114,12 @@ def _tell(
 def runs_data(runs: Runs, alerts: Mapping[str, tuple[Alert, ...]] | None = None) -> dict[str, object]:
     """`runs` newest activity first, each with `state` (null where it cannot be read, then `error` says why); `states`
     counts them. `alerts` of each: those that were asked for and hold."""
-    chosen = alerts or {}
+    chosen, now = alerts or {}, time.time()
     return {
         "path": runs.root,
         "runs": [
-            {**_run_data(one), "alerts": [asdict(alert) for alert in chosen.get(one.path, ())]} for one in runs.runs
+            {**_run_data(one, now), "alerts": [asdict(alert) for alert in chosen.get(one.path, ())]}
+            for one in runs.runs
         ],
         "states": {phase.value: number for phase, number in count_phases(runs.runs).items()},
         "unreadable_directories": runs.num_unreadable,
@@ -126,8 +127,8 @@ def runs_data(runs: Runs, alerts: Mapping[str, tuple[Alert, ...]] | None = None)
     }
 
 
-def _run_data(summary: RunSummary) -> dict[str, object]:
-    fields = asdict(summary)
+def _run_data(summary: RunSummary, now: float) -> dict[str, object]:
+    fields = asdict(replace(summary, next_start=None))
     phase, steps, seconds = fields.pop("phase"), fields.pop("at_risk_steps"), fields.pop("at_risk_s")
     return {
         "path": fields.pop("path"),
@@ -143,6 +144,7 @@ def _run_data(summary: RunSummary) -> dict[str, object]:
         "sessions": fields.pop("num_sessions"),
         "loss_so_far": list(fields.pop("spark")),
         **fields,
+        "next_start": next_start_data(summary.next_start, now),
     }
 
 
@@ -185,7 +187,7 @@ def _cells(summary: RunSummary, style: Style, now: float) -> list[Cell]:
     step = f"{summary.step:,}" + (f" / {summary.total_steps:,}" if summary.total_steps else "")
     return [
         name,
-        (f"{wording.phase_glyph(summary.phase, style.unicode)} {summary.phase.value}",
+        (f"{wording.phase_glyph(summary.phase, style.unicode)} {state_words(summary, now)}",
          wording.phase_role(summary.phase)),
         f"{summary.percent} %" if summary.percent is not None else "-",
         step,
@@ -193,6 +195,15 @@ def _cells(summary: RunSummary, style: Style, now: float) -> list[Cell]:
         risk_words(summary),
         text.short_age(now - summary.last_ts) if summary.last_ts is not None else "-",
     ]  # fmt: skip
+
+
+def state_words(summary: RunSummary, now: float) -> str:
+    """`crashed`; between two sessions `restarting, attempt 3, in 20 s`."""
+    if summary.phase is None:
+        return "unreadable"
+    if summary.next_start is None or not summary.phase.is_between:
+        return summary.phase.value
+    return f"{summary.phase.value}, {wording.coming_words(summary.next_start, now)}"
 
 
 def risk_words(summary: RunSummary) -> str:
@@ -209,12 +220,14 @@ def changed_line(summary: RunSummary, style: Style) -> str:
     if summary.phase is None:
         return f"{name}   {style.paint(text.safe_text(summary.error, 200), 'bad')}"
     words = f"{wording.phase_glyph(summary.phase, style.unicode)} {summary.phase.value}"
+    if summary.next_start is not None and summary.phase.is_between and summary.next_start.attempt:
+        words += f", attempt {summary.next_start.attempt:,}"  # without the seconds until then
     facts = [style.paint(words, wording.phase_role(summary.phase)), f"step {summary.step:,}"]
     if summary.total_steps:
         facts[-1] += f" / {summary.total_steps:,}"
         facts.append(f"{summary.percent} %")
     facts.append(f"loss {text.metric(summary.last_loss)}")
     if summary.at_risk_steps:
-        word = "lost" if summary.phase in BADLY else "at risk"
+        word = "lost" if summary.phase in BADLY or summary.phase.is_between else "at risk"
         facts.append(f"{word} {risk_words(summary)}")
     return "   ".join([name, *facts])

@@ -1,10 +1,12 @@
 """Is the run fine? Its state on one screen: progress, what is at risk, why it ended and what that cost.
 
-Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted);
+Exit code 0: waiting, running, finished, or stopped on purpose with its state saved (interrupted, preempted); also
+between two sessions, while a live supervisor starts it again (restarting, starting): that is being mended;
 1: crashed, failed or diverged; 2: stalled, silent (as the copy of a run that goes on elsewhere is), or it could not be
 judged (nothing there, not a log). Of a directory that holds several runs: a line each, and 1 if any of them is 1, else
 2 if any is 2. With --fail-on also 1 while an alert of that kind holds, in any of them: for a script or a cron job that
-is to tell somebody.
+is to tell somebody. `--fail-on restart` is for a crash that a supervisor is mending: `any`, `error` and `crash` are for
+what nobody mends.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_tui import text
 from ckpt_tui.output import CommandResult, Output, Style, wrapped
-from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.state import NextStart, Phase, RunState
 
 if TYPE_CHECKING:
     from ckpt_tui.services.damage import Judgement
@@ -33,7 +35,7 @@ MAX_DAMAGE_LINES = 3
 EXIT_CODES = {
     Phase.WAITING: 0, Phase.RUNNING: 0, Phase.FINISHED: 0, Phase.INTERRUPTED: 0, Phase.PREEMPTED: 0,
     Phase.CRASHED: 1, Phase.FAILED: 1, Phase.DIVERGED: 1,
-    Phase.STALLED: 2, Phase.SILENT: 2,
+    Phase.STALLED: 2, Phase.SILENT: 2, Phase.RESTARTING: 0, Phase.STARTING: 0,
 }  # fmt: skip
 
 
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
-    from ckpt_tui.run.alerts import chosen, read_which
+    from ckpt_tui.run.alerts import asked_alerts, chosen, read_which
     from ckpt_tui.services.damage import read_judged_run
     from ckpt_tui.services.run_places import holds_runs
 
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     exit_code = EXIT_CODES[state.phase]
     if state.phase is Phase.WAITING and _is_given_up(state.directory):
         exit_code = 1  # it died before its first event, each time
-    if which and chosen((*state.alerts, *judgement.alerts), which):
+    if which and chosen((*asked_alerts(state), *judgement.alerts), which):
         exit_code = 1
     if args.at:
         from ckpt_tui.commands.moment import checked_as_listed, moment_at, moment_data, moment_text, read_at
@@ -92,6 +94,7 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "state": state.phase.value,
         "reason": state.reason,
         "trains_in": state.trains_in or None,
+        "next_start": next_start_data(state.next_start, state.now),
         "name": state.name,
         "step": state.step,
         "total_steps": state.total_steps or None,
@@ -120,6 +123,17 @@ def status_data(state: RunState, judgement: Judgement) -> dict[str, object]:
         "failures": [to_builtins(lost) for lost in state.lost_work],
         "supervisor": _supervisor_data(state),
     }
+
+
+def next_start_data(start: NextStart | None, now: float) -> dict[str, object] | None:
+    """Of a run between two sessions: when the next one is due, or who was started for it; else null. `words` as
+    the sentence of `status` has them."""
+    if start is None:
+        return None
+    from ckpt_tui.run.wording import coming_words
+
+    in_s = max(start.due_at - now, 0.0) if start.due_at is not None else None
+    return {**asdict(start), "in_s": in_s, "words": coming_words(start, now)}
 
 
 def _is_given_up(directory: str) -> bool:

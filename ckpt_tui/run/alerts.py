@@ -22,14 +22,16 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import median
 from ckpt_tui.run.loss_watch import LossWatch
 from ckpt_tui.run.pace_watch import PaceWatch
-from ckpt_tui.run.state import Alert, Eta, Phase, Save
+from ckpt_tui.run.state import Alert, Eta, Phase, RunState, Save
 from ckpt_tui.run.whole_epochs import whole_epochs
 
 # What `--fail-on` and `--exit-on` name.
 KINDS = (
     "nonfinite", "spike", "stall", "throughput", "disk", "save_failed", "no_save", "checkpoint", "crash", "failed",
-    "diverged",
+    "diverged", "restart",
 )  # fmt: skip
+# Of nobody's concern unless they are named: a crash that a live supervisor is mending is no alert.
+ASKED_BY_NAME = frozenset({"restart"})
 LOSS_NAMES = ("loss", "train_loss", "train/loss", "training_loss")
 RATE_NAMES = ("lr", "learning_rate")
 
@@ -385,10 +387,24 @@ _RULES: tuple[Callable[[Alarms, Moment], Alert | None], ...] = (disk_alert, late
 
 def chosen(alerts: Iterable[Alert], which: Collection[str]) -> tuple[Alert, ...]:
     """Those that `which` names, by kind, by severity, or `any`; not those that are over."""
-    return tuple(
-        alert for alert in alerts
-        if not alert.is_over and not {ANY, alert.kind, alert.severity, *alert.also}.isdisjoint(which)
+    return tuple(alert for alert in alerts if not alert.is_over and not _names_of(alert).isdisjoint(which))
+
+
+def _names_of(alert: Alert) -> set[str]:
+    if alert.kind in ASKED_BY_NAME:
+        return {alert.kind}
+    return {ANY, alert.kind, alert.severity, *alert.also}
+
+
+def asked_alerts(state: RunState) -> tuple[Alert, ...]:
+    """The alerts of a run, with those that only who names them is told of."""
+    if not state.phase.is_between:
+        return state.alerts
+    restart = Alert(
+        f"restart-{state.session}-{state.step}", "warning", "The run ended, and is started again", state.reason,
+        state.step, state.last_ts or state.now, kind="restart", last_step=state.step, last_ts=state.now,
     )  # fmt: skip
+    return (*state.alerts, restart)
 
 
 def read_which(words: str, flag: str) -> frozenset[str]:

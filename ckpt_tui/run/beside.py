@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ckpt_tui.records import dataclass
-from ckpt_tui.run.state import Save
+from ckpt_tui.run.state import NextStart, Save
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Beside:
     of a directory that is a copy of it; else "". invalid_checkpoints: names known to be damaged. existing_names: what
     is in the run directory, None when nobody looked. usual_pause_s: a silence that this run may have come back from
     before, though the events so far do not tell of it. found_checkpoints: files that a resume may take, of which the
-    log may not tell: it was cut, or its trainer tells of no saves.
+    log may not tell: it was cut, or its trainer tells of no saves. next_start: of a run that nobody trains, the start
+    that its supervisor is about to make, or that somebody has made.
     """
 
     is_process_alive: bool | None = None
@@ -25,6 +26,7 @@ class Beside:
     usual_pause_s: float = 0.0
     found_checkpoints: tuple[Save, ...] = ()
     trains_in: str = ""
+    next_start: NextStart | None = None
 
 
 NOTHING = Beside()

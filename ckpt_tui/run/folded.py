@@ -161,6 +161,12 @@ class Folded:
             if phase is Phase.SILENT and reason and self._ends_in_an_error():
                 phase, why = Phase.FAILED, reason
             reason = why or reason
+        shown, why_shown, next_start = phase, reason, None
+        if beside.next_start is not None:  # the log cannot tell of it yet
+            from ckpt_tui.run.next_start import Standing, with_next_start
+
+            told = Standing(phase, reason, last.last_ts, beside.is_process_alive)
+            shown, why_shown, next_start = with_next_start(told, beside.next_start, now)
         step = max(last.last_step, 0)
         pace = self.pace()
         told_pace = self._told_pace() if self.is_foreign else 0.0
@@ -186,17 +192,17 @@ class Folded:
             )
         alerts = judge(
             self.alarms,
-            Moment(now, phase, reason, last.number, last.last_step, last.last_ts, self._newest_saves(), eta),
+            Moment(now, shown, why_shown, last.number, last.last_step, last.last_ts, self._newest_saves(), eta),
         )
         return RunState(
-            now=now, directory=self.directory, name=start.run_name, phase=phase, reason=reason, session=last.number,
+            now=now, directory=self.directory, name=start.run_name, phase=shown, reason=why_shown, session=last.number,
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
             start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
             config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
             launcher=start.launcher, trains_in=beside.trains_in if phase is Phase.SILENT else "",
             steps_per_s=1 / recent_pace if recent_pace else None,
             seconds_per_step=health.with_pauses(paces, self.pause_s / trained) or recent_pace or None,
-            tokens_per_s=self._tokens_per_s(), eta=eta,
+            tokens_per_s=self._tokens_per_s(), eta=eta, next_start=next_start,
             last_loss=loss.last if loss else None, last_val_loss=val_loss.last if val_loss else None,
             best_metric=best.metric if best else "val_loss" if val_loss else "loss" if loss else "",
             best_value=best.value if best else val_loss.best if val_loss else loss.best if loss else None,

@@ -29,10 +29,34 @@ class Phase(StrEnum):
     FAILED = "failed"
     DIVERGED = "diverged"
     FINISHED = "finished"
+    RESTARTING = "restarting"  # ended, and its live supervisor starts it again
+    STARTING = "starting"  # started again; the new process has written nothing yet
 
     @property
     def is_over(self) -> bool:
-        return self not in (Phase.WAITING, Phase.RUNNING, Phase.STALLED, Phase.SILENT)
+        return self not in (Phase.WAITING, Phase.RUNNING, Phase.STALLED, Phase.SILENT) and not self.is_between
+
+    @property
+    def is_between(self) -> bool:
+        """Between the end of one session and the first word of the next, which is on its way."""
+        return self in (Phase.RESTARTING, Phase.STARTING)
+
+
+@dataclass(frozen=True, slots=True)
+class NextStart:
+    """The start that a run which has ended is to have, or has had a moment ago.
+
+    due_at, started_at: when, Unix seconds; both None while its supervisor still looks at the end. attempt: the how
+    manieth restart of its supervisor it is, 0 for none. pid: of the process that was started, 0 before. by: who starts
+    it (supervise, resume ...). is_supervised: a live supervisor will start it again.
+    """
+
+    due_at: float | None = None
+    started_at: float | None = None
+    attempt: int = 0
+    pid: int = 0
+    by: str = ""
+    is_supervised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +287,7 @@ class RunState:
     seconds_per_step: float | None = None
     tokens_per_s: float | None = None
     eta: Eta | None = None
+    next_start: NextStart | None = None  # while it is between two sessions
     last_loss: float | None = None
     last_val_loss: float | None = None
     best_metric: str = ""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ckpt_tui import text
-from ckpt_tui.run.state import Phase, RunState
+from ckpt_tui.run.state import NextStart, Phase, RunState
 from ckpt_tui.run.timeline import ResumeOutlook, resume_outlook
 
 Span = tuple[str, str]
@@ -22,6 +22,7 @@ _PHASES = {  # glyph, plain glyph, role
     Phase.SILENT: ("◌", "~", "warn"),
     Phase.CRASHED: ("✖", "x", "bad"), Phase.INTERRUPTED: ("■", "#", "warn"), Phase.PREEMPTED: ("■", "#", "warn"),
     Phase.FAILED: ("✖", "x", "bad"), Phase.DIVERGED: ("✖", "x", "bad"), Phase.FINISHED: ("✓", "+", "good"),
+    Phase.RESTARTING: ("◔", "r", "warn"), Phase.STARTING: ("◔", "s", "warn"),
 }  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
 def _risk_spans(state: RunState) -> list[Span]:
     spans: list[Span] = []
     at_risk = state.at_risk
-    if at_risk is not None and not state.phase.is_over and not state.trains_in:
+    # Between two sessions it is lost already, and the sentence about the end says so.
+    if at_risk is not None and not state.phase.is_over and not state.trains_in and not state.phase.is_between:
         # No time is told where nobody knows the pace.
         seconds = f", {text.duration(at_risk.seconds)}" if at_risk.seconds > 0 or not at_risk.steps else ""
         words = f"at risk {text.plural(at_risk.steps, text.safe_text(state.step_unit, 10))}{seconds}"
@@ -156,23 +158,37 @@ def end_sentences(state: RunState, damage: Sequence[Span] = ()) -> list[Span]:
     return [*before, *damage, *([resume] if resume is not None else [])]
 
 
-def reason_sentence(state: RunState) -> Span | None:
-    """Why it is over or stalled; None while nothing has to be explained."""
+def reason_sentence(state: RunState, *, is_ticking: bool = True) -> Span | None:
+    """Why it is over or stalled; None while nothing has to be explained. is_ticking: may tell seconds that pass."""
     phase = state.phase
     if phase in (Phase.WAITING, Phase.RUNNING, Phase.FINISHED):
         return None
     unit = text.safe_text(state.step_unit, 10)
     last_line = f"last line: {unit} {state.step:,}, {clock_time(state.last_ts, seconds=True, now=state.now)}"
     reason = text.safe_text(state.reason, 200)
+    if state.next_start is not None and phase.is_between:
+        why = f"; {reason}" if reason else ""
+        coming = coming_words(state.next_start, state.now, is_ticking=is_ticking)
+        return f"{phase_word(phase).capitalize()}: {coming}{why} ({last_line}).", phase_role(phase)
     if phase is Phase.CRASHED and reason == "the process is gone without a word":
         return f"Killed: the process is gone without a word ({last_line}).", "bad"
     words = f"{phase_word(phase).capitalize()}: {reason or 'no reason was given'} ({last_line})."
     return words, phase_role(phase)
 
 
+def coming_words(start: NextStart, now: float, *, is_ticking: bool = True) -> str:
+    """`attempt 3, in 20 s`, or `attempt 3, at 02:14:09`."""
+    from ckpt_tui.run.next_start import next_start_words
+
+    at = start.due_at if start.due_at is not None else start.started_at
+    clock = "" if is_ticking or at is None else clock_time(at, seconds=True, now=now)
+    return next_start_words(start, now, clock=clock)
+
+
 def lost_sentence(state: RunState) -> Span | None:
     """What the end cost; None while it is not over, or when nobody knows."""
-    if not state.phase.is_over or state.phase is Phase.FINISHED:
+    is_ended = state.phase.is_over or state.phase.is_between
+    if not is_ended or state.phase is Phase.FINISHED:
         return None
     at_risk, since = state.at_risk, checkpoint_words(state)
     if at_risk is not None and at_risk.steps:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.run.alerts import chosen
+from ckpt_tui.run.alerts import asked_alerts, chosen
 from ckpt_tui.run.state import Alert, Phase
 from ckpt_tui.services.damage import judge_as_known
 from ckpt_tui.services.monitor import RunMonitor
@@ -47,4 +47,4 @@ class AlertsOfRuns:
         while not monitor.is_caught_up:
             monitor.poll(1.0)
         state, judgement = judge_as_known(monitor)
-        return chosen((*state.alerts, *judgement.alerts), self._which)
+        return chosen((*asked_alerts(state), *judgement.alerts), self._which)

@@ -18,7 +18,7 @@ from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Step
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import MIN_PATIENCE_S
-from ckpt_tui.run.state import Alert, Phase, RunState
+from ckpt_tui.run.state import Alert, NextStart, Phase, RunState
 from ckpt_tui.services.run_places import Found, Place, RunFinder
 from ckpt_tui.services.surroundings import run_directory
 from ckpt_tui.services.system import process_is_alive
@@ -52,7 +52,7 @@ class RunSummary:
     not be looked at, `error` says why. at_risk_steps, at_risk_s: what would be lost now, or was lost when it ended;
     None where no checkpoint is known of or nothing is. spark: the loss over the run, oldest first.
     last_ts: its last sign of life. damaged: names of checkpoints that validation found to be bad, as far as any was
-    asked to look.
+    asked to look. next_start: of one between two sessions.
     """
 
     path: str
@@ -74,6 +74,7 @@ class RunSummary:
     num_sessions: int = 0
     error: str = ""
     damaged: tuple[str, ...] = ()
+    next_start: NextStart | None = None
 
     @property
     def percent(self) -> int | None:
@@ -81,8 +82,8 @@ class RunSummary:
 
     @property
     def is_live(self) -> bool:
-        """Its process may end without a word, or fall silent."""
-        return self.phase in (Phase.RUNNING, Phase.STALLED)
+        """Its process may end without a word, or fall silent; or the next one is on its way."""
+        return self.phase in (Phase.RUNNING, Phase.STALLED, Phase.RESTARTING, Phase.STARTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,8 @@ def count_phases(runs: Iterable[RunSummary]) -> dict[Phase, int]:
 
 
 PHASE_ORDER = (
-    Phase.RUNNING, Phase.STALLED, Phase.CRASHED, Phase.FAILED, Phase.DIVERGED, Phase.INTERRUPTED, Phase.PREEMPTED,
-    Phase.SILENT, Phase.WAITING, Phase.FINISHED,
+    Phase.RUNNING, Phase.STALLED, Phase.RESTARTING, Phase.STARTING, Phase.CRASHED, Phase.FAILED, Phase.DIVERGED,
+    Phase.INTERRUPTED, Phase.PREEMPTED, Phase.SILENT, Phase.WAITING, Phase.FINISHED,
 )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ def summarize(place: Place, state: RunState) -> RunSummary:
         eta_s=state.eta.seconds if state.eta and not state.phase.is_over else None,
         at_risk_steps=risk.steps if risk else None, at_risk_s=risk.seconds if risk else None,
         start_ts=state.start_ts, last_ts=state.last_ts, spark=spark_of(state), num_sessions=state.session,
+        next_start=state.next_start,
     )  # fmt: skip
 
 

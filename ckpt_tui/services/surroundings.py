@@ -7,9 +7,11 @@ from pathlib import Path
 
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.run.beside import Beside
+from ckpt_tui.run.state import NextStart
 from ckpt_tui.services.system import lock_owner, process_is_alive
 
 ALIVE_EVERY_S = 1.0
+_STARTS = frozenset({"supervisor.json", "launch.json"})  # as in supervisor_record.py and launch_record.py
 COPY_EVERY_S = 10.0  # of a copy only: it looks through all that a process has open
 
 
@@ -30,13 +32,18 @@ class Surroundings:
         self._alive_asked: tuple[float, int, float] | None = None
         self._own_home = directory  # as the log has it: with links resolved
         self._copy_asked: tuple[float, str, int, bool] | None = None
+        self._start_asked: tuple[float, object, NextStart | None] | None = None
 
     def beside(self, now: float, process: tuple[int, float, str], home: str = "") -> Beside:
         """process: pid, its start time and host of the run's last session. home: the directory that it wrote to, as
         the log says."""
         is_alive = self.is_alive(now, *process)
         trains_in = home if is_alive and home and self._is_of_another(now, home, process[0], process[2]) else ""
-        return Beside(is_process_alive=is_alive, existing_names=self.names(), trains_in=trains_in)
+        names = self.names()
+        next_start = self._next_start(now, names, process[0], is_alive=bool(is_alive)) if names is not None else None
+        return Beside(
+            is_process_alive=is_alive, existing_names=names, trains_in=trains_in, next_start=next_start
+        )  # fmt: skip
 
     def names(self) -> frozenset[str] | None:
         """What is in the directory, the same object while it has not changed; None when it cannot be listed."""
@@ -76,6 +83,19 @@ class Surroundings:
             is_of_it = is_of_another(self.directory, home, pid, host)
             asked = self._copy_asked = (now, home, pid, is_of_it)
         return asked[3]
+
+    def _next_start(self, now: float, names: frozenset[str], pid: int, *, is_alive: bool) -> NextStart | None:
+        """Whether somebody is about to train where nobody does. is_alive: process `pid` is there, though it may have
+        said its end: then nothing is looked at again before a record was replaced."""
+        if _STARTS.isdisjoint(names):
+            return None
+        asked, of_what = self._start_asked, (self._names_stamp, pid, is_alive)
+        is_known = asked is not None and asked[1] == of_what and (is_alive or 0 <= now - asked[0] < ALIVE_EVERY_S)
+        if asked is None or not is_known:
+            from ckpt_tui.services.coming_start import coming_start
+
+            asked = self._start_asked = (now, of_what, coming_start(self.directory, now, names, pid))
+        return asked[2]
 
     def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
         """Whether that process lives; None when nobody can know."""

@@ -132,7 +132,7 @@ def risk_facts(state: RunState) -> list[Fact]:
     facts: list[Fact] = []
     risk = state.at_risk
     if risk is not None:
-        if not state.phase.is_over and not state.trains_in:
+        if not state.phase.is_over and not state.trains_in and not state.phase.is_between:
             # No time is told where nobody knows the pace yet.
             seconds = f", {duration(risk.seconds)}" if risk.seconds > 0 or not risk.steps else ""
             words = f"{plural(risk.steps, safe_text(state.step_unit, 10))}{seconds}"

@@ -54,12 +54,7 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
         undated = _DATE.sub("", reason[0])
         news.append(_news((reason[0], undated, short or said or undated), reason[1], 5 if killed else 1))
     if lost is not None:
-        shorter = lost[0].replace(" of training since ", " since ")
-        news.append(
-            _news(
-                (lost[0], shorter, f"{shorter.split(' since ')[0].split(':')[0].rstrip('.')}."), lost[1], 0, num_brief=1
-            )
-        )
+        news.append(_news(_shorter_losses(lost[0]), lost[1], 0, num_brief=1))
     news += damages
     if resume is not None:
         outlook = resume_outlook(state)
@@ -75,6 +70,26 @@ def end_news(state: RunState, damages: Sequence[News] = ()) -> list[News]:
         tight = resume[0].replace(", then trains ", ", trains ")
         news.append(_news((resume[0], tight, short, brief), resume[1], 2))
     return news
+
+
+def between_news(state: RunState) -> list[News]:
+    """What is on its way after an end, and what that end has cost: without seconds that tick."""
+    reason, lost = wording.reason_sentence(state, is_ticking=False), wording.lost_sentence(state)
+    news: list[News] = []
+    if reason is not None:
+        coming = ""
+        if state.next_start is not None:
+            coming = f": {wording.coming_words(state.next_start, state.now, is_ticking=False)}"
+        word = wording.phase_word(state.phase).capitalize()
+        news.append(_news((reason[0], f"{word}{coming}.", f"{word}."), reason[1], 0, num_brief=2))
+    if lost is not None:
+        news.append(_news(_shorter_losses(lost[0]), lost[1], 1, num_brief=1))
+    return news
+
+
+def _shorter_losses(sentence: str) -> tuple[str, ...]:
+    shorter = sentence.replace(" of training since ", " since ")
+    return sentence, shorter, f"{shorter.split(' since ')[0].split(':')[0].rstrip('.')}."
 
 
 def _news(variants: Sequence[str], role: str, rank: int, *, num_brief: int = 0) -> News:

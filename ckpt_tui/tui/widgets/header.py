@@ -14,7 +14,7 @@ from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import facts
 from ckpt_tui.tui.facts import Part
-from ckpt_tui.tui.news import News, end_news
+from ckpt_tui.tui.news import News, between_news, end_news
 from ckpt_tui.tui.supervised import Supervised
 from ckpt_tui.tui.widgets.lines_widget import Cells, LinesWidget, cut
 
@@ -65,8 +65,10 @@ def header_lines(
             news.append(next_keys)
         news += troubles
     else:
-        reason = wording.reason_sentence(state)
-        if reason is not None:
+        reason = wording.reason_sentence(state, is_ticking=False)
+        if state.phase.is_between:
+            news += between_news(state)
+        elif reason is not None:
             said = safe_text(state.reason, 200)
             silent = said.split(";")[0]
             news.append(News((((reason[0], "warning"),), ((said, "warning"),), ((silent, "warning"),)), 1))
@@ -80,7 +82,7 @@ def header_lines(
             news += _lines_of_facts([fact for fact in risks if fact not in urgent], room, 1)
             news += _lines_of_facts(urgent, room, 1) if urgent else []
             news += _lines_of_facts([fact for fact in facts.pace_facts(state) if _is_wanted(fact)], room, 1)
-        if supervised is not None:
+        if supervised is not None and not state.phase.is_between:  # then it is said above what it does
             news.append(_supervised(supervised))
         news += [*damages, *troubles]
     return [first, *_fitted(news, room, most - 1, unicode)]

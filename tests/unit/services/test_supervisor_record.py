@@ -109,7 +109,7 @@ def test_status_says_how_it_is_supervised_and_the_plain_watch_waits_for_the_next
     assert is_over(state)
     record(tmp_path, state="waiting", restarts=2, next_try_at=time.time() + 3600, told="exit code 1 \x1b]0;x")
     assert not is_over(state)
-    assert main(["status", str(tmp_path), "--json"]) == 1
+    assert main(["status", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["data"]["supervisor"]
     assert (told["state"], told["is_in_charge"], told["restarts"]) == ("waiting", True, 2)
     assert told["words"].startswith("supervised, 2 restarts, next try in 1h 00m")

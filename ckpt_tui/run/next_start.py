@@ -1,0 +1,59 @@
+"""The start that a run which has ended is about to have, or has just had: until its first line the log cannot tell.
+
+Between the end of a session and the first line of the next one the log reads like a crash that nobody looks after. A
+live supervisor, or a process that was started since, says otherwise (`services/coming_start.py` asks them).
+"""
+
+from __future__ import annotations
+
+from ckpt_tui import text
+from ckpt_tui.records import dataclass
+from ckpt_tui.run.health import START_PATIENCE_S
+from ckpt_tui.run.state import NextStart, Phase
+
+# What a supervisor starts again, as long as it has not said yet what it will do.
+_MENDED = (Phase.CRASHED, Phase.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands by its log and its process. last_ts: the last session's last sign of life."""
+
+    phase: Phase
+    reason: str
+    last_ts: float
+    is_process_alive: bool | None
+
+
+def with_next_start(told: Standing, start: NextStart | None, now: float) -> tuple[Phase, str, NextStart | None]:
+    """Phase and reason as they are, and the start that they speak of; None where they speak of none."""
+    phase, reason = told.phase, told.reason
+    # One that lives and has said its end is ending.
+    if start is None or (told.is_process_alive and not phase.is_over):
+        return phase, reason, None
+    if start.due_at is not None:
+        return Phase.RESTARTING, reason, start
+    if start.started_at is not None and start.started_at >= told.last_ts:
+        silence_s = now - start.started_at
+        if silence_s > START_PATIENCE_S:
+            why = f"process {start.pid} was started {text.elapsed(silence_s)} ago and has written nothing"
+            return Phase.STALLED, why, start
+        return Phase.STARTING, reason, start
+    if phase in _MENDED and start.is_supervised:
+        return Phase.RESTARTING, reason, start
+    return phase, reason, None
+
+
+def next_start_words(start: NextStart, now: float, *, clock: str = "") -> str:
+    """`attempt 3, in 20 s`, `attempt 3, process 4711 was started 5 s ago`. clock: when it is due or was made, as a time
+    of day, for a screen on which no seconds shall tick."""
+    words = [f"attempt {start.attempt:,}"] if start.attempt else []
+    if start.due_at is not None:
+        left_s = round(start.due_at - now)
+        words.append(f"at {clock}" if clock else f"in {text.duration(left_s)}" if left_s > 0 else "now")
+    elif start.started_at is not None:
+        ago = f"at {clock}" if clock else f"{text.elapsed(max(now - start.started_at, 0.0))} ago"
+        words.append(f"process {start.pid} was started {ago}")
+    else:
+        words.append("its supervisor looks at how it ended")
+    return ", ".join(words)
