@@ -2,7 +2,7 @@
 
 What nothing else here has stays, unless it was asked for by number or with all. What would free nothing stays, too:
 a name of bytes that have another name which stays takes no space, nor does a symbolic link, and `undo` can still bring
-it back.
+it back; but a link goes with what it leads to.
 """
 
 from __future__ import annotations
@@ -163,8 +163,34 @@ def _without_what_frees_nothing(directory: str, choices: Sequence[Choice], copie
         other = "" if file.is_directory else copies.name_of(inodes[file.place][0][0])
         return replace(file, is_chosen=False, why=f"frees nothing, hard link of {other or 'another name'}")
 
-    return [
+    choices = [
         replace(choice, files=tuple(kept(file) if frees_nothing(file) else file for file in choice.files))
+        for choice in choices
+    ]
+    return _without_links_to_what_goes(directory, choices)
+
+
+def _without_links_to_what_goes(directory: str, choices: Sequence[Choice]) -> list[Choice]:
+    """The same where a symbolic link goes with that to which it leads: put back alone, it would lead to nothing."""
+    run = os.path.realpath(directory)
+    going = {file.place for choice in choices for file in choice.files if file.is_chosen}
+
+    def leads_to_what_goes(file: GcFile) -> bool:
+        path = os.path.join(run, file.place)
+        if file.is_chosen or not os.path.islink(path):
+            return False
+        leads_to = os.path.relpath(os.path.realpath(path), run)
+        place = next((place for place in going if leads_to == place or leads_to.startswith(f"{place}/")), "")
+        # Where it is put back, something else may have the name by then.
+        return bool(place) and not os.path.lexists(os.path.join(run, *leads_to.split("/")[2:]))
+
+    def gone(file: GcFile) -> GcFile:
+        return replace(file, is_chosen=True, why="a link to what goes", copy="", is_only=False, is_good=False)
+
+    return [
+        replace(choice, files=tuple(gone(file) if leads_to_what_goes(file) else file for file in choice.files))
+        if not choice.why
+        else choice
         for choice in choices
     ]
 

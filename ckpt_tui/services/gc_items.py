@@ -60,7 +60,8 @@ class GcItem:
 
     size_bytes: what it takes; freed_bytes: what becomes free when it goes alone. is_chosen: it is to go, of a deed at
     least one of its files. why: why it stays, or what a person should know of it. paths: what is removed, below the
-    run directory. files: of a deed, each that it holds.
+    run directory. files: of a deed, each that it holds. copy: of others, where a valid copy stays, or "";
+    is_good: nothing that stays is a copy of it, and a training could go on from it.
     """
 
     kind: Kind
@@ -74,6 +75,8 @@ class GcItem:
     act: str = ""
     paths: tuple[str, ...] = ()
     files: tuple[GcFile, ...] = ()
+    copy: str = ""
+    is_good: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -102,7 +105,7 @@ def other_items(
         *_leftovers(directory, history),
         *_quarantine_items(directory, older_than_s=older_than_s, is_chosen=quarantine, is_owned=is_owned),
         *(
-            _item(directory, "temporary", [one.place], one.at, not one.why_not, one.why_not)
+            item_of(directory, "temporary", [one.place], one.at, not one.why_not, one.why_not)
             for one in find_temporaries(directory, state, is_owned=is_owned)
         ),
     ]
@@ -119,7 +122,7 @@ def _leftovers(directory: str, history: History) -> list[GcItem]:
             pid = name.rpartition("-")[2]
             is_cut_off = is_unwritten_journal(name) and pid.isdecimal() and process_is_alive(int(pid), 0.0, "") is False
             if (name == INCOMING_NAME or is_cut_off) and not leads_elsewhere(directory, f"{folder}/{name}"):
-                items.append(_item(directory, "leftover", [f"{folder}/{name}"], deed.at, True, number=deed.number))
+                items.append(item_of(directory, "leftover", [f"{folder}/{name}"], deed.at, True, number=deed.number))
     for name in names_in(os.path.join(directory, QUARANTINE_NAME)):
         place = f"{QUARANTINE_NAME}/{name}"
         told = read_about(os.path.join(directory, place)) if name.endswith(".json") else None
@@ -129,7 +132,7 @@ def _leftovers(directory: str, history: History) -> list[GcItem]:
             was = os.path.join(directory, str(told.get("path") or "."))
             is_alone = not os.path.lexists(os.path.join(directory, checkpoint)) and not os.path.lexists(was)
             if is_alone and not leads_elsewhere(directory, place):
-                items.append(_item(directory, "leftover", [place], 0.0, True))
+                items.append(item_of(directory, "leftover", [place], 0.0, True))
     return items
 
 
@@ -147,18 +150,19 @@ def _quarantine_items(directory: str, *, older_than_s: float | None, is_chosen: 
             why = "not old enough"
         # Its note goes last: never a checkpoint there without one.
         places = [one.place, *([one.about] if one.about else [])]
-        items.append(_item(directory, "quarantine", places, one.at, not why, why, name=one.place))
+        items.append(item_of(directory, "quarantine", places, one.at, not why, why, name=one.place))
     return items
 
 
-def _item(
+def item_of(
     directory: str, kind: Kind, paths: Sequence[str], at: float, is_chosen: bool, why: str = "", *,
-    name: str = "", number: int | None = None,
+    name: str = "", number: int | None = None, copy: str = "", is_good: bool = False,
 ) -> GcItem:  # fmt: skip
+    """The item of what no deed has set aside: `paths` below the run directory, which go together."""
     contents = [content_of(os.path.join(directory, path)) for path in paths]
     size_bytes = sum(content.size_bytes for content in contents if content is not None)
     newest_s = max((content.mtime_ns / 1e9 for content in contents if content is not None), default=0.0)
     return GcItem(
         kind, name or paths[0], at or newest_s, size_bytes, bytes_freed(os.path.join(directory, p) for p in paths),
-        is_chosen, why, number, "", tuple(paths),
+        is_chosen, why, number, "", tuple(paths), copy=copy, is_good=is_good,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from ckpt_tui.services.deeds import History, read_history
 from ckpt_tui.services.files import Content, content_of
 from ckpt_tui.services.free_space import bytes_freed, bytes_staying
 from ckpt_tui.services.gc_choice import Choice, Wanted, choose, is_aside, only_copy_words
+from ckpt_tui.services.gc_incoming import incoming_items
 from ckpt_tui.services.gc_items import GcItem, deed_item, other_items
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.lasting import Lasting
@@ -101,27 +102,35 @@ def plan_gc(
     copies = Copies(read_catalog(directory), held, check, advance, lasting.why_not)
     choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every))
     items = [_item_of(directory, choice) for choice in choices]
+    staying = {file.place for choice in choices for file in choice.files if not file.is_chosen}
+    for deed in history.deeds:
+        if deed.conflicts and (not numbers or deed.number in numbers):
+            items += incoming_items(directory, deed, copies, staying, takes_only_copies=every or bool(numbers))
     if not numbers:
         items += other_items(
             directory, history, state, quarantine=quarantine, older_than_s=older_than_s, is_owned=is_owned
         )
     going = [file for item in items for file in item.files if file.is_chosen]
     refusals = []
-    if any(file.is_good for file in going) and copies.newest_valid() is None:
+    if (
+        any(one.is_good for one in (*going, *(item for item in items if item.is_chosen)))
+        and copies.newest_valid() is None
+    ):
         refusals.append("No valid checkpoint would be left in this directory: it frees the last one.")
     places = [path for item in items if item.is_chosen for path in item.paths]
     no_undo, less_undo = _without(history, set(places))
     afterwards = tuple(_undo_words(history, no_undo, less_undo))
     paths = [os.path.join(directory, path) for path in places]
     freed, staying = bytes_freed(paths), bytes_staying(paths)
-    watched = [*places, *dict.fromkeys(file.copy for file in going if file.copy)]
+    found_copies = [one.copy for one in (*going, *(item for item in items if item.is_chosen)) if one.copy]
+    watched = [*places, *dict.fromkeys(found_copies)]
     warnings = (*notices, *_warnings(directory, choices))
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]
     return GcPlan(
         directory, tuple(items), freed, tuple(_sentences(items, freed, staying, afterwards)),
         warnings, tuple(refusals), tuple(no_undo), less_undo, afterwards,
         tuple((path, content) for path, content in contents if content is not None),
-        trusts_run=not is_owned and any(file.copy and not is_aside(file.copy) for file in going),
+        trusts_run=not is_owned and not all(map(is_aside, found_copies)),
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def rows_of(plan: GcPlan, now: float | None = None) -> list[GcRow]:
     others = [item for item in plan.items if not item.files]
     for kind, words in _HEADINGS.items():
         for item in sorted((one for one in others if one.kind == kind), key=lambda one: not one.is_chosen):
-            why = item.why or ("half written" if kind != "quarantine" else "the trainer found it bad")
+            why = safe_text(item.why or ("half written" if kind != "quarantine" else "the trainer found it bad"))
             name = safe_text(item.name.removeprefix("quarantine/") if kind == "quarantine" else item.name)
             told = _told(item.is_chosen, why)
             rows.append(GcRow(f"{words}:", item.is_chosen, name, "", size(item.size_bytes), told))

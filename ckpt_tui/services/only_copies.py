@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ckpt_tui.services.catalog import Catalog, read_catalog, resume_order
 from ckpt_tui.services.catalog_entries import CatalogEntry
 from ckpt_tui.services.copies import are_same
+from ckpt_tui.services.deed_record import INCOMING_NAME
 from ckpt_tui.services.deeds import HeldFile
 from ckpt_tui.services.files import tree_entries
 from ckpt_tui.services.journal import FOLDER_NAME
@@ -50,10 +51,18 @@ class Copies:
         self._compared: dict[tuple[str, str], bool] = {}
         self._lying: dict[str, bool] = {}
         self._aside: dict[int, dict[str, CatalogEntry]] = {}
+        self._incoming: dict[int, dict[str, CatalogEntry]] = {}
 
     def entry(self, number: int, name: str) -> CatalogEntry | None:
         """What the file `name` of a deed's folder says of itself, not yet validated; None when it is no checkpoint."""
         return self._aside_entries(number).get(name)
+
+    def incoming_entry(self, number: int, name: str) -> CatalogEntry | None:
+        """The same of what lies in its `incoming/`."""
+        if number not in self._incoming:
+            folder = os.path.join(self._directory, FOLDER_NAME, str(number), INCOMING_NAME)
+            self._incoming[number] = {e.name: e for e in read_catalog(folder).entries}
+        return self._incoming[number].get(name)
 
     def judged(self, entry: CatalogEntry) -> CatalogEntry:
         """The same, validated."""

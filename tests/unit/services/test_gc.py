@@ -226,6 +226,28 @@ class TestPlan:
         carry_out(plan_undo(str(tmp_path)))
         assert {name: data for name, data in tree_of(tmp_path).items() if "set_aside" not in name} == before
 
+    @pytest.mark.parametrize("is_trained_on", [False, True])
+    def test_a_symbolic_link_goes_with_what_it_leads_to(self, tmp_path: Path, is_trained_on: bool) -> None:
+        for step in (100, 200):
+            save(tmp_path / f"step={step}.ckpt", step)
+        (tmp_path / "last.ckpt").symlink_to("step=200.ckpt")
+        carry_out(plan_rollback(str(tmp_path), "100"))
+        (tmp_path / "mine.ckpt").write_bytes((tmp_path / "set_aside/1/step=200.ckpt").read_bytes())
+        if is_trained_on:
+            save(tmp_path / "step=200.ckpt", 200, val_loss=0.5)
+        plan = plan_gc(str(tmp_path))
+        assert [(file.name, file.is_chosen, file.why) for file in files_of(plan).values()] == [
+            ("last.ckpt", False, "frees nothing, a symbolic link") if is_trained_on
+            else ("last.ckpt", True, "a link to what goes"),
+            ("step=200.ckpt", True, "has a copy"),
+        ]  # fmt: skip
+        collect(plan)
+        if (undo := read_history(str(tmp_path)).next_undo) is not None:
+            carry_out(plan_undo(str(tmp_path)))
+        assert (undo == 1) == is_trained_on, "nothing is left of what it set aside"
+        assert (tmp_path / "last.ckpt").exists(), "a link to nothing would stop a resume"
+        assert (tmp_path / "last.ckpt").is_symlink() == is_trained_on
+
     @pytest.mark.parametrize("how", ["whole", "damaged, its time set back", "decayed for a day", "edited by a person"])
     def test_a_copy_is_valid_now_and_what_the_trainer_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
