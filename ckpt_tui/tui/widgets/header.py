@@ -79,7 +79,8 @@ def header_lines(
         else:
             risks = facts.risk_facts(state)
             urgent = [fact for fact in risks if fact[0][-1][1] in ("warning", "error")]
-            news += _lines_of_facts([fact for fact in risks if fact not in urgent], room, 1)
+            calm = [fact for fact in risks if fact not in urgent]
+            news += _lines_of_facts(calm, room, 1) if calm or not state.phase.is_between else []
             news += _lines_of_facts(urgent, room, 1) if urgent else []
             news += _lines_of_facts([fact for fact in facts.pace_facts(state) if _is_wanted(fact)], room, 1)
         if supervised is not None and not state.phase.is_between:  # then it is said above what it does

@@ -224,3 +224,13 @@ def test_of_a_real_supervisor(kept: Kept, capsys: pytest.CaptureFixture[str]) ->
     kept.started[0].kill()
     kept.started[0].wait()
     assert read_run(directory).phase is Phase.CRASHED
+
+
+def test_on_40_cells_the_attempt_and_its_time_are_told(run: Path) -> None:
+    from ckpt_tui.tui.widgets.header import header_lines
+
+    supervisor(run)
+    lines = ["".join(text for text, _ in line) for line in header_lines(read_run(str(run)), 40, most=7)]
+    assert lines[1].startswith(" Restarting: attempt 3, at "), lines
+    assert "Lost 8 steps" in lines[2], lines
+    assert all(line.strip() for line in lines), lines
