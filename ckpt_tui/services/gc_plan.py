@@ -102,10 +102,10 @@ def plan_gc(
     copies = Copies(read_catalog(directory), held, check, advance, lasting.why_not)
     choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every))
     items = [_item_of(directory, choice) for choice in choices]
-    staying = {file.place for choice in choices for file in choice.files if not file.is_chosen}
+    kept = {file.place for choice in choices for file in choice.files if not file.is_chosen}
     for deed in history.deeds:
         if deed.conflicts and (not numbers or deed.number in numbers):
-            items += incoming_items(directory, deed, copies, staying, takes_only_copies=every or bool(numbers))
+            items += incoming_items(directory, deed, copies, kept, takes_only_copies=every or bool(numbers))
     if not numbers:
         items += other_items(
             directory, history, state, quarantine=quarantine, older_than_s=older_than_s, is_owned=is_owned
@@ -122,7 +122,8 @@ def plan_gc(
     afterwards = tuple(_undo_words(history, no_undo, less_undo))
     paths = [os.path.join(directory, path) for path in places]
     freed, staying = bytes_freed(paths), bytes_staying(paths)
-    found_copies = [one.copy for one in (*going, *(item for item in items if item.is_chosen)) if one.copy]
+    found_copies = [file.copy for file in going] + [item.copy for item in items if item.is_chosen]
+    found_copies = [copy for copy in found_copies if copy]
     watched = [*places, *dict.fromkeys(found_copies)]
     warnings = (*notices, *_warnings(directory, choices))
     contents = [(path, content_of(os.path.join(directory, path))) for path in watched]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from functools import partial
 from pathlib import Path
 
@@ -28,14 +29,19 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A restore of latest.pt (400) from its backup (300), killed when all was ready and nothing had its name yet."""
     place = tmp_path_factory.mktemp("prepared")
     start = run_directory(place / "start")
-    for number in range(1, 200):
+
+    def is_prepared(number: int) -> bool:
         run = copied(start, place / "run")
-        plan = plan_restore(str(run), ["latest_backup.pt"])
-        assert killed_at(number, partial(carry_out, plan))
+        if not killed_at(number, partial(carry_out, plan_restore(str(run), ["latest_backup.pt"]))):
+            return True
         deed = journal.read_deed(str(run), 1)
-        if deed is not None and deed.state == journal.PREPARED:
-            return run
-    raise AssertionError("it never came so far")
+        return deed is not None and deed.state != journal.INTENT
+
+    assert is_prepared(bisect_left(range(200), True, key=is_prepared))
+    deed = journal.read_deed(str(place / "run"), 1)
+    assert deed is not None
+    assert deed.state == journal.PREPARED
+    return place / "run"
 
 
 @pytest.fixture
