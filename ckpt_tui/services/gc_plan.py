@@ -112,10 +112,8 @@ def plan_gc(
         )
     going = [file for item in items for file in item.files if file.is_chosen]
     refusals = []
-    if (
-        any(one.is_good for one in (*going, *(item for item in items if item.is_chosen)))
-        and copies.newest_valid() is None
-    ):
+    takes_good = any(file.is_good for file in going) or any(item.is_chosen and item.is_good for item in items)
+    if takes_good and copies.newest_valid() is None:
         refusals.append("No valid checkpoint would be left in this directory: it frees the last one.")
     places = [path for item in items if item.is_chosen for path in item.paths]
     no_undo, less_undo = _without(history, set(places))
