@@ -83,7 +83,7 @@ def _is_looked_at(watched: Any) -> bool:
     return watched.state is None or watched.catalog is None or watched.catalog_reader.is_at_work
 
 
-async def settled(pilot: Pilot[Any], deadline_s: float = 60.0) -> None:
+async def settled(pilot: Pilot[Any], deadline_s: float = 180.0) -> None:
     """Wait until no worker runs and every message has been handled."""
     ends = time.monotonic() + deadline_s
     await pilot.pause()
@@ -94,7 +94,7 @@ async def settled(pilot: Pilot[Any], deadline_s: float = 60.0) -> None:
     await pilot.pause()
 
 
-async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 60.0) -> None:
+async def until(pilot: Pilot[Any], holds: Callable[[], bool], deadline_s: float = 180.0) -> None:
     """Wait until `holds()`, and then until what came with it is done, too; fails after the deadline."""
     ends = time.monotonic() + deadline_s
     while not holds():

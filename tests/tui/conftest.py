@@ -9,6 +9,7 @@ import pytest
 
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.errors import CkptError
+from ckpt_tui.tui import base_app
 from ckpt_tui.tui.screens import inspect as inspect_module
 from ckpt_tui.tui.screens.inspect_text import derive
 from tests.builders import quiet_pilot
@@ -17,6 +18,8 @@ from tests.builders import quiet_pilot
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_pilot.use(monkeypatch)
+    # Words that go after six seconds would be gone where the machine was paused for as long: they go with a key here.
+    monkeypatch.setattr(base_app, "SAID_FOR_S", 3600.0)
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.pilot import Pilot
 
 from ckpt_tui.tui.app import CkptTuiApp
 from tests.builders.foreign_logs import nanogpt_text, trainer_state
-from tests.builders.screen_app import assert_nothing_hostile, seen_text
+from tests.builders.screen_app import assert_nothing_hostile, is_at_work, seen_text, until
 
 EVIL = "\x1b]0;owned\x07[/bold][red]\u202e\u200b"
 HOSTILE = {
@@ -32,16 +34,17 @@ async def test_hostile_logs_are_shown_and_harm_nothing(tmp_path: Path, name: str
         await shown(pilot, "step")
         assert_nothing_hostile(app)
         await pilot.press("e")
-        await pilot.pause(0.3)
+        await settled_but_following(pilot)
         assert_nothing_hostile(app)
 
 
-async def shown(pilot, words: str) -> str:  # type: ignore[no-untyped-def]
-    for _ in range(100):
-        if words in (text := seen_text(pilot.app)) and "waiting for" not in text:
-            return text
-        await pilot.pause(0.05)
-    raise AssertionError(seen_text(pilot.app))
+async def settled_but_following(pilot: Pilot[Any]) -> None:
+    await until(pilot, lambda: not is_at_work(pilot.app))
+
+
+async def shown(pilot: Pilot[Any], words: str) -> str:
+    await until(pilot, lambda: words in seen_text(pilot.app) and "waiting for" not in seen_text(pilot.app))
+    return seen_text(pilot.app)
 
 
 async def test_a_run_that_was_silent_for_hours_is_no_crash(tmp_path: Path) -> None:

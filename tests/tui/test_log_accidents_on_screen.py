@@ -38,7 +38,7 @@ async def test_the_watch_goes_on_over_every_accident(tmp_path: Path, monkeypatch
 
     def wait_for_a_poll() -> None:
         polled.clear()
-        assert polled.wait(10)
+        assert polled.wait(180)
 
     monkeypatch.setattr(monitor, "poll", poll)
 

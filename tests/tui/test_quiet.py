@@ -152,6 +152,9 @@ import asyncio, sys
 from ckpt_tui.cli import build_parser, COMMANDS
 build_parser([command for command in COMMANDS if command.name == "watch"])
 from ckpt_tui.tui.app import CkptTuiApp
+from ckpt_tui.tui import first_look, run_session
+first_look.LONGEST_WAIT_S = 120.0  # a slow machine makes its first picture late, and not without its facts
+run_session.FIRST_CATALOG_DELAY_S = 3600.0  # what comes after it is not counted, however late that is
 app = CkptTuiApp(sys.argv[1], env={"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"})
 async def main():
     async with app.run_test(size=(80, 24)):

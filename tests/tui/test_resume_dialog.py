@@ -169,7 +169,7 @@ async def test_nothing_starts_while_it_is_planned_again() -> None:
 
     def replan(changes: Mapping[str, str]) -> Any:
         planning.set()
-        go_on.wait(10)
+        go_on.wait(180)
         return plan
 
     dialog = ResumeDialog("/run", plan, replan)
@@ -189,7 +189,7 @@ async def test_nothing_starts_while_it_is_planned_again() -> None:
         assert app.has_ended
 
 
-async def test_what_is_typed_is_judged_at_the_field_and_planned_a_moment_later() -> None:
+async def test_what_is_typed_is_judged_at_the_field_and_planned_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[dict[str, str]] = []
     dialog = resume_dialog(planned)
     app = ScreenApp(dialog)
@@ -199,7 +199,10 @@ async def test_what_is_typed_is_judged_at_the_field_and_planned_a_moment_later()
         await pilot.pause()
         assert "✖ Not a number: lr is fast; it was 0.0006." in seen_text(app)
         assert planned == []
-        await pilot.press(*["backspace"] * 4, *"3e-4")
+        monkeypatch.setattr(resume_module, "TYPED_FOR_S", 3600.0)  # this is typed without a pause
+        await pilot.press(*["backspace"] * 4, *"3e-")
+        monkeypatch.setattr(resume_module, "TYPED_FOR_S", 0.1)
+        await pilot.press("4")
         assert "takes another course" in seen_text(app)
         await until(pilot, lambda: planned == [{"lr": "3e-4"}])
         await until(pilot, lambda: "--lr 3e-4" in seen_text(app))

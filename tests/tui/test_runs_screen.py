@@ -235,7 +235,7 @@ async def test_filters_sorts_and_follows_what_comes_and_goes(tmp_path: Path) -> 
 async def test_a_run_that_breaks_is_said_and_found(tmp_path: Path) -> None:
     for name in ("alpha", "beta"):
         make_run(tmp_path / name)
-    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV)
+    app = CkptTuiApp(str(tmp_path), interval_s=3600, env=ENV)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
         assert isinstance(screen, RunsScreen)
@@ -266,7 +266,7 @@ async def test_what_breaks_is_told_as_a_person_wants_it(tmp_path: Path) -> None:
     make_run(tmp_path / "alpha")
     told = tmp_path / "told"
     settings = Settings(bell=True, alert_command=f'echo "$CKPT_TUI_RUN $CKPT_TUI_ALERT_TITLE" >> {told}; cat >> {told}')
-    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV, settings=settings)
+    app = CkptTuiApp(str(tmp_path), interval_s=3600, env=ENV, settings=settings)
     rung: list[bool] = []
     app.bell = lambda: rung.append(True)  # type: ignore[method-assign]
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
@@ -324,7 +324,7 @@ def test_rows_are_equal_when_they_look_the_same_and_are_made_when_looked_at() ->
 
 async def test_thousands_of_runs_are_shown_at_once(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
-    app = CkptTuiApp(str(tmp_path), interval_s=60, env=ENV)
+    app = CkptTuiApp(str(tmp_path), interval_s=3600, env=ENV)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
         assert isinstance(screen, RunsScreen)

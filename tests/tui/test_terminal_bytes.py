@@ -56,7 +56,6 @@ def painted(tmp_path: Path, env: dict[str, str], *flags: str) -> bytes:
         terminal.write(b"?")
         terminal.read_until(b"Checkpoint")
         terminal.write(b"?")
-        terminal.read_for(0.2)
     finally:
         code = terminal.end()
     assert code == 0
@@ -109,16 +108,14 @@ def test_a_copy_reaches_the_clipboard_and_the_theme_changes_live(tmp_path: Path)
         terminal.read_until(b"run_end")
         terminal.write(b"c")
         terminal.read_until(b"\x1b]52;c;", b"Copied the line")
-        terminal.read_for(0.2)
+        terminal.read_until(b"\x07", since=terminal.received.index(b"\x1b]52;c;"))
         encoded = re.search(rb"\x1b\]52;c;([A-Za-z0-9+/=]+)\x07", terminal.received)
         assert encoded is not None
         copied = base64.b64decode(encoded[1]).decode()
         assert copied == (run / "events.jsonl").read_text().splitlines()[-1]
         before = len(terminal.received)
         terminal.write(b"T")
-        terminal.read_until(b"Theme: light")
-        terminal.read_for(0.2)
-        assert b"48;5;231" in terminal.received[before:], "the light ground is painted"
+        terminal.read_until(b"Theme: light", b"48;5;231", since=before)  # the light ground is painted
     finally:
         assert terminal.end() == 0
 
