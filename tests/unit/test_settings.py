@@ -174,6 +174,7 @@ def test_a_pipe_is_read_and_an_empty_one_is_not_waited_for(tmp_path: Path, monke
     path = tmp_path / "pipe"
     os.mkfifo(path)
     env = {"CKPT_TUI_CONFIG": str(path)}
+    monkeypatch.setattr(module, "PIPE_PATIENCE_S", 300.0)
     writer = threading.Thread(target=lambda: path.write_bytes(b"interval_s = 5.0\n"))
     writer.start()
     assert read_settings(env).interval_s == 5.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
-from ckpt_tui.commands import several
+from ckpt_tui.commands import alert_watch, several
 from ckpt_tui.events import codec, schema
 from ckpt_tui.output import Style
 from ckpt_tui.run.state import Phase
@@ -129,6 +129,7 @@ def test_a_command_is_told_of_runs_that_break_while_they_are_watched(
         return seen
 
     monkeypatch.setattr(several, "_read_all", read)
+    monkeypatch.setattr(alert_watch, "LAST_COMMAND_WAIT_S", 300.0)
     command = f'echo "$CKPT_TUI_ALERT_KIND $CKPT_TUI_ALERT_DIRECTORY" >> {told}; exit 3'
     assert main(["watch", str(runs), "--plain", "--interval", "0.1", "--on-alert", command]) == 0
     assert sorted(told.read_text().splitlines()) == [f"failed {runs / name}" for name in ("b", "c")]

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services import files, journal
+from ckpt_tui.services import deed_lock, files, journal
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback, plan_undo
 from tests.builders.run_directories import damage, let_age, run_directory
 from tests.builders.trees import tree_of
@@ -79,8 +79,9 @@ def test_another_viewer_at_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["trainer.lock", "set_aside", "."])
-def test_who_only_looks_keeps_nobody_from_acting(tmp_path: Path, name: str) -> None:
+def test_who_only_looks_keeps_nobody_from_acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Another viewer's look whether a trainer lives lasts as long as its process waits for a core."""
+    monkeypatch.setattr(deed_lock, "MOMENT_S", 300.0)
     run = damaged_run(tmp_path / "run")
     plan = plan_restore(str(run))
     (run / "trainer.lock").write_text(json.dumps({"pid": os.getpid(), "pid_started": 1.0, "host": os.uname().nodename}))

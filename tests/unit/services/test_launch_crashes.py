@@ -129,7 +129,8 @@ def test_viewer_killed_at_every_file_operation_leaves_no_training_that_nobody_kn
 RACE = """
 import os, sys, time
 from ckpt_tui.errors import CkptError
-from ckpt_tui.services import launch
+from ckpt_tui.services import launch, start_lock
+start_lock.PATIENCE_S = 300.0  # a start takes long on a busy machine
 import psutil  # loaded before the gate opens
 directory, gate, *command = sys.argv[1:]
 print("ready", flush=True)

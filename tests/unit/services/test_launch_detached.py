@@ -173,9 +173,9 @@ def test_how_far_it_comes_is_told(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_when_it_is_cancelled_and_the_training_goes_on(tmp_path: Path) -> None:
-    code = "import time; time.sleep(60)"
+    code = "import time; time.sleep(1_000)"
     launched = start(
-        str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=60.0, is_cancelled=lambda: True
+        str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=600.0, is_cancelled=lambda: True
     )
     assert launched.stage == "started"
     os.kill(launched.pid, 0)
@@ -238,6 +238,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of programs that answer as the system's own; first on the PATH."""
     programs = tmp_path / "programs"
     programs.mkdir()
+    monkeypatch.setattr(logout, "_PATIENCE_S", 300.0)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     return programs
 
@@ -270,7 +271,7 @@ def test_machine_that_ends_processes_at_logout(
 def test_training_in_a_scope_keeps_its_number(tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(cluster / "systemd-run", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"')
     monkeypatch.setattr(logout, "look", lambda: logout.Logout(kills=True, lingers=True))
-    code = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
+    code = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(1_000)"
     launched = start(str(tmp_path), [sys.executable, "-c", code], cwd=str(tmp_path), wait_s=0.0)
     wait_for(lambda: f"pid {launched.pid}\n" in Path(launched.log_path).read_text(), "it did not come up")
     os.kill(launched.pid, signal.SIGKILL)

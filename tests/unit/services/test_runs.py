@@ -120,10 +120,11 @@ def test_an_empty_directory_waits_and_may_become_a_run_itself(tmp_path: Path) ->
 
 
 def test_a_killed_process_is_seen_though_it_writes_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as process:
-        write_log(tmp_path / "a", 5, ts=time.time() - 5, pid=process.pid, host=socket.gethostname())
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        now = time.time()
+        write_log(tmp_path / "a", 5, ts=now - 5, pid=process.pid, host=socket.gethostname())
         ticks = Ticks()
-        watch = RunsWatch(str(tmp_path), ticks=ticks)
+        watch = RunsWatch(str(tmp_path), clock=lambda: now, ticks=ticks)
         before = settle(watch)
         assert before.runs[0].phase is Phase.RUNNING
         process.kill()

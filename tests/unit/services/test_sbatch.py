@@ -14,7 +14,7 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import RunStart
-from ckpt_tui.services.launchers import split_command
+from ckpt_tui.services.launchers import sbatch, split_command
 from ckpt_tui.services.launchers.base import Built, Resume
 from ckpt_tui.services.launchers.recorded import RecordedStart, build_recorded
 from ckpt_tui.services.launchers.sbatch import changed_script
@@ -110,6 +110,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program = directory / name
         program.write_text(f'#!/bin/sh\ncat "{directory}/{name}.says" 2>/dev/null || exit 1\n')
         program.chmod(0o755)
+    monkeypatch.setattr(sbatch, "_ASK_S", 300.0)
     monkeypatch.setenv("PATH", f"{directory}:{Path(sys.executable).parent}:/usr/bin:/bin")
     return directory
 

@@ -12,6 +12,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
+from ckpt_tui.services import slurm
 from ckpt_tui.services.launch import start
 from ckpt_tui.services.slurm import Job, recorded_job
 from ckpt_tui.services.stop_plan import plan_stop
@@ -54,6 +55,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     (tmp_path / "programs").mkdir()
+    monkeypatch.setattr(slurm, "_PATIENCE_S", 300.0)
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
     return Cluster(tmp_path / "programs")
 

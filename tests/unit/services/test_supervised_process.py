@@ -58,14 +58,14 @@ def test_a_start_that_cannot_be_recorded_starts_nothing(tmp_path: Path) -> None:
 def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(tmp_path: Path) -> None:
     mark = f"test-{os.getpid()}"
     training = start(
-        ["bash", "-c", "setsid sleep 300 & sleep 0.1; exit 4"], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"),
+        ["bash", "-c", "setsid sleep 300 & exit 4"], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"),
         mark=mark, environment=os.environ, record=lambda pid, pid_started: None,
     )  # fmt: skip
     try:
         wait_for(training.poll, "it did not end")
         assert training.exit_code == 4
         [left] = training.members()
-        assert MARK in psutil.Process(left).environ()
+        wait_for(lambda: MARK in psutil.Process(left).environ(), "it has none")  # nor had it while it became `sleep`
     finally:
         training.close()
         end_marked(mark)

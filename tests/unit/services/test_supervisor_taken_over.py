@@ -47,7 +47,7 @@ def test_without_a_command_it_goes_on_as_before_with_what_was_asked_for_then(
     kept.started.append(second)
     wait_for(lambda: second.poll() is not None or live_supervisor(str(kept.directory)) is not None, "it is not there")
     second.terminate()
-    assert second.wait(120) == 143, second.communicate()
+    assert second.wait(300) == 143, second.communicate()
     settings = {"pause": "1h", "max_pause": "2h", "as_is": True, "give_up_after": 7, "stall_after": "auto"}
     assert read_fields(str(kept.directory))["settings"] == settings
 
@@ -177,7 +177,7 @@ def test_a_signal_that_comes_while_it_is_found_reaches_what_is_taken_over(
         return find(directory)
 
     monkeypatch.setattr(taking_over, "who_trains", find_asked)
-    too_late = threading.Timer(30, other.kill)
+    too_late = threading.Timer(300, other.kill)
     too_late.start()
     request = supervisor.Request(str(kept.directory), ("false",), str(kept.directory), Policy(), as_is=True)
     said: list[str] = []
@@ -266,7 +266,7 @@ def test_a_start_waits_for_whoever_holds_the_directory(kept: Kept, monkeypatch: 
 
 
 def test_what_trains_elsewhere_is_told_and_what_goes_on_is_named(kept: Kept) -> None:
-    code, _, said = kept.run(training=("bash", "-c", "setsid sleep 30 & exit 0"))
+    code, _, said = kept.run(training=("bash", "-c", "setsid sleep 300 & exit 0"))
     assert code == 0
     assert "1 process that it started goes on, not looked after: " in said
     assert f"nothing was logged or saved in {kept.directory}: what trains elsewhere is not looked after" in said
@@ -316,7 +316,7 @@ def test_a_start_waits_for_an_act_that_holds_the_lock_of_a_training_that_has_end
 ) -> None:
     monkeypatch.setattr(supervisor, "LOOK_S", 0.01)
     lock = kept.directory / "trainer.lock"
-    lock.write_text(json.dumps({"pid": os.getpid(), "pid_started": 1.0, "host": socket.gethostname()}))
+    lock.write_text(json.dumps({"pid": 2**22 + 1, "pid_started": 1.0, "host": socket.gethostname()}))
     with open(lock) as held:
         _, waits = waits_of_a_restart(kept, held.fileno())
     assert waits == ["Somebody else is at work here"]
