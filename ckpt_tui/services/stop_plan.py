@@ -68,6 +68,8 @@ class StopPlan:
     saves: whether it is known to save when it gets SIGTERM: True (a trainer of ours), False (it does not catch the
     signal and dies of it, or ignores it), None (it catches it; what it does then is not known).
     step, checkpoint, checkpoint_step, at_risk_steps, at_risk_s: what would be lost if it ended unsaved right now.
+    log_bytes: how long its log was before it was looked at: of one that was asked before, what it writes from there
+    on is news.
     job: the cluster's job that it is part of, "" for none. command: what asks it where we cannot reach it by a signal.
     refusals: why it cannot be done from here. warnings: read these first.
     """
@@ -86,6 +88,7 @@ class StopPlan:
     checkpoint_step: int = 0
     at_risk_steps: int = 0
     at_risk_s: float = 0.0
+    log_bytes: int = 0
     job: str = ""
     command: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
@@ -97,6 +100,7 @@ class StopPlan:
 def plan_stop(directory: str) -> StopPlan:
     """Find who trains in `directory`, and how it is asked to save and end. CkptError when nothing runs there."""
     directory = os.path.abspath(directory)
+    log_bytes = _log_bytes(directory)
     state = state_now(directory)
     owners = _settled(directory, state, owners_of(directory, state))
     first = owners[0] if owners else _told_to_run_elsewhere(directory, state)
@@ -105,7 +109,7 @@ def plan_stop(directory: str) -> StopPlan:
         if queued is None:
             raise _nothing_runs(directory, state)
         return queued
-    plan = StopPlan(directory, first.pid, first.host, first.told_by, pid_started=first.pid_started)
+    plan = StopPlan(directory, first.pid, first.host, first.told_by, pid_started=first.pid_started, log_bytes=log_bytes)
     if state is not None:
         plan = _with_risk(plan, state)
     here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.pid, owner.pid_started, owner.host)]
@@ -128,6 +132,13 @@ def plan_stop(directory: str) -> StopPlan:
     return _in_words(
         replace(plan, pid=trainer.pid, pid_started=trainer.pid_started, host=trainer.host, told_by=trainer.told_by)
     )
+
+
+def _log_bytes(directory: str) -> int:
+    try:
+        return os.stat(os.path.join(directory, LOG_NAME)).st_size
+    except OSError:
+        return 0
 
 
 def _settled(directory: str, state: RunState | None, owners: tuple[Owner, ...]) -> tuple[Owner, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -203,7 +204,8 @@ class _Wait:
         path = os.path.join(plan.directory, LOG_NAME)
         self._log = JsonlSource(path)
         with contextlib.suppress(OSError):  # read from its start, once there is one
-            self._log.skip_to(os.stat(path).st_size)
+            # One that was asked before may have saved since the plan was made.
+            self._log.skip_to(min(os.stat(path).st_size, plan.log_bytes if plan.asked_at is not None else sys.maxsize))
 
     def tell(self, stage: str, sentence: str) -> None:
         self._told = StopProgress(stage, time.monotonic() - self._began, sentence, self._step)

@@ -133,6 +133,8 @@ def test_asked_again_it_gets_no_second_signal(tmp_path: Path, begin: Begin) -> N
     assert plan.asked_at is not None
     assert "was asked to save and end" in plan.sentences[0]
     (tmp_path / "may_save").touch()
+    # As when a person reads the plan for long: what it saved meanwhile is told all the same.
+    wait_for(lambda: trainer.process.poll() == 143, "it did not end")
     assert stop(directory, 300, plan=plan).saved_step == 7
     assert trainer.has_said("signals 1")
 
