@@ -6,7 +6,8 @@ import threading
 import time
 
 from ckpt_tui.events.schema import CheckpointSaved, Event, LostWork
-from ckpt_tui.events.writer import EventWriter, process_started
+from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.process_identity import process_started
 from trainer.history import History
 from trainer.interval import IntervalAdvisor
 

@@ -61,6 +61,7 @@ class RunStart(Event, frozen=True, kw_only=True):
     cwd: str = ""
     pid: int = 0
     pid_started: float = 0.0  # when that process started, Unix seconds: tells it from a later one with its pid
+    pid_birth: str = ""  # the same by the kernel's own count, whatever the clock says (process_identity.py)
     host: str = ""
     world_size: int = 1
     versions: dict[str, str] = {}

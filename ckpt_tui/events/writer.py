@@ -18,12 +18,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,6 +30,8 @@ from ckpt_tui import __version__
 from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, encode
 from ckpt_tui.events.launcher import recorded_launcher, start_argv
 from ckpt_tui.events.schema import LOG_NAME, BadLine, Eval, Event, RunEnd, RunStart, Step
+from ckpt_tui.process_identity import ProcessIdentity
+from ckpt_tui.process_identity import process_started as process_started
 
 TAIL_BYTES = 64 * 1024
 # A tail without any event is searched backwards no further than this: a reader gives up on longer lines, too.
@@ -111,16 +111,17 @@ class EventWriter:
         """`run_start`, with what is known of this process and of what launched it. argv: the command that starts the
         same again, where that is known better."""
         try:
-            launcher = recorded_launcher()
+            launcher, me = recorded_launcher(), ProcessIdentity.of()
             event = RunStart(
                 step=start_step,
                 run_name=run_name or os.path.basename(os.path.abspath(self.directory)),
                 config=dict(config or {}),
                 argv=argv if argv is not None else start_argv(launcher),
                 cwd=_cwd(),
-                pid=os.getpid(),
-                pid_started=process_started(),
-                host=socket.gethostname(),
+                pid=me.pid,
+                pid_started=me.pid_started,
+                pid_birth=me.birth,
+                host=me.host,
                 world_size=world_size,
                 versions={"python": platform.python_version(), "ckpt-tui": __version__, **(versions or {})},
                 total_steps=total_steps,
@@ -250,19 +251,6 @@ class EventWriter:
                 break
             end, window = begin, window * 4
         self._wants_next_session = False
-
-
-def process_started(pid: int | None = None) -> float:
-    """When a process started, Unix seconds, as `psutil.Process(pid).create_time()` gives it; 0.0 when not known.
-
-    Seconds since boot of field 22 of /proc/PID/stat, and the boot time of /proc/stat (see proc(5)).
-    """
-    try:
-        fields = Path(f"/proc/{pid or os.getpid()}/stat").read_bytes().rpartition(b")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_bytes().splitlines() if line.startswith(b"btime"))
-        return int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, StopIteration):
-        return 0.0
 
 
 def _cwd() -> str:

@@ -1,50 +1,26 @@
-"""Which processes live: by pid and start time, because pids come again. psutil is loaded when first asked."""
+"""Which processes live, and who of them holds a run directory."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import socket
+from pathlib import Path
 
-from ckpt_tui.records import dataclass
+from ckpt_tui.process_identity import ProcessIdentity
+from ckpt_tui.process_identity import process_is_alive as _is_alive
 
 LOCK_NAME = "trainer.lock"
-# /proc counts a start in hundredths of a second since boot, and two ways of computing boot time differ by more.
-_START_TOLERANCE_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class LockOwner:
-    """The live trainer that holds a run directory. pid 0: it lives, but the lock's content does not tell who."""
-
-    pid: int
-    pid_started: float
-    host: str
+def process_is_alive(process: ProcessIdentity | int, pid_started: float = 0.0, host: str = "") -> bool | None:
+    """Whether that process still runs. None: it is on another host, or was never named."""
+    return _is_alive(ProcessIdentity(process, pid_started, host) if isinstance(process, int) else process)
 
 
-def process_is_alive(pid: int, pid_started: float, host: str) -> bool | None:
-    """Whether that process still runs. None: it is on another host, or was never named.
-
-    pid_started: Unix seconds; 0 when it was not recorded, then any process of that pid counts.
-    """
-    if pid <= 0 or (host and host != socket.gethostname()):
-        return None
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if pid_started and abs(process.create_time() - pid_started) > _START_TOLERANCE_S:
-            return False
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.NoSuchProcess, OverflowError, ValueError):
-        return False
-    except psutil.Error:
-        return None
-
-
-def lock_owner(directory: str) -> LockOwner | None:
-    """Who holds the directory's lock now; None when nobody does, or the lock cannot be opened.
+def lock_owner(directory: str) -> ProcessIdentity | None:
+    """Who holds the directory's lock now; None when nobody does, or the lock cannot be opened. pid 0: somebody does,
+    and the lock's content does not tell who.
 
     A lock file that nobody holds (its owner died) does not count. On another host of a network mount the lock itself
     still tells, where the mount passes flock on.
@@ -61,7 +37,7 @@ def lock_owner(directory: str) -> LockOwner | None:
                 return None
         else:
             return None  # closing the descriptor lets it go
-        content = os.pread(descriptor, 1 << 16, 0)
+        content, inode = os.pread(descriptor, 1 << 16, 0), os.fstat(descriptor).st_ino
     except OSError:
         return None
     finally:
@@ -69,7 +45,23 @@ def lock_owner(directory: str) -> LockOwner | None:
     import json  # 2 ms of a start, for a directory that is owned
 
     try:
-        fields = json.loads(content)
-        return LockOwner(int(fields["pid"]), float(fields.get("pid_started", 0.0)), str(fields.get("host", "")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return LockOwner(0, 0.0, "")
+        owner = ProcessIdentity.from_fields(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return ProcessIdentity()
+    return owner if owner.birth else _as_it_lives(owner, inode)
+
+
+def _as_it_lives(owner: ProcessIdentity, inode: int) -> ProcessIdentity:
+    """One that was recorded by the clock alone, which may have been set since: where the kernel says that it is the
+    process of that number that has the lock, it is that very process."""
+    if owner.pid <= 0 or not owner.is_on_this_host:
+        return owner
+    try:
+        lines = Path("/proc/locks").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return owner
+    # "1: FLOCK  ADVISORY  WRITE 4711 08:01:123456 0 EOF"; who waits for one has "->" behind the number
+    held = ("FLOCK", "WRITE", str(owner.pid), str(inode))
+    rows = (line.split() for line in lines)
+    is_it = any((row[1], row[3], row[4], row[5].rpartition(":")[2]) == held for row in rows if len(row) > 5)
+    return ProcessIdentity.of(owner.pid) if is_it else owner

@@ -11,14 +11,13 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import stat
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import ProcessIdentity, process_is_alive
 from trainer.errors import UsageError
 
 LOCK_NAME = "trainer.lock"
@@ -97,10 +96,7 @@ class DirectoryLock:
     def _write_owner(self) -> None:
         """Say who we are, for people and the viewer. The lock is held without it, too: on a full disk, in a file of
         somebody else's."""
-        content = {
-            "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
-            "started_at": time.time(),
-        }  # fmt: skip
+        content = {**ProcessIdentity.of().fields(), "started_at": time.time()}
         try:
             # In place: a file that replaced this one would not carry the lock.
             os.ftruncate(self._fd, 0)
@@ -166,20 +162,22 @@ def _content(fd: int) -> dict[str, Any]:
 
 
 def _is_owned(fields: dict[str, Any]) -> bool:
-    """Whether a lock file names a trainer that lives, as far as can be known here."""
-    return _runs_here(fields) or fields.get("host") not in (None, socket.gethostname())
+    """Whether a lock file names a trainer that lives, as far as can be known here. Of one on another host, or in
+    another container, nothing can."""
+    return _is_alive(fields) is not False
 
 
 def _runs_here(fields: dict[str, Any]) -> bool:
-    """Whether the process that a lock file names runs on this host: that one, and not another with its number."""
+    """Whether the process that a lock file names is seen to run: that one, and not another with its number."""
+    return _is_alive(fields) is True
+
+
+def _is_alive(fields: dict[str, Any]) -> bool | None:
     try:
-        pid, started = int(fields["pid"]), float(fields.get("pid_started", 0.0))
-        if fields["host"] != socket.gethostname() or pid <= 0:
-            return False
+        named = ProcessIdentity.from_fields(fields)
     except (ValueError, KeyError, TypeError, OverflowError):
         return False
-    now = process_started(pid)
-    return now > 0.0 and (started <= 0.0 or abs(now - started) < 1.0)
+    return process_is_alive(named) if named.pid > 0 else False
 
 
 def _refused(directory: str, fields: dict[str, Any]) -> UsageError:

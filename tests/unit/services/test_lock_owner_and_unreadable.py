@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.monitor import read_run
-from ckpt_tui.services.system import LOCK_NAME, LockOwner, lock_owner
+from ckpt_tui.services.system import LOCK_NAME, lock_owner
 from ckpt_tui.sources.jsonl import JsonlSource
 from ckpt_tui.sources.replay import ReplaySource
 from tests.builders.event_logs import LogText, worked_example
@@ -30,11 +31,11 @@ sys.stdin.read()
 @pytest.mark.parametrize(
     ("content", "owner"),
     [
-        ('{"pid": 77, "pid_started": 5.5, "host": "far"}', LockOwner(77, 5.5, "far")),
-        ("", LockOwner(0, 0.0, "")), ("[" * 9999, LockOwner(0, 0.0, "")),
+        ('{"pid": 77, "pid_started": 5.5, "host": "far"}', ProcessIdentity(77, 5.5, "far")),
+        ("", ProcessIdentity()), ("[" * 9999, ProcessIdentity()),
     ],
 )  # fmt: skip
-def test_a_lock_counts_while_its_owner_lives(tmp_path: Path, content: str, owner: LockOwner) -> None:
+def test_a_lock_counts_while_its_owner_lives(tmp_path: Path, content: str, owner: ProcessIdentity) -> None:
     assert lock_owner(str(tmp_path)) is None
     lock = tmp_path / LOCK_NAME
     lock.write_text(content)
