@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.builders.held import Hold
+from tests.trainer.faults.nursery import Ended, Nursery
+from trainer.checkpoint.registry import Registry
+from trainer.checkpoint.resume import find
+from trainer.checkpoint.state import fingerprint
 
 REPO = Path(__file__).parents[2]
 # Dropout and accumulation are on: both must survive a kill.
@@ -19,54 +28,58 @@ TINY = [
 
 
 class Trainer:
-    """Runs `python -m trainer` on a corpus of 90 steps an epoch."""
+    """Runs the trainer on a corpus of 90 steps an epoch: forks of a process that has torch loaded, or fresh ones."""
 
-    def __init__(self, corpus: Path) -> None:
+    def __init__(self, corpus: Path, nursery: Nursery) -> None:
         self.corpus = corpus
+        self._nursery = nursery
+
+    def arguments(self, out: Path, *options: str) -> list[str]:
+        return ["--out", str(out), *TINY, "--data", str(self.corpus), *options]
 
     def command(self, out: Path, *options: str) -> list[str]:
-        return [sys.executable, "-m", "trainer", "--out", str(out), *TINY, "--data", str(self.corpus), *options]
+        """As a person types it."""
+        return [sys.executable, "-m", "trainer", *self.arguments(out, *options)]
 
-    def run(self, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(out, *options), cwd=REPO, capture_output=True, text=True, timeout=300, check=False
-        )
+    def run(self, out: Path, *options: str) -> Ended:
+        return self._nursery.run(self.arguments(out, *options))
 
-    def start(self, out: Path, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(out, *options), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def wait_for(self, process: subprocess.Popen[str], text: str) -> None:
-        """Read the output up to a line with `text` in it."""
-        assert process.stdout is not None
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if text in line:
-                return
-        raise AssertionError(f"{text!r} did not come:\n{''.join(seen)}")
+    def run_until(self, hold: Hold, number: signal.Signals, out: Path, *options: str) -> Ended:
+        """Send it a signal at that moment; gives its end."""
+        self._nursery.start(self.arguments(out, *options), hold=hold)
+        hold.wait()
+        os.kill(self._nursery.pid, number)
+        hold.go_on()
+        return self._nursery.finish()
 
     def hash(self, out: Path) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer", "hash", str(out)], cwd=REPO, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        """As `python -m trainer hash` prints it."""
+        registry = Registry(str(out))
+        registry.sync()
+        source = find(str(out), "auto", registry)
+        assert source is not None
+        return fingerprint(source.state)
 
 
 @pytest.fixture(scope="session")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Trainer:
     corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     lines = (f"def function_{i}(a, b):\n    return a * {i % 7} + b\n" for i in range(400))
     corpus.write_text("".join(lines)[:12_900])
-    return Trainer(corpus)
+    return Trainer(corpus, nursery)
 
 
 @pytest.fixture(scope="session")
 def straight(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that nothing happened to, with its output. Not to be changed: copy it."""
+    """A run that nothing happened to, in a process of its own, with its output. Not to be changed: copy it."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    done = trainer.run(out)
+    done = subprocess.run(trainer.command(out), cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out, done.stdout

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Best, EpochEnd, Eval, Event, RunEnd, Step
+from tests.builders.held import Hold
 from tests.trainer.conftest import Trainer
 from trainer.checkpoint.state import fingerprint, load
 from trainer.config import parse
@@ -362,14 +363,12 @@ def test_stopped_again_and_again_within_an_epoch(runs: Runs, tmp_path: Path) -> 
 def test_fresh_processes_come_to_the_same_bits(trainer: Trainer, tmp_path: Path) -> None:
     """As above, with everything at once; the stop comes in the midst of a step, and a save may be in flight."""
     options = (*CONFIGURATIONS["everything"], "--max_steps", "60", "--lr", "0.01", "--log_freq", "1")
-    assert trainer.run(tmp_path / "straight", *options).returncode == 0
-    process = trainer.start(tmp_path / "run", *options, "--resume", "auto", "--print_seconds", "0")
-    trainer.wait_for(process, "step 20/60")
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, output
+    assert trainer.run(tmp_path / "straight", *options).code == 0
+    at_step_20 = Hold(tmp_path, "step 20")
+    stopped = trainer.run_until(at_step_20, signal.SIGTERM, tmp_path / "run", *options, "--resume", "auto")
+    assert stopped.code == 128 + signal.SIGTERM, stopped.output
     done = trainer.run(tmp_path / "run", *options, "--resume", "auto")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.output
     assert result(tmp_path / "run") == result(tmp_path / "straight")
 
 

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pytest
 import torch
 
 from ckpt_tui.services.supervised_start import find_point
+from tests.builders.held import Hold
+from tests.builders.stand_ins import wait_for
 from trainer import Checkpointer, Policy, UsageError, restore_rng_state, rng_state
 from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.plain import refuse_objects
@@ -36,27 +38,32 @@ def readme_program() -> str:
     return match[1]
 
 
-def start(directory: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """To be ended, whatever comes."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def start(
+    command: list[str], directory: Path, started: list[subprocess.Popen[str]], hold: Hold | None = None
+) -> subprocess.Popen[str]:
     directory.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", readme_program()], cwd=directory, env=environment, text=True,
+    environment = hold.environment if hold is not None else {**os.environ, "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=directory, env={**environment, "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    started.append(process)
+    return process
 
 
 def events(directory: Path) -> list[dict[str, Any]]:
     """The whole lines of the log, which may be being written."""
     return [json.loads(line) for line in (directory / "runs/mine/events.jsonl").read_bytes().split(b"\n")[:-1]]
-
-
-def wait_for_step(process: subprocess.Popen[str], directory: Path, step: int) -> None:
-    log, deadline = directory / "runs/mine/events.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and f'"step":{step},'.encode() in log.read_bytes():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} did not come: {process.communicate()}")
 
 
 def endless() -> dict[str, Any]:
@@ -69,22 +76,28 @@ def hash_of(directory: Path) -> str:
     return fingerprint(load_checkpoint(str(directory / "runs/mine/latest.pt")).state)
 
 
-def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(tmp_path: Path) -> None:
+def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(
+    tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
     program = readme_program()
     assert len(program.splitlines()) <= 36
-    undisturbed, disturbed = start(tmp_path / "undisturbed"), start(tmp_path / "disturbed")
-    wait_for_step(disturbed, tmp_path / "disturbed", 250)
+    undisturbed = start(["-c", program], tmp_path / "undisturbed", started)
+    hold = Hold(tmp_path, "step 250")
+    disturbed = start(["-c", program], tmp_path / "disturbed", started, hold)
+    hold.wait()
     disturbed.send_signal(signal.SIGKILL)
     disturbed.communicate()
     assert disturbed.returncode == -signal.SIGKILL
 
-    disturbed = start(tmp_path / "disturbed")
-    wait_for_step(disturbed, tmp_path / "disturbed", 610)
+    hold = Hold(tmp_path, "step 610")
+    disturbed = start(["-c", program], tmp_path / "disturbed", started, hold)
+    hold.wait()
     disturbed.send_signal(signal.SIGTERM)
+    hold.go_on()
     _, told = disturbed.communicate(timeout=300)
     assert disturbed.returncode == 128 + signal.SIGTERM, told
 
-    disturbed = start(tmp_path / "disturbed")
+    disturbed = start(["-c", program], tmp_path / "disturbed", started)
     _, told = disturbed.communicate(timeout=300)
     assert disturbed.returncode == 0, told
     assert undisturbed.wait(timeout=300) == 0
@@ -95,7 +108,7 @@ def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(tmp_pa
     assert [event["session"] for event in starts] == [1, 2, 3]
     assert starts[1]["start_step"] in (100, 200)
     assert starts[1]["resumed_from"]["path"].endswith(".pt")
-    assert starts[2]["start_step"] >= 610
+    assert starts[2]["start_step"] == 610
     assert [event["status"] for event in found if event["event"] == "run_end"] == ["preempted", "finished"]
     expected = {e["step"]: e["loss"] for e in events(tmp_path / "undisturbed") if e["event"] == "step"}
     assert all(event["loss"] == expected[event["step"]] for event in found if event["event"] == "step")
@@ -118,18 +131,20 @@ def viewer(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["file", pytest.param("dir", marks=pytest.mark.long)])
-def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_same(form: str, tmp_path: Path) -> None:
+def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_same(
+    form: str, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
     """It keeps no data position, for its data come from the random numbers."""
     program = readme_program().replace("keep_rolling=3", f"keep_rolling=3, checkpoint_format={form!r}")
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    processes = []
+    hold = Hold(tmp_path, "step 250")
     for name in ("undisturbed", "disturbed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "loop.py").write_text(program)
-        processes.append(subprocess.Popen([sys.executable, "loop.py"], cwd=tmp_path / name, env=environment, text=True))
-    wait_for_step(processes[1], tmp_path / "disturbed", 250)
-    processes[1].kill()
-    processes[1].wait()
+        start(["loop.py"], tmp_path / name, started, hold if name == "disturbed" else None)
+    undisturbed, disturbed = started
+    hold.wait()
+    disturbed.kill()
+    disturbed.communicate()
     run = tmp_path / "disturbed/runs/mine"
     registry = Registry(str(run))
     registry.sync()
@@ -145,10 +160,8 @@ def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_s
     assert find_point(str(run)).step == source.step
 
     viewer("resume", str(run), "--yes")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and events(tmp_path / "disturbed")[-1]["event"] != "run_end":
-        time.sleep(0.05)
-    assert processes[0].wait(timeout=300) == 0
+    wait_for(lambda: events(tmp_path / "disturbed")[-1]["event"] == "run_end", "it did not end", timeout_s=300)
+    assert undisturbed.wait(timeout=300) == 0
     assert [(e["event"], e.get("status")) for e in events(tmp_path / "disturbed")][-1] == ("run_end", "finished")
     name = "latest.pt" if form == "file" else "latest"
     states = [

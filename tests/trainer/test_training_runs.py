@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import BadLine, Event
-from tests.trainer.conftest import Trainer
+from tests.builders.held import Hold
+from tests.trainer.conftest import REPO, Trainer
 
 KEYS = {
     "step", "epoch", "model", "optimizer", "scheduler", "scaler", "ema", "train_loss", "val_loss", "val_metrics",
@@ -105,18 +108,15 @@ def test_the_registry_agrees_with_files_and_log(straight: tuple[Path, str], tmp_
         ]
 
 
-@pytest.mark.parametrize("kill_after", ["step 50/", "step 100/"])
+@pytest.mark.parametrize("moment", ["step 50", "step 100", "checkpoint_saved 60"])
 def test_a_killed_run_comes_out_bit_by_bit_the_same(
-    kill_after: str, trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+    moment: str, trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = trainer.start(out)
-    trainer.wait_for(process, kill_after)
-    process.kill()
-    process.communicate()
+    assert trainer.run_until(Hold(tmp_path, moment), signal.SIGKILL, out).was_killed
     done = trainer.run(out, "--resume", "auto")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resumed from step " in done.stdout
+    assert done.code == 0, done.output
+    assert "resumed from step " in done.output
     assert trainer.hash(out) == trainer.hash(straight[0])
     found = events(out)
     assert [event.seq for event in found] == list(range(1, len(found) + 1))
@@ -133,27 +133,21 @@ def test_a_signal_saves_stops_and_can_be_resumed_exactly(
     number: signal.Signals, status: str, trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = trainer.start(out)
-    trainer.wait_for(process, "step 10/")
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + number, output
+    stopped = trainer.run_until(Hold(tmp_path, "step 10"), number, out)
+    assert stopped.code == 128 + number, stopped.output
     found = events(out)
     assert (found[-1].name, found[-1].status) == ("run_end", status)
     [saved] = of(found, "checkpoint_saved")[-1:]
     assert saved.kind == "emergency"
     assert (out / saved.path).exists()
     assert saved.step == found[-1].step
-    assert trainer.run(out, "--resume", "auto").returncode == 0
+    assert trainer.run(out, "--resume", "auto").code == 0
     assert trainer.hash(out) == trainer.hash(straight[0])
 
 
 def test_sigusr1_saves_and_goes_on(trainer: Trainer, tmp_path: Path) -> None:
-    process = trainer.start(tmp_path / "run")
-    trainer.wait_for(process, "step 10/")
-    process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    asked = trainer.run_until(Hold(tmp_path, "step 10"), signal.SIGUSR1, tmp_path / "run")
+    assert asked.code == 0, asked.output
     assert len(list((tmp_path / "run").glob("emergency_step_*.pt"))) == 1
 
 
@@ -168,10 +162,10 @@ def test_damaged_newest_checkpoints_are_passed_over_and_named(
         (out / name).write_bytes(data)
     (out / "epoch_00002.pt").write_bytes((out / "epoch_00002.pt").read_bytes()[:1000])
     done = trainer.run(out, "--resume", "auto")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "rejected latest.pt: the checksum of its record" in done.stdout
-    assert "rejected epoch_00002.pt: it is not a whole zip file" in done.stdout
-    assert "resumed from step 180 (rolling_step_000180.pt)" in done.stdout
+    assert done.code == 0, done.output
+    assert "rejected latest.pt: the checksum of its record" in done.output
+    assert "rejected epoch_00002.pt: it is not a whole zip file" in done.output
+    assert "resumed from step 180 (rolling_step_000180.pt)" in done.output
     assert trainer.hash(out) == trainer.hash(straight[0])
 
 
@@ -182,11 +176,11 @@ def test_a_missing_latest_is_put_back(trainer: Trainer, straight: tuple[Path, st
     (out / "best_model.pt").unlink()
     (out / ".tmp-latest.pt-99-0").write_bytes(b"half")
     done = trainer.run(out, "--resume", "auto", "--max_steps", "201")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.output
     [restored] = of(events(out), "checkpoint_restored")
     assert (restored.path, restored.source, restored.by) == ("latest.pt", "best_model_backup.pt", "trainer")
     assert not (out / ".tmp-latest.pt-99-0").exists()
-    assert "changed --max_steps 200 -> 201: changes the course" in done.stdout
+    assert "changed --max_steps 200 -> 201: changes the course" in done.output
 
 
 def test_usage_errors_are_one_line_and_change_nothing(
@@ -207,9 +201,10 @@ def test_usage_errors_are_one_line_and_change_nothing(
         (("--resume", "none.pt"), "no such checkpoint"),
     ]:
         done = trainer.run(out, *options)
-        assert done.returncode == 2, (options, done.stdout)
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        assert done.code == 2, (options, done.output)
+        assert message in done.output
+        assert [line for line in done.output.splitlines() if "trainer: " in line] == [done.output.splitlines()[-1]]
+        assert "Traceback" not in done.output
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "trainer.lock"}
 
 
@@ -221,7 +216,7 @@ def test_a_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: 
     (tmp_path / LOCK_NAME).write_text('{"pid": 1, "host": "elsewhere"}')
     lock = DirectoryLock(str(tmp_path))
     content = json.loads((tmp_path / LOCK_NAME).read_bytes())
-    assert set(content) == {"pid", "pid_started", "host", "started_at"}
+    assert set(content) == {"pid", "pid_started", "pid_birth", "host", "started_at"}
     assert content["pid"] == os.getpid()
     with pytest.raises(UsageError, match=f"process {os.getpid()}"):
         DirectoryLock(str(tmp_path))
@@ -229,10 +224,18 @@ def test_a_second_trainer_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path: 
     DirectoryLock(str(tmp_path)).release()
 
 
+def test_the_hash_of_a_run_is_printed(trainer: Trainer, straight: tuple[Path, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", "hash", str(straight[0])], cwd=REPO, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, trainer.hash(straight[0])), done.stderr
+
+
 def test_checkpoints_are_listed_by_kind(trainer: Trainer, straight: tuple[Path, str]) -> None:
     done = trainer.run(straight[0], "--list_checkpoints")
-    assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    assert done.code == 0
+    lines = done.output.splitlines()
     kinds = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert kinds[:-1] == ["latest", "rolling", "best", "epoch"]
     assert next(line for line in lines if " latest.pt" in line).split()[1] == "200"

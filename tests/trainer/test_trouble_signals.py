@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.builders.held import Hold
 from tests.trainer.conftest import REPO, Trainer
 from trainer.signals import REPEAT_SECONDS
 
@@ -67,34 +67,32 @@ def test_with_nohup_a_closed_terminal_asks_for_nothing() -> None:
     assert outcome("SIGHUP", "SIGTERM", is_nohup=True) == (0, "leaves SIGTERM False")
 
 
-def wait_until_caught(pid: int, number: signal.Signals) -> None:
-    """Until the process has a handler for it."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        status = Path(f"/proc/{pid}/status").read_text()
-        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-        if int(caught.split()[1], 16) >> (number - 1) & 1:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"{number.name} is not caught")
-
-
 def test_a_closed_connection_saves_and_stops(trainer: Trainer, straight: tuple[Path, str], tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = trainer.start(out)
     # While torch is being loaded: the loop finds it when it begins.
-    wait_until_caught(process.pid, signal.SIGUSR1)
-    process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=300)
+    hold = Hold(tmp_path, "import torch")
+    process = subprocess.Popen(
+        trainer.command(tmp_path / "run"), cwd=REPO, env=hold.environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        hold.wait()
+        process.send_signal(signal.SIGHUP)
+        hold.go_on()
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 128 + signal.SIGHUP, output
     assert "SIGHUP: stopped at step 0" in output
-    # A session that ends before it took a step leaves nothing new behind.
+
+
+def test_a_session_that_ends_before_it_took_a_step_leaves_nothing_new_behind(
+    trainer: Trainer, straight: tuple[Path, str], tmp_path: Path
+) -> None:
     shutil.copytree(straight[0], tmp_path / "copy")
     before = sorted(path.name for path in (tmp_path / "copy").glob("*.pt"))
-    process = trainer.start(tmp_path / "copy", "--resume", "auto", "--max_steps", "300")
-    wait_until_caught(process.pid, signal.SIGUSR1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, output
-    assert "SIGTERM: stopped at step 200, which was saved before" in output
+    options = ("--resume", "auto", "--max_steps", "300")
+    stopped = trainer.run_until(Hold(tmp_path, "run_start 0"), signal.SIGTERM, tmp_path / "copy", *options)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.output
+    assert "SIGTERM: stopped at step 200, which was saved before" in stopped.output
     assert sorted(path.name for path in (tmp_path / "copy").glob("*.pt")) == before

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.faults.nursery import Nursery
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -32,13 +30,6 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="ckpt-tui-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
-
-
-@pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture(scope="session")
