@@ -197,7 +197,7 @@ class Folded:
         return RunState(
             now=now, directory=self.directory, name=start.run_name, phase=shown, reason=why_shown, session=last.number,
             step=step, total_steps=total, steps_per_epoch=max(start.steps_per_epoch, 0), epoch=self.epoch,
-            start_ts=self.start_ts, last_ts=self.last_ts, pid=last.pid, pid_started=last.pid_started, host=last.host,
+            start_ts=self.start_ts, last_ts=self.last_ts, process=last.process,
             config=start.config, argv=tuple(start.argv), cwd=start.cwd, versions=start.versions,
             launcher=start.launcher, trains_in=beside.trains_in if phase is Phase.SILENT else "",
             steps_per_s=1 / recent_pace if recent_pace else None,

@@ -13,6 +13,7 @@ from dataclasses import field
 from enum import StrEnum
 
 from ckpt_tui.events.schema import LostWork, SaveAdvice
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.records import dataclass
 
 
@@ -81,9 +82,7 @@ class Session:
     lost_steps: int = 0
     lost_s: float = 0.0
     save_steps: tuple[int, ...] = ()
-    pid: int = 0
-    pid_started: float = 0.0
-    host: str = ""
+    process: ProcessIdentity = NOBODY  # as far as its `run_start` tells
     first_step_ts: float | None = None  # of its first step event
     gone_back: tuple[tuple[int, int], ...] = ()
 
@@ -273,9 +272,7 @@ class RunState:
     epoch: float | None = None
     start_ts: float | None = None
     last_ts: float | None = None
-    pid: int = 0
-    pid_started: float = 0.0
-    host: str = ""
+    process: ProcessIdentity = NOBODY  # as far as its `run_start` tells
     config: Mapping[str, object] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     cwd: str = ""

@@ -13,7 +13,7 @@ from typing import Literal
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.lineage import Lineage, is_on
 from ckpt_tui.records import dataclass
-from ckpt_tui.services import names, validity
+from ckpt_tui.services import names
 from ckpt_tui.services.branches import run_lineage
 from ckpt_tui.services.catalog_entries import (
     CatalogEntry,
@@ -76,18 +76,17 @@ def read_catalog(
     settings: Mapping[str, object] = {}
     untold: list[Lineage] = []  # of sessions that the registry knows nothing of; as in trainer/checkpoint/registry.py
     told = {entry.session_id for entry in registry.values()}
-    with validity.written_together():
-        for name, facts, status in scan(directory):
-            entry, hyperparameters, lineage = describe(directory, name, facts, status, registry.get(name))
-            if entry is None:
-                continue
-            settings = hyperparameters or settings
-            untold += [lineage] if lineage is not None and lineage[-1].id not in told else []
-            if check != "remembered":
-                entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
-            entries.append(entry)
-            content = manifest_status(entry.path) or status
-            inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
+    for name, facts, status in scan(directory):
+        entry, hyperparameters, lineage = describe(directory, name, facts, status, registry.get(name))
+        if entry is None:
+            continue
+        settings = hyperparameters or settings
+        untold += [lineage] if lineage is not None and lineage[-1].id not in told else []
+        if check != "remembered":
+            entry = check_entry(entry, full=check == "full", on_bytes=on_bytes, is_cancelled=is_cancelled)
+        entries.append(entry)
+        content = manifest_status(entry.path) or status
+        inodes.setdefault((content.st_dev, content.st_ino), []).append(name)
     entries = _relate(entries, list(inodes.values()))
     entries = _branched(directory, entries, untold)
     taken = first_candidate(entries)

@@ -141,25 +141,24 @@ def validate_all(
             advance(validation.size_bytes)
         return judged
 
-    with validity.written_together():
-        groups = _same_content(paths)
-        num_threads = num_at_once or _num_at_once([paths[group[0]] for group in groups])
-        if len(groups) == 1 or num_threads == 1:
-            for group in groups:
-                yield from judge(group)
-            return
-        from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+    groups = _same_content(paths)
+    num_threads = num_at_once or _num_at_once([paths[group[0]] for group in groups])
+    if len(groups) == 1 or num_threads == 1:
+        for group in groups:
+            yield from judge(group)
+        return
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="validate")
-        try:
-            waiting: set[Future[list[Judged]]] = {pool.submit(judge, group) for group in groups}
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for one in done:
-                    yield from one.result()
-        finally:
-            stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="validate")
+    try:
+        waiting: set[Future[list[Judged]]] = {pool.submit(judge, group) for group in groups}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for one in done:
+                yield from one.result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _num_at_once(paths: Sequence[str]) -> int:

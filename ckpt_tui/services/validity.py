@@ -1,33 +1,25 @@
 """What validation found, remembered by content, so that a list shows it at once.
 
 A record counts only while the file is the one that was validated: same size, modification time and inode. It
-lives in `$XDG_CACHE_HOME/ckpt-tui/validations.json`; losing it costs a validation and nothing else, so a cache that
-is corrupt or cannot be written is ignored. Never writes into a run directory.
+lives in the cache (`verdict_cache.py`); losing it costs a validation and nothing else, so a cache that is corrupt or
+cannot be written is ignored. Never writes into a run directory.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
 from ckpt_tui.checkpoints.model import Finding, Severity
 from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
+from ckpt_tui.services import verdict_cache
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.recorded import Expected, expected_of
+from ckpt_tui.services.verdict_cache import Record, Records
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-MAX_RECORDS = 4000
 MAX_FINDINGS = 12  # kept of each; a person reads the first ones
-MAX_CACHE_BYTES = 64 * 1024 * 1024
 MAX_FILES_OF_DIRECTORY = 20_000
 NOT_CHECKED = "not-checked"
 # Of a validation that something is freed or put in place for: long enough for a look at the plan, and the deed.
@@ -38,19 +30,8 @@ ACT_AGE_S = 3600.0
 _CLOCK_TICK_NS = 10_000_000
 
 
-# A record is a Validation as JSON has it, with the `identity` of what was validated and `checked_at`. Written and read
-# by the standard library: msgspec would be faster on thousands of records, and costs `validate` 25 ms to import.
-_Record = dict[str, Any]
-_Records = dict[str, _Record]
-
-_VERSION = 2
-_WRITE_EVERY_S = 2.0  # what a kill may cost of a long look at many
-_thread_lock = threading.Lock()
-_gathered: _Records = {}  # by `written_together`, and not on disk yet
-_num_gathering = 0
-_written_at = 0.0
-_loaded: tuple[str, tuple[int, int, int], _Records] | None = None
-_bad_directories: tuple[_Records, frozenset[str]] | None = None  # made of these records
+# A record is a Validation as JSON has it, with the `identity` of what was validated and `checked_at`.
+_bad_directories: tuple[Records, frozenset[str]] | None = None  # made of these records
 
 
 def identity(path: str) -> tuple[int, ...] | None:
@@ -86,20 +67,31 @@ def _directory_identity(path: str, status: os.stat_result) -> tuple[int, ...] | 
 
 def recall(path: str, max_age_s: float | None = None) -> Validation | None:
     """What validation found the last time, if the content is still the same. max_age_s: as `check`."""
-    now = identity(path)
-    if now is None:
-        return None
-    key = os.path.realpath(path)
-    records = _load()
-    record = _gathered.get(key) or records.get(key)
-    if record is None or tuple(record["identity"]) != now:
-        record = _of_another_name(records, key, now)
+    record = _record_of(path)
     if record is not None and max_age_s is not None and not _is_of_late(path, record, max_age_s):
         return None
     return _validation(record, path) if record is not None else None
 
 
-def _is_of_late(path: str, record: _Record, max_age_s: float) -> bool:
+def validated_at(path: str) -> float | None:
+    """When that was found out which `recall` gives, Unix seconds; None where nothing is remembered."""
+    record = _record_of(path)
+    return float(record["checked_at"]) if record is not None else None
+
+
+def _record_of(path: str) -> Record | None:
+    now = identity(path)
+    if now is None:
+        return None
+    key = os.path.realpath(path)
+    records = verdict_cache.load()
+    record = records.get(key)
+    if record is None or tuple(record["identity"]) != now:
+        record = _of_another_name(records, key, now)
+    return record
+
+
+def _is_of_late(path: str, record: Record, max_age_s: float) -> bool:
     """Whether it was validated in the last `max_age_s` seconds, and nothing of it was touched since: nobody can set the
     time of the last change (ctime) back."""
     checked_at, age_s = float(record["checked_at"]), time.time() - float(record["checked_at"])
@@ -118,7 +110,7 @@ def _is_of_late(path: str, record: _Record, max_age_s: float) -> bool:
 def directories_with_bad() -> frozenset[str]:
     """Where something was found that is not valid, as real paths. Whether it is still so is not looked at."""
     global _bad_directories
-    records = _load()
+    records = verdict_cache.load()
     if _bad_directories is None or _bad_directories[0] is not records:
         bad = (os.path.dirname(key) for key, record in records.items() if record.get("verdict") != "valid")
         _bad_directories = (records, frozenset(bad))
@@ -127,10 +119,10 @@ def directories_with_bad() -> frozenset[str]:
 
 def stamp() -> tuple[int, ...]:
     """Another one as soon as something else is remembered."""
-    return identity(_cache_path()) or ()
+    return identity(verdict_cache.cache_path()) or ()
 
 
-def _validation(record: _Record, path: str) -> Validation | None:
+def _validation(record: Record, path: str) -> Validation | None:
     """What a record says; None when it is none."""
     try:
         return Validation(
@@ -150,7 +142,7 @@ def _validation(record: _Record, path: str) -> Validation | None:
         return None
 
 
-def _of_another_name(records: _Records, key: str, now: tuple[int, ...]) -> _Record | None:
+def _of_another_name(records: Records, key: str, now: tuple[int, ...]) -> Record | None:
     """What is known of the same bytes under another name (a hard link) in the same directory.
 
     Only among names without a step in them: there the verdict depends on the name, too.
@@ -159,7 +151,7 @@ def _of_another_name(records: _Records, key: str, now: tuple[int, ...]) -> _Reco
     if _says_step(key):
         return None
     wanted = list(now)
-    for other, record in (*_gathered.items(), *records.items()):
+    for other, record in records.items():
         if record["identity"] == wanted and os.path.dirname(other) == directory and not _says_step(other):
             return record
     return None
@@ -180,32 +172,10 @@ def remember(validation: Validation) -> bool:
     if now is None or _may_have_changed_since(path, now, time.time_ns() - int(validation.seconds * 1e9)):
         return False
     key, record = os.path.realpath(path), _record(validation, now)
-    with _thread_lock:
-        if _knows_more(_gathered.get(key) or _load().get(key), record):
-            return True
-        _gathered[key] = record
-        is_soon = max(validation.seconds, time.monotonic() - _written_at) < _WRITE_EVERY_S
-        is_waiting = _num_gathering > 0 and is_soon
-    return is_waiting or _write_gathered()
+    return verdict_cache.knows_more(verdict_cache.load().get(key), record) or verdict_cache.add(key, record)
 
 
-@contextmanager
-def written_together() -> Iterator[None]:
-    """What is remembered within is written at the end, and about every other second until then, and not each time: that
-    replaces the whole cache, of thousands of records. This process knows it at once."""
-    global _num_gathering, _written_at
-    with _thread_lock:
-        _num_gathering += 1
-        _written_at = time.monotonic() if _num_gathering == 1 else _written_at
-    try:
-        yield
-    finally:
-        with _thread_lock:
-            _num_gathering -= 1
-        _write_gathered()
-
-
-def _record(validation: Validation, identity: tuple[int, ...]) -> _Record:
+def _record(validation: Validation, identity: tuple[int, ...]) -> Record:
     return {
         "identity": list(identity),
         "checked_at": time.time(),
@@ -223,28 +193,6 @@ def _record(validation: Validation, identity: tuple[int, ...]) -> _Record:
         "asked": list(validation.asked),
         "digest": validation.digest,
     }
-
-
-def _knows_more(old: _Record | None, record: _Record) -> bool:
-    return old is not None and old["identity"] == record["identity"] and len(old["asked"]) > len(record["asked"])
-
-
-def _write_gathered() -> bool:
-    """Add what was gathered to the records on disk; False where they cannot be written, and nothing is kept."""
-    global _written_at
-    if not _gathered:
-        return True
-    with _only_writer():
-        records = dict(_load())
-        for key, record in _gathered.items():
-            old = records.pop(key, None)
-            records[key] = old if old is not None and _knows_more(old, record) else record
-        if len(records) > MAX_RECORDS:
-            newest = sorted(records.items(), key=lambda item: float(item[1]["checked_at"]))[-MAX_RECORDS:]
-            records = dict(newest)
-        _gathered.clear()  # written or not: whoever cannot write it now cannot in two seconds
-        _written_at = time.monotonic()
-        return _save(records)
 
 
 def check(
@@ -314,40 +262,6 @@ def highest_level(validation: Validation) -> str | None:
     return highest
 
 
-def cache_file() -> Path:
-    """Where the records are kept."""
-    from pathlib import Path
-
-    return Path(_cache_path())
-
-
-def _cache_path() -> str:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the XDG specification: a relative one counts as unset
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "ckpt-tui", "validations.json")
-
-
-@contextmanager
-def _only_writer() -> Iterator[None]:
-    """One at a time reads, adds and replaces, among the threads of this process and among processes.
-
-    Where the cache directory cannot be locked, two writers may lose a record, which costs a validation.
-    """
-    with _thread_lock:
-        descriptor = None
-        with suppress(OSError):
-            directory = os.path.dirname(_cache_path())
-            os.makedirs(directory, exist_ok=True)
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-
-
 def _may_have_changed_since(path: str, now: tuple[int, ...], started_ns: int) -> bool:
     try:
         status = os.stat(path)
@@ -355,55 +269,3 @@ def _may_have_changed_since(path: str, now: tuple[int, ...], started_ns: int) ->
         return True
     newest_ns = now[1]  # of a directory: of the newest file in it
     return max(newest_ns, status.st_mtime_ns, status.st_ctime_ns) > started_ns - _CLOCK_TICK_NS
-
-
-def _load() -> _Records:
-    """The records on disk, read again only when the file has changed."""
-    global _loaded
-    path = _cache_path()
-    try:
-        status = os.stat(path)
-        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if _loaded is not None and _loaded[:2] == (path, stamp):
-            return _loaded[2]
-        if status.st_size > MAX_CACHE_BYTES:
-            return {}
-        with open(path, "rb") as file:
-            held = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    records: _Records = {}
-    if isinstance(held, dict) and held.get("version") == _VERSION and isinstance(held.get("records"), dict):
-        records = {key: record for key, record in held["records"].items() if _is_record(record)}
-    _loaded = (path, stamp, records)
-    return records
-
-
-def _is_record(record: object) -> bool:
-    """Whether what has to be at hand to find and to sort records is there; the rest is looked at when it is used."""
-    return (
-        isinstance(record, dict)
-        and isinstance(record.get("identity"), list)
-        and isinstance(record.get("asked"), list)
-        and isinstance(record.get("checked_at"), (int, float))
-    )
-
-
-def _save(records: _Records) -> bool:
-    """Replace the cache file in one rename. A home that cannot be written only means that nothing is kept."""
-    global _loaded
-    path = _cache_path()
-    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(json.dumps({"version": _VERSION, "records": records}).encode())
-            file.flush()
-            status = os.fstat(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        return False
-    _loaded = (path, (status.st_size, status.st_mtime_ns, status.st_ino), records)
-    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -246,71 +245,6 @@ class TestRememberedValidity:
             list(pool.map(self.checked, paths))
         assert all(validity.recall(str(path)) is not None for path in paths)
 
-    def test_many_are_written_together_and_known_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 3600.0)
-        paths = [tmp_path / f"rolling_step_{step:06d}.pt" for step in range(1, 7)]
-        for step, path in enumerate(paths, start=1):
-            save(path, step)
-            let_age(path)
-        self.checked(paths[0])
-        written = validity.cache_file().stat()
-        with validity.written_together():
-            for path in paths[1:4]:
-                self.checked(path)
-                assert validity.recall(str(path)) is not None
-            for path in paths[:2]:
-                validity.check_now(str(path), ("structure",))
-                known = validity.recall(str(path))
-                assert known is not None
-                assert known.asked == validity.LEVELS, "what knows more is not replaced"
-            assert os.path.samestat(validity.cache_file().stat(), written), "nothing is written so far"
-            self.checked_elsewhere(paths[4])
-        self.forget_what_is_loaded(monkeypatch)
-        assert [path.name for path in paths if validity.recall(str(path)) is not None] == [
-            path.name for path in paths[:5]
-        ]
-
-    def checked_elsewhere(self, path: Path) -> None:
-        child = os.fork()
-        if child == 0:
-            validity._num_gathering = 0
-            validity._gathered.clear()
-            os._exit(0 if self.checked(path).verdict == "valid" else 1)
-        assert os.waitpid(child, 0)[1] == 0
-
-    def forget_what_is_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert not validity._gathered
-        monkeypatch.setattr(validity, "_loaded", None)
-
-    def test_together_is_written_also_while_it_goes_on_and_when_it_is_cut_off(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        paths = [tmp_path / f"epoch_{number}.pt" for number in range(2)]
-        for path in paths:
-            save(path, 1)
-            let_age(path)
-        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 0.0)
-        with validity.written_together():
-            self.checked(paths[0])
-            assert not validity._gathered, "it was long enough ago"
-        monkeypatch.setattr(validity, "_WRITE_EVERY_S", 3600.0)
-        with suppress(KeyboardInterrupt), validity.written_together():
-            self.checked(paths[1])
-            raise KeyboardInterrupt
-        self.forget_what_is_loaded(monkeypatch)
-        assert all(validity.recall(str(path)) is not None for path in paths)
-
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 9, "records": {}}', b"\xff\xfe" * 50])
-    def test_corrupt_cache_is_ignored_and_replaced(self, tmp_path: Path, content: bytes) -> None:
-        path = tmp_path / "latest.pt"
-        save(path, 1)
-        let_age(path)
-        validity.cache_file().parent.mkdir(parents=True)
-        validity.cache_file().write_bytes(content)
-        assert validity.recall(str(path)) is None
-        assert self.checked(path).verdict == "valid"
-        assert validity.recall(str(path)) is not None
-
     def test_home_that_cannot_be_written_is_no_trouble(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "latest.pt"
         save(path, 1)
@@ -318,12 +252,3 @@ class TestRememberedValidity:
         monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file, where a directory should be
         assert self.checked(path).verdict == "valid"
         assert validity.recall(str(path)) is None
-
-    def test_number_of_records_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(validity, "MAX_RECORDS", 3)
-        for step in range(5):
-            save(tmp_path / f"epoch_{step}.pt", step)
-            let_age(tmp_path / f"epoch_{step}.pt")
-            self.checked(tmp_path / f"epoch_{step}.pt")
-        kept = [step for step in range(5) if validity.recall(str(tmp_path / f"epoch_{step}.pt")) is not None]
-        assert kept == [2, 3, 4]
