@@ -54,6 +54,7 @@ def _plan_data(plan: Plan) -> dict[str, object]:
         "undoes": plan.undoes,
         "takes_back": list(plan.takes_back),
         "resume_would_take": plan.resume_takes,
+        "unread": list(plan.unread),
     }
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--redo", action="store_true", help="take the last undo back")
     which.add_argument("--list", action="store_true", help="show every deed, and do nothing")
     add_act_arguments(parser)
+    parser.add_argument("--recheck", action="store_true", help="read all that is put back, also what nobody touched")
 
 
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
@@ -53,11 +54,13 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.undo import plan_redo, plan_undo
 
     if args.redo:
-        return act(lambda on_bytes: plan_redo(args.directory, on_bytes=on_bytes), args, out)
+        return act(lambda on_bytes: plan_redo(args.directory, recheck=args.recheck, on_bytes=on_bytes), args, out)
     if args.to is not None and args.to < 1:
         listing = f"ckpt-tui undo {text.run_word(args.directory)} --list"
         raise CkptError("Usage", "--to takes the number of a deed", f"`{listing}` shows them.")
-    return act(lambda on_bytes: plan_undo(args.directory, to=args.to, on_bytes=on_bytes), args, out)
+    return act(
+        lambda on_bytes: plan_undo(args.directory, to=args.to, recheck=args.recheck, on_bytes=on_bytes), args, out
+    )
 
 
 def history_data(history: History) -> dict[str, object]:

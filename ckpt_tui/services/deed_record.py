@@ -37,7 +37,8 @@ class Move(msgspec.Struct):
     between parts.
     outside: the path of the source of a copy that lies outside the run directory; `source` is "" then.
     source_was: what the source was when it was validated, None when nobody looked. was: the verdict on what is set
-    aside, as far as it was known then.
+    aside, as far as it was known then. kept_changed_ns: when it was changed last (ctime, which nobody can set back) as
+    it lay there right after the renames; 0 where that is not known.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Move(msgspec.Struct):
     was: str = ""
     outside: str = ""
     source_was: Content | None = None
+    kept_changed_ns: int = 0
 
     def source_path(self, directory: str) -> str:
         """Where its source lies; of a copy, a link or a rename."""

@@ -88,6 +88,19 @@ def content_of(path: str) -> Content | None:
     return Content(size_bytes, status.st_mtime_ns, status.st_ino, True, "", tree)
 
 
+def changed_ns(path: str) -> int:
+    """When a file, or anything in a directory, was touched last: its content, its names, its mode (ctime, which nobody
+    can set back). 0 where that cannot be told."""
+    try:
+        status = os.lstat(path)
+        newest = status.st_ctime_ns
+        if stat.S_ISDIR(status.st_mode):
+            newest = max([newest, *(entry.status.st_ctime_ns for entry in tree_entries(path))])
+    except OSError:
+        return 0
+    return newest
+
+
 def tree_entries(directory: str) -> Iterator[TreeEntry]:
     """Every name below `directory`, in the order of their paths, a directory before what is in it.
 

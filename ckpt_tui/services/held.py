@@ -15,7 +15,10 @@ from ckpt_tui.records import dataclass
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.catalog_entries import UNCHECKED, CatalogEntry, check_entry
 from ckpt_tui.services.copied_deed import is_alike
-from ckpt_tui.services.files import Content, content_of
+from ckpt_tui.services.deed_record import read_deed
+from ckpt_tui.services.files import Content, changed_ns, content_of
+from ckpt_tui.services.reachable import folder_number
+from ckpt_tui.services.validity import ACT_AGE_S
 from ckpt_tui.text import safe_text, size
 
 
@@ -44,12 +47,18 @@ def look_at(
     """
     catalogs: dict[str, dict[str, CatalogEntry]] = {}
     found = {}
+    changed: dict[int, dict[str, int]] = {}
     for place, content, was in wanted:
         folder, _, name = place.rpartition("/")
         if folder not in catalogs:
             inside = read_catalog(os.path.join(directory, folder)).entries
             catalogs[folder] = {entry.name: entry for entry in inside}
         entry = catalogs[folder].get(name)
+        if entry is not None and not recheck and _is_untouched(directory, place, content, changed):
+            if entry.validity == UNCHECKED and was:
+                entry = replace(entry, validity=was)
+            found[place] = Held(entry, "", is_read=False)
+            continue
         if entry is not None:
             # What is remembered of a file goes by its name: set aside it has another one, and is looked at again.
             entry = check_entry(entry, on_bytes=on_bytes, is_cancelled=is_cancelled)

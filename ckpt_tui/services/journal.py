@@ -106,6 +106,8 @@ def perform(
             written, deed.conflicts = deed.conflicts, []
             _back_out(directory, deed)
             raise has_changed(written)
+        for places in _places(directory, deed):
+            places.move.kept_changed_ns = files.changed_ns(places.kept) if places.move.before is not None else 0
         try:
             _finish(directory, deed, finish)
         except OSError as error:

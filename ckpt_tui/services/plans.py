@@ -53,7 +53,8 @@ class Plan:
     sentences: what is copied where, what is set aside, what is given up. warnings: what a person should think about,
     and what was found unfinished. A plan without steps (`is_empty`) has nothing to do, and its sentences say why.
     takes_back: the numbers of the deeds that an undo takes back, the newest first, or of the undo that a redo does;
-    undoes: the first of them. sources: what is put in place, as far as it was checked. resume_takes: what
+    undoes: the first of them. sources: what is put in place, as far as it was checked. unread: names that were
+    judged by what was known of them; to plan it with `recheck` reads them. resume_takes: what
     `--resume auto` starts from afterwards.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     log: tuple[LogEntry, ...] = field(default=(), repr=False)
     takes_back: tuple[int, ...] = ()
     sources: tuple[CheckedSource, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:

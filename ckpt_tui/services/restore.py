@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,7 +33,7 @@ from ckpt_tui.services.rollback import plan_rollback as plan_rollback
 from ckpt_tui.services.sources import checked_words, step_words
 from ckpt_tui.services.targets import first_valid, not_here, plain_name
 from ckpt_tui.services.undo import plan_undo as plan_undo
-from ckpt_tui.services.validity import ACT_AGE_S
+from ckpt_tui.services.validity import ACT_AGE_S, recall, validated_at
 from ckpt_tui.text import run_word, safe_text
 
 Progress = Callable[[int], None]
@@ -45,10 +46,14 @@ def plan_restore(
     names_wanted: Sequence[str] = (),
     *,
     force: bool = False,
+    recheck: bool = False,
     on_bytes: Progress | None = None,
     is_cancelled: IsCancelled | None = None,
 ) -> Plan:
     """Plan to put a valid backup in place of every damaged or missing file, or of those in `names_wanted` only.
+
+    Without names, what is damaged is told by what validation found before where nobody has written since, and the plan
+    says of which time that is; `recheck` reads every file that has a backup. What is put in place is read in any case.
 
     A name may be that of a backup: then it is put in place of what it stands in for, damaged or not; or one in
     `quarantine/`: then it gets its name back, with `force` even if it is still bad.
@@ -64,7 +69,12 @@ def plan_restore(
             )
         return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
-    check_now = partial(check, max_age_s=ACT_AGE_S)  # a disk forgets, and size and time stay as they were
+    started = time.time()
+
+    def check_now(entry: CatalogEntry) -> CatalogEntry:
+        """A disk forgets, and size and time stay as they were."""
+        return check(entry, max_age_s=time.time() - started if recheck else ACT_AGE_S)
+
     directory, notices = begin(directory)
     require_room_beside(directory)
     catalog = read_catalog(directory)
@@ -87,11 +97,14 @@ def plan_restore(
     told: set[str] = set()
     looked_at: dict[str, CatalogEntry] = {}
     passed_over: dict[str, None] = {}
+    remembered: dict[str, float] = {}
     is_left = False  # whether something damaged has nothing that could take its place
     for name, asked in chosen or [(name, None) for name in targets]:
         entry = catalog.entry(name)
         if entry is not None:
-            looked_at[name] = entry = check_now(entry) if names_wanted else check(entry)
+            if not names_wanted and not recheck:
+                remembered.update(_remembered(entry))
+            looked_at[name] = entry = check_now(entry) if names_wanted or recheck else check(entry)
         if asked is None and entry is not None and not entry.is_bad:
             if names_wanted:
                 sentences.append(f"{safe_name(name)} is {entry.validity}: nothing to restore.")
@@ -166,11 +179,29 @@ def plan_restore(
             if is_left
             else "Nothing to restore: no file with a backup is damaged or missing."
         )
+    if remembered:
+        sentences.append(_remembered_words(directory, remembered))
     # What a resume takes now goes by what was found just now, and not by what was known before.
     catalog = replace(catalog, entries=tuple(looked_at.get(entry.name, entry) for entry in catalog.entries))
-    return assemble(
+    plan = assemble(
         "restore", directory, catalog, moves, sentences, warnings, why="damaged or missing", sources=sources
     )
+    return replace(plan, unread=tuple(remembered))
+
+
+def _remembered(entry: CatalogEntry) -> dict[str, float]:
+    """When `entry` was validated, by its name, if what was found then is all that is known of it now."""
+    at = validated_at(entry.path)
+    return {entry.name: at} if at is not None and recall(entry.path, ACT_AGE_S) is None else {}
+
+
+def _remembered_words(directory: str, at: Mapping[str, float]) -> str:
+    names = ", ".join(safe_name(name) for name in list(at)[:_MAX_NAMES])
+    more = f" and {len(at) - _MAX_NAMES} more" if len(at) > _MAX_NAMES else ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(at.values())))
+    way = f"`ckpt-tui restore {run_word(directory)} --recheck`"
+    later = " or later" if len(at) > 1 else ""
+    return f"Not read now, but as last validated at {when}{later}: {names}{more}. {way} reads again."
 
 
 def _with_backups(catalog: Catalog) -> list[str]:

@@ -19,7 +19,7 @@ from ckpt_tui.services import journal
 from ckpt_tui.services.branches import run_lineage
 from ckpt_tui.services.catalog import Catalog, read_catalog
 from ckpt_tui.services.files import content_of
-from ckpt_tui.services.held import look_at
+from ckpt_tui.services.held import look_at, read_now
 from ckpt_tui.services.interrupted import begin
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, Move
 from ckpt_tui.services.plans import Act, Plan, assemble, safe_name
@@ -34,9 +34,17 @@ _MAX_NAMES = 12
 
 
 def plan_undo(
-    directory: str, *, to: int | None = None, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None
+    directory: str,
+    *,
+    to: int | None = None,
+    recheck: bool = False,
+    on_bytes: Progress | None = None,
+    is_cancelled: IsCancelled | None = None,
 ) -> Plan:
     """Plan to take the newest deed back that still holds; with `to`, every deed down to that number, as one.
+
+    Of what is put back only that is read from which a resume would start, and what somebody has touched since it was
+    set aside; with `recheck` all of it.
 
     Raises CkptError when `to` is not a deed that holds, or when the newest one cannot be taken back; Cancelled.
     """
@@ -60,12 +68,19 @@ def plan_undo(
         wanted[name] = found.to_take_back(first, name)
     return _plan(
         "undo", directory, found, wanted, sentences, warnings, _registry_of_undo(directory, found, numbers, wanted),
-        takes_back=numbers[::-1], on_bytes=on_bytes, is_cancelled=is_cancelled,
+        takes_back=numbers[::-1], recheck=recheck, on_bytes=on_bytes, is_cancelled=is_cancelled,
     )  # fmt: skip
 
 
-def plan_redo(directory: str, *, on_bytes: Progress | None = None, is_cancelled: IsCancelled | None = None) -> Plan:
-    """Plan to take the last undo back, and again the one before it; after a new deed there is nothing to redo.
+def plan_redo(
+    directory: str,
+    *,
+    recheck: bool = False,
+    on_bytes: Progress | None = None,
+    is_cancelled: IsCancelled | None = None,
+) -> Plan:
+    """Plan to take the last undo back, and again the one before it; after a new deed there is nothing to redo. recheck:
+    as `plan_undo`.
 
     Raises CkptError when what it needs is gone; Cancelled.
     """
@@ -80,7 +95,7 @@ def plan_redo(directory: str, *, on_bytes: Progress | None = None, is_cancelled:
     registry = _registry_back(directory, found, wanted, is_unbroken=True)
     return _plan(
         "redo", directory, found, wanted, sentences, [*notices, *_unread(directory)], registry,
-        takes_back=[undo], on_bytes=on_bytes, is_cancelled=is_cancelled,
+        takes_back=[undo], recheck=recheck, on_bytes=on_bytes, is_cancelled=is_cancelled,
     )  # fmt: skip
 
 
@@ -143,6 +158,7 @@ def _plan(
     registry: Move | None,
     *,
     takes_back: Sequence[int],
+    recheck: bool,
     on_bytes: Progress | None,
     is_cancelled: IsCancelled | None,
 ) -> Plan:
@@ -192,20 +208,45 @@ def _plan(
         sentences.append(f"Put back as {'it was' if len(put_back) == 1 else 'they were'}: {_listed(put_back)}.")
     looked = look_at(
         directory, [(place, traced.content, traced.was) for place, traced in sources.items()],
-        on_bytes=on_bytes, is_cancelled=is_cancelled,
+        recheck=recheck, on_bytes=on_bytes, is_cancelled=is_cancelled,
     )  # fmt: skip
-    warnings += [held.doubt for held in looked.values() if held.doubt]
+    missing_words = _missing_words(directory, found, missing) if missing else []
     if missing:
         # The old registry would tell of what does not come back, and of its score. It is made of what does instead.
         registry = None
-        warnings += _missing_words(directory, found, missing)
-    plan = assemble(
-        act, directory, catalog, moves, sentences, warnings,
-        why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
-        lineage=_branch_back(directory, found, wanted, takes_back) if registry is None else None,
-        held={place: held.entry for place, held in looked.items() if held.entry is not None},
-    )  # fmt: skip
+    lineage = _branch_back(directory, found, wanted, takes_back) if registry is None else None
+    by_name = {move.target: move.source for move in moves if move.how == "rename"}
+    while True:
+        doubts = [held.doubt for held in looked.values() if held.doubt]
+        unread = [name for name, place in by_name.items() if not looked[place].is_read]
+        said = [*sentences, _unread_words(directory, act, unread)] if unread else sentences
+        plan = assemble(
+            act, directory, catalog, list(moves), list(said), [*warnings, *doubts, *missing_words],
+            why=_why(act, found, takes_back), takes_back=takes_back, registry=registry if moves else None,
+            lineage=lineage, held={place: held.entry for place, held in looked.items() if held.entry is not None},
+        )  # fmt: skip
+        taken = by_name.get(plan.resume_takes or "", "")
+        entry = looked[taken].entry if taken else None
+        if entry is None or looked[taken].is_read:
+            break
+        # What a resume is going to start from has to be good, and not only as it was.
+        traced = sources[taken]
+        looked[taken] = read_now(
+            directory, taken, traced.content, traced.was, entry, on_bytes=on_bytes, is_cancelled=is_cancelled
+        )
+    plan = replace(plan, unread=tuple(unread))
     return _with_cost(plan, catalog)
+
+
+def _unread_words(directory: str, act: str, names: Sequence[str]) -> str:
+    which = safe_name(names[0]) if len(names) == 1 else f"{len(names):,} files"
+    redo = " --redo" if act == REDO else ""
+    way = f"`ckpt-tui undo {run_word(directory)}{redo} --recheck`"
+    return (
+        f"Not read, because untouched since it was set aside: {which}. {way} reads it."
+        if len(names) == 1
+        else (f"Not read, because untouched since they were set aside: {which}. {way} reads them.")
+    )
 
 
 def _missing_words(directory: str, found: Whereabouts, missing: dict[str, Traced]) -> list[str]:
