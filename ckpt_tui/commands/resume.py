@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " {directory} {settings} and every setting's name stand for what a resume puts in",
     )  # fmt: skip
     parser.add_argument("--forget-command", action="store_true", help="no longer use the command that is kept, and end")
+    parser.add_argument(
+        "--recall-command", action="store_true", help="keep the command again that was forgotten last, and end"
+    )
     add_confirm_arguments(parser)
     parser.add_argument(
         "--force", action="store_true",
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.overrides import parse_assignments
     from ckpt_tui.services.resume import plan_resume
 
-    if args.forget_command:
+    if args.forget_command or args.recall_command:
         return _forget(args)
     changes = parse_assignments(args.settings)
     with out.progress("checking") as progress:
@@ -96,14 +99,21 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
 
 def _forget(args: argparse.Namespace) -> CommandResult:
-    from ckpt_tui.services.launchers.template import forget_template, read_template
+    from ckpt_tui.services.launchers.template import forget_template, forgotten_template, keep_again, read_template
 
-    if args.command is not None or args.settings or args.source != "auto":
-        raise CkptError("Usage", "--forget-command stands alone", "Resume with another command afterwards.")
+    option = "--recall-command" if args.recall_command else "--forget-command"
+    is_alone = args.command is None and not args.settings and args.source == "auto"
+    if not is_alone or (args.recall_command and args.forget_command):
+        raise CkptError("Usage", f"{option} stands alone", "Resume with another command afterwards.")
     directory = str(Path(args.directory).absolute())
     if not Path(directory).is_dir():
         raise CkptError("Not found", f"{directory} is not a directory", "Give the run directory.")
-    if args.dry_run:
+    if args.recall_command:
+        found = forgotten_template(directory) if args.dry_run else None
+        line = (found.line if found is not None else None) if args.dry_run else keep_again(directory)
+        would = "Would be kept again" if args.dry_run else "Kept again"
+        said = would if line is not None else "No command was forgotten"
+    elif args.dry_run:
         kept = read_template(directory)
         line = kept.line if kept is not None else None
         said = "Would forget" if line is not None else "No command is kept"
@@ -113,7 +123,12 @@ def _forget(args: argparse.Namespace) -> CommandResult:
     # Told whole, so that it can be given again.
     lines = [f"{said}: {safe_text(line, 100_000)}" if line else f"{said}."]
     return CommandResult(
-        data={"directory": directory, "forgotten": line, "done": line is not None and not args.dry_run},
+        data={
+            "directory": directory,
+            "forgotten": line if args.forget_command else None,
+            "kept_again": line if args.recall_command else None,
+            "done": line is not None and not args.dry_run,
+        },
         view=lambda style: lines,
     )
 

@@ -227,6 +227,8 @@ RESUME_KEYS: tuple[Key, ...] = (
         in_footer=True),
     Key("resume.only_changed", "o", "only_changed", "Resume", "changed", "Only what is changed, or all",
         in_footer=True),
+    Key("resume.forget", "K", "forget", "Resume", "forget command", "Forget the command that is kept, or keep it again",
+        is_act=True, in_footer=True),
     Key("resume.reset_all", "X", "reset_all", "Resume", "reset all", "All as recorded: take every change back"),
     Key("resume.leave", "escape", "leave", "Resume", "leave", "Start nothing", in_footer=True),
 )  # fmt: skip

@@ -84,7 +84,7 @@ async def ended_with(screen: Screen[Any], *keys: str, size: tuple[int, int] = (8
         return app.result, text
 
 
-def resume_dialog(planned: list[dict[str, str]], **fields: Any) -> ResumeDialog:
+def resume_dialog(planned: list[dict[str, str]], *, directory: str = "/run", **fields: Any) -> ResumeDialog:
     plan: Any = Resume(hyperparameters=RECORDED, **fields)
 
     def replan(changes: Mapping[str, str]) -> Any:
@@ -95,4 +95,4 @@ def resume_dialog(planned: list[dict[str, str]], **fields: Any) -> ResumeDialog:
         extra = "".join(f" --{key} {value}" for key, value in changes.items())
         return replace(plan, command_line=plan.command_line + extra, refusals=refusals)
 
-    return ResumeDialog("/run", plan, replan)
+    return ResumeDialog(directory, plan, replan)

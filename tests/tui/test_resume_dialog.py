@@ -6,6 +6,7 @@ import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ from textual import _time as textual_time
 from textual.events import Key
 from textual.widgets import Input
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services import command_line
-from ckpt_tui.services.launchers.template import Template
+from ckpt_tui.services.launchers import template as template_module
+from ckpt_tui.services.launchers.template import Template, forget_template, keep_template, read_template
 from ckpt_tui.tui import base_app as base_app_module
 from ckpt_tui.tui.dialogs import resume as resume_module
 from ckpt_tui.tui.dialogs.resume import ResumeDialog
@@ -290,6 +293,80 @@ async def test_a_command_of_ones_own_is_typed_judged_and_shown_as_what_will_run(
         await pilot.press("enter")
         await until(pilot, lambda: app.has_ended)
         assert app.result.command_line == "sh run.sh /run/r.pt --lr 1e-4"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("by", ["key", "mouse"])
+async def test_a_kept_command_is_forgotten_and_kept_again(tmp_path: Path, by: str) -> None:
+    directory = str(tmp_path)
+    keep_template(directory, Template(("sh", "mine.sh", "{checkpoint}"), "/"))
+    plans: list[str] = []
+
+    def replan(changes: Mapping[str, str]) -> Any:
+        kept = read_template(directory)
+        plans.append(kept.line if kept is not None else "")
+        shown = {"command_line": f"sh mine.sh /run/r.pt {len(plans)}", "template": kept} if kept is not None else {}
+        return Resume(hyperparameters=RECORDED, **shown)
+
+    app = ScreenApp(dialog := ResumeDialog(directory, replan({}), replan))
+
+    async def press() -> None:
+        if by == "key":
+            await pilot.press("K")
+        else:
+            await pilot.click(offset=(seen(app)[-1].index("K ") + 1, 23))
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        assert "is kept for this directory; K forgets it." in seen_text(app)
+        assert "K forget" in seen(app)[-1]
+        await press()
+        await until(pilot, lambda: "is forgotten, and no longer used; K keeps it again." in seen_text(app))
+        await until(pilot, lambda: "$ python -m trainer --out /run" in seen_text(app) and "K keep" in seen(app)[-1])
+        await settled(pilot)
+        assert read_template(directory) is None
+        assert dialog._rows()[-1].recorded != "sh mine.sh {checkpoint}"
+        await press()
+        await until(pilot, lambda: "$ sh mine.sh /run/r.pt 3" in seen_text(app) and "K forget" in seen(app)[-1])
+        kept = read_template(directory)
+        assert kept is not None
+        assert kept.line == "sh mine.sh '{checkpoint}'"
+        assert plans == [kept.line, "", kept.line]
+
+
+async def test_where_nothing_is_kept_nothing_is_forgotten_and_a_forgotten_one_can_be_kept_again(tmp_path: Path) -> None:
+    app = ScreenApp(resume_dialog([], directory=str(tmp_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("K")
+        await settled(pilot)
+        assert "K " not in seen(app)[-1]
+    assert not list(tmp_path.iterdir())
+    keep_template(str(tmp_path), Template(("sh", "mine.sh"), "/"))
+    forget_template(str(tmp_path))
+    app = ScreenApp(resume_dialog([], directory=str(tmp_path)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "K keep" in seen(app)[-1])
+        await pilot.press("K")
+        await until(pilot, lambda: "K " not in seen(app)[-1])  # this plan is a stand-in's, and tells of none
+    assert read_template(str(tmp_path)) is not None
+
+
+async def test_one_that_cannot_be_forgotten_stays_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(directory: str) -> str:
+        raise CkptError("Cannot rename", "resume_command.json: no permission", "Ask its owner.")
+
+    monkeypatch.setattr(template_module, "forget_template", refuse)
+    kept = Template(("sh", "mine.sh"), "/", is_kept=True)
+    app = ScreenApp(resume_dialog([], directory=str(tmp_path), template=kept))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        await pilot.press("K")
+        await until(pilot, lambda: "no permission. Ask its owner." in seen_text(app))
+        await pilot.press("enter")
+        await settled(pilot)
+        assert not app.has_ended
+        await pilot.press("e", "escape")
+        await until(pilot, lambda: "no permission" not in seen_text(app))
 
 
 async def test_what_is_typed_of_a_command_is_taken_back_like_a_setting() -> None:

@@ -26,6 +26,7 @@ from ckpt_tui.services.launchers.spelling import set_setting, spelt_in
 from ckpt_tui.text import run_word, safe_text
 
 FILE_NAME = "resume_command.json"
+FORGOTTEN_NAME = "resume_command.forgotten.json"  # the last one that was let go: it can be had again
 PLACES = ("checkpoint", "checkpoint_name", "step", "directory", "settings")
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
 _OF_A_SHELL = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>"})
@@ -66,7 +67,19 @@ _EXAMPLE = "For instance: --command 'python train.py --ckpt {checkpoint} {settin
 
 def read_template(directory: str) -> Template | None:
     """The command that is kept for a directory. Raises CkptError when there is one that cannot be read."""
-    path = os.path.join(directory, FILE_NAME)
+    return _read(directory, FILE_NAME)
+
+
+def forgotten_template(directory: str) -> Template | None:
+    """The command that was forgotten last; None where there is none that could be kept again."""
+    try:
+        return _read(directory, FORGOTTEN_NAME) if not os.path.lexists(os.path.join(directory, FILE_NAME)) else None
+    except CkptError:
+        return None
+
+
+def _read(directory: str, name: str) -> Template | None:
+    path = os.path.join(directory, name)
     try:
         with open_regular(path) as file:
             fields = json.loads(file.read(_MAX_BYTES))
@@ -100,7 +113,7 @@ def keep_template(directory: str, template: Template) -> None:
 
 
 def forget_template(directory: str) -> str | None:
-    """Let the kept command go; gives its line, None when none was kept."""
+    """Let the kept command go; gives its line, None when none was kept. It lies beside, for `keep_again`."""
     path = os.path.join(directory, FILE_NAME)
     try:
         kept = read_template(directory)
@@ -110,11 +123,36 @@ def forget_template(directory: str) -> str | None:
     if line is None:
         return None
     try:
-        files.remove_if_there(path)
+        os.replace(path, os.path.join(directory, FORGOTTEN_NAME))
         files.sync_directory(directory)
+    except FileNotFoundError:
+        return None  # somebody else has just forgotten it
     except OSError as error:
-        raise from_os_error(error, path, "remove") from error
+        raise from_os_error(error, path, "rename") from error
     return line
+
+
+def keep_again(directory: str) -> str | None:
+    """Keep the command that was forgotten last; gives its line, None when there is none. Raises CkptError where another
+    one is kept by now."""
+    path = os.path.join(directory, FILE_NAME)
+    if os.path.lexists(path):
+        raise CkptError(
+            "A command is kept",
+            f"{path} is there: another command was kept since",
+            f"Forget that one first: `ckpt-tui resume {run_word(directory)} --forget-command`.",
+        )
+    forgotten = _read(directory, FORGOTTEN_NAME)
+    if forgotten is None:
+        return None
+    try:
+        os.replace(os.path.join(directory, FORGOTTEN_NAME), path)
+        files.sync_directory(directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(error, path, "rename") from error
+    return forgotten.line
 
 
 def named_places(template: Template) -> set[str]:

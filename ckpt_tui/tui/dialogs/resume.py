@@ -20,7 +20,7 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import cell_width, fit, run_word, safe_text
+from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
@@ -90,6 +90,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._soon: Timer | None = None
         self._edited: SettingRow | None = None
         self._came_up_at = 0.0  # what is shown now
+        self._forgotten = False  # the command that was kept: it can be kept again
+        self._is_command_new = False  # with the next plan
 
     def compose(self) -> ComposeResult:
         yield Words(id="facts")
@@ -112,6 +114,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self.settings.set_empty_text("the settings of this run are not recorded")
         self.settings.focus()
         self._show_plan()
+        if not self._is_command_kept:
+            self.start_work("forgotten", partial(_is_forgotten, self.directory))
 
     def on_screen_resume(self) -> None:
         self._came_up_at = time.monotonic()
@@ -147,6 +151,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
     # -- drawing ------------------------------------------------------------------------------------------------
 
     def _show_plan(self) -> None:
+        self.query_one(KeyLine).labels_changed()
         self._show_facts()
         self._show_sentences()
         self._show_command()
@@ -185,9 +190,14 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings]
         rows += [paragraph(hint, width, mark="-> ") for hint in getattr(self.plan, "hints", ())]
         if template := getattr(self.plan, "template", None):
-            forget = f"`ckpt-tui resume {run_word(self.directory)} --forget-command` lets it go."
-            kept = f"is kept for this directory; {forget}" if template.is_kept else "will be kept for the next resumes."
+            kept = (
+                "is kept for this directory; K forgets it."
+                if template.is_kept
+                else "will be kept for the next resumes."
+            )
             rows.append(paragraph(f"The command is your own, and {kept}", width))
+        if self._forgotten:
+            rows.append(paragraph("The command of your own is forgotten, and no longer used; K keeps it again.", width))
         rows += [paragraph(one, width) for one in without_said(self.plan.sentences, self._planned[1])]
         self.query_one("#sentences_text", Words).update(lines(*rows))
 
@@ -291,7 +301,22 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         return changes
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "forget" and not (self._forgotten or self._is_command_kept):
+            return False
         return action == "leave" or not self.is_typing
+
+    @property
+    def _is_command_kept(self) -> bool:
+        template = getattr(self.plan, "template", None)
+        return template is not None and template.is_kept
+
+    # The only place where it can be clicked.
+    needed_keys = ("resume.start", "resume.forget")
+
+    @property
+    def key_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """On the last line, by their ids."""
+        return {"resume.forget": ("keep command", "keep") if self._forgotten else ("forget command", "forget")}
 
     def _open(self, field: str, *, is_open: bool = True) -> None:
         self.query_one(field).display = is_open
@@ -355,17 +380,43 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._plan(self.changes)
 
     def work_done(self, group: str, result: Any) -> None:
+        if group == "forgotten":
+            self._forgotten = bool(result)
+            self._show_sentences()
+            self.query_one(KeyLine).labels_changed()
+            return
+        if group == "forget":
+            self._forgotten = bool(result)
+            self._is_command_new = True
+            self._planned = ("", {})  # somebody may have typed meanwhile
+            self._plan(self.changes)
+            return
+        if self._is_command_new:
+            self._command, self._is_command_new = _command_of(result), False
         self.plan, self._problem, self._is_planning = result, None, False
         self._came_up_at = time.monotonic()
         self._show_plan()
 
     def work_failed(self, group: str, error: CkptError) -> None:
+        if group == "forgotten":
+            return
         self._problem, self._is_planning = error, False
+        if group == "forget":  # it is as it was; what was planned has to be planned again
+            self._planned = (self.source, dict(self.changes))
         self._show_plan()
 
     def work_progress(self, group: str, text: str) -> None:
         if self._is_planning:
             self._show_effect(text)
+
+    def action_forget(self) -> None:
+        """Let the command go that is kept for the directory, or keep it again; and plan with what is then known."""
+        if self._is_planning or self.is_working("forget"):
+            return
+        self._is_planning = True
+        self._planned = ("", {})  # nothing starts that was planned before
+        self._show_effect()
+        self.start_work("forget", partial(_forget, self.directory, is_again=self._forgotten))
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
@@ -427,6 +478,22 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         else:
             self.cancel_work("plan")
             self.dismiss(None)
+
+
+def _forget(directory: str, *, is_again: bool) -> bool:
+    """Whether the command is forgotten now."""
+    from ckpt_tui.services.launchers.template import forget_template, keep_again
+
+    if is_again:
+        keep_again(directory)
+        return False
+    return forget_template(directory) is not None
+
+
+def _is_forgotten(directory: str) -> bool:
+    from ckpt_tui.services.launchers.template import forgotten_template
+
+    return forgotten_template(directory) is not None
 
 
 def _command_of(plan: ResumePlan) -> str:

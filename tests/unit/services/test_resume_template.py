@@ -15,7 +15,14 @@ from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.launch import launch
 from ckpt_tui.services.launchers.base import Resume
-from ckpt_tui.services.launchers.template import FILE_NAME, Template, build_template, keep_template, parse_template
+from ckpt_tui.services.launchers.template import (
+    FILE_NAME,
+    FORGOTTEN_NAME,
+    Template,
+    build_template,
+    keep_template,
+    parse_template,
+)
 from ckpt_tui.services.resume import plan_resume
 from tests.builders.run_directories import damage, run_directory, torch_zip, training_state, write_log
 from tests.builders.trees import tree_of
@@ -139,6 +146,20 @@ def test_it_is_kept_once_it_has_started_and_used_until_forgotten(
     assert plan_resume(str(directory)).launcher == "program"
     assert main(["resume", str(directory), "--forget-command"]) == 0
     assert "No command was kept" in capsys.readouterr().out
+    # And kept again, whoever forgot it.
+    assert main(["resume", str(directory), "--recall-command", "--dry-run"]) == 0
+    assert "Would be kept again: " in capsys.readouterr().out
+    assert not (directory / FILE_NAME).exists()
+    assert main(["resume", str(directory), "--recall-command", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert (shlex.split(data["kept_again"]), data["forgotten"], data["done"]) == (shlex.split(text), None, True)
+    assert plan_resume(str(directory), "best").command == plan.command
+    assert main(["resume", str(directory), "--recall-command"]) == 2
+    assert "another command was kept since" in capsys.readouterr().err
+    assert main(["resume", str(directory), "--forget-command"]) == 0
+    (directory / FORGOTTEN_NAME).unlink()
+    assert main(["resume", str(directory), "--recall-command"]) == 0
+    assert "No command was forgotten." in capsys.readouterr().out
 
 
 def test_one_that_does_not_start_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +187,8 @@ def test_kept_file_of_nonsense_is_said_and_can_be_forgotten(tmp_path: Path, cont
 def test_forgetting_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = str(run_directory(tmp_path / "run"))
     assert main(["resume", directory, "--forget-command", "--set", "lr=1"]) == 2
+    assert main(["resume", directory, "--forget-command", "--recall-command"]) == 2
+    assert main(["resume", directory, "--recall-command", "--from", "best"]) == 2
     assert main(["resume", str(tmp_path / "nowhere"), "--forget-command"]) == 2
 
 
