@@ -183,8 +183,16 @@ class World:
         """What every rank left, by rank; None when one did not, as one that was killed."""
         return self._heartbeat.last_words() if self._heartbeat is not None else None
 
+    def let_others_look(self) -> None:
+        """After a loss, before main ends: the others ask the store who is to blame, and main serves it unless torchrun
+        does."""
+        if self._heartbeat is None or self._lost is None or not self.is_main or _is_store_torchruns():
+            return
+        self._heartbeat.let_others_look([r for r in range(1, self.size) if r not in self._lost.ranks])
+
     def close(self) -> None:
         """Leave the group. After a loss there is none to leave in order."""
+        self.let_others_look()
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is None:
             return
@@ -254,6 +262,7 @@ class World:
                 cause = str(error).splitlines()[0].rpartition("] ")[2][:120] if str(error) else type(error).__name__
                 self._heartbeat.note_failure(cause, is_own=False)
                 self._lost = LostRanksError(self._heartbeat.step, self._heartbeat.find_lost(), cause)
+                self._heartbeat.note_looked()
             return self._lost
 
     def _print_lost(self, lost: LostRanksError) -> None:
@@ -280,6 +289,10 @@ def is_communication_error(error: BaseException) -> bool:
     if type(error).__name__.startswith("Dist") and isinstance(error, RuntimeError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _COMMUNICATION_WORDS)
+
+
+def _is_store_torchruns() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _cpu() -> torch.device:

@@ -89,6 +89,7 @@ class Ending:
             told = f"; {self._save_what_is_whole()}" if world.is_main else ""
             tell_lost(lost, training.directory, world, session=training.session, saved=told)
             training.terminal.close()
+            world.let_others_look()
             leave_lost(training.checkpoints)
         if not world.is_main:
             print(f"trainer: rank {world.rank} failed at step {step}", file=sys.stderr, flush=True)

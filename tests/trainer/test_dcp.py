@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,14 @@ import pytest
 import torch
 
 from tests.builders.training import corpus_in, tiny_training
-from tests.trainer.test_distributed import environment, free_port
+from tests.trainer.faults.nursery import Nursery
+from tests.trainer.test_distributed import environments
 from trainer.checkpoint.dcp import is_dcp, load_dcp
 from trainer.checkpoint.dcp_form import Dcp
 from trainer.checkpoint.publish import PublishError
 from trainer.checkpoint.publish_directory import FileFacts, commit, new_directory, read_manifest
 from trainer.checkpoint.state import BadCheckpointError, fingerprint
 from trainer.loop import Training
-
-REPO = Path(__file__).parents[2]
 
 
 def state(step: int = 7) -> dict[str, Any]:
@@ -249,34 +246,36 @@ world.close()
 """
 
 
-def sharded(size: int, mode: str, directory: Path, name: str) -> str:
-    """The fingerprint of the whole state, from `size` processes."""
-    port = free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARDED, mode, str(directory), name], env=environment(rank, size, port), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert outputs[0][0].strip(), outputs[0][1]
-    return outputs[0][0].strip()
+Sharded = Callable[[int, str, Path, str], str]
 
 
-def test_two_processes_save_and_three_load_the_same(tmp_path: Path) -> None:
+@pytest.fixture
+def sharded(nursery: Nursery) -> Sharded:
+    """The fingerprint of the whole state, from so many processes."""
+    nursery.load("torch.distributed.fsdp")
+
+    def run(size: int, mode: str, directory: Path, name: str) -> str:
+        nursery.start_ranks([mode, str(directory), name], environments(size), code=SHARDED)
+        ended = nursery.finish_ranks()
+        assert [rank.code for rank in ended] == [0] * size, ended
+        return ended[0].output.splitlines()[-1]
+
+    return run
+
+
+def test_two_processes_save_and_three_load_the_same(sharded: Sharded, tmp_path: Path) -> None:
     saved = sharded(2, "save", tmp_path, "two")
     assert len(list((tmp_path / "two").glob("*.distcp"))) == 2
     assert sharded(3, "load", tmp_path, "two") == saved
 
 
 @pytest.mark.long
-def test_two_processes_save_and_one_loads_the_same(tmp_path: Path) -> None:
+def test_two_processes_save_and_one_loads_the_same(sharded: Sharded, tmp_path: Path) -> None:
     saved = sharded(2, "save", tmp_path, "two")
     assert sharded(1, "load", tmp_path, "two") == saved
 
 
 @pytest.mark.long
-def test_one_process_saves_and_two_load_the_same(tmp_path: Path) -> None:
+def test_one_process_saves_and_two_load_the_same(sharded: Sharded, tmp_path: Path) -> None:
     saved = sharded(1, "save", tmp_path, "one")
     assert sharded(2, "load", tmp_path, "one") == saved

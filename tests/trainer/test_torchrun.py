@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,66 +10,57 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
 from ckpt_tui.services.launch import stop as stop_training
+from tests.builders.held import Hold
+from tests.builders.stand_ins import wait_for
 from tests.trainer.conftest import REPO, Trainer
-from tests.trainer.test_distributed import environment, free_port
+from tests.trainer.faults.nursery import Nursery
+from tests.trainer.test_distributed import environments, free_port
 
 # Dropout and accumulation on both ranks.
 SHORT = ["--mini_batch_size", "1", "--max_steps", "60", "--checkpoint_freq", "20", "--eval_freq", "25"]
 
 
 class Group:
-    """Ranks of one training as processes of this test; through torchrun where it has to restart them."""
+    """Ranks of one training, forked of a warm process; through torchrun where it has to restart them."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, nursery: Nursery) -> None:
         self.trainer = trainer
+        self.nursery = nursery
 
-    @contextmanager
-    def ranks(self, out: Path, *options: str, size: int = 2) -> Iterator[list[subprocess.Popen[str]]]:
-        port = free_port()
-        command = self.trainer.command(out, *SHORT, *options)
-        processes = [
-            subprocess.Popen(
-                command, cwd=REPO, env=environment(rank, size, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(size)
-        ]  # fmt: skip
-        try:
-            yield processes
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+    def start(self, out: Path, *options: str, hold: Hold | None = None) -> list[int]:
+        """Two ranks; gives their pids. hold: of rank 0, which writes the log."""
+        self.nursery.start_ranks(self.trainer.arguments(out, *SHORT, *options), environments(2), hold=hold)
+        return self.nursery.pids
 
-    def train(self, out: Path, *options: str, size: int = 2) -> str:
+    def train(self, out: Path, *options: str) -> str:
         """To the end; gives what main says."""
-        with self.ranks(out, *options, size=size) as processes:
-            outputs = [process.communicate(timeout=300)[0] for process in processes]
-            assert [process.returncode for process in processes] == [0] * size, "".join(outputs)
-            assert outputs[1:] == [""] * (size - 1)
-            return outputs[0]
+        self.start(out, *options)
+        first, second = self.nursery.finish_ranks()
+        assert (first.code, second.code) == (0, 0), first.output + second.output
+        assert second.output == ""
+        return first.output
 
-    def torchrun(self, out: Path, *options: str) -> subprocess.Popen[str]:
+    def torchrun(self, out: Path, *options: str, hold: Hold | None = None) -> subprocess.Popen[str]:
         command = self.trainer.command(out, *SHORT, *options)[1:]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", "2"]
         return subprocess.Popen(
             [*launcher, "--master_port", str(free_port()), *command], cwd=REPO, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.STDOUT, text=True,
+            env={**(hold.environment if hold is not None else os.environ), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def group(trainer: Trainer) -> Group:
-    return Group(trainer)
+def group(trainer: Trainer, nursery: Nursery) -> Group:
+    return Group(trainer, nursery)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +95,16 @@ def wait_for_step(out: Path, step: int, session: int = 1) -> None:
     raise AssertionError(f"step {step} did not come")
 
 
+def end_all(launcher: subprocess.Popen[str]) -> None:
+    """The launcher and what it started."""
+    if launcher.poll() is None:
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    launcher.kill()
+    launcher.communicate()
+
+
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     """The processes that torchrun started, by rank."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
@@ -117,28 +119,33 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
 
 def test_killed_on_two_processes_it_resumes_exactly(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with group.ranks(out) as processes:
-        wait_for_step(out, 30)
-        for process in processes:
-            process.kill()
+    hold = Hold(tmp_path, "step 30")
+    pids = group.start(out, hold=hold)
+    hold.wait()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert all(rank.was_killed for rank in group.nursery.finish_ranks())
     told = group.train(out, "--resume", "auto")
     assert "resumed from step " in told
     assert "not exact" not in told
     assert group.trainer.hash(out) == undisturbed
     # On another number of processes it goes on, and says that this is not the same to the bit.
-    told = group.train(out, "--resume", "rolling_step_000040.pt", "--max_steps", "50", size=1)
-    assert "saved by 2 processes, resumed by 1: the resume is not exact to the bit" in told
+    alone = group.trainer.run(out, *SHORT, "--resume", "rolling_step_000040.pt", "--max_steps", "50")
+    assert alone.code == 0, alone.output
+    assert "saved by 2 processes, resumed by 1: the resume is not exact to the bit" in alone.output
 
 
 def test_torchrun_restarts_after_a_rank_was_killed(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launcher = group.torchrun(out)
+    hold = Hold(tmp_path, "step 30")
+    launcher = group.torchrun(out, hold=hold)
     try:
-        wait_for_step(out, 30)
+        hold.wait()
         os.kill(ranks_of(launcher)[1], signal.SIGKILL)
+        hold.go_on()
         output, _ = launcher.communicate(timeout=300)
     finally:
-        launcher.kill()
+        end_all(launcher)
     assert launcher.returncode == 0, output
     assert group.trainer.hash(out) == undisturbed
     assert len(of(out, "run_start")) == 2
@@ -155,18 +162,20 @@ def test_torchrun_restarts_after_a_rank_was_killed(group: Group, undisturbed: st
 @pytest.mark.long
 def test_a_signal_to_one_rank_stops_all_with_one_save(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with group.ranks(out) as processes:
-        wait_for_step(out, 10)
-        processes[1].send_signal(signal.SIGTERM)
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-        assert [process.returncode for process in processes] == [143, 143], outputs
+    hold = Hold(tmp_path, "step 10")
+    pids = group.start(out, hold=hold)
+    hold.wait()
+    os.kill(pids[1], signal.SIGTERM)
+    hold.go_on()
+    ended = group.nursery.finish_ranks()
+    assert [rank.code for rank in ended] == [143, 143], ended
     assert [event.kind for event in of(out, "checkpoint_saved")].count("emergency") == 1
     assert of(out, "run_end")[-1].status == "preempted"
     group.train(out, "--resume", "auto")
     assert group.trainer.hash(out) == undisturbed
 
 
-# One rank in trouble: `python -c TROUBLED WHAT FIRST LAST RANK|all -- ARGUMENTS`, from batch FIRST to LAST.
+# One rank in trouble: WHAT FIRST LAST RANK|all -- ARGUMENTS, from batch FIRST to LAST.
 TROUBLED = """
 import math, sys, time
 import trainer.step
@@ -194,17 +203,9 @@ sys.exit(main(sys.argv[6:]))
 def troubled(
     group: Group, out: Path, what: str, first: int, last: int, who: str, *options: str
 ) -> list[tuple[int, str]]:
-    port = free_port()
-    arguments = group.trainer.command(out, *SHORT, *options)[3:]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TROUBLED, what, str(first), str(last), who, "--", *arguments],
-            cwd=REPO, text=True, env=environment(rank, 2, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+    arguments = group.trainer.arguments(out, *SHORT, *options)
+    group.nursery.start_ranks([what, str(first), str(last), who, "--", *arguments], environments(2), code=TROUBLED)
+    return [(rank.code, rank.output) for rank in group.nursery.finish_ranks()]
 
 
 def test_what_is_not_finite_on_one_rank_is_skipped_and_rolled_back_on_all(group: Group, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_signal_to_torchrun_saves_before_it_ends(
         launcher.send_signal(stop)
         output, _ = launcher.communicate(timeout=300)
     finally:
-        launcher.kill()
+        end_all(launcher)
     assert launcher.returncode == 1, output
     assert [event.status for event in of(out, "run_end")] == [status], output
     assert [event.kind for event in of(out, "checkpoint_saved")].count("emergency") == 1
@@ -275,7 +276,7 @@ def test_the_viewer_stops_what_torchrun_would_start_again(group: Group, tmp_path
         assert stop_training(str(out), timeout_s=300).has_ended
         waiter.join(300)
     finally:
-        launcher.kill()
+        end_all(launcher)
     assert launcher.returncode == 1
     assert [event.status for event in of(out, "run_end")] == ["preempted"]
 
@@ -303,25 +304,27 @@ def test_what_outlives_its_torchrun_keeps_the_directory_until_it_is_stopped(grou
 @pytest.mark.long
 def test_a_hanging_rank_ends_all_and_is_named(group: Group, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with group.ranks(out, "--max_steps", "5000", "--timeout_seconds", "8") as processes:
-        wait_for_step(out, 10)
-        processes[1].send_signal(signal.SIGSTOP)
-        output, _ = processes[0].communicate(timeout=300)
-        assert processes[0].returncode == 1
+    pids = group.start(out, "--max_steps", "5000", "--timeout_seconds", "8")
+    wait_for_step(out, 10)
+    os.kill(pids[1], signal.SIGSTOP)
+    wait_for(lambda: bool(of(out, "run_end")), "it did not end", timeout_s=300)
+    os.kill(pids[1], signal.SIGKILL)
+    first, _ = group.nursery.finish_ranks()
+    assert first.code == 1
     [error] = of(out, "error")
     assert f"rank 1 hangs: it is stopped at step {error.step}" in error.message
-    assert error.message in output
+    assert error.message in first.output
 
 
 @pytest.mark.long
 def test_what_main_refuses_is_told_once(group: Group, undisturbed: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     (out / "latest.pt").mkdir(parents=True)
-    with group.ranks(out, "--resume", "nothing.pt") as processes:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-        assert [process.returncode for process in processes] == [2, 2], outputs
-    assert "--resume nothing.pt" in outputs[0]
-    assert outputs[1] == ""
+    group.start(out, "--resume", "nothing.pt")
+    first, second = group.nursery.finish_ranks()
+    assert (first.code, second.code) == (2, 2), first
+    assert "--resume nothing.pt" in first.output
+    assert second.output == ""
 
 
 @pytest.mark.long
@@ -340,7 +343,7 @@ def test_ranks_killed_at_random_times_cost_no_exactness(options: list[str], grou
             os.kill(ranks_of(launcher)[chance.randrange(2)], signal.SIGKILL)
         output, _ = launcher.communicate(timeout=300)
     finally:
-        launcher.kill()
+        end_all(launcher)
     assert launcher.returncode == 0, output
     assert [event.session for event in of(out, "run_start")] == [1, 2, 3]
     assert not list(out.glob(".tmp-*"))

@@ -20,8 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 BEAT_SECONDS = 0.5
-# A rank that was not heard of for so long is taken for dead.
+# How long those that are left wait for what the others note before they name anybody.
 SILENT_SECONDS = 6 * BEAT_SECONDS
+# A rank that was not heard of for so long then is taken for dead; on a machine that is busy its thread may come late.
+DEAD_SECONDS = 4 * SILENT_SECONDS
+# How long the rank that serves the store stays for those that have not looked yet.
+LEAVE_SECONDS = 10.0
 
 
 class Store(Protocol):
@@ -108,6 +112,21 @@ class Heartbeat:
         except Exception:  # noqa: BLE001  the store is gone, too, with the rank that served it
             return []
 
+    def note_looked(self) -> None:
+        """This rank knows who is lost: nobody has to stay for it."""
+        with contextlib.suppress(Exception):
+            self._store.set(f"looked/{self.rank}", "1")
+
+    def let_others_look(self, ranks: Iterable[int], seconds: float = LEAVE_SECONDS) -> None:
+        """Until each of `ranks` knows who is lost or has ended: with the rank that serves it, the store goes."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(Exception):
+            for rank in ranks:
+                while not self._store.check([f"looked/{rank}"]) and not _process_state(self._read_beat(rank)):
+                    if time.monotonic() >= deadline:
+                        return
+                    time.sleep(BEAT_SECONDS / 10)
+
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
@@ -115,7 +134,7 @@ class Heartbeat:
     def _find_lost(self, grace_seconds: float) -> list[LostRank]:
         others = [rank for rank in range(self.size) if rank != self.rank]
         first = {rank: self._read_beat(rank) for rank in others}
-        deadline = time.monotonic() + grace_seconds
+        began = time.monotonic()
         while True:
             failures = {rank: found for rank in others if (found := self._read(f"failed/{rank}")) is not None}
             own = [
@@ -130,10 +149,19 @@ class Heartbeat:
             ]
             if own or gone:
                 return sorted([*own, *gone], key=lambda lost: lost.rank)
-            if len(failures) == len(others) or time.monotonic() >= deadline:
+            left = [rank for rank in others if rank not in failures]
+            waited = time.monotonic() - began
+            if not left or (waited >= grace_seconds and all(self._beats(rank, first[rank]) for rank in left)):
+                break
+            if waited >= grace_seconds * DEAD_SECONDS / SILENT_SECONDS:
                 break
             time.sleep(BEAT_SECONDS / 5)
-        return self._silent_or_absent([rank for rank in others if rank not in failures], first)
+        return self._silent_or_absent(left, first)
+
+    def _beats(self, rank: int, before: _Beat | None) -> bool:
+        """Whether it was heard of since."""
+        now = self._read_beat(rank)
+        return now is not None and (before is None or now.number != before.number)
 
     def _silent_or_absent(self, ranks: Iterable[int], first: dict[int, _Beat | None]) -> list[LostRank]:
         """Of those that noted nothing: who does not beat any more, or, if all do, who beats and did not come."""
@@ -143,7 +171,7 @@ class Heartbeat:
             if now is None:
                 silent.append(LostRank(rank, None, "was never there"))
             elif before is not None and now.number == before.number:
-                silent.append(LostRank(rank, self._step_of(now), f"was not heard of for {SILENT_SECONDS:g} s"))
+                silent.append(LostRank(rank, self._step_of(now), f"was not heard of for {DEAD_SECONDS:g} s"))
             else:
                 absent.append(LostRank(rank, now.step, "hangs (it is alive, and did not come)"))
         return silent or absent

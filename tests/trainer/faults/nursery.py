@@ -1,4 +1,4 @@
-"""Trainers by the hundred: a process that has torch loaded forks one for each line that it reads, and kills it in time.
+"""Trainers by the hundred: a process that has torch loaded forks one, or all ranks of one, for each line that it reads.
 
 A fresh `python -m trainer` needs two seconds before it does anything; a fork of this process a few hundredths. What it
 runs is the same `main`. Used by `Nursery`; run as a script by it.
@@ -7,6 +7,7 @@ runs is the same `main`. Used by `Nursery`; run as a script by it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,26 @@ class Ended:
 
 
 class Nursery:
-    """The other end of the pipe."""
+    """The other end of the pipe. pids: of what runs. It is all waited for, by `finish`, before the next is started."""
 
     def __init__(self, scratch: Path) -> None:
-        self._output = scratch / "output"
+        self._scratch = scratch
+        self._outputs: list[Path] = []
         self._process = subprocess.Popen(
             [sys.executable, __file__], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(REPO)},
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
-        self.pid = 0  # of the trainer that runs
+        self.pids: list[int] = []
+
+    @property
+    def pid(self) -> int:
+        return self.pids[0]
+
+    def load(self, *modules: str) -> None:
+        """Import them once, for all that is started from now on."""
+        self._ask({"load": modules})
 
     def run(self, argv: Sequence[str], kill_after_cpu_s: float | None = None, **limits: int) -> Ended:
         """A trainer with these arguments, to its end or until it is killed."""
@@ -66,28 +76,54 @@ class Nursery:
     def start(
         self, argv: Sequence[str], kill_after_cpu_s: float | None = None, hold: Hold | None = None, **limits: int
     ) -> None:
-        """One at a time; `finish` waits for it.
-
-        kill_after_cpu_s: by the kernel, once it has used so much: where it is by then does not hang on what else runs.
+        """kill_after_cpu_s: by the kernel, once it has used so much: where it is then does not hang on what else runs.
         hold: where it stops until it is told to go on.
         limits: user (its number), file_bytes (of any one file), clock (a seed: the time of day jumps by years from call
         to call), fail_at, error and forever: as of `failing_at`, of the operations below --out; num_operations of what
         ended tells how many there were.
         """
-        self.end_what_runs()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._output.write_text("")
-        told = {"kill_after_cpu_s": kill_after_cpu_s, "hold": hold.told if hold is not None else None, **limits}
-        self._process.stdin.write(json.dumps([list(argv), str(self._output), told]) + "\n")
-        self._process.stdin.flush()
-        self.pid = int(self._process.stdout.readline())
+        self._start([{"argv": list(argv), "kill_after_cpu_s": kill_after_cpu_s, **_told(hold), **limits}])
+
+    def start_ranks(
+        self,
+        argv: Sequence[str],
+        environments: Sequence[Mapping[str, str]],
+        *,
+        code: str = "",
+        hold: Hold | None = None,
+    ) -> None:
+        """One process for each environment. code: a program in place of the trainer's. hold: of the first one."""
+        self._start(
+            [
+                {"argv": list(argv), "environment": dict(environment), "code": code, **_told(None if rank else hold)}
+                for rank, environment in enumerate(environments)
+            ]
+        )
 
     def finish(self) -> Ended:
+        """Of the first one."""
+        return self.finish_ranks()[0]
+
+    def finish_ranks(self) -> list[Ended]:
         assert self._process.stdout is not None
-        code, cpu_seconds = json.loads(self._process.stdout.readline())
-        self.pid = 0
-        return Ended(code, cpu_seconds, self._output.read_text())
+        ends = json.loads(self._process.stdout.readline())
+        self.pids = []
+        return [Ended(*end, output.read_text()) for end, output in zip(ends, self._outputs, strict=True)]
+
+    def _start(self, children: list[dict[str, Any]]) -> None:
+        self.end_what_runs()
+        self._outputs = [self._scratch / f"output-{number}" for number in range(len(children))]
+        for child, output in zip(children, self._outputs, strict=True):
+            output.write_text("")
+            child["output"] = str(output)
+        self.pids = self._ask({"start": children})
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
         self.end_what_runs()
@@ -96,16 +132,30 @@ class Nursery:
 
     def end_what_runs(self) -> None:
         """After a test that failed before it waited for its trainer's end."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            self.finish()
+        if self.pids:
+            for pid in self.pids:
+                if _parent_of(pid) == self._process.pid:  # else it has ended
+                    os.kill(pid, signal.SIGKILL)
+            self.finish_ranks()
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
+
+
+def _told(hold: Hold | None) -> dict[str, str]:
+    return {"hold": hold.told} if hold is not None else {}
 
 
 def _train(argv: list[str], output: str, limits: dict[str, Any]) -> None:
     """In the child."""
     from trainer.__main__ import main
 
-    if limits["hold"] is not None:
+    os.environ.update(limits.get("environment", {}))
+    if "hold" in limits:
         hold_here(limits["hold"])
 
     if "file_bytes" in limits:
@@ -119,13 +169,16 @@ def _train(argv: list[str], output: str, limits: dict[str, Any]) -> None:
     os.dup2(fd, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["trainer", *argv]
-    if limits["kill_after_cpu_s"] is not None:  # to the kernel, SIGPROF is as SIGKILL where nobody handles it
+    if limits.get("kill_after_cpu_s") is not None:  # to the kernel, SIGPROF is as SIGKILL where nobody handles it
         signal.setitimer(signal.ITIMER_PROF, max(limits["kill_after_cpu_s"], 1e-6))
     if "clock" in limits:
         _unhinge_the_clock(limits["clock"])
     code = 1
     try:
-        if "fail_at" not in limits:
+        if limits.get("code"):
+            exec(compile(limits["code"], "<a test>", "exec"), {"__name__": "__main__"})
+            code = 0
+        elif "fail_at" not in limits:
             code = main(argv)
         else:
             error = OSError(limits["error"], os.strerror(limits["error"]))
@@ -170,13 +223,22 @@ def _serve() -> None:
     _warm_up()
     print("ready", flush=True)
     for line in sys.stdin:
-        argv, output, limits = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _train(argv, output, limits)
-        print(child, flush=True)
-        _, status, used = os.wait4(child, 0)
-        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+        request = json.loads(line)
+        for module in request.get("load", ()):
+            importlib.import_module(module)
+        pids = []
+        for child in request.get("start", ()):
+            pid = os.fork()
+            if pid == 0:
+                _train(child["argv"], child["output"], child)
+            pids.append(pid)
+        print(json.dumps(pids), flush=True)
+        if pids:
+            for pid in pids:  # until all have ended, each keeps its number
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            ended = [os.wait4(pid, 0) for pid in pids]
+            ends = [(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime) for _, status, used in ended]
+            print(json.dumps(ends), flush=True)
 
 
 if __name__ == "__main__":
