@@ -1,18 +1,22 @@
 """Kill a piece of work at its n-th file operation, really (in a forked child) or by an exception.
 
 `file_operations(work)` counts them; `killed_at(n, work)` runs `work` in a child that leaves by `os._exit` just before
-or just after its n-th one, with no `finally` run and nothing flushed; `failing_at(n, ...)` makes it fail instead.
+or just after its n-th one, with no `finally` run and nothing flushed; `cut_at(n, work)` leaves the same files without a
+child, whose fork costs most of what a test of every operation costs; `dies_at(n, work)` is one of the two;
+`failing_at(n, ...)` makes it fail instead.
 """
 
 from __future__ import annotations
 
 import builtins
+import ctypes
 import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 CHANGING = (
     "mkdir", "open", "write", "fsync", "link", "rename", "replace", "unlink", "rmdir", "chmod", "fchmod", "utime",
@@ -22,7 +26,10 @@ CHANGING = (
 LOOKING = (
     "stat", "lstat", "fstat", "scandir", "listdir", "statvfs", "access", "read", "pread", "preadv", "readv", "lseek",
 )  # fmt: skip
+# What changes files, too, and is not counted: what we act by has no need of it.
+_UNCOUNTED = ("symlink", "mkfifo", "mknod", "chown", "fchown", "lchown", "setxattr", "removexattr", "posix_fallocate")
 EXIT_CODE = 77
+REALLY_EVERY = 10
 _READING = "open to read"
 
 
@@ -125,6 +132,82 @@ def killed_at(number: int, work: Callable[[], object], *, when: str = "before", 
     code = os.waitstatus_to_exitcode(status)
     assert code in (0, EXIT_CODE), f"the work itself failed with exit code {code}"
     return code == EXIT_CODE
+
+
+class Cut(BaseException):
+    """Nobody handles it, but what stands in a `finally`; and that reaches no file any more."""
+
+
+def cut_at(number: int, work: Callable[[], object], *, when: str = "before", **which: Any) -> bool:
+    """The files that `killed_at` leaves, without a child: from its `number`-th operation on nothing that `work` does
+    changes a file, whatever handles what, in any thread. Whether it came that far.
+
+    For work whose writes are system calls, and that keeps nothing in memory for the one after it.
+    """
+    is_cut = False
+
+    def reach(now: int, name: str) -> None:
+        nonlocal is_cut
+        is_cut = is_cut or now == number
+        stay_away()
+
+    def stay_away() -> None:
+        if is_cut:
+            raise Cut
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            stay_away()
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    opens = builtins.open
+
+    def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if set(mode) & set("wax+"):
+            stay_away()
+        return opens(file, mode, *args, **kwargs)
+
+    uncounted = [patch.object(os, name, guarded(getattr(os, name))) for name in _UNCOUNTED]
+    by_name = [
+        patch.object(builtins, "open", opened), patch.object(io, "open", opened),
+        patch.object(ctypes, "CDLL", guarded(ctypes.CDLL)),  # the exchange of two names
+    ]  # fmt: skip
+    held = _descriptors()
+    for patching in (*uncounted, *by_name):
+        patching.start()
+    try:
+        # What comes after the operation that was the last one is kept away before it is done.
+        with counted(
+            reach if when == "before" else lambda now, name: stay_away(),
+            _nothing if when == "before" else reach,
+            **which,
+        ):
+            work()
+    except (KeyboardInterrupt, AssertionError):
+        raise
+    except BaseException:
+        if not is_cut:
+            raise
+    finally:
+        for patching in (*by_name, *uncounted):
+            patching.stop()
+    if is_cut:
+        for descriptor in _descriptors() - held:  # a lock that is held ends with its process
+            os.close(descriptor)
+    return is_cut
+
+
+def _descriptors() -> set[int]:
+    numbers = map(int, os.listdir("/proc/self/fd"))
+    return {number for number in numbers if os.path.lexists(f"/proc/self/fd/{number}")}  # not the one that looked
+
+
+def dies_at(number: int, work: Callable[[], object], **how: Any) -> bool:
+    """`killed_at` for every tenth number, `cut_at` for those between: for tests of every operation."""
+    die = killed_at if number % REALLY_EVERY == 0 else cut_at
+    return die(number, work, **how)
 
 
 @contextmanager

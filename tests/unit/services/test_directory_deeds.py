@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import copies, files, journal
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import Deed, Move
-from tests.builders.crashing import failing_at, file_operations, killed_at
+from tests.builders.crashing import cut_at, dies_at, failing_at, file_operations, killed_at
 from tests.builders.trees import tree_of
 
 Tree = dict[str, bytes | None]
@@ -144,7 +145,7 @@ def test_kill_at_every_file_operation_is_completed_or_cancelled(
     outcomes = set()
     for number in range(1, total + 1):
         directory = build(memory_path / "run")
-        assert killed_at(number, partial(perform, directory), when=when), number
+        assert dies_at(number, partial(perform, directory), when=when), number
         for name, content in names_of(directory).items():
             assert content in (before.get(name), after.get(name)), f"{name} is torn by a kill at {number}"
         if way == "exchanged":
@@ -162,6 +163,28 @@ def test_kill_at_every_file_operation_is_completed_or_cancelled(
                 "latest", "was_file", "rolling_step_000300", "inner", "pointer", "journal.json",
             }  # fmt: skip
     assert outcomes == {False, True}
+
+
+def what_lies_there(directory: Path) -> dict[str, object]:
+    """With what is half done; a journal tells its time, and the name of what is being written a process."""
+    found = {re.sub(r"tmp-\d+", "tmp", name): data for name, data in tree_of(directory).items()}
+    return {name: None if "journal.json" in name else data for name, data in found.items()}
+
+
+@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_cut_leaves_what_a_kill_leaves(memory_path: Path, way: str, when: str, every: int) -> None:
+    """What `cut_at` is good for: most of the deaths in these tests are told by it."""
+    total = len(file_operations(partial(perform, build(memory_path / "counting"))))
+    open_before = len(os.listdir("/proc/self/fd"))
+    for number in range(every, total + 1, every):
+        left = []
+        for die in (killed_at, cut_at):
+            directory = build(memory_path / "run")
+            assert die(number, partial(perform, directory), when=when)
+            left.append(what_lies_there(directory))
+        assert left[0] == left[1], number
+    assert len(os.listdir("/proc/self/fd")) == open_before, "nor does it hold a lock"
 
 
 @pytest.mark.long

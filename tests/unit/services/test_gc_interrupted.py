@@ -19,7 +19,7 @@ from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
-from tests.builders.crashing import failing_at, file_operations, killed_at
+from tests.builders.crashing import dies_at, failing_at, file_operations
 from tests.builders.run_directories import damage, let_age, run_directory
 from tests.builders.set_aside import chosen, copied, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
@@ -131,7 +131,7 @@ class TestInterrupted:
         for number in range(1, len(operations) + 1, every):
             operation = operations[number - 1]
             directory = copied(made, memory_path / "run")
-            assert killed_at(number, partial(collect, plan_it(str(directory)))), operation
+            assert dies_at(number, partial(collect, plan_it(str(directory)))), operation
             self.is_told(directory, before)
             assert self.outside(directory) == outside
             history = read_history(str(directory))

@@ -11,7 +11,7 @@ from ckpt_tui.services import journal
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
-from tests.builders.crashing import file_operations, killed_at
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.set_aside import copied, files_of, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
 from tests.unit.services.test_directory_acts_killed import checkpoints_in, damaged_run
@@ -65,7 +65,7 @@ def test_killed_at_every_file_operation_no_step_is_lost_and_undo_says_truly(made
     for number, operation in enumerate(operations, start=1):
         where = f"operation {number} ({operation})"
         run = copied(made, memory_path / "run")
-        assert killed_at(number, partial(collect, plan_gc(str(run)))), where
+        assert dies_at(number, partial(collect, plan_gc(str(run)))), where
         assert tree_of(run, without=["set_aside"]) == outside, where
         assert valid_steps(run) == steps, where
         told = {f"set_aside/{deed.number}/{one.name}" for deed in journal.read_deeds(str(run)) for one in deed.freed}

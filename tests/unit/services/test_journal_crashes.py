@@ -14,7 +14,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import Deed, Move
-from tests.builders.crashing import failing_at, file_operations, killed_at
+from tests.builders.crashing import dies_at, failing_at, file_operations
 from tests.builders.trees import tree_of
 
 FILES = {
@@ -97,7 +97,7 @@ def test_kill_at_every_file_operation_leaves_every_file_whole_and_is_recovered(m
     outcomes = set()
     for number in range(1, total + 1):
         directory = build(memory_path / "run")
-        assert killed_at(number, partial(perform, directory), when=when), number
+        assert dies_at(number, partial(perform, directory), when=when), number
         now = files_of(directory)
         assert set(now.values()) <= KNOWN_BYTES, f"a torn file after a kill {when} operation {number}"
         assert "latest.pt" in now, f"no latest.pt after a kill {when} operation {number}"
@@ -121,8 +121,8 @@ def test_kill_during_the_recovery_is_recovered_too(memory_path: Path, every: int
         second = 1
         while True:
             directory = build(memory_path / "run")
-            killed_at(first, partial(perform, directory))
-            if not killed_at(second, partial(recover, directory)):
+            dies_at(first, partial(perform, directory))
+            if not dies_at(second, partial(recover, directory)):
                 break
             recover(directory)
             assert files_of(directory) in (FILES, AFTER), (first, second)
@@ -168,7 +168,7 @@ def test_file_written_by_somebody_else_since_the_crash_is_left_alone(memory_path
     seen = 0
     for number in range(1, total + 1, every):
         directory = build(memory_path / "run")
-        killed_at(number, partial(perform, directory))
+        dies_at(number, partial(perform, directory))
         (directory / "fresh").write_bytes(b"a trainer went on and wrote a new latest")
         (directory / "fresh").replace(directory / "latest.pt")
         said = recover(directory)

@@ -15,7 +15,7 @@ from ckpt_tui.services.put_back import plan_put_back
 from ckpt_tui.services.quarantine import read_quarantine
 from ckpt_tui.services.restore import carry_out, plan_restore
 from ckpt_tui.services.undo import plan_undo
-from tests.builders.crashing import file_operations, killed_at
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.run_directories import damage, let_age, run_directory, save
 from tests.builders.trees import tree_of
 from trainer.checkpoint.quarantine import quarantine
@@ -112,7 +112,7 @@ def test_kill_at_any_file_operation_loses_nothing(run: Path, memory_path: Path, 
     for number in range(1, len(operations) + 1, every):
         directory = copied(start, memory_path / "run")
         before = tree_of(directory, without=GROWS)
-        assert killed_at(number, partial(carry_out, plan_put_back(str(directory), [place])))
+        assert dies_at(number, partial(carry_out, plan_put_back(str(directory), [place])))
         plan_undo(str(directory))
         assert tree_of(directory, without=GROWS) in (before, after), operations[number - 1]
 

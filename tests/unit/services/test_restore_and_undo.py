@@ -17,7 +17,7 @@ from ckpt_tui.events.schema import CheckpointRestored
 from ckpt_tui.services import validity
 from ckpt_tui.services.catalog import read_catalog
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback, plan_undo
-from tests.builders.crashing import file_operations, killed_at
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.run_directories import damage, let_age, run_directory, save
 from tests.builders.trees import tree_of
 
@@ -394,7 +394,7 @@ def test_acts_killed_at_every_file_operation_lose_nothing(memory_path: Path, eve
         for number, operation in [*enumerate(operations, start=1)][::every]:
             where = f"{plan_it}, operation {number} ({operation})"
             directory = copied(start, memory_path / "run")
-            assert killed_at(number, partial(carry_out, plan_it(str(directory)))), where
+            assert dies_at(number, partial(carry_out, plan_it(str(directory)))), where
             now = tree_of(directory, without=GROWS)
             assert {data for name, data in now.items() if name.endswith(".pt")} <= checkpoints, f"torn: {where}"
             assert "latest.pt" in now, where

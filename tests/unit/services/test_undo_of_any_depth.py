@@ -18,7 +18,7 @@ from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointRestored
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
-from tests.builders.crashing import file_operations, killed_at
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.run_directories import damage, let_age, run_directory, save
 
 NOT_THE_RUNS = ("events.jsonl", "set_aside")
@@ -277,7 +277,7 @@ def test_undo_and_redo_are_in_the_log_once_each_even_over_kills(memory_path: Pat
             directory = copied(start, memory_path / "run")
             before, bytes_before = state_of(directory), contents(directory)
             plan = plan_it(str(directory))
-            assert killed_at(number, partial(carry_out, plan)), number
+            assert dies_at(number, partial(carry_out, plan)), number
             plan_undo(str(directory))
             assert bytes_before <= contents(directory), number
             now = [(event.path, event.source) for event in restored_events(directory) if event.extra["act"] == act]
@@ -318,7 +318,7 @@ def test_undo_that_was_killed_before_a_training_wrote_is_undone_as_far_as_it_can
     num_conflicts = num_written_over = num_refused = 0
     for number in range(1, len(operations) + 1, 5):
         directory = copied(start, memory_path / "run")
-        assert killed_at(number, partial(carry_out, plan_undo(str(directory)))), number
+        assert dies_at(number, partial(carry_out, plan_undo(str(directory)))), number
         written(directory, "latest.pt")
         num_conflicts += any("left alone" in warning for warning in plan_undo(str(directory)).warnings)
         for path in directory.glob("*.pt"):

@@ -15,7 +15,7 @@ from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.journal import Deed, Move
 from ckpt_tui.services.restore import carry_out
 from ckpt_tui.services.undo import plan_redo, plan_undo
-from tests.builders.crashing import file_operations, killed_at
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.trees import tree_of
 from tests.unit.services.test_directory_deeds import build, names_of, perform
 
@@ -92,7 +92,7 @@ def test_gc_killed_at_file_operations_leaves_journals_and_nothing_outside_change
     for number in range(1, len(operations) + 1, every):
         directory = copied(start, memory_path / "run")
         held = tree_of(directory / "set_aside/1", without=["journal.json"])
-        assert killed_at(number, partial(collect, plan_gc(str(directory), every=True), force=True))
+        assert dies_at(number, partial(collect, plan_gc(str(directory), every=True), force=True))
         now = tree_of(directory / "set_aside/1", without=["journal.json"])
         (deed,) = read_history(str(directory)).deeds
         assert {n: d for n, d in now.items() if ".tmp-" not in n} == held or deed.state == "collected"
