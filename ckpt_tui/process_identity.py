@@ -50,7 +50,7 @@ class ProcessIdentity:
     @classmethod
     def from_fields(cls, fields: Mapping[str, object], prefix: str = "") -> ProcessIdentity:
         """As `fields` wrote it. Raises KeyError, TypeError, ValueError or OverflowError where that is not one."""
-        pid, started = fields[prefix + "pid"], fields.get(prefix + "pid_started", 0.0)
+        pid, started = fields[prefix + "pid"], fields[prefix + "pid_started"]
         if isinstance(pid, bool) or not isinstance(pid, int) or not isinstance(started, (int, float)):
             raise TypeError("not a process")
         if not 0 <= started < float("inf"):
@@ -58,9 +58,10 @@ class ProcessIdentity:
         host, birth = fields.get(prefix + "host") or "", fields.get(prefix + "pid_birth") or ""
         return cls(pid, float(started), str(host), str(birth))
 
-    def fields(self) -> dict[str, object]:
+    def fields(self, prefix: str = "") -> dict[str, object]:
         """For a record."""
-        return {"pid": self.pid, "pid_started": self.pid_started, "host": self.host, "pid_birth": self.birth}
+        told = {"pid": self.pid, "pid_started": self.pid_started, "host": self.host, "pid_birth": self.birth}
+        return {prefix + name: value for name, value in told.items()}
 
     def is_same(self, other: ProcessIdentity) -> bool:
         """Whether both are one process, as far as they tell."""
@@ -88,6 +89,9 @@ class ProcessIdentity:
         """Whether it can be told for sure whether it lives, whatever became of the clock."""
         born, here = _parts(self.birth), _system(os.getpid())
         return born is not None and here is not None and (born[0] != here[0] or born[1] == here[1])
+
+
+NOBODY = ProcessIdentity()
 
 
 def process_is_alive(process: ProcessIdentity) -> bool | None:

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ckpt_tui.process_identity import ProcessIdentity
+
 SCHEMA_VERSION = 1
 LOG_NAME = "events.jsonl"
 
@@ -73,6 +75,10 @@ class RunStart(Event, frozen=True, kw_only=True):
     rejected: list[dict[str, Any]] = []  # newer checkpoints that could not be used: {"path", "why", "damage"}
     lineage: list[dict[str, Any]] = []  # the sessions that led here (events/lineage.py)
     launcher: dict[str, Any] = {}
+
+    @property
+    def process(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.pid_started, self.host, self.pid_birth)
 
 
 class Step(Event, frozen=True, kw_only=True, gc=False):

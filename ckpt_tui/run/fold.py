@@ -37,6 +37,7 @@ from ckpt_tui.events.schema import (
     Supervised,
     System,
 )  # fmt: skip
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.run import feed, sessions, timeline
 from ckpt_tui.run.alerts import LOSS_NAMES, RATE_NAMES
 from ckpt_tui.run.beside import NOTHING, Beside
@@ -257,7 +258,7 @@ class RunFold:
                 self._folded.mark("config", max(event.start_step, 0), event.ts, session.number, changes)
         self._folded.alarms.steps_per_epoch = event.steps_per_epoch
         session.is_started = True
-        session.pid, session.pid_started, session.host = event.pid, event.pid_started, event.host
+        session.process = event.process
         path = (event.resumed_from or {}).get("path")
         session.resumed_from = path if isinstance(path, str) else None
         if len(self._folded.sessions) > 1:
@@ -365,12 +366,9 @@ class RunFold:
         """When the last session last gave a sign of life, 0 where there is none."""
         return self._folded.sessions[-1].last_ts if self._folded.sessions else 0.0
 
-    def last_process(self) -> tuple[int, float, str]:
-        """Pid, its start time and host of the last session, zeros and "" when not told."""
-        if not self._folded.sessions:
-            return 0, 0.0, ""
-        last = self._folded.sessions[-1]
-        return last.pid, last.pid_started, last.host
+    def last_process(self) -> ProcessIdentity:
+        """That of the last session, as far as it told."""
+        return self._folded.sessions[-1].process if self._folded.sessions else NOBODY
 
     @property
     def home(self) -> str:

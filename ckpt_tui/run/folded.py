@@ -165,7 +165,7 @@ class Folded:
         if beside.next_start is not None:  # the log cannot tell of it yet
             from ckpt_tui.run.next_start import Standing, with_next_start
 
-            told = Standing(phase, reason, last.last_ts, beside.is_process_alive)
+            told = Standing(phase, reason, last.last_ts, beside.is_process_alive, is_named=last.process.pid > 0)
             shown, why_shown, next_start = with_next_start(told, beside.next_start, now)
         step = max(last.last_step, 0)
         pace = self.pace()

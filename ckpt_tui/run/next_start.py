@@ -17,23 +17,26 @@ _MENDED = (Phase.CRASHED, Phase.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a run stands by its log and its process. last_ts: the last session's last sign of life."""
+    """How a run stands by its log and its process. last_ts: the last session's last sign of life. is_named: its log
+    says which process it is."""
 
     phase: Phase
     reason: str
     last_ts: float
     is_process_alive: bool | None
+    is_named: bool
 
 
 def with_next_start(told: Standing, start: NextStart | None, now: float) -> tuple[Phase, str, NextStart | None]:
     """Phase and reason as they are, and the start that they speak of; None where they speak of none."""
     phase, reason = told.phase, told.reason
-    # One that lives and has said its end is ending.
-    if start is None or (told.is_process_alive and not phase.is_over):
+    # It may train on another host, where nobody can look. One that lives and has said its end is ending.
+    may_train = told.is_process_alive or (told.is_process_alive is None and told.is_named)
+    if start is None or (may_train and not phase.is_over):
         return phase, reason, None
     if start.due_at is not None:
         return Phase.RESTARTING, reason, start
-    if start.started_at is not None and start.started_at >= told.last_ts:
+    if start.started_at is not None and (start.holds_lock or start.started_at >= told.last_ts):
         silence_s = now - start.started_at
         if silence_s > START_PATIENCE_S:
             why = f"process {start.pid} was started {text.elapsed(silence_s)} ago and has written nothing"

@@ -49,7 +49,8 @@ class NextStart:
 
     due_at, started_at: when, Unix seconds; both None while its supervisor still looks at the end. attempt: the how
     manieth restart of its supervisor it is, 0 for none. pid: of the process that was started, 0 before. by: who starts
-    it (supervise, resume ...). is_supervised: a live supervisor will start it again.
+    it (supervise, resume ...). is_supervised: a live supervisor will start it again. holds_lock: it has come so
+    far that it holds the directory.
     """
 
     due_at: float | None = None
@@ -58,6 +59,7 @@ class NextStart:
     pid: int = 0
     by: str = ""
     is_supervised: bool = False
+    holds_lock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,7 @@ class RunState:
     epoch: float | None = None
     start_ts: float | None = None
     last_ts: float | None = None
-    process: ProcessIdentity = NOBODY  # as far as its `run_start` tells
+    process: ProcessIdentity = NOBODY  # of the last session, as far as its `run_start` tells
     config: Mapping[str, object] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     cwd: str = ""
@@ -316,3 +318,11 @@ class RunState:
     # False while only the newest part of a long log is known: then what needs all of it is left out (`lost`, sessions
     # before this one, the best value, bad and missing lines), and curves may have a part that is not read yet.
     is_whole: bool = True
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def host(self) -> str:
+        return self.process.host

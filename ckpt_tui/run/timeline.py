@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from itertools import pairwise
 
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import Failures
 from ckpt_tui.run.state import Lost, Phase, RunState, Session, Trained
@@ -51,9 +52,7 @@ class SessionRecord:
     gone_back: list[tuple[int, int]] = field(default_factory=list)  # to which step, and what it had reached
     marks: list[tuple[int, float]] = field(default_factory=list)  # step, `net_s` at it: where a resume may begin
     save_steps: list[int] = field(default_factory=list)
-    pid: int = 0
-    pid_started: float = 0.0
-    host: str = ""
+    process: ProcessIdentity = NOBODY
     reached_before: int = -(1 << 63)  # by the sessions before it
 
     @property
@@ -116,7 +115,7 @@ class SessionRecord:
             retrained_steps=min(self.retrained_steps, max(self.last_step - self.start_step, 0)),
             lost_steps=self.lost_steps + lost_now,
             lost_s=self.lost_s + lost_now_s,
-            save_steps=tuple(self.save_steps), pid=self.pid, pid_started=self.pid_started, host=self.host,
+            save_steps=tuple(self.save_steps), process=self.process,
             first_step_ts=self.first_step_ts if self.first_step is not None else None,
             gone_back=tuple(self.gone_back),
         )  # fmt: skip

@@ -47,5 +47,5 @@ def _due(supervisor: Supervisor, now: float) -> NextStart | None:
 
 
 def _lives(directory: str, launched: LaunchRecord) -> bool:
-    is_alive = process_is_alive(launched.pid, launched.pid_started, launched.host)
+    is_alive = process_is_alive(launched.process)
     return bool(is_alive) and not is_of_another(directory, launched.directory, launched.pid, launched.host)

@@ -12,6 +12,7 @@ import socket
 import stat
 import time
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services.launch_record import read_record
@@ -61,7 +62,7 @@ def find_temporaries(directory: str, state: RunState | None, *, is_owned: bool) 
                 why_not = "a training is running here"
             elif is_elsewhere:
                 why_not = "it may be of a process on another host"
-            elif process_is_alive(int(match["pid"]), 0.0, "") is not False:
+            elif process_is_alive(ProcessIdentity(int(match["pid"]))) is not False:
                 why_not = f"process {match['pid']} lives"
             elif time.time() - status.st_mtime < _MIN_AGE_S:
                 why_not = "it was written a moment ago"

@@ -85,12 +85,12 @@ def _refuse_started(directory: str, *, is_held: bool) -> None:
 def _is_trained_in(directory: str) -> bool:
     """Whether the trainer lives that the lock names, as far as can be known here."""
     owner = lock_owner(directory)
-    return owner is not None and process_is_alive(owner.pid, owner.pid_started, owner.host) is not False
+    return owner is not None and process_is_alive(owner) is not False
 
 
 def _is_started_in(directory: str) -> bool:
     record = read_record(directory)
-    if record is None or not process_is_alive(record.pid, record.pid_started, record.host):
+    if record is None or not process_is_alive(record.process):
         return False
     return not is_of_another(directory, record.directory, record.pid, record.host)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import RunState
 from ckpt_tui.services.dead_temporaries import find_temporaries
@@ -120,7 +121,9 @@ def _leftovers(directory: str, history: History) -> list[GcItem]:
         folder = f"{FOLDER_NAME}/{deed.number}"
         for name in names_in(os.path.join(directory, folder)):
             pid = name.rpartition("-")[2]
-            is_cut_off = is_unwritten_journal(name) and pid.isdecimal() and process_is_alive(int(pid), 0.0, "") is False
+            is_cut_off = (
+                is_unwritten_journal(name) and pid.isdecimal() and process_is_alive(ProcessIdentity(int(pid))) is False
+            )
             if (name == INCOMING_NAME or is_cut_off) and not leads_elsewhere(directory, f"{folder}/{name}"):
                 items.append(item_of(directory, "leftover", [f"{folder}/{name}"], deed.at, True, number=deed.number))
     for name in names_in(os.path.join(directory, QUARANTINE_NAME)):

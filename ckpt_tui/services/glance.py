@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ckpt_tui.events.schema import BadLine, CheckpointRestored, Event, RunStart
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.beside import NOTHING, Beside
 from ckpt_tui.run.fold import RunFold
 from ckpt_tui.run.health import MIN_PATIENCE_S, START_PATIENCE_S
@@ -49,7 +50,7 @@ class NewestPart:
         self._first_ts: float | None = None
         self._are_saves_known = True
 
-    def last_process(self) -> tuple[int, float, str]:
+    def last_process(self) -> ProcessIdentity:
         return self._fold.last_process()
 
     @property

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shlex
-import socket
 import stat
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import detached_child, files, logout
 from ckpt_tui.services.child_environment import training_environment
@@ -39,6 +39,7 @@ from ckpt_tui.services.stopping import StopProgress as StopProgress
 from ckpt_tui.services.stopping import kill as kill
 from ckpt_tui.services.stopping import running as running
 from ckpt_tui.services.stopping import stop as stop
+from ckpt_tui.services.system import identify
 from ckpt_tui.text import duration, run_word, safe_text
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ class Launched:
     well by then. job: of a cluster, that the command has submitted. sentences, warnings: all of this for a person.
     """
 
-    pid: int
+    process: ProcessIdentity
     log_path: str
-    pid_started: float = 0.0
     command: tuple[str, ...] = ()
     stage: str = "started"
     step: int | None = None
@@ -67,6 +67,10 @@ class Launched:
     job: str = ""
     sentences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 def launch(
@@ -134,9 +138,9 @@ def start(
             watch = StartWatch(directory, on_progress)
             process = _begin(log, lock)
             record = {
-                "pid": process.pid, "pid_started": _started_at(process.pid), "host": socket.gethostname(),
-                "command": list(command), "cwd": cwd, "log": os.path.basename(log_path), "session": session,
-                "ts": time.time(), "directory": os.path.realpath(directory), **(about or {}),
+                **identify(process.pid).fields(), "command": list(command), "cwd": cwd,
+                "log": os.path.basename(log_path), "session": session, "ts": time.time(),
+                "directory": os.path.realpath(directory), **(about or {}),
             }  # fmt: skip
             _order(process, directory, leaving.surviving(command), cwd, record, environment, log)
         finally:
@@ -288,7 +292,7 @@ def _watched(
                     json.dumps({**record, "job": job}, indent=1).encode() + b"\n",  # its mode stays
                 )
     return Launched(
-        process.pid, log_path, record["pid_started"], tuple(record["command"]), stage, told.step, watch.seconds,
+        ProcessIdentity.from_fields(record), log_path, tuple(record["command"]), stage, told.step, watch.seconds,
         process.returncode, job,
     )  # fmt: skip
 
@@ -336,16 +340,6 @@ def launched_log(directory: str) -> str | None:
     """The output file of the training that was last launched from here."""
     record = read_record(directory)
     return os.path.join(directory, record.log) if record is not None and record.log else None
-
-
-def _started_at(pid: int) -> float:
-    """When a process started, Unix seconds, as `process_is_alive` compares it; now when it is gone already."""
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return time.time()
 
 
 __all__ = ["Launched", "StartProgress", "launch", "launched_log", "refuse_second", "start"]

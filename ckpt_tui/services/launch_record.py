@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.regular_file import open_regular
 
@@ -26,9 +27,7 @@ class LaunchRecord:
     was written, which tells a copy.
     """
 
-    pid: int
-    pid_started: float
-    host: str
+    process: ProcessIdentity
     command: tuple[str, ...] = ()
     cwd: str = ""
     log: str = ""
@@ -42,6 +41,14 @@ class LaunchRecord:
     job: str = ""
     directory: str = ""
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def host(self) -> str:
+        return self.process.host
+
 
 def read_record(directory: str) -> LaunchRecord | None:
     """What `launch.json` says; None when there is none, or it is not one."""
@@ -50,7 +57,7 @@ def read_record(directory: str) -> LaunchRecord | None:
             fields = json.loads(file.read(_MAX_BYTES))
         step, changes, command = fields.get("step"), fields.get("changes"), fields.get("command")
         return LaunchRecord(
-            pid=int(fields["pid"]), pid_started=float(fields["pid_started"]), host=str(fields["host"]),
+            process=ProcessIdentity.from_fields(fields),
             command=tuple(map(str, command)) if isinstance(command, list) else (),
             cwd=str(fields.get("cwd") or ""), log=os.path.basename(str(fields.get("log") or "")),
             session=int(fields.get("session") or 0), ts=float(fields.get("ts") or 0.0),

@@ -8,13 +8,13 @@ while nothing trains), `launch.json` (a training that we started and that has no
 from __future__ import annotations
 
 import os
-import socket
 import time
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services.copied_record import is_of_another
@@ -38,16 +38,18 @@ class Owner:
     told_by: trainer.lock, supervisor.json, launch.json or events.jsonl.
     """
 
-    pid: int
-    pid_started: float
-    host: str
+    process: ProcessIdentity
     told_by: str
 
     @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
     def words(self) -> str:
-        """`process 7`, `process 7 on node3`."""
-        where = f" on {safe_text(self.host, 60)}" if self.host and self.host != socket.gethostname() else ""
-        return f"process {self.pid}{where}"
+        """`process 7`, `process 7 on node3`, `process 7 in another container`."""
+        where = where_words(self.process)
+        return f"process {self.pid} {where}" if where else f"process {self.pid}"
 
     @property
     def is_supervisor(self) -> bool:
@@ -57,14 +59,31 @@ class Owner:
     def is_sure(self) -> bool:
         """Whether it is seen to live: its lock is held, or it is on this host. Of one on another host without a lock
         only what was written a while ago tells, and it may have died since."""
-        return self.told_by == LOCK_NAME or self.host in ("", socket.gethostname())
+        return self.told_by == LOCK_NAME or not where_words(self.process)
 
 
-def unsure_words(directory: str, owner: Owner) -> str:
+def where_words(process: ProcessIdentity) -> str:
+    """`on node3`, `in another container`; "" of a process that can be seen from here."""
+    if process.is_exact and process_is_alive(process) is not None:
+        return ""  # whatever name this host has by now
+    if not process.is_on_this_host:
+        return f"on {safe_text(process.host, 60)}"
+    return "in another container" if process.is_in_another_container else ""
+
+
+def unsure_words(directory: str, owner: Owner, command: str = "resume") -> str:
     """Why a training that nobody can see from here is in the way, and what to say where a person knows better."""
     return (
         f"A training may be running here still ({owner.words}, {owner.told_by} says so); from here nobody can look. "
-        f"Where it is known to have ended: `ckpt-tui resume {run_word(directory)} --force`."
+        f"Where it is known to have ended: `ckpt-tui {command} {run_word(directory)} --force`."
+    )
+
+
+def forced_words(owner: Owner) -> str:
+    """What a person says with --force, who is told of it."""
+    return (
+        f"{owner.words[:1].upper()}{owner.words[1:]} may be training here ({owner.told_by} says so): --force "
+        "says that it is not. Two trainings in one directory overwrite each other's checkpoints."
     )
 
 
@@ -83,26 +102,26 @@ def owners_of(directory: str, state: RunState | None = None) -> tuple[Owner, ...
     owners = []
     held = lock_owner(directory)
     if held is not None:
-        owners.append(Owner(held.pid, held.pid_started, held.host, LOCK_NAME))
+        owners.append(Owner(held, LOCK_NAME))
     supervisor = live_supervisor(directory)
     if supervisor is not None and supervisor.pid != os.getpid() and (supervisor.is_alive or _is_due(supervisor)):
-        owners.append(Owner(supervisor.pid, supervisor.pid_started, supervisor.host, SUPERVISOR_FILE_NAME))
+        owners.append(Owner(supervisor.process, SUPERVISOR_FILE_NAME))
     launched = read_launch(directory)
     if launched is not None and _is_alive_here(directory, launched):
         owners.append(launched)
     says_running = state is not None and state.phase in (Phase.RUNNING, Phase.STALLED)
     if state is not None and says_running and state.pid > 0 and not _is_of_another(directory, state):
-        is_alive = process_is_alive(state.pid, state.pid_started, state.host)
+        is_alive = process_is_alive(state.process)
         # On another host nobody can look, but it wrote just now; a trainer of ours would hold its lock there.
         if is_alive or (is_alive is None and not os.path.exists(os.path.join(directory, LOCK_NAME))):
-            owners.append(Owner(state.pid, state.pid_started, state.host, LOG_NAME))
+            owners.append(Owner(state.process, LOG_NAME))
     seen: set[int] = set()
     return tuple(owner for owner in owners if owner.pid not in seen and not seen.add(owner.pid))  # type: ignore[func-returns-value]
 
 
 def held_by_another(directory: str, owner: Owner) -> CkptError | None:
     """What to say where the lock is held, though the training that it names is gone; None of a training."""
-    if owner.told_by != LOCK_NAME or process_is_alive(owner.pid, owner.pid_started, owner.host) is not False:
+    if owner.told_by != LOCK_NAME or process_is_alive(owner.process) is not False:
         return None
     return CkptError(
         "Somebody else is at work here",
@@ -122,7 +141,7 @@ def _is_due(supervisor: Supervisor) -> bool:
 
 
 def _is_alive_here(directory: str, launched: Owner) -> bool:
-    if not process_is_alive(launched.pid, launched.pid_started, launched.host):
+    if not process_is_alive(launched.process):
         return False
     record = read_record(directory)
     return record is not None and not is_of_another(directory, record.directory, record.pid)
@@ -135,7 +154,7 @@ def _is_of_another(directory: str, state: RunState) -> bool:
 def read_launch(directory: str) -> Owner | None:
     """The training that was last launched from here; whether it still lives is another question."""
     record = read_record(directory)
-    return Owner(record.pid, record.pid_started, record.host, LAUNCH_FILE_NAME) if record is not None else None
+    return Owner(record.process, LAUNCH_FILE_NAME) if record is not None else None
 
 
 def run_monitor(directory: str) -> RunMonitor | None:

@@ -11,8 +11,9 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
-from ckpt_tui.services.system import process_is_alive
+from ckpt_tui.services.system import identify, process_is_alive
 
 # Programs that only start another one and wait for it: a signal that they get does not reach it, or ends them alone.
 _WRAPPERS = frozenset({
@@ -33,13 +34,16 @@ class Process:
     SIGTERM: caught, ignored, default (it dies of it), "" where nobody can know. is_mine: whether we may signal it.
     """
 
-    pid: int
-    pid_started: float
+    identity: ProcessIdentity
     words: tuple[str, ...] = ()
     status: str = ""
     on_sigterm: str = ""
     user: str = ""
     is_mine: bool = True
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
 
     @property
     def is_stopped(self) -> bool:
@@ -69,7 +73,7 @@ def look_at(pid: int) -> Process | None:
             user_ids = process.uids()
             me = os.geteuid()
             return Process(
-                pid=pid, pid_started=float(process.create_time()), words=_words(process), status=str(status),
+                identity=identify(pid), words=_words(process), status=str(status),
                 on_sigterm=what_it_does_with(pid, signal.SIGTERM), user=_name_of(user_ids.real),
                 is_mine=me == 0 or me in (user_ids.real, user_ids.saved),
             )  # fmt: skip
@@ -111,24 +115,24 @@ def what_it_does_with(pid: int, number: signal.Signals) -> str:
         return ""
 
 
-def send(pid: int, pid_started: float, number: signal.Signals) -> bool:
+def send(process: ProcessIdentity, number: signal.Signals) -> bool:
     """Signal exactly that process; False when it has ended. PermissionError when it is somebody else's.
 
     By a handle on the process where there is one: it cannot end, and its number be given to another, in between.
     """
     try:
-        handle = os.pidfd_open(pid)
+        handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     except (AttributeError, OSError):
         handle = -1
     try:
-        if not process_is_alive(pid, pid_started, ""):
+        if not process_is_alive(process):
             return False
         if handle >= 0:
             signal.pidfd_send_signal(handle, number)
         else:
-            os.kill(pid, number)
+            os.kill(process.pid, number)
     except ProcessLookupError:
         return False
     finally:
@@ -182,12 +186,13 @@ def is_wrapper(words: tuple[str, ...]) -> bool:
     )
 
 
-def descendants(pid: int) -> list[tuple[int, float]]:
-    """Every process below `pid`, with its start time."""
+def descendants(pid: int) -> list[ProcessIdentity]:
+    """Every process below `pid`."""
     import psutil
 
     try:
-        return [(child.pid, float(child.create_time())) for child in psutil.Process(pid).children(recursive=True)]
+        found = [(child, identify(child.pid)) for child in psutil.Process(pid).children(recursive=True)]
+        return [identity for child, identity in found if child.is_running()]  # its number is not another's by now
     except psutil.Error:
         return []
 

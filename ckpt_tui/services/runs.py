@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Step
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.health import MIN_PATIENCE_S
 from ckpt_tui.run.state import Alert, NextStart, Phase, RunState
@@ -226,7 +227,7 @@ class _Known:
     mtime: float = 0.0
     looked_at: float = float("-inf")
     summary: RunSummary | None = None
-    process: tuple[int, float, str] = (0, 0.0, "")
+    process: ProcessIdentity = NOBODY
     reader: RunMonitor | None = None  # of all of its log, from when it was silent and only that told whether it stalled
 
 
@@ -358,8 +359,8 @@ class RunsWatch:
             return
         self._alive_again_at = now + ALIVE_EVERY_S
         for path, known in self._known.items():
-            asks = known.summary is not None and known.summary.is_live and known.process[0] > 0
-            if asks and process_is_alive(*known.process) is False:
+            asks = known.summary is not None and known.summary.is_live and known.process.pid > 0
+            if asks and process_is_alive(known.process) is False:
                 self._due[path] = None
 
     def _look(self, known: _Known, now: float) -> bool:
@@ -376,7 +377,7 @@ class RunsWatch:
         except Exception as error:  # noqa: BLE001 - one odd log must not take the others away; that is said in its line
             known.summary = RunSummary(place.path, place.name, error=f"a bug in ckpt-tui: {type(error).__name__}")
         else:
-            known.process = (state.pid, state.pid_started, state.host)
+            known.process = state.process
             known.summary = replace(summarize(place, state), damaged=_damaged(place))
             if not state.is_whole and (losses := sampled_losses(place.log_path)):
                 known.summary = replace(known.summary, spark=losses)

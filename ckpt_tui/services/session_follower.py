@@ -21,6 +21,7 @@ from ckpt_tui.events.schema import (
     Step,
     Supervised,
 )
+from ckpt_tui.process_identity import NOBODY
 from ckpt_tui.run.health import Rhythm, median
 from ckpt_tui.sources.jsonl import JsonlSource
 
@@ -44,7 +45,7 @@ class SessionFollower:
         self.session = 0
         self.status = self.reason = ""
         self.is_started = False  # its run_start was seen
-        self.pid, self.pid_started, self.host = 0, 0.0, ""  # that it said there
+        self.process = NOBODY  # who it said there that it is
         self._gaps: deque[float] = deque(maxlen=_NUM_GAPS)
         self._longest_pause_s = 0.0
         self._last_ts: float | None = None
@@ -52,7 +53,7 @@ class SessionFollower:
         self._source.skip_to_last(0 if running is None else _LINES_BEFORE)
         if running is not None:
             self._read()
-            if self.pid not in running:  # it has not told of its start, or that is further back
+            if self.process.pid not in running:  # it has not told of its start, or that is further back
                 self.status = self.reason = ""
 
     def poll(self) -> bool:
@@ -75,7 +76,7 @@ class SessionFollower:
         if isinstance(event, RunStart):
             self.step, self.status, self.reason, self.is_started = event.start_step, "", "", True
             self.first_step = None
-            self.pid, self.pid_started, self.host = event.pid, event.pid_started, event.host
+            self.process = event.process
             self._gaps.clear()
             self._last_ts = self._last_step_ts = None
         elif isinstance(event, RunEnd):

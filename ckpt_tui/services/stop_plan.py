@@ -14,6 +14,7 @@ from typing import Literal
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import slurm
@@ -50,21 +51,23 @@ class Target:
     """A process that gets the signal. told_by: which file names it, or the one that it restarts. asked_at: when it got
     one already: a second one may end it at once, unsaved."""
 
-    pid: int
-    pid_started: float
+    process: Process
     role: Role
     told_by: str
-    process: Process
     asked_at: float | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
     """What a stop would do, for a person to read before it is done.
 
-    pid: the training, as its lock, its log or its start names it; told_by: which of these. host: where it runs.
+    process: the training, as its lock, its log or its start names it; told_by: which of these.
     targets: who gets SIGTERM; nobody gets a second one: asked_at is when all of them were asked, None when some were
-    not. watched: every process, with its start time, that has to end until the training has.
+    not. watched: every process that has to end until the training has.
     saves: whether it is known to save when it gets SIGTERM: True (a trainer of ours), False (it does not catch the
     signal and dies of it, or ignores it), None (it catches it; what it does then is not known).
     step, checkpoint, checkpoint_step, at_risk_steps, at_risk_s: what would be lost if it ended unsaved right now.
@@ -75,12 +78,10 @@ class StopPlan:
     """
 
     directory: str
-    pid: int
-    host: str
+    process: ProcessIdentity
     told_by: str
-    pid_started: float = 0.0
     targets: tuple[Target, ...] = ()
-    watched: tuple[tuple[int, float], ...] = ()
+    watched: tuple[ProcessIdentity, ...] = ()
     asked_at: float | None = None
     saves: bool | None = None
     step: int | None = None
@@ -96,6 +97,14 @@ class StopPlan:
     refusals: tuple[str, ...] = ()
     hint: str = ""
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def host(self) -> str:
+        return self.process.host
+
 
 def plan_stop(directory: str) -> StopPlan:
     """Find who trains in `directory`, and how it is asked to save and end. CkptError when nothing runs there."""
@@ -109,17 +118,16 @@ def plan_stop(directory: str) -> StopPlan:
         if queued is None:
             raise _nothing_runs(directory, state)
         return queued
-    plan = StopPlan(directory, first.pid, first.host, first.told_by, pid_started=first.pid_started, log_bytes=log_bytes)
+    plan = StopPlan(directory, first.process, first.told_by, log_bytes=log_bytes)
     if state is not None:
         plan = _with_risk(plan, state)
-    here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.pid, owner.pid_started, owner.host)]
+    here = [owner for owner in owners if owner.pid > 1 and process_is_alive(owner.process)]
     if not here:
         if (held := held_by_another(directory, first)) is not None:
             raise held
         return _elsewhere(plan, state)
     supervisor = live_supervisor(directory)
-    children = ((supervisor.child_pid, supervisor.child_pid_started),) if supervisor and supervisor.is_alive else ()
-    targets, watched = _targets(here, children)
+    targets, watched = _targets(here, supervisor.child if supervisor and supervisor.is_alive else NOBODY)
     if not targets:
         raise _nothing_runs(directory, state)
     targets = [replace(one, asked_at=_asked_at(directory, one, state)) for one in targets]
@@ -129,9 +137,7 @@ def plan_stop(directory: str) -> StopPlan:
         asked_at=min(times) if len(times) == len(targets) else None,
     )  # fmt: skip
     trainer = next((owner for owner in here if not owner.is_supervisor), here[0])
-    return _in_words(
-        replace(plan, pid=trainer.pid, pid_started=trainer.pid_started, host=trainer.host, told_by=trainer.told_by)
-    )
+    return _in_words(replace(plan, process=trainer.process, told_by=trainer.told_by))
 
 
 def _log_bytes(directory: str) -> int:
@@ -185,42 +191,38 @@ def _nothing_runs(directory: str, state: RunState | None) -> CkptError:
     )
 
 
-def _targets(
-    here: list[Owner], children: tuple[tuple[int, float], ...]
-) -> tuple[list[Target], list[tuple[int, float]]]:
-    """Who gets the signal, and who has to end. Processes of one training get one signal."""
+def _targets(here: list[Owner], child: ProcessIdentity) -> tuple[list[Target], list[ProcessIdentity]]:
+    """Who gets the signal, and who has to end. Processes of one training get one signal. child: of its supervisor."""
     targets: list[Target] = []
-    watched: dict[int, float] = {}
+    watched: dict[int, ProcessIdentity] = {}
     covered: set[int] = set()
     for owner in sorted(here, key=lambda one: not one.is_supervisor):
         if owner.pid in covered or any(is_below(owner.pid, target.pid) for target in targets):
-            watched.setdefault(owner.pid, owner.pid_started)
+            watched.setdefault(owner.pid, owner.process)
             continue
         if owner.told_by == LAUNCH_FILE_NAME and any(is_below(target.pid, owner.pid) for target in targets):
-            watched.setdefault(owner.pid, owner.pid_started)  # the launcher of one that is asked already
+            watched.setdefault(owner.pid, owner.process)  # the launcher of one that is asked already
             continue
-        watched[owner.pid] = owner.pid_started
+        watched[owner.pid] = owner.process
         workers = unwrapped(owner.pid) if owner.told_by == LAUNCH_FILE_NAME else [owner.pid]
         for worker in workers:
             restarter = None if owner.is_supervisor else restarter_of(worker)
             role: Role = "supervisor" if owner.is_supervisor else "torchrun" if restarter else "training"
             process = look_at(restarter or worker)
             if process is not None and process.pid not in covered:
-                targets.append(Target(process.pid, process.pid_started, role, owner.told_by, process))
-                watched[process.pid] = process.pid_started
+                targets.append(Target(process, role, owner.told_by))
+                watched[process.pid] = process.identity
                 covered.update({worker, process.pid})
-        if owner.is_supervisor:
-            for pid, pid_started in children:
-                if pid > 0 and process_is_alive(pid, pid_started, ""):
-                    watched[pid] = pid_started
-                    covered.update({pid, *(below for below, _ in descendants(pid))})
-    return targets, list(watched.items())
+        if owner.is_supervisor and process_is_alive(child):
+            watched[child.pid] = child
+            covered.update({child.pid, *(below.pid for below in descendants(child.pid))})
+    return targets, list(watched.values())
 
 
 def _asked_at(directory: str, target: Target, state: RunState | None) -> float | None:
     """By a stop of ours, or by whoever sent the signal that its log tells of."""
     told = _told_of_a_signal(state) if state is not None and target.pid == state.pid else None
-    noted = asked(directory, target.pid, target.pid_started)
+    noted = asked(directory, target.process.identity)
     return noted.at if told is None and noted is not None else told
 
 
@@ -248,8 +250,8 @@ def _told_to_run_elsewhere(directory: str, state: RunState | None) -> Owner | No
         return None
     if is_of_another(directory, state.launcher.get("directory"), 0, state.host):
         return None
-    is_elsewhere = state.pid > 0 and process_is_alive(state.pid, state.pid_started, state.host) is None
-    return Owner(state.pid, state.pid_started, state.host, LOG_NAME) if is_elsewhere else None
+    is_elsewhere = state.pid > 0 and process_is_alive(state.process) is None
+    return Owner(state.process, LOG_NAME) if is_elsewhere else None
 
 
 def in_the_queue(directory: str) -> StopPlan | None:
@@ -259,7 +261,7 @@ def in_the_queue(directory: str) -> StopPlan | None:
         return None  # a job of the directory that this is a copy of
     if not record.job or not (where := slurm.job_state(record.job)):
         return None
-    plan = StopPlan(directory, 0, record.host, LAUNCH_FILE_NAME, job=record.job)
+    plan = StopPlan(directory, ProcessIdentity(host=record.host), LAUNCH_FILE_NAME, job=record.job)
     words = f"Job {record.job} is {safe_text(where.lower(), 30)} in the cluster's queue"
     if where != "PENDING":
         return _through_job(plan, slurm.Job(record.job), f"{words}: it has told nothing yet.")
@@ -290,7 +292,7 @@ def _elsewhere(plan: StopPlan, state: RunState | None) -> StopPlan:
 
 
 def _asked_there(plan: StopPlan, state: RunState | None) -> float | None:
-    noted = asked(plan.directory, plan.pid, plan.pid_started, plan.host)
+    noted = asked(plan.directory, plan.process)
     return noted.at if noted is not None else _told_of_a_signal(state)
 
 

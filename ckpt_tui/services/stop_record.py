@@ -12,15 +12,16 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services import files
 from ckpt_tui.services.durable import remove_if_there
 
 STOP_FILE_NAME = "stop.json"
-_SAME_START_S = 2.0
 _MAX_ASKED = 15
 
 
@@ -32,24 +33,21 @@ class Asked:
     is_sent: bool
 
 
-def asked(directory: str, pid: int, pid_started: float, host: str = "") -> Asked | None:
-    """Whether that very process was asked to end; None when it was not. host: "" is this one."""
+def asked(directory: str, process: ProcessIdentity) -> Asked | None:
+    """Whether that very process was asked to end; None when it was not."""
     for one in _read(directory):
-        if one["pid"] == pid and one["host"] == (host or socket.gethostname()):
-            with contextlib.suppress(TypeError, ValueError):
-                if abs(float(one["pid_started"]) - pid_started) <= _SAME_START_S:
-                    return Asked(float(one["ts"]), one["sent"] is True)
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if ProcessIdentity.from_fields(one).is_same(process):
+                return Asked(float(one["ts"]), one["sent"] is True)
     return None
 
 
-def note_asked(directory: str, pid: int, pid_started: float, host: str = "", *, is_sent: bool) -> None:
+def note_asked(directory: str, process: ProcessIdentity, *, is_sent: bool) -> None:
     """Say that it is about to be asked, or was. Where nothing can be written the stop goes on without."""
-    one = {
-        "pid": pid, "pid_started": pid_started, "host": host or socket.gethostname(), "ts": time.time(),
-        "sent": is_sent,
-    }  # fmt: skip
+    named = replace(process, host=process.host or socket.gethostname())
+    one = {**named.fields(), "ts": time.time(), "sent": is_sent}
     # Of those that are asked together, the others too.
-    others = [other for other in _read(directory) if other["pid"] != pid][-_MAX_ASKED:]
+    others = [other for other in _read(directory) if other["pid"] != process.pid][-_MAX_ASKED:]
     with contextlib.suppress(OSError):
         files.write_file(
             os.path.join(directory, STOP_FILE_NAME), json.dumps({"asked": [*others, one]}).encode() + b"\n"

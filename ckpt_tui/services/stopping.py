@@ -24,6 +24,7 @@ from ckpt_tui.events.schema import (
     RunEnd,
     SignalReceived,
 )
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import slurm
 from ckpt_tui.services.owner import Owner, owner_of
@@ -112,31 +113,31 @@ def stop(
         raise CkptError("Cannot be stopped from here", " ".join(plan.refusals), plan.hint)
     wait = _Wait(plan, on_progress, is_cancelled)
     if plan.command:
-        _ask_once(plan, wait, plan.pid, plan.pid_started, plan.asked_at, lambda: slurm.ask(plan.command))
+        _ask_once(plan, wait, plan.process, plan.asked_at, lambda: slurm.ask(plan.command))
     for target in plan.targets:
-        pid, pid_started = target.pid, target.pid_started
-        _ask_once(plan, wait, pid, pid_started, target.asked_at, partial(_send, pid, pid_started, signal.SIGTERM))
+        process = target.process.identity
+        _ask_once(plan, wait, process, target.asked_at, partial(_send, process, signal.SIGTERM))
     for target in plan.targets:
-        for pid, pid_started in [(target.pid, target.pid_started), *descendants(target.pid)]:
-            _continue_if_stopped(pid, pid_started)
+        for process in [target.process.identity, *descendants(target.pid)]:
+            _continue_if_stopped(process)
     wait.tell("asked", "Asked to save and end." if plan.asked_at is None else "Waiting: it was asked before.")
     return wait.until_ended(timeout_s)
 
 
 def _ask_once(
-    plan: StopPlan, wait: _Wait, pid: int, pid_started: float, was_asked_at: float | None, ask: Callable[[], object]
+    plan: StopPlan, wait: _Wait, process: ProcessIdentity, was_asked_at: float | None, ask: Callable[[], object]
 ) -> None:
     """Never twice. Of a stop that died as it was about to ask, the log tells whether it had; it is waited for that."""
-    noted = asked(plan.directory, pid, pid_started, plan.host)  # somebody may have, since the plan was made
+    noted = asked(plan.directory, process)  # somebody may have, since the plan was made
 
     def ask_and_note() -> None:
-        note_asked(plan.directory, pid, pid_started, plan.host, is_sent=False)
+        note_asked(plan.directory, process, is_sent=False)
         try:
             ask()
         except CkptError:
             forget(plan.directory)
             raise
-        note_asked(plan.directory, pid, pid_started, plan.host, is_sent=True)
+        note_asked(plan.directory, process, is_sent=True)
 
     if noted is not None and not noted.is_sent:
         wait.unsure.append(ask_and_note)
@@ -157,33 +158,33 @@ def kill(
     if plan.refusals:
         raise CkptError("Cannot be killed from here", " ".join(plan.refusals), plan.hint)
     # All of it, and who would start it again first.
-    first = [(target.pid, target.pid_started) for target in plan.targets]
-    below = [child for pid, _ in plan.watched for child in descendants(pid)]
-    plan = replace(plan, watched=tuple(dict.fromkeys((*first, *plan.watched, *below))))
+    first = [target.process.identity for target in plan.targets]
+    below = [child for one in plan.watched for child in descendants(one.pid)]
+    plan = replace(plan, watched=tuple({one.pid: one for one in (*first, *plan.watched, *below)}.values()))
     wait = _Wait(plan, on_progress, is_cancelled)
     if plan.job and not plan.targets:
         slurm.ask(("scancel", "--signal=KILL", "--full", plan.job))
-    for pid, pid_started in plan.watched:
-        _send(pid, pid_started, signal.SIGKILL)
+    for process in plan.watched:
+        _send(process, signal.SIGKILL)
     wait.tell("killed", "Killed (SIGKILL).")
     return replace(wait.until_ended(KILL_PATIENCE_S), was_killed=True)
 
 
-def _send(pid: int, pid_started: float, number: signal.Signals) -> None:
+def _send(process: ProcessIdentity, number: signal.Signals) -> None:
     try:
-        send(pid, pid_started, number)
+        send(process, number)
     except PermissionError as error:
         raise CkptError(
-            "No permission", f"process {pid} belongs to another user", "Run as the user who started it."
+            "No permission", f"process {process.pid} belongs to another user", "Run as the user who started it."
         ) from error
 
 
-def _continue_if_stopped(pid: int, pid_started: float) -> None:
+def _continue_if_stopped(process: ProcessIdentity) -> None:
     import psutil
 
     try:
-        if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-            send(pid, pid_started, signal.SIGCONT)
+        if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+            send(process, signal.SIGCONT)
     except (psutil.Error, PermissionError):
         return
 
@@ -240,7 +241,7 @@ class _Wait:
     def _is_alive(self) -> bool:
         plan = self._plan
         if plan.targets or not plan.job:
-            return any(process_is_alive(pid, started, "") for pid, started in plan.watched)
+            return any(process_is_alive(one) for one in plan.watched)
         # Of a job only its log and the cluster tell; the cluster is not asked more often than a person would.
         now = time.monotonic()
         if now >= self._ask_cluster_at:
@@ -277,7 +278,7 @@ class _Wait:
             saved=self._saved.path if self._saved else "", saved_step=self._saved.step if self._saved else None,
             status=self._status, reason=self._reason,
         )  # fmt: skip
-        alive = [process for pid, _ in plan.watched if not has_ended and (process := look_at(pid)) is not None]
+        alive = [process for one in plan.watched if not has_ended and (process := look_at(one.pid)) is not None]
         whys = [why for process in alive if (why := why_it_cannot_hear(process))]  # before files are read: of now
         if plan.command[:1] == ("scancel",) and len(plan.command) == 2:  # it never began
             done = "is taken out of the cluster's queue" if has_ended else "is still in the cluster's queue"

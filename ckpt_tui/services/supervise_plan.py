@@ -10,7 +10,7 @@ import os
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line
-from ckpt_tui.services.owner import owners_of, run_state
+from ckpt_tui.services.owner import forced_words, owners_of, run_state, unsure_words
 from ckpt_tui.services.supervised_start import find_point, resuming
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor
@@ -22,7 +22,8 @@ from ckpt_tui.text import duration, plural, safe_text
 class SupervisePlan:
     """command: argv of the first start, with how it is told to go on. checkpoint: where that begins, "" for step 0.
     steps_redone, redone_s: trained before and not in that checkpoint. takes_over: the process of a training that runs
-    already and would only be looked after, None where one would be started. refusals: why it could not begin."""
+    already and would only be looked after, None where one would be started. warnings: what --force has ruled out.
+    refusals: why it could not begin."""
 
     directory: str
     command: tuple[str, ...]
@@ -33,6 +34,7 @@ class SupervisePlan:
     redone_s: float = 0.0
     takes_over: int | None = None
     sentences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
 
     @property
@@ -42,18 +44,26 @@ class SupervisePlan:
 
 
 def plan_supervise(
-    directory: str, command: tuple[str, ...], *, cwd: str, policy: Policy, as_is: bool = False
+    directory: str, command: tuple[str, ...], *, cwd: str, policy: Policy, as_is: bool = False, force: bool = False
 ) -> SupervisePlan:
-    """The plan of a supervision that begins now. A directory that is not there yet is planned for as an empty one."""
+    """The plan of a supervision that begins now. A directory that is not there yet is planned for as an empty one.
+    force: what may train on another host does not, as a person knows; what is seen to live counts."""
     before = live_supervisor(directory)
-    if before is not None:
+    if before is not None and before.is_alive:
         return SupervisePlan(
             directory, command, cwd, refusals=(f"Process {before.pid} supervises {safe_text(directory, 200)} already.",)
         )
     is_there = os.path.isdir(directory)
-    owners = [owner for owner in owners_of(directory, run_state(directory)) if not owner.is_supervisor]
-    if owners and process_is_alive(owners[0].pid, owners[0].pid_started, owners[0].host) is None:
+    found = owners_of(directory, run_state(directory))
+    ruled_out = [owner for owner in found if not owner.is_sure] if force else []
+    supervisor = next((owner for owner in found if owner.is_supervisor and owner not in ruled_out), None)
+    if supervisor is not None:
+        return SupervisePlan(directory, command, cwd, refusals=(unsure_words(directory, supervisor, "supervise"),))
+    owners = [owner for owner in found if not owner.is_supervisor and owner not in ruled_out]
+    if owners and process_is_alive(owners[0].process) is None:
         refusal = f"A training runs here that cannot be looked after ({owners[0].words})."
+        if not owners[0].is_sure:
+            refusal = unsure_words(directory, owners[0], "supervise")
         return SupervisePlan(directory, command, cwd, refusals=(refusal,))
     if owners:
         sentence = f"Process {owners[0].pid} trains here already: it is looked after, and nothing is started now."
@@ -75,7 +85,7 @@ def plan_supervise(
     return SupervisePlan(
         directory, start.command, cwd, checkpoint=point.name, step=point.step, steps_redone=point.lost_steps,
         redone_s=point.lost_s, sentences=(*_start_words(point, is_there), restart_words(policy)),
-        refusals=tuple(refusals),
+        warnings=tuple(forced_words(owner) for owner in ruled_out), refusals=tuple(refusals),
     )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services import files
 from ckpt_tui.services.processes import descendants
-from ckpt_tui.services.system import process_is_alive
+from ckpt_tui.services.system import identify, process_is_alive
 
 MARK = "CKPT_TUI_SUPERVISED"
 # What we take over for ourselves and give back to a child; Python ignores the other two, programs do not expect that.
@@ -37,15 +37,15 @@ class Training:
     exit_code: of the process that was started, negative for a signal; None while it runs, or where nobody can know.
     """
 
-    def __init__(self, pid: int, pid_started: float, *, is_child: bool, mark: str = "") -> None:
-        self.pid = pid
-        self.pid_started = pid_started
+    def __init__(self, process: ProcessIdentity, *, is_child: bool, mark: str = "") -> None:
+        self.process = process
+        self.pid = process.pid
         self.is_child = is_child
         self.mark = mark
         self.exit_code: int | None = None
         self.has_ended = False
-        self.handle = _handle(pid)  # readable when it has ended; -1 where the system has no such handles
-        if self.handle >= 0 and not is_child and not process_is_alive(pid, pid_started, ""):
+        self.handle = _handle(self.pid)  # readable when it has ended; -1 where the system has no such handles
+        if self.handle >= 0 and not is_child and not process_is_alive(process):
             self.close()  # its number is another's by now
 
     def poll(self) -> bool:
@@ -60,7 +60,7 @@ class Training:
             else:
                 if pid:
                     self.exit_code, self.has_ended = os.waitstatus_to_exitcode(status), True
-        elif process_is_alive(self.pid, self.pid_started, "") is False:
+        elif process_is_alive(self.process) is False:
             self.has_ended = True
         return self.has_ended
 
@@ -70,7 +70,7 @@ class Training:
         if not self.poll():
             found.add(self.pid)
             if not self.is_child:  # it may have been started without the mark
-                found.update(pid for pid, _ in descendants(self.pid))
+                found.update(one.pid for one in descendants(self.pid))
         return sorted(found)
 
     def send(self, number: int) -> bool:
@@ -101,9 +101,9 @@ def start(
     log_path: str,
     mark: str,
     environment: Mapping[str, str],
-    record: Callable[[int, float], None],
+    record: Callable[[ProcessIdentity], None],
 ) -> Training:
-    """Start `command` with its output appended to `log_path`, once `record(pid, pid_started)` has returned.
+    """Start `command` with its output appended to `log_path`, once `record` has returned.
 
     Raises OSError when it cannot be started, or what `record` raises; then nothing runs.
     """
@@ -121,7 +121,7 @@ def start(
             os.close(descriptor)
         theirs.clear()
         try:
-            record(pid, process_started(pid))
+            record(process := identify(pid))
             os.write(gate_in, _GO)
             os.close(gate_in)
             ours.remove(gate_in)
@@ -139,7 +139,7 @@ def start(
     finally:
         for descriptor in (*ours, *theirs):
             os.close(descriptor)
-    return Training(pid, process_started(pid), is_child=True, mark=mark)
+    return Training(process, is_child=True, mark=mark)
 
 
 def _become(

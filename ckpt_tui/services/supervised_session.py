@@ -192,7 +192,7 @@ class Session:
             self.signals.wait(SHOW_S)
             self.tail.pump()
             if self._tell_of_signals() and not training.mark:
-                send(owner.pid, owner.pid_started, self.signals.asked[-1])  # else it got it by the mark
+                send(owner.process, self.signals.asked[-1])  # else it got it by the mark
             self.follower.poll()
             owner = self._goes_on()
         left = training.members()
@@ -222,9 +222,9 @@ class Session:
             ),
             None,
         )
-        pid, pid_started, host = self.follower.pid, self.follower.pid_started, self.follower.host
-        if owner is None and pid > 0 and not self.follower.status and process_is_alive(pid, pid_started, host):
-            return Owner(pid, pid_started, host, LOG_NAME)
+        process = self.follower.process
+        if owner is None and not self.follower.status and process_is_alive(process):
+            return Owner(process, LOG_NAME)
         return owner
 
     def _wait_for_members(self) -> None:

@@ -16,12 +16,13 @@ from dataclasses import field, replace
 from ckpt_tui import text
 from ckpt_tui.errors import Cancelled, CkptError
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line, journal, supervised_process, taking_over
 from ckpt_tui.services.child_environment import training_environment
 from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, read_monitor
+from ckpt_tui.services.owner import Owner, forced_words, read_monitor, unsure_words
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.start_lock import starting
@@ -56,7 +57,8 @@ class Request:
     """What to keep alive, and how. command: the training's, as a person gave it; as_is: it goes on from its newest
     checkpoint by itself. show_on: a descriptor that gets its output besides the file, -1 for none. watches_stall,
     stall_after_s: None for the run's own rhythm. grace_s: between SIGTERM and SIGKILL for one that has stalled.
-    settings: what of this a person said, to be remembered."""
+    force: what may train on another host does not, as a person knows. settings: what of this a person said, to be
+    remembered."""
 
     directory: str
     command: tuple[str, ...]
@@ -67,6 +69,7 @@ class Request:
     watches_stall: bool = False
     stall_after_s: float | None = None
     grace_s: float = 60.0
+    force: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -133,6 +136,8 @@ class _Supervising:
         if is_of_another(self.directory, before.get("directory"), 0):
             self.before = {}  # what runs with its mark is of the directory that this is a copy of
         self.standing = standing_of(self.before.get("standing"))
+        # Whoever else is seen later counts: what a person knows is of now.
+        self.ruled_out: tuple[Owner, ...] = ()
         fixed: dict[str, object] = {
             "max_restarts": request.policy.max_restarts, "command": list(request.command), "cwd": request.cwd,
             "restarts_by": request.policy.restarts_by, "settings": dict(request.settings),
@@ -153,7 +158,7 @@ class _Supervising:
 
     def keep(self, state: SupervisorState, told: str, **more: object) -> None:
         training = self.training
-        child = {"child_pid": training.pid, "child_pid_started": training.pid_started} if training is not None else {}
+        child = training.process.fields("child_") if training is not None else {}
         self.book.keep(state, told, self.standing, **{"log": self.log_name, "mark": self.mark, **child, **more})
 
     def _pass_on(self, number: int) -> None:
@@ -183,7 +188,8 @@ class _Supervising:
 
     def _begin(self) -> Decision:
         """Take over what runs, judge what ended while nobody looked, or start at once."""
-        owner = taking_over.who_trains(self.directory)
+        self._rule_out()
+        owner = self._who_trains()
         if owner is not None:
             return self._take_over(owner)
         if self.before.get("state") in _AT_WORK and self.before.get("child_pid"):
@@ -203,6 +209,18 @@ class _Supervising:
         self.keep(SupervisorState.WAITING, str(self.before.get("told") or ""), **told, next_try_at=next_at)
         return Decision(Action.RESTART, "", pause_s=left_s)
 
+    def _rule_out(self) -> None:
+        """Whom --force is about. Raises CkptError without it where a supervisor elsewhere is to start a training."""
+        if self.request.force:
+            self.ruled_out = taking_over.unseen(self.directory)
+            for owner in self.ruled_out:
+                self.say(forced_words(owner))
+        elif (other := taking_over.supervisor_elsewhere(self.directory)) is not None:
+            raise CkptError("Supervised already", unsure_words(self.directory, other, "supervise"))
+
+    def _who_trains(self) -> Owner | None:
+        return taking_over.who_trains(self.directory, self.ruled_out)
+
     def _pause(self, seconds: float) -> bool:
         """Wait; False when a person asked to stop."""
         deadline = time.monotonic() + seconds
@@ -216,7 +234,7 @@ class _Supervising:
 
     def _one_session(self) -> Decision:
         """Start the training, unless one runs already, and stay until its end."""
-        owner = taking_over.who_trains(self.directory)
+        owner = self._who_trains()
         if owner is not None:
             return self._take_over(owner)
         try:
@@ -239,7 +257,7 @@ class _Supervising:
         try:
             # Looking for the checkpoint takes its time: whoever has begun here since was first.
             with starting(self.directory):
-                owner = taking_over.who_trains(self.directory)
+                owner = self._who_trains()
                 if owner is None and (held := taking_over.held(self.directory)) is not None:
                     raise held
                 session = self._start(start, point) if owner is None else None
@@ -323,15 +341,15 @@ class _Supervising:
         self.standing = self.standing.begun_from(point)
         where = start_words(point)
 
-        def record(pid: int, pid_started: float) -> None:
+        def record(process: ProcessIdentity) -> None:
             # Durable before it runs. The mark is on record, too: what has it is found whatever happens next.
-            told = f"process {pid} trains {where}"
-            self.keep(SupervisorState.RUNNING, told, session=number, child_pid=pid, child_pid_started=pid_started)
+            told = f"process {process.pid} trains {where}"
+            self.keep(SupervisorState.RUNNING, told, session=number, **process.fields("child_"))
             try:
                 if self.book.write_error is not None:
                     raise self.book.write_error
                 self.book.write_launch(
-                    pid, pid_started, session=number, command=start.command, cwd=request.cwd, log=self.log_name,
+                    process, session=number, command=start.command, cwd=request.cwd, log=self.log_name,
                     point=point,
                 )  # fmt: skip
             except OSError as error:

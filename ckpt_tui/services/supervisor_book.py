@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from ckpt_tui.events.schema import LOG_NAME, Supervised
-from ckpt_tui.events.writer import EventWriter, process_started
+from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.services import files
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME
 from ckpt_tui.services.supervision import Action, Decision, Ended, Point, Standing, exit_words
@@ -39,8 +39,7 @@ class Book:
         self.fields: dict[str, object] = {}
         self.write_error: OSError | None = None
         self._fixed = {
-            "pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname(),
-            "started_at": time.time(), **fixed,
+            **ProcessIdentity.of().fields(), "started_at": time.time(), **fixed,
         }  # fmt: skip
         self._say = say
         self._on_change = on_change
@@ -51,7 +50,7 @@ class Book:
         self.fields = {
             **self._fixed, "state": str(state), "since": time.time(), "told": told, "restarts": standing.restarts,
             "next_try_at": None, "last_exit": before.get("last_exit", ""), "last_exit_at": before.get("last_exit_at"),
-            "child_pid": 0, "child_pid_started": 0.0, "session": before.get("session", 0), "log": before.get("log", ""),
+            **NOBODY.fields("child_"), "session": before.get("session", 0), "log": before.get("log", ""),
             "mark": before.get("mark", ""), "standing": asdict(standing), **more,
         }  # fmt: skip
         try:
@@ -92,13 +91,13 @@ class Book:
         self.keep(states[decision.action], decision.told, standing, **more)
 
     def write_launch(
-        self, pid: int, pid_started: float, *, session: int, command: Sequence[str], cwd: str, log: str, point: Point
+        self, process: ProcessIdentity, *, session: int, command: Sequence[str], cwd: str, log: str, point: Point
     ) -> None:
         """`launch.json`, as for any training that was started from here. Raises OSError."""
         fields = {
-            "pid": pid, "pid_started": pid_started, "host": socket.gethostname(), "command": list(command),
-            "cwd": cwd, "log": log, "session": session, "ts": time.time(), "checkpoint": point.name,
-            "step": point.step, "by": "supervise", "directory": os.path.realpath(self.directory),
+            **process.fields(), "command": list(command), "cwd": cwd, "log": log, "session": session,
+            "ts": time.time(), "checkpoint": point.name, "step": point.step, "by": "supervise",
+            "directory": os.path.realpath(self.directory),
         }  # fmt: skip
         path = os.path.join(self.directory, LAUNCH_FILE_NAME)
         files.write_file(path, json.dumps(fields, indent=1).encode() + b"\n", files.mode_as_log(self.directory))

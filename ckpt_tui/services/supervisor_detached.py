@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services import files
 from ckpt_tui.services.output_tail import OutputTail
 from ckpt_tui.services.supervisor_record import Supervisor, SupervisorState, read_supervisor
@@ -48,7 +49,7 @@ def start_detached(directory: str, command: Sequence[str], *, cwd: str, log_name
                             f"All that it said is in {path}.")  # fmt: skip
         if time.monotonic() > deadline and not is_its_own:
             return Supervisor(
-                pid=process.pid, pid_started=0.0, host="", state=SupervisorState.WAITING,
+                process=ProcessIdentity(process.pid), state=SupervisorState.WAITING,
                 told=f"still looking for a checkpoint to begin from; what it says is in {path}",
             )  # fmt: skip
         time.sleep(_POLL_S)

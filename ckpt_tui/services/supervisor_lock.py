@@ -9,6 +9,7 @@ import time
 
 from ckpt_tui import text
 from ckpt_tui.errors import CkptError, from_os_error
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services.supervisor_record import LOCK_NAME, read_fields
 from ckpt_tui.services.system import process_is_alive
 
@@ -63,7 +64,8 @@ def _take(descriptor: int, directory: str) -> None:
 
 def _living(directory: str) -> int | None:
     """The supervisor that the record names, if it lives."""
-    fields = read_fields(directory)
-    pid, started, host = fields.get("pid"), fields.get("pid_started"), fields.get("host")
-    is_told = isinstance(pid, int) and isinstance(started, float)
-    return pid if is_told and process_is_alive(pid, started, str(host)) else None  # type: ignore[arg-type,return-value]
+    try:
+        named = ProcessIdentity.from_fields(read_fields(directory))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return named.pid if process_is_alive(named) else None

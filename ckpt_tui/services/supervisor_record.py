@@ -13,6 +13,7 @@ from dataclasses import field, replace
 from enum import StrEnum
 
 from ckpt_tui import text
+from ckpt_tui.process_identity import NOBODY, ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.regular_file import open_regular
 from ckpt_tui.services.copied_record import is_of_another
@@ -45,14 +46,12 @@ class Supervisor:
     since: when it came to this state. restarts: how often it started the training anew.
     next_try_at: while it waits, when the next start is. told: why it does what it does, in a sentence.
     last_exit: how the training ended last ("exit code 1", "killed by SIGKILL"), "" before the first end.
-    child_pid, child_pid_started: the training that it looks after, 0 while there is none.
+    child: the training that it looks after, nobody while there is none.
     restarts_by: who else restarts the training ("torchrun", "slurm"), "" where this supervisor does.
     settings: limits and such that were not the usual ones, by the names of their options.
     """
 
-    pid: int
-    pid_started: float
-    host: str
+    process: ProcessIdentity
     state: SupervisorState
     is_alive: bool | None = None
     since: float = 0.0
@@ -63,14 +62,21 @@ class Supervisor:
     last_exit: str = ""
     last_exit_at: float | None = None
     told: str = ""
-    child_pid: int = 0
-    child_pid_started: float = 0.0
+    child: ProcessIdentity = NOBODY
     session: int = 0
     command: tuple[str, ...] = ()
     cwd: str = ""
     log: str = ""
     restarts_by: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def child_pid(self) -> int:
+        return self.child.pid
 
     @property
     def is_in_charge(self) -> bool:
@@ -107,6 +113,15 @@ def read_fields(directory: str) -> dict[str, object]:
     return fields if isinstance(fields, dict) else {}
 
 
+def recorded_child(fields: Mapping[str, object]) -> ProcessIdentity:
+    """The training that the supervisor of that record looked after."""
+    try:
+        child = ProcessIdentity.from_fields({"child_pid_started": 0.0, **fields}, "child_")
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return NOBODY
+    return child if child.host else replace(child, host=str(fields.get("host") or ""))
+
+
 def write_record(directory: str, fields: Mapping[str, object]) -> None:
     """Replace the record as a whole, durably. Raises OSError."""
     from ckpt_tui.services import files
@@ -137,24 +152,23 @@ def supervisor_words(supervisor: Supervisor, now: float) -> str:
 def _from_fields(fields: dict[str, object]) -> Supervisor:
     from ckpt_tui.services.system import process_is_alive
 
-    pid, pid_started, host = int(_number(fields["pid"])), _number(fields["pid_started"]), str(fields["host"])
+    process = ProcessIdentity.from_fields(fields)
     command = fields.get("command") or ()
     state = SupervisorState(str(fields["state"]))
     # Who ended is not asked for: psutil takes 10 ms of a start.
-    is_alive = False if state.is_over else process_is_alive(pid, pid_started, host)
+    is_alive = False if state.is_over else process_is_alive(process)
 
     def moment(name: str) -> float | None:
         value = fields.get(name)
         return None if value is None else _number(value)
 
     return Supervisor(
-        pid=pid, pid_started=pid_started, host=host, state=state, is_alive=is_alive,
+        process=process, state=state, is_alive=is_alive,
         since=moment("since") or 0.0, started_at=moment("started_at") or 0.0,
         restarts=int(moment("restarts") or 0), max_restarts=int(moment("max_restarts") or 0),
         next_try_at=moment("next_try_at"), last_exit=str(fields.get("last_exit") or ""),
         last_exit_at=moment("last_exit_at"), told=str(fields.get("told") or ""),
-        child_pid=int(moment("child_pid") or 0), child_pid_started=moment("child_pid_started") or 0.0,
-        session=int(moment("session") or 0),
+        child=recorded_child(fields), session=int(moment("session") or 0),
         command=tuple(str(word) for word in command) if isinstance(command, list) else (),
         cwd=str(fields.get("cwd") or ""), log=str(fields.get("log") or ""),
         restarts_by=str(fields.get("restarts_by") or ""),

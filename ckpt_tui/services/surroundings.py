@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ckpt_tui.events.schema import LOG_NAME
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.state import NextStart
-from ckpt_tui.services.system import lock_owner, process_is_alive
+from ckpt_tui.services.system import LOCK_NAME, holder_after, process_is_alive
 
 ALIVE_EVERY_S = 1.0
 _STARTS = frozenset({"supervisor.json", "launch.json"})  # as in supervisor_record.py and launch_record.py
@@ -29,18 +31,21 @@ class Surroundings:
         self._names_stamp: tuple[int, int] | None = None
         self._places: tuple[tuple[tuple[str, int], ...], frozenset[str]] | None = None
         self._alive: bool | None = None
-        self._alive_asked: tuple[float, int, float] | None = None
+        self._alive_asked: tuple[float, ProcessIdentity] | None = None
+        self._begun: NextStart | None = None  # a session that holds the lock and has not told of itself yet
         self._own_home = directory  # as the log has it: with links resolved
         self._copy_asked: tuple[float, str, int, bool] | None = None
         self._start_asked: tuple[float, object, NextStart | None] | None = None
 
-    def beside(self, now: float, process: tuple[int, float, str], home: str = "") -> Beside:
-        """process: pid, its start time and host of the run's last session. home: the directory that it wrote to, as
-        the log says."""
-        is_alive = self.is_alive(now, *process)
-        trains_in = home if is_alive and home and self._is_of_another(now, home, process[0], process[2]) else ""
+    def beside(self, now: float, process: ProcessIdentity, home: str = "") -> Beside:
+        """process: that of the run's last session. home: the directory that it wrote to, as the log says."""
+        is_alive = self.is_alive(now, process)
+        trains_in = home if is_alive and home and self._is_of_another(now, home, process.pid, process.host) else ""
         names = self.names()
-        next_start = self._next_start(now, names, process[0], is_alive=bool(is_alive)) if names is not None else None
+        next_start = self._next_start(now, names, process.pid, is_alive=bool(is_alive)) if names is not None else None
+        if self._begun is not None:
+            is_its = next_start is not None and next_start.pid > 0  # that record knows more of it
+            next_start = replace(next_start, holds_lock=True) if next_start is not None and is_its else self._begun
         return Beside(
             is_process_alive=is_alive, existing_names=names, trains_in=trains_in, next_start=next_start
         )  # fmt: skip
@@ -97,15 +102,29 @@ class Surroundings:
             asked = self._start_asked = (now, of_what, coming_start(self.directory, now, names, pid))
         return asked[2]
 
-    def is_alive(self, now: float, pid: int, pid_started: float, host: str) -> bool | None:
+    def is_alive(self, now: float, process: ProcessIdentity) -> bool | None:
         """Whether that process lives; None when nobody can know."""
         asked = self._alive_asked
-        if asked is None or asked[1:] != (pid, pid_started) or not 0 <= now - asked[0] < ALIVE_EVERY_S:
-            alive = process_is_alive(pid, pid_started, host)
-            if alive is None and lock_owner(self.directory) is not None:
-                alive = True  # a lock is let go when its owner dies, whatever host it is on
-            self._alive, self._alive_asked = alive, (now, pid, pid_started)
+        if asked is None or asked[1] != process or not 0 <= now - asked[0] < ALIVE_EVERY_S:
+            self._alive, self._begun = self._looked_at(process)
+            self._alive_asked = (now, process)
         return self._alive
+
+    def _looked_at(self, process: ProcessIdentity) -> tuple[bool | None, NextStart | None]:
+        """A lock is let go when its owner dies, wherever that is and whatever the clock says: where it is held,
+        somebody trains. That may be the next session, which has told nothing yet."""
+        alive = process_is_alive(process)
+        holder = holder_after(self.directory, process) if not alive else None
+        if holder is None:
+            return alive, None
+        is_another = holder.pid != process.pid or (holder.birth and process.birth and holder.birth != process.birth)
+        if holder.pid <= 0 or not is_another or process_is_alive(holder) is False:
+            return True, None
+        try:
+            begun_at = os.stat(os.path.join(self.directory, LOCK_NAME)).st_mtime
+        except OSError:
+            begun_at = holder.pid_started
+        return alive, NextStart(started_at=begun_at, pid=holder.pid, holds_lock=True)
 
 
 def _is_same(path: str, other: str) -> bool:

@@ -7,24 +7,23 @@ start time, and by what the record of the supervisor before tells (`before`, all
 from __future__ import annotations
 
 import os
-import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, held_by_another, owners_of, run_state
+from ckpt_tui.services.owner import Owner, held_by_another, owners_of, run_state, where_words
 from ckpt_tui.services.processes import restarter_of
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervision import MAX_LAST_LINES, Ended
-from ckpt_tui.services.supervisor_record import SupervisorState
-from ckpt_tui.services.system import process_is_alive
-from ckpt_tui.text import safe_text
+from ckpt_tui.services.supervisor_record import SupervisorState, recorded_child
+from ckpt_tui.services.system import identify, process_is_alive
+from ckpt_tui.text import run_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,27 @@ class TakenOver:
     told: str
 
 
-def who_trains(directory: str) -> Owner | None:
-    """Who trains here; also one that only its log tells of, which takes reading all of that."""
+def who_trains(directory: str, ruled_out: Collection[Owner] = ()) -> Owner | None:
+    """Who trains here; also one that only its log tells of, which takes reading all of that. ruled_out: who does not,
+    as a person knows."""
     for reads_log in (False, True):
         state = run_state(directory) if reads_log else None
         for owner in owners_of(directory, state):
             # A lock that outlives whom it names is held by an act, or by a process that is dying: nobody trains.
-            if not owner.is_supervisor and held_by_another(directory, owner) is None:
+            is_ruled_out = owner.is_supervisor or owner in ruled_out
+            if not is_ruled_out and held_by_another(directory, owner) is None:
                 return owner
     return None
+
+
+def unseen(directory: str) -> tuple[Owner, ...]:
+    """Who may train here on another host, as far as what was written there tells, or starts a training from there."""
+    return tuple(owner for owner in owners_of(directory, run_state(directory)) if not owner.is_sure)
+
+
+def supervisor_elsewhere(directory: str) -> Owner | None:
+    """A supervisor on another host that is about to start a training, as its record says."""
+    return next((owner for owner in owners_of(directory) if owner.is_supervisor and not owner.is_sure), None)
 
 
 def held(directory: str) -> CkptError | None:
@@ -59,24 +70,23 @@ def take_over(directory: str, owner: Owner, before: Mapping[str, object], mark: 
 
     Raises CkptError when it does not run on this host.
     """
-    is_alive = process_is_alive(owner.pid, owner.pid_started, owner.host)
+    is_alive = process_is_alive(owner.process)
     if is_alive is False:
         return None
     if is_alive is None:
-        is_here = not owner.host or owner.host == socket.gethostname()
-        where = "elsewhere" if is_here else f"on {safe_text(owner.host, 60)}"
+        known = f" Where it is known to have ended: `ckpt-tui supervise {run_word(directory)} --force`."
         raise CkptError(
             "A training runs here that cannot be looked after",
-            f"{owner.told_by} of {directory} says that it runs {where}",
-            "Run supervise on that host, or stop it there first.",
+            f"{owner.told_by} of {directory} says that it runs {where_words(owner.process) or 'elsewhere'}",
+            f"Run supervise there, or stop it there first.{'' if owner.is_sure else known}",
         )
-    pid, pid_started = _outermost(owner, before)
+    process = _outermost(owner, before)
     launched = read_record(directory)
     return TakenOver(
-        Training(pid, pid_started, is_child=False, mark=str(before.get("mark") or mark)),
-        SessionFollower(directory, {owner.pid, pid}),
+        Training(process, is_child=False, mark=str(before.get("mark") or mark)),
+        SessionFollower(directory, {owner.pid, process.pid}),
         launched.log if launched is not None else "",
-        f"took over process {pid}, which trains here already ({owner.told_by} says so)"
+        f"took over process {process.pid}, which trains here already ({owner.told_by} says so)"
         f"{', and was asked to save and end' if asked_before(before) else ''}",
     )
 
@@ -86,17 +96,14 @@ def asked_before(before: Mapping[str, object]) -> str:
     return "a signal before" if before.get("state") == SupervisorState.STOPPING else ""
 
 
-def _outermost(owner: Owner, before: Mapping[str, object]) -> tuple[int, float]:
+def _outermost(owner: Owner, before: Mapping[str, object]) -> ProcessIdentity:
     """The torchrun, or the shell, that it runs under: what the supervisor before had started, or what would start it
     again at its end."""
-    pid, pid_started = before.get("child_pid"), before.get("child_pid_started")
-    is_told = isinstance(pid, int) and pid > 0 and isinstance(pid_started, float)
-    if is_told and process_is_alive(pid, pid_started, ""):  # type: ignore[arg-type]
-        return pid, pid_started  # type: ignore[return-value]
+    child = recorded_child(before)
+    if process_is_alive(child):
+        return child
     restarter = restarter_of(owner.pid)
-    if restarter is not None:
-        return restarter, process_started(restarter)
-    return owner.pid, owner.pid_started
+    return identify(restarter) if restarter is not None else owner.process
 
 
 def unseen_end(directory: str, before: Mapping[str, object], log_name: str) -> Ended:
@@ -104,7 +111,7 @@ def unseen_end(directory: str, before: Mapping[str, object], log_name: str) -> E
     there = SessionFollower(directory, ())
     session = before.get("session")
     is_of_it = isinstance(session, int) and there.session >= session and there.is_started
-    told = SessionFollower(directory, {there.pid} if is_of_it else ())
+    told = SessionFollower(directory, {there.process.pid} if is_of_it else ())
     tail = OutputTail(os.path.join(directory, log_name), -1)
     tail.begin = 0
     return Ended(

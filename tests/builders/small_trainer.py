@@ -13,13 +13,13 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 from ckpt_tui.events.schema import CheckpointSaved
-from ckpt_tui.events.writer import EventWriter, process_started
+from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.process_identity import ProcessIdentity
 from tests.builders.run_directories import save
 
 
@@ -40,8 +40,7 @@ def main() -> int:
         (directory / "twice.txt").touch()
         return 9
     os.ftruncate(lock, 0)
-    owner = {"pid": os.getpid(), "pid_started": process_started(), "host": socket.gethostname()}
-    os.pwrite(lock, json.dumps(owner).encode(), 0)
+    os.pwrite(lock, json.dumps(ProcessIdentity.of().fields()).encode(), 0)
 
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

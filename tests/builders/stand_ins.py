@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from ckpt_tui.process_identity import ProcessIdentity
+
 REPO = Path(__file__).parents[2]
 
 _BEGIN = """
@@ -88,7 +90,7 @@ class StandIn:
                 stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})},
             )  # fmt: skip
         self.pid = self.process.pid
-        self.started = psutil.Process(self.pid).create_time()
+        self.identity = ProcessIdentity.of(self.pid)
         wait_for(lambda: self.has_said("up") or self.process.poll() is not None, "it did not come up")
         assert self.process.poll() is None, self.output.read_text()
 
@@ -97,8 +99,7 @@ class StandIn:
 
     def record_launch(self, directory: Path) -> None:
         """As if it was started by `resume`."""
-        fields = {"pid": self.pid, "pid_started": self.started, "host": os.uname().nodename, "log": "x", "command": []}
-        (directory / "launch.json").write_text(json.dumps(fields))
+        (directory / "launch.json").write_text(json.dumps({**self.identity.fields(), "log": "x", "command": []}))
 
     def end(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):  # a thread of the test may have waited for it just now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from ckpt_tui.services.launch import Launched, start
-from ckpt_tui.services.processes import descendants
+from ckpt_tui.services.processes import descendants, send
 from ckpt_tui.services.stop_plan import plan_stop
 from ckpt_tui.services.stopping import kill, stop
 from tests.builders.stand_ins import wait_for
@@ -45,12 +44,8 @@ def launched(request: pytest.FixtureRequest, trainer: Trainer, tmp_path: Path) -
     one = start(str(tmp_path / "run"), command, cwd=str(REPO), wait_s=300.0, environment=FRAMEWORKS)
     below = descendants(one.pid)
     yield one
-    for pid, started in [(one.pid, one.pid_started), *below]:
-        try:
-            if abs(psutil.Process(pid).create_time() - started) < 1:
-                os.kill(pid, signal.SIGKILL)
-        except (psutil.Error, ProcessLookupError):
-            continue
+    for process in [one.process, *below]:
+        send(process, signal.SIGKILL)
 
 
 def is_gone(pid: int) -> bool:
@@ -65,7 +60,7 @@ def is_gone(pid: int) -> bool:
 def test_stopped_through_its_launcher_it_saves_and_is_over(launched: Launched, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert launched.stage == "stepping", (directory / "session_1.log").read_text()
-    below = [pid for pid, _ in descendants(launched.pid)]
+    below = [process.pid for process in descendants(launched.pid)]
     plan = plan_stop(str(directory))
     assert (plan.told_by, plan.saves) == ("trainer.lock", True)
     [target] = plan.targets
@@ -82,7 +77,7 @@ def test_stopped_through_its_launcher_it_saves_and_is_over(launched: Launched, t
 @pytest.mark.long
 @pytest.mark.parametrize("launched", ["torchrun"], indirect=True)
 def test_killed_it_is_not_started_anew(launched: Launched, tmp_path: Path) -> None:
-    below = [pid for pid, _ in descendants(launched.pid)]
+    below = [process.pid for process in descendants(launched.pid)]
     assert len(below) >= 2
     stopped = kill(str(tmp_path / "run"))
     assert (stopped.has_ended, stopped.was_killed) == (True, True)

@@ -45,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_process_that_nobody_knows_cannot_be_asked_to_stop() -> None:
     catalog = catalog_of(*ALL)
     restore, resume = restore_act(catalog, None, is_chosen=False), resume_act(catalog, None, is_chosen=False)
-    foreign = labels(running(source="Hugging Face", pid=0), restore, resume)
+    foreign = labels(running(source="Hugging Face"), restore, resume)
     assert foreign == {"act.resume": (), "act.restore": (), "act.stop": ()}
     silent = labels(running(source="Hugging Face", phase=Phase.SILENT), restore, resume)
     assert silent["act.resume"] == ("resume",)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services import launch as launching
 from ckpt_tui.services import resume as resuming
 from ckpt_tui.services import stop_plan, stopping
@@ -29,8 +30,8 @@ from tests.builders.screen_app import ScreenApp, seen, seen_text, settled, until
 
 ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
 PLAN = StopPlan(
-    "/run", 4711, "here", "trainer.lock", saves=True, step=9377, checkpoint="rolling_step_009250.pt",
-    checkpoint_step=9250, at_risk_steps=127, at_risk_s=7.0,
+    "/run", ProcessIdentity(4711, host="here"), "trainer.lock", saves=True, step=9377,
+    checkpoint="rolling_step_009250.pt", checkpoint_step=9250, at_risk_steps=127, at_risk_s=7.0,
     sentences=(
         "Process 4711 (the training) gets SIGTERM.",
         "It is a trainer of ours: it saves an emergency checkpoint and ends.",
@@ -219,7 +220,8 @@ async def test_a_start_is_followed_to_its_first_step_and_a_death_leads_to_its_ou
 ) -> None:
     log = tmp_path / "session_3.log"
     log.write_text("loading\nRuntimeError: no such GPU\n")
-    launched = Launched(99, str(log), stage="stepping", step=9251, sentences=("Process 99 trains: step 9,251.",))
+    trains = ("Process 99 trains: step 9,251.",)
+    launched = Launched(ProcessIdentity(99), str(log), stage="stepping", step=9251, sentences=trains)
     launch = Waiting(launched, "The trainer holds the directory.", "Session 3 begins at step 9,250.")
     monkeypatch.setattr(resuming, "plan_resume", lambda *_, **__: Started(hyperparameters=RECORDED))
     monkeypatch.setattr(launching, "launch", launch)

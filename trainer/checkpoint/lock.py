@@ -174,7 +174,7 @@ def _runs_here(fields: dict[str, Any]) -> bool:
 
 def _is_alive(fields: dict[str, Any]) -> bool | None:
     try:
-        named = ProcessIdentity.from_fields(fields)
+        named = ProcessIdentity.from_fields({"pid_started": 0.0, **fields})
     except (ValueError, KeyError, TypeError, OverflowError):
         return False
     return process_is_alive(named) if named.pid > 0 else False

@@ -19,6 +19,7 @@ from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
 from ckpt_tui.services.launch import Launched, launch, launched_log, restarter_of, running, start, stop
 from ckpt_tui.services.resume import ResumePlan
+from ckpt_tui.services.system import process_is_alive
 
 # Stands in for a trainer: says that it is up, saves for a moment when asked to stop.
 LIVES = """
@@ -77,7 +78,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[[str], Launched]]:
     yield begin
     for launched in started:
         try:
-            if psutil.Process(launched.pid).create_time() == launched.pid_started:
+            if process_is_alive(launched.process):
                 os.kill(launched.pid, signal.SIGKILL)
         except (psutil.NoSuchProcess, ProcessLookupError):
             continue

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.state import Phase
 from ckpt_tui.services.monitor import RunMonitor, read_run
 from ckpt_tui.services.system import process_is_alive
@@ -26,9 +27,9 @@ def test_a_directory_without_a_log_is_waited_for(tmp_path: Path) -> None:
 
 def test_process_liveness_by_pid_and_start_time() -> None:
     me = psutil.Process()
-    assert process_is_alive(me.pid, me.create_time(), socket.gethostname()) is True
-    assert process_is_alive(me.pid, me.create_time() - 100, socket.gethostname()) is False
-    assert process_is_alive(me.pid, me.create_time(), "elsewhere") is None
+    assert process_is_alive(ProcessIdentity(me.pid, me.create_time(), socket.gethostname())) is True
+    assert process_is_alive(ProcessIdentity(me.pid, me.create_time() - 100, socket.gethostname())) is False
+    assert process_is_alive(ProcessIdentity(me.pid, me.create_time(), "elsewhere")) is None
 
 
 def test_at_risk_knows_which_files_are_there(tmp_path: Path) -> None:

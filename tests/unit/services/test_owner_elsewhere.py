@@ -30,7 +30,7 @@ def log_of_another_host(directory: Path, ago_s: float) -> None:
             log.step(step, loss=1.0)
     path = directory / "events.jsonl"
     first, rest = path.read_text().split("\n", 1)
-    path.write_text(json.dumps({**json.loads(first), "host": "node3", "pid": 77}) + "\n" + rest)
+    path.write_text(json.dumps({**json.loads(first), "host": "node3", "pid": 77, "pid_birth": ""}) + "\n" + rest)
     save(directory / "rolling_step_000010.pt", 10)
 
 
@@ -95,6 +95,47 @@ def test_a_person_who_knows_that_its_host_is_dead_can_resume_at_once(
     assert "--force says that it is not" in " ".join(capsys.readouterr().out.split())
 
 
+def test_supervise_is_told_the_same_by_force(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log_of_another_host(tmp_path, ago_s=1)
+    ran = tmp_path / "ran"
+    words = ["--as-is", "--quiet", "--", "touch", str(ran)]
+    assert main(["supervise", str(tmp_path), *words]) == 2
+    assert f"`ckpt-tui supervise {tmp_path} --force`" in " ".join(capfd.readouterr().err.split())
+    assert main(["supervise", str(tmp_path), "--dry-run", "--json", *words]) == 1
+    plan = json.loads(capfd.readouterr().out)["data"]
+    assert f"`ckpt-tui supervise {tmp_path} --force`" in plan["refusals"][0]
+    assert main(["supervise", str(tmp_path), "--dry-run", "--force", "--json", *words]) == 0
+    plan = json.loads(capfd.readouterr().out)["data"]
+    assert (plan["refusals"], plan["takes_over"]) == ([], None)
+    assert "Process 77 on node3 may be training here (events.jsonl says so)" in plan["warnings"][0]
+    assert main(["supervise", str(tmp_path), "--dry-run", "--force", *words]) == 0
+    assert "--force says that it is not." in " ".join(capfd.readouterr().out.split())
+    assert not ran.exists()
+    assert main(["supervise", str(tmp_path), "--force", *words]) == 0
+    assert ran.exists()
+    assert "--force says that it is not." in " ".join(capfd.readouterr().err.split())
+
+
+def test_supervise_waits_for_a_supervisor_elsewhere_unless_it_is_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "rolling_step_000010.pt", 10)
+    said = {
+        "pid": 9, "pid_started": 1.0, "host": "node3", "state": "waiting", "next_try_at": time.time() + 3600.0,
+    }  # fmt: skip
+    (tmp_path / "supervisor.json").write_text(json.dumps(said))
+    ran = tmp_path / "ran"
+    words = ["--as-is", "--quiet", "--", "touch", str(ran)]
+    assert main(["supervise", str(tmp_path), "--dry-run", *words]) == 1
+    assert "supervisor.json says so" in " ".join(capsys.readouterr().out.split())
+    assert main(["supervise", str(tmp_path), *words]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert json.loads((tmp_path / "supervisor.json").read_text()) == said, "all is as it was"
+    assert not ran.exists()
+    assert main(["supervise", str(tmp_path), "--force", *words]) == 0
+    assert ran.exists()
+
+
 def test_force_never_joins_one_that_is_seen_to_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_of_another_host(tmp_path, ago_s=1)
     ran = tmp_path / "ran"
@@ -103,6 +144,9 @@ def test_force_never_joins_one_that_is_seen_to_live(tmp_path: Path, capsys: pyte
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, b'{"pid": 77, "pid_started": 1.0, "host": "node3"}')
     assert main(words) == 2, "its lock is held: on a network mount by another host"
+    capsys.readouterr()
+    assert main(["supervise", str(tmp_path), "--force", "--as-is", "--quiet", "--", "touch", str(ran)]) == 2
+    assert "--force" not in capsys.readouterr().err, "where it is of no use"
     os.close(lock)
     (tmp_path / "trainer.lock").unlink()
     child = subprocess.Popen(["sleep", "600"])

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services import stop_plan, stopping
 from ckpt_tui.services.owner import owner_of, owners_of, run_state
 from ckpt_tui.services.processes import is_wrapper, look_at, send
@@ -126,7 +128,7 @@ def test_asked_again_it_gets_no_second_signal(tmp_path: Path, begin: Begin) -> N
     first = stop(directory, 0.05)
     assert not first.has_ended
     assert "goes on being asked" in first.sentences[0]
-    noted = asked(directory, trainer.pid, trainer.started)
+    noted = asked(directory, trainer.identity)
     assert noted is not None
     assert (noted.is_sent, noted.at) == (True, pytest.approx(time.time(), abs=300))
     plan = plan_stop(directory)
@@ -256,7 +258,8 @@ def test_zombie_counts_as_ended(tmp_path: Path) -> None:
 
 def test_number_that_came_again_after_the_plan_is_left_alone(tmp_path: Path, begin: Begin) -> None:
     trainer = begin(DIES)
-    assert not send(trainer.pid, trainer.started - 100, signal.SIGKILL)
+    earlier = replace(trainer.identity, pid_started=trainer.identity.pid_started - 100, birth="")
+    assert not send(earlier, signal.SIGKILL)
     assert trainer.process.poll() is None
     plan = plan_stop(str(tmp_path / "run"))
     trainer.process.kill()
@@ -295,7 +298,7 @@ def test_one_of_another_user_is_refused() -> None:
             os.setuid(65534)
             try:
                 os.write(tells, "|".join(plan_stop(str(shared / "run")).refusals).encode())
-                send(trainer.pid, trainer.started, signal.SIGTERM)
+                send(trainer.identity, signal.SIGTERM)
             except PermissionError:
                 os.write(tells, b"|not permitted")
             finally:
@@ -342,7 +345,7 @@ time.sleep(0.1)
 def test_supervisor_that_waits_for_its_next_start_is_what_is_asked(tmp_path: Path, begin: Begin) -> None:
     supervisor = begin(SUPERVISES)
     fields = {
-        "pid": supervisor.pid, "pid_started": supervisor.started, "host": os.uname().nodename, "state": "waiting",
+        **supervisor.identity.fields(), "state": "waiting",
         "next_try_at": time.time() + 100, "child_pid": 0,
     }  # fmt: skip
     (tmp_path / "run" / "supervisor.json").write_text(json.dumps(fields))
@@ -420,7 +423,7 @@ def test_stop_that_is_killed_at_every_file_operation_is_repeated_and_signals_onc
         trainer = begun(f"killed-{number}")
         directory = str(tmp_path / f"killed-{number}")
         killed_at(number, lambda directory=directory: stop(directory, 0.0), when=when, calls_of=calls_of)  # type: ignore[misc]
-        noted = asked(directory, trainer.pid, trainer.started)
+        noted = asked(directory, trainer.identity)
         num_signalled += noted is not None and noted.is_sent
         try:
             stopped = stop(directory, 300)
@@ -434,15 +437,16 @@ def test_stop_that_is_killed_at_every_file_operation_is_repeated_and_signals_onc
 
 
 def test_note_of_a_stop_is_of_one_process_on_one_host(tmp_path: Path) -> None:
-    note_asked(str(tmp_path), 77, 1.0, "node-7", is_sent=False)
-    noted = asked(str(tmp_path), 77, 1.0, "node-7")
+    there = ProcessIdentity(77, 1.0, "node-7")
+    note_asked(str(tmp_path), there, is_sent=False)
+    noted = asked(str(tmp_path), there)
     assert noted is not None
     assert not noted.is_sent
-    assert asked(str(tmp_path), 77, 1.0) is None, "of this host"
-    assert asked(str(tmp_path), 77, 100.0, "node-7") is None, "of a later process with its number"
+    assert asked(str(tmp_path), ProcessIdentity(77, 1.0)) is None, "of this host"
+    assert asked(str(tmp_path), replace(there, pid_started=100.0)) is None, "of a later process with its number"
     for broken in (b"", b"[]", b'{"asked": 3}', b'{"asked": [3]}', b'{"asked": [{"pid": 77}]}'):
         (tmp_path / "stop.json").write_bytes(broken)
-        assert asked(str(tmp_path), 77, 1.0, "node-7") is None
+        assert asked(str(tmp_path), there) is None
 
 
 def test_a_copy_of_a_live_run_has_no_training_and_one_that_was_moved_keeps_it(tmp_path: Path, begin: Begin) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.services.processes import look_at
 from ckpt_tui.services.supervised_process import MARK, marked, start
 from tests.builders.marked import end_marked
@@ -20,8 +21,8 @@ def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     pids = os.pipe()
 
-    def die(pid: int, pid_started: float) -> None:
-        os.write(pids[1], str(pid).encode())
+    def die(process: ProcessIdentity) -> None:
+        os.write(pids[1], str(process.pid).encode())
         os._exit(0)
 
     child = os.fork()
@@ -46,7 +47,7 @@ def test_nothing_runs_that_is_not_on_record(tmp_path: Path) -> None:
 
 
 def test_a_start_that_cannot_be_recorded_starts_nothing(tmp_path: Path) -> None:
-    def refuse(pid: int, pid_started: float) -> None:
+    def refuse(process: ProcessIdentity) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -59,7 +60,7 @@ def test_its_processes_are_found_by_their_mark_whatever_became_of_their_parents(
     mark = f"test-{os.getpid()}"
     training = start(
         ["bash", "-c", "setsid sleep 300 & exit 4"], cwd=str(tmp_path), log_path=str(tmp_path / "x.log"),
-        mark=mark, environment=os.environ, record=lambda pid, pid_started: None,
+        mark=mark, environment=os.environ, record=lambda process: None,
     )  # fmt: skip
     try:
         wait_for(training.poll, "it did not end")

@@ -172,9 +172,9 @@ def test_a_signal_that_comes_while_it_is_found_reaches_what_is_taken_over(
     (kept.directory / "launch.json").write_text(json.dumps(begun))
     find = taking_over.who_trains
 
-    def find_asked(directory: str) -> Owner | None:
+    def find_asked(directory: str, ruled_out: Collection[Owner] = ()) -> Owner | None:
         os.kill(os.getpid(), signal.SIGTERM)
-        return find(directory)
+        return find(directory, ruled_out)
 
     monkeypatch.setattr(taking_over, "who_trains", find_asked)
     too_late = threading.Timer(300, other.kill)
