@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import termios
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +67,7 @@ _STARTED: list[subprocess.Popen[bytes]] = []
 def _living(directory: Path) -> None:
     """A training that does not hold the lock, as one that was launched a moment ago."""
     run_directory(directory)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    process = subprocess.Popen(["sleep", "600"])
     _STARTED.append(process)
     launch = {
         "pid": process.pid, "pid_started": psutil.Process(process.pid).create_time(), "host": os.uname().nodename,
@@ -187,9 +192,35 @@ def test_where_nobody_can_answer_it_is_refused_and_nothing_changes(
         assert "--yes" in said.err
 
 
+class _ForkedPty(WatchedPty):
+    """The command in a child of this process: an interpreter of its own takes longer to start than it works."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, columns: int = 80) -> None:
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            code: object = 99
+            try:
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+                os.chdir(cwd)
+                os.environ.update(env)
+                sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+                code = main(list(command))
+            except SystemExit as left:
+                code = left.code
+            except BaseException:  # noqa: BLE001 - the child tells and leaves, whatever it was
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code if isinstance(code, int) else 99)
+        self.received = b""
+
+
 def _on_a_terminal(argv: list[str], cwd: Path, keys: bytes | None, columns: int = 80) -> tuple[int, str]:
     """Exit code and everything printed. keys: typed once it asks; None: it is not to ask."""
-    terminal = WatchedPty(argv, {**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"}, cwd, columns=columns)
+    # One act as a person starts it; the others end in the same way.
+    kind = WatchedPty if argv[0] == ACTS[0] else _ForkedPty
+    terminal = kind(argv, {**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"}, cwd, columns=columns)
     if keys is not None:
         terminal.read_until(b"[y/N] ")
         terminal.write(keys)
