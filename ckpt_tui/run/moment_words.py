@@ -79,7 +79,7 @@ def _event(word: str, marker: Marker | None, told: Moment) -> Line:
     role = "bad" if marker.kind in ("crash", "save_failed", "error", "nonfinite") else "plain"
     apart = abs(marker.step - told.step)
     away = f"   {plural(apart, 'step')}" if apart else "   at this step"
-    if told.ts is not None:
+    if told.ts is not None and (apart or abs(told.ts - marker.ts) >= 1.0):
         away += f", {duration(abs(told.ts - marker.ts))}"
     return (
         (f"{word:<12}", "dim"), (f"{name}{label}", role), (f" at step {count(marker.step)}", "plain"), (away, "dim"),

@@ -76,7 +76,7 @@ def _fact_cells(index: int, run: Compared, *, unicode: bool) -> list[Part]:
     if run.progress < 1:
         state = (f"reading {run.progress:.0%}", "accent")
     is_bad = one.last is not None and one.last - one.last != 0
-    lost = f"{count(one.lost_steps)} st, {duration(one.lost_s)}" if one.lost_steps else ""
+    lost = f"{count(one.lost_steps)}, {duration(one.lost_s)}" if one.lost_steps else ""
     return [
         letter, name, state,
         (count(one.step), ""), (metric(one.last) if one.last is not None else "", "error" if is_bad else "strong"),

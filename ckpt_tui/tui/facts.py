@@ -6,7 +6,6 @@ Plain text only, nothing of Textual, so that `--plain` starts without it.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from itertools import product
 
@@ -47,10 +46,9 @@ def with_short_names(words: str) -> str:
 
 
 def clock_words(ts: float, now: float) -> str:
-    """`02:14:09`, with the date before it when it was another day."""
-    then, today = time.localtime(ts), time.localtime(now)
-    same_day = then[:3] == today[:3]
-    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", then)
+    """`02:14:09`; when it was another day its date in place of the seconds: `11-20 02:14`."""
+    today = wording.clock_time(ts, seconds=True, now=now)
+    return today if len(today) <= len("02:14:09") else wording.clock_time(ts, now=now)
 
 
 def ago_words(seconds: float) -> str:

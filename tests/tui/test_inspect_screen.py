@@ -82,7 +82,7 @@ async def test_filter_as_you_type_sort_and_esc_one_thing_at_a_time(opens: Callab
         await pilot.press("z")
         assert "largest first" in seen_text(app)
         await pilot.press("escape")
-        assert "23 ─" in seen_text(app)
+        assert "23 tensors ─" in seen_text(app)
         assert not app.has_ended
         await pilot.press("escape")
         assert app.has_ended

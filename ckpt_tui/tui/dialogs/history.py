@@ -34,7 +34,7 @@ Chosen = tuple[Literal["undo", "redo", "gc"], int]
 _COLUMNS = (
     Column("", 3, align="right"),
     Column("deed", 8, grows=True, most=12),
-    Column("when", 8, grows=True, most=16, priority=2),
+    Column("when", 11, grows=True, most=16, priority=2),
     Column("state", 13),
     Column("set aside", 16, grows=True, priority=1),
 )

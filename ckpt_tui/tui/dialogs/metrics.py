@@ -168,7 +168,7 @@ class MetricPicker(ModalScreen[str | None]):
     def _hint(self) -> str:
         show, pin, leave = (keys.key_words(_pressed(self, name).split(",")[0]) for name in ("show", "pin", "leave"))
         is_narrow = self.app.size.width < 60
-        told = [f"{show} shows", f"{leave} leaves" if is_narrow else f"{leave} goes back"]
+        told = [f"{show} shows", f"{leave} leaves"]
         if self._toggle_pin is not None:
             pins = plural(len(self._pins()), "pin")
             told.insert(1, f"{pin} pins" if is_narrow else f"{pin} pins under the chart ({pins})")

@@ -75,9 +75,9 @@ class MomentDialog(ModalScreen[str | None]):
 
     def _hint(self) -> str:
         if self._told.save is None:
-            return "Esc goes back"
+            return "Esc leaves"
         if self.app.size.width < 60:
-            return "g goes to it   Esc"
+            return "g goes to it   Esc leaves"
         rolls = ", there b rolls back to it" if self._can_act else ""
         return f"g finds it in the list{rolls}   Esc leaves"
 

@@ -35,7 +35,11 @@ class PickDialog(ModalScreen[int | None]):
 
     def compose(self) -> ComposeResult:
         note_width = min(max((cell_width(safe_text(note, 40)) for _, note in self._rows), default=0), 40)
-        columns = (Column("", 12, grows=True, keep="middle"), Column("", max(note_width, 1), priority=1))
+        are_numbers = all(note.replace(",", "").isdigit() for _, note in self._rows if note)
+        columns = (
+            Column("", 12, grows=True, keep="middle"),
+            Column("", max(note_width, 1), align="right" if are_numbers else "left", priority=1),
+        )
         with Vertical(classes="dialog"):
             yield Words(line((self._title_text, "strong")), classes="dialog-title")
             rows = VirtualList[tuple[str, str]](
@@ -48,7 +52,7 @@ class PickDialog(ModalScreen[int | None]):
             frame = 4 if self.app.size.height < 18 else 6  # its border, title and hint
             rows.styles.height = max(min(len(self._rows), 14, self.app.size.height - frame), 1)
             yield rows
-            yield Words(line(("Enter chooses, Esc goes back", "dim")), classes="dialog-hint")
+            yield Words(line(("Enter chooses, Esc leaves", "dim")), classes="dialog-hint")
 
     def on_mount(self) -> None:
         self.query_one(VirtualList).focus()

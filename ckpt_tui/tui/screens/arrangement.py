@@ -16,6 +16,7 @@ MIN_STACKED = 13  # lines under the header for curves and a list below each othe
 WIDE = 110  # events fit beside the checkpoints
 BESIDE_WIDTH, BESIDE_HEIGHT = 150, 20  # the lists fit beside the curves
 _FIXED = 2  # the chart's rule and the event lane
+_MOST_BESIDE = 24  # lines of a list there: more than a run usually keeps, and by how many files are there it would jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def arrange(
     lanes = 1 + min(max(num_sessions, 1), most) + has_outlook if has_curves else 0
     rest = body - _FIXED - lanes
     if is_beside:
-        feed = body * 2 // 5
+        feed = max(body * 2 // 5, body - _MOST_BESIDE)
         right = min(max(width * 45 // 100, 70), 122)
         return Arrangement(header, rest, lanes, body - feed, part, True, True, right, feed)
     lists = max(min(max(rest * 2 // 5, 5), rest - 4), 2) if has_curves else rest - 4

@@ -280,6 +280,11 @@ class CompareScreen(OfTheWatch, ChartActions, Screen[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "part" or self.has_class("-short")
 
+    @property
+    def needed_keys(self) -> tuple[str, ...]:
+        """Where one part fills the screen the key to the others is the last to go."""
+        return ("compare.part",) if self.has_class("-short") else ()
+
     def action_part(self) -> None:
         """Curves, facts or settings, where there is no room for all."""
         if self.has_class("-facts"):

@@ -107,7 +107,8 @@ def keys_of_bindings(screen: Screen[Any]) -> list[Key]:
     found: dict[str, Key] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        is_own = active.node is screen and not binding.system and not (binding.id or "").startswith("app.")
+        key_id = binding.id or "app."  # those without an id are Textual's own, in its words
+        is_own = active.node is screen and not binding.system and not key_id.startswith("app.")
         if is_own and binding.description and binding.action not in found:
             found[binding.action] = Key(
                 "", binding.key, binding.action, "", binding.description, binding.tooltip or binding.description

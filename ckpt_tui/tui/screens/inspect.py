@@ -249,7 +249,7 @@ class InspectScreen(WorkScreen[None]):
         if self.opened is not None:
             shown = len(self._list(view).rows)
             total = len(self.opened.table.all) if view == "tensors" else shown
-            counts = f"{shown:,} of {total:,}" if shown != total else f"{shown:,}"
+            counts = text.count_words(view, shown, total)
             if view == "tree" and self.opened.tree.leaves_cut and self._filters[view]:
                 counts += " (of the first 200,000 values)"
             words = self._order_words(view)

@@ -144,6 +144,12 @@ def weights_only_words(found: WeightsOnly) -> str:
     return f"weights_only=True refuses it{': ' + plural(len(found.refuses), 'name') if found.refuses else ''}"
 
 
+def count_words(view: str, shown: int, total: int) -> str:
+    """`64 tensors`, `12 of 64 tensors`: how many rows of a view are shown."""
+    of = "" if shown == total else f"{shown:,} of "
+    return of + plural(total, {"tensors": "tensor", "pickle": "global", "findings": "finding"}.get(view, "line"))
+
+
 def rule_content(filter_text: str, counts: str, width: int) -> Content:
     """The line above a list: its filter at the left, how many rows it shows at the right."""
     left = f"─ / filter: {filter_text} " if filter_text else "─"
@@ -170,7 +176,8 @@ def row_content(row: object, tree: StateTree, width: int) -> Content:
     if isinstance(row, Fact) and not row.is_heading:
         return lines(line((row.key, "strong")), line(row.full))
     if isinstance(row, GlobalRef):
-        where = f"  named in {row.where}" if row.where else ""
+        room = max(width - cell_width(row.reason) - len("  named in "), 16)
+        where = f"  named in {fit(row.where, min(cell_width(row.where), room), keep='end')}" if row.where else ""
         return lines(line((_fit(row.name, width), "strong")), line(row.reason, (where, "dim")))
     if isinstance(row, Finding):
         hint = line(("-> ", "accent"), row.hint) if row.hint else line((f"level {row.level}, {row.code}", "dim"))

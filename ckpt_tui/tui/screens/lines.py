@@ -254,9 +254,9 @@ class LinesScreen(WorkScreen[None]):
         elif self._is_looking:
             second = line(("looking ...", "dim"))
         elif not self.search.is_everything:
-            second = line(
-                (self.search.words_for(len(self.visible_lines)), "accent"), ("  n shows it among all, Esc all", "dim")
-            )
+            num_found = len(self.visible_lines)
+            among = "n shows it among all lines, " if num_found else ""
+            second = line((self.search.words_for(num_found), "accent"), (f"  {among}Esc shows all", "dim"))
         elif self._marked:
             at = bisect_left(self._marked, self.line_list.cursor) + 1
             words = self._marked_search.words_for(len(self._marked))
