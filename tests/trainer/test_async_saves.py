@@ -210,7 +210,13 @@ def test_an_emergency_waits_for_the_save_in_flight_but_not_for_its_backups(
     with Checkpointer(tmp_path) as checkpoints:
         checkpoints.save(state_at(1), {"rolling"})
         assert held.began.wait(120)
-        threading.Timer(0.2, held.go.set).start()
+        wait = checkpoints._background.wait
+
+        def wait_for_it() -> None:  # it is known by now that there is haste
+            held.go.set()
+            wait()
+
+        monkeypatch.setattr(checkpoints._background, "wait", wait_for_it)
         name = checkpoints.save_now(state_at(2), {"emergency"})
         assert not (tmp_path / "rolling_last_backup.pt").exists()
         assert steps_in(tmp_path / "rolling_step_000001.pt") == {1.0}
@@ -368,24 +374,23 @@ def test_what_is_not_finite_is_found_in_tuples_too(tmp_path: Path) -> None:
 
 def test_an_interrupted_copy_leaves_no_thread_that_still_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever caught the interrupt may let go of the tensors, or save again into the same memory."""
-    memmove, begun, num_running = ctypes.memmove, threading.Event(), 0
+    memmove, begun, running = ctypes.memmove, threading.Event(), set[int]()
 
     def slow(*args: int) -> None:
-        nonlocal num_running
         if threading.current_thread() is threading.main_thread():
             assert begun.wait(120)
             raise KeyboardInterrupt
-        num_running += 1
+        running.add(threading.get_ident())
         begun.set()
         time.sleep(0.05)
         memmove(*args)
-        num_running -= 1
+        running.remove(threading.get_ident())
 
     monkeypatch.setattr(snapshot.torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(snapshot.ctypes, "memmove", slow)
     with pytest.raises(KeyboardInterrupt):
         Snapshot().take({"step": 1, "weight": torch.zeros(32 << 20)})
-    assert num_running == 0
+    assert not running
     assert not [thread for thread in threading.enumerate() if thread.name == "snapshot"]
 
 

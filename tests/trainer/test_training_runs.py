@@ -242,9 +242,11 @@ def test_checkpoints_are_listed_by_kind(trainer: Trainer, straight: tuple[Path, 
     assert lines[-1].startswith("11 checkpoints, ")
 
 
-def test_a_watch_that_looks_at_the_lock_is_not_in_the_way(tmp_path: Path) -> None:
+def test_a_watch_that_looks_at_the_lock_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.checkpoint import lock
     from trainer.checkpoint.lock import LOCK_NAME, DirectoryLock
 
+    monkeypatch.setattr(lock, "_MOMENT_SECONDS", 120.0)
     with open(tmp_path / LOCK_NAME, "w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         timer = threading.Timer(0.03, lambda: fcntl.flock(looking, fcntl.LOCK_UN))

@@ -103,8 +103,11 @@ def test_a_dead_owners_lock_is_not_in_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_who_only_looks_keeps_no_training_from_starting(tmp_path: Path, is_directory: bool) -> None:
+def test_who_only_looks_keeps_no_training_from_starting(
+    tmp_path: Path, is_directory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A watch, or a second `resume` that finds itself second, holds it for as long as its process waits for a core."""
+    monkeypatch.setattr(lock_module, "_MOMENT_SECONDS", 120.0)  # the one that looks is a thread, which may wait, too
     write_owner(tmp_path, pid_started=1.0)  # the training before, which has ended
     looking = os.open(tmp_path if is_directory else tmp_path / LOCK_NAME, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
@@ -120,9 +123,9 @@ from trainer.checkpoint.lock import DirectoryLock
 lock = DirectoryLock(sys.argv[1])
 worker = os.fork()
 if worker == 0:
-    time.sleep(60)
+    time.sleep(600)
 print(worker, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -139,7 +142,8 @@ def test_a_worker_that_outlives_its_training_holds_no_lock(tmp_path: Path) -> No
         DirectoryLock(str(tmp_path)).release()
     finally:
         os.kill(worker, signal.SIGKILL)
-        child.stdout.close()
+        child.kill()
+        child.communicate()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
