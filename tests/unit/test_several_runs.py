@@ -170,10 +170,11 @@ def test_no_screen_is_loaded_for_it(tmp_path: Path) -> None:
 def add_spike(directory: Path, *, ago_s: float = 0.0) -> Path:
     """A run with a loss that jumps up and stays there, in the middle of a log that a list does not read whole."""
     directory.mkdir(parents=True)
-    ts = time.time() - 3000.0 - ago_s
+    every_s = 20.0  # not silent for this test, however long that takes
+    ts = time.time() - 3000 * every_s - ago_s
     start = schema.RunStart(seq=1, ts=ts, session=1, total_steps=9000, pid=os.getpid(), host=os.uname().nodename)
     losses = [1.0 + at % 7 / 100 + (9.0 if at > 1500 else 0.0) for at in range(1, 3001)]
-    steps = [schema.Step(seq=at + 1, ts=ts + at, session=1, step=at, metrics={"loss": loss})
+    steps = [schema.Step(seq=at + 1, ts=ts + at * every_s, session=1, step=at, metrics={"loss": loss})
              for at, loss in enumerate(losses, 1)]  # fmt: skip
     (directory / schema.LOG_NAME).write_bytes(b"".join(map(codec.encode, [start, *steps])))
     return directory

@@ -85,7 +85,7 @@ def test_a_person_who_knows_that_its_host_is_dead_can_resume_at_once(
 ) -> None:
     log_of_another_host(tmp_path, ago_s=1)
     ran = tmp_path / "ran"
-    words = ["resume", str(tmp_path), "--yes", "--command", f"touch {ran} {{checkpoint}}", "--wait", "60"]
+    words = ["resume", str(tmp_path), "--yes", "--command", f"touch {ran} {{checkpoint}}", "--wait", "600"]
     assert main(words) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "A training may be running here still (process 77 on node3, events.jsonl says so)" in said

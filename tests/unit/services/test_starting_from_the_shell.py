@@ -22,7 +22,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("refused")
 def test_demo_whose_training_dies_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--dir", str(tmp_path / "demo"), "--no-watch", "--wait", "60"]) == 1
+    assert main(["demo", "--dir", str(tmp_path / "demo"), "--no-watch", "--wait", "600"]) == 1
     said = capsys.readouterr()
     assert "error: The training ended at once: exit code 2 after" in said.err
     assert "--n_layer" in said.err
@@ -32,13 +32,13 @@ def test_demo_whose_training_dies_says_why(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.usefixtures("refused")
 def test_it_is_told_in_json_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--dir", str(tmp_path / "demo"), "--wait", "60", "--json"]) == 1
+    assert main(["demo", "--dir", str(tmp_path / "demo"), "--wait", "600", "--json"]) == 1
     envelope = json.loads(capsys.readouterr().out)
     assert (envelope["ok"], envelope["data"]["exit_code"], envelope["data"]["done"]) == (False, 2, False)
     assert "--n_layer" in envelope["data"]["reason"]
     assert envelope["errors"][0]["title"] == "The training ended at once"
     # The directory is not spoilt by it.
-    assert main(["demo", "--dir", str(tmp_path / "demo"), "--wait", "60", "--json"]) == 1
+    assert main(["demo", "--dir", str(tmp_path / "demo"), "--wait", "600", "--json"]) == 1
     assert (tmp_path / "demo" / "session_1.log").read_text().count("ckpt-tui starts") == 2
 
 
@@ -47,7 +47,7 @@ def test_resume_of_a_program_that_is_gone_and_of_one_that_dies(
 ) -> None:
     directory = run_directory(tmp_path / "run", log=False)
     write_log(directory, last_step=437, argv=["python", "train.py"])
-    arguments = ["resume", str(directory), "--yes", "--json", "--wait", "30", "--command"]
+    arguments = ["resume", str(directory), "--yes", "--json", "--wait", "600", "--command"]
     assert main([*arguments, "sh -c 'echo no CUDA >&2; exit 9' {checkpoint}"]) == 1
     envelope = json.loads(capsys.readouterr().out)
     assert (envelope["data"]["exit_code"], envelope["data"]["last_lines"]) == (9, ["no CUDA"])

@@ -99,7 +99,7 @@ def test_nothing_there_is_nobody(tmp_path: Path) -> None:
 
 
 def test_status_says_how_it_is_supervised_and_the_plain_watch_waits_for_the_next_try(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EventWriter(tmp_path) as log:
         log.start(total_steps=9)
@@ -107,7 +107,9 @@ def test_status_says_how_it_is_supervised_and_the_plain_watch_waits_for_the_next
         log.end("failed", "OSError: gone")
     state = read_run(str(tmp_path))
     assert is_over(state)
-    record(tmp_path, state="waiting", restarts=2, next_try_at=time.time() + 3600, told="exit code 1 \x1b]0;x")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    record(tmp_path, state="waiting", restarts=2, next_try_at=now + 3600, told="exit code 1 \x1b]0;x")
     assert not is_over(state)
     assert main(["status", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["data"]["supervisor"]
