@@ -263,6 +263,7 @@ class World:
                 self._heartbeat.note_failure(cause, is_own=False)
                 self._lost = LostRanksError(self._heartbeat.step, self._heartbeat.find_lost(), cause)
                 self._heartbeat.note_looked()
+                self._heartbeat.progress()  # it ends now, and that may take its time, too
             return self._lost
 
     def _print_lost(self, lost: LostRanksError) -> None:
@@ -274,13 +275,14 @@ class World:
 
         heartbeat = self._heartbeat
         if heartbeat is None or not self._finding.acquire(blocking=False):
-            return  # it is ending already
-        why = f"did not move for {self.timeout_seconds:g} s"
-        heartbeat.note_failure(why, is_own=True)
-        ranks = heartbeat.find_lost(0.0) or [LostRank(self.rank, heartbeat.step, why)]
-        lost = LostRanksError(heartbeat.step, ranks, f"told by rank {self.rank}")
-        with contextlib.suppress(Exception):
-            self.on_lost(lost)
+            return  # it is finding out who is lost
+        if self._lost is None:  # else that was told, and its end is what does not come
+            why = f"did not move for {self.timeout_seconds:g} s"
+            heartbeat.note_failure(why, is_own=True)
+            ranks = heartbeat.find_lost(0.0) or [LostRank(self.rank, heartbeat.step, why)]
+            lost = LostRanksError(heartbeat.step, ranks, f"told by rank {self.rank}")
+            with contextlib.suppress(Exception):
+                self.on_lost(lost)
         os._exit(1)
 
 
