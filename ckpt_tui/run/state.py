@@ -84,7 +84,10 @@ class Session:
     lost_steps: int = 0
     lost_s: float = 0.0
     save_steps: tuple[int, ...] = ()
-    process: ProcessIdentity = NOBODY  # as far as its `run_start` tells
+    pid: int = 0
+    pid_started: float = 0.0
+    pid_birth: str = ""
+    host: str = ""
     first_step_ts: float | None = None  # of its first step event
     gone_back: tuple[tuple[int, int], ...] = ()
 

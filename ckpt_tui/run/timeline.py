@@ -115,7 +115,7 @@ class SessionRecord:
             retrained_steps=min(self.retrained_steps, max(self.last_step - self.start_step, 0)),
             lost_steps=self.lost_steps + lost_now,
             lost_s=self.lost_s + lost_now_s,
-            save_steps=tuple(self.save_steps), process=self.process,
+            save_steps=tuple(self.save_steps), **self.process.fields(),  # type: ignore[arg-type]
             first_step_ts=self.first_step_ts if self.first_step is not None else None,
             gone_back=tuple(self.gone_back),
         )  # fmt: skip
