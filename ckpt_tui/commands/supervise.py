@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tui.commands.confirm import sentence_lines
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.output import CommandResult, ExitCode, Output, Style, wrapped
 from ckpt_tui.text import plural, safe_text, shell_word
@@ -91,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="the training's output goes to its file only")
     parser.add_argument("--dry-run", action="store_true", help="say what would be started, and do nothing")
     parser.add_argument("--yes", action="store_true", help="as with every act; supervise asks nothing anyway")
+    parser.add_argument(
+        "--force", action="store_true",
+        help="even if a training may still run on another host that cannot be asked; never beside one seen to live",
+    )  # fmt: skip
     parser.add_argument("--status", action="store_true", help="how it stands: `ckpt-tui status DIR`")
     _take_command(parser)
 
@@ -154,12 +159,12 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     elif restarts_by != OURS:
         policy = replace(policy, restarts_by=safe_text(restarts_by, 40))
     if args.dry_run:
-        return _planned(directory, command, cwd, policy, as_is=as_is)
+        return _planned(directory, command, cwd, policy, as_is=as_is, force=args.force)
     request = Request(
         directory=directory, command=tuple(command), cwd=cwd, policy=policy,
         as_is=as_is, show_on=-1 if args.quiet else 2 if out.as_json else 1,
         watches_stall=settings["stall_after"] not in ("", "never"), stall_after_s=stall_after_s, grace_s=grace_s,
-        settings=kept,
+        force=args.force, settings=kept,
     )  # fmt: skip
 
     talk, changes = Talk(2), Talk(1 if out.as_json else -1)
@@ -177,21 +182,23 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
     )
 
 
-def _planned(directory: str, command: Sequence[str], cwd: str, policy: Policy, *, as_is: bool) -> CommandResult:
+def _planned(
+    directory: str, command: Sequence[str], cwd: str, policy: Policy, *, as_is: bool, force: bool
+) -> CommandResult:  # fmt: skip
     """What would be done: exit code 1 when it could not be begun."""
     from ckpt_tui.services.supervise_plan import plan_supervise
 
-    plan = plan_supervise(directory, tuple(command), cwd=cwd, policy=policy, as_is=as_is)
+    plan = plan_supervise(directory, tuple(command), cwd=cwd, policy=policy, as_is=as_is, force=force)
     data: dict[str, object] = {
         "directory": directory, "command": list(plan.command), "command_line": plan.command_line, "cwd": cwd,
         "checkpoint": plan.checkpoint or None, "step": plan.step, "steps_redone": plan.steps_redone,
         "redone_s": plan.redone_s, "takes_over": plan.takes_over, "restarts_by": policy.restarts_by or "supervise",
-        "sentences": list(plan.sentences), "refusals": list(plan.refusals), "done": False,
+        "sentences": list(plan.sentences), "warnings": list(plan.warnings), "refusals": list(plan.refusals),
+        "done": False,
     }  # fmt: skip
 
     def lines(style: Style) -> Iterator[str]:
-        for sentence in plan.sentences:
-            yield from wrapped(sentence, style)
+        yield from sentence_lines(plan.sentences, plan.warnings, style)
         for refusal in plan.refusals:
             for line in wrapped(f"Refused: {refusal}", style):
                 yield style.paint(line, "bad")
@@ -300,7 +307,8 @@ def _detach(
     from ckpt_tui.services.supervisor_detached import start_detached
 
     words = [
-        sys.executable, "-P", "-c", _DETACHED, "supervise", directory, "--quiet", *_options(kept), "--", *command,
+        sys.executable, "-P", "-c", _DETACHED, "supervise", directory, "--quiet", *_options(kept),
+        *(["--force"] if args.force else []), "--", *command,
     ]  # fmt: skip
     started = start_detached(directory, words, cwd=cwd, log_name=OUTPUT_NAME)
     data: dict[str, object] = {

@@ -33,7 +33,7 @@ from ckpt_tui.services.launchers.template import (
 )
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.newest_rules import why_nothing_beside
-from ckpt_tui.services.owner import keep_monitor, owners_of, read_monitor, unsure_words
+from ckpt_tui.services.owner import forced_words, keep_monitor, owners_of, read_monitor, unsure_words
 from ckpt_tui.services.plans import safe_name
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.resume_choice import Choice, choose
@@ -151,10 +151,7 @@ def plan_resume(
     elif unsure is not None and not force:
         refusals.append(unsure_words(directory, unsure))
     elif unsure is not None:
-        warnings.append(
-            f"{unsure.words[:1].upper()}{unsure.words[1:]} may be training here ({unsure.told_by} says so): --force "
-            "says that it is not. Two trainings in one directory overwrite each other's checkpoints."
-        )
+        warnings.append(forced_words(unsure))
     if why := why_nothing_beside(directory):  # its output and the record of the start would lie there
         refusals.append(f"{why} Give the directory above.")
     if validation.lacks:

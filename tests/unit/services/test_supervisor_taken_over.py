@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Collection
 
 import pytest
 
