@@ -17,11 +17,13 @@ from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLAIN_BLOCKS = "_.-~=+*#"
 SHORT_SPARK, LONG_SPARK = 12, 24
+MAX_NAMED = 3  # damaged checkpoints
 ENDED_BADLY = frozenset({Phase.CRASHED, Phase.FAILED, Phase.DIVERGED})
 
 
-def columns(width: int) -> tuple[Column, ...]:
-    """The columns in their order; those that have no room go, the highest number first."""
+def columns(width: int, *, has_damage: bool = False) -> tuple[Column, ...]:
+    """The columns in their order; those that have no room go, the highest number first. has_damage: of any run."""
+    damage = (Column("damage", 11, priority=1),) if has_damage else ()
     return (
         Column("run", 12, grows=True, keep="middle", most=48),
         Column("state", 13),
@@ -37,6 +39,7 @@ def columns(width: int) -> tuple[Column, ...]:
         Column("seen", 4, align="right", priority=4),
         Column("sessions", 8, align="right", priority=11),
         Column("calls itself", 14, priority=12, grows=True),
+        *damage,
     )
 
 
@@ -93,7 +96,8 @@ def select(runs: Sequence[RunSummary], words: str, sort: int, is_reversed: bool)
 
 
 def _searched(summary: RunSummary) -> str:
-    return f"{summary.name} {summary.title} {summary.phase.value if summary.phase else 'unreadable'}".lower()
+    damage = " damaged" if summary.damaged else ""
+    return f"{summary.name} {summary.title} {summary.phase.value if summary.phase else 'unreadable'}{damage}".lower()
 
 
 def cells_of(summary: RunSummary, now: float, width: int, unicode: bool, is_marked: bool = False) -> tuple[Cell, ...]:
@@ -104,7 +108,7 @@ def cells_of(summary: RunSummary, now: float, width: int, unicode: bool, is_mark
     if summary.phase is None:
         blank = ("",) * (len(columns(width)) - 3)
         state = (f"{'▲' if unicode else '!'} unreadable", "error")
-        return (name, state, *blank, (safe_text(summary.error), "error"))
+        return (name, state, *blank, (safe_text(summary.error), "error"), "")
     percent = f"{summary.percent} %" if summary.percent is not None else "-"
     step = count(summary.step) + (f" / {count(summary.total_steps)}" if summary.total_steps else "")
     loss = metric(summary.last_loss)
@@ -120,7 +124,24 @@ def cells_of(summary: RunSummary, now: float, width: int, unicode: bool, is_mark
         duration(summary.eta_s) if summary.eta_s is not None else "", _speed(summary.steps_per_s),
         (seen, "warning" if is_late(summary, now) else "dim"),
         (str(summary.num_sessions) if summary.num_sessions > 1 else "", "dim"), (title, "dim"),
+        damage_cell(summary, unicode=unicode),
     )  # fmt: skip
+
+
+def damage_cell(summary: RunSummary, *, unicode: bool) -> Cell:
+    """`✖ 2 files`: of its checkpoints, as far as validation looked."""
+    if not summary.damaged:
+        return ""
+    return (f"{'✖' if unicode else 'x'} {plural(len(summary.damaged), 'file')}", "error")
+
+
+def damage_parts(summary: RunSummary, *, unicode: bool) -> list[Part]:
+    """`▲ sweep/lr3: latest.pt is known to be bad`, of the run under the cursor."""
+    names = ", ".join(safe_text(name, 60) for name in summary.damaged[:MAX_NAMED])
+    more = len(summary.damaged) - MAX_NAMED
+    names += f" and {count(more)} more" if more > 0 else ""
+    verb = "is" if len(summary.damaged) == 1 else "are"
+    return [(f"{'▲' if unicode else '!'} {safe_text(summary.name, 60)}: {names} {verb} known to be bad", "error")]
 
 
 def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:

@@ -49,9 +49,9 @@ def summary(name: str = "a", **fields: object) -> RunSummary:
 
 
 def line_of(one: RunSummary, width: int, unicode: bool = True) -> str:
-    columns = run_rows.columns(width)
+    columns = run_rows.columns(width, has_damage=bool(one.damaged))
     cells = run_rows.RunRow(one, NOW, width=width, unicode=unicode).cells
-    assert len(cells) == len(columns)
+    assert len(cells) == len(run_rows.columns(width, has_damage=True))
     layout = lay_out(columns, width - GUTTER - MARGIN)
     return " | ".join(cell if isinstance(cell, str) else cell[0] for cell in (cells[index] for index, _ in layout))
 
@@ -66,14 +66,47 @@ def test_what_a_line_says_at_each_width() -> None:
     assert line_of(summary(), 80, unicode=False).isascii()
 
 
+def test_a_run_whose_checkpoints_are_known_to_be_bad_says_so() -> None:
+    bad = summary(phase=Phase.CRASHED, damaged=("latest.pt", "x\x1b[31m.pt"))
+    for width in (60, 80, 120, 200):
+        assert line_of(bad, width).endswith(" | ✖ 2 files"), width
+    assert line_of(bad, 80, unicode=False).endswith(" | x 2 files")
+    assert line_of(bad, 80, unicode=False).isascii()
+    said = "".join(words for words, _ in run_rows.damage_parts(bad, unicode=True))
+    assert said == r"▲ a: latest.pt, x\x1b[31m.pt are known to be bad"
+    many = summary(damaged=tuple(f"{number}.pt" for number in range(9)))
+    assert "0.pt, 1.pt, 2.pt and 6 more are" in run_rows.damage_parts(many, unicode=False)[0][0]
+    assert run_rows.select([bad, summary("b")], "damaged", 0, False) == [bad]
+    assert run_rows.RunRow(RunSummary("/r/c", "c", error="no"), NOW, width=80, unicode=True).cells[-1] == ""
+
+
+async def test_the_column_of_bad_files_is_there_while_there_are_some(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    app = CkptTuiApp(str(tmp_path), interval_s=3600, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "finished" in seen_text(app))
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        assert "damage" not in seen_text(app)
+        bad = (summary("gpt", damaged=("latest.pt",)), summary("calm", start_ts=NOW - 9000))
+        screen.post_message(RunsChanged(Runs("/r", bad, 2, is_whole=True)))
+        await until(pilot, lambda: "✖ 1 file" in seen_text(app))
+        assert "gpt: latest.pt is known to be bad" in seen_text(app)
+        assert "damage" in seen_text(app)
+        mended = (summary("gpt"), summary("calm"))
+        screen.post_message(RunsChanged(Runs("/r", mended, 2, is_whole=True)))
+        await until(pilot, lambda: "✖ 1 file" not in seen_text(app))
+        assert "damage" not in seen_text(app)
+
+
 def test_every_cell_fits_its_column_at_its_longest() -> None:
     long = summary(
         phase=Phase.INTERRUPTED, step=123_456, total_steps=900_000, last_loss=-123.4567, best_value=1.2345e-7,
         at_risk_steps=123_456, at_risk_s=40 * 3600.0, eta_s=47 * 3600.0, steps_per_s=0.001, last_ts=NOW - 99 * 86400,
-        spark=tuple(float(i) for i in range(24)), num_sessions=99,
+        spark=tuple(float(i) for i in range(24)), num_sessions=99, damaged=("latest.pt",) * 999,
     )  # fmt: skip
     for width in (80, 120, 200):
-        columns = run_rows.columns(width)
+        columns = run_rows.columns(width, has_damage=True)
         cells = run_rows.RunRow(long, NOW, width=width, unicode=True).cells
         for column, cell in zip(columns, cells, strict=True):
             words = cell if isinstance(cell, str) else cell[0]

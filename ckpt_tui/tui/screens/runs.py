@@ -125,7 +125,6 @@ class RunsScreen(OfTheWatch, Screen[None]):
         self.run_worker(self._follow, name="runs", group="runs", thread=True, exit_on_error=False)
 
     def on_resize(self) -> None:
-        self.run_list.set_columns(run_rows.columns(self.app.size.width))
         self._show()
 
     # -- looking, in a thread -----------------------------------------------------------------------------------
@@ -203,6 +202,7 @@ class RunsScreen(OfTheWatch, Screen[None]):
         rows = [RunRow(one, now, width=width, unicode=unicode, is_marked=one.path in marked) for one in found]
         with self.app.batch_update():
             listed = self.run_list
+            listed.set_columns(run_rows.columns(width, has_damage=any(one.damaged for one in runs.runs)))
             if runs.is_whole:
                 listed.set_empty_text("no run holds these words; Esc clears them" if self.words else WAITING_TEXT)
             # At the top it stays at the newest; elsewhere it stays on its run.
@@ -217,6 +217,8 @@ class RunsScreen(OfTheWatch, Screen[None]):
         summary = self._summary()
         if summary is not None and summary.error:
             news = [(f"{'▲' if unicode else '!'} {safe_text(summary.error, 400)}", "error")]
+        elif summary is not None and summary.damaged and not self.broken and self.runs.is_whole:
+            news = run_rows.damage_parts(summary, unicode=unicode)
         else:
             sort = SORTS[self.sort][0] + (", turned around" if self.is_reversed else "")
             news = run_rows.news_parts(
