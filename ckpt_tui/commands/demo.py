@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-steps", metavar="N", type=int, default=None, help="how long it trains")
     parser.add_argument("--no-watch", action="store_true", help="start it and say so, without opening the watch")
     parser.add_argument(
-        "--wait", metavar="S", type=seconds, help="seconds to wait for its first step (10 with --no-watch)"
+        "--wait", metavar="S", type=seconds, help="seconds to wait for its first step (60 with --no-watch)"
     )
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult | int:
 
     can_watch = not args.no_watch and not out.as_json and can_draw(os.environ)
     # The watch tells the rest.
-    wait_s = args.wait if args.wait is not None else WAIT_S if can_watch else 10.0
+    wait_s = args.wait if args.wait is not None else WAIT_S if can_watch else 60.0
     try:
         with Interrupted() as interrupted:
             demo = start_demo(

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], help="change a hyperparameter"
     )
     parser.add_argument(
-        "--wait", metavar="S", type=seconds, default=10.0,
-        help="seconds to wait for its first new step (10); Ctrl+C ends the waiting, never the training",
+        "--wait", metavar="S", type=seconds, default=60.0,
+        help="seconds to wait for its first new step (60); Ctrl+C ends the waiting, never the training",
     )  # fmt: skip
     parser.add_argument(
         "--no-wait", dest="wait", action="store_const", const=0.0, help="start it and say so, without waiting"
