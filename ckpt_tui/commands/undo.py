@@ -82,6 +82,7 @@ def _deed_data(deed: PastDeed) -> dict[str, object]:
         "at": deed.at,
         "state": deed.state,
         "sentences": list(deed.sentences),
+        "told": list(deed.told),
         "held": [
             {"name": file.name, "path": file.place, "bytes": file.size_bytes, "is_directory": file.is_directory}
             for file in deed.held
@@ -122,7 +123,7 @@ def _deed_lines(deed: PastDeed, style: Style) -> Iterator[str]:
     else:
         yield f"{deed.number:>3}  {act} {style.paint(f'{glyph} {deed.state}', role)}"
         yield from (f"     {line}" for line in sentence_lines([f"{at}, holds {held}"], (), _narrower(style)))
-    notes = list(deed.sentences[:1])
+    notes = list(deed.told if deed.state in ("conflict", "interrupted") else deed.told[:1])
     if deed.why_not and deed.act != "redo":
         notes.append(f"{deed.why_not[0].upper()}{deed.why_not[1:]}.")
     if deed.freed_words:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from ckpt_tui.errors import CkptError, from_os_error
 from ckpt_tui.services import journal
+from ckpt_tui.services.deed_words import done_words
 from ckpt_tui.services.journal import FOLDER_NAME, Deed
 from ckpt_tui.services.owner import held_by_another, owner_of, run_state
-from ckpt_tui.services.plans import SPARE_BYTES, Outcome, Plan, space_words
+from ckpt_tui.services.plans import SPARE_BYTES, Outcome, Plan
 from ckpt_tui.services.registry import REGISTRY_NAME
 from ckpt_tui.services.restored_event import log_restored
 from ckpt_tui.services.since_planned import require_place
@@ -54,7 +55,7 @@ def carry_out(
         for move in deed.moves
         if move.before is not None and move.target != REGISTRY_NAME
     )
-    sentences = [sentence for sentence in plan.sentences if sentence != space_words(plan.bytes_needed)]
+    sentences = list(done_words(plan.sentences, just_now=True))
     if aside:
         what = "checkpoint" if any(m.before is not None and m.before.is_directory for m in deed.moves) else "file"
         sentences.append(f"Set aside in {FOLDER_NAME}/{deed.number}/: {plural(len(aside), what)}.")

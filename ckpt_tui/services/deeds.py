@@ -12,6 +12,7 @@ from ckpt_tui.errors import from_os_error
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import journal
 from ckpt_tui.services.deed_record import INCOMING_NAME, JOURNAL_NAME, Freed, is_unwritten_journal, names_in
+from ckpt_tui.services.deed_words import told_words
 from ckpt_tui.services.files import content_of
 from ckpt_tui.services.journal import FOLDER_NAME, Deed, folder_of
 from ckpt_tui.services.reachable import needed_for, why_gone
@@ -41,7 +42,8 @@ class PastDeed:
     holds. takes_back: which deeds an undo takes back, or which undo a redo does. can_undo: `undo` can take it back,
     by itself or with those after it; can_redo: `undo --redo` would do it again now; why_not: why neither, or "".
     needs: the places of what is put back then, below the run directory. strangers: names in its folder that its
-    journal does not know. freed: what gc took of what it had set aside, and is not there any more.
+    journal does not know. freed: what gc took of what it had set aside, and is not there any more. sentences: those of
+    its plan; told: what was done of it, and what was not.
     """
 
     number: int
@@ -60,6 +62,7 @@ class PastDeed:
     strangers: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     freed: tuple[Freed, ...] = ()
+    told: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -175,7 +178,7 @@ def _past(directory: str, found: Whereabouts, deed: Deed, redo: int | None) -> P
         why_not=why_not, collected_at=deed.collected_at or None,
         strangers=strangers_in(directory, deed.number, deed),
         needs=tuple(traced.place for traced in needed if traced.place is not None),
-        freed=tuple(one for one in deed.freed if one.name not in there),
+        freed=tuple(one for one in deed.freed if one.name not in there), told=told_words(directory, deed),
     )  # fmt: skip
 
 

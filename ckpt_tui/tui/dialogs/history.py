@@ -115,11 +115,15 @@ class HistoryDialog(ModalScreen["Chosen | None"]):
         if deed is not None:
             rows += [Content("")]
             why_not = [paragraph(deed.why_not, width, "warning", mark="▲ ")] if deed.why_not else []
-            if is_open := deed.state in ("interrupted", "conflict"):  # its plan is not what was done
-                rows += [*why_not, paragraph("What it was to do, of which some may be done:", width)]
-            told = [sentence for sentence in deed.sentences if not sentence.startswith("Needs ")]
-            role, mark = ("dim", "· ") if is_open else ("", "")
-            rows += [paragraph(sentence, width, role, mark=mark) for sentence in told]
+            is_open = deed.state in ("interrupted", "conflict")
+            rows += why_not if is_open else []
+            told = [*deed.told]
+            if deed.state == "interrupted":  # its plan is not what was done
+                told = [" ".join((*told, "What it was to do:"))]
+            rows += [paragraph(sentence, width) for sentence in told]
+            if deed.state == "interrupted":
+                planned = [sentence for sentence in deed.sentences if not sentence.startswith("Needs ")]
+                rows += [paragraph(sentence, width, "dim", mark="· ") for sentence in planned]
             rows += why_not if not is_open else []
             if deed.freed_words:
                 rows.append(paragraph(deed.freed_words, width, "warning", mark="▲ "))

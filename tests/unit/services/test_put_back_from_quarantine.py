@@ -125,6 +125,6 @@ def copied(start: Path, directory: Path) -> Path:
 def test_from_the_shell_by_path_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = moved(run, "best_model.pt")
     assert main(["restore", str(run), str(run / place), "--yes"]) == 0
-    assert f"{place} (step 300, valid) is copied to best_model.pt" in " ".join(capsys.readouterr().out.split())
+    assert f"{place} (step 300, valid) was copied to best_model.pt" in " ".join(capsys.readouterr().out.split())
     assert main(["restore", str(run), "quarantine/no.pt", "--yes"]) == 2
     assert "Not in quarantine" in capsys.readouterr().err
