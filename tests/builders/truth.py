@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load
 
+from ckpt_tui.checkpoints.elements import COUNTABLE, ElementReader
 from ckpt_tui.checkpoints.model import Checkpoint, TensorInfo
 
 
@@ -56,3 +58,36 @@ def check_file(checkpoint: Checkpoint, directory: Path, file: str) -> int:
         assert f"torch.{info.dtype}" == str(expected.dtype)
         assert torch.equal(values_of(checkpoint, info), expected.detach())
     return len(truth)
+
+
+def plain_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements in logical order, as the file's byte order has them."""
+    plain = tensor.detach().as_subclass(torch.Tensor)
+    if plain.is_quantized:
+        return bytes(plain.untyped_storage())  # type: ignore[call-overload]
+    plain = plain.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().tobytes()
+
+
+def read_bytes(checkpoint: Checkpoint, tensor: TensorInfo) -> bytes:
+    """The same by our reader; of dtypes that it does not read, the storage."""
+    if tensor.dtype in COUNTABLE:
+        with ElementReader(checkpoint, tensor, keep_expanded=True) as reader:
+            return b"".join(np.ascontiguousarray(words).tobytes() for words in reader.blocks())
+    storage = checkpoint.storages[tensor.storage]
+    assert storage.offset is not None
+    return Path(checkpoint.path).read_bytes()[storage.offset : storage.offset + storage.size_bytes]
+
+
+def check_tensor(checkpoint: Checkpoint, mine: TensorInfo, truth: torch.Tensor) -> None:
+    """All that is told of one tensor is so, to its last element."""
+    assert mine.shape == tuple(truth.shape)
+    assert mine.stride == truth.stride()
+    assert mine.offset == truth.storage_offset()
+    assert f"torch.{mine.dtype}" == str(truth.dtype)
+    assert mine.size_bytes == truth.numel() * truth.element_size()
+    assert mine.requires_grad == truth.requires_grad
+    assert mine.is_parameter == isinstance(truth, torch.nn.Parameter)
+    assert mine.layout == "strided"
+    if truth.numel():
+        assert read_bytes(checkpoint, mine) == plain_bytes(truth)

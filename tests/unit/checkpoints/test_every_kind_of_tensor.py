@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from ckpt_tui.checkpoints.elements import COUNTABLE, ElementReader
-from ckpt_tui.checkpoints.facts import count_parameters, model_tensors, module_weights
-from ckpt_tui.checkpoints.model import DTYPE_SIZES, Checkpoint, TensorInfo
+from ckpt_tui.checkpoints.facts import count_parameters, module_weights
+from ckpt_tui.checkpoints.model import DTYPE_SIZES
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from ckpt_tui.checkpoints.values import tensor_statistics
-from tests.builders.torch_files import save_bytes, training_state
+from tests.builders.torch_files import save_bytes
+from tests.builders.truth import check_tensor, read_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of prototypes and of quantization
 
@@ -108,38 +106,6 @@ def strided() -> dict[str, torch.Tensor]:
     return found
 
 
-def _plain_bytes(tensor: torch.Tensor) -> bytes:
-    """The elements in logical order, as the file's byte order has them."""
-    plain = tensor.detach().as_subclass(torch.Tensor)
-    if plain.is_quantized:
-        return bytes(plain.untyped_storage())  # type: ignore[call-overload]
-    plain = plain.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy().tobytes()
-
-
-def read_bytes(checkpoint: Checkpoint, tensor: TensorInfo) -> bytes:
-    """The same by our reader; of dtypes that it does not read, the storage."""
-    if tensor.dtype in COUNTABLE:
-        with ElementReader(checkpoint, tensor, keep_expanded=True) as reader:
-            return b"".join(np.ascontiguousarray(words).tobytes() for words in reader.blocks())
-    storage = checkpoint.storages[tensor.storage]
-    assert storage.offset is not None
-    return Path(checkpoint.path).read_bytes()[storage.offset : storage.offset + storage.size_bytes]
-
-
-def check(checkpoint: Checkpoint, mine: TensorInfo, truth: torch.Tensor) -> None:
-    assert mine.shape == tuple(truth.shape)
-    assert mine.stride == truth.stride()
-    assert mine.offset == truth.storage_offset()
-    assert f"torch.{mine.dtype}" == str(truth.dtype)
-    assert mine.size_bytes == truth.numel() * truth.element_size()
-    assert mine.requires_grad == truth.requires_grad
-    assert mine.is_parameter == isinstance(truth, torch.nn.Parameter)
-    assert mine.layout == "strided"
-    if truth.numel():
-        assert read_bytes(checkpoint, mine) == _plain_bytes(truth)
-
-
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_strided_tensor(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "x.pt"
@@ -148,7 +114,7 @@ def test_every_strided_tensor(tmp_path: Path, protocol: int) -> None:
     truth = torch.load(io.BytesIO(path.read_bytes()), weights_only=False)
     assert [tensor.name for tensor in checkpoint.tensors] == list(truth)
     for mine in checkpoint.tensors:
-        check(checkpoint, mine, truth[mine.name])
+        check_tensor(checkpoint, mine, truth[mine.name])
     assert checkpoint.findings == []
     by_name = {tensor.name: tensor for tensor in checkpoint.tensors}
     assert by_name["base"].storage == by_name["tied"].storage == by_name["rows"].storage
@@ -236,7 +202,7 @@ def test_tensors_made_of_others(tmp_path: Path, kind: str) -> None:
         assert f"torch.{whole.layout}" == str(truth.layout)
     assert whole.is_parameter == isinstance(truth, torch.nn.Parameter)
     for mine, part in zip(checkpoint.tensors[2:-1], parts.values(), strict=True):
-        check(checkpoint, mine, part)
+        check_tensor(checkpoint, mine, part)
         assert mine.is_component
     assert not whole.is_component
     assert not checkpoint.tensors[-1].is_component
@@ -255,9 +221,9 @@ def test_scales_of_channels_are_listed(tmp_path: Path, dtype: torch.dtype) -> No
     whole, found, zeros = checkpoint.tensors
     assert [tensor.name for tensor in checkpoint.tensors] == ["w", "w.scales", "w.zero_points"]
     truth = torch.load(path, weights_only=False)["w"]
-    check(checkpoint, whole, truth)
-    check(checkpoint, found, truth.q_per_channel_scales())
-    check(checkpoint, zeros, truth.q_per_channel_zero_points())
+    check_tensor(checkpoint, whole, truth)
+    check_tensor(checkpoint, found, truth.q_per_channel_scales())
+    check_tensor(checkpoint, zeros, truth.q_per_channel_zero_points())
     assert count_parameters(checkpoint.tensors) == 24
 
 
@@ -270,9 +236,9 @@ def test_attributes_that_are_tensors(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     truth = torch.load(path, weights_only=False)
     assert [tensor.name for tensor in checkpoint.tensors] == ["t", "t.note", "t.deep.in.0", "p", "p.note"]
-    check(checkpoint, checkpoint.tensors[0], truth["t"])
-    check(checkpoint, checkpoint.tensors[1], truth["t"].note)
-    check(checkpoint, checkpoint.tensors[3], truth["p"])
+    check_tensor(checkpoint, checkpoint.tensors[0], truth["t"])
+    check_tensor(checkpoint, checkpoint.tensors[1], truth["t"].note)
+    check_tensor(checkpoint, checkpoint.tensors[3], truth["p"])
     assert checkpoint.tensors[1].storage == checkpoint.tensors[4].storage
     assert count_parameters(checkpoint.tensors) == 48
 
@@ -284,7 +250,7 @@ def test_a_wrapper_subclass_shows_itself_and_what_it_holds(tmp_path: Path) -> No
     whole, inner = checkpoint.tensors
     assert (whole.name, whole.shape, whole.dtype, whole.storage) == ("w", (8, 6), "bfloat16", "")
     assert (inner.name, inner.is_component) == ("w.inner", True)
-    check(checkpoint, inner, _grid())
+    check_tensor(checkpoint, inner, _grid())
     assert count_parameters(checkpoint.tensors) == 48
     assert checkpoint.safety == "unknown"  # its class is not ours to judge
     assert f"{__name__}.Wrapper" in [ref.name for ref in checkpoint.globals]
@@ -308,7 +274,7 @@ def test_parts_in_slots_are_listed(tmp_path: Path) -> None:
     path.write_bytes(save_bytes({"v": Slotted(_grid())}))
     checkpoint = open_checkpoint(path)
     assert [tensor.name for tensor in checkpoint.tensors] == ["v", "v.local"]
-    check(checkpoint, checkpoint.tensors[1], _grid())
+    check_tensor(checkpoint, checkpoint.tensors[1], _grid())
 
 
 def test_a_distributed_tensor_shows_its_local_one(tmp_path: Path) -> None:
@@ -327,7 +293,7 @@ def test_a_distributed_tensor_shows_its_local_one(tmp_path: Path) -> None:
     assert list(by_name) == ["w", "w._local_tensor", "p", "p._local_tensor"]
     whole, local, parameter, again = by_name.values()
     assert (whole.shape, whole.storage, parameter.is_parameter) == ((4, 6), "", True)
-    check(checkpoint, local, _grid())
+    check_tensor(checkpoint, local, _grid())
     assert again.storage == local.storage
 
 
@@ -361,159 +327,6 @@ def test_storages_by_themselves(tmp_path: Path) -> None:
     assert again.storage == typed.storage
     path.write_bytes(save_bytes(torch.arange(3.0).storage()))
     assert [t.shape for t in open_checkpoint(path).tensors] == [(3,)]
-
-
-# --- whole modules
-
-
-class Tied(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = torch.nn.Embedding(5, 3)
-        self.blocks = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)])
-        self.head = torch.nn.Linear(3, 5, bias=False)
-        self.head.weight = self.embedding.weight
-        self.register_buffer("mask", torch.ones(2), persistent=False)
-        self.scale = torch.nn.Parameter(torch.tensor(2.0))
-        self.plain = torch.ones(4)
-
-
-@pytest.mark.parametrize("prefix", ["", "net"])
-def test_a_whole_module_has_the_names_of_its_state_dict(tmp_path: Path, prefix: str) -> None:
-    module = Tied()
-    path = tmp_path / "x.pt"
-    path.write_bytes(save_bytes({prefix: module, "step": 3} if prefix else module))
-    checkpoint = open_checkpoint(path)
-    truth = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
-    assert set(module.state_dict()) < set(truth)
-    dot = f"{prefix}." if prefix else ""
-    ours = {tensor.name.removeprefix(dot): tensor for tensor in checkpoint.tensors}
-    assert set(ours) == {*truth, "plain"}
-    for name, tensor in truth.items():
-        check(checkpoint, ours[name], tensor)
-    assert ours["head.weight"].storage == ours["embedding.weight"].storage
-    assert checkpoint.has == ["model"]
-    assert [tensor.name for tensor in model_tensors(checkpoint)] == [tensor.name for tensor in checkpoint.tensors]
-
-
-# --- the container
-
-
-def _with_crc32(on: bool) -> Callable[[], bytes]:
-    def save() -> bytes:
-        before = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(on)
-        try:
-            return save_bytes(training_state())
-        finally:
-            torch.serialization.set_crc32_options(before)
-
-    return save
-
-
-def _aligned(alignment: int) -> Callable[[], bytes]:
-    def save() -> bytes:
-        from torch.utils.serialization import config
-
-        with config.patch({"save.storage_alignment": alignment}):
-            return save_bytes(training_state())
-
-    return save
-
-
-CONTAINERS: dict[str, Callable[[], bytes]] = {
-    "as usual": lambda: save_bytes(training_state()),
-    "checksums off": _with_crc32(False),
-    "aligned to 4096": _aligned(4096),
-    "aligned to 8": _aligned(8),
-}
-
-
-@pytest.mark.parametrize("kind", CONTAINERS)
-def test_values_in_every_container(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "renamed after saving"
-    path.write_bytes(CONTAINERS[kind]())
-    checkpoint = open_checkpoint(path)
-    truth = dict(_named(torch.load(path, weights_only=False)))
-    assert [tensor.name for tensor in checkpoint.tensors] == list(truth)
-    for tensor in checkpoint.tensors:
-        check(checkpoint, tensor, truth[tensor.name])
-    assert checkpoint.findings == []
-    if kind.startswith("aligned"):
-        alignment = int(kind.rpartition(" ")[2])
-        assert all((storage.offset or 0) % alignment == 0 for storage in checkpoint.storages.values())
-    assert all((storage.crc32 is None) == (kind == "checksums off") for storage in _filled(checkpoint))
-
-
-def _filled(checkpoint: Checkpoint) -> Iterator[object]:
-    return (storage for storage in checkpoint.storages.values() if storage.size_bytes)
-
-
-def _named(value: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, (dict, list, tuple)):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _named(item, f"{path}.{key}" if path else str(key))
-
-
-def test_saved_by_path_the_prefix_is_the_name(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(3)}, tmp_path / "odd name.v2.pt")
-    (tmp_path / "odd name.v2.pt").rename(tmp_path / "y")
-    checkpoint = open_checkpoint(tmp_path / "y")
-    check(checkpoint, checkpoint.tensors[0], torch.ones(3))
-
-
-def test_skipped_data_reads_as_zeros(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with torch.serialization.skip_data():
-        torch.save({"w": torch.ones(3, 5)}, buffer)
-    path = tmp_path / "x.pt"
-    path.write_bytes(buffer.getvalue())
-    checkpoint = open_checkpoint(path)
-    check(checkpoint, checkpoint.tensors[0], torch.zeros(3, 5))
-    assert checkpoint.storages["data/0"].crc32 is None
-
-
-def test_a_big_endian_file(tmp_path: Path) -> None:
-    """Made of a little-endian one: torch swaps each storage by its dtype, and so do we."""
-    values = {
-        "f64": torch.randn(3, dtype=torch.float64), "f32": torch.randn(4, 5), "bf16": torch.randn(6).bfloat16(),
-        "i64": torch.arange(-3, 4), "u16": torch.arange(5).to(torch.uint16), "c64": torch.randn(3, dtype=torch.cfloat),
-        "u8": torch.arange(4, dtype=torch.uint8), "bool": torch.tensor([True, False]),
-    }  # fmt: skip
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(save_bytes(values))) as source, zipfile.ZipFile(buffer, "w") as target:
-        for name in source.namelist():
-            data = source.read(name)
-            if name.endswith("/byteorder"):
-                data = b"big"
-            elif "/data/" in name:
-                tensor = list(values.values())[int(name.rpartition("/")[2])]
-                width = tensor.element_size() // (2 if tensor.is_complex() else 1)
-                data = b"".join(data[at : at + width][::-1] for at in range(0, len(data), width))
-            target.writestr(name, data)
-    path = tmp_path / "x.pt"
-    path.write_bytes(buffer.getvalue())
-    checkpoint = open_checkpoint(path)
-    truth = torch.load(path)
-    assert checkpoint.metadata["byteorder"] == "big"
-    for mine in checkpoint.tensors:
-        # torch 2.13 forgets to swap storages without a type, on which uint16 lies: it loads 0, 256, 512 ...
-        assert torch.equal(truth[mine.name], values[mine.name]) == (mine.name != "u16")
-        check(checkpoint, mine, values[mine.name])
-
-
-def test_seventy_thousand_records(tmp_path: Path) -> None:
-    """More than a classic end record can count."""
-    path = tmp_path / "x.pt"
-    torch.save([torch.tensor([float(i)]) for i in range(70_000)], path)
-    checkpoint = open_checkpoint(path)
-    assert len(checkpoint.tensors) == len(checkpoint.storages) == 70_000
-    assert checkpoint.findings == []
-    for number in (0, 1, 65_534, 65_535, 65_536, 69_999):
-        assert checkpoint.tensors[number].name == str(number)
-        check(checkpoint, checkpoint.tensors[number], torch.full((1,), float(number)))
 
 
 def test_nothing_saved_by_torch_is_left_unsaid() -> None:

@@ -17,7 +17,7 @@ from ckpt_tui.checkpoints.readers.export_program import is_size
 from ckpt_tui.checkpoints.readers.torch_export import _DTYPES
 from ckpt_tui.checkpoints.registry import open_checkpoint
 from tests.builders.torch_files import save_bytes
-from tests.unit.checkpoints.test_every_kind_of_tensor import check
+from tests.builders.truth import check_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 _PAYLOAD = b"cos\nsystem\n(X\x02\x00\x00\x00idtR."
@@ -63,7 +63,7 @@ def test_weights_and_constants_are_those_of_the_program(archive: Path) -> None:
     assert checkpoint.format == "torch-export"
     assert [tensor.name for tensor in checkpoint.tensors] == list(truth)
     for tensor in checkpoint.tensors:
-        check(checkpoint, tensor, truth[tensor.name])
+        check_tensor(checkpoint, tensor, truth[tensor.name])
     by_name = {tensor.name: tensor for tensor in checkpoint.tensors}
     assert by_name["first.weight"].storage == by_name["second.weight"].storage
     assert checkpoint.findings == []
@@ -93,7 +93,7 @@ def test_state_dicts_inside_the_archive_as_older_torch_wrote_them(archive: Path,
     truth = {**torch.export.load(path).state_dict, **program.constants}
     assert [tensor.name for tensor in checkpoint.tensors] == list(truth)
     for tensor in checkpoint.tensors:
-        check(checkpoint, tensor, truth[tensor.name])
+        check_tensor(checkpoint, tensor, truth[tensor.name])
     assert checkpoint.findings == []
 
 
@@ -108,7 +108,7 @@ def test_the_first_layout(tmp_path: Path) -> None:
         archive.writestr("version", "1")
     checkpoint = open_checkpoint(path)
     assert [tensor.name for tensor in checkpoint.tensors] == ["a.weight"]
-    check(checkpoint, checkpoint.tensors[0], state["a.weight"])
+    check_tensor(checkpoint, checkpoint.tensors[0], state["a.weight"])
     assert checkpoint.findings == []
 
 
@@ -128,7 +128,7 @@ def test_pickled_weights_are_decoded_and_judged(archive: Path, tmp_path: Path) -
     record = table["config"]["first.bias"]["path_name"]
     checkpoint = open_checkpoint(_rewritten(archive, tmp_path / "x.pt2", change))
     (mine,) = [tensor for tensor in checkpoint.tensors if tensor.name == "first.bias"]
-    check(checkpoint, mine, bias)
+    check_tensor(checkpoint, mine, bias)
     assert checkpoint.findings == []
 
 

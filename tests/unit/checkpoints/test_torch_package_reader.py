@@ -10,7 +10,7 @@ import torch
 from torch.package import PackageExporter, PackageImporter, package_exporter
 
 from ckpt_tui.checkpoints.registry import open_checkpoint
-from tests.unit.checkpoints.test_every_kind_of_tensor import check
+from tests.builders.truth import check_tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 _SOURCE = """
@@ -56,7 +56,7 @@ def test_tensors_of_every_pickle(archive: Path) -> None:
     ours = {tensor.name: tensor for tensor in checkpoint.tensors}
     assert checkpoint.format == "torch-package"
     for name, tensor in truth.items():
-        check(checkpoint, ours[name], tensor)
+        check_tensor(checkpoint, ours[name], tensor)
     assert {name for name in ours if name not in truth} == {
         "script 0.mask", "script 0.linear.weight", "script 0.linear.bias",
     }  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from ckpt_tui.checkpoints.facts import count_parameters, model_tensors
 from ckpt_tui.checkpoints.model import Checkpoint
 from ckpt_tui.checkpoints.registry import open_checkpoint
-from tests.unit.checkpoints.test_every_kind_of_tensor import check, read_bytes
+from tests.builders.truth import check_tensor, read_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -67,7 +67,7 @@ def test_tensors_are_those_of_the_state_dict(archives: dict[str, Path], kind: st
     assert set(truth) <= set(ours)
     for name, tensor in truth.items():
         ours[name].is_parameter = isinstance(tensor, torch.nn.Parameter)  # the file does not say
-        check(checkpoint, ours[name], tensor)
+        check_tensor(checkpoint, ours[name], tensor)
     others = [name for name in ours if name not in truth]
     assert all(name.startswith(("CONSTANTS.c", "bytecode.")) for name in others)
     assert [finding.code for finding in checkpoint.findings] == ["torchscript-code"]
