@@ -17,6 +17,8 @@ _PEEK_BYTES = 64 * 1024
 MOST_BYTES = 48 * 1024  # in one poll: about 20 ms, for patterns cost more than reading
 _ZONE_S = 15 * 60.0
 _FARTHEST_ZONE_S = 15 * 3600.0
+_ZONE_SLACK_S = 120.0  # that a clock, or the last write, may be off besides
+_WRITE_SLACK_S = 2.0
 
 
 class LineParser(Protocol):
@@ -51,6 +53,8 @@ class LinesSource:
         self._lines = FollowedLines(path, ends_at_return=self.ends_at_return)
         self._began_ts: float | None = None  # of what `elapsed_s` counts from
         self._zone_s = 0.0  # the writer's clock, in another zone, against this machine's
+        self._seen_mtime: float | None = None  # when it was last written, as long as it may be a copy
+        self._is_written = False  # while it is followed: no copy
         self._begin()
 
     @property
@@ -78,13 +82,14 @@ class LinesSource:
         except OSError:
             return  # the first poll says what is wrong
         lines = (head.replace(b"\r", b"\n") if self.ends_at_return else head).split(b"\n")[:-1]
+        first_ts: float | None = None
         for line in lines:
-            for _row in self._parser.parse(line):
-                pass
+            for row in self._parser.parse(line):
+                first_ts = row.ts if first_ts is None and isinstance(row, Row) else first_ts
         if self._parser.needs_all:
             self._begin()
             return
-        self._peek([], facts.st_mtime)
+        self._peek([], facts.st_mtime, first_ts)
         self._has_peeked = True
         with contextlib.suppress(OSError):
             self._lines.skip_to_last(num_lines)
@@ -104,6 +109,8 @@ class LinesSource:
         piece = self._lines.read(min(max_bytes, MOST_BYTES))
         if piece.restarted:
             self._begin()
+        if self._seen_mtime is not None and piece.lines and piece.mtime != self._seen_mtime:
+            self._seen_mtime, self._is_written, self._has_peeked = None, True, False
         if not self._has_peeked and piece.lines:
             self._has_peeked = True
             first = [line[1] for line in piece.lines[:1000] if not isinstance(line, BadLine)]
@@ -135,7 +142,7 @@ class LinesSource:
                 self._has_names = True
             events += self._teller.events(row)
 
-    def _peek(self, first: Iterable[bytes], mtime: float | None) -> None:
+    def _peek(self, first: Iterable[bytes], mtime: float | None, first_ts: float | None = None) -> None:
         """Look at both ends of the file: totals that come late, when it began, and the zone of its clock.
 
         The last line was written when the file last was: a line that tells how long it has trained tells when it
@@ -144,8 +151,8 @@ class LinesSource:
         trial = copy.copy(self._parser)
         trial.facts = copy.copy(self._teller.facts)
         for line in first:
-            for _row in trial.parse(line):
-                pass
+            for row in trial.parse(line):
+                first_ts = row.ts if first_ts is None and isinstance(row, Row) else first_ts
         known, found = self._teller.facts, trial.facts
         known.total_steps = known.total_steps or found.total_steps
         known.steps_per_epoch = known.steps_per_epoch or found.steps_per_epoch
@@ -160,12 +167,27 @@ class LinesSource:
         if last.is_zoned:
             self._zone_s = 0.0
         elif last.ts is not None:
-            off_s = mtime - last.ts
-            zones = round(off_s / _ZONE_S)
-            is_zone = abs(off_s - zones * _ZONE_S) < 120 and abs(off_s) < _FARTHEST_ZONE_S
-            self._zone_s = zones * _ZONE_S if is_zone else 0.0
+            self._zone_s = self._zone_of(last.ts, first_ts, mtime)
         elif last.elapsed_s is not None:
             self._began_ts = mtime - last.elapsed_s
+
+    def _zone_of(self, last_ts: float, first_ts: float | None, mtime: float) -> float:
+        """What the writer's clock is off, in whole quarters of an hour; 0 where that may as well be the age of a copy,
+        of a file that was made long after its first line, and that nobody was seen to write."""
+        off_s = mtime - last_ts
+        zone_s = round(off_s / _ZONE_S) * _ZONE_S
+        if not zone_s or abs(off_s - zone_s) >= _ZONE_SLACK_S or abs(off_s) >= _FARTHEST_ZONE_S:
+            return 0.0
+        if first_ts is None or self._is_written:
+            return zone_s
+        from ckpt_tui.sources.birth import birth_time
+
+        made_at = birth_time(self._path)
+        # One that was made after it was last written has kept its times: they are the writer's.
+        if made_at is None or not first_ts + zone_s + _ZONE_SLACK_S < made_at <= mtime + _WRITE_SLACK_S:
+            return zone_s
+        self._seen_mtime = mtime
+        return 0.0
 
     def _last_lines(self) -> list[bytes]:
         try:

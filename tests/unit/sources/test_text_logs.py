@@ -6,6 +6,8 @@ The lines have the form of the source that is named beside each; the numbers are
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import pytest
 
 from ckpt_tui.events.schema import CheckpointSaved, ErrorRaised, Eval, Event, RunEnd, RunStart, Step
 from ckpt_tui.run.fold import RunFold
+from ckpt_tui.run.state import Phase
+from ckpt_tui.services.glance import glance
+from ckpt_tui.sources.birth import birth_time
 from ckpt_tui.sources.registry import open_source
 from ckpt_tui.sources.text_log import TextLogSource
 
@@ -287,6 +292,61 @@ def test_a_clock_in_another_zone_is_set_right_by_the_files_time(tmp_path: Path) 
     os.utime(path, (local + 7200, local + 7200))
     times = [event.ts for event in source.poll().events if isinstance(event, Step)]
     assert times == [local + 7190, local + 7200]
+
+
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No hour of this day comes twice."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def naive(ts: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ts))
+
+
+@pytest.mark.usefixtures("in_utc")
+@pytest.mark.parametrize("num_lines", [20, 20_000])
+def test_a_copy_made_two_hours_later_is_not_alive_in_another_zone(tmp_path: Path, num_lines: int) -> None:
+    """As `cp` makes one. It is known by its birth; and as soon as somebody writes it, it is none."""
+    path = tmp_path / "train.log"
+    path.touch()
+    if birth_time(str(path)) is None:
+        pytest.skip("the file system does not keep when a file was made")
+    now = int(time.time())
+    last = now - 7200
+    path.write_text(
+        "".join(f"{naive(last - 3600 + 3600 * step // num_lines)} step {step}: loss 2.0\n" for step in range(num_lines))
+        + f"{naive(last)} step {num_lines}: loss 2.0\n"
+    )
+    os.utime(path, (now, now))
+    state = glance(str(path), now + 1.0)
+    assert (state.phase, state.step, state.last_ts) == (Phase.SILENT, num_lines, last)
+    source = TextLogSource(str(path))
+    events = []
+    while not (batch := source.poll()).is_caught_up:
+        events += batch.events
+    with path.open("a") as file:
+        file.write(f"{naive(last + 30)} step {num_lines + 1}: loss 1.9\n")
+    os.utime(path, (now + 30, now + 30))
+    (step,) = [event for event in source.poll().events if isinstance(event, Step)]
+    assert step.ts == now + 30
+
+
+@pytest.mark.usefixtures("in_utc")
+def test_one_that_was_made_when_it_began_is_alive_in_another_zone(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.touch()
+    now = int(time.time())
+    path.write_text(
+        f"{naive(now - 7200)} step 5: loss 2.0\n{naive(now - 3600)} step 6: loss 1.9\n"
+    )  # an hour of training, written by a clock that is two hours behind
+    os.utime(path, (now + 3600, now + 3600))
+    state = glance(str(path), now + 3601.0)
+    assert (state.phase, state.last_ts) == (Phase.RUNNING, now + 3600)
 
 
 def test_a_log_that_ends_in_a_traceback_has_failed_and_one_that_only_ends_has_not(tmp_path: Path) -> None:
