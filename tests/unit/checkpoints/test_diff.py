@@ -217,7 +217,7 @@ def test_cancel(pair: tuple[Checkpoint, Checkpoint]) -> None:
 
 
 def test_memory_is_flat_and_progress_adds_up(tmp_path: Path) -> None:
-    zeros = torch.zeros(12_500_000)
+    zeros = torch.zeros(8_000_000)
     a, b = raw_checkpoint(tmp_path / "a", {"t": zeros}), raw_checkpoint(tmp_path / "b", {"t": zeros + 1})
     seen: list[int] = []
     tracemalloc.start()
@@ -226,7 +226,7 @@ def test_memory_is_flat_and_progress_adds_up(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 24_000_000
     finally:
         tracemalloc.stop()
-    assert sum(seen) == diff.bytes_read == 100_000_000
+    assert sum(seen) == diff.bytes_read == 64_000_000
 
 
 def test_a_history_that_grew_is_one_difference_and_not_one_a_row() -> None:

@@ -248,7 +248,7 @@ def test_names_that_lead_out_of_the_checkpoint_are_refused(tmp_path: Path) -> No
 
 
 def test_memory_is_flat_and_progress_adds_up(tmp_path: Path) -> None:
-    tensor = torch.zeros(10_000_000)
+    tensor = torch.zeros(6_000_000)
     checkpoint = raw_checkpoint(tmp_path / "t", {"t": tensor})
     seen: list[int] = []
     tracemalloc.start()
@@ -257,7 +257,7 @@ def test_memory_is_flat_and_progress_adds_up(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16_000_000
     finally:
         tracemalloc.stop()
-    assert sum(seen) == pytest.approx(40_000_000, rel=0.01)
+    assert sum(seen) == pytest.approx(24_000_000, rel=0.01)
 
 
 def test_cancel(tmp_path: Path) -> None:

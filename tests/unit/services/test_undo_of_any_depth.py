@@ -374,7 +374,7 @@ class Editor:
 
 
 @pytest.mark.parametrize("trains", [False, True])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 8))])
 def test_random_histories_lose_no_bytes(memory_path: Path, seed: int, trains: bool) -> None:
     """Restores, rollbacks, undos down to any number, redos; also with a training that writes in between."""
     chance = random.Random(seed)
