@@ -80,15 +80,11 @@ class ProcessIdentity:
 
     @property
     def is_in_another_container(self) -> bool:
-        """On this machine, in a container that is not ours: its number is another process's here."""
+        """On this machine, in a container that has our name and is not ours: its number is another process's here."""
         born, here = _parts(self.birth), _system(os.getpid())
-        return born is not None and here is not None and born[0] == here[0] and born[1] != here[1]
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it can be told for sure whether it lives, whatever became of the clock."""
-        born, here = _parts(self.birth), _system(os.getpid())
-        return born is not None and here is not None and (born[0] != here[0] or born[1] == here[1])
+        if born is None or here is None or not self.is_on_this_host:
+            return False
+        return born[0] == here[0] and born[1] != here[1]
 
 
 NOBODY = ProcessIdentity()
@@ -99,17 +95,13 @@ def process_is_alive(process: ProcessIdentity) -> bool | None:
 
     Without a birth its start in Unix seconds decides; where that was not recorded, any process of its number counts.
     """
-    if process.pid <= 0:
+    if process.pid <= 0 or not process.is_on_this_host:
         return None
     born, here = _parts(process.birth), _system(os.getpid())
     if born is not None and here is not None:
-        if born[:2] == here:
-            return _lives(process.pid, born[2])
-        if born[0] == here[0] or not process.is_on_this_host:
-            return None
-        return False  # this machine was started anew since
-    if not process.is_on_this_host:
-        return None
+        if born[0] != here[0]:
+            return False  # this machine was started anew since
+        return _lives(process.pid, born[2]) if born[1] == here[1] else None
     import psutil  # 10 ms of a start
 
     try:

@@ -64,8 +64,6 @@ class Owner:
 
 def where_words(process: ProcessIdentity) -> str:
     """`on node3`, `in another container`; "" of a process that can be seen from here."""
-    if process.is_exact and process_is_alive(process) is not None:
-        return ""  # whatever name this host has by now
     if not process.is_on_this_host:
         return f"on {safe_text(process.host, 60)}"
     return "in another container" if process.is_in_another_container else ""

@@ -20,7 +20,7 @@ from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import slurm
 from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
-from ckpt_tui.services.owner import Owner, held_by_another, owners_of
+from ckpt_tui.services.owner import Owner, held_by_another, owners_of, where_words
 from ckpt_tui.services.processes import (
     CAUGHT,
     DEFAULT,
@@ -276,8 +276,10 @@ def _elsewhere(plan: StopPlan, state: RunState | None) -> StopPlan:
     host = safe_text(plan.host, 100)
     job = slurm.recorded_job(state.launcher) if state is not None and state.host == plan.host else None
     if plan.pid > 0 and host:
-        words = f"It runs as process {plan.pid} on {host}, {plan.told_by} says"
+        words = f"It runs as process {plan.pid} {where_words(plan.process) or f'on {host}'}, {plan.told_by} says"
         hint = f"`ssh {host} ckpt-tui stop {safe_text(plan.directory, 500)}`"
+        if plan.process.is_in_another_container:
+            hint = f"`ckpt-tui stop {safe_text(plan.directory, 500)}` inside that container"
         if job is not None:
             plan = replace(plan, job=job.number, asked_at=_asked_there(plan, state))
             if slurm.is_here():

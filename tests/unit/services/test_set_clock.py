@@ -109,6 +109,24 @@ def test_somebodys_loop_without_a_lock_gets_no_second_training(tmp_path: Path) -
     refuse_second(str(run))
 
 
+def test_one_in_a_container_that_has_our_name_is_neither_dead_nor_whoever_has_its_number_here(tmp_path: Path) -> None:
+    loop = StandIn(DIES, tmp_path / "run")
+    try:
+        run = tmp_path / "run"
+        boot, _, ticks = loop.identity.birth.split("/")
+        rewrite(run / LOG_NAME, lambda fields: {**fields, "pid_birth": f"{boot}/4026539999-1/{ticks}"})
+        assert read_run(str(run)).phase in LIVE
+        with pytest.raises(CkptError, match=rf"process {loop.pid} in another container, events\.jsonl says so"):
+            refuse_second(str(run))
+        refuse_second(str(run), force=True)  # a person may know that it has ended
+        plan = plan_stop(str(run))
+        assert (plan.targets, plan.watched) == ((), ())
+        assert "in another container" in plan.refusals[0]
+        assert plan.hint.endswith("inside that container")
+    finally:
+        loop.end()
+
+
 @pytest.mark.parametrize("number_is_anothers", [False, True])
 def test_one_that_was_started_from_here_is_known_by_its_record(tmp_path: Path, number_is_anothers: bool) -> None:
     it = ProcessIdentity.of()
