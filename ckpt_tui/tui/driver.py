@@ -202,7 +202,22 @@ async def _turn(pump: MessagePump) -> None:
 
 
 class TerminalDriver(InOrder, LinuxDriver):
-    """Textual's, but for how it reads, and how it hands over."""
+    """Textual's, but for how it reads, how it hands over, and how it goes on after it was stopped."""
+
+    def _sigcont_application(self, *args: Any) -> None:
+        """Textual starts another thread that reads and one that writes, also where there are some (after a SIGSTOP) and
+        while it is left. Of two that read, one never ends, and the process with it."""
+        app: Any = self._app
+        if app.is_closing:
+            return
+        reads = self._key_thread
+        if reads is not None and reads.is_alive():
+            self.exit_event.set()
+            reads.join()
+            self.exit_event.clear()
+        if self._writer_thread is not None:
+            self._writer_thread.stop()
+        super()._sigcont_application(*args)
 
     def run_input_thread(self) -> None:
         app: Any = self._app

@@ -86,6 +86,26 @@ def test_ctrl_z_gives_the_shell_back_and_fg_comes_back(watch: WatchedPty) -> Non
     assert is_raw(watch)
 
 
+def test_stopped_by_another_and_let_go_on_one_thread_reads_and_it_can_be_left(watch: WatchedPty) -> None:
+    """Textual had one more for each SIGCONT, and one of them kept the process when it was left."""
+    before = num_threads(watch)
+    for _ in range(5):
+        os.kill(watch.pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(watch.pid, os.WUNTRACED)[1])
+        os.kill(watch.pid, signal.SIGCONT)
+        watch.read_until(b"\x1b[?1049h", since=len(watch.received))
+    watch.write(b"?")
+    watch.read_until(b"zoom out")
+    # Besides: what looks at the checkpoints, and what waits for the end of the terminal.
+    assert num_threads(watch) - before < 5
+    watch.write(b"?q")
+    assert ended(watch) == 0
+
+
+def num_threads(terminal: WatchedPty) -> int:
+    return len(os.listdir(f"/proc/{terminal.pid}/task"))
+
+
 def test_bytes_that_are_no_text_do_not_end_it(watch: WatchedPty) -> None:
     watch.write(b"\xff\xe9\xc3\x1b[M \xf0\xf1\x00\x1b\x1b[?")
     watch.read_for(0.4)
