@@ -16,6 +16,7 @@ import torch
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import Event
 from tests.builders.training import corpus_in, tiny_training
+from tests.trainer.faults.nursery import Nursery
 from trainer import step
 from trainer.checkpoint.state import BadCheckpointError, load
 from trainer.loop import Training
@@ -154,18 +155,15 @@ def test_a_reader_that_went_away_does_not_end_the_training(tmp_path: Path) -> No
     assert b'"status":"finished"' in (tmp_path / "run" / "events.jsonl").read_bytes().splitlines()[-1]
 
 
-def test_a_directory_whose_name_is_not_utf8_keeps_its_steps(tmp_path: Path) -> None:
+def test_a_directory_whose_name_is_not_utf8_keeps_its_steps(nursery: Nursery, tmp_path: Path) -> None:
     directory = os.fsdecode(bytes(tmp_path) + b"/run\xff")
-    train = [
-        sys.executable, "-m", "trainer", "--out", directory, "--n_layer", "1", "--n_head", "2", "--n_embd", "32",
-        "--block_size", "32", "--batch_size", "4", "--max_steps", "60", "--eval_freq", "100",
-        "--checkpoint_freq", "20", "--threads", "1",
-    ]  # fmt: skip
-    subprocess.run(train, check=True, timeout=300, capture_output=True)
+    trained = nursery.run(
+        ["--out", directory, "--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--block_size", "32",
+         "--batch_size", "4", "--max_steps", "60", "--eval_freq", "100", "--checkpoint_freq", "20", "--threads", "1"]
+    )  # fmt: skip
+    assert trained.code == 0, trained.output
     (Path(directory) / "registry.json").unlink()
-    listed = subprocess.run(
-        [sys.executable, "-m", "trainer", "--out", directory, "--list_checkpoints"], capture_output=True, timeout=300,
-        check=True,
-    ).stdout  # fmt: skip
-    assert b"unreadable" not in listed
-    assert b"rolling_step_000060.pt" in listed
+    listed = nursery.run(["--out", directory, "--list_checkpoints"])
+    assert listed.code == 0, listed.output
+    assert "unreadable" not in listed.output
+    assert "rolling_step_000060.pt" in listed.output

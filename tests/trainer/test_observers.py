@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -189,12 +188,3 @@ def test_a_missing_extra_is_a_usage_error_of_one_line(name: str, monkeypatch: py
         observers.check_installed(config)
     assert str(error.value) == f"--use_{name}: {name} is not installed. Install it: pip install 'ckpt-tui[{name}]'"
     observers.check_installed(parse(["--out", "x"]).config)
-
-
-def test_nothing_is_loaded_for_what_was_not_asked_for() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, trainer.loop; print(*{'tensorboard', 'mlflow'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
-    assert done.stdout.strip() == ""

@@ -21,6 +21,7 @@ import torch
 from ckpt_tui.services.supervised_start import find_point
 from tests.builders.held import Hold
 from tests.builders.stand_ins import wait_for
+from tests.trainer.faults.nursery import Nursery
 from trainer import Checkpointer, Policy, UsageError, restore_rng_state, rng_state
 from trainer.checkpoint.formats import load_checkpoint
 from trainer.checkpoint.plain import refuse_objects
@@ -76,32 +77,40 @@ def hash_of(directory: Path) -> str:
     return fingerprint(load_checkpoint(str(directory / "runs/mine/latest.pt")).state)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's program, run to its end. Only to be looked at."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    processes: list[subprocess.Popen[str]] = []
+    _, told = start(["-c", readme_program()], directory, processes).communicate(timeout=300)
+    assert processes[0].returncode == 0, told
+    return directory
+
+
 def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(
-    tmp_path: Path, started: list[subprocess.Popen[str]]
+    nursery: Nursery, undisturbed: Path, tmp_path: Path
 ) -> None:
     program = readme_program()
     assert len(program.splitlines()) <= 36
-    undisturbed = start(["-c", program], tmp_path / "undisturbed", started)
+    (tmp_path / "disturbed").mkdir()
+    there = f"import os; os.chdir({str(tmp_path / 'disturbed')!r})\n{program}"
+
     hold = Hold(tmp_path, "step 250")
-    disturbed = start(["-c", program], tmp_path / "disturbed", started, hold)
-    hold.wait()
-    disturbed.send_signal(signal.SIGKILL)
-    disturbed.communicate()
-    assert disturbed.returncode == -signal.SIGKILL
+    nursery.start_ranks([], [{}], code=there, hold=hold)
+    os.kill(hold.wait(), signal.SIGKILL)
+    assert nursery.finish().was_killed
 
     hold = Hold(tmp_path, "step 610")
-    disturbed = start(["-c", program], tmp_path / "disturbed", started, hold)
-    hold.wait()
-    disturbed.send_signal(signal.SIGTERM)
+    nursery.start_ranks([], [{}], code=there, hold=hold)
+    os.kill(hold.wait(), signal.SIGTERM)
     hold.go_on()
-    _, told = disturbed.communicate(timeout=300)
-    assert disturbed.returncode == 128 + signal.SIGTERM, told
+    stopped = nursery.finish()
+    assert stopped.code == 128 + signal.SIGTERM, stopped.output
 
-    disturbed = start(["-c", program], tmp_path / "disturbed", started)
-    _, told = disturbed.communicate(timeout=300)
-    assert disturbed.returncode == 0, told
-    assert undisturbed.wait(timeout=300) == 0
-    assert hash_of(tmp_path / "disturbed") == hash_of(tmp_path / "undisturbed")
+    nursery.start_ranks([], [{}], code=there)
+    ended = nursery.finish()
+    assert ended.code == 0, ended.output
+    assert hash_of(tmp_path / "disturbed") == hash_of(undisturbed)
 
     found = events(tmp_path / "disturbed")
     starts = [event for event in found if event["event"] == "run_start"]
@@ -110,7 +119,7 @@ def test_the_readmes_program_is_killed_interrupted_and_comes_out_the_same(
     assert starts[1]["resumed_from"]["path"].endswith(".pt")
     assert starts[2]["start_step"] == 610
     assert [event["status"] for event in found if event["event"] == "run_end"] == ["preempted", "finished"]
-    expected = {e["step"]: e["loss"] for e in events(tmp_path / "undisturbed") if e["event"] == "step"}
+    expected = {e["step"]: e["loss"] for e in events(undisturbed) if e["event"] == "step"}
     assert all(event["loss"] == expected[event["step"]] for event in found if event["event"] == "step")
     kept = sorted(path.name for path in (tmp_path / "disturbed/runs/mine").glob("rolling_step_*"))
     assert kept == [f"rolling_step_{step:06d}.pt" for step in (800, 900, 1000)]
@@ -132,16 +141,14 @@ def viewer(*arguments: str) -> str:
 
 @pytest.mark.parametrize("form", ["file", pytest.param("dir", marks=pytest.mark.long)])
 def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_same(
-    form: str, tmp_path: Path, started: list[subprocess.Popen[str]]
+    form: str, undisturbed: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     """It keeps no data position, for its data come from the random numbers."""
     program = readme_program().replace("keep_rolling=3", f"keep_rolling=3, checkpoint_format={form!r}")
     hold = Hold(tmp_path, "step 250")
-    for name in ("undisturbed", "disturbed"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "loop.py").write_text(program)
-        start(["loop.py"], tmp_path / name, started, hold if name == "disturbed" else None)
-    undisturbed, disturbed = started
+    (tmp_path / "disturbed").mkdir()
+    (tmp_path / "disturbed" / "loop.py").write_text(program)
+    disturbed = start(["loop.py"], tmp_path / "disturbed", started, hold)
     hold.wait()
     disturbed.kill()
     disturbed.communicate()
@@ -161,11 +168,11 @@ def test_the_viewer_takes_what_the_readmes_program_takes_and_resumes_it_to_the_s
 
     viewer("resume", str(run), "--yes")
     wait_for(lambda: events(tmp_path / "disturbed")[-1]["event"] == "run_end", "it did not end", timeout_s=300)
-    assert undisturbed.wait(timeout=300) == 0
     assert [(e["event"], e.get("status")) for e in events(tmp_path / "disturbed")][-1] == ("run_end", "finished")
     name = "latest.pt" if form == "file" else "latest"
     states = [
-        load_checkpoint(str(tmp_path / place / "runs/mine" / name)).state for place in ("undisturbed", "disturbed")
+        load_checkpoint(str(undisturbed / "runs/mine/latest.pt")).state,
+        load_checkpoint(str(tmp_path / "disturbed/runs/mine" / name)).state,
     ]
     assert states[0]["step"] == 1000
     assert fingerprint(states[0]) == fingerprint(states[1])

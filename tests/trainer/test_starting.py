@@ -25,7 +25,8 @@ def test_a_training_that_does_not_compile_loads_no_compiler(tmp_path: Path) -> N
     code = (
         "import sys\nfrom trainer.__main__ import main\n"
         "for steps in ('3', '5'):\n    assert main([*sys.argv[1:], '--max_steps', steps]) == 0\n"
-        "heavy = {'torch._dynamo', 'sympy', 'torch.distributed.fsdp', 'torch._inductor', 'rich', 'textual', 'mlflow'}\n"
+        "heavy = {'torch._dynamo', 'sympy', 'torch.distributed.fsdp', 'torch._inductor', 'rich', 'textual', 'mlflow',\n"
+        "         'tensorboard'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
