@@ -34,16 +34,18 @@ _Inode = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which deeds gc is about. numbers: these and nothing else, whatever they hold; else those older than
-    `older_than_s` and not among the newest `keep`. every: also what nothing else has."""
+    `older_than_s` and not among the newest `keep`. every: also what nothing else has. picked: what a person chose one
+    by one, as places below the run directory, and nothing else, whatever it is."""
 
     numbers: tuple[int, ...] = ()
     older_than_s: float | None = None
     keep: int = 0
     every: bool = False
+    picked: frozenset[str] | None = None
 
     @property
     def takes_only_copies(self) -> bool:
-        return self.every or bool(self.numbers)
+        return self.every or bool(self.numbers) or self.picked is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Choice:
 
 def choose(directory: str, history: History, copies: Copies, wanted: Wanted) -> list[Choice]:
     """For each deed that holds something, the oldest first, what goes and what stays."""
+    if wanted.picked is not None:
+        return _picked(choose(directory, history, copies, Wanted()), copies, wanted.picked)
     holding = [deed for deed in history.deeds if deed.held]
     newest = {deed.number for deed in holding[len(holding) - wanted.keep :]} if wanted.keep else set()
     staying = {file.place for deed in holding for file in deed.held}
@@ -73,6 +77,32 @@ def choose(directory: str, history: History, copies: Copies, wanted: Wanted) -> 
         choices = _without_what_frees_nothing(directory, choices, copies)
     staying = {file.place for choice in choices for file in choice.files if not file.is_chosen}
     return [_finished(choice, copies, wanted, staying) for choice in choices]
+
+
+def _picked(choices: Sequence[Choice], copies: Copies, picked: frozenset[str]) -> list[Choice]:
+    """What a person chose of all that may go, and of each why it is, or what it would be."""
+
+    def told(file: GcFile) -> GcFile:
+        is_picked = file.place in picked
+        why = f"you keep it; {file.why}" if file.is_chosen and not is_picked else file.why
+        return replace(file, is_chosen=is_picked, why=why)
+
+    choices = [one if one.why else Choice(one.deed, tuple(map(told, one.files)), "") for one in choices]
+    staying = {file.place for choice in choices for file in choice.files if not file.is_chosen}
+
+    def finished(choice: Choice, file: GcFile) -> GcFile:
+        entry = copies.entry(choice.deed.number, file.name)
+        if not file.is_chosen or entry is None or file.validity in BAD:
+            return file
+        if copy := copies.copy_of(entry, staying):
+            return replace(file, copy=copy, why="has a copy", is_only=False, is_good=False)
+        checked = copies.judged(entry)
+        why = "the only copy" if not file.copy else "its copies go, too"
+        return replace(file, copy="", why=why, is_only=True, validity=checked.validity, is_good=checked.is_good)
+
+    return [
+        one if one.why else Choice(one.deed, tuple(finished(one, file) for file in one.files), "") for one in choices
+    ]
 
 
 def _why_kept(deed: PastDeed, wanted: Wanted, newest: set[int]) -> str:

@@ -8,8 +8,8 @@ validated first. Beside a live training nothing is named that it uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field, replace
 from functools import partial
 
 from ckpt_tui.errors import Cancelled, CkptError
@@ -67,10 +67,14 @@ def plan_gc(
     keep: int = 0,
     quarantine: bool = False,
     every: bool = False,
+    picked: Collection[str] | None = None,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> GcPlan:
     """Plan to free what lies aside.
+
+    picked: these and nothing else, one by one, whatever they are: places of files that were set aside
+    (`set_aside/2/latest.pt`), and names of the other items of a plan.
 
     numbers: these deeds and nothing else, whatever they hold. Otherwise every deed that is older than `older_than_s`
     and not among the newest `keep`, leftovers and dead temporary files, and with `quarantine` that, too; but nothing
@@ -100,16 +104,29 @@ def plan_gc(
     lasting = Lasting(directory, state, is_owned=is_owned)
     held = {deed.number: deed.held for deed in history.deeds}
     copies = Copies(read_catalog(directory), held, check, advance, lasting.why_not)
-    choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every))
+    chosen = frozenset(picked) if picked is not None else None
+    choices = choose(directory, history, copies, Wanted(tuple(numbers), older_than_s, keep, every, chosen))
     items = [_item_of(directory, choice) for choice in choices]
     kept = {file.place for choice in choices for file in choice.files if not file.is_chosen}
     for deed in history.deeds:
         if deed.conflicts and (not numbers or deed.number in numbers):
-            items += incoming_items(directory, deed, copies, kept, takes_only_copies=every or bool(numbers))
+            items += incoming_items(
+                directory, deed, copies, kept, takes_only_copies=every or bool(numbers) or chosen is not None
+            )
     if not numbers:
         items += other_items(
-            directory, history, state, quarantine=quarantine, older_than_s=older_than_s, is_owned=is_owned
+            directory,
+            history,
+            state,
+            quarantine=quarantine or chosen is not None,
+            older_than_s=older_than_s,
+            is_owned=is_owned,
         )
+    if chosen is not None:
+        items = [
+            item if item.files else replace(item, is_chosen=item.is_chosen and item.name in chosen) for item in items
+        ]
+        _require_there(directory, items, chosen)
     going = [file for item in items for file in item.files if file.is_chosen]
     refusals = []
     takes_good = any(file.is_good for file in going) or any(item.is_chosen and item.is_good for item in items)
@@ -131,6 +148,16 @@ def plan_gc(
         tuple((path, content) for path, content in contents if content is not None),
         trusts_run=not is_owned and not all(map(is_aside, found_copies)),
     )  # fmt: skip
+
+
+def _require_there(directory: str, items: Sequence[GcItem], picked: frozenset[str]) -> None:
+    there = {place for item in items for place in (item.name, *(file.place for file in item.files))}
+    if unknown := sorted(picked - there):
+        raise CkptError(
+            "Nothing of that name lies aside",
+            f"{safe_text(unknown[0], 200)} in {directory}",
+            f"`ckpt-tui gc {run_word(directory)} --all --quarantine --dry-run` shows all that does.",
+        )
 
 
 def _item_of(directory: str, choice: Choice) -> GcItem:

@@ -47,16 +47,60 @@ def rows_of(plan: GcPlan, now: float | None = None) -> list[GcRow]:
     others = [item for item in plan.items if not item.files]
     for kind, words in _HEADINGS.items():
         for item in sorted((one for one in others if one.kind == kind), key=lambda one: not one.is_chosen):
-            why = safe_text(item.why or ("half written" if kind != "quarantine" else "the trainer found it bad"))
             name = safe_text(item.name.removeprefix("quarantine/") if kind == "quarantine" else item.name)
-            told = _told(item.is_chosen, why)
+            told = _told(item.is_chosen, _why(item))
             rows.append(GcRow(f"{words}:", item.is_chosen, name, "", size(item.size_bytes), told))
     return rows
 
 
-def _deed_rows(item: GcItem, now: float) -> Iterator[GcRow]:
+@dataclass(frozen=True, slots=True)
+class GcChoice:
+    """One thing that a person may choose by itself. place: as `plan_gc` takes it; heading: of what it is a part; the
+    rest as of `GcRow`."""
+
+    place: str
+    heading: str
+    is_chosen: bool
+    name: str
+    step: str
+    size: str
+    why: str
+
+
+def choices_of(plan: GcPlan, now: float | None = None) -> list[GcChoice]:
+    """Every file and every other item of a plan, none left out, in an order that stays when another one is chosen."""
+    now = time.time() if now is None else now
+    found = []
+    for item in plan.items:
+        for file in item.files:
+            name = f"{item.number}/{safe_text(file.name)}{'/' if file.is_directory else ''}"
+            step = f"step {file.step:,}" if file.step is not None else ""
+            why = f"has a copy: {safe_text(file.copy)}" if file.is_chosen and file.copy else safe_text(file.why)
+            found.append(
+                GcChoice(file.place, _heading(item, now), file.is_chosen, name, step, size(file.size_bytes), why)
+            )
+    for kind, words in _HEADINGS.items():
+        found += [
+            GcChoice(
+                item.name, f"{words}:", item.is_chosen, safe_text(item.name), "", size(item.size_bytes), _why(item)
+            )
+            for item in plan.items
+            if item.kind == kind and not item.files
+        ]
+    return found
+
+
+def _why(item: GcItem) -> str:
+    return safe_text(item.why or ("half written" if item.kind != "quarantine" else "the trainer found it bad"))
+
+
+def _heading(item: GcItem, now: float) -> str:
     act = "rest of an interrupted gc" if item.kind == "leftover" else f"{safe_text(item.act, 20)}, {_ago(item.at, now)}"
-    heading = f"{item.name} {act}: {plural(len(item.files), 'file')} of {size(item.size_bytes)}"
+    return f"{item.name} {act}: {plural(len(item.files), 'file')} of {size(item.size_bytes)}"
+
+
+def _deed_rows(item: GcItem, now: float) -> Iterator[GcRow]:
+    heading = _heading(item, now)
     if item.is_chosen:
         yield from _file_rows(f"{heading}; frees {size(item.freed_bytes)}", item.files)
     elif len({file.why for file in item.files}) == 1 and len(item.files) > 1:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ckpt_tui.errors import Cancelled, CkptError
@@ -94,12 +95,7 @@ class Acts:
         from ckpt_tui.services.restore import plan_restore
 
         title = f"Restore {safe_text(names[0], 60)}" if names else "Restore what is damaged"
-        await self._carry_out(
-            await self._planned(
-                title,
-                lambda work: plan_restore(self._directory, names, on_bytes=work.add, is_cancelled=work.is_cancelled),
-            )
-        )
+        await self._planned_and_carried_out(title, partial(plan_restore, self._directory, names))
 
     async def rollback(self, to: str, *, words: str = "") -> None:
         """Make the checkpoint `to` the one that a resume starts from. words: what that is, for the title."""
@@ -117,11 +113,7 @@ class Acts:
         await self._refuse_while_running()
         from ckpt_tui.services.undo import plan_redo
 
-        await self._carry_out(
-            await self._planned(
-                "Redo", lambda work: plan_redo(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
-            )
-        )
+        await self._planned_and_carried_out("Redo", partial(plan_redo, self._directory))
 
     async def history(self) -> None:
         """What was done here; what a person chooses of it is taken back, or done again."""
@@ -152,8 +144,10 @@ class Acts:
         plan = await self._planned(
             "Free space", lambda work: plan_gc(self._directory, on_bytes=work.add, is_cancelled=work.is_cancelled)
         )
-        if not await self._app.push_screen_wait(GcDialog(plan)):
+        dialog = GcDialog(plan, lambda picked: plan_gc(self._directory, picked=picked))
+        if not await self._app.push_screen_wait(dialog):
             return
+        plan = dialog.plan
         work = LongWork("Free space", "Removing what the plan named.", plan.freed_bytes, can_leave=False)
         work.hint = "Esc ends it: what is gone by then stays gone"
         collected = await self._work(
@@ -166,27 +160,38 @@ class Acts:
         await self._refuse_while_running()
         from ckpt_tui.services.undo import plan_undo
 
-        await self._carry_out(
-            await self._planned(
-                "Undo",
-                lambda work: plan_undo(self._directory, to=to, on_bytes=work.add, is_cancelled=work.is_cancelled),
-            )
-        )
+        await self._planned_and_carried_out("Undo", partial(plan_undo, self._directory, to=to))
 
     async def _planned(self, title: str, plan: Callable[[LongWork], T]) -> T:
         from ckpt_tui.tui.long_work import LongWork
 
         return await self._work(LongWork(title, "Planning: the checkpoints that it needs are read and checked."), plan)
 
-    async def _carry_out(self, plan: Plan, title: str = "") -> None:
+    async def _planned_and_carried_out(self, title: str, plan_it: Callable[..., Plan]) -> None:
+        """Of what a plan has only remembered, or not read, a person may want all read, and then sees a new plan."""
+        wants_all: bool = False
+        while True:
+            plan = await self._planned(
+                title,
+                lambda work, recheck=wants_all: plan_it(  # type: ignore[misc]
+                    recheck=recheck, on_bytes=work.add, is_cancelled=work.is_cancelled
+                ),
+            )
+            wants_all = await self._carry_out(plan)
+            if not wants_all:
+                return
+
+    async def _carry_out(self, plan: Plan, title: str = "") -> bool:
+        """True when nothing was done, because a person wants it planned again with all read."""
         from ckpt_tui.services.restore import carry_out
         from ckpt_tui.tui.dialogs.plan import PlanDialog, folder_words, title_of
         from ckpt_tui.tui.long_work import LongWork
 
         title = title or title_of(plan)
         folder = folder_words(self._directory)
-        if not await self._app.push_screen_wait(PlanDialog(plan, title=title, folder=folder)):
-            return
+        dialog = PlanDialog(plan, title=title, folder=folder)
+        if not await self._app.push_screen_wait(dialog):
+            return dialog.wants_all
         await self._refuse_while_running()  # it was read for long, perhaps
         work = LongWork(title, "Copying, and reading back what was written.", 2 * plan.bytes_needed, can_leave=False)
         outcome = await self._work(
@@ -196,6 +201,7 @@ class Acts:
         takes = f" A resume takes {outcome.resume_would_take}." if outcome.resume_would_take else ""
         back = {"undo": " R does it again."}.get(outcome.act, " u takes it back.")
         self._say(f"{DONE.get(outcome.act, outcome.act)}.{back}{takes}")
+        return False
 
     async def _work(self, work: W, do: Callable[[W], T]) -> T:
         """Do something in a thread; what takes longer than a moment is shown, and can be ended. Raises Cancelled."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import fcntl
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ckpt_tui.services.gc import GcFile, GcItem, GcPlan, plan_gc
+from ckpt_tui.services.gc import GcFile, GcItem, GcPlan, collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
-from ckpt_tui.tui.app import CkptTuiApp
-from ckpt_tui.tui.dialogs.gc import GcDialog
-from ckpt_tui.tui.dialogs.history import HistoryDialog
-from tests.builders.run_states import FixedMonitor, crashed
+from ckpt_tui.text import size as size_words
+from ckpt_tui.tui.dialogs.gc import GcDialog, PickList
 from tests.builders.screen_app import ScreenApp, assert_nothing_hostile, seen, seen_text, settled, until
 from tests.builders.trees import tree_of
 from tests.tui import scenes
-
-ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
+from tests.tui.deeds_opened import deeds_opened
 
 
 @pytest.fixture
@@ -33,33 +29,67 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return directory
 
 
-def body_of(plan: GcPlan, width: int) -> list[str]:
-    return str(GcDialog(plan).body(width)).splitlines()
-
-
-@pytest.mark.parametrize("width", [29, 65, 83])
-def test_every_file_is_told_with_its_size_and_why(run: str, width: int) -> None:
+@pytest.mark.parametrize("size", [(40, 12), (80, 24), (120, 40)])
+async def test_every_file_is_told_with_its_size_and_why(run: str, size: tuple[int, int]) -> None:
     plan = plan_gc(run)
-    text = body_of(plan, width)
-    words = " ".join(" ".join(text).split())
-    assert all(len(one) < width for one in text)
-    for item in plan.items:
-        for file in item.files:
-            assert file.name[-width // 3 :] in words
-            assert ("goes" if file.is_chosen else "stays: ") in words
-            why = f"copy: {file.copy}" if file.is_chosen and file.copy else file.why
-            assert why.replace(" ", "") in words.replace(" ", "")  # a long name is broken where there is little room
-    assert words.index("This deletes, and cannot be undone") < words.index("Then `undo`") < words.index("set_aside/1/")
+    dialog = GcDialog(plan)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        assert "become free" in seen_text(app)
+        rows = dialog.query_one(PickList).rows
+        assert {row.place for row in rows} == {file.place for item in plan.items for file in item.files}
+        for row in rows:
+            words = str(dialog.body(100))
+            assert words.index("This deletes, and cannot be undone") < words.index(row.heading)
+            assert f"{row.name}, " in words
+            assert f"{row.size} {'goes' if row.is_chosen else 'stays'}: {row.why}" in " ".join(words.split())
+            await pilot.press("down")
+            await until(pilot, lambda row=row: dialog.query_one(PickList).cursor_row is not row or row is rows[-1])
 
 
-def test_nothing_to_free_can_only_be_closed(run: str) -> None:
-    plan = plan_gc(run, keep=9)
-    assert plan.is_empty
-    dialog: Any = GcDialog(plan)
-    assert (dialog._yes_label, dialog._no_label) == ("", "Close")
-    refused: Any = GcDialog(replace(plan_gc(run, every=True), refusals=("No valid checkpoint would be left.",)))
-    assert refused._yes_label == ""
-    assert "✖ No valid checkpoint would be left." in str(refused.body(65))
+async def test_a_person_chooses_each_and_is_told_what_it_comes_to(run: str) -> None:
+    plan = plan_gc(run)
+    dialog = GcDialog(plan, lambda picked: plan_gc(run, picked=picked))
+    app = ScreenApp(dialog)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        rows = dialog.query_one(PickList)
+        place, only = (next(row for row in rows.rows if row.is_chosen == chosen) for chosen in (True, False))
+        for one, number in ((place, "first"), (only, "then")):
+            rows.cursor = list(rows.rows).index(next(row for row in rows.rows if row.place == one.place))
+            await pilot.press("space" if number == "first" else "enter")
+            await until(pilot, lambda: not dialog._is_planning)
+        going = {path for item in dialog.plan.items for path in item.paths}
+        assert going == {path for item in plan.items for path in item.paths} - {place.place} | {only.place}
+        assert f"Free {size_words(dialog.plan.freed_bytes)}" in seen_text(app)
+        assert "you keep it" in seen_text(app)
+        x, y = rows.region.offset
+        index = next(index for index, row in enumerate(rows.rows) if row.place != rows.rows[rows.cursor].place)
+        was = rows.rows[index].is_chosen
+        await pilot.click(offset=(x + 3, y + index))
+        await until(pilot, lambda: not dialog._is_planning and rows.rows[index].is_chosen != was)
+        await pilot.press("y")
+        await settled(pilot)
+        assert app.result is True
+    before = tree_of(Path(run))
+    collect(dialog.plan)
+    gone = set(before) - set(tree_of(Path(run)))
+    assert {path for item in dialog.plan.items for path in item.paths} <= gone
+
+
+async def test_nothing_chosen_and_what_is_refused_cannot_be_confirmed(run: str) -> None:
+    for plan in (
+        plan_gc(run, picked=()), replace(plan_gc(run, every=True), refusals=("No valid checkpoint would be left.",)),
+    ):  # fmt: skip
+        app = ScreenApp(GcDialog(plan, lambda picked: plan_gc(run, picked=picked)))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settled(pilot)
+            await pilot.press("y")
+            await settled(pilot)
+            assert not app.has_ended
+            assert "Close" in seen_text(app)
+            assert plan.is_empty or "✖ No valid checkpoint would be left." in seen_text(app)
 
 
 async def test_hostile_names_stay_text() -> None:
@@ -74,7 +104,7 @@ async def test_hostile_names_stay_text() -> None:
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-async def test_enter_changes_nothing_and_yes_frees_what_the_dialog_told(
+async def test_leaving_changes_nothing_and_yes_frees_what_the_dialog_told(
     run: str, is_running: bool, request: pytest.FixtureRequest
 ) -> None:
     if is_running:  # it does not use what lies aside
@@ -84,15 +114,10 @@ async def test_enter_changes_nothing_and_yes_frees_what_the_dialog_told(
         fcntl.flock(lock, fcntl.LOCK_EX)
     before = tree_of(Path(run))
     plan = plan_gc(run)
-    app = CkptTuiApp(run, monitor=FixedMonitor(crashed(), run), interval_s=0.02, env=ENV)
-    app.run_open.catalog_reader.stop()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "crashed" in seen_text(app))
-        await pilot.press("U")
-        await until(pilot, lambda: isinstance(app.screen, HistoryDialog) and "2 deeds" in seen_text(app))
+    async with deeds_opened(run, "2 deeds") as (app, pilot):
         await pilot.press("F")
         await until(pilot, lambda: isinstance(app.screen, GcDialog) and "y yes" in seen_text(app))
-        await pilot.press("enter")
+        await pilot.press("escape")
         await until(pilot, lambda: not app.screen.is_modal)
         assert tree_of(Path(run)) == before
         await until(pilot, lambda: not any(one.group == "act" and one.is_running for one in app.workers))

@@ -11,14 +11,11 @@ import pytest
 
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
-from ckpt_tui.tui.app import CkptTuiApp
 from ckpt_tui.tui.dialogs.history import HistoryDialog
 from ckpt_tui.tui.dialogs.plan import PlanDialog
-from tests.builders.run_states import FixedMonitor, crashed
 from tests.builders.screen_app import ScreenApp, seen, seen_text, settled, until
 from tests.tui import scenes
-
-ENV = {"COLORTERM": "truecolor", "LANG": "en_US.UTF-8"}
+from tests.tui.deeds_opened import deeds_opened
 
 
 @pytest.fixture
@@ -88,15 +85,15 @@ async def test_all_is_taken_back_and_done_again_from_the_screen(run: str) -> Non
     carry_out(plan_rollback(run, "3000"))
     after = digests(run)
     assert before != after
-    app = CkptTuiApp(run, monitor=FixedMonitor(crashed(), run), interval_s=0.02, env=ENV)
-    app.run_open.catalog_reader.stop()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "crashed" in seen_text(app))
-        await pilot.press("U")
-        await until(pilot, lambda: isinstance(app.screen, HistoryDialog) and "2 deeds" in seen_text(app))
+    async with deeds_opened(run, "2 deeds") as (app, pilot):
         await pilot.press("down", "enter")  # the older one, and so both
         await until(pilot, lambda: isinstance(app.screen, PlanDialog) and "Takes back the restore" in seen_text(app))
         assert "Takes back the rollback" in seen_text(app)
+        assert "Read all (r)" in seen_text(app)
+        await pilot.press("r")  # the same plan, with all read that it had not
+        await until(pilot, lambda: isinstance(app.screen, PlanDialog) and app.screen.plan.unread == ())
+        await until(pilot, lambda: "Takes back the rollback" in seen_text(app))
+        assert "Read all" not in seen_text(app)
         await pilot.press("y")
         await until(pilot, lambda: "Undone. R does it again." in seen(app)[-1])
         assert digests(run) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,16 @@ async def test_what_is_refused_can_only_be_closed() -> None:
         await pilot.press("y")
         await settled(pilot)
         assert app.result is False
+
+
+@pytest.mark.parametrize("size", [(40, 12), (80, 24)])
+async def test_what_was_not_read_can_be_asked_to_be(run: str, size: tuple[int, int]) -> None:
+    plan = replace(plan_restore(run), unread=("latest.pt",))
+    dialog = PlanDialog(plan)
+    app = ScreenApp(dialog)
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        assert "Read all (r)" in " ".join(seen(app))
+        await pilot.click("#again")
+        await settled(pilot)
+    assert (app.result, dialog.wants_all) == (False, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -71,6 +71,10 @@ class ConfirmDialog(ModalScreen[bool]):
         """What a person reads before they answer, in lines of `width`."""
         return paragraphs(self._sentences, width)
 
+    def more_buttons(self) -> Iterable[Button]:
+        """Other ways on, which a dialog handles itself."""
+        return ()
+
     def to_copy(self) -> Copied:
         text = self.query_one("#body_text", Words).content
         return Copied("text", f"{self._title_text}\n{text}")
@@ -93,12 +97,14 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:
                     yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
+                yield from self.more_buttons()
                 yield Words(line((hint, "dim")), classes="dialog-hint")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
         event.stop()
-        self.dismiss(event.button.id == "yes")
+        if event.button.id in ("yes", "no"):
+            self.dismiss(event.button.id == "yes")
 
     def action_yes(self) -> None:
         self.dismiss(bool(self._yes_label))

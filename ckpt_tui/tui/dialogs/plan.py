@@ -7,12 +7,17 @@ first, and says in which folder that lies which is set aside.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
 
+from textual import on
+from textual.binding import BindingType
 from textual.content import Content
+from textual.widgets import Button
 
 from ckpt_tui.text import cell_width, plural, safe_text, size
-from ckpt_tui.tui.dialogs.confirm import ConfirmDialog
+from ckpt_tui.tui import keys
+from ckpt_tui.tui.dialogs.confirm import ConfirmDialog, written
 from ckpt_tui.tui.paragraphs import paragraph
 from ckpt_tui.tui.styled import line, lines
 
@@ -57,8 +62,11 @@ def folder_words(directory: str) -> str:
 class PlanDialog(ConfirmDialog):
     """Shows `plan`; True when it shall be carried out. Cancel has the focus; an empty plan can only be closed.
 
-    folder: where what is set aside will lie, "" where nobody has looked.
+    folder: where what is set aside will lie, "" where nobody has looked. wants_all: it ended with False because a
+    person wants it planned again, with all read that the plan has only remembered.
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.dialog_bindings("again")
 
     def __init__(self, plan: Plan, *, title: str = "", folder: str = "") -> None:
         is_refused = bool(getattr(plan, "refusals", ()))
@@ -70,7 +78,19 @@ class PlanDialog(ConfirmDialog):
             no_label="Cancel" if can_be_done else "Close",
         )
         self.plan = plan
+        self.wants_all = False
         self._folder = folder
+
+    def more_buttons(self) -> Iterable[Button]:
+        if getattr(self.plan, "unread", ()):
+            yield Button(f"Read all ({written(self, 'again')})", id="again", compact=True)
+
+    @on(Button.Pressed, "#again")
+    def action_again(self) -> None:
+        """Plan it again, and read what was only remembered."""
+        if getattr(self.plan, "unread", ()):
+            self.wants_all = True
+            self.dismiss(False)
 
     def body(self, width: int) -> Content:
         plan = self.plan
