@@ -167,18 +167,28 @@ def lost_so_far(records: list[SessionRecord], retrained: Lost, lost_now: Lost) -
 
     retrained: trained again already. lost_now: since the checkpoint that a resume now would take.
     overhead: (time between the step events of all sessions) / (the same distance at the same pace, once) - 1;
-    None before any lost step was trained again: only then has it cost time.
+    None before any lost step was trained again: only then has it cost time. Where not every step is told of, what a
+    session trained before its first step event and after its last counts at that pace, too: else many short sessions
+    would seem to have taken less than no time.
     """
     pace = pace_of(records)
     first = min((record.first_step for record in records if record.first_step is not None), default=0)
     without_crash = (max((record.last_logged_step for record in records), default=0) - first) * pace
     overhead: float | None = None
     if without_crash > 0 and retrained.steps:
-        overhead = sum(record.trained_s for record in records) / without_crash - 1
+        untold_s = pace * sum(map(_untold_steps, records[1:], records[:-1]))
+        overhead = max((sum(record.trained_s for record in records) + untold_s) / without_crash - 1, 0.0)
     elif without_crash > 0 and not lost_now.steps:
         overhead = 0.0
     goodput = 1 / (1 + overhead) if overhead is not None and overhead > -1 else None
     return Lost(retrained.steps + lost_now.steps, retrained.seconds + lost_now.seconds, overhead, goodput)
+
+
+def _untold_steps(record: SessionRecord, before: SessionRecord) -> int:
+    """Steps between the last step event of one session and the first of the next that no two events enclose."""
+    first = record.first_step - record.start_step - 1 if record.is_started and record.first_step is not None else 0
+    last = before.last_step - before.last_logged_step if before.first_step is not None else 0
+    return max(first, 0) + max(last, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,9 +131,8 @@ def cause_of(note: str) -> str:
 
 def alert_news(state: RunState, alerts: Sequence[Alert], key: str) -> list[News]:
     """The newest of `alerts`, and how to see them all."""
-    # The sentences about the end say it.
-    end = f"{state.phase.value}-" if state.phase.is_over else " "
-    told = [alert for alert in alerts if not alert.is_over and not alert.key.startswith(end)]
+    # That it is over, or stalled, is said by the sentences about that.
+    told = [alert for alert in alerts if not alert.is_over and not alert.key.startswith(f"{state.phase.value}-")]
     if not told:
         return []
     newest = max(told, key=lambda alert: (alert.ts, alert.severity == "error"))

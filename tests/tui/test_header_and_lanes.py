@@ -193,6 +193,8 @@ def test_alerts_that_have_passed_and_the_end_itself_are_no_news() -> None:
     end = Alert("crashed-2", "error", "The run crashed", "", 9377, NOW)
     assert not alert_news(crashed(), [over, end], "a")
     assert alert_news(running(), [end], "a")
+    silent = Alert("stalled-2-300", "warning", "The run is stalled", "silent for 95 s", 300, NOW)
+    assert not alert_news(running(phase=Phase.STALLED, reason="silent for 95 s"), [silent], "a")
 
 
 def test_while_the_log_is_read_the_first_line_says_how_far() -> None:

@@ -99,6 +99,22 @@ def test_lost_steps_are_counted_once_and_to_whom_they_belong(case: str) -> None:
     assert state.lost.goodput == pytest.approx(1 / (1 + state.lost.overhead))  # type: ignore[operator]
 
 
+def test_sessions_of_a_log_of_every_tenth_step_take_no_less_than_no_time() -> None:
+    """Ten sessions of 100 steps that each lose 10: the steps after each resume are told by no two events."""
+    log, start = LogText(), 0
+    for session in range(1, 11):
+        log.ts += 60.0
+        log.add("run_start", start, session, total_steps=5000, start_step=start)
+        last = start + 100
+        for step in range(start + 1, last + 1):
+            log.ts += PACE
+            if step % 10 == 0:
+                log.add("step", step, session, ts=log.ts, loss=2.0)
+        start = last - 10
+    state = fold_of(log).state(log.ts, Beside(is_process_alive=True))
+    assert state.lost.overhead == pytest.approx(90 / 910, abs=0.012)
+
+
 def test_a_crash_is_counted_before_and_after_the_resume_the_same() -> None:
     crashed = Life().train(0, 900, 500).train(500, 700).state(alive=False)
     assert (crashed.phase, lost_by(crashed), crashed.lost.steps) == (Phase.CRASHED, [400, 200], 600)
