@@ -35,7 +35,9 @@ def with_next_start(told: Standing, start: NextStart | None, now: float) -> tupl
     if start is None or (may_train and not phase.is_over):
         return phase, reason, None
     if start.due_at is not None:
-        return Phase.RESTARTING, reason, start
+        # Who was killed has no last words; who started it saw how.
+        is_seen = phase is Phase.CRASHED and start.last_exit
+        return Phase.RESTARTING, text.safe_text(start.last_exit, 60) if is_seen else reason, start
     if start.started_at is not None and (start.holds_lock or start.started_at >= told.last_ts):
         silence_s = now - start.started_at
         if silence_s > START_PATIENCE_S:

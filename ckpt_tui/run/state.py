@@ -47,10 +47,10 @@ class Phase(StrEnum):
 class NextStart:
     """The start that a run which has ended is to have, or has had a moment ago.
 
-    due_at, started_at: when, Unix seconds; both None while its supervisor still looks at the end. attempt: the how
-    manieth restart of its supervisor it is, 0 for none. pid: of the process that was started, 0 before. by: who starts
-    it (supervise, resume ...). is_supervised: a live supervisor will start it again. holds_lock: it has come so
-    far that it holds the directory.
+    due_at, started_at: when, Unix seconds; both None while its supervisor still looks at the end. attempt: which one
+    of its supervisor's restarts it is, 0 for none. pid: of the process that was started, 0 before. by: who starts it
+    (supervise, resume ...). is_supervised: a live supervisor will start it again. holds_lock: it has come so far that
+    it holds the directory. last_exit: how the one before it ended, as its supervisor saw ("killed by SIGKILL"), or "".
     """
 
     due_at: float | None = None
@@ -60,6 +60,7 @@ class NextStart:
     by: str = ""
     is_supervised: bool = False
     holds_lock: bool = False
+    last_exit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

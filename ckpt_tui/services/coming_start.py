@@ -43,7 +43,10 @@ def _due(supervisor: Supervisor, now: float) -> NextStart | None:
     # One on another host cannot be asked: it is believed for as long as a start takes.
     if supervisor.is_alive is None and now > due_at + START_PATIENCE_S:
         return None
-    return NextStart(due_at=due_at, attempt=supervisor.restarts + 1, by="supervise", is_supervised=True)
+    return NextStart(
+        due_at=due_at, attempt=supervisor.restarts + 1, by="supervise", is_supervised=True,
+        last_exit=supervisor.last_exit,
+    )  # fmt: skip
 
 
 def _lives(directory: str, launched: LaunchRecord) -> bool:

@@ -220,7 +220,9 @@ def test_of_a_real_supervisor(kept: Kept, capsys: pytest.CaptureFixture[str]) ->
     assert (state.phase, state.step) == (Phase.RESTARTING, 12)
     assert isinstance(state.next_start and state.next_start.due_at, float)
     assert main(["watch", directory, "--plain", "--once"]) == 0
-    assert "Restarting: attempt 1, in " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Restarting: attempt 1, in " in said
+    assert "; killed by SIGKILL (last line: step 12" in said
     kept.started[0].kill()
     kept.started[0].wait()
     assert read_run(directory).phase is Phase.CRASHED
