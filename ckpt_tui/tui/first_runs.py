@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -24,12 +25,16 @@ class FirstRuns:
         self._thread.start()
 
     def _look(self) -> None:
+        with contextlib.suppress(Exception):  # what looks next raises it again, where it can be said
+            self._runs = self._first()
+
+    def _first(self) -> Runs:
         ends = time.monotonic() + LONGEST_LOOK_S
         runs = self.watch.poll(BUDGET_S)
         # The start of the program goes on beside this, and slows it: a screenful is what counts.
         while len(runs.runs) < NUM_RUNS and not self.watch.is_caught_up and time.monotonic() < ends:
             runs = self.watch.poll(BUDGET_S)
-        self._runs = runs
+        return runs
 
     def soon(self) -> Runs | None:
         """What was found, None when it would take too long."""

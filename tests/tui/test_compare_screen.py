@@ -9,6 +9,8 @@ import pytest
 
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.comparison import LETTERS, MISSING, Setting, outcome_of
+from ckpt_tui.run.state import RunState
+from ckpt_tui.services.monitor import RunMonitor
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import compare_rows
 from ckpt_tui.tui.app import CkptTuiApp
@@ -123,3 +125,24 @@ async def test_a_run_that_is_gone_keeps_its_line(tmp_path: Path) -> None:
         await pilot.press("m", "escape", "right_square_bracket", "x", "y", "s", "0", "left")
         await pilot.resize_terminal(30, 8)
         await pilot.pause()
+
+
+async def test_a_bug_in_reading_one_run_is_said_of_it_and_the_other_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(make_run(tmp_path / name, 4.0)) for name in ("a", "b")]
+    poll, is_broken = RunMonitor.poll, [True]
+
+    def fail(monitor: RunMonitor, budget_s: float = 0.05) -> RunState:
+        if is_broken[0] and monitor.directory == paths[1]:
+            raise RuntimeError("boom [/x]\x1b[2J")
+        return poll(monitor, budget_s)
+
+    monkeypatch.setattr(RunMonitor, "poll", fail)
+    app = CompareApp(paths, ["a", "b"], env=ENV)
+    app.interval_s = 0.02
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "unreadable" in seen_text(app) and "0.100" in seen_text(app))
+        assert "B: A bug in ckpt-tui: RuntimeError: boom [/x]\\x1b[2J" in seen_text(app)
+        is_broken[0] = False
+        await until(pilot, lambda: "unreadable" not in seen_text(app) and "boom" not in seen_text(app))

@@ -12,7 +12,7 @@ import pytest
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events import codec, schema
 from ckpt_tui.run.state import Phase
-from ckpt_tui.services.runs import Runs, RunSummary
+from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch
 from ckpt_tui.settings import Settings
 from ckpt_tui.text import cell_width
 from ckpt_tui.tui import palette, run_rows
@@ -366,3 +366,26 @@ async def test_thousands_of_runs_are_shown_at_once(tmp_path: Path) -> None:
         screen._take(Runs(str(tmp_path), many, 5000, is_whole=True))
         screen._take(Runs(str(tmp_path), (replace(many[0], step=9000), *many[1:]), 5000, is_whole=True))
         assert sum(row._cells is not None for row in screen.run_list.rows) < 60
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_bug_in_looking_is_said_and_the_list_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    make_run(tmp_path / "a")
+    poll, is_broken = RunsWatch.poll, [is_first]
+
+    def fail(watch: RunsWatch, budget_s: float = 0.05) -> Runs:
+        if is_broken[0]:
+            raise RuntimeError("boom [/x]\x1b[2J")
+        return poll(watch, budget_s)
+
+    monkeypatch.setattr(RunsWatch, "poll", fail)
+    app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
+    async with app.run_test(size=(80, 24)) as pilot:
+        if not is_first:
+            await until(pilot, lambda: "1 finished" in seen_text(app))
+            is_broken[0] = True
+        await until(pilot, lambda: "▲ A bug in ckpt-tui: RuntimeError: boom [/x]\\x1b[2J" in seen_text(app))
+        is_broken[0] = False
+        await until(pilot, lambda: "boom" not in seen_text(app) and "1 finished" in seen_text(app))

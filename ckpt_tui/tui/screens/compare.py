@@ -22,6 +22,7 @@ from ckpt_tui.run.comparison import LETTERS, MAX_RUNS, Setting
 from ckpt_tui.run.epochs import epochs_of
 from ckpt_tui.run.metrics import Metric
 from ckpt_tui.run.state import RunState
+from ckpt_tui.text import safe_text
 from ckpt_tui.tui import compare_rows, keys
 from ckpt_tui.tui.base_app import OfTheWatch, app_of
 from ckpt_tui.tui.compare_rows import Compared
@@ -161,7 +162,10 @@ class CompareScreen(OfTheWatch, ChartActions, Screen[None]):
                     reads[index] = _read_on(monitor, reads[index])
                 if is_cancelled():
                     return
-            is_all_read = all(isinstance(one, str) or one.is_caught_up for one in monitors)
+            is_all_read = all(
+                isinstance(one, str) or one.is_caught_up or read.error
+                for one, read in zip(monitors, reads, strict=True)
+            )
             looks = tuple((read.error, read.state and what_shows(read.state, read.progress)) for read in reads)
             if looks != told and (is_all_read or told is None or time.monotonic() - told_at >= SHOW_EVERY_S):
                 told, told_at = looks, time.monotonic()
@@ -234,7 +238,12 @@ class CompareScreen(OfTheWatch, ChartActions, Screen[None]):
         settings, found = self._settings, self._differing
         untold = [index for index, state in enumerate(states) if not state.config]
         title = comparison.settings_title(len(found), len(settings), untold)
-        self.query_one("#settings_rule", RuleLine).set(title, ())
+        odd = [
+            (f"  {letter}: {safe_text(read.error, 200)}", "error")
+            for letter, read in zip(LETTERS, self.reads, strict=False)
+            if read.error
+        ]
+        self.query_one("#settings_rule", RuleLine).set(title, odd)
         listed = self.setting_list
         listed.set_columns(compare_rows.setting_columns(found, len(self.paths), self.app.size.width))
         listed.set_rows(found)
@@ -304,8 +313,17 @@ def _opened(path: str) -> RunMonitor | str:
 
     try:
         return RunMonitor(path, newest_first=True)
-    except CkptError as error:
-        return f"{error.title}: {error.message}"
+    except Exception as error:  # noqa: BLE001 - said of this run, and the others live on
+        return _words_of(error)
+
+
+def _words_of(error: Exception) -> str:
+    from ckpt_tui.tui.screens.work import as_ckpt_error
+
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    told = as_ckpt_error(error)
+    return f"{told.title}: {told.message}"
 
 
 def _read_on(monitor: RunMonitor, before: Read) -> Read:
@@ -315,6 +333,6 @@ def _read_on(monitor: RunMonitor, before: Read) -> Read:
         state = monitor.poll(READ_BUDGET_S if not monitor.is_caught_up else 0.02)
         if monitor.is_caught_up and before.progress < 1.0:
             state = judge_by_known_files(monitor)[0]
-    except (CkptError, OSError) as error:
-        return replace(before, error=error.title if isinstance(error, CkptError) else error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001 - said of this run, and tried again
+        return replace(before, error=_words_of(error))
     return Read(state, "", 1.0 if monitor.is_caught_up else monitor.progress)

@@ -18,6 +18,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.worker import get_current_worker
 
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch, newly_broken
 from ckpt_tui.text import plural, safe_text
 from ckpt_tui.tui import keys, run_rows
@@ -50,6 +51,14 @@ class RunsChanged(Message):
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, RunsChanged)
+
+
+class LookFailed(Message):
+    """What is below the directory could not be looked at; it is tried again."""
+
+    def __init__(self, error: CkptError) -> None:
+        super().__init__()
+        self.error = error
 
 
 class RunsHeader(LinesWidget):
@@ -93,6 +102,7 @@ class RunsScreen(OfTheWatch, Screen[None]):
         self.sort = 0
         self.is_reversed = False
         self.broken: list[RunSummary] = []
+        self.failure: CkptError | None = None  # of the last look
         self._by_path: dict[str, RunSummary] = {}
         self._alerting: BrokenRuns | None = None
         self._filter: Input | None = None
@@ -138,7 +148,16 @@ class RunsScreen(OfTheWatch, Screen[None]):
         interval_s = self.cockpit.interval_s
         while not worker.is_cancelled and self.app.is_running:
             ends = time.monotonic() + (interval_s if self._is_seen else max(interval_s, COVERED_INTERVAL_S))
-            runs = self._watch.poll(0.05)
+            try:
+                runs = self._watch.poll(0.05)
+            except Exception as error:  # noqa: BLE001 - said, and tried again: the list lives on
+                from ckpt_tui.tui.screens.work import as_ckpt_error
+
+                shown = (None, 0)  # what comes next is news
+                self.post_message(LookFailed(as_ckpt_error(error)))
+                while (left_s := ends - time.monotonic()) > 0 and not worker.is_cancelled and self.app.is_running:
+                    time.sleep(min(left_s, SLICE_S))
+                continue
             minute = int(time.time() // 60) if runs.runs else 0  # the ages of the lines count minutes
             # While they are read, lines come in between: not each time that is a picture.
             is_time = runs.is_whole or shown[0] is None or not shown[0].runs or time.monotonic() >= tell_at
@@ -151,8 +170,15 @@ class RunsScreen(OfTheWatch, Screen[None]):
                     break
                 time.sleep(min(left_s, SLICE_S))
 
+    @on(LookFailed)
+    def show_failure(self, message: LookFailed) -> None:
+        self.failure = message.error
+        self.run_list.set_empty_text("they cannot be looked at: it is tried again")
+        self._show_header()
+
     @on(RunsChanged)
     async def show_runs(self, message: RunsChanged) -> None:
+        self.failure = None
         was_empty = self.runs is None or not self.runs.runs
         runs = message.runs
         self._take(runs)
@@ -211,22 +237,26 @@ class RunsScreen(OfTheWatch, Screen[None]):
 
     @on(VirtualList.Moved)
     def _show_header(self) -> None:
-        if self.runs is None or not self.is_attached:
+        if (self.runs is None and self.failure is None) or not self.is_attached:
             return
         unicode = self.cockpit.look.unicode
+        runs = self.runs or Runs(self.root or self.cockpit.root)
         summary = self._summary()
-        if summary is not None and summary.error:
+        if self.failure is not None:
+            words = f"{self.failure.title}: {self.failure.message}"
+            news = [(f"{'▲' if unicode else '!'} {safe_text(words, 400)}", "error")]
+        elif summary is not None and summary.error:
             news = [(f"{'▲' if unicode else '!'} {safe_text(summary.error, 400)}", "error")]
-        elif summary is not None and summary.damaged and not self.broken and self.runs.is_whole:
+        elif summary is not None and summary.damaged and not self.broken and runs.is_whole:
             news = run_rows.damage_parts(summary, unicode=unicode)
         else:
             sort = SORTS[self.sort][0] + (", turned around" if self.is_reversed else "")
             news = run_rows.news_parts(
-                self.runs, self.broken, self.marked, len(self.run_list.rows), self.words, sort, time.time(),
+                runs, self.broken, self.marked, len(self.run_list.rows), self.words, sort, time.time(),
                 unicode=unicode,
             )  # fmt: skip
-        counts = run_rows.counts_parts(self.runs, unicode=unicode)
-        self.query_one(RunsHeader).set_parts(safe_text(str(Path(self.runs.root).absolute()), 500), counts, news)
+        counts = run_rows.counts_parts(runs, unicode=unicode)
+        self.query_one(RunsHeader).set_parts(safe_text(str(Path(runs.root).absolute()), 500), counts, news)
 
     # -- keys ---------------------------------------------------------------------------------------------------
 
