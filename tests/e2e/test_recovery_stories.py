@@ -10,11 +10,12 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.builders.held import Hold
 from tests.builders.shell import cli, events, fingerprint, last_step, wait_for
 
 pytest.importorskip("torch")
@@ -53,8 +54,15 @@ class Story:
         settings = {**TRAIN, "checkpoint_format": self.form, "data": self._corpus, **changed}
         return ["--out", str(out), *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
-    def start(self, **changed: object) -> None:
-        self._nursery.start(self.argv(self.directory, **changed))
+    def start(self, hold: Hold | None = None, **changed: object) -> None:
+        self._nursery.start(self.argv(self.directory, **changed), hold=hold)
+
+    def held(self, at: str, *, rests: bool = False, **changed: object) -> Hold:
+        """Train until it is there, and wait for that."""
+        hold = Hold(self.directory.parent, at, rests=rests)
+        self.start(hold, **changed)
+        hold.wait()
+        return hold
 
     def to_its_end(self, **changed: object) -> None:
         self.start(**changed)
@@ -64,28 +72,17 @@ class Story:
         ended = self._nursery.finish()
         assert ended.code == code, ended.output
 
-    def pid(self) -> int:
-        return int(json.loads((self.directory / "trainer.lock").read_text())["pid"])
-
-    def killed_beyond(self, step: int, **changed: object) -> None:
-        """Train, and be killed without a word somewhere beyond that step, between two saves."""
-        session = 1 + max((event["session"] for event in events(self.directory)), default=0)
-        self.start(**changed)
-        wait_for(lambda: last_step(self.directory, session) > step, f"step {step}")
-        wait_for(self._is_held_between_saves, "a moment without a save")
-        os.kill(self.pid(), signal.SIGKILL)
+    def killed_at(self, step: int, **changed: object) -> None:
+        """Train, and be killed without a word there, between two saves."""
+        hold = self.held(f"step {step}", rests=True, **changed)
+        wait_for(self._is_between_saves, "the end of what a thread saves")
+        os.kill(hold.pid, signal.SIGKILL)
         self.ends(-signal.SIGKILL)
 
-    def _is_held_between_saves(self) -> bool:
-        """Hold the training still (SIGSTOP); let it go on when a save is at work, which a thread does."""
-        os.kill(self.pid(), signal.SIGSTOP)
-        wait_for(lambda: _state(self.pid()) == "T", "the training to stand still")
+    def _is_between_saves(self) -> bool:
         saved = {str(e["path"]) for e in events(self.directory) if e["event"] == "checkpoint_saved"}
         rolling = self.names("rolling_step_*")
-        if rolling and rolling <= saved and not list(self.directory.glob(".tmp-*")):
-            return True
-        os.kill(self.pid(), signal.SIGCONT)
-        return False
+        return bool(rolling) and rolling <= saved and not list(self.directory.glob(".tmp-*"))
 
     def undisturbed(self, **changed: object) -> str:
         """The fingerprint of a run with the same settings to which nothing ever happened."""
@@ -131,11 +128,6 @@ class Story:
             file.write(bytes(byte ^ 0x5A for byte in found))
 
 
-def _state(pid: int) -> str:
-    """Of a process, in the letters of /proc."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -155,7 +147,7 @@ def story(request: pytest.FixtureRequest, nursery: Nursery, corpus: Path, tmp_pa
 
 
 def test_the_latest_checkpoint_is_damaged(story: Story) -> None:
-    story.killed_beyond(130)
+    story.killed_at(130)
     reached = last_step(story.directory, 1)
     story.spoil("latest")
     directory = str(story.directory)
@@ -197,10 +189,10 @@ def test_stopped_many_times(story: Story) -> None:
     """Ten SIGTERMs. Their checkpoints have a pool of their own: no rolling one goes for them."""
     keep = {"keep_checkpoints": 20, "keep_emergency_checkpoints": 4, "resume": "auto", "max_steps": 400}
     directory, rolling, stopped_at = str(story.directory), set[str](), 0
-    for session in range(1, 11):
-        story.start(**keep)
-        wait_for(lambda: last_step(story.directory, session) > stopped_at + 15, f"session {session}")  # noqa: B023
-        os.kill(story.pid(), signal.SIGTERM)
+    for _ in range(10):
+        hold = story.held(f"step {stopped_at + 16}", rests=True, **keep)
+        os.kill(hold.pid, signal.SIGTERM)
+        hold.go_on()
         story.ends(128 + signal.SIGTERM)
         starts = [event for event in events(story.directory) if event["event"] == "run_start"]
         assert starts[-1]["start_step"] == stopped_at, "each went on from where the one before was stopped"
@@ -246,20 +238,13 @@ def test_a_best_that_was_a_spike(story: Story) -> None:
 
 def test_a_crash_during_a_save(story: Story) -> None:
     """Killed in the midst of saves, again and again: half a file is never taken for one, and the end is the same."""
-    rng = random.Random(3)
-    num_halves, size = 0, {"n_embd": 64, "checkpoint_freq": 5, "resume": "auto"}
+    rng, size = random.Random(3), {"n_embd": 64, "checkpoint_freq": 5, "resume": "auto"}
     for session in range(1, 9):
-        story.start(**size)
-        began = rng.randrange(5, 15)
-        wait_for(lambda: last_step(story.directory, session) > 0, f"session {session}")  # noqa: B023
-        num_saves = sum(event["event"] == "checkpoint_saved" for event in events(story.directory))
-        wait_for(_is_saving(story, num_saves + began % 3), "a save")
-        for _ in range(rng.randrange(0, 4000)):
-            pass  # somewhere in it
-        os.kill(story.pid(), signal.SIGKILL)
+        hold = story.held(f"half {rng.randrange(1, 12)}", **size)
+        os.kill(hold.pid, signal.SIGKILL)
         story.ends(-signal.SIGKILL)
         halves = list(story.directory.glob(".tmp-*"))
-        num_halves += bool(halves)
+        assert halves
         if session % 4 == 0:
             # Nothing that is half written has a name: all that is listed is whole.
             listed = cli("list", str(story.directory), "--check", "full")["checkpoints"]
@@ -268,18 +253,7 @@ def test_a_crash_during_a_save(story: Story) -> None:
             assert all(row["validity"] == "valid" for row in rows)
             assert not [row["name"] for row in rows if "tmp" in row["name"]]
             assert list(story.directory.glob(".tmp-*")) == halves, "a look cleans nothing up"
-    assert num_halves >= 3, "too few were killed in the midst of a save"
     durable = max(event["step"] for event in events(story.directory) if event["event"] == "checkpoint_saved")
     assert story.resumed_to_its_end() >= durable
     assert not list(story.directory.glob(".tmp-*"))
     assert fingerprint(story.directory) == story.undisturbed(**size)
-
-
-def _is_saving(story: Story, num_saves: int) -> Callable[[], bool]:
-    """Whether a save is being written, after so many that are told."""
-
-    def is_saving() -> bool:
-        told = sum(event["event"] == "checkpoint_saved" for event in events(story.directory))
-        return told >= num_saves and any(entry.name.startswith(".tmp-") for entry in os.scandir(story.directory))
-
-    return is_saving
