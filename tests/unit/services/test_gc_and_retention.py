@@ -18,20 +18,15 @@ from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.lasting import Lasting
 from ckpt_tui.services.owner import run_state
 from ckpt_tui.services.restore import carry_out, plan_rollback
+from tests.builders.deed_histories import made as made
 from tests.builders.run_directories import ARGS, run_directory, save
 from tests.builders.set_aside import copied, files_of, going
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import four_deeds
 from trainer.checkpoint.names import Name, read_name, rolling_name
 from trainer.checkpoint.policy import Policy
 from trainer.checkpoint.retention import judged
 
 BEST = "set_aside/4/best_model.pt"  # of step 200, as rolling_step_000200.pt and best_model_previous.pt
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return four_deeds(tmp_path_factory.mktemp("made") / "run")
 
 
 @pytest.fixture

@@ -20,20 +20,11 @@ from ckpt_tui.services.gc import collect, plan_gc
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from tests.builders.crashing import dies_at, failing_at, file_operations
+from tests.builders.deed_histories import made as made
+from tests.builders.deed_histories import run as run
 from tests.builders.run_directories import damage, let_age, run_directory
 from tests.builders.set_aside import chosen, copied, going, undo_says_truly, valid_steps
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import four_deeds
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return four_deeds(tmp_path_factory.mktemp("made") / "run")
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path / "run")
 
 
 class TestBesideOthers:

@@ -14,9 +14,9 @@ from ckpt_tui.services.restore import carry_out, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from ckpt_tui.text import size
 from tests.builders.crashing import killed_at
+from tests.builders.deed_histories import three_deeds
 from tests.builders.run_directories import run_directory
 from tests.builders.trees import tree_of
-from tests.unit.services.test_undo_of_any_depth import three_deeds
 
 
 @pytest.fixture
