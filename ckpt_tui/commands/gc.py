@@ -2,7 +2,8 @@
 deletes, and only when asked.
 
 File by file: what has a valid copy that stays goes, and what is damaged; the only valid copy of a step stays, and what
-would free nothing. With numbers of deeds: all that these hold, whatever it is. The plan says of each file what it is
+would free nothing; a copy that the training's saves will replace or remove is no reason. With numbers of deeds: all
+that these hold, whatever it is; with paths (set_aside/2/latest.pt): just these. The plan says of each file what it is
 and why it goes or stays. `ckpt-tui undo DIR --list` shows the deeds.
 """
 
@@ -27,6 +28,7 @@ EXAMPLES = (
     "ckpt-tui gc runs/gpt --dry-run",
     "ckpt-tui gc runs/gpt --older-than 7d --keep 2",
     "ckpt-tui gc runs/gpt 3 4",
+    "ckpt-tui gc runs/gpt set_aside/2/latest.pt",
     "ckpt-tui gc runs/gpt --quarantine --yes",
 )
 
@@ -37,7 +39,10 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument("deeds", metavar="N", nargs="*", default=[], help="number of a deed to free, whatever it holds")
+    parser.add_argument(
+        "deeds", metavar="N|PATH", nargs="*", default=[],
+        help="number of a deed, or the path of one file that lies aside: to free, whatever it is",
+    )  # fmt: skip
     parser.add_argument("--older-than", metavar="AGE", help="only what is older: 90m, 12h, 7d, 2w")
     parser.add_argument("--keep", metavar="N", type=int, default=0, help="keep the newest N deeds")
     parser.add_argument("--quarantine", action="store_true", help="also what the trainer moved to quarantine/")
@@ -49,20 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.gc import collect, plan_gc
 
-    numbers = [_number(word, args.directory) for word in args.deeds]
+    picked = [word.rstrip("/") for word in args.deeds if _is_path(word)]
+    numbers = [_number(word, args.directory) for word in args.deeds if not _is_path(word)]
     older_than_s = _seconds(args.older_than) if args.older_than is not None else None
     if args.keep < 0:
         raise CkptError("Usage", "--keep takes a number of deeds", "For instance --keep 2.")
-    if numbers and (args.older_than is not None or args.keep or args.quarantine or args.all):
+    if picked and numbers:
+        raise CkptError("Usage", "numbers of deeds go without paths", "Name each file, or whole deeds.")
+    if (numbers or picked) and (args.older_than is not None or args.keep or args.quarantine or args.all):
         raise CkptError(
             "Usage",
-            "numbers of deeds go without --older-than, --keep, --quarantine and --all",
+            "numbers of deeds and paths go without --older-than, --keep, --quarantine and --all",
             "Name the deeds, or say which ones by age and number.",
         )
     with out.progress("checking") as progress:
         plan = plan_gc(
             args.directory, numbers, older_than_s=older_than_s, keep=args.keep, quarantine=args.quarantine,
-            every=args.all, on_bytes=progress.advance,
+            every=args.all, picked=picked or None, on_bytes=progress.advance,
         )  # fmt: skip
     warnings = [*plan.warnings, *plan.refusals]
     data: dict[str, object] = {**_plan_data(plan), "done": False}
@@ -85,6 +93,11 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
             *sentence_lines(done.sentences, plan.warnings, style),
         ],
     )
+
+
+def _is_path(word: str) -> bool:
+    """Whether it names one thing that lies aside, and not a deed: `set_aside/2/latest.pt`, `quarantine/a.pt`."""
+    return word.startswith((".", "quarantine/")) or "/" in word.rstrip("/").removeprefix("set_aside/")
 
 
 def _number(word: str, directory: str) -> int:
