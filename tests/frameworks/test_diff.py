@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from safetensors.torch import load_file
 
 from ckpt_tui.checkpoints.diff import Diff, diff_checkpoints
 from ckpt_tui.checkpoints.registry import open_checkpoint
+from tests.builders.forked import forked
 
 torch.set_num_threads(1)
 
@@ -102,22 +100,22 @@ def test_lightning_against_the_model_alone(tmp_path: Path) -> None:
     assert [t.key for t in diff(tmp_path / "a.ckpt", tmp_path / "c.pt").changed_tensors] == ["1.bias"]
 
 
-_DDP = """
-import sys, torch, torch.distributed as dist
-torch.set_num_threads(1)
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-torch.save(model.state_dict(), sys.argv[1] + "/plain.pt")
-wrapped = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
-torch.save({"step": 3, "model": wrapped.state_dict(), "optimizer": optimizer.state_dict()}, sys.argv[1] + "/ddp.pt")
-dist.destroy_process_group()
-"""
+def _save_with_and_without_ddp(directory: Path) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    torch.save(model.state_dict(), directory / "plain.pt")
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
+    torch.save({"step": 3, "model": wrapped.state_dict(), "optimizer": optimizer.state_dict()}, directory / "ddp.pt")
+    dist.destroy_process_group()
 
 
 def test_distributed_data_parallel_against_the_model_alone(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", _DDP, str(tmp_path)], check=True, timeout=300, env={**os.environ})
+    assert forked(lambda: _save_with_and_without_ddp(tmp_path), tmp_path / "said") == 0, (tmp_path / "said").read_text()
     found = diff(tmp_path / "plain.pt", tmp_path / "ddp.pt")
     assert found.prefix_b == "module."
     assert changes(found) == {"same": 7}

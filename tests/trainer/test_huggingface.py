@@ -6,8 +6,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,12 @@ pytest.importorskip("transformers")
 
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+from tests.builders.forked import forked
 from tests.builders.told import ckpt_tui, events
 from trainer.checkpoint.lock import DirectoryLock
 from trainer.errors import UsageError
 from trainer.integrations.huggingface import HuggingFaceCallback
 from trainer.integrations.sealing import newest_valid
-
-REPO = Path(__file__).parents[2]
 
 
 class Samples(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -96,17 +93,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a process that was killed after step 14: saved at 4, 8 and 12."""
     out = tmp_path_factory.mktemp("killed") / "run"
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from tests.trainer.test_huggingface import At, kill_when_durable, make\n"
-        "out = Path(sys.argv[1])\n"
-        "trainer, callback = make(out, At(14, lambda: kill_when_durable(out / 'checkpoint-12')))\n"
-        "callback.train(trainer)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(out)], cwd=REPO, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    def train() -> None:
+        trainer, callback = make(out, At(14, lambda: kill_when_durable(out / "checkpoint-12")))
+        callback.train(trainer)
+
+    said = out.parent / "said"
+    assert forked(train, said) == -signal.SIGKILL, said.read_text()
     return out
 
 

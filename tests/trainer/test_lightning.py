@@ -9,8 +9,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -25,14 +23,13 @@ pytest.importorskip("lightning")
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from tests.builders.forked import forked
 from tests.builders.told import ckpt_tui, events
 from trainer.checkpoint import publish as publish_module
 from trainer.errors import UsageError
 from trainer.integrations import lightning_io
 from trainer.integrations.lightning import LightningCallback
 from trainer.integrations.lightning_io import BadFileError, DurableCheckpointIO
-
-REPO = Path(__file__).parents[2]
 
 
 class Noisy(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -181,16 +178,9 @@ def test_without_a_part_of_the_state_it_is_not(
 def test_killed_and_the_newest_damaged_it_comes_out_the_same_and_the_viewer_reads_it(
     straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from tests.trainer.test_lightning import At, fit, kill_when_durable\n"
-        "out = Path(sys.argv[1]); fit(out, At(14, lambda: kill_when_durable(out)))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(out)], cwd=REPO, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    out, said = tmp_path / "run", tmp_path / "said"
+    code = forked(lambda: fit(out, At(14, lambda: kill_when_durable(out))), said)
+    assert code == -signal.SIGKILL, said.read_text()
     assert sorted(path.name for path in out.glob("*.ckpt")) == ["step=12.ckpt", "step=4.ckpt", "step=8.ckpt"]
     assert ckpt_tui("status", str(out))["state"] == "crashed"
     data = bytearray((out / "step=12.ckpt").read_bytes())
