@@ -97,8 +97,10 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield Button(Content(safe_text(self._no_label)), id="no", compact=True)
                 if self._yes_label:
                     yield Button(Content(safe_text(self._yes_label)), id="yes", compact=True, variant="warning")
-                yield from self.more_buttons()
-                yield Words(line((hint, "dim")), classes="dialog-hint")
+                more = list(self.more_buttons())
+                yield from more
+                # Beside a third button there is no room for a word with each key.
+                yield Words(line((f"{yes}/{no}, {leave} leaves" if more else hint, "dim")), classes="dialog-hint")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
