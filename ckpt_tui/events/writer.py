@@ -31,7 +31,6 @@ from ckpt_tui.events.codec import MAX_LINE_BYTES, decode, encode
 from ckpt_tui.events.launcher import recorded_launcher, start_argv
 from ckpt_tui.events.schema import LOG_NAME, BadLine, Eval, Event, RunEnd, RunStart, Step
 from ckpt_tui.process_identity import ProcessIdentity
-from ckpt_tui.process_identity import process_started as process_started
 
 TAIL_BYTES = 64 * 1024
 # A tail without any event is searched backwards no further than this: a reader gives up on longer lines, too.

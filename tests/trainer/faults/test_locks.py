@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import process_started
 from trainer.checkpoint import lock as lock_module
 from trainer.checkpoint.lock import LOCK_NAME, DirectoryLock
 from trainer.errors import UsageError

@@ -9,7 +9,8 @@ import pytest
 
 from ckpt_tui.events.codec import decode
 from ckpt_tui.events.schema import CheckpointRestored, Event, Step
-from ckpt_tui.events.writer import EventWriter, process_started
+from ckpt_tui.events.writer import EventWriter
+from ckpt_tui.process_identity import process_started
 
 
 def events(directory: Path) -> list[Event]:

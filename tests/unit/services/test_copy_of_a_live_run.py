@@ -18,7 +18,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import process_started
 from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import deed_lock, processes
 from ckpt_tui.services import glance as glance_module

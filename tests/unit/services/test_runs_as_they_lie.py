@@ -64,7 +64,7 @@ def test_a_line_that_is_being_written_is_not_bad(tmp_path: Path) -> None:
     import socket
     import time
 
-    from ckpt_tui.events.writer import process_started
+    from ckpt_tui.process_identity import process_started
 
     log = LogText(time.time())
     log.add("run_start", pid=os.getpid(), pid_started=process_started(), host=socket.gethostname())

@@ -18,7 +18,7 @@ import pytest
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import RunStart
-from ckpt_tui.events.writer import process_started
+from ckpt_tui.process_identity import process_started
 from ckpt_tui.services import start_lock, supervisor, taking_over
 from ckpt_tui.services.owner import Owner
 from ckpt_tui.services.processes import look_at
