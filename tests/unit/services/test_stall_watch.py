@@ -127,7 +127,7 @@ def test_the_follower_keeps_the_rhythm_of_this_session_over_jumps_of_the_clock(t
         log.emit(Step(step=step))
     assert follower.poll()
     assert not follower.poll()
-    assert (follower.step, follower.session, follower.pid) == (16, 1, 7)
+    assert (follower.step, follower.session, follower.process.pid) == (16, 1, 7)
     assert follower.rhythm.interval_s == 1.0
     assert follower.rhythm.longest_pause_s == 31.0
     log.emit(RunEnd(step=16, status="preempted", reason="SIGTERM"))
