@@ -118,7 +118,8 @@ class Surroundings:
         if holder is None:
             return alive, None
         is_another = holder.pid != process.pid or (holder.birth and process.birth and holder.birth != process.birth)
-        if holder.pid <= 0 or not is_another or process_is_alive(holder) is False:
+        is_next = alive is False and holder.pid > 0 and is_another and process_is_alive(holder) is not False
+        if not is_next:
             return True, None
         try:
             begun_at = os.stat(os.path.join(self.directory, LOCK_NAME)).st_mtime
