@@ -13,6 +13,7 @@ from tests.bench.measure import CKPT_TUI, PYTHON, Row, Run, in_turn, run_process
 from tests.bench.reference_files import ReferenceFiles
 
 NUM_CHECKPOINTS = 205
+CHECKPOINT_BYTES = 4_500_000
 NUM_DEEDS = 10
 NUM_FLUSHES = 16  # of a deed: the journal four times, what is copied, and every directory in which a name changes
 # In one process, as in the app: what an act costs without Python's start.
@@ -41,6 +42,7 @@ def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
     try:
         yield from _restore(files.t1_pair()[1], place, repeats)
         yield _first_plan(place, repeats)
+        yield _large_undo(place, repeats)
         yield _series(place, repeats)
         yield _long_log(files.log(10**6), place, repeats)
     finally:
@@ -52,6 +54,8 @@ def rows(files: ReferenceFiles, repeats: int) -> Iterator[Row]:
 
 def _restore(whole: Path, place: Path, repeats: int) -> Iterator[Row]:
     run, copy = place / "restored", place / "copy.pt"
+    # What no restore that keeps its promise can save: the device is asked for every byte once more.
+    read_back = f"dd if='{copy}' of=/dev/null bs=4M iflag=direct status=none"
 
     def damaged() -> None:
         shutil.rmtree(place / "cache", ignore_errors=True)
@@ -68,11 +72,12 @@ def _restore(whole: Path, place: Path, repeats: int) -> Iterator[Row]:
     sides = in_turn(
         {
             "cp": _after(fresh, ["/bin/sh", "-c", f"cp '{whole}' '{copy}' && sync '{copy}'"]),
+            "floor": _after(fresh, ["/bin/sh", "-c", f"cp '{whole}' '{copy}' && sync '{copy}' && {read_back}"]),
             "ours": _after(damaged, [CKPT_TUI, "restore", str(run), "--yes"]),
         },
         repeats,
     )
-    ours, cp = sides["ours"], sides["cp"]
+    ours, cp, floor = sides["ours"], sides["cp"], sides["floor"]
     assert (run / "latest.pt").stat().st_size == whole.stat().st_size
     yield Row(
         f"restore of {whole.stat().st_size / 1e9:.1f} GB: validated, copied, read back",
@@ -82,20 +87,63 @@ def _restore(whole: Path, place: Path, repeats: int) -> Iterator[Row]:
         "<= 2.5x cp and sync, <= 100 MB",
         ours.wall_s <= 2.5 * cp.wall_s and ours.peak_mb <= 100,
     )
+    yield Row(
+        "the same, against a copy that is read back from the device, too",
+        f"{ours.wall_s:.2f} s",
+        f"cp, sync and dd from the device {floor.wall_s:.2f} s",
+        f"{ours.wall_s / floor.wall_s:.2f}",
+        "<= 1.5x",
+        ours.wall_s <= 1.5 * floor.wall_s,
+    )
     shutil.rmtree(run)
     copy.unlink()
 
 
-def _first_plan(place: Path, repeats: int) -> Row:
-    """Nobody has validated what a rollback set aside, so its undo reads all of it."""
-    from tests.builders.run_directories import save, write_log
+def _large_undo(place: Path, repeats: int) -> Row:
+    """It renames what nobody has touched, and reads one: from which a resume is going to start."""
+    run = place / "large"
+    run.mkdir()
+    _many(run, CHECKPOINT_BYTES)
+    run_process([CKPT_TUI, "rollback", str(run), "--to", "10", "--yes"])
 
+    def forget() -> None:
+        shutil.rmtree(place / "cache", ignore_errors=True)
+        os.sync()
+
+    undo = [CKPT_TUI, "undo", str(run), "--dry-run"]
+    sides = in_turn({"ours": _after(forget, undo), "all": _after(forget, [*undo, "--recheck"])}, repeats)
+    ours, everything = sides["ours"], sides["all"]
+    total = sum(path.stat().st_size for path in (run / "set_aside" / "1").glob("*.pt"))
+    shutil.rmtree(run)
+    return Row(
+        f"first plan of an undo of {NUM_CHECKPOINTS} checkpoints, {total / 1e9:.1f} GB",
+        f"{ours.wall_s:.2f} s {ours.peak_mb:.0f} MB, {ours.cpu_s:.2f} s CPU",
+        f"all of it read (--recheck) {everything.wall_s:.2f} s",
+        f"{ours.wall_s / everything.wall_s:.2f}",
+        "<= 0.6x reading all, <= 2 s CPU",
+        ours.wall_s <= 0.6 * everything.wall_s and ours.cpu_s <= 2,
+    )
+
+
+def _many(run: Path, extra_bytes: int = 0) -> None:
+    """A run with very many checkpoints, each with `extra_bytes` of one more tensor."""
+    from tests.builders.run_directories import FakeTensor, save, torch_zip, training_state, write_log
+
+    names = {step: f"rolling_step_{step:06d}.pt" for step in range(10, 10 * NUM_CHECKPOINTS + 1, 10)}
+    more = FakeTensor([0.5] * (extra_bytes // 4), (extra_bytes // 4,))
+    for step, name in names.items():
+        if extra_bytes:
+            (run / name).write_bytes(torch_zip({**training_state(step), "more": more}))
+        else:
+            save(run / name, step)
+    write_log(run, last_step=10 * NUM_CHECKPOINTS, saves=list(names.items()))
+
+
+def _first_plan(place: Path, repeats: int) -> Row:
+    """Of what a rollback set aside its undo reads only what a resume would start from."""
     run = place / "many"
     run.mkdir()
-    names = {step: f"rolling_step_{step:06d}.pt" for step in range(10, 10 * NUM_CHECKPOINTS + 1, 10)}
-    for step, name in names.items():
-        save(run / name, step)
-    write_log(run, last_step=10 * NUM_CHECKPOINTS, saves=list(names.items()))
+    _many(run)
     run_process([CKPT_TUI, "rollback", str(run), "--to", "10", "--yes"])
 
     def forget() -> None:
