@@ -10,7 +10,7 @@ from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.beside import Beside
 from ckpt_tui.run.state import NextStart
-from ckpt_tui.services.system import LOCK_NAME, holder_after, process_is_alive
+from ckpt_tui.services.system import LOCK_NAME, has_let_go, holder_after, process_is_alive
 
 ALIVE_EVERY_S = 1.0
 _STARTS = frozenset({"supervisor.json", "launch.json"})  # as in supervisor_record.py and launch_record.py
@@ -116,7 +116,8 @@ class Surroundings:
         alive = process_is_alive(process)
         holder = holder_after(self.directory, process) if not alive else None
         if holder is None:
-            return alive, None
+            is_over = alive is None and process.is_in_another_container and has_let_go(self.directory, process)
+            return (False if is_over else alive), None
         is_another = holder.pid != process.pid or (holder.birth and process.birth and holder.birth != process.birth)
         is_next = alive is False and holder.pid > 0 and is_another and process_is_alive(holder) is not False
         if not is_next:

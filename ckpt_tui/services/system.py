@@ -86,6 +86,21 @@ def holder_after(directory: str, last: ProcessIdentity) -> ProcessIdentity | Non
     return None if holder is None or _is_act(directory, holders, locks or []) else holder
 
 
+def has_let_go(directory: str, process: ProcessIdentity) -> bool:
+    """Whether that very process held the lock of a directory, as a trainer does for its life, and holds it no more: of
+    one in another container, that cannot be seen, the kernel tells so much."""
+    descriptor = _open(directory)
+    if descriptor is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an error where it is held, or where there are no locks
+        return bool(process.birth) and _named(descriptor).birth == process.birth
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _is_act(directory: str, holders: set[int], locks: list[tuple[int, int]]) -> bool:
     from ckpt_tui.services.deed_record import FOLDER_NAME
 

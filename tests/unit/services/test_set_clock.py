@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -194,10 +195,10 @@ def gone(**told: object) -> dict[str, object]:
     return {**replace(me, pid=GONE, birth=f"{me.birth.rpartition('/')[0]}/77").fields(), **told}
 
 
-def log_of(directory: Path, process: dict[str, object]) -> None:
-    log = LogText()
+def log_of(directory: Path, process: dict[str, object], at: float = 1000.0) -> None:
+    log = LogText(at)
     log.add("run_start", **process)
-    log.add("step", 1, ts=1001.0, loss=2.0)
+    log.add("step", 1, ts=at + 1.0, loss=2.0)
     directory.mkdir(exist_ok=True)
     (directory / LOG_NAME).write_bytes(log.text)
 
@@ -231,6 +232,22 @@ def test_a_run_whose_lock_is_held_is_never_called_crashed(tmp_path: Path, of_log
             with pytest.raises(CkptError, match=f"process {pid} is training"):
                 refuse_second(str(run), force=True)
     assert read_run(str(run)).phase is Phase.CRASHED
+
+
+@pytest.mark.parametrize("of_lock", ["same", "another", "none"])
+def test_a_trainer_in_a_container_has_ended_when_it_let_its_lock_go(tmp_path: Path, of_lock: str) -> None:
+    """Its process cannot be seen, and it spoke just now: without the lock nobody could tell."""
+    boot, _, ticks = ProcessIdentity.of().birth.split("/")
+    there = gone(pid_birth=f"{boot}/4026539999-1/{ticks}")
+    run = tmp_path / "run"
+    log_of(run, there, at=time.time())
+    assert read_run(str(run)).phase in LIVE
+    if of_lock != "none":
+        with held(run / LOCK_NAME):
+            content = there if of_lock == "same" else {**there, "pid_birth": f"{boot}/4026539999-1/{ticks}0"}
+            (run / LOCK_NAME).write_text(json.dumps(content))
+            assert read_run(str(run)).phase in LIVE
+    assert (read_run(str(run)).phase is Phase.CRASHED) is (of_lock == "same")
 
 
 def test_an_act_that_holds_the_lock_of_a_crashed_run_gives_it_no_life(tmp_path: Path) -> None:
