@@ -92,6 +92,7 @@ class Feed:
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)
         if self._thread.is_alive():
+            self._has_told = True  # after the end of a training nobody expects a line of it
             waiting = self._queue.qsize() + self.num_dropped
             self._say(f"{self._title} did not finish in time: {waiting} events may be missing there")
 
