@@ -19,9 +19,9 @@ from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.virtual_list import Cell, Column
 
 COLUMNS = (
-    Column("setting", 14, grows=True, keep="middle"),
-    Column("recorded", 12, grows=True),
-    Column("new", 8, grows=True),
+    Column("setting", 14, grows=True, keep="middle", most=36),
+    Column("recorded", 12, grows=True, most=48),
+    Column("new", 8, grows=True, most=48),
     Column("effect on the resume", 28, priority=1),  # the line below says it of the row under the cursor
 )
 # What a person may want to change comes first.

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from ckpt_tui.checkpoints.tensor_changes import TensorChange
 
 SETTING_COLUMNS = (
-    Column("setting", 16, grows=True, keep="middle"),
+    Column("setting", 16, grows=True, keep="middle", most=40),
     Column("a", 14, grows=True),
     Column("b", 14, grows=True),
     Column("a resume with it", 18),
 )
 TENSOR_COLUMNS = (
-    Column("tensor", 30, grows=True, keep="middle"),
+    Column("tensor", 30, grows=True, keep="middle", most=96),
     Column("change", 9),
     Column("relative L2", 11, align="right"),
     Column("max abs", 9, align="right", priority=1),
@@ -38,7 +38,7 @@ TENSOR_COLUMNS = (
     Column("shape", 14, align="right", priority=4),
 )
 MODULE_COLUMNS = (
-    Column("module", 24, grows=True, keep="middle"),
+    Column("module", 24, grows=True, keep="middle", most=80),
     Column("changed", 14, align="right"),
     Column("relative L2", 11, align="right"),
     Column("max abs", 9, align="right", priority=1),

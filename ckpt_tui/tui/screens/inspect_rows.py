@@ -41,15 +41,15 @@ class Fact(NamedTuple):
 
 
 TREE_COLUMNS = (
-    Column("name", 27, grows=True, keep="middle"),
-    Column("value", 18, grows=True, keep="start"),
+    Column("name", 27, grows=True, keep="middle", most=80),
+    Column("value", 18, grows=True, keep="start", most=64),
     Column("elements", 8, align="right", priority=1),
     Column("size", 8, align="right"),
     Column("of all", BAR_CELLS, priority=2),
 )
 # In their order; `sort` of a column is what the table calls it.
 _TENSOR_COLUMNS = {
-    "name": Column("name", 28, grows=True, keep="middle"),
+    "name": Column("name", 28, grows=True, keep="middle", most=96),
     "file": Column("file", 20, keep="middle", priority=4),
     "shape": Column("shape", 14, align="right", keep="start"),
     "dtype": Column("dtype", 8),
@@ -61,10 +61,10 @@ TENSOR_COLUMNS = tuple(column for name, column in _TENSOR_COLUMNS.items() if nam
 FACT_COLUMNS = (Column("name", 28, keep="middle"), Column("value", 8, grows=True))
 GLOBAL_COLUMNS = (
     Column("verdict", 11),
-    Column("name", 20, grows=True, keep="middle"),
+    Column("name", 20, grows=True, keep="middle", most=64),
     Column("weights_only", 12, priority=1),
     Column("why", 24, priority=2),
-    Column("named in", 14, keep="end", priority=3),
+    Column("named in", 14, grows=True, keep="end", priority=3),
 )
 FINDING_COLUMNS = (
     Column("severity", 9),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("structure", "integrity", "numbers", "resume")
 FILE_COLUMNS = (
-    Column("checkpoint", 24, grows=True, keep="middle"),
+    Column("checkpoint", 24, grows=True, keep="middle", most=64),
     Column("verdict", 18),
     *(Column(level, 13, priority=2) for level in LEVELS),
     Column("step", 9, align="right", priority=1),
