@@ -82,11 +82,19 @@ def write_checkpoints(directory: Path, events: Sequence[dict[str, Any]], until: 
         trained = [torch.load(path, weights_only=True) for path in sorted(Path(scratch).glob("rolling_step_*.pt"))]
     there = names_at(events, until)
     steps = sorted({event["step"] for event in there.values()})
+    lineages = {event["session"]: event.get("lineage") for event in events if event["event"] == "run_start"}
+    losses = [event for event in events if event["event"] == "step"]
     for name, event in there.items():
         # A later checkpoint gets the weights of a later step, so that comparing two of them shows what it would.
         state = trained[steps.index(event["step"]) - len(steps)]
         state.update(step=event["step"], val_loss=event["val_loss"], timestamp=event["ts"], args=start["config"])
         state["epoch"] = event["step"] / start["steps_per_epoch"]
+        state["train_loss"] = [one["loss"] for one in losses if one["step"] <= event["step"]][-1]
+        state["scheduler"]["last_epoch"] = event["step"]
+        # Of the recorded session, and not of the training whose weights these are: else they would be left branches.
+        state["lineage"] = lineages[event["session"]]
+        if state["lineage"] is None:
+            del state["lineage"]
         torch.save(state, directory / name)
         os.utime(directory / name, (event["ts"], event["ts"]))
 
