@@ -56,7 +56,7 @@ def assert_shown(terminal: WatchedPty, words: bytes) -> None:
         terminal.read_for(0.3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_in_order(watch: WatchedPty, number: signal.Signals) -> None:
     assert is_raw(watch)
     os.kill(watch.pid, number)

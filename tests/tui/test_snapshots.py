@@ -125,12 +125,12 @@ def _run_lengths(line: str) -> str:
     return " ".join(f"{length}{char}" for length, char in runs)
 
 
-async def at_rest(pilot: Pilot[Any], deadline_s: float = 120.0) -> None:
+async def at_rest(pilot: Pilot[Any], deadline_s: float = 240.0) -> None:
     """Until nothing is still to come by itself, and the screen stays the same."""
-    ends, before, same = time.monotonic() + deadline_s, "", 0
-    while same < 3:
+    ends, before, now = time.monotonic() + deadline_s, "", "?"
+    while now != before:
         await pilot.pause(0.03)
-        now = drawing(pilot.app)
-        same = same + 1 if now == before and not is_at_work(pilot.app) else 0
-        before = now
-        assert time.monotonic() < ends, f"the screen never came to rest:\n{now}"
+        while is_at_work(pilot.app):
+            assert time.monotonic() < ends, f"the screen never came to rest:\n{drawing(pilot.app)}"
+            await pilot.pause(0.02)
+        before, now = now, drawing(pilot.app)
