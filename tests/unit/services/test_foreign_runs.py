@@ -181,13 +181,13 @@ def test_rows_that_come_while_we_look_are_dated_between_the_looks(tmp_path: Path
 def test_a_rewrite_with_more_columns_keeps_the_times_and_counts_nothing_twice(tmp_path: Path) -> None:
     path = put(tmp_path / "metrics.csv", "epoch,step,loss\n0,10,2.0\n", NOW)
     monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 61)
-    monitor.poll()
+    monitor.poll(60.0)
     path.write_text("epoch,step,loss\n0,10,2.0\n0,20,1.9\n")
     os.utime(path, (NOW + 60, NOW + 60))
-    monitor.poll()
+    monitor.poll(60.0)
     path.write_text("epoch,step,loss,val_loss\n0,10,2.0,\n0,20,1.9,\n0,20,,2.5\n")
     os.utime(path, (NOW + 61, NOW + 61))
-    state = monitor.poll()
+    state = monitor.poll(60.0)
     assert state.series["loss"].num_points == 2
     assert [*state.series["loss"].segments[0].ts] == [NOW, NOW + 60]
     assert state.last_val_loss == 2.5
@@ -208,8 +208,8 @@ def test_a_checkpoint_whose_name_does_not_tell_its_step_is_opened_for_it(tmp_pat
     put(tmp_path / "train.log", nanogpt_text(20), NOW)
     put(tmp_path / "ckpt.pt", json.dumps({"step": 1}))  # no checkpoint: nothing is said of it
     monitor = RunMonitor(str(tmp_path), clock=lambda: NOW + 1)
-    monitor.poll()
-    state = monitor.poll()
+    monitor.poll(60.0)
+    state = monitor.poll(60.0)
     assert state.at_risk is not None
     assert state.at_risk.checkpoint is None
 

@@ -46,13 +46,13 @@ def test_a_rotated_log_continues_and_a_new_one_begins_anew(tmp_path: Path, is_ro
     log.add("step", 1, loss=1.0)
     path.write_bytes(log.text)
     monitor = RunMonitor(str(tmp_path))
-    monitor.poll()
+    monitor.poll(60.0)
     path.rename(tmp_path / "events.jsonl.1")
     new = LogText()
     new.seq = 2 if is_rotated else 0
     new.add("step", 2, loss=2.0)
     path.write_bytes(new.text)
-    state = monitor.poll()
+    state = monitor.poll(60.0)
     assert state.series["loss"].num_points == (2 if is_rotated else 1)
     assert state.total_steps == (10 if is_rotated else 0)
     assert len(state.notices) == 1
