@@ -23,6 +23,8 @@ pytest.importorskip("torch")
 from tests.trainer.faults.nursery import Nursery
 
 FORMATS = ["file", "dir", pytest.param("dcp", marks=pytest.mark.long)]
+# Where nothing hangs on the format the others are for the long suite.
+ONE_FORMAT = ["file", *(pytest.param(form, marks=pytest.mark.long) for form in ("dir", "dcp"))]
 TRAIN = {
     "n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16, "batch_size": 4, "mini_batch_size": 2, "dropout": 0.1,
     "max_steps": 200, "eval_freq": 40, "eval_batches": 1, "checkpoint_freq": 20, "threads": 1, "seed": 5,
@@ -185,6 +187,7 @@ def test_back_to_an_earlier_step(story: Story) -> None:
     }
 
 
+@pytest.mark.parametrize("story", ONE_FORMAT, indirect=True)
 def test_stopped_many_times(story: Story) -> None:
     """Ten SIGTERMs. Their checkpoints have a pool of their own: no rolling one goes for them."""
     keep = {"keep_checkpoints": 20, "keep_emergency_checkpoints": 4, "resume": "auto", "max_steps": 400}
@@ -207,6 +210,7 @@ def test_stopped_many_times(story: Story) -> None:
     assert fingerprint(story.directory) == story.undisturbed(**keep)
 
 
+@pytest.mark.parametrize("story", ONE_FORMAT, indirect=True)
 def test_a_best_that_was_a_spike(story: Story) -> None:
     """A lucky value is never beaten; put back, the previous best is, and so by the next real one."""
     story.to_its_end(monitor="train_loss", eval_freq=4, batch_size=1, mini_batch_size=1, max_steps=320)
