@@ -11,6 +11,7 @@ Numbers, sizes, durations and bars differ from run to run and are masked on both
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.builders.shell import process_state
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -52,6 +55,8 @@ _MASKS = (
 
 # What a long act says while it is at work: how much of it is seen depends on how quick the machine is.
 _PROGRESS = re.compile(r"^ *(\d+m \d\ds|\d[\d.]* m?s)  \S")
+# Said where the steps that were trained again took longer than nothing, which is a matter of chance.
+_BY_CHANCE = re.compile(r"^Training again what they lost took ")
 _BROKEN_LIST = re.compile(r"(\.pt,|\.pt|\.pt and|\.pt and \d+)\n\s+(?=\S+\.pt\b|and \d|\d+ more|more\.)")
 
 
@@ -94,7 +99,8 @@ def masked(lines: list[str]) -> list[str]:
     """Masked lines without empty ones; neighbours that became equal count once (a list may be longer today)."""
     result: list[str] = []
     # A list of files breaks at other places when its names get longer: one line again.
-    whole = _BROKEN_LIST.sub(r"\1 ", "\n".join(line for line in lines if _PROGRESS.match(line) is None))
+    kept = [line for line in lines if _PROGRESS.match(line) is None and _BY_CHANCE.match(line) is None]
+    whole = _BROKEN_LIST.sub(r"\1 ", "\n".join(kept))
     for line in map(mask, whole.split("\n")):
         if line and (not result or result[-1] != line):
             result.append(line)
@@ -125,7 +131,7 @@ def run_all(blocks: list[list[Step]], directory: Path) -> Iterator[Step]:
                     command = command.rstrip("& ").rstrip() + " >background.log 2>&1 </dev/null &"
                 done = subprocess.run(
                     ["bash", "-c", command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
                 )  # fmt: skip
                 step.printed = _as_anywhere(done.stdout, directory).rstrip("\n").splitlines()
                 assert done.returncode == step.exit_code, (
@@ -157,21 +163,22 @@ def _as_anywhere(printed: str, directory: Path) -> str:
 def _wait(what: str, directory: Path) -> None:
     """What a `wait` comment asks for, by the newest event of the log in that run directory:
 
-    `step 300 RUN`: it has trained 300 steps. `between 100 RUN`: it is well between two saves of every 100 steps.
-    `session 2 RUN`: the second session has told of a step. `restarts 1 RUN`: so has the one that its supervisor began
-    with its first restart.
+    `step 300 RUN`: it has trained 300 steps. `between 100 RUN`: it is well between two saves of every 100 steps, and
+    held there (SIGSTOP) until the next `wait`, however late what follows comes. `session 2 RUN`: the second session has
+    told of a step. `restarts 1 RUN`: so has the one that its supervisor began with its first restart.
     """
     word, number_text, run_name = what.split()
     number = int(number_text)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     log = directory / run_name / "events.jsonl"
+    _let_go_on(directory)
     while time.monotonic() < deadline:
         newest = _newest_step(log)
         if newest is not None:
             session, step = newest
             if word == "step" and step >= number:
                 return
-            if word == "between" and 0.2 * number <= step % number <= 0.5 * number:
+            if word == "between" and _is_between(step, number) and _is_held_between(directory / run_name, log, number):
                 return
             if word == "session" and session >= number:
                 return
@@ -179,6 +186,33 @@ def _wait(what: str, directory: Path) -> None:
                 return
         time.sleep(0.02)
     raise TimeoutError(f"never {what}")
+
+
+def _is_between(step: int, number: int) -> bool:
+    return 0.2 * number <= step % number <= 0.6 * number
+
+
+def _is_held_between(run: Path, log: Path, number: int) -> bool:
+    """Hold the training; let it go on where it was past that already, or a thread still saves."""
+    pid = json.loads((run / "trainer.lock").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    while process_state(pid) != "T":
+        time.sleep(0.005)
+    newest = _newest_step(log)
+    told = log.read_text("utf-8")
+    is_saving = list(run.glob(".tmp-*")) or not all(path.name in told for path in run.glob("rolling_step_*"))
+    if newest is not None and _is_between(newest[1], number) and not is_saving:
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def _let_go_on(directory: Path) -> None:
+    for lock in directory.glob("*/trainer.lock"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            pid = json.loads(lock.read_text() or "{}").get("pid", 0)
+            if pid and process_state(pid) == "T":
+                os.kill(pid, signal.SIGCONT)
 
 
 def _session_after_restarts(run: Path, number: int) -> float:

@@ -42,6 +42,8 @@ def test_progress_is_not_compared_and_results_are() -> None:
     slow = ["   35 ms  Asked to save and end.", " 1m 02s  Saved latest.pt.", "✓ Process 7 saved it in 2.0 s."]
     assert masked(slow) == masked(slow[2:])
     assert masked(["2.0 s lost"]) != []
+    by_chance = "Training again what they lost took 2 % more time (goodput 98 %)."
+    assert masked(["One step takes 55 ms.", by_chance]) == masked(["One step takes 19 ms."])
 
 
 def test_a_list_of_files_may_break_elsewhere() -> None:
