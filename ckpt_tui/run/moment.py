@@ -87,7 +87,7 @@ def moment(
     told.sort(key=lambda one: (-bool(one.num_bad), -one.deviation))
     number = dense.segment.session
     rate_name, rate_before, rate_after = _rate(state.series, step, session)
-    before, after = _events(state.markers, step, dense.ts)
+    before, after = (_as_trained(marker, dense.segment) for marker in _events(state.markers, step, dense.ts))
     save, passed_over = _save_before(
         state, min(step, dense.first_step) if is_trouble else step + 1, number, frozenset(bad_checkpoints)
     )
@@ -243,6 +243,16 @@ def _events(markers: Sequence[Marker], step: int, ts: float) -> tuple[Marker | N
         max(before, key=lambda marker: marker.ts, default=None),
         min(after, key=lambda marker: marker.ts, default=None),
     )
+
+
+def _as_trained(marker: Marker | None, segment: Segment) -> Marker | None:
+    """A save at the time of its step, where that is known: it is told of when it is durable, and what is trained since
+    then is not what was trained since its step, which the header tells."""
+    if marker is None or marker.kind != "save" or marker.session != segment.session:
+        return marker
+    index = bisect_left(segment.steps, marker.step)
+    is_known = index < len(segment.steps) and segment.steps[index] == marker.step
+    return replace(marker, ts=min(segment.ts[index], marker.ts)) if is_known else marker
 
 
 def _session(sessions: Sequence[Session], number: int) -> Session | None:

@@ -140,6 +140,16 @@ def test_events_around_it_are_told_by_time() -> None:
     assert "saved rolling at step 100   20 steps, 20 s" in text(moment_lines(told))
 
 
+def test_a_save_is_as_long_ago_as_the_step_that_it_holds() -> None:
+    """It is told of once it is durable, three seconds later here: the header counts from the step, and so is this."""
+    saved = Marker("save", 100, NOW - 897, 1, "rolling")
+    told = moment(running(series={"loss": series("loss", flat(300))}, markers=(saved,)), 120)
+    assert told is not None
+    assert told.event_before is not None
+    assert told.event_before.ts == pytest.approx(NOW - 900)
+    assert "saved rolling at step 100   20 steps, 20 s" in text(moment_lines(told))
+
+
 def test_what_came_after_going_back_is_not_before() -> None:
     """A step that was trained twice within a minute: the end of the second time is after the first."""
     markers = (
