@@ -90,15 +90,14 @@ def content_of(path: str) -> Content | None:
 
 def changed_ns(path: str) -> int:
     """When a file, or anything in a directory, was touched last: its content, its names, its mode (ctime, which nobody
-    can set back). 0 where that cannot be told."""
+    can set back). 0 where that cannot be told: of a link, or where one is in it, which may lead to anything."""
     try:
-        status = os.lstat(path)
-        newest = status.st_ctime_ns
-        if stat.S_ISDIR(status.st_mode):
-            newest = max([newest, *(entry.status.st_ctime_ns for entry in tree_entries(path))])
+        statuses = [os.lstat(path)]
+        if stat.S_ISDIR(statuses[0].st_mode):
+            statuses += [entry.status for entry in tree_entries(path)]
     except OSError:
         return 0
-    return newest
+    return 0 if any(stat.S_ISLNK(one.st_mode) for one in statuses) else max(one.st_ctime_ns for one in statuses)
 
 
 def tree_entries(directory: str) -> Iterator[TreeEntry]:

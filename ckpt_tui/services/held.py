@@ -41,10 +41,11 @@ def look_at(
     is_cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Held]:
     """Look at files that lie aside: each with its place below `directory`, what it was, and the verdict of then.
-    Those that somebody may have touched are validated; with `recheck` all of them.
+    Those that somebody may have touched are validated; with `recheck` all of them, whatever is remembered.
 
     Raises CkptError when a folder cannot be listed; Cancelled.
     """
+    started = time.time()
     catalogs: dict[str, dict[str, CatalogEntry]] = {}
     found = {}
     changed: dict[int, dict[str, int]] = {}
@@ -60,8 +61,9 @@ def look_at(
             found[place] = Held(entry, "", is_read=False)
             continue
         if entry is not None:
-            # What is remembered of a file goes by its name: set aside it has another one, and is looked at again.
-            entry = check_entry(entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
+            # A look at an earlier plan may have been remembered, and the times be set back since.
+            max_age_s = time.time() - started if recheck else ACT_AGE_S
+            entry = check_entry(entry, max_age_s=max_age_s, on_bytes=on_bytes, is_cancelled=is_cancelled)
         found[place] = Held(entry, _doubt(directory, place, content, was, entry))
     return found
 

@@ -19,6 +19,7 @@ from ckpt_tui.services.journal import Move
 from ckpt_tui.services.names import QUARANTINE_NAME
 from ckpt_tui.services.plans import Plan, assemble, copy_move, safe_name
 from ckpt_tui.services.quarantine import Quarantined, read_quarantine
+from ckpt_tui.services.validity import ACT_AGE_S
 from ckpt_tui.text import run_word, safe_text
 
 _MAX_NAMES = 8
@@ -40,14 +41,23 @@ def plan_put_back(
     places: Sequence[str],
     *,
     force: bool = False,
+    recheck: bool = False,
     on_bytes: Callable[[int], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Plan:
     """Plan to give each of `places` (`quarantine/NAME`) the name back that it had.
 
-    force: also one that fails validation. Raises CkptError when it is not there, when nothing says what it was, when
-    two of them had one name, or when it is still bad; Cancelled.
+    force: also one that fails validation. recheck: it is read whatever is remembered of it.
+    Raises CkptError when it is not there, when nothing says what it was, when two of them had one name, or when it is
+    still bad; Cancelled.
     """
+    started = time.time()
+
+    def check_now(entry: CatalogEntry) -> CatalogEntry:
+        """It is put in place: what was found long ago does not do."""
+        max_age_s = time.time() - started if recheck else ACT_AGE_S
+        return check_entry(entry, max_age_s=max_age_s, on_bytes=on_bytes, is_cancelled=is_cancelled)
+
     directory, notices = begin(directory)
     there = {one.place: one for one in read_quarantine(directory)}
     catalog = read_catalog(directory)
@@ -65,7 +75,7 @@ def plan_put_back(
                 "Name one of them.",
             )
         entry = inside.get(place.removeprefix(f"{QUARANTINE_NAME}/"))
-        checked = check_entry(entry, on_bytes=on_bytes, is_cancelled=is_cancelled) if entry is not None else None
+        checked = check_now(entry) if entry is not None else None
         if checked is None or checked.is_bad:
             said = _still_bad(place, checked)
             if not force:

@@ -67,7 +67,9 @@ def plan_restore(
                 f"what lies in quarantine is put back by itself, in {directory}",
                 "Restore the others after it.",
             )
-        return plan_put_back(directory, places, force=force, on_bytes=on_bytes, is_cancelled=is_cancelled)
+        return plan_put_back(
+            directory, places, force=force, recheck=recheck, on_bytes=on_bytes, is_cancelled=is_cancelled
+        )
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     started = time.time()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_one_that_is_still_bad_needs_force(run: Path) -> None:
     assert (run / "latest.pt").read_bytes() == data
     carry_out(plan_undo(str(run)))
     assert tree_of(run, without=GROWS) == before
+
+
+@pytest.mark.parametrize("recheck", [False, True])
+def test_what_was_found_before_it_was_touched_is_not_believed(run: Path, recheck: bool) -> None:
+    place = moved(run, "latest.pt")
+    let_age(run / place)
+    num_read: list[int] = []
+    plan_restore(str(run), [place])
+    plan_restore(str(run), [place], recheck=recheck, on_bytes=num_read.append)
+    assert bool(num_read) == recheck, "what was read a moment ago does, unless it is asked for"
+    status = (run / place).stat()
+    damage(run / place)
+    os.utime(run / place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CkptError, match="Still not valid"):
+        plan_restore(str(run), [place], recheck=recheck)
 
 
 def test_what_is_not_there_or_not_known_is_refused(run: Path) -> None:

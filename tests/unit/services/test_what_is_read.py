@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
-from ckpt_tui.services import journal, validity
+from ckpt_tui.services import files, journal, validity
 from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from tests.builders.run_directories import damage, let_age, run_directory
@@ -86,6 +86,38 @@ class TestUndo:
         plan = plan_undo(str(run))
         assert "best_model.pt" not in plan.unread
         assert any("set_aside/1/best_model.pt is damaged; nobody had looked" in warning for warning in plan.warnings)
+
+    def test_what_an_earlier_look_found_is_no_reason_not_to_read_what_was_touched_since(self, run: Path) -> None:
+        carry_out(plan_rollback(str(run), "200"))
+        for path in (run / "set_aside/1").glob("*.pt"):
+            let_age(path)
+        plan_undo(str(run), recheck=True)  # remembered, with the times that stay
+        names = {path.name for path in (run / "set_aside/1").glob("*.pt")}
+        for name in names:
+            assert validity.recall(str(run / "set_aside/1" / name)) is not None
+            decay(run / "set_aside/1" / name)
+        plan = plan_undo(str(run))
+        assert sum("set_aside/1/" in one and " is damaged" in one for one in plan.warnings) == len(names)
+        assert plan.resume_step == 200, "the only one that was not touched"
+
+    def test_all_is_read_again_when_asked_whatever_was_found_a_moment_ago(self, run: Path) -> None:
+        carry_out(plan_rollback(str(run), "200"))
+        num_read: list[int] = []
+        for _ in range(2):
+            num_read.clear()
+            plan_undo(str(run), recheck=True, on_bytes=num_read.append)
+            assert sum(num_read) >= sum(path.stat().st_size for path in (run / "set_aside/1").glob("*.pt"))
+
+    def test_what_a_link_leads_to_may_have_changed_without_it(self, run: Path, tmp_path: Path) -> None:
+        (run / "latest.pt").replace(tmp_path / "elsewhere.pt")
+        (run / "latest.pt").mkdir()
+        (run / "latest.pt/model.pt").symlink_to(tmp_path / "elsewhere.pt")
+        carry_out(plan_restore(str(run), ["latest_backup.pt"]))
+        decay(tmp_path / "elsewhere.pt")
+        plan = plan_undo(str(run))
+        assert [step.target for step in plan.steps if step.action == "put back"] == ["latest.pt"]
+        assert plan.unread == ()
+        assert files.changed_ns(str(run / "set_aside/1/latest.pt/model.pt")) == 0, "of the link itself"
 
     @pytest.mark.parametrize("how", ["a copy of the directory", "an earlier version's journal"])
     def test_where_nothing_tells_that_it_is_untouched_all_is_read(self, run: Path, tmp_path: Path, how: str) -> None:
