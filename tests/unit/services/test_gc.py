@@ -286,45 +286,6 @@ class TestPlan:
         assert not list(run.rglob("*.pt"))
 
 
-class TestPicked:
-    def test_just_these_go_and_each_says_what_it_is(self, run: Path) -> None:
-        default = plan_gc(str(run))
-        place, only = "set_aside/2/rolling_step_000400.pt", "set_aside/2/latest.pt"
-        plan = plan_gc(str(run), picked=[only])
-        files = files_of(plan)
-        assert going(plan) == {only}
-        assert (files[only].why, files[only].copy) == ("has a copy", place), "which stays now"
-        assert files["set_aside/1/latest.pt"].why == "you keep it; damaged"
-        assert not plan.warnings
-        plan = plan_gc(str(run), picked=[only, place, "set_aside/2/rolling_last_backup.pt"])
-        assert any("Nothing else here has what is freed with set_aside/2/" in warning for warning in plan.warnings)
-        assert {file.is_only for file in files_of(plan).values() if file.is_chosen} == {True}
-        assert going(plan_gc(str(run), picked=going(default))) == going(default)
-        before = tree_of(run)
-        collect(plan_gc(str(run), picked=[only]))
-        gone = set(before) - set(tree_of(run))
-        assert gone == {only}
-        assert [one.name for one in read_history(str(run)).deeds[1].freed] == ["latest.pt"]
-
-    def test_what_may_not_go_stays_and_what_is_not_there_is_an_error(self, run: Path) -> None:
-        (run / "quarantine").mkdir()
-        (run / "quarantine/mine.pt").write_bytes(b"put here by hand")
-        plan = plan_gc(str(run), picked=["quarantine/mine.pt"])
-        assert plan.is_empty
-        with pytest.raises(CkptError, match="Nothing of that name lies aside"):
-            plan_gc(str(run), picked=["set_aside/2/../../latest.pt"])
-
-    def test_from_the_shell(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        before = tree_of(run)
-        for wrong in (["set_aside/2/none.pt"], ["2", "set_aside/2/latest.pt"], ["set_aside/2/latest.pt", "--all"]):
-            assert main(["gc", str(run), "--yes", *wrong]) == 2
-            assert tree_of(run) == before
-        capsys.readouterr()
-        assert main(["gc", str(run), "set_aside/1/latest.pt", "--yes", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["data"]["done"]
-        assert set(before) - set(tree_of(run)) == {"set_aside/1/latest.pt"}
-
-
 class TestWhatIsNotOurs:
     def test_strangers_unreadable_journals_and_other_folders_stay(self, run: Path) -> None:
         (run / "set_aside/1/thesis.txt").write_text("mine")
