@@ -166,7 +166,7 @@ def test_sparkline_uses_the_whole_height_and_never_more_than_its_cells() -> None
 
 
 async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
-    make_run(tmp_path / "first", ago_s=9000)
+    make_run(tmp_path / "original", ago_s=9000).rename(tmp_path / "first")
     make_run(tmp_path / "second", ended="failed", num_steps=7)
     app = CkptTuiApp(str(tmp_path), interval_s=0.02, env=ENV)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -178,6 +178,8 @@ async def test_opens_a_run_and_comes_back(tmp_path: Path) -> None:
         assert app.directory == str(tmp_path / "first")
         await until(pilot, lambda: "20 / 40" in seen_text(app))
         assert "Bksp runs" in seen_text(app)
+        # Copies of a run call themselves what it does: the list tells them apart, and so does this.
+        assert seen_text(app).splitlines()[0].startswith(" first  ✓ finished")
         closed, state = app.watched, app.state
         await pilot.press("backspace")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.watched is None)

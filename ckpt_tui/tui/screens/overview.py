@@ -285,6 +285,7 @@ class OverviewScreen(RunListActions, ChartActions, RunActions, Screen[None]):  #
             )
         self.query_one("#header", Header).set_state(
             state,
+            listed_as=self.listed_as,
             progress=self._progress,
             failure=news.failure_news(self._failure) if self._failure is not None else None,
             damages=self._damages,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ class RunListActions(OfTheWatch):
     """Mixed into the overview, before what moves the chart's cursor: Esc hides the cursor first, and then goes back."""
 
     chart: Any
+
+    @property
+    def listed_as(self) -> str:
+        """What the list that this run was opened from calls it; "" where there is none."""
+        if not self.cockpit.lists_runs:
+            return ""
+        found = os.path.relpath(self.cockpit.directory, self.cockpit.root)
+        return "" if found == os.curdir else found
 
     async def action_hide_cursor(self) -> None:
         if not self.chart.hide_cursor():

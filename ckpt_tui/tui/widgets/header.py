@@ -27,6 +27,7 @@ def header_lines(
     state: RunState,
     width: int,
     *,
+    listed_as: str = "",
     progress: float | None = None,
     failure: News | None = None,
     damages: Sequence[News] = (),
@@ -39,12 +40,14 @@ def header_lines(
 ) -> list[Cells]:
     """The header in `width` cells and at most `most` lines; what is left out is what matters least.
 
+    listed_as: its name in the list that it was opened from. Copies of a run share the one that they give themselves.
     progress: the part of the log that is read, None when all of it. failure: the log or the directory cannot be read.
     damages: of checkpoints. troubles: alerts, and what is wrong with the log. next_keys: said where the run is over.
     has_checkpoints: there are files, whatever the log says.
     """
     room = max(width - 2, 1)
-    first, is_told = _first_line(state, width, progress, unicode)
+    name = safe_text(listed_as or state.name or PurePath(state.directory).name or "run", 60)
+    first, is_told = _first_line(state, name, width, progress, unicode)
     news: list[News] = [failure] if failure is not None else []
     if progress is not None and not is_told:
         news.append(News(((reading_words(progress),),), 1))
@@ -187,9 +190,10 @@ def _cut_rest(lines: Sequence[Sequence[Part]]) -> list[Part]:
     return rest
 
 
-def _first_line(state: RunState, width: int, progress: float | None, unicode: bool) -> tuple[Cells, bool]:
+def _first_line(
+    state: RunState, name: str, width: int, progress: float | None, unicode: bool
+) -> tuple[Cells, bool]:  # fmt: skip
     """Name, state, progress, and the bar; while the log is read, how far that is, where the bar would be."""
-    name = safe_text(state.name or PurePath(state.directory).name or "run", 60)
     if state.phase.is_over:
         statuses = facts.ended_variants(state, unicode=unicode)
     else:
