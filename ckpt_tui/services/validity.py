@@ -7,13 +7,14 @@ cannot be written is ignored. Never writes into a run directory.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
 from collections.abc import Callable, Sequence
 
 from ckpt_tui.checkpoints.model import Finding, Severity
-from ckpt_tui.checkpoints.validate import LEVELS, Validation, validate_checkpoint
+from ckpt_tui.checkpoints.validate import LEVELS, OUTCOMES, VERDICTS, Validation, validate_checkpoint
 from ckpt_tui.services import verdict_cache
 from ckpt_tui.services.names import read_name
 from ckpt_tui.services.recorded import Expected, expected_of
@@ -101,9 +102,9 @@ def _is_of_late(path: str, record: Record, max_age_s: float) -> bool:
     for folder, folders, names in os.walk(path):
         paths += [os.path.join(folder, name) for name in (*folders, *names)]
     try:
-        changed_ns = max(os.stat(inner).st_ctime_ns for inner in paths)
-        return changed_ns < (checked_at - float(record["seconds"])) * 1e9 - _CLOCK_TICK_NS
-    except (OSError, KeyError, TypeError, ValueError):
+        changed_ns, seconds = max(os.stat(inner).st_ctime_ns for inner in paths), float(record["seconds"])
+        return seconds >= 0 and changed_ns < (checked_at - seconds) * 1e9 - _CLOCK_TICK_NS
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 
@@ -125,9 +126,9 @@ def stamp() -> tuple[int, ...]:
 def _validation(record: Record, path: str) -> Validation | None:
     """What a record says; None when it is none."""
     try:
-        return Validation(
+        found = Validation(
             path=path,
-            verdict=str(record["verdict"]),
+            verdict=record["verdict"],
             levels=dict(record["levels"]),
             findings=tuple(Finding(f[0], Severity(f[1]), *f[2:]) for f in record["findings"]),
             bytes_checked=int(record["bytes_checked"]),
@@ -138,8 +139,23 @@ def _validation(record: Record, path: str) -> Validation | None:
             asked=tuple(record["asked"]),
             digest=record["digest"],
         )
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
+    return found if _is_sound(found) else None
+
+
+def _is_sound(found: Validation) -> bool:
+    """Whether what was read back is of the kinds that it was written in: others may write in that file, too."""
+    words = [found.format, *found.levels, *found.levels.values(), *found.asked]
+    words += [word for one in found.findings for word in (one.code, one.where, one.message, one.hint, one.level)]
+    return (
+        found.verdict in VERDICTS
+        and all(isinstance(word, str) for word in words)
+        and all(outcome in OUTCOMES for outcome in found.levels.values())
+        and (found.step is None or type(found.step) is int)
+        and isinstance(found.digest, str | None)
+        and 0 <= found.seconds < math.inf
+    )
 
 
 def _of_another_name(records: Records, key: str, now: tuple[int, ...]) -> Record | None:

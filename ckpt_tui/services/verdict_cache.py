@@ -9,6 +9,7 @@ a kill or a full disk costs that one verdict. Losing all of it costs validations
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ckpt_tui.records import dataclass
+from ckpt_tui.regular_file import open_regular
 
 MAX_RECORDS = 4000
 MAX_CACHE_BYTES = 64 * 1024 * 1024  # what is longer is not read
@@ -38,6 +40,10 @@ _LOCK_PATIENCE_S = 1.0
 _LOCK_LOOK_S = 0.01
 _IMPATIENT_S = 60.0  # after one that was waited for in vain
 _LEFT_BEHIND_S = 600.0
+_LATEST = 1e12  # Unix seconds: what claims to be of later was never written by us
+# Of a file that can never be read, and is replaced: no regular one, or of somebody who lets nobody look.
+_NEVER_READ = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ELOOP})
+_UNREAD = "?"  # as the name of one that could not be read this time: what it holds is not given up
 _thread_lock = threading.Lock()
 _swept: set[str] = set()  # cache directories that this process has looked through
 _impatient_until = float("-inf")
@@ -92,8 +98,10 @@ def add(key: str, record: Record) -> bool:
             is_to_replace = loaded is None or not loaded.name or _is_grown(loaded)
             if is_to_replace and _replace_alone(path, {key: record}):
                 return True
-            with _held(path, fcntl.LOCK_SH):
+            with _held(path, fcntl.LOCK_SH), suppress(PermissionError):
                 return _append(path, line)
+            # Another user's, as after a `sudo`: the directory may be ours.
+            return _replace_alone(path, {key: record}, even_if_small=True)
     except OSError:
         return False
 
@@ -119,7 +127,7 @@ def _load() -> _Loaded | None:
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
         if known is not None and known.path == path and known.stamp == stamp:
             return known
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             name = _name_of(file.readline(_FIRST_LINE_BYTES))
             is_longer = known is not None and known.path == path and name and known.name == name
             if known is None or not is_longer or status.st_size < known.end:
@@ -131,8 +139,9 @@ def _load() -> _Loaded | None:
                 known = _with_lines(known, stamp, file.read(MAX_CACHE_BYTES))
     except FileNotFoundError:
         return None
-    except OSError:
-        return _Loaded(path, (), "", 0, 0, {})
+    except OSError as error:
+        records = known.records if known is not None and known.path == path else {}
+        return _Loaded(path, (), "" if error.errno in _NEVER_READ else _UNREAD, 0, 0, records)
     _loaded = known
     return known
 
@@ -176,8 +185,10 @@ def _is_record(record: object) -> bool:
     return (
         isinstance(record, dict)
         and isinstance(record.get("identity"), list)
-        and isinstance(record.get("asked"), list)
-        and isinstance(record.get("checked_at"), (int, float))
+        and isinstance(asked := record.get("asked"), list)
+        and all(isinstance(level, str) for level in asked)
+        and isinstance(checked_at := record.get("checked_at"), (int, float))
+        and 0 <= checked_at < _LATEST
     )
 
 
@@ -191,7 +202,7 @@ def _load_old() -> Records:
             return known[2]
         if status.st_size > MAX_CACHE_BYTES:
             return {}
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             held = json.loads(file.read(MAX_CACHE_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
@@ -221,11 +232,12 @@ def _append(path: str, line: bytes) -> bool:
         os.close(descriptor)
 
 
-def _replace_alone(path: str, more: Records) -> bool:
+def _replace_alone(path: str, more: Records, *, even_if_small: bool = False) -> bool:
     """Write it anew, the newest records only; False where others are at work on it, and it is done another time."""
     with _held(path, fcntl.LOCK_EX) as is_alone:
         loaded = _load()  # somebody may have done so meanwhile
-        if loaded is not None and loaded.name and (not is_alone or not _is_grown(loaded)):
+        is_due = loaded is None or not loaded.name or (is_alone and (even_if_small or _is_grown(loaded)))
+        if not is_due:
             return False
         _sweep(os.path.dirname(path))
         records = {**load(), **more}

@@ -258,3 +258,85 @@ def test_verdicts_of_checkpoints_are_kept_at_once_and_known_elsewhere(tmp_path: 
         [sys.executable, "-c", code, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines() == ["valid valid damaged", os.path.realpath(tmp_path)]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "dangling"])
+def test_what_is_no_file_is_replaced_and_nobody_waits_for_it(cache: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(cache)
+    else:
+        cache.symlink_to(cache.name if kind == "loop" else "nowhere")
+    assert load() == {}
+    assert add("/run/a.pt", record(1))
+    assert load() == {"/run/a.pt": record(1)}
+    assert cache.is_file()
+    assert not cache.is_symlink()
+
+
+def test_a_file_of_another_user_is_taken_over_where_the_directory_is_ours(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo ckpt-tui` leaves it behind: readable, and never to be written again."""
+    add("/run/a.pt", record(1))
+    its, opened = cache.stat().st_ino, os.open
+
+    def refusing(path: str, flags: int, *more: int) -> int:
+        if path == str(cache) and flags & os.O_RDWR and cache.stat().st_ino == its:
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert add("/run/b.pt", record(2))
+    assert load() == {"/run/a.pt": record(1), "/run/b.pt": record(2)}
+    assert add("/run/c.pt", record(3))
+    assert set(load()) == {"/run/a.pt", "/run/b.pt", "/run/c.pt"}
+
+
+def test_one_that_cannot_be_read_this_time_is_not_given_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add("/run/a.pt", record(1))
+    opened = os.open
+
+    def failing(path: str, flags: int, *more: int) -> int:
+        if path == str(cache) and not flags & os.O_RDWR:
+            raise OSError(5, "Input/output error", path)
+        return opened(path, flags, *more)
+
+    with monkeypatch.context() as disk:
+        forget(disk)
+        disk.setattr(os, "open", failing)
+        assert load() == {}
+        assert add("/run/b.pt", record(2))
+    forget(monkeypatch)
+    assert set(load()) == {"/run/a.pt", "/run/b.pt"}
+
+
+HOSTILE = ("NaN", "1e400", "-1e400", "1" + "0" * 400, "null", "true", '"x"', "[]", "{}", '[["a"]]', '{"structure": 5}',
+           '[["code", "warning", 1, 2, 3, 4]]', "-1")  # fmt: skip
+
+
+def test_whatever_a_line_holds_for_a_verdict_it_is_one_or_none(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "latest.pt"
+    save(path, 1)
+    let_age(path)
+    real = validity.check(str(path))
+    first, told = cache.read_text().splitlines()
+    names = list(json.loads(told))
+    for name in names:
+        for value in HOSTILE:
+            words = {key: json.dumps(one) for key, one in json.loads(told).items()} | {name: value}
+            line = "{" + ", ".join(f'"{key}": {word}' for key, word in words.items()) + "}"
+            cache.write_text(f"{first}\n{line}\n")
+            forget(monkeypatch)
+            known = validity.recall(str(path), 60.0) or validity.recall(str(path))
+            if known is not None:
+                assert validity.check(str(path)).verdict == real.verdict
+                for field in ("verdict", "bytes_checked", "seconds", "size_bytes", "format"):
+                    assert type(getattr(known, field)) is type(getattr(real, field)), (name, value)
+            at = validity.validated_at(str(path))
+            assert at is None or 0 <= at < 1e12, (name, value)
+            validity.directories_with_bad()
+            with monkeypatch.context() as grown:
+                grown.setattr(verdict_cache, "MAX_GROWN_BYTES", 1)
+                assert add("/run/a.pt", record(1)), (name, value)
