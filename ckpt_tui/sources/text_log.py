@@ -106,15 +106,19 @@ class TextParser:
             return
         bar = _BAR.match(text) if "%|" in text else None
         if bar is not None:
-            if not is_nested:
-                yield from self._of_bar(bar)
+            told = [] if is_nested else list(self._of_bar(bar))
+            # Printed while the bar stood there: the bar's line was not ended.
+            after = list(self._rows_after(text[bar.end() :].strip()))
+            steps = {row.step for row in after}
+            yield from (row for row in told if row.metrics or row.step not in steps)
+            yield from after
             return
         if "{'" in text and (found := _DICT.search(text)) is not None and (row := self._of_dict(found[0])) is not None:
             yield from self._let_go()
             self._waiting = row
-            if (
-                row.end or row.step is not None or self._bar_step is None
-            ):  # nothing is drawn after the last one, nor where there are no bars
+            is_full = self._is_hugging_face and self._bar_step == self._bar_total
+            # Nothing is drawn after the last one, nor after a full bar, nor where there are no bars.
+            if row.end or row.step is not None or self._bar_step is None or is_full:
                 yield from self._let_go()
             return
         row = (self._of_save(text) if _MAY_SAVE.search(text) else None) or (
@@ -126,6 +130,11 @@ class TextParser:
             row.ts = line_moment(text)
             yield from self._let_go()
             yield row
+
+    def _rows_after(self, text: str) -> Iterator[Row]:
+        if text:
+            yield from self._rows(text, is_nested=False)
+            yield from self._let_go()
 
     def _of_patterns(self, text: str) -> Row | None:
         order = (self._pattern, *(at for at in range(len(PATTERNS)) if at != self._pattern))

@@ -200,6 +200,31 @@ def test_progress_between_two_logs(tmp_path: Path) -> None:
     assert max(event.step for event in events) == 17
 
 
+def test_what_is_printed_behind_a_bar_whose_line_was_not_ended(tmp_path: Path) -> None:
+    """A bar on stderr and print on stdout, both in one file: nobody clears the bar first."""
+    bar = "\r {}%|#  | {}/40 [00:{:02d}<00:20,  1.00it/s]"
+    text = "".join(
+        bar.format(n * 5 // 2, n, n) + (f"{{'loss': {4 - n / 10}, 'epoch': {n / 10}}}\n" if n % 10 == 0 else "")
+        for n in range(1, 36)
+    )
+    events = events_of(tmp_path, text)
+    assert [(step, loss) for step, loss in steps_of(events) if loss is not None] == [(10, 3.0), (20, 2.0), (30, 1.0)]
+    assert total_of(events) == 40
+
+
+def test_a_loops_own_line_behind_its_bar(tmp_path: Path) -> None:
+    bar = "\r {}%|#  | {}/40 [00:01<00:20,  1.00it/s]"
+    text = "".join(bar.format(25, n) + f"step {n}: loss {4 - n / 10}\n" for n in (10, 20))
+    assert steps_of(events_of(tmp_path, text)) == [(10, 3.0), (20, 2.0)]
+
+
+def test_the_dictionary_behind_the_full_bar_waits_for_no_other(tmp_path: Path) -> None:
+    bar = "\r {}%|#  | {}/2 [00:01<00:20]"
+    logged = "\r       \r{{'loss': {}, 'epoch': 0.1}}\n"
+    text = bar.format(50, 1) + logged.format(2.0) + bar.format(50, 1) + bar.format(100, 2) + logged.format(1.0)
+    assert steps_of(events_of(tmp_path, text))[-1] == (2, 1.0)
+
+
 def test_no_bars_no_steps_are_made_up(tmp_path: Path) -> None:
     events = events_of(
         tmp_path, "{'loss': 1.5, 'epoch': 0.1}\n{'loss': 1.4, 'epoch': 0.2}\n{'eval_loss': 1.6, 'epoch': 0.2}\n"
