@@ -48,6 +48,8 @@ _MASKS = (
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e-?\d+)?[kMB]?\b"), "N"),
     (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
+    # A row of a table of two values: which values differ depends on where the training stood.
+    (re.compile(r"^ ?(NAME|\w+\.\w+)( (N|True|False)){2} ?$"), "NAME N N"),
     # Lists of files break at other places; a sentence that names one file keeps it.
     (re.compile(r"(\S+\.pt, ?)+\S+\.pt\b\.?( and N more\.)?"), "FILES "),
 )
