@@ -81,7 +81,8 @@ def between_news(state: RunState) -> list[News]:
         if state.next_start is not None:
             coming = f": {wording.coming_words(state.next_start, state.now, is_ticking=False)}"
         word = wording.phase_word(state.phase).capitalize()
-        news.append(_news((reason[0], f"{word}{coming}.", f"{word}."), reason[1], 0, num_brief=1))
+        undated = f"{reason[0].partition(' (last line: ')[0].rstrip('.')}."
+        news.append(_news((reason[0], undated, f"{word}{coming}.", f"{word}."), reason[1], 0, num_brief=1))
     if lost is not None:
         news.append(_news(_shorter_losses(lost[0]), lost[1], 1, num_brief=1))
     return news

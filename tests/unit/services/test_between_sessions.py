@@ -208,6 +208,8 @@ def test_in_the_watch_no_second_of_it_ticks(run: Path) -> None:
 
 
 def test_of_a_real_supervisor(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    from ckpt_tui.tui.widgets.header import header_lines
+
     directory = str(kept.directory)
     kept.supervise("--pause", "1h", "--max-pause", "2h", ends="kill@12")
 
@@ -223,6 +225,10 @@ def test_of_a_real_supervisor(kept: Kept, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out
     assert "Restarting: attempt 1, in " in said
     assert "; killed by SIGKILL (last line: step 12" in said
+    # The cause is told before the time of the last line is.
+    (_, told, *_) = ["".join(part for part, _ in line) for line in header_lines(state, 72)]
+    assert told.startswith(" Restarting: attempt 1, at ")
+    assert told.endswith("; killed by SIGKILL.")
     kept.started[0].kill()
     kept.started[0].wait()
     assert read_run(directory).phase is Phase.CRASHED
