@@ -146,6 +146,12 @@ def _ways_on(history: History) -> Iterator[str]:
     by_number = {deed.number: deed for deed in history.deeds}
     if history.next_undo is not None:
         yield f"`ckpt-tui undo {where}` takes back {history.next_undo} ({by_number[history.next_undo].act})."
+    elif beyond := [deed for deed in history.deeds if deed.can_undo]:
+        deed = beyond[-1]
+        yield (
+            f"`ckpt-tui undo {where} --to {deed.number}` takes back {deed.number} ({deed.act}), and of the deeds after "
+            "it what can be."
+        )
     else:
         yield "There is nothing that `undo` could take back."
     if history.next_redo is not None:

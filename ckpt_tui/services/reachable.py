@@ -33,10 +33,13 @@ def needed_for(found: Whereabouts, number: int) -> list[Traced]:
 
 
 def why_gone(directory: str, found: Whereabouts, number: int) -> str:
-    """Why a deed cannot be taken back, "" when it can: all of what is needed is gone, by gc or by somebody's hand.
+    """Why a deed cannot be taken back, "" when it can: all of what is needed is gone, by gc or by somebody's hand, or
+    a redo left alone all that it would change.
 
     A part that is gone does not keep the rest from being put back.
     """
+    if _is_left_alone(directory, found, number):
+        return "when it was done again, all that it had changed was left alone"
     needed = needed_for(found, number)
     missing = [traced for traced in needed if not lies_there(directory, traced)]
     if not missing or len(missing) < len(needed):
@@ -49,6 +52,16 @@ def why_gone(directory: str, found: Whereabouts, number: int) -> str:
     places = sorted(safe_text(traced.place, 120) for traced in missing if traced.place is not None)
     more = " and more" if len(places) > 3 else ""
     return f"{', '.join(places[:3])}{more} {'is' if len(places) == 1 else 'are'} no longer there"
+
+
+def _is_left_alone(directory: str, found: Whereabouts, number: int) -> bool:
+    """Whether nothing changes when a deed that holds is taken back: an undo could not bring back what it had displaced,
+    so that the redo had nothing to change either."""
+    names = [name for name in names_of(found, [number]) if name != REGISTRY_NAME]
+    if number not in found.standing or not names:
+        return False
+    there = [(found.to_take_back(number, name), found.now.get(name)) for name in names]
+    return all(wanted is now and (now is None or lies_there(directory, now)) for wanted, now in there)
 
 
 def is_freed(directory: str, found: Whereabouts, number: int) -> bool:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from ckpt_tui.cli import main
+from ckpt_tui.errors import CkptError
 from ckpt_tui.services.deeds import History, read_history
-from ckpt_tui.services.restore import carry_out, plan_rollback
+from ckpt_tui.services.gc import collect, plan_gc
+from ckpt_tui.services.restore import carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from ckpt_tui.text import size
 from tests.builders.crashing import killed_at
@@ -131,3 +133,30 @@ def test_list_of_checkpoints_says_in_a_line_what_lies_aside(run: Path, capsys: p
         path.unlink()
     assert main(["list", str(run)]) == 0
     assert "set aside by 3 deeds" in capsys.readouterr().out
+
+
+def test_a_deed_of_which_a_redo_left_all_alone_is_told_and_gone_beyond(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it had displaced was freed: an undo of it changed nothing, and so the redo had nothing to do again."""
+    run = str(run_directory(tmp_path / "run"))
+    carry_out(plan_restore(run, ["best_model_previous.pt"]))
+    carry_out(plan_restore(run, ["latest_backup.pt"]))
+    collect(plan_gc(run, [2]))
+    carry_out(plan_rollback(run, "200"))
+    carry_out(plan_undo(run, to=2))
+    carry_out(plan_redo(run))
+    assert read_history(run).next_undo == 3
+    carry_out(plan_undo(run))
+    history = read_history(run)
+    assert (history.next_undo, history.deeds[1].why_not) == (
+        None, "when it was done again, all that it had changed was left alone"
+    )  # fmt: skip
+    with pytest.raises(CkptError, match="Cannot be taken back") as caught:
+        plan_undo(run)
+    assert "undo" in caught.value.hint
+    assert "--to 1" in caught.value.hint
+    assert main(["undo", run, "--list"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--to 1` takes back 1 (restore), and of the deeds after it what can be." in said
+    assert [step.target for step in plan_undo(run, to=1).steps] == ["best_model.pt"]
