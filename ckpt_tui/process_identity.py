@@ -75,6 +75,11 @@ class ProcessIdentity:
         )
 
     @property
+    def is_told_apart(self) -> bool:
+        """Whether anything tells it from another process that has its number by now."""
+        return _parts(self.birth) is not None or self.pid_started > 0
+
+    @property
     def is_on_this_host(self) -> bool:
         return self.host in ("", socket.gethostname())
 

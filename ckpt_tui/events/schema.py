@@ -78,7 +78,9 @@ class RunStart(Event, frozen=True, kw_only=True):
 
     @property
     def process(self) -> ProcessIdentity:
-        return ProcessIdentity(self.pid, self.pid_started, self.host, self.pid_birth)
+        # A log may hold NaN, to which no start is unlike, or Infinity.
+        started = self.pid_started if 0 < self.pid_started < float("inf") else 0.0
+        return ProcessIdentity(self.pid, started, self.host, self.pid_birth)
 
 
 class Step(Event, frozen=True, kw_only=True, gc=False):

@@ -113,8 +113,11 @@ def owners_of(directory: str, state: RunState | None = None) -> tuple[Owner, ...
         # On another host nobody can look, but it wrote just now; a trainer of ours would hold its lock there.
         if is_alive or (is_alive is None and not os.path.exists(os.path.join(directory, LOCK_NAME))):
             owners.append(Owner(state.process, LOG_NAME))
-    seen: set[int] = set()
-    return tuple(owner for owner in owners if owner.pid not in seen and not seen.add(owner.pid))  # type: ignore[func-returns-value]
+    each: list[Owner] = []
+    for owner in owners:  # in containers the same numbers come again and again
+        if not any(owner.process.is_same(other.process) for other in each):
+            each.append(owner)
+    return tuple(each)
 
 
 def held_by_another(directory: str, owner: Owner) -> CkptError | None:
@@ -126,6 +129,20 @@ def held_by_another(directory: str, owner: Owner) -> CkptError | None:
         f"{directory} is held, but the training that its lock names is gone: by another viewer's act, or by what that "
         "training left behind",
         f"Try again in a moment; `fuser -v {run_word(directory)}/{LOCK_NAME}` names who it is.",
+    )
+
+
+def only_a_number(directory: str, owner: Owner) -> CkptError:
+    """Why a live process of that number is neither signalled nor looked after."""
+    from ckpt_tui.services.processes import look_at
+
+    process = look_at(owner.pid)
+    words = f" ({safe_text(' '.join(process.words), 80)})" if process is not None and process.words else ""
+    return CkptError(
+        "Not known which process it is",
+        f"{owner.told_by} of {directory} names process {owner.pid} and not when that started; the one that has this"
+        f" number now{words} has no file open for writing there",
+        f"Where it is the training all the same: `kill -TERM {owner.pid}`; whether it saves then is not known.",
     )
 
 

@@ -230,6 +230,14 @@ def writes_in(pid: int, directory: str) -> bool:
     return any(_is_written(entry, one, root) and _is_so_named(entry / "fd" / one) for one in _descriptors(entry))
 
 
+def is_meant(process: ProcessIdentity, directory: str) -> bool:
+    """Whether the live process of that number is the one that a record of `directory` means. One that does not tell
+    when it started may be old, and the number a person's editor by now: then it has to write there."""
+    if process.is_told_apart or not os.path.isdir("/proc/self/fd"):  # a system that does not tell who writes
+        return True
+    return writes_in(process.pid, directory) or writes_files_of(process.pid, directory)
+
+
 def writes_files_of(pid: int, directory: str) -> bool:
     """Whether a process has a file that lies in `directory` open for writing, by whatever path it knows it: that of a
     process in a container is its own."""

@@ -20,7 +20,7 @@ from ckpt_tui.run.state import Phase, RunState
 from ckpt_tui.services import slurm
 from ckpt_tui.services.copied_record import is_of_another
 from ckpt_tui.services.launch_record import LAUNCH_FILE_NAME, read_record
-from ckpt_tui.services.owner import Owner, held_by_another, owners_of, where_words
+from ckpt_tui.services.owner import Owner, held_by_another, only_a_number, owners_of, where_words
 from ckpt_tui.services.processes import (
     CAUGHT,
     DEFAULT,
@@ -28,6 +28,7 @@ from ckpt_tui.services.processes import (
     Process,
     descendants,
     is_below,
+    is_meant,
     look_at,
     restarter_of,
     unwrapped,
@@ -126,6 +127,9 @@ def plan_stop(directory: str) -> StopPlan:
         if (held := held_by_another(directory, first)) is not None:
             raise held
         return _elsewhere(plan, state)
+    here = [owner for owner in here if is_meant(owner.process, directory)]
+    if not here:
+        raise only_a_number(directory, first)
     supervisor = live_supervisor(directory)
     targets, watched = _targets(here, supervisor.child if supervisor and supervisor.is_alive else NOBODY)
     if not targets:

@@ -10,7 +10,8 @@ import os
 from ckpt_tui.errors import CkptError
 from ckpt_tui.records import dataclass
 from ckpt_tui.services import command_line
-from ckpt_tui.services.owner import forced_words, owners_of, run_state, unsure_words
+from ckpt_tui.services.owner import forced_words, only_a_number, owners_of, run_state, unsure_words
+from ckpt_tui.services.processes import is_meant
 from ckpt_tui.services.supervised_start import find_point, resuming
 from ckpt_tui.services.supervision import Point, Policy
 from ckpt_tui.services.supervisor_record import live_supervisor
@@ -65,6 +66,8 @@ def plan_supervise(
         if not owners[0].is_sure:
             refusal = unsure_words(directory, owners[0], "supervise")
         return SupervisePlan(directory, command, cwd, refusals=(refusal,))
+    if owners and not is_meant(owners[0].process, directory):
+        return SupervisePlan(directory, command, cwd, refusals=(only_a_number(directory, owners[0]).message,))
     if owners:
         sentence = f"Process {owners[0].pid} trains here already: it is looked after, and nothing is started now."
         return SupervisePlan(

@@ -119,6 +119,8 @@ def recorded_child(fields: Mapping[str, object]) -> ProcessIdentity:
         child = ProcessIdentity.from_fields({"child_pid_started": 0.0, **fields}, "child_")
     except (ValueError, KeyError, TypeError, OverflowError):
         return NOBODY
+    if not child.is_told_apart:
+        return NOBODY  # who has that number by now may be anybody, and this one gets signals
     return child if child.host else replace(child, host=str(fields.get("host") or ""))
 
 

@@ -16,8 +16,8 @@ from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.records import dataclass
 from ckpt_tui.services.launch_record import read_record
 from ckpt_tui.services.output_tail import OutputTail
-from ckpt_tui.services.owner import Owner, held_by_another, owners_of, run_state, where_words
-from ckpt_tui.services.processes import restarter_of
+from ckpt_tui.services.owner import Owner, held_by_another, only_a_number, owners_of, run_state, where_words
+from ckpt_tui.services.processes import is_meant, restarter_of
 from ckpt_tui.services.session_follower import SessionFollower
 from ckpt_tui.services.supervised_process import Training
 from ckpt_tui.services.supervision import MAX_LAST_LINES, Ended
@@ -80,6 +80,8 @@ def take_over(directory: str, owner: Owner, before: Mapping[str, object], mark: 
             f"{owner.told_by} of {directory} says that it runs {where_words(owner.process) or 'elsewhere'}",
             f"Run supervise there, or stop it there first.{'' if owner.is_sure else known}",
         )
+    if not is_meant(owner.process, directory):
+        raise only_a_number(directory, owner)
     process = _outermost(owner, before)
     launched = read_record(directory)
     return TakenOver(

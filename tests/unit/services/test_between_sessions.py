@@ -56,7 +56,7 @@ def supervisor(directory: Path, **fields: object) -> None:
     own = psutil.Process()
     said = {
         "pid": own.pid, "pid_started": own.create_time(), "host": socket.gethostname(), "state": "waiting",
-        "restarts": 2, "next_try_at": time.time() + 3600.0, **fields,
+        "restarts": 2, "next_try_at": time.time() + 3600.0, "child_pid_started": 1.0, **fields,
     }  # fmt: skip
     write(directory / "supervisor.json", said)
 

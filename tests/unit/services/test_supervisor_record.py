@@ -35,7 +35,8 @@ def record(directory: Path, **fields: object) -> None:
 
 
 def test_one_that_lives_is_in_charge(tmp_path: Path) -> None:
-    record(tmp_path, state="waiting", restarts=2, next_try_at=NOW + 40, last_exit="killed by SIGKILL", child_pid=7)
+    child = {"child_pid": 7, "child_pid_started": 5.0}
+    record(tmp_path, state="waiting", restarts=2, next_try_at=NOW + 40, last_exit="killed by SIGKILL", **child)
     supervisor = live_supervisor(str(tmp_path))
     assert supervisor is not None
     assert (supervisor.pid, supervisor.is_alive, supervisor.is_in_charge) == (os.getpid(), True, True)
