@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ckpt_tui.cli import main
 from ckpt_tui.errors import CkptError
+from ckpt_tui.services import journal
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import collect, plan_gc
+from tests.builders.crashing import dies_at, file_operations
 from tests.builders.deed_histories import made as made
 from tests.builders.deed_histories import run as run
-from tests.builders.set_aside import files_of, going
+from tests.builders.set_aside import copied, files_of, going, undo_says_truly
 from tests.builders.trees import tree_of
 
 
@@ -55,3 +58,25 @@ def test_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gc", str(run), "set_aside/1/latest.pt", "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["data"]["done"]
     assert set(before) - set(tree_of(run)) == {"set_aside/1/latest.pt"}
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
+def test_kill_at_file_operations(made: Path, memory_path: Path, every: int) -> None:
+    """What was not picked is as it was; what was is there, or said to be gone; and picked again it goes."""
+    picked = {"set_aside/2/latest.pt", "set_aside/2/registry.json", "set_aside/4/best_model.pt"}
+    run = copied(made, memory_path / "run")
+    start = {name: data for name, data in tree_of(run).items() if not name.endswith("journal.json")}
+    operations = file_operations(partial(collect, plan_gc(str(run), picked=picked)))
+    assert operations.count("unlink") == len(picked)
+    for number in range(1, len(operations) + 1, every):
+        run = copied(made, memory_path / "run")
+        assert dies_at(number, partial(collect, plan_gc(str(run), picked=picked)))
+        now = tree_of(run)
+        assert set(start) - set(now) <= picked
+        assert {name: now[name] for name in set(start) - picked} == {name: start[name] for name in set(start) - picked}
+        told = {f"set_aside/{deed.number}/{one.name}" for deed in journal.read_deeds(str(run)) for one in deed.freed}
+        assert set(start) - set(now) <= told <= picked
+        undo_says_truly(copied(run, memory_path / "undone"))
+        if rest := picked & set(now):
+            collect(plan_gc(str(run), picked=rest))
+        assert not picked & set(tree_of(run))
