@@ -97,7 +97,7 @@ def _picked(choices: Sequence[Choice], copies: Copies, picked: frozenset[str]) -
         if copy := copies.copy_of(entry, staying):
             return replace(file, copy=copy, why="has a copy", is_only=False, is_good=False)
         checked = copies.judged(entry)
-        why = "the only copy" if not file.copy else "its copies go, too"
+        why = "its copies go, too" if file.copy else file.why if file.is_only else "the only copy"
         return replace(file, copy="", why=why, is_only=True, validity=checked.validity, is_good=checked.is_good)
 
     return [

@@ -66,6 +66,7 @@ def test_what_a_live_training_rotates_is_no_copy(run: Path) -> None:
         assert any("nothing else here that stays has" in item.why for item in plan.items if item.number == 4)
         collect(plan)
         assert (run / BEST).exists()
+        assert files_of(plan_gc(str(run), picked=[BEST]))[BEST].why == file.why
         forced = plan_gc(str(run), [4])
         assert any(warning.startswith("Nothing else here that stays has what is freed") for warning in forced.warnings)
 
