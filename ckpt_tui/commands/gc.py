@@ -10,6 +10,7 @@ and why it goes or stays. `ckpt-tui undo DIR --list` shows the deeds.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -54,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> CommandResult:
     from ckpt_tui.services.gc import collect, plan_gc
 
-    picked = [word.rstrip("/") for word in args.deeds if _is_path(word)]
-    numbers = [_number(word, args.directory) for word in args.deeds if not _is_path(word)]
+    words = [_below(word, args.directory) for word in args.deeds]
+    picked = [word.rstrip("/") for word in words if _is_path(word)]
+    numbers = [_number(word, args.directory) for word in words if not _is_path(word)]
     older_than_s = _seconds(args.older_than) if args.older_than is not None else None
     if args.keep < 0:
         raise CkptError("Usage", "--keep takes a number of deeds", "For instance --keep 2.")
@@ -93,6 +95,16 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
             *sentence_lines(done.sentences, plan.warnings, style),
         ],
     )
+
+
+def _below(word: str, directory: str) -> str:
+    """What a shell completes, `runs/gpt/set_aside/2/latest.pt`, as a path below the run directory; others as they are.
+    Of a link the link itself is meant."""
+    folder, name = os.path.split(word.rstrip("/"))
+    if not folder or not name or not os.path.lexists(os.path.join(folder, name)):
+        return word
+    place = os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(directory))
+    return word if place.split("/")[0] in ("..", ".") else place
 
 
 def _is_path(word: str) -> bool:

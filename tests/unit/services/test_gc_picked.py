@@ -60,6 +60,27 @@ def test_from_the_shell(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(before) - set(tree_of(run)) == {"set_aside/1/latest.pt"}
 
 
+def test_a_path_as_a_shell_completes_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    (run.parent / "elsewhere.pt").write_bytes(b"mine")
+    before = tree_of(run)
+    for wrong in ("elsewhere.pt", "./elsewhere.pt", f"{run.name}/latest.pt", f"{run.name}/set_aside", run.name, "."):
+        assert main(["gc", run.name, wrong, "--yes"]) == 2, wrong
+        assert tree_of(run) == before
+    assert main(["gc", run.name, f"{run.name}/set_aside/1/latest.pt", "--yes"]) == 0
+    assert set(before) - set(tree_of(run)) == {"set_aside/1/latest.pt"}
+    (run / "set_aside/1/latest.pt").symlink_to(run / "latest.pt")
+    assert main(["gc", run.name, str(run / "set_aside/1/latest.pt"), "--yes"]) == 0
+    assert not (run / "set_aside/1/latest.pt").is_symlink()
+    assert (run / "latest.pt").exists()
+    capsys.readouterr()
+    assert main(["gc", run.name, f"./{run.name}/set_aside/2/", "--dry-run", "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)["data"]["items"]
+    assert [item["number"] for item in items if item["chosen"]] == [2]
+
+
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_kill_at_file_operations(made: Path, memory_path: Path, every: int) -> None:
     """What was not picked is as it was; what was is there, or said to be gone; and picked again it goes."""
