@@ -120,10 +120,15 @@ async def test_an_enter_that_bounces_or_is_held_down_starts_nothing_before_it_is
         ("best_model.pt", (40, 12), "best_model.pt  step 9,250  ✓ valid"),
         ("rolling_step_009250.pt", (40, 12), "rolling_step_009250.pt  ✓ valid"),
         ("emergency_step_009250_20260102_030405.pt", (40, 12), "emergency_step_009250_202601…  ✓ valid"),
-        ("best_model.pt", (54, 20), "best_model.pt  step 9,250  ✓ valid   auto   torchrun"),
-        ("best_model.pt", (52, 20), "best_model.pt  step 9,250  ✓ valid   auto"),
+        (
+            "best_model.pt", (81, 24),
+            "Resume from best_model.pt  step 9,250  ✓ valid   chosen by auto   with torchrun",
+        ),
+        ("best_model.pt", (80, 24), "Resume from best_model.pt  step 9,250  ✓ valid   chosen by auto"),
+        ("best_model.pt", (54, 20), "best_model.pt  step 9,250  ✓ valid   chosen by auto"),
+        ("best_model.pt", (52, 20), "best_model.pt  step 9,250  ✓ valid"),
     ],
-)
+)  # fmt: skip
 async def test_of_the_first_line_goes_what_does_not_fit_and_all_fields_have_room(
     name: str, size: tuple[int, int], first_line: str
 ) -> None:
@@ -431,10 +436,10 @@ async def test_the_checkpoint_is_chosen_and_the_whole_command_read_and_copied() 
     app = ScreenApp(dialog)
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        assert "auto   torchrun" in seen_text(app)
-        for source in ("latest", "best", "as asked", "auto"):
+        assert "✓ valid   chosen by auto" in seen_text(app)
+        for chosen in ("as asked: latest", "as asked: best", "as asked", "chosen by auto"):
             await pilot.press("f")
-            await until(pilot, lambda source=source: f"✓ valid   {source}   torchrun" in seen_text(app))
+            await until(pilot, lambda chosen=chosen: f"✓ valid   {chosen} " in seen_text(app))
         assert len(planned) == 4
         assert "--setting_number_39" not in seen_text(app)
         await pilot.press("m")

@@ -55,6 +55,9 @@ TYPED_FOR_S = 0.5  # from the last key to planning again
 # bounced, was held down or pasted, or a slow line brought it together with keys whose work is not done yet.
 CALM_S = 0.5
 _NARROW = 60
+_CHOSEN = {"auto": "chosen by auto", "latest": "as asked: latest", "best": "as asked: best"}
+# What is not called by its name.
+_LAUNCHERS = {"program": "as a program of its own", "template": "with a command of your own"}
 _ALL_LEVELS = ("structure", "integrity", "numbers", "resume")
 
 Replan = Callable[[Mapping[str, str]], "ResumePlan"]
@@ -168,8 +171,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         parts = [
             (("Resume from ", "dim"), 5 if self.size.width >= _NARROW else 9), ((name, "strong"), 0),
             ((f"  step {plan.step:,}", ""), 2), ((f"  {words}", role), 1), ((only, "warning"), 3),
-            ((f"   {self.source if self.source in ('auto', 'latest', 'best') else 'as asked'}", "accent"), 4),
-            ((f"   {plan.launcher}" if plan.launcher else "", "dim"), 6),
+            ((f"   {_CHOSEN.get(self.source, 'as asked')}", "accent"), 4),
+            ((f"   {_LAUNCHERS.get(plan.launcher, f'with {plan.launcher}')}" if plan.launcher else "", "dim"), 6),
         ]  # fmt: skip
         while parts_width([part for part, _ in parts]) > width and len(parts) > 1:
             parts.remove(max(parts, key=lambda part: part[1]))
