@@ -198,10 +198,10 @@ def _cells(summary: RunSummary, style: Style, now: float) -> list[Cell]:
 
 
 def state_words(summary: RunSummary, now: float) -> str:
-    """`crashed`; between two sessions `restarting, attempt 3, in 20 s`."""
+    """`crashed`; between two sessions `restarting, attempt 3, in 20 s`; before the first event `waiting, now`."""
     if summary.phase is None:
         return "unreadable"
-    if summary.next_start is None or not summary.phase.is_between:
+    if summary.next_start is None or not (summary.phase.is_between or summary.phase is Phase.WAITING):
         return summary.phase.value
     return f"{summary.phase.value}, {wording.coming_words(summary.next_start, now)}"
 

@@ -148,7 +148,7 @@ class Folded:
         """Everything that is known at `now`, Unix seconds."""
         if not self.sessions:
             return RunState(now, self.directory, bad_lines=self.bad_lines, num_events=self.num_events,
-                            notices=tuple(self.notices))  # fmt: skip
+                            notices=tuple(self.notices), next_start=beside.next_start)  # fmt: skip
         last = self.sessions[-1]
         silence_s = max(now - last.last_ts, 0.0)
         phase, reason = last.phase, last.reason
@@ -165,7 +165,9 @@ class Folded:
         if beside.next_start is not None:  # the log cannot tell of it yet
             from ckpt_tui.run.next_start import Standing, with_next_start
 
-            told = Standing(phase, reason, last.last_ts, beside.is_process_alive, is_named=last.process.pid > 0)
+            told = Standing(
+                phase, reason, last.last_ts, last.number, beside.is_process_alive, is_named=last.process.pid > 0
+            )
             shown, why_shown, next_start = with_next_start(told, beside.next_start, now)
         step = max(last.last_step, 0)
         pace = self.pace()

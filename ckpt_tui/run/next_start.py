@@ -13,16 +13,18 @@ from ckpt_tui.run.state import NextStart, Phase
 
 # What a supervisor starts again, as long as it has not said yet what it will do.
 _MENDED = (Phase.CRASHED, Phase.FAILED)
+_LATE_S = 60.0  # that a start may be, and is still called one of now
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a run stands by its log and its process. last_ts: the last session's last sign of life. is_named: its log
-    says which process it is."""
+    """How a run stands by its log and its process. session, last_ts: the last session, and its last sign of life.
+    is_named: its log says which process it is."""
 
     phase: Phase
     reason: str
     last_ts: float
+    session: int
     is_process_alive: bool | None
     is_named: bool
 
@@ -38,7 +40,9 @@ def with_next_start(told: Standing, start: NextStart | None, now: float) -> tupl
         # Who was killed has no last words; who started it saw how.
         is_seen = phase is Phase.CRASHED and start.last_exit
         return Phase.RESTARTING, text.safe_text(start.last_exit, 60) if is_seen else reason, start
-    if start.started_at is not None and (start.holds_lock or start.started_at >= told.last_ts):
+    # By a clock that was set back meanwhile it was started before that end.
+    is_since = start.holds_lock or start.session > told.session
+    if start.started_at is not None and (is_since or start.started_at >= told.last_ts):
         silence_s = now - start.started_at
         if silence_s > START_PATIENCE_S:
             why = f"process {start.pid} was started {text.elapsed(silence_s)} ago and has written nothing"
@@ -49,13 +53,20 @@ def with_next_start(told: Standing, start: NextStart | None, now: float) -> tupl
     return phase, reason, None
 
 
+def _due_words(left_s: float) -> str:
+    """A supervisor that reads a large checkpoint first is late; so is one that was stopped."""
+    if left_s > 0:
+        return f"in {text.duration(left_s)}"
+    return "now" if left_s > -_LATE_S else f"due {text.elapsed(-left_s)} ago"
+
+
 def next_start_words(start: NextStart, now: float, *, clock: str = "") -> str:
     """`attempt 3, in 20 s`, `attempt 3, process 4711 was started 5 s ago`. clock: when it is due or was made, as a time
     of day, for a screen on which no seconds shall tick."""
     words = [f"attempt {start.attempt:,}"] if start.attempt else []
     if start.due_at is not None:
         left_s = round(start.due_at - now)
-        words.append(f"at {clock}" if clock else f"in {text.duration(left_s)}" if left_s > 0 else "now")
+        words.append(f"at {clock}" if clock else _due_words(left_s))
     elif start.started_at is not None:
         ago = f"at {clock}" if clock else f"{text.elapsed(max(now - start.started_at, 0.0))} ago"
         words.append(f"process {start.pid} was started {ago}")

@@ -49,8 +49,9 @@ class NextStart:
 
     due_at, started_at: when, Unix seconds; both None while its supervisor still looks at the end. attempt: which one
     of its supervisor's restarts it is, 0 for none. pid: of the process that was started, 0 before. by: who starts it
-    (supervise, resume ...). is_supervised: a live supervisor will start it again. holds_lock: it has come so far that
-    it holds the directory. last_exit: how the one before it ended, as its supervisor saw ("killed by SIGKILL"), or "".
+    (supervise, resume ...). session: the number that it was started for, 0 where nobody says. is_supervised: a live
+    supervisor will start it again. holds_lock: it has come so far that it holds the directory. last_exit: how the one
+    before it ended, as its supervisor saw ("killed by SIGKILL"), or "".
     """
 
     due_at: float | None = None
@@ -58,6 +59,7 @@ class NextStart:
     attempt: int = 0
     pid: int = 0
     by: str = ""
+    session: int = 0
     is_supervised: bool = False
     holds_lock: bool = False
     last_exit: str = ""
@@ -290,7 +292,7 @@ class RunState:
     seconds_per_step: float | None = None
     tokens_per_s: float | None = None
     eta: Eta | None = None
-    next_start: NextStart | None = None  # while it is between two sessions
+    next_start: NextStart | None = None  # while it is between two sessions, or before its first event
     last_loss: float | None = None
     last_val_loss: float | None = None
     best_metric: str = ""

@@ -75,7 +75,8 @@ def header_lines(state: RunState, unicode: bool = True) -> list[Line]:
         words += f" {clock_time(state.last_ts, now=state.now)}, {text.elapsed(max(state.now - state.last_ts, 0.0))} ago"
     first: list[Span] = [(name, "bold"), (words, phase_role(phase))]
     if phase is Phase.WAITING:
-        return [(*first, ("no event yet", "dim"))]
+        coming = f"; {coming_words(state.next_start, state.now)}" if state.next_start is not None else ""
+        return [(*first, (f"no event yet{coming}", "dim"))]
     step = f"{text.safe_text(state.step_unit, 10)} {state.step:,}"
     if state.total_steps:
         percent = min(state.step * 100 // state.total_steps, 100)

@@ -53,7 +53,7 @@ class RunSummary:
     not be looked at, `error` says why. at_risk_steps, at_risk_s: what would be lost now, or was lost when it ended;
     None where no checkpoint is known of or nothing is. spark: the loss over the run, oldest first.
     last_ts: its last sign of life. damaged: names of checkpoints that validation found to be bad, as far as any was
-    asked to look. next_start: of one between two sessions.
+    asked to look. next_start: of one between two sessions, or before its first event.
     """
 
     path: str

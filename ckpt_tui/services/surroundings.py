@@ -42,7 +42,7 @@ class Surroundings:
         is_alive = self.is_alive(now, process)
         trains_in = home if is_alive and home and self._is_of_another(now, home, process.pid, process.host) else ""
         names = self.names()
-        next_start = self._next_start(now, names, process.pid, is_alive=bool(is_alive)) if names is not None else None
+        next_start = self._next_start(now, names, process, is_alive=bool(is_alive)) if names is not None else None
         if self._begun is not None:
             is_its = next_start is not None and next_start.pid > 0  # that record knows more of it
             next_start = replace(next_start, holds_lock=True) if next_start is not None and is_its else self._begun
@@ -89,17 +89,19 @@ class Surroundings:
             asked = self._copy_asked = (now, home, pid, is_of_it)
         return asked[3]
 
-    def _next_start(self, now: float, names: frozenset[str], pid: int, *, is_alive: bool) -> NextStart | None:
-        """Whether somebody is about to train where nobody does. is_alive: process `pid` is there, though it may have
-        said its end: then nothing is looked at again before a record was replaced."""
+    def _next_start(
+        self, now: float, names: frozenset[str], process: ProcessIdentity, *, is_alive: bool
+    ) -> NextStart | None:
+        """Whether somebody is about to train where nobody does. is_alive: `process` is there, though it may have said
+        its end: then nothing is looked at again before a record was replaced."""
         if _STARTS.isdisjoint(names):
             return None
-        asked, of_what = self._start_asked, (self._names_stamp, pid, is_alive)
+        asked, of_what = self._start_asked, (self._names_stamp, process, is_alive)
         is_known = asked is not None and asked[1] == of_what and (is_alive or 0 <= now - asked[0] < ALIVE_EVERY_S)
         if asked is None or not is_known:
             from ckpt_tui.services.coming_start import coming_start
 
-            asked = self._start_asked = (now, of_what, coming_start(self.directory, now, names, pid))
+            asked = self._start_asked = (now, of_what, coming_start(self.directory, now, names, process))
         return asked[2]
 
     def is_alive(self, now: float, process: ProcessIdentity) -> bool | None:

@@ -144,6 +144,18 @@ def damage_parts(summary: RunSummary, *, unicode: bool) -> list[Part]:
     return [(f"{'▲' if unicode else '!'} {safe_text(summary.name, 60)}: {names} {verb} known to be bad", "error")]
 
 
+def coming_parts(summary: RunSummary | None, now: float, *, unicode: bool) -> list[Part]:
+    """`◔ sweep/lr3: restarting, attempt 3, at 02:14:09`, of the run under the cursor: its line has no room for it."""
+    if summary is None or summary.phase is None or summary.next_start is None:
+        return []
+    from ckpt_tui.run.wording import coming_words
+
+    words, role = facts.phase_words(summary.phase, unicode=unicode)
+    glyph, _, word = words.partition(" ")
+    coming = coming_words(summary.next_start, now, is_ticking=False)
+    return [(f"{glyph} {safe_text(summary.name, 60)}: {word}, {coming}", role)]
+
+
 def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:
     """What would be lost now, or what the end has cost: as time and as steps."""
     if summary.at_risk_steps is None or summary.phase is Phase.FINISHED:

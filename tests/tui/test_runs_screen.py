@@ -11,7 +11,7 @@ import pytest
 
 from ckpt_tui.errors import CkptError
 from ckpt_tui.events import codec, schema
-from ckpt_tui.run.state import Phase
+from ckpt_tui.run.state import NextStart, Phase
 from ckpt_tui.services.runs import Runs, RunSummary, RunsWatch
 from ckpt_tui.settings import Settings
 from ckpt_tui.text import cell_width
@@ -93,6 +93,9 @@ async def test_the_column_of_bad_files_is_there_while_there_are_some(tmp_path: P
         await until(pilot, lambda: "✖ 1 file" in seen_text(app))
         assert "gpt: latest.pt is known to be bad" in seen_text(app)
         assert "damage" in seen_text(app)
+        coming = summary("gpt", phase=Phase.RESTARTING, next_start=NextStart(due_at=NOW, attempt=3))
+        screen.post_message(RunsChanged(Runs("/r", (coming, summary("calm", start_ts=NOW - 9000)), 2, is_whole=True)))
+        await until(pilot, lambda: "gpt: restarting, attempt 3, at " in seen_text(app))
         mended = (summary("gpt"), summary("calm"))
         screen.post_message(RunsChanged(Runs("/r", mended, 2, is_whole=True)))
         await until(pilot, lambda: "✖ 1 file" not in seen_text(app))

@@ -242,6 +242,7 @@ class RunsScreen(OfTheWatch, Screen[None]):
         unicode = self.cockpit.look.unicode
         runs = self.runs or Runs(self.root or self.cockpit.root)
         summary = self._summary()
+        coming = run_rows.coming_parts(summary, time.time(), unicode=unicode)
         if self.failure is not None:
             words = f"{self.failure.title}: {self.failure.message}"
             news = [(f"{'▲' if unicode else '!'} {safe_text(words, 400)}", "error")]
@@ -249,6 +250,8 @@ class RunsScreen(OfTheWatch, Screen[None]):
             news = [(f"{'▲' if unicode else '!'} {safe_text(summary.error, 400)}", "error")]
         elif summary is not None and summary.damaged and not self.broken and runs.is_whole:
             news = run_rows.damage_parts(summary, unicode=unicode)
+        elif coming and not self.broken and runs.is_whole:
+            news = coming
         else:
             sort = SORTS[self.sort][0] + (", turned around" if self.is_reversed else "")
             news = run_rows.news_parts(

@@ -53,7 +53,7 @@ def header_lines(
         news.append(News(((reading_words(progress),),), 1))
     if state.phase is Phase.WAITING:
         if progress is None and failure is None:
-            news.append(_waiting(has_checkpoints))
+            news.append(_waiting(state, has_checkpoints))
         news += [*damages, *troubles]
         if next_keys is not None:
             news.append(next_keys)
@@ -97,11 +97,14 @@ def reading_words(progress: float) -> Part:
     return f"reading the log, {100 * progress:.0f} %", "accent"
 
 
-def _waiting(has_checkpoints: bool) -> News:
+def _waiting(state: RunState, has_checkpoints: bool) -> News:
     goes_on = "this goes on by itself when the training writes its log."
     if has_checkpoints:
         words = f"No event log here: the checkpoints are read from their files; {goes_on}"
         return News((((words, "dim"),), (("No event log here: only the checkpoints are known.", "dim"),)), 0)
+    if state.next_start is not None:
+        coming = wording.coming_words(state.next_start, state.now, is_ticking=False)
+        return News((((f"No events yet: {coming}; {goes_on}", "dim"),), ((f"No events yet: {coming}.", "dim"),)), 0)
     return News((((f"No events yet: {goes_on}", "dim"),), (("No events yet; it goes on by itself.", "dim"),)), 0)
 
 

@@ -242,3 +242,51 @@ def test_on_40_cells_the_attempt_and_its_time_are_told(run: Path) -> None:
     assert lines[1].startswith(" Restarting: attempt 3, at "), lines
     assert "Lost 8 steps" in lines[2], lines
     assert all(line.strip() for line in lines), lines
+
+
+def test_a_number_that_comes_again_as_in_a_container_is_another_process(run: Path, trainer: psutil.Process) -> None:
+    supervisor(run, state="running", child_pid=trainer.pid, restarts=3)
+    launched(run, trainer, time.time() - 5.0, by="supervise")
+    log = run / "events.jsonl"
+    first, rest = log.read_text().split("\n", 1)
+    log.write_text(f"{json.dumps({**json.loads(first), 'pid': trainer.pid})}\n{rest}")
+    assert phases(run) == {Phase.STARTING}
+
+
+def test_one_that_was_started_after_the_clock_was_set_back_is_starting(run: Path, trainer: psutil.Process) -> None:
+    launched(run, trainer, time.time() - 240.0, by="resume", session=1)
+    assert phases(run) == {Phase.CRASHED}, "that was the session which crashed: what it left behind trains no more"
+    launched(run, trainer, time.time() - 240.0, by="resume", session=2)
+    assert phases(run) == {Phase.STARTING}
+
+
+def test_before_the_first_event_it_waits_for_what_is_told(
+    run: Path, trainer: psutil.Process, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ckpt_tui.tui.run_rows import coming_parts
+    from ckpt_tui.tui.widgets.header import header_lines
+
+    (run / "events.jsonl").write_text("")
+    supervisor(run)
+    state = read_run(str(run))
+    assert (state.phase, state.next_start and state.next_start.attempt) == (Phase.WAITING, 3)
+    assert main(["status", str(run)]) == 0
+    assert "no event yet; attempt 3, in " in " ".join(capsys.readouterr().out.split())
+    assert main(["status", str(run.parent)]) == 0
+    assert "waiting, attempt 3, in " in capsys.readouterr().out
+    assert "No events yet: attempt 3, at " in header_lines(state, 80)[1][1][0]
+    (one,) = read_runs(str(run.parent)).runs
+    assert "gpt: waiting, attempt 3, at " in coming_parts(one, time.time(), unicode=True)[0][0]
+    supervisor(run, state="running", child_pid=trainer.pid, restarts=3)
+    launched(run, trainer, time.time() - 5.0, by="supervise")
+    assert main(["status", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"no event yet; attempt 3, process {trainer.pid} was started " in said
+
+
+@pytest.mark.parametrize(("late_s", "words"), [(-20.0, "in 20 s"), (5.0, "now"), (3600.0, "due 1h 00m ago")])
+def test_a_start_that_is_late_is_told_as_late(late_s: float, words: str) -> None:
+    from ckpt_tui.run.next_start import next_start_words
+    from ckpt_tui.run.state import NextStart
+
+    assert next_start_words(NextStart(due_at=9000.0 - late_s, attempt=2), 9000.0) == f"attempt 2, {words}"
