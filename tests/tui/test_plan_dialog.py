@@ -11,6 +11,7 @@ import pytest
 from ckpt_tui.services.restore import Plan, carry_out, plan_restore, plan_rollback
 from ckpt_tui.services.undo import plan_redo, plan_undo
 from ckpt_tui.tui.dialogs.plan import PlanDialog, folder_words, title_of
+from ckpt_tui.tui.widgets.words import Words
 from tests.builders.screen_app import ScreenApp, seen, settled
 from tests.tui import scenes
 
@@ -114,12 +115,15 @@ async def test_what_is_refused_can_only_be_closed() -> None:
 
 @pytest.mark.parametrize("size", [(40, 12), (80, 24)])
 async def test_what_was_not_read_can_be_asked_to_be(run: str, size: tuple[int, int]) -> None:
-    plan = replace(plan_restore(run), unread=("latest.pt",))
+    told = f"Not read, because untouched: latest.pt. `ckpt-tui undo '{run} b' --redo --recheck` reads it."
+    plan = replace(plan_restore(run), unread=("latest.pt",), sentences=(told,))
     dialog = PlanDialog(plan)
     app = ScreenApp(dialog)
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         assert "Read all (r)" in " ".join(seen(app))
+        body = " ".join(str(dialog.query_one("#body_text", Words).content).split())
+        assert "Not read, because untouched: latest.pt. r reads it." in body  # the command is for the shell
         await pilot.click("#again")
         await settled(pilot)
     assert (app.result, dialog.wants_all) == (False, True)

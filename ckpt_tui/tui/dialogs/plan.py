@@ -38,6 +38,7 @@ _KINDS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 )
 _OTHERS = (len(_KINDS), "· ", "")
 _WHY = re.compile(r"[\w.-]+/(data/\d+): its checksum differs: .*\.$")
+_RECHECK = re.compile(r"`ckpt-tui [^`]* --recheck` reads ")
 _LIST = re.compile(r"(?P<head>.*, not deleted: )(?P<names>.*?)(?: and (?P<more>\d+) more)?\.$", re.DOTALL)
 NARROW = 50
 MOST_LISTED = 6
@@ -119,6 +120,8 @@ class PlanDialog(ConfirmDialog):
     def _shown(self, sentence: str, width: int) -> str:
         """`Set aside, not deleted: ...` with the place where it will lie; where there is little room, few names."""
         sentence = _WHY.sub(r"\1 fails its checksum.", sentence)
+        # What the button beside it does; the command is for the shell.
+        sentence = _RECHECK.sub(lambda _: f"{written(self, 'again')} reads ", sentence)
         told = _LIST.match(sentence)
         if told is None:
             return sentence
