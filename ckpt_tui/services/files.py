@@ -23,6 +23,8 @@ from ckpt_tui.services.durable import sync_directory as sync_directory
 MAX_TREE_ENTRIES = 100_000
 MAX_TREE_DEPTH = 32
 
+# File times move in ticks of the kernel's clock; those of some file systems in whole seconds.
+_CLOCK_TICK_NS, _COARSE_TICK_NS = 10_000_000, 2 * 10**9
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -90,14 +92,18 @@ def content_of(path: str) -> Content | None:
 
 def changed_ns(path: str) -> int:
     """When a file, or anything in a directory, was touched last: its content, its names, its mode (ctime, which nobody
-    can set back). 0 where that cannot be told: of a link, or where one is in it, which may lead to anything."""
+    can set back). 0 where that does not tell: of a link, or where one is in it, which may lead to anything; and where
+    something was written in the same tick of the clock, in which it may be written again."""
     try:
         statuses = [os.lstat(path)]
         if stat.S_ISDIR(statuses[0].st_mode):
             statuses += [entry.status for entry in tree_entries(path)]
     except OSError:
         return 0
-    return 0 if any(stat.S_ISLNK(one.st_mode) for one in statuses) else max(one.st_ctime_ns for one in statuses)
+    newest = max(one.st_ctime_ns for one in statuses)
+    tick = _COARSE_TICK_NS if newest % 10**9 == 0 else _CLOCK_TICK_NS
+    is_told = not any(stat.S_ISLNK(one.st_mode) or abs(one.st_mtime_ns - newest) < tick for one in statuses)
+    return newest if is_told else 0
 
 
 def tree_entries(directory: str) -> Iterator[TreeEntry]:

@@ -119,6 +119,14 @@ class TestUndo:
         assert plan.unread == ()
         assert files.changed_ns(str(run / "set_aside/1/latest.pt/model.pt")) == 0, "of the link itself"
 
+    def test_what_was_written_in_the_tick_in_which_it_was_set_aside_may_be_written_again(self, run: Path) -> None:
+        path = run / "latest.pt"
+        assert files.changed_ns(str(path)) == path.stat().st_ctime_ns
+        os.utime(path)  # now: the time of its content is that of its last change
+        assert files.changed_ns(str(path)) == 0
+        os.utime(path, ns=(0, path.stat().st_ctime_ns - 10**8))
+        assert files.changed_ns(str(path)) > 0
+
     @pytest.mark.parametrize("how", ["a copy of the directory", "an earlier version's journal"])
     def test_where_nothing_tells_that_it_is_untouched_all_is_read(self, run: Path, tmp_path: Path, how: str) -> None:
         carry_out(plan_rollback(str(run), "200"))
