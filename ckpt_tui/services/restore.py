@@ -72,10 +72,12 @@ def plan_restore(
         )
     check = partial(check_entry, on_bytes=on_bytes, is_cancelled=is_cancelled)
     started = time.time()
+    looked_at: dict[str, CatalogEntry] = {}
 
     def check_now(entry: CatalogEntry) -> CatalogEntry:
         """A disk forgets, and size and time stay as they were."""
-        return check(entry, max_age_s=time.time() - started if recheck else ACT_AGE_S)
+        found = looked_at[entry.name] = check(entry, max_age_s=time.time() - started if recheck else ACT_AGE_S)
+        return found
 
     directory, notices = begin(directory)
     require_room_beside(directory)
@@ -97,7 +99,6 @@ def plan_restore(
     sentences: list[str] = []
     warnings = list(notices)
     told: set[str] = set()
-    looked_at: dict[str, CatalogEntry] = {}
     passed_over: dict[str, None] = {}
     remembered: dict[str, float] = {}
     is_left = False  # whether something damaged has nothing that could take its place
@@ -168,7 +169,14 @@ def plan_restore(
         sentences.append(f"Set aside, not deleted: the present {', '.join(replaced)}.")
     copied = {move.target for move in moves}
     warnings += [f"Passed over: {reason}." for reason in passed_over if reason.partition(" ")[0] not in copied]
-    alone = [entry for entry in catalog.entries if entry.is_bad and not entry.is_backup and entry.name not in targets]
+    passed_names = {reason.partition(" ")[0] for reason in passed_over}
+    # What a resume takes now goes by what was found just now, and not by what was known before.
+    catalog = replace(catalog, entries=tuple(looked_at.get(entry.name, entry) for entry in catalog.entries))
+    alone = [
+        entry
+        for entry in catalog.entries
+        if entry.is_bad and not entry.is_backup and entry.name not in targets and entry.name not in passed_names
+    ]
     if alone and not names_wanted:
         is_left = True
         warnings += [
@@ -183,8 +191,6 @@ def plan_restore(
         )
     if remembered:
         sentences.append(_remembered_words(directory, remembered))
-    # What a resume takes now goes by what was found just now, and not by what was known before.
-    catalog = replace(catalog, entries=tuple(looked_at.get(entry.name, entry) for entry in catalog.entries))
     plan = assemble(
         "restore", directory, catalog, moves, sentences, warnings, why="damaged or missing", sources=sources
     )

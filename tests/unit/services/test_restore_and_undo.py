@@ -69,6 +69,22 @@ def test_plans_say_what_a_resume_takes_by_what_is_in_the_files(tmp_path: Path) -
     assert (undo.resume_takes, undo.resume_step) == ("rolling_step_000300.pt", 300)
 
 
+def test_what_a_plan_has_found_to_be_bad_it_does_not_let_a_resume_start_from(tmp_path: Path) -> None:
+    """It was passed over as a source, and two lines above a resume started from it."""
+    directory = damaged_run(tmp_path / "run")
+    for path in directory.glob("*_backup.pt"):
+        if path.name != "latest_backup.pt":
+            path.unlink()
+    damage(directory / "rolling_step_000400.pt")
+    let_age(directory / "rolling_step_000400.pt")
+    plan = plan_restore(str(directory))
+    assert [warning for warning in plan.warnings if "rolling_step_000400.pt" in warning] == [
+        "Passed over: rolling_step_000400.pt is damaged."
+    ]
+    assert plan.resume_takes != "rolling_step_000400.pt"
+    assert not any("starts from rolling_step_000400.pt" in sentence for sentence in plan.sentences)
+
+
 class TestRestore:
     def test_damaged_latest_comes_back_from_a_valid_file_of_the_same_step(self, tmp_path: Path) -> None:
         directory = damaged_run(tmp_path / "run")
