@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, out: Output) -> CommandResult:
 
 
 def _forget(args: argparse.Namespace) -> CommandResult:
-    from ckpt_tui.services.launchers.template import forget_template, forgotten_template, keep_again, read_template
+    from ckpt_tui.services.launchers.template import forget_template, keep_again
 
     option = "--recall-command" if args.recall_command else "--forget-command"
     is_alone = args.command is None and not args.settings and args.source == "auto"
@@ -109,17 +109,13 @@ def _forget(args: argparse.Namespace) -> CommandResult:
     if not Path(directory).is_dir():
         raise CkptError("Not found", f"{directory} is not a directory", "Give the run directory.")
     if args.recall_command:
-        found = forgotten_template(directory) if args.dry_run else None
-        line = (found.line if found is not None else None) if args.dry_run else keep_again(directory)
+        line = keep_again(directory, is_tried=args.dry_run)
         would = "Would be kept again" if args.dry_run else "Kept again"
         said = would if line is not None else "No command was forgotten"
-    elif args.dry_run:
-        kept = read_template(directory)
-        line = kept.line if kept is not None else None
-        said = "Would forget" if line is not None else "No command is kept"
     else:
-        line = forget_template(directory)
-        said = "Forgotten" if line is not None else "No command was kept"
+        line = forget_template(directory, is_tried=args.dry_run)
+        done, none = ("Would forget", "No command is kept") if args.dry_run else ("Forgotten", "No command was kept")
+        said = done if line is not None else none
     # Told whole, so that it can be given again.
     lines = [f"{said}: {safe_text(line, 100_000)}" if line else f"{said}."]
     return CommandResult(

@@ -6,6 +6,7 @@ The words of the command stay the words of the process: nothing is read by a she
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -94,7 +95,9 @@ def _read(directory: str, name: str) -> Template | None:
         raise CkptError(
             "Not a command",
             f"{path} does not hold a command",
-            f"Forget it: `ckpt-tui resume {run_word(directory)} --forget-command`.",
+            f"Forget it: `ckpt-tui resume {run_word(directory)} --forget-command`."
+            if name == FILE_NAME
+            else "Give the command anew: `--command '...'` keeps it for the next resumes.",
         )
     return Template(tuple(words), cwd if isinstance(cwd, str) else "", is_kept=True, home=home)
 
@@ -112,17 +115,19 @@ def keep_template(directory: str, template: Template) -> None:
         raise from_os_error(error, path, "write to") from error
 
 
-def forget_template(directory: str) -> str | None:
-    """Let the kept command go; gives its line, None when none was kept. It lies beside, for `keep_again`."""
+def forget_template(directory: str, *, is_tried: bool = False) -> str | None:
+    """Let the kept command go; gives its line, None when none was kept. It lies beside, for `keep_again`, and so does
+    what was let go before. is_tried: nothing is done."""
     path = os.path.join(directory, FILE_NAME)
     try:
         kept = read_template(directory)
         line = kept.line if kept is not None else None
     except CkptError:
         line = ""
-    if line is None:
-        return None
+    if line is None or is_tried:
+        return line
     try:
+        _set_aside(directory)
         os.replace(path, os.path.join(directory, FORGOTTEN_NAME))
         files.sync_directory(directory)
     except FileNotFoundError:
@@ -132,9 +137,18 @@ def forget_template(directory: str) -> str | None:
     return line
 
 
-def keep_again(directory: str) -> str | None:
+def _set_aside(directory: str) -> None:
+    """Let what was forgotten before lie beside under a number: nothing is written over."""
+    stem, end = os.path.splitext(FORGOTTEN_NAME)
+    earlier = os.path.join(directory, FORGOTTEN_NAME)
+    if os.path.lexists(earlier):
+        names = (os.path.join(directory, f"{stem}.{number}{end}") for number in itertools.count(1))
+        os.rename(earlier, next(name for name in names if not os.path.lexists(name)))
+
+
+def keep_again(directory: str, *, is_tried: bool = False) -> str | None:
     """Keep the command that was forgotten last; gives its line, None when there is none. Raises CkptError where another
-    one is kept by now."""
+    one is kept by now. is_tried: nothing is done."""
     path = os.path.join(directory, FILE_NAME)
     if os.path.lexists(path):
         raise CkptError(
@@ -143,8 +157,8 @@ def keep_again(directory: str) -> str | None:
             f"Forget that one first: `ckpt-tui resume {run_word(directory)} --forget-command`.",
         )
     forgotten = _read(directory, FORGOTTEN_NAME)
-    if forgotten is None:
-        return None
+    if forgotten is None or is_tried:
+        return forgotten.line if forgotten is not None else None
     try:
         os.replace(os.path.join(directory, FORGOTTEN_NAME), path)
         files.sync_directory(directory)

@@ -238,3 +238,33 @@ def test_what_only_a_shell_would_understand_is_said(tmp_path: Path) -> None:
     assert "&& is an argument like any other here: no shell reads it. `sh -c '...'` would." in plan.warnings
     plan = plan_resume(str(directory), command=f"sh -c '{PYTHON} -c pass {{checkpoint}} && echo done'")
     assert not [warning for warning in plan.warnings if "shell" in warning]
+
+
+def test_a_trial_says_what_the_deed_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, words = tmp_path / "resume_command.json", ["resume", str(tmp_path)]
+    kept.write_text("nonsense")
+    for more in (["--dry-run"], []):
+        assert main([*words, "--forget-command", *more]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["Would forget.", "Forgotten."]
+    for more in (["--dry-run"], []):
+        assert main([*words, "--recall-command", *more]) == 2
+        assert "Give the command anew" in capsys.readouterr().err
+    kept.write_text(json.dumps({"command": ["train"]}))
+    for more in (["--dry-run"], []):
+        assert main([*words, "--recall-command", *more]) == 2
+        assert "A command is kept" in capsys.readouterr().err
+
+
+def test_what_was_forgotten_before_is_written_over_by_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "resume_command.json"
+    for name in ("first", "second", "third"):
+        kept.write_text(json.dumps({"command": [name]}))
+        assert main(["resume", str(tmp_path), "--forget-command"]) == 0
+    lie = {path.name: json.loads(path.read_text())["command"] for path in tmp_path.iterdir()}
+    assert lie == {
+        "resume_command.forgotten.json": ["third"], "resume_command.forgotten.1.json": ["first"],
+        "resume_command.forgotten.2.json": ["second"],
+    }  # fmt: skip
+    assert main(["resume", str(tmp_path), "--recall-command"]) == 0
+    assert json.loads(kept.read_text())["command"] == ["third"]
