@@ -84,6 +84,13 @@ class ProcessIdentity:
         return self.host in ("", socket.gethostname())
 
     @property
+    def is_of_this_boot(self) -> bool:
+        """Whether it was born since this machine was started. Of one that was not, it may be that another machine bears
+        our name."""
+        born, here = _parts(self.birth), _system(os.getpid())
+        return born is not None and here is not None and born[0] == here[0]
+
+    @property
     def is_in_another_container(self) -> bool:
         """On this machine, in a container that has our name and is not ours: its number is another process's here."""
         born, here = _parts(self.birth), _system(os.getpid())

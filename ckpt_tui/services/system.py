@@ -79,7 +79,7 @@ def holder_after(directory: str, last: ProcessIdentity) -> ProcessIdentity | Non
         os.close(descriptor)
     locks = _locks()
     holders = _holders(inode, locks or [])
-    if locks is not None and last.birth and last.is_same(named) and process_is_alive(last) is False:
+    if locks is not None and last.is_of_this_boot and last.is_same(named) and process_is_alive(last) is False:
         holder = named if holders else None
     else:
         holder = lock_owner(directory)

@@ -23,7 +23,7 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.events.schema import LOG_NAME
 from ckpt_tui.process_identity import ProcessIdentity
 from ckpt_tui.run.state import Phase
-from ckpt_tui.services import deed_lock
+from ckpt_tui.services import deed_lock, system
 from ckpt_tui.services.launch import refuse_second
 from ckpt_tui.services.monitor import read_run
 from ckpt_tui.services.owner import owner_of, owners_of, run_state
@@ -290,3 +290,21 @@ def test_a_session_that_has_told_nothing_yet_is_starting_and_then_stalled(tmp_pa
         # Whatever the clock said when the session before spoke last.
         os.utime(run / LOCK_NAME, (5.0, 5.0))
         assert read_run(str(run)).phase is Phase.STALLED
+
+
+def test_a_held_lock_of_another_machine_with_our_name_is_a_training(
+    tmp_path: Path, trainer: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes that were made of one image: /proc/locks tells nothing of what the other one holds."""
+
+    def elsewhere(fields: dict[str, Any]) -> dict[str, Any]:
+        birth = str(fields["pid_birth"]).partition("/")[2]
+        return {**fields, "pid": GONE, "pid_birth": f"00000000-0000-4000-8000-000000000000/{birth}"}
+
+    run = tmp_path / "run"
+    rewrite(run / LOG_NAME, elsewhere)
+    rewrite(run / LOCK_NAME, elsewhere)
+    monkeypatch.setattr(system, "_locks", list)
+    assert read_run(str(run)).phase in LIVE
+    trainer.end()
+    assert read_run(str(run)).phase is Phase.CRASHED
