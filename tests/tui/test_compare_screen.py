@@ -123,6 +123,12 @@ async def test_a_run_that_is_gone_keeps_its_line(tmp_path: Path) -> None:
         await until(pilot, lambda: "unreadable" in seen_text(app) and "0.100" in seen_text(app))
         assert "settings: all 1 the same; B tells none" in seen_text(app)
         await pilot.press("m", "escape", "right_square_bracket", "x", "y", "s", "0", "left")
+        # The key to the other parts is told where it does something, and nowhere else.
+        assert "next part" not in seen_text(app)
+        await pilot.resize_terminal(40, 12)
+        await until(pilot, lambda: "t next part" in seen_text(app))
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: "next part" not in seen_text(app))
         await pilot.resize_terminal(30, 8)
         await pilot.pause()
 

@@ -134,6 +134,7 @@ class CompareScreen(OfTheWatch, ChartActions, Screen[None]):
     def on_resize(self) -> None:
         self._show_chart_rule()
         self._show_settings()
+        self.refresh_bindings()  # whether all parts have room
 
     @property
     def chart(self) -> ChartStack:
