@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from ckpt_tui.errors import CkptError
 from ckpt_tui.services import journal
 from ckpt_tui.services.deeds import read_history
 from ckpt_tui.services.gc import collect, plan_gc
+from ckpt_tui.services.restore import carry_out, plan_rollback
 from tests.builders.crashing import dies_at, file_operations
 from tests.builders.deed_histories import made as made
+from tests.builders.deed_histories import random_plan, trained
 from tests.builders.deed_histories import run as run
+from tests.builders.run_directories import run_directory
 from tests.builders.set_aside import copied, files_of, going, undo_says_truly
 from tests.builders.trees import tree_of
 
@@ -101,3 +106,36 @@ def test_kill_at_file_operations(made: Path, memory_path: Path, every: int) -> N
         if rest := picked & set(now):
             collect(plan_gc(str(run), picked=rest))
         assert not picked & set(tree_of(run))
+
+
+def contents(directory: Path) -> set[bytes]:
+    return {path.read_bytes() for path in directory.rglob("*.pt")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_said_to_have_a_copy_has_one_in_any_history(memory_path: Path, seed: int) -> None:
+    """A person picks at random, of what any deeds and a training left, and gc is killed now and then."""
+    chance = random.Random(seed)
+    run = run_directory(memory_path / "run")
+    carry_out(plan_rollback(str(run), "200"))
+    for _ in range(14):
+        what = chance.choice(["restore", "rollback", "undo", "redo", "train", "pick", "pick"])
+        if what == "train":
+            trained(run, chance.randrange(100, 900))
+        elif what == "pick":
+            there = [file.place for item in plan_gc(str(run), every=True).items for file in item.files]
+            picked = chance.sample(there, chance.randrange(len(there) + 1))
+            if (plan := plan_gc(str(run), picked=picked)).is_empty:
+                continue
+            assert going(plan) <= set(picked)
+            chosen = [file for file in files_of(plan).values() if file.is_chosen]
+            told = {(run / file.place).read_bytes() for file in chosen if file.is_only}
+            before = contents(run)
+            dies_at(chance.randrange(1, 40), partial(collect, plan, force=True))
+            assert before - contents(run) <= told
+        else:
+            with contextlib.suppress(CkptError):
+                if not (plan_of_deed := random_plan(what, run, chance, [])).is_empty:
+                    before = contents(run)
+                    carry_out(plan_of_deed)
+                    assert before <= contents(run)
