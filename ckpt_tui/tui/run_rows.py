@@ -50,7 +50,10 @@ SORTS: tuple[tuple[str, Callable[[RunSummary], tuple[object, ...]]], ...] = (
     ("done", lambda one: (-(one.percent if one.percent is not None else -1), -one.step, one.name)),
     ("loss", lambda one: (*_number(one.last_loss), one.name)),
     ("best", lambda one: (*_number(one.best_value), one.name)),
-    ("at risk", lambda one: (-(one.at_risk_s or 0.0), -(one.at_risk_steps or 0), one.name)),
+    (
+        "at risk",
+        lambda one: (not _is_loss_untold(one), -(one.at_risk_s or 0.0), -(one.at_risk_steps or 0), one.name),
+    ),
 )
 # Which order a click on a column's title asks for.
 SORT_OF_COLUMN = {0: 1, 1: 2, 2: 3, 3: 3, 4: 4, 5: 5, 6: 4, 7: 6, 8: 6, 11: 0}
@@ -156,8 +159,15 @@ def coming_parts(summary: RunSummary | None, now: float, *, unicode: bool) -> li
     return [(f"{glyph} {safe_text(summary.name, 60)}: {word}, {coming}", role)]
 
 
+def _is_loss_untold(summary: RunSummary) -> bool:
+    """Whether it ended badly, and no checkpoint was found from which it could be told what that has cost."""
+    return summary.phase in ENDED_BADLY and summary.step > 0 and summary.at_risk_steps is None
+
+
 def risk_cells(summary: RunSummary) -> tuple[Cell, Cell]:
     """What would be lost now, or what the end has cost: as time and as steps."""
+    if _is_loss_untold(summary):  # by the end of a long log: opened, the run tells of it
+        return ("?", "warning"), ("?", "warning")
     if summary.at_risk_steps is None or summary.phase is Phase.FINISHED:
         return "", ""
     role = "error" if summary.phase in ENDED_BADLY and summary.at_risk_steps else ""

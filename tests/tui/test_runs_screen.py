@@ -124,6 +124,7 @@ def test_every_cell_fits_its_column_at_its_longest() -> None:
         (summary(at_risk_steps=0, at_risk_s=0.0), ("none", "dim")),
         (summary(phase=Phase.FINISHED), ""),
         (summary(at_risk_steps=None), ""),
+        (summary(phase=Phase.CRASHED, at_risk_steps=None, at_risk_s=None), ("?", "warning")),
     ],
 )
 def test_what_is_at_risk_or_was_lost(one: RunSummary, expected: object) -> None:
@@ -156,6 +157,9 @@ def test_orders() -> None:
     assert orders["done"] == "bca"
     assert orders["loss"] == "abc"
     assert orders["at risk"] == "bca"
+    untold = replace(c, name="d", at_risk_steps=None, at_risk_s=None)  # perhaps all of it
+    at_risk = next(index for index, (name, _) in enumerate(run_rows.SORTS) if name == "at risk")
+    assert [one.name for one in run_rows.select([a, b, c, untold], "", at_risk, False)] == ["d", "b", "c", "a"]
     assert [one.name for one in run_rows.select([a, b, c], "", 1, True)] == ["c", "b", "a"]
     assert [one.name for one in run_rows.select([a, b, c], "CRASH", 0, False)] == ["c"]
 
