@@ -147,7 +147,7 @@ def test_train_watch_kill_restore_resume(
         # Put the backup back by key. Nothing is deleted: the damaged bytes are still there.
         terminal.wait_for("b restore")
         terminal.press("b")
-        terminal.wait_for("latest.pt", "Set aside in set_aside/1/, not deleted", "y yes")
+        terminal.wait_for("latest.pt", "Set aside in set_aside/1/, not deleted", "Cancel")
         terminal.press("y")
         wait_until(lambda: (run / "latest.pt").read_bytes() != broken, what="restored")
         kept = [path for path in (run / "set_aside").rglob("latest.pt") if path.read_bytes() == broken]
@@ -179,7 +179,7 @@ def test_train_watch_kill_restore_resume(
 
         # Stop it by key, so that it saves.
         terminal.press("S")
-        terminal.wait_for("Stop the training", "y yes")
+        terminal.wait_for("Stop the training", "Let it run")
         terminal.press("y")
         terminal.wait_for("preempted", "Saved emergency_step_", "; ended in")  # the dialog is gone
         assert events(run)[-1]["event"] == "run_end"
@@ -190,7 +190,7 @@ def test_train_watch_kill_restore_resume(
         terminal.wait_for("roll back to")
         files = contents(run)
         terminal.press("b")
-        screen = terminal.wait_for("Roll back to step", "Given up:", "y yes")
+        screen = terminal.wait_for("Roll back to step", "Given up:", "Cancel")
         found = re.search(r"Roll back to step ([\d,]+)", screen)
         assert found is not None, screen
         step = int(found[1].replace(",", ""))
@@ -203,7 +203,7 @@ def test_train_watch_kill_restore_resume(
         told = [event for event in events(run) if event["event"] == "checkpoint_restored"]
         assert (told[-1]["path"], told[-1]["why"], told[-1]["step"]) == ("latest.pt", "rolled back", step)
         terminal.press("u")
-        terminal.wait_for("Takes back the rollback", "y yes")
+        terminal.wait_for("Takes back the rollback", "Cancel")
         terminal.press("y")
         terminal.wait_for("Undone. R does it again.")
         assert contents(run) == files
