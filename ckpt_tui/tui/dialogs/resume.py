@@ -20,12 +20,12 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from ckpt_tui.errors import CkptError
-from ckpt_tui.text import cell_width, fit, safe_text
 from ckpt_tui.tui import keys
 from ckpt_tui.tui.base_app import app_of
 from ckpt_tui.tui.copying import Copied
-from ckpt_tui.tui.judgement import effect_role, verdict_words
+from ckpt_tui.tui.judgement import effect_role
 from ckpt_tui.tui.paragraphs import paragraph
+from ckpt_tui.tui.resume_lines import head_line, in_short, sentence_lines
 from ckpt_tui.tui.screens.work import ByteProgress, WorkScreen
 from ckpt_tui.tui.setting_rows import (
     COLUMNS,
@@ -38,9 +38,8 @@ from ckpt_tui.tui.setting_rows import (
     setting_cells,
     setting_rows,
     with_command,
-    without_said,
 )
-from ckpt_tui.tui.styled import line, lines, parts_width
+from ckpt_tui.tui.styled import line, lines
 from ckpt_tui.tui.value_words import summary
 from ckpt_tui.tui.widgets.key_line import KeyLine
 from ckpt_tui.tui.widgets.steady_input import SteadyInput
@@ -54,11 +53,6 @@ TYPED_FOR_S = 0.5  # from the last key to planning again
 # An Enter sooner than this after another key, or after another plan came up, was meant for what was there before: it
 # bounced, was held down or pasted, or a slow line brought it together with keys whose work is not done yet.
 CALM_S = 0.5
-_NARROW = 60
-_CHOSEN = {"auto": "chosen by auto", "latest": "as asked: latest", "best": "as asked: best"}
-# What is not called by its name.
-_LAUNCHERS = {"program": "as a program of its own", "template": "with a command of your own"}
-_ALL_LEVELS = ("structure", "integrity", "numbers", "resume")
 
 Replan = Callable[[Mapping[str, str]], "ResumePlan"]
 
@@ -161,22 +155,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         self._show_rows()
 
     def _show_facts(self) -> None:
-        plan = self.plan
-        words, role = verdict_words(plan.validation.verdict)
-        levels = [level for level, outcome in plan.validation.levels.items() if outcome == "pass"]
-        only = "" if len(levels) == len(_ALL_LEVELS) or not levels else f" only {', '.join(levels)}"
-        width = self.size.width - 2
-        name = fit(safe_text(plan.checkpoint_name, 300), max(width - cell_width(words) - 2, 8)).rstrip()
-        # In the order in which they are read, the least important last: what does not fit is left out, word by word.
-        parts = [
-            (("Resume from ", "dim"), 5 if self.size.width >= _NARROW else 9), ((name, "strong"), 0),
-            ((f"  step {plan.step:,}", ""), 2), ((f"  {words}", role), 1), ((only, "warning"), 3),
-            ((f"   {_CHOSEN.get(self.source, 'as asked')}", "accent"), 4),
-            ((f"   {_LAUNCHERS.get(plan.launcher, f'with {plan.launcher}')}" if plan.launcher else "", "dim"), 6),
-        ]  # fmt: skip
-        while parts_width([part for part, _ in parts]) > width and len(parts) > 1:
-            parts.remove(max(parts, key=lambda part: part[1]))
-        self.show("facts", line(*(part for part, _ in parts)))
+        self.show("facts", head_line(self.plan, self.source, self.size.width))
 
     def _show_rows(self) -> None:
         self.settings.set_rows(self._rows())
@@ -189,19 +168,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
 
     def _show_sentences(self) -> None:
         width = max(self.size.width - 4, 20)  # its padding, and a scroll bar
-        rows = [paragraph(refusal, width, "error", mark="✖ ") for refusal in self._refusals()]
-        rows += [paragraph(warning, width, "warning", mark="▲ ") for warning in self.plan.warnings]
-        rows += [paragraph(hint, width, mark="-> ") for hint in getattr(self.plan, "hints", ())]
-        if template := getattr(self.plan, "template", None):
-            kept = (
-                "is kept for this directory; K forgets it."
-                if template.is_kept
-                else "will be kept for the next resumes."
-            )
-            rows.append(paragraph(f"The command is your own, and {kept}", width))
-        if self._forgotten:
-            rows.append(paragraph("The command of your own is forgotten, and no longer used; K keeps it again.", width))
-        rows += [paragraph(one, width) for one in without_said(self.plan.sentences, self._planned[1])]
+        said = self._planned[1]
+        rows = sentence_lines(self.plan, self._refusals(), said, width, is_forgotten=self._forgotten)
         self.query_one("#sentences_text", Words).update(lines(*rows))
 
     def on_resize(self) -> None:
@@ -223,7 +191,7 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         row = self.settings.cursor_row
         if self._said is not None and self.is_editing:
             text, role = self._said
-            content = line((self._in_short(text, row), role))
+            content = line((in_short(text, row, self.size.width), role))
         elif self._is_planning:
             content = line((f"planning again with the change ... {progress}", "accent"))
         elif self._was_refused:
@@ -237,16 +205,8 @@ class ResumeDialog(WorkScreen["ResumePlan | None"]):
         elif row.key == COMMAND:
             content = line(("The command that starts it: yours instead, with {checkpoint} and {settings} in it", "dim"))
         else:
-            content = line((self._in_short(row.effect.explanation, row), effect_role(row.effect.value)))
+            content = line((in_short(row.effect.explanation, row, self.size.width), effect_role(row.effect.value)))
         self.show("effect", content)
-
-    def _in_short(self, text: str, row: SettingRow | None) -> str:
-        """An effect without its second half, or in a word or two, where the end of the line would cut it anywhere."""
-        if row is None:
-            return text
-        whole = row.effect.explanation
-        shorter = (text, text.replace(whole, whole.partition(":")[0]), text.replace(whole, row.effect.words))
-        return next((one for one in shorter if cell_width(one) <= self.size.width - 2), shorter[-1])
 
     @on(VirtualList.Moved)
     def _moved(self) -> None:
