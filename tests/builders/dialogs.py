@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textual.screen import Screen
+from textual.widgets import Input
 
 from ckpt_tui.checkpoints.validate import Validation
 from ckpt_tui.errors import CkptError
@@ -96,3 +97,12 @@ def resume_dialog(planned: list[dict[str, str]], *, directory: str = "/run", **f
         return replace(plan, command_line=plan.command_line + extra, refusals=refusals)
 
     return ResumeDialog(directory, plan, replan)
+
+
+async def change(pilot: Any, dialog: ResumeDialog, key: str, value: str) -> None:
+    """Type another value for a setting, and take it."""
+    dialog.settings.cursor = next(i for i, row in enumerate(dialog.settings.rows) if row.key == key)
+    await pilot.press("e")
+    dialog.query_one("#editor_value", Input).value = value
+    await pilot.press("enter")
+    await settled(pilot)
