@@ -111,7 +111,7 @@ def write_runs(directory: Path, events: Sequence[dict[str, Any]], now: float) ->
     # It was recorded later, by a trainer with more settings; what the first did not know does not tell them apart.
     other[0]["config"] = {key: value for key, value in other[0]["config"].items() if key in events[0]["config"]}
     write_log(_empty(directory / other[0]["run_name"]), other, now)
-    for name, told in ((RUN_NAME, events), (other[0]["run_name"], other)):
+    for name, told in ((RUN_NAME, events), ("gpt-first", first), (other[0]["run_name"], other)):
         write_checkpoints(directory / name, told, now)
     for run in directory.iterdir():
         ended = json.loads((run / "events.jsonl").read_text().splitlines()[-1])["ts"]
