@@ -46,6 +46,8 @@ _MASKS = (
     (re.compile(r"-?\b\d[\d,]*(\.\d+)? ?(B|kB|MB|GB|TB)(/s)?\b"), "SIZE"),
     (re.compile(r"\b[0-9a-f]{12,}\b"), "HEX"),
     (re.compile(r"-?\b\d[\d,]*(\.\d+)?(e-?\d+)?[kMB]?\b"), "N"),
+    # One step or six of them: it depends on where the training stood.
+    (re.compile(r"(?<=\bN )([a-z]{3,})s\b"), r"\1"),
     (re.compile(r"(?<=_)\d+"), "N"),
     (re.compile(r"\s+"), " "),
     # A row of a table of two values: which values differ depends on where the training stood.
@@ -145,14 +147,13 @@ def run_all(blocks: list[list[Step]], directory: Path) -> Iterator[Step]:
 
 
 def _end_trainings(directory: Path) -> None:
-    """A story that was cut short leaves nothing running behind."""
-    for lock in directory.glob("*/trainer.lock"):
-        pid = json.loads(lock.read_text() or "{}").get("pid", 0)
-        try:
-            if pid and b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    """A story that was cut short leaves nothing running behind: no supervisor, which would start a training again."""
+    for record, word in (("supervisor.json", b"supervise"), ("trainer.lock", b"trainer")):
+        for path in directory.glob(f"*/{record}"):
+            pid = json.loads(path.read_text() or "{}").get("pid", 0)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if pid and word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _as_anywhere(printed: str, directory: Path) -> str:
